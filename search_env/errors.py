@@ -1,0 +1,130 @@
+"""Every error this package raises, as one tree.
+
+Each leaf also derives from the standard-library type a caller would have caught anyway, so
+``except ValueError`` keeps working. Messages read: what was expected, what came, what to do next.
+
+* SearchEnvError
+    * ConfigurationError (ValueError)
+        * UnknownArgumentError (TypeError)
+        * ProtocolError
+        * TokenizerError
+            * UnsupportedTokenizerError
+    * DataError
+        * DataNotFoundError (FileNotFoundError)
+        * DataFormatError (ValueError)
+    * RetrievalError (RuntimeError)
+        * RetrievalTimeoutError (TimeoutError)
+        * InvalidRetrievalError (ValueError)
+        * CassetteMissError (LookupError)
+        * IndexFormatError (ValueError)
+    * InvalidActionError (gymnasium.error.InvalidAction)
+    * EpisodeOverError (gymnasium.error.ResetNeeded)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+import gymnasium.error
+
+
+class SearchEnvError(Exception):
+    """Base of every error raised by this package."""
+
+
+class ConfigurationError(SearchEnvError, ValueError):
+    """An argument has a value that cannot work."""
+
+
+class UnknownArgumentError(ConfigurationError, TypeError):
+    """A keyword argument does not exist; the message names the nearest one that does."""
+
+
+class ProtocolError(ConfigurationError):
+    """A protocol's tags, limits or templates contradict each other."""
+
+
+class TokenizerError(ConfigurationError):
+    """A tokenizer could not be found, read or used."""
+
+
+class UnsupportedTokenizerError(TokenizerError):
+    """A tokenizer is of a kind whose ids have no exact bytes."""
+
+
+class DataError(SearchEnvError):
+    """Base of errors about files of questions and passages."""
+
+
+class DataNotFoundError(DataError, FileNotFoundError):
+    """A file is not where it was looked for; the message says which file to put where."""
+
+
+class DataFormatError(DataError, ValueError):
+    """A file's content breaks its format.
+
+    Use :meth:`at` to build one: the message then always names file, line, field and expectation.
+    """
+
+    @classmethod
+    def at(
+        cls, path: object, line: int | None, field: str, expected: str, got: object
+    ) -> DataFormatError:
+        """Return the error for one bad place.
+
+        Args:
+            path: The file.
+            line: 1-based line (or record, where a file is one JSON list), None for the whole file.
+            field: Dotted name of the field, or "" for the whole row.
+            expected: What the field should hold.
+            got: What it holds; cut to 80 characters.
+
+        Example:
+            >>> print(DataFormatError.at("q.jsonl", 3, "answers", "a list of strings", None))
+            q.jsonl, line 3, field 'answers': expected a list of strings, got None. Fix or remove the row.
+        """
+        where = f"{path}" + (f", line {line}" if line is not None else "")
+        where += f", field {field!r}" if field else ""
+        shown = repr(got)
+        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        return cls(f"{where}: expected {expected}, got {shown}. Fix or remove the row.")
+
+
+class RetrievalError(SearchEnvError, RuntimeError):
+    """A retriever could not answer. It is never turned into a document."""
+
+
+class RetrievalTimeoutError(RetrievalError, TimeoutError):
+    """A retriever did not answer in time."""
+
+
+class InvalidRetrievalError(RetrievalError, ValueError):
+    """A retriever answered with something that is not lists of documents."""
+
+
+class CassetteMissError(RetrievalError, LookupError):
+    """A replayed cassette holds no recording of this query."""
+
+
+class IndexFormatError(RetrievalError, ValueError):
+    """A saved index is damaged or was written by another version."""
+
+
+class InvalidActionError(SearchEnvError, gymnasium.error.InvalidAction):
+    """An action is not a token id of the action space."""
+
+
+class EpisodeOverError(SearchEnvError, gymnasium.error.ResetNeeded):
+    """``step`` was called before ``reset`` or after the episode ended."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'? "`` for the closest known word, or an empty string.
+
+    Example:
+        >>> nearest("protocl", ["protocol", "tokenizer"])
+        "Did you mean 'protocol'? "
+    """
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"Did you mean {found[0]!r}? " if found else ""

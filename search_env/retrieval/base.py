@@ -1,0 +1,111 @@
+"""The one-method seam every search backend fits through, and a fake to test with.
+
+A retriever takes queries and returns documents; it is called with several queries at once so that
+a backend may batch them. Failures are exceptions of :mod:`search_env.errors`, never documents;
+retries and time limits belong to the retriever (:mod:`search_env.retrieval.patient`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from search_env.errors import InvalidRetrievalError, RetrievalError
+from search_env.types import Document
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Anything that finds documents."""
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
+        """Return up to ``k`` documents for each query, best first.
+
+        The same queries must give the same documents, ties included. A query without a hit
+        (also an empty one) gives an empty list: documents that share nothing with the query are
+        not results.
+
+        Args:
+            queries: Plain text, as the policy wrote it.
+            k: Largest number of documents for one query, at least 1.
+
+        Returns:
+            One list for each query, in order, each of at most ``k`` documents.
+
+        Raises:
+            RetrievalError: The backend could not answer.
+        """
+        ...
+
+
+class FakeRetriever:
+    """Answers from a mapping; unknown queries find nothing.
+
+    Args:
+        documents: Documents by exact query.
+        error: Raised instead of answering, to try out failures.
+
+    Example:
+        >>> fake = FakeRetriever({"capital of France": [Document("1", "Paris", "Paris is ...")]})
+        >>> [d.title for d in fake.search(["capital of France"], k=3)[0]]
+        ['Paris']
+    """
+
+    def __init__(
+        self,
+        documents: Mapping[str, Sequence[Document]] | None = None,
+        *,
+        error: Exception | None = None,
+    ) -> None:
+        self.documents = {query: list(found) for query, found in (documents or {}).items()}
+        self.error = error
+        self.calls: list[list[str]] = []
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
+        """Look each query up; remember it in ``calls``."""
+        self.calls.append(list(queries))
+        if self.error is not None:
+            raise self.error
+        return [self.documents.get(query, [])[:k] for query in queries]
+
+
+def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Document]]:
+    """Call a retriever and check what it did, so that nothing but documents gets through.
+
+    Raises:
+        RetrievalError: As raised by the retriever; any other exception of it is wrapped in one.
+        InvalidRetrievalError: The answer has the wrong length or holds something else.
+    """
+    name = type(retriever).__name__
+    try:
+        results = retriever.search(queries, k)
+    except RetrievalError:
+        raise
+    except Exception as error:
+        raise RetrievalError(
+            f"Expected {name}.search to return documents, it raised {error!r}. See the cause above; "
+            "wrap the retriever in PatientRetriever to retry, or pass on_retrieval_error='truncate'."
+        ) from error
+    if not isinstance(results, list) or len(results) != len(queries):
+        raise InvalidRetrievalError(
+            f"Expected {name}.search to return a list of {len(queries)} lists, got "
+            f"{_describe(results)}. Return one list for each query."
+        )
+    for found in results:
+        if not isinstance(found, list) or not all(isinstance(d, Document) for d in found):
+            raise InvalidRetrievalError(
+                f"Expected {name}.search to return lists of Document, got {_describe(found)}. "
+                "Build search_env.types.Document objects; return [] where nothing was found."
+            )
+        if len(found) > k:
+            raise InvalidRetrievalError(
+                f"Expected at most k={k} documents from {name}.search, got {len(found)}. "
+                "Cut the list to k."
+            )
+    return results
+
+
+def _describe(value: object) -> str:
+    """Name a value's type and length, without printing what may be huge."""
+    size = f" of length {len(value)}" if isinstance(value, Sequence) else ""
+    return f"{type(value).__name__}{size}"

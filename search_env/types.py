@@ -1,0 +1,253 @@
+"""The nouns of this package: documents, questions, sources, endings, events, transcripts.
+
+Plain frozen data, no behaviour beyond views of itself, so that every other module may import it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A passage. ``id`` is unique in its corpus; ``score`` is set by the retriever that found it."""
+
+    id: str
+    title: str
+    text: str
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One known step towards an answer: what to ask, what it yields, which document says so.
+
+    ``query`` is ready to send: references to earlier answers are filled in. ``document_id`` is ""
+    where the dataset does not say.
+    """
+
+    query: str
+    answer: str
+    document_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its gold answers and, where the dataset knows them, its evidence.
+
+    Attributes:
+        id: Unique in its dataset.
+        text: The question as asked.
+        answers: Gold answer first, aliases after it; never empty.
+        dataset: For example ``"musique"``.
+        split: For example ``"dev"``.
+        kind: The dataset's own question type, for example ``"2hop"`` or ``"comparison"``.
+        supporting: Ids of the documents that together hold the evidence; empty where unknown.
+        hops: Decomposition into single-hop steps, in order; empty where unknown.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    dataset: str = ""
+    split: str = ""
+    kind: str = ""
+    supporting: tuple[str, ...] = ()
+    hops: tuple[Hop, ...] = ()
+
+
+class Source(IntEnum):
+    """Who wrote a token. Decided when it is written, never by looking at it."""
+
+    PADDING = 0
+    """Nothing yet: the unused right end of an observation."""
+    PROMPT = 1
+    """The protocol's prompt with the question."""
+    POLICY = 2
+    """An action."""
+    RETRIEVED = 3
+    """The document block a search inserted, its tags included."""
+    NOTICE = 4
+    """Other text of the environment, such as Search-R1's invalid-action notice."""
+
+
+class StopReason(str, Enum):
+    """How an episode ended. The first three are the policy's doing (``terminated``)."""
+
+    ANSWERED = "answered"
+    """The policy closed its answer tag."""
+    END_OF_SEQUENCE = "end_of_sequence"
+    """The policy sent an end-of-sequence id where the protocol lets that end the episode."""
+    FORMAT_FAULT = "format_fault"
+    """The policy made a fault that the protocol punishes by ending, such as an empty query."""
+    MAX_TOKENS = "max_tokens"
+    """The context is full."""
+    MAX_POLICY_TOKENS = "max_policy_tokens"
+    """The policy's own tokens reached their limit."""
+    MAX_SEGMENT_TOKENS = "max_segment_tokens"
+    """One segment (policy tokens between two insertions) reached its limit."""
+    MAX_SEARCHES = "max_searches"
+    """A query was closed when no search was left."""
+    MAX_TURNS = "max_turns"
+    """A turn was used up when none was left."""
+    RETRIEVAL_ERROR = "retrieval_error"
+    """The retriever failed and the environment was told to truncate. The episode is not valid."""
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the policy ended the episode, as opposed to a budget or a failure."""
+        return self in _TERMINATED
+
+
+_TERMINATED = frozenset(
+    {StopReason.ANSWERED, StopReason.END_OF_SEQUENCE, StopReason.FORMAT_FAULT}
+)
+
+
+class Tag(IntEnum):
+    """The role of a tag in a protocol. Values index the automaton's tag list."""
+
+    THINK_OPEN = 0
+    THINK_CLOSE = 1
+    QUERY_OPEN = 2
+    QUERY_CLOSE = 3
+    ANSWER_OPEN = 4
+    ANSWER_CLOSE = 5
+    DOCUMENTS_OPEN = 6
+    DOCUMENTS_CLOSE = 7
+
+
+class FaultKind(str, Enum):
+    """What a policy can get wrong about the tags."""
+
+    UNOPENED_CLOSE = "unopened_close"
+    """A query or answer tag was closed that was not open."""
+    NESTED_OPEN = "nested_open"
+    """A query or answer tag was opened while one was open."""
+    FORGED_DOCUMENTS = "forged_documents"
+    """The policy wrote a document tag, which only the environment may write."""
+    EMPTY_QUERY = "empty_query"
+    """A query tag was closed around nothing but white space."""
+    UNANSWERED_QUERY = "unanswered_query"
+    """A query was closed that the environment could not run: no budget, or no room, was left."""
+    NO_ACTION = "no_action"
+    """A segment ended without a search or an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TagWritten:
+    """The policy completed a tag with the token at ``position``."""
+
+    position: int
+    tag: Tag
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A query was run and its documents inserted as tokens ``start:end``."""
+
+    position: int
+    query: str
+    document_ids: tuple[str, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer tag was closed; ``text`` is what stood inside, stripped."""
+
+    position: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FormatFault:
+    """The policy broke the protocol's grammar with the token at ``position``."""
+
+    position: int
+    kind: FaultKind
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The episode ended after the token at ``position``; always the last event."""
+
+    position: int
+    reason: StopReason
+
+
+Event: TypeAlias = TagWritten | Searched | Answered | FormatFault | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All that an episode left behind. Rewards, metrics and renderings are functions of it.
+
+    Attributes:
+        question: What was asked.
+        protocol: Name of the protocol.
+        tokens: int32 ``(T,)``, prompt included.
+        sources: int8 ``(T,)`` of :class:`Source`.
+        events: In order of position.
+        documents: Retrieved documents by id, for display and retrieval metrics.
+        decode: Ids to text, by the tokenizer that wrote them.
+    """
+
+    question: Question
+    protocol: str
+    tokens: NDArray[np.int32]
+    sources: NDArray[np.int8]
+    events: tuple[Event, ...]
+    documents: dict[str, Document] = field(default_factory=dict)
+    decode: Callable[[NDArray[np.int32]], str] = field(
+        default=lambda ids: " ".join(map(str, ids)), repr=False, compare=False
+    )
+
+    @property
+    def stop_reason(self) -> StopReason | None:
+        """How the episode ended, or None while it runs."""
+        last = self.events[-1] if self.events else None
+        return last.reason if isinstance(last, Ended) else None
+
+    @property
+    def answer(self) -> str | None:
+        """The answer's text, or None where the policy gave none."""
+        return next((e.text for e in reversed(self.events) if isinstance(e, Answered)), None)
+
+    @property
+    def searches(self) -> tuple[Searched, ...]:
+        """The searches that were run, in order."""
+        return tuple(e for e in self.events if isinstance(e, Searched))
+
+    @property
+    def faults(self) -> tuple[FormatFault, ...]:
+        """The format faults, in order."""
+        return tuple(e for e in self.events if isinstance(e, FormatFault))
+
+    @property
+    def num_policy_tokens(self) -> int:
+        """How many tokens the policy wrote."""
+        return int(np.count_nonzero(self.sources == Source.POLICY))
+
+    def text(self, *sources: Source) -> str:
+        """Return the text of all tokens, or of those from the given sources only."""
+        keep = np.isin(self.sources, sources) if sources else slice(None)
+        return self.decode(self.tokens[keep])
+
+    def segments(self) -> list[tuple[Source, str]]:
+        """Return the episode as runs of one source: ``[(source, text), ...]``."""
+        if not len(self.tokens):
+            return []
+        cuts = np.flatnonzero(np.diff(self.sources)) + 1
+        edges = [0, *cuts.tolist(), len(self.tokens)]
+        return [
+            (Source(int(self.sources[a])), self.decode(self.tokens[a:b]))
+            for a, b in zip(edges[:-1], edges[1:], strict=True)
+        ]
