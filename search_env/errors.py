@@ -81,8 +81,8 @@ class DataFormatError(DataError, ValueError):
             got: What it holds; cut to 80 characters.
 
         Example:
-            >>> print(DataFormatError.at("q.jsonl", 3, "answers", "a list of strings", None))
-            q.jsonl, line 3, field 'answers': expected a list of strings, got None. Fix or remove the row.
+            >>> print(DataFormatError.at("q.jsonl", 3, "answers", "a list", None))
+            q.jsonl, line 3, field 'answers': expected a list, got None. Fix or remove the row.
         """
         where = f"{path}" + (f", line {line}" if line is not None else "")
         where += f", field {field!r}" if field else ""

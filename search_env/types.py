@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
+from itertools import pairwise
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A passage. ``id`` is unique in its corpus; ``score`` is set by the retriever that found it."""
+    """A passage. ``id`` is unique in its corpus; the retriever that found it sets ``score``."""
 
     id: str
     title: str
@@ -105,9 +106,7 @@ class StopReason(str, Enum):
         return self in _TERMINATED
 
 
-_TERMINATED = frozenset(
-    {StopReason.ANSWERED, StopReason.END_OF_SEQUENCE, StopReason.FORMAT_FAULT}
-)
+_TERMINATED = frozenset({StopReason.ANSWERED, StopReason.END_OF_SEQUENCE, StopReason.FORMAT_FAULT})
 
 
 class Tag(IntEnum):
@@ -249,5 +248,5 @@ class Transcript:
         edges = [0, *cuts.tolist(), len(self.tokens)]
         return [
             (Source(int(self.sources[a])), self.decode(self.tokens[a:b]))
-            for a, b in zip(edges[:-1], edges[1:], strict=True)
+            for a, b in pairwise(edges)
         ]
