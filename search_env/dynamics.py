@@ -1,0 +1,474 @@
+"""The rules of N episodes side by side. No I/O, no randomness, no clock.
+
+Policy tokens go in with :meth:`Dynamics.append`; queries that they closed come out. Whoever drives
+the dynamics runs those queries and hands the documents to :meth:`Dynamics.insert_documents`, or
+says that it could not (:meth:`Dynamics.fail_retrieval`). Every environment of this package, single
+or vector, is such a driver; there is no second place for any rule.
+
+Most steps only write a token and move the tag automaton: a few array operations for all rows
+together, the same at any length of episode. Only where a tag ends, a sequence ends or a budget
+runs out does a row enter the slow path (:meth:`Dynamics._settle`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.errors import ConfigurationError
+from search_env.matcher import END_OF_SEQUENCE, EVENT_SHIFT, STATE_MASK, Ends, build_matcher
+from search_env.protocols import Consequence, Protocol
+from search_env.tokenizer import Tokenizer
+from search_env.types import (
+    Answered,
+    Document,
+    Ended,
+    Event,
+    FaultKind,
+    FormatFault,
+    Question,
+    Searched,
+    Source,
+    StopReason,
+    Tag,
+    TagWritten,
+    Transcript,
+)
+
+Ids: TypeAlias = NDArray[np.int32]
+Rows: TypeAlias = slice | NDArray[np.intp]
+
+_ENCODED_PASSAGES = 16_384
+_NEVER = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query that was closed in ``row`` and waits for its documents."""
+
+    row: int
+    text: str
+
+
+@dataclass(slots=True)
+class Episode:
+    """What one row knows beside its tokens.
+
+    ``query_start`` and ``answer_start`` hold where a tag was opened, as (position of the token,
+    bytes of it that follow the tag).
+    """
+
+    question: Question
+    prompt_length: int
+    segment_start: int
+    inserted: int = 0
+    num_searches: int = 0
+    num_turns: int = 0
+    query_start: tuple[int, int] | None = None
+    answer_start: tuple[int, int] | None = None
+    pending: str | None = None
+    notice: bool = False
+    stop_reason: StopReason | None = None
+    events: list[Event] = field(default_factory=list)
+    documents: dict[str, Document] = field(default_factory=dict)
+
+    def copy(self) -> Episode:
+        """Return a copy that shares nothing that changes."""
+        return dataclasses.replace(self, events=self.events.copy(), documents=self.documents.copy())
+
+
+@dataclass(frozen=True, slots=True)
+class SavedEpisode:
+    """One row's whole state, to be given to :meth:`Dynamics.restore`. Plain data, picklable."""
+
+    episode: Episode
+    tokens: Ids
+    sources: NDArray[np.int8]
+    automaton_state: int
+
+
+class Dynamics:
+    """N episodes of one protocol over one tokenizer.
+
+    Args:
+        protocol: Tags, layout, limits and what faults lead to.
+        tokenizer: Ids and their bytes.
+        rows: Number of episodes.
+        prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
+
+    Attributes:
+        tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
+        sources: int8 ``(rows, max_tokens)`` of :class:`Source`.
+        length: int64 ``(rows,)``: tokens in each row.
+        episodes: Bookkeeping of each row.
+    """
+
+    def __init__(
+        self, protocol: Protocol, tokenizer: Tokenizer, *, rows: int = 1, prompt: str = "base"
+    ) -> None:
+        self.protocol = protocol
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        self._tags = sorted(protocol.tags)
+        self._matcher = build_matcher(tokenizer, [protocol.tags[tag] for tag in self._tags])
+        self._columns = self._matcher.table.shape[1]
+        self._table = self._matcher.table.ravel()
+        self._classes = self._matcher.classes.astype(np.intp)
+        self._prefix = tokenizer.encode(protocol.documents_prefix)
+        self._suffix = tokenizer.encode(protocol.documents_suffix)
+        self._nothing = tokenizer.encode(protocol.no_documents)
+        self._notice = tokenizer.encode(protocol.notice)
+        self._rank = functools.cache(
+            lambda rank: tokenizer.encode(protocol.document_rank.replace("{rank}", str(rank)))
+        )
+        self._body = _bounded_cache(
+            lambda title, text: tokenizer.encode(protocol.document_text(Document("", title, text)))
+        )
+        limit = protocol.max_tokens
+        self.tokens = np.zeros((rows, limit), np.int32)
+        self.sources = np.zeros((rows, limit), np.int8)
+        self.length = np.zeros(rows, np.int64)
+        self._flat_tokens = self.tokens.reshape(-1)
+        self._flat_sources = self.sources.reshape(-1)
+        self._base = np.arange(rows, dtype=np.int64) * limit
+        self._state = np.zeros(rows, np.int64)
+        self._deadline = np.full(rows, _NEVER)  # the length at which a budget is spent
+        self.episodes: list[Episode] = [_no_episode() for _ in range(rows)]
+
+    def begin(self, row: int, question: Question) -> None:
+        """Start an episode: clear the row and write the prompt.
+
+        Raises:
+            ConfigurationError: The prompt leaves no room in the context.
+        """
+        pieces = self.protocol.prompt_pieces(question.text, self.prompt)
+        parts = [self.tokenizer.encode(text, special=special) for text, special in pieces]
+        ids = np.concatenate(parts)
+        if len(ids) >= self.protocol.max_tokens:
+            raise ConfigurationError(
+                f"Expected the prompt to leave room in max_tokens={self.protocol.max_tokens}, got "
+                f"{len(ids)} prompt tokens for question {question.id!r}. Raise max_tokens, or "
+                f"choose a tokenizer that needs fewer tokens than {self.tokenizer.name!r}."
+            )
+        self.tokens[row] = 0
+        self.sources[row] = Source.PADDING
+        self.length[row] = 0
+        self._state[row] = 0
+        self.episodes[row] = Episode(question, len(ids), len(ids))
+        self._write(row, ids, Source.PROMPT)
+        self._set_deadline(row)
+
+    def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
+        """Write one policy token in each of some running rows.
+
+        Args:
+            rows: ``slice(None)`` or distinct row numbers; none ended, none waiting for documents.
+            tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
+
+        Returns:
+            The queries that these tokens closed, in order of rows. Each of those rows waits for
+            :meth:`insert_documents` or :meth:`fail_retrieval`.
+        """
+        length = self.length[rows]
+        at = self._base[rows] + length
+        self._flat_tokens[at] = tokens
+        self._flat_sources[at] = Source.POLICY
+        length = length + 1
+        self.length[rows] = length
+        code = self._table[self._state[rows] * self._columns + self._classes[tokens]]
+        self._state[rows] = code & STATE_MASK
+        due = (code > STATE_MASK) | (length >= self._deadline[rows])
+        if not due.any():
+            return []
+        numbers = np.arange(len(self.length))[rows]
+        events = self._matcher.events
+        queries = []
+        for i in np.flatnonzero(due).tolist():
+            row = int(numbers[i])
+            self._settle(row, events[int(code[i]) >> EVENT_SHIFT])
+            pending = self.episodes[row].pending
+            if pending is not None:
+                queries.append(Query(row, pending))
+        return queries
+
+    def insert_documents(self, row: int, documents: Sequence[Document]) -> None:
+        """Insert what the row's pending query found, cut so that it fits and stays closed.
+
+        Where not even the block's two tags fit, nothing is inserted and the context counts as full.
+        """
+        episode = self.episodes[row]
+        query, episode.pending = episode.pending, None
+        if query is None:
+            raise ConfigurationError(
+                f"Expected a row that waits for documents, got row {row}. Insert documents only "
+                "for queries that append() returned."
+            )
+        start = int(self.length[row])
+        room = self.protocol.max_tokens - start
+        limit = min(room, self.protocol.max_documents_tokens or room)
+        block = self._block(documents, limit)
+        if block is None:
+            self._fault(row, FaultKind.UNANSWERED_QUERY)
+            self._end(row, StopReason.MAX_TOKENS)
+            return
+        episode.num_searches += 1
+        episode.documents.update((d.id, d) for d in documents)
+        ids = tuple(d.id for d in documents)
+        end = start + len(block)
+        episode.events.append(Searched(start - 1, query, ids, start, end))
+        self._insert(row, block, Source.RETRIEVED)
+
+    def fail_retrieval(self, row: int) -> None:
+        """End the row's episode because its pending query could not be run."""
+        self.episodes[row].pending = None
+        self._fault(row, FaultKind.UNANSWERED_QUERY)
+        self._end(row, StopReason.RETRIEVAL_ERROR)
+
+    def save(self, row: int) -> SavedEpisode:
+        """Return a copy of one row's state, in time proportional to its tokens."""
+        length = int(self.length[row])
+        return SavedEpisode(
+            self.episodes[row].copy(),
+            self.tokens[row, :length].copy(),
+            self.sources[row, :length].copy(),
+            int(self._state[row]),
+        )
+
+    def restore(self, row: int, saved: SavedEpisode) -> None:
+        """Put a saved state into a row; it then goes on exactly as the saved one would have.
+
+        Raises:
+            ConfigurationError: The state is longer than this context.
+        """
+        length = len(saved.tokens)
+        if length > self.protocol.max_tokens:
+            raise ConfigurationError(
+                f"Expected a saved episode of at most max_tokens={self.protocol.max_tokens} "
+                f"tokens, got {length}. Restore it where max_tokens is as large as it was."
+            )
+        self.tokens[row, :length] = saved.tokens
+        self.tokens[row, length:] = 0
+        self.sources[row, :length] = saved.sources
+        self.sources[row, length:] = Source.PADDING
+        self.length[row] = length
+        self._state[row] = saved.automaton_state
+        self.episodes[row] = saved.episode.copy()
+        self._set_deadline(row)
+
+    def transcript(self, row: int) -> Transcript:
+        """Return what the row's episode has left behind so far."""
+        episode, length = self.episodes[row], int(self.length[row])
+        return Transcript(
+            question=episode.question,
+            protocol=self.protocol.name,
+            tokens=self.tokens[row, :length].copy(),
+            sources=self.sources[row, :length].copy(),
+            events=tuple(episode.events),
+            documents=dict(episode.documents),
+            decode=self.tokenizer.decode,
+        )
+
+    def policy_tokens(self, row: int) -> int:
+        """Return how many tokens the policy has written in a row."""
+        episode = self.episodes[row]
+        return int(self.length[row]) - episode.prompt_length - episode.inserted
+
+    # The slow path: tags, faults, budgets.
+
+    def _settle(self, row: int, ends: Ends) -> None:
+        """Act on the tags that ended in the row's last token, then on its budgets."""
+        episode = self.episodes[row]
+        for end in ends:
+            if end == END_OF_SEQUENCE:
+                self._no_action(row, StopReason.END_OF_SEQUENCE)
+            else:
+                self._on_tag(row, self._tags[end.tag], end.bytes_after)
+            if episode.stop_reason is not None:
+                break
+        if episode.stop_reason is None:
+            self._settle_budgets(row)
+        if episode.stop_reason is not None:
+            if episode.pending is not None:
+                episode.pending = None
+                self._fault(row, FaultKind.UNANSWERED_QUERY, before_end=True)
+        elif episode.notice and episode.pending is None:
+            self._insert_notice(row)
+        episode.notice = False
+
+    def _on_tag(self, row: int, tag: Tag, bytes_after: int) -> None:
+        episode = self.episodes[row]
+        position = int(self.length[row]) - 1
+        episode.events.append(TagWritten(position, tag))
+        if tag in (Tag.QUERY_OPEN, Tag.ANSWER_OPEN):
+            if episode.query_start is not None or episode.answer_start is not None:
+                self._fault(row, FaultKind.NESTED_OPEN)
+            name = "query_start" if tag is Tag.QUERY_OPEN else "answer_start"
+            if getattr(episode, name) is None or not self.protocol.first_opening:
+                setattr(episode, name, (position, bytes_after))
+        elif tag is Tag.QUERY_CLOSE:
+            self._close_query(row, bytes_after)
+        elif tag is Tag.ANSWER_CLOSE:
+            self._close_answer(row, bytes_after)
+        elif tag in (Tag.DOCUMENTS_OPEN, Tag.DOCUMENTS_CLOSE):
+            self._fault(row, FaultKind.FORGED_DOCUMENTS)
+
+    def _close_query(self, row: int, bytes_after: int) -> None:
+        episode = self.episodes[row]
+        if episode.query_start is None:
+            self._fault(row, FaultKind.UNOPENED_CLOSE)
+            return
+        text = self._between(row, episode.query_start, bytes_after, Tag.QUERY_CLOSE)
+        self._begin_segment(row)
+        query = self.protocol.clean_query(text)
+        if not query.strip():
+            self._fault(row, FaultKind.EMPTY_QUERY)
+            return
+        if episode.pending is not None:  # two queries closed in one token: the last one is run
+            self._fault(row, FaultKind.UNANSWERED_QUERY)
+        episode.pending = query
+
+    def _close_answer(self, row: int, bytes_after: int) -> None:
+        episode = self.episodes[row]
+        if episode.answer_start is None:
+            self._fault(row, FaultKind.UNOPENED_CLOSE)
+            return
+        text = self._between(row, episode.answer_start, bytes_after, Tag.ANSWER_CLOSE)
+        episode.events.append(Answered(int(self.length[row]) - 1, text.strip()))
+        self._end(row, StopReason.ANSWERED)
+
+    def _between(self, row: int, start: tuple[int, int], bytes_after: int, close: Tag) -> str:
+        """Return the policy's text between an opening and the closing tag that just ended."""
+        position, skipped = start
+        stretch = slice(position, int(self.length[row]))
+        ids = self.tokens[row, stretch][self.sources[row, stretch] == Source.POLICY]
+        written = self.tokenizer.bytes_of(ids.tolist())
+        first = len(self.tokenizer.token_bytes[int(ids[0])]) - skipped
+        last = len(written) - bytes_after - len(self.protocol.tags[close].encode())
+        return written[first:last].decode("utf-8", "replace")
+
+    def _settle_budgets(self, row: int) -> None:
+        """Name the budget that is spent, if any."""
+        protocol, episode = self.protocol, self.episodes[row]
+        length = int(self.length[row])
+        if length >= protocol.max_tokens:
+            self._end(row, StopReason.MAX_TOKENS)
+        elif _spent(self.policy_tokens(row), protocol.max_policy_tokens):
+            self._end(row, StopReason.MAX_POLICY_TOKENS)
+        elif episode.pending is not None and _spent(episode.num_searches, protocol.max_searches):
+            self._end(row, StopReason.MAX_SEARCHES)
+        elif _spent(length - episode.segment_start, protocol.max_segment_tokens):
+            self._no_action(row, StopReason.MAX_SEGMENT_TOKENS)
+        if episode.stop_reason is None and (episode.pending is not None or episode.notice):
+            if _spent(episode.num_turns, protocol.max_turns):
+                self._end(row, StopReason.MAX_TURNS)
+            else:
+                episode.num_turns += 1
+
+    def _no_action(self, row: int, reason: StopReason) -> None:
+        """End a segment in which the policy neither searched nor answered."""
+        if self.protocol.faults.get(FaultKind.NO_ACTION) is Consequence.NOTICE:
+            self._fault(row, FaultKind.NO_ACTION)
+        else:
+            self._end(row, reason)
+
+    def _fault(self, row: int, kind: FaultKind, *, before_end: bool = False) -> None:
+        """Record a fault and note what the protocol makes of it."""
+        episode = self.episodes[row]
+        event = FormatFault(int(self.length[row]) - 1, kind)
+        # Ended stays the last event.
+        episode.events.insert(len(episode.events) - before_end, event)
+        if episode.stop_reason is not None:
+            return
+        consequence = self.protocol.faults.get(kind, Consequence.IGNORE)
+        if consequence is Consequence.NOTICE:
+            episode.notice = True
+            self._begin_segment(row)
+        elif consequence is Consequence.END:
+            self._end(row, StopReason.FORMAT_FAULT)
+
+    def _end(self, row: int, reason: StopReason) -> None:
+        episode = self.episodes[row]
+        episode.stop_reason = reason
+        episode.events.append(Ended(int(self.length[row]) - 1, reason))
+        self._deadline[row] = _NEVER
+
+    def _begin_segment(self, row: int) -> None:
+        episode = self.episodes[row]
+        episode.segment_start = int(self.length[row])
+        episode.query_start = episode.answer_start = None
+        self._set_deadline(row)
+
+    # Writing what is not the policy's.
+
+    def _insert_notice(self, row: int) -> None:
+        room = self.protocol.max_tokens - int(self.length[row])
+        if len(self._notice) > room:
+            self._end(row, StopReason.MAX_TOKENS)
+        else:
+            self._insert(row, self._notice, Source.NOTICE)
+
+    def _insert(self, row: int, ids: Ids, source: Source) -> None:
+        episode = self.episodes[row]
+        self._write(row, ids, source)
+        episode.inserted += len(ids)
+        episode.segment_start += len(ids)
+        self._set_deadline(row)
+        if self.length[row] >= self.protocol.max_tokens:
+            self._end(row, StopReason.MAX_TOKENS)
+
+    def _write(self, row: int, ids: Ids, source: Source) -> None:
+        start = int(self.length[row])
+        self.tokens[row, start : start + len(ids)] = ids
+        self.sources[row, start : start + len(ids)] = source
+        self.length[row] = start + len(ids)
+
+    def _set_deadline(self, row: int) -> None:
+        protocol, episode = self.protocol, self.episodes[row]
+        limits = [protocol.max_tokens]
+        if protocol.max_policy_tokens is not None:
+            limits.append(episode.prompt_length + episode.inserted + protocol.max_policy_tokens)
+        if protocol.max_segment_tokens is not None:
+            limits.append(episode.segment_start + protocol.max_segment_tokens)
+        self._deadline[row] = min(limits)
+
+    def _block(self, documents: Sequence[Document], limit: int) -> Ids | None:
+        """Return the block of documents in at most ``limit`` tokens, or None if it cannot be."""
+        body: list[Ids] = []
+        room = limit - len(self._prefix) - len(self._suffix)
+        if room < 0:
+            return None
+        for rank, document in enumerate(documents, 1):
+            body += [self._rank(rank), self._body(document.title, document.text)]
+            if sum(map(len, body)) > room:
+                break
+        inside = np.concatenate(body) if body else self._nothing
+        return np.concatenate([self._prefix, self._cut(inside, room), self._suffix])
+
+    def _cut(self, ids: Ids, room: int) -> Ids:
+        """Keep at most ``room`` ids, ending between characters."""
+        if len(ids) <= room:
+            return ids
+        table = self.tokenizer.token_bytes
+        while room and table[ids[room]][:1] and 0x80 <= table[ids[room]][0] < 0xC0:
+            room -= 1  # the first id left out continues a character
+        return ids[:room]
+
+
+def _spent(used: int, limit: int | None) -> bool:
+    return limit is not None and used >= limit
+
+
+def _bounded_cache(encode: Callable[[str, str], Ids]) -> Callable[[str, str], Ids]:
+    """Keep encoded passages: encoding one costs about 0.1 ms, more than finding it."""
+    return functools.lru_cache(maxsize=_ENCODED_PASSAGES)(encode)
+
+
+def _no_episode() -> Episode:
+    """A row before its first episode: ended, so that nothing can be appended by mistake."""
+    return Episode(Question("", "", ("",)), 0, 0, stop_reason=StopReason.END_OF_SEQUENCE)
