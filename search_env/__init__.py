@@ -1,1 +1,65 @@
-"""."""
+"""Search-augmented question answering as a token-level, multi-turn Gymnasium environment.
+
+Importing this package registers its ids with Gymnasium:
+
+    >>> import gymnasium as gym
+    >>> import search_env
+    >>> env = gym.make("SearchQA-Toy-v0")
+    >>> observation, info = env.reset(seed=0)
+    >>> info["stop_reason"], info["num_searches"]
+    ('', 0)
+"""
+
+from search_env.env import EnvState, SearchQAEnv
+from search_env.errors import SearchEnvError
+from search_env.protocols import Protocol, get_protocol, register_protocol
+from search_env.registration import register_environments
+from search_env.retrieval.base import FakeRetriever, Retriever
+from search_env.tasks import register_retriever
+from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.types import (
+    Answered,
+    Document,
+    Ended,
+    FaultKind,
+    FormatFault,
+    Hop,
+    Question,
+    Searched,
+    Source,
+    StopReason,
+    Tag,
+    TagWritten,
+    Transcript,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answered",
+    "Document",
+    "Ended",
+    "EnvState",
+    "FakeRetriever",
+    "FaultKind",
+    "FormatFault",
+    "Hop",
+    "Protocol",
+    "Question",
+    "Retriever",
+    "SearchEnvError",
+    "SearchQAEnv",
+    "Searched",
+    "Source",
+    "StopReason",
+    "Tag",
+    "TagWritten",
+    "Tokenizer",
+    "Transcript",
+    "get_protocol",
+    "load_tokenizer",
+    "register_protocol",
+    "register_retriever",
+]
+
+register_environments()

@@ -46,6 +46,9 @@ Rows: TypeAlias = slice | NDArray[np.intp]
 
 _ENCODED_PASSAGES = 16_384
 _NEVER = np.iinfo(np.int64).max
+# As arrays: with Python numbers each of these operations would cost twice as much.
+_ONE = np.ones(1, np.int64)
+_POLICY = np.full(1, Source.POLICY, np.int8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,6 @@ class Dynamics:
     Attributes:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
         sources: int8 ``(rows, max_tokens)`` of :class:`Source`.
-        length: int64 ``(rows,)``: tokens in each row.
         episodes: Bookkeeping of each row.
     """
 
@@ -117,9 +119,11 @@ class Dynamics:
         self.prompt = prompt
         self._tags = sorted(protocol.tags)
         self._matcher = build_matcher(tokenizer, [protocol.tags[tag] for tag in self._tags])
-        self._columns = self._matcher.table.shape[1]
-        self._table = self._matcher.table.ravel()
-        self._classes = self._matcher.classes.astype(np.intp)
+        # Flat tables indexed by state + class; a state is the number of its row's first entry.
+        columns = self._matcher.table.shape[1]
+        self._classes = self._matcher.classes.astype(np.int64)
+        self._next = (self._matcher.table.ravel() & STATE_MASK).astype(np.int64) * columns
+        self._event = (self._matcher.table.ravel() >> EVENT_SHIFT).astype(np.uint16)
         self._prefix = tokenizer.encode(protocol.documents_prefix)
         self._suffix = tokenizer.encode(protocol.documents_suffix)
         self._nothing = tokenizer.encode(protocol.no_documents)
@@ -133,12 +137,13 @@ class Dynamics:
         limit = protocol.max_tokens
         self.tokens = np.zeros((rows, limit), np.int32)
         self.sources = np.zeros((rows, limit), np.int8)
-        self.length = np.zeros(rows, np.int64)
         self._flat_tokens = self.tokens.reshape(-1)
         self._flat_sources = self.sources.reshape(-1)
-        self._base = np.arange(rows, dtype=np.int64) * limit
+        self._first = np.arange(rows, dtype=np.int64) * limit  # of each row in the flat arrays
+        self._end_of = self._first.copy()  # where each row's next token goes
         self._state = np.zeros(rows, np.int64)
-        self._deadline = np.full(rows, _NEVER)  # the length at which a budget is spent
+        self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
+        self._slack = 0  # appends until the first row can reach its deadline; 0: look again
         self.episodes: list[Episode] = [_no_episode() for _ in range(rows)]
 
     def begin(self, row: int, question: Question) -> None:
@@ -158,44 +163,43 @@ class Dynamics:
             )
         self.tokens[row] = 0
         self.sources[row] = Source.PADDING
-        self.length[row] = 0
+        self._end_of[row] = self._first[row]
         self._state[row] = 0
         self.episodes[row] = Episode(question, len(ids), len(ids))
         self._write(row, ids, Source.PROMPT)
         self._set_deadline(row)
 
-    def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each row, int64 ``(rows,)``; a new array."""
+        return self._end_of - self._first
+
+    def length(self, row: int) -> int:
+        """Return the number of tokens in one row."""
+        return int(self._end_of[row]) - int(self._first[row])
+
+    def append(self, rows: Rows, tokens: Ids) -> list[Query]:
         """Write one policy token in each of some running rows.
 
         Args:
             rows: ``slice(None)`` or distinct row numbers; none ended, none waiting for documents.
-            tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
+            tokens: int32, one id in ``[0, tokenizer.size)`` for each of the rows.
 
         Returns:
             The queries that these tokens closed, in order of rows. Each of those rows waits for
             :meth:`insert_documents` or :meth:`fail_retrieval`.
         """
-        length = self.length[rows]
-        at = self._base[rows] + length
+        at = self._end_of[rows]
         self._flat_tokens[at] = tokens
-        self._flat_sources[at] = Source.POLICY
-        length = length + 1
-        self.length[rows] = length
-        code = self._table[self._state[rows] * self._columns + self._classes[tokens]]
-        self._state[rows] = code & STATE_MASK
-        due = (code > STATE_MASK) | (length >= self._deadline[rows])
-        if not due.any():
+        self._flat_sources[at] = _POLICY
+        self._end_of[rows] = at + _ONE
+        entry = self._state[rows] + self._classes[tokens]
+        self._state[rows] = self._next[entry]
+        event = self._event[entry]
+        self._slack -= 1
+        if self._slack > 0 and not np.count_nonzero(event):
             return []
-        numbers = np.arange(len(self.length))[rows]
-        events = self._matcher.events
-        queries = []
-        for i in np.flatnonzero(due).tolist():
-            row = int(numbers[i])
-            self._settle(row, events[int(code[i]) >> EVENT_SHIFT])
-            pending = self.episodes[row].pending
-            if pending is not None:
-                queries.append(Query(row, pending))
-        return queries
+        return self._settle_due(rows, event)
 
     def insert_documents(self, row: int, documents: Sequence[Document]) -> None:
         """Insert what the row's pending query found, cut so that it fits and stays closed.
@@ -209,7 +213,7 @@ class Dynamics:
                 f"Expected a row that waits for documents, got row {row}. Insert documents only "
                 "for queries that append() returned."
             )
-        start = int(self.length[row])
+        start = self.length(row)
         room = self.protocol.max_tokens - start
         limit = min(room, self.protocol.max_documents_tokens or room)
         block = self._block(documents, limit)
@@ -232,7 +236,7 @@ class Dynamics:
 
     def save(self, row: int) -> SavedEpisode:
         """Return a copy of one row's state, in time proportional to its tokens."""
-        length = int(self.length[row])
+        length = self.length(row)
         return SavedEpisode(
             self.episodes[row].copy(),
             self.tokens[row, :length].copy(),
@@ -256,14 +260,14 @@ class Dynamics:
         self.tokens[row, length:] = 0
         self.sources[row, :length] = saved.sources
         self.sources[row, length:] = Source.PADDING
-        self.length[row] = length
+        self._end_of[row] = self._first[row] + length
         self._state[row] = saved.automaton_state
         self.episodes[row] = saved.episode.copy()
         self._set_deadline(row)
 
     def transcript(self, row: int) -> Transcript:
         """Return what the row's episode has left behind so far."""
-        episode, length = self.episodes[row], int(self.length[row])
+        episode, length = self.episodes[row], self.length(row)
         return Transcript(
             question=episode.question,
             protocol=self.protocol.name,
@@ -277,9 +281,23 @@ class Dynamics:
     def policy_tokens(self, row: int) -> int:
         """Return how many tokens the policy has written in a row."""
         episode = self.episodes[row]
-        return int(self.length[row]) - episode.prompt_length - episode.inserted
+        return self.length(row) - episode.prompt_length - episode.inserted
 
     # The slow path: tags, faults, budgets.
+
+    def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
+        """Settle the rows where a tag or a sequence ended or a budget may be spent."""
+        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows])
+        numbers = np.arange(len(self.episodes))[rows]
+        queries = []
+        for i in np.flatnonzero(due).tolist():
+            row = int(numbers[i])
+            self._settle(row, self._matcher.events[int(event[i])])
+            pending = self.episodes[row].pending
+            if pending is not None:
+                queries.append(Query(row, pending))
+        self._slack = int((self._deadline - self._end_of).min())
+        return queries
 
     def _settle(self, row: int, ends: Ends) -> None:
         """Act on the tags that ended in the row's last token, then on its budgets."""
@@ -303,7 +321,7 @@ class Dynamics:
 
     def _on_tag(self, row: int, tag: Tag, bytes_after: int) -> None:
         episode = self.episodes[row]
-        position = int(self.length[row]) - 1
+        position = self.length(row) - 1
         episode.events.append(TagWritten(position, tag))
         if tag in (Tag.QUERY_OPEN, Tag.ANSWER_OPEN):
             if episode.query_start is not None or episode.answer_start is not None:
@@ -339,13 +357,13 @@ class Dynamics:
             self._fault(row, FaultKind.UNOPENED_CLOSE)
             return
         text = self._between(row, episode.answer_start, bytes_after, Tag.ANSWER_CLOSE)
-        episode.events.append(Answered(int(self.length[row]) - 1, text.strip()))
+        episode.events.append(Answered(self.length(row) - 1, text.strip()))
         self._end(row, StopReason.ANSWERED)
 
     def _between(self, row: int, start: tuple[int, int], bytes_after: int, close: Tag) -> str:
         """Return the policy's text between an opening and the closing tag that just ended."""
         position, skipped = start
-        stretch = slice(position, int(self.length[row]))
+        stretch = slice(position, self.length(row))
         ids = self.tokens[row, stretch][self.sources[row, stretch] == Source.POLICY]
         written = self.tokenizer.bytes_of(ids.tolist())
         first = len(self.tokenizer.token_bytes[int(ids[0])]) - skipped
@@ -355,7 +373,7 @@ class Dynamics:
     def _settle_budgets(self, row: int) -> None:
         """Name the budget that is spent, if any."""
         protocol, episode = self.protocol, self.episodes[row]
-        length = int(self.length[row])
+        length = self.length(row)
         if length >= protocol.max_tokens:
             self._end(row, StopReason.MAX_TOKENS)
         elif _spent(self.policy_tokens(row), protocol.max_policy_tokens):
@@ -380,7 +398,7 @@ class Dynamics:
     def _fault(self, row: int, kind: FaultKind, *, before_end: bool = False) -> None:
         """Record a fault and note what the protocol makes of it."""
         episode = self.episodes[row]
-        event = FormatFault(int(self.length[row]) - 1, kind)
+        event = FormatFault(self.length(row) - 1, kind)
         # Ended stays the last event.
         episode.events.insert(len(episode.events) - before_end, event)
         if episode.stop_reason is not None:
@@ -395,19 +413,19 @@ class Dynamics:
     def _end(self, row: int, reason: StopReason) -> None:
         episode = self.episodes[row]
         episode.stop_reason = reason
-        episode.events.append(Ended(int(self.length[row]) - 1, reason))
+        episode.events.append(Ended(self.length(row) - 1, reason))
         self._deadline[row] = _NEVER
 
     def _begin_segment(self, row: int) -> None:
         episode = self.episodes[row]
-        episode.segment_start = int(self.length[row])
+        episode.segment_start = self.length(row)
         episode.query_start = episode.answer_start = None
         self._set_deadline(row)
 
     # Writing what is not the policy's.
 
     def _insert_notice(self, row: int) -> None:
-        room = self.protocol.max_tokens - int(self.length[row])
+        room = self.protocol.max_tokens - self.length(row)
         if len(self._notice) > room:
             self._end(row, StopReason.MAX_TOKENS)
         else:
@@ -419,14 +437,14 @@ class Dynamics:
         episode.inserted += len(ids)
         episode.segment_start += len(ids)
         self._set_deadline(row)
-        if self.length[row] >= self.protocol.max_tokens:
+        if self.length(row) >= self.protocol.max_tokens:
             self._end(row, StopReason.MAX_TOKENS)
 
     def _write(self, row: int, ids: Ids, source: Source) -> None:
-        start = int(self.length[row])
+        start = self.length(row)
         self.tokens[row, start : start + len(ids)] = ids
         self.sources[row, start : start + len(ids)] = source
-        self.length[row] = start + len(ids)
+        self._end_of[row] += len(ids)
 
     def _set_deadline(self, row: int) -> None:
         protocol, episode = self.protocol, self.episodes[row]
@@ -435,7 +453,8 @@ class Dynamics:
             limits.append(episode.prompt_length + episode.inserted + protocol.max_policy_tokens)
         if protocol.max_segment_tokens is not None:
             limits.append(episode.segment_start + protocol.max_segment_tokens)
-        self._deadline[row] = min(limits)
+        self._deadline[row] = self._first[row] + min(limits)
+        self._slack = 0
 
     def _block(self, documents: Sequence[Document], limit: int) -> Ids | None:
         """Return the block of documents in at most ``limit`` tokens, or None if it cannot be."""

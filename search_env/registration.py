@@ -1,0 +1,35 @@
+"""The ids. Importing :mod:`search_env` registers them; ``gym.make("search_env:ID")`` imports it.
+
+Each id is a set of keyword arguments of one class, all small JSON values. ``max_episode_steps`` is
+not set: budgets are the environment's own and each has a name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.envs.registration import register, registry
+
+_REAL = {"tokenizer": "world-1k", "max_tokens": 8192, "top_k": 5}
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "SearchQA-v0": {"dataset": "world", "max_tokens": 4096},
+    "SearchQA-Toy-v0": {
+        "dataset": "toy",
+        "protocol": "toy",
+        "tokenizer": "toy",
+        "max_tokens": 16,
+    },
+    "SearchQA-Bamboogle-v0": {"dataset": "bamboogle", **_REAL},
+    "SearchQA-Musique-v0": {"dataset": "musique", **_REAL},
+    "SearchQA-HotpotQA-v0": {"dataset": "hotpotqa", **_REAL},
+    "SearchQA-2Wiki-v0": {"dataset": "2wikimultihopqa", **_REAL},
+}
+"""Keyword arguments of each id."""
+
+
+def register_environments() -> None:
+    """Register every id, once."""
+    for name, arguments in ENVIRONMENTS.items():
+        if name not in registry:
+            register(id=name, entry_point="search_env.env:SearchQAEnv", kwargs=arguments)

@@ -1,0 +1,226 @@
+"""From names and paths to questions and retrievers, each loaded once a process.
+
+Environments take only small JSON values; this module turns them into objects and keeps those
+objects, so that the tenth ``gym.make`` of a corpus costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search_env.datasets.toy import toy_questions, toy_retriever
+from search_env.errors import ConfigurationError, IndexFormatError, nearest
+from search_env.paths import cache_dir
+from search_env.retrieval.base import Retriever
+from search_env.types import Document, Question
+
+if TYPE_CHECKING:
+    from search_env.datasets.world import World
+
+SPLITS = ("train", "validation", "test")
+"""Splits of the generated datasets, ``world`` and ``toy``."""
+
+WORLD_OPTIONS: dict[str, Any] = {
+    "articles": 1000,
+    "questions": 1000,
+    "hops": (1, 2, 3, 4),
+    "kinds": None,
+    "seed": 0,
+}
+"""What ``dataset_options`` may hold for the procedural world, with defaults."""
+
+_CACHE_INDEX_FROM = 20_000  # passages; below, building is quicker than a user notices
+RetrieverFactory = Callable[[], Retriever]
+_FACTORIES: dict[str, RetrieverFactory] = {}
+
+
+def load_questions(
+    dataset: str, split: str | None, options: Mapping[str, Any] | None
+) -> Sequence[Question]:
+    """Return a dataset's questions, in an order that never changes.
+
+    Args:
+        dataset: ``"world"``, ``"toy"``, a published dataset's name, or the path of a file.
+        split: None for the dataset's usual one.
+        options: For the world only, see :data:`WORLD_OPTIONS`.
+
+    Raises:
+        ConfigurationError: Unknown dataset, split or option.
+        DataError: A file is missing or damaged.
+    """
+    if dataset == "world":
+        return _world_questions(_generated_split(dataset, split), _world_options(options))
+    _no_options(dataset, options)
+    if dataset == "toy":
+        return toy_questions(_generated_split(dataset, split))
+    return _published_questions(dataset, split)
+
+
+def load_retriever(
+    name: str | None,
+    *,
+    dataset: str,
+    split: str | None,
+    options: Mapping[str, Any] | None,
+    corpus: str | None,
+) -> Retriever:
+    """Return the retriever of that name over a corpus.
+
+    Args:
+        name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name given to
+            :func:`register_retriever`. None for the dataset's own.
+        dataset: Whose corpus to search where ``corpus`` is None.
+        split: As for :func:`load_questions`.
+        options: As for :func:`load_questions`.
+        corpus: A corpus file, or an index made by ``search-env index``.
+
+    Raises:
+        ConfigurationError: No retriever of that name.
+        DataError: A corpus file is missing or damaged.
+        IndexFormatError: A saved index is damaged or of another version.
+    """
+    if name is None:
+        name = "lookup" if dataset == "toy" else "bm25"
+    if name == "lookup" and dataset == "toy":
+        return toy_retriever(_generated_split(dataset, split))
+    if name.startswith("cassette:"):
+        from search_env.retrieval.cassette import Cassette
+
+        return Cassette(name.removeprefix("cassette:"))
+    if name in _FACTORIES:
+        return _registered(name)
+    if name != "bm25":
+        known = ["bm25", "cassette:PATH", *sorted(_FACTORIES)]
+        raise ConfigurationError(
+            f"Expected retriever to be one of {known}, got {name!r}. {nearest(name, known)}"
+            "Add your own with register_retriever()."
+        )
+    if corpus is not None:
+        return _bm25_from_path(str(Path(corpus).expanduser().resolve()))
+    if dataset == "world":
+        return _bm25_of_world(_generated_split(dataset, split), _world_options(options))
+    if dataset == "toy":
+        raise ConfigurationError(
+            "Expected a corpus for retriever='bm25' on the toy, which has none. Leave retriever "
+            "out, or pass corpus=."
+        )
+    from search_env.datasets.resolve import find_corpus
+
+    return _bm25_from_path(str(find_corpus().resolve()))
+
+
+def register_retriever(name: str, factory: RetrieverFactory) -> None:
+    """Make a retriever known by name, so that an ``EnvSpec`` can hold it.
+
+    Args:
+        name: What ``retriever=`` takes; it replaces an earlier one of that name.
+        factory: Called once, when first needed.
+    """
+    _FACTORIES[name] = factory
+    _registered.cache_clear()
+
+
+@functools.lru_cache(maxsize=16)
+def _registered(name: str) -> Retriever:
+    return _FACTORIES[name]()
+
+
+def world_of(split: str | None, options: Mapping[str, Any] | None) -> World:
+    """Return the procedural world behind these arguments."""
+    return _world(_generated_split("world", split), _world_options(options))
+
+
+def _generated_split(dataset: str, split: str | None) -> str:
+    if split is None:
+        return "train"
+    if split not in SPLITS:
+        raise ConfigurationError(
+            f"Expected split of dataset {dataset!r} to be one of {list(SPLITS)}, got {split!r}. "
+            f"{nearest(split, SPLITS)}"
+        )
+    return split
+
+
+def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise ConfigurationError(
+            f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only "
+            "'world' has options."
+        )
+
+
+def _world_options(options: Mapping[str, Any] | None) -> str:
+    """Check and complete the options; as JSON they can key a cache."""
+    given = dict(options or {})
+    for key in given:
+        if key not in WORLD_OPTIONS:
+            raise ConfigurationError(
+                f"Expected dataset_options of 'world' among {sorted(WORLD_OPTIONS)}, got {key!r}. "
+                f"{nearest(key, WORLD_OPTIONS)}"
+            )
+    return json.dumps({**WORLD_OPTIONS, **given}, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _world(split: str, options: str) -> World:
+    from search_env.datasets.world import World
+
+    chosen = json.loads(options)
+    return World(articles=chosen["articles"], seed=chosen["seed"], split=split)
+
+
+@functools.lru_cache(maxsize=8)
+def _world_questions(split: str, options: str) -> Sequence[Question]:
+    chosen = json.loads(options)
+    return tuple(
+        _world(split, options).questions(
+            chosen["questions"], hops=chosen["hops"], kinds=chosen["kinds"], seed=chosen["seed"]
+        )
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
+    from search_env.datasets.resolve import load_questions as load
+
+    return tuple(load(dataset, split))
+
+
+@functools.lru_cache(maxsize=4)
+def _bm25_of_world(split: str, options: str) -> Retriever:
+    world = _world(split, options)
+    key = hashlib.sha256(f"{world!r}{world.document(0)}{split}{options}".encode()).hexdigest()
+    return _bm25(key, world.documents, len(world))
+
+
+@functools.lru_cache(maxsize=4)
+def _bm25_from_path(path: str) -> Retriever:
+    from search_env.datasets.formats import read_documents
+    from search_env.retrieval.bm25 import BM25Retriever
+
+    if Path(path).is_dir():
+        return BM25Retriever.load(path)
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            sha.update(piece)
+    return _bm25(sha.hexdigest(), lambda: read_documents(path), _CACHE_INDEX_FROM)
+
+
+def _bm25(key: str, documents: Callable[[], Iterable[Document]], size: int) -> Retriever:
+    """Build an index, or take it from the cache; small ones are not worth a file."""
+    from search_env.retrieval.bm25 import BM25Retriever
+
+    if size < _CACHE_INDEX_FROM:
+        return BM25Retriever.build(documents())
+    path = cache_dir() / "indexes" / f"bm25-{key[:32]}"
+    try:
+        return BM25Retriever.load(path)
+    except (IndexFormatError, FileNotFoundError):
+        BM25Retriever.build(documents(), progress=True).save(path)
+        return BM25Retriever.load(path)
