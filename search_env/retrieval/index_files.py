@@ -1,0 +1,116 @@
+"""A folder of NumPy arrays with a manifest: written whole or not at all, memory-mapped to read.
+
+``format.json`` says what the folder is, which version wrote it and how long each file must be, so
+that a damaged or foreign folder is refused on opening and not in the middle of a run. No file
+holds pickled objects. Contents are not re-read on opening: flipped bits of the right length pass.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.errors import ConfigurationError, IndexFormatError
+
+FORMAT = "search-env bm25 index"
+VERSION = 1
+_MANIFEST = "format.json"
+
+Array = NDArray[Any]
+
+
+def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, object]) -> None:
+    """Write arrays and manifest to the folder ``path``, replacing an index that is there.
+
+    The folder is written beside ``path`` and renamed, so a reader finds the old index or the new
+    one; open readers keep what they mapped.
+
+    Raises:
+        ConfigurationError: ``path`` is a file, or a folder with other things in it.
+    """
+    if path.exists() and not _replaceable(path):
+        raise ConfigurationError(
+            f"Expected a new path, an empty folder or an old index to write to, got {path}. "
+            "Choose another path, or move away what is there."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        new = scratch / "new"
+        new.mkdir()
+        for name, array in arrays.items():
+            np.save(new / f"{name}.npy", array, allow_pickle=False)
+        sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+        content = {"format": FORMAT, "version": VERSION, **manifest, "files": sizes}
+        (new / _MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        if path.exists():
+            os.replace(path, scratch / "old")
+        os.replace(new, path)
+    finally:
+        if (scratch / "old").exists() and not path.exists():
+            os.replace(scratch / "old", path)  # interrupted between the two renames
+        shutil.rmtree(scratch)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of an index whose files are all there at their full length.
+
+    Raises:
+        IndexFormatError: They are not, or this is no index, or one of another version.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise rejected(path, "no format.json") from None
+    except (OSError, ValueError) as error:
+        raise rejected(path, f"an unreadable format.json ({error})") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise rejected(path, "a format.json of something else")
+    if manifest.get("version") != VERSION:
+        raise rejected(path, f"format version {manifest.get('version')!r}")
+    sizes = manifest.get("files")
+    if not isinstance(sizes, dict):
+        raise rejected(path, "a format.json without a list of files")
+    for name, size in sizes.items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            state = "no such file" if found is None else f"{found} bytes"
+            raise rejected(path, f"{state} for {name} (written with {size} bytes)")
+    return manifest
+
+
+def map_array(path: Path, name: str, dtype: type[np.generic]) -> Array:
+    """Return a memory-mapped, read-only one-dimensional array.
+
+    Raises:
+        IndexFormatError: It is missing or something else.
+    """
+    try:
+        array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise rejected(path, f"an unreadable {name}.npy ({error})") from error
+    if array.dtype != dtype or array.ndim != 1:
+        raise rejected(path, f"{array.dtype} {array.shape} in {name}.npy")
+    return np.asarray(array)  # the same mapping, without np.memmap's slower slicing
+
+
+def rejected(path: Path, found: str) -> IndexFormatError:
+    """Return the error for a folder that cannot be used."""
+    return IndexFormatError(
+        f"Expected a BM25 index (format version {VERSION}) in {path}, got {found}. "
+        "Rebuild it with `search-env index`, or pass another path."
+    )
+
+
+def _replaceable(path: Path) -> bool:
+    """Whether writing over ``path`` loses nothing but an index."""
+    return path.is_dir() and ((path / _MANIFEST).is_file() or not any(path.iterdir()))

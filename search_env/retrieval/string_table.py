@@ -1,0 +1,67 @@
+"""Many strings as one UTF-8 buffer and its offsets: quick to memory-map, small in RAM.
+
+A list of a million Python strings costs some 50 bytes a string on top of its text and has to be
+rebuilt on every load; this table costs 8 and is ready as soon as its two arrays are mapped.
+It is read-only once built and knows nothing about what the strings mean.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Lone surrogates are legal in JSON files, hence in passages: they must survive the round trip.
+_ENCODING = "utf-8", "surrogatepass"
+
+
+class StringTable:
+    """A read-only sequence of strings.
+
+    Args:
+        blob: uint8 ``(B,)``, the strings' UTF-8 bytes one after the other.
+        offsets: int64 ``(len + 1,)``; string ``i`` is ``blob[offsets[i]:offsets[i + 1]]``.
+
+    Example:
+        >>> table = StringTable.from_strings(["Ulm", "", "Köln"])
+        >>> len(table), table[2], table.offsets.tolist()
+        (3, 'Köln', [0, 3, 3, 8])
+    """
+
+    def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
+        self.blob = blob
+        self.offsets = offsets
+        # One string is two offsets and one slice: memoryviews do that faster than arrays.
+        self._blob = blob.data
+        self._offsets = offsets.data
+
+    @classmethod
+    def from_strings(cls, strings: Iterable[str]) -> StringTable:
+        """Take strings one by one; only their bytes are kept."""
+        blob, offsets = bytearray(), array("q", [0])
+        for string in strings:
+            blob += string.encode(*_ENCODING)
+            offsets.append(len(blob))
+        return cls(np.frombuffer(blob, np.uint8), np.frombuffer(offsets, np.int64))
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return str(self._blob[self._offsets[index] : self._offsets[index + 1]], *_ENCODING)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.blob, self.offsets)
+
+    def find(self, string: str) -> int | None:
+        """Return the index of ``string`` in a table sorted by code point, None where it is not.
+
+        Example:
+            >>> StringTable.from_strings(["ape", "bee", "cat"]).find("bee")
+            1
+        """
+        index = bisect_left(range(len(self)), string, key=self.__getitem__)
+        return index if index < len(self) and self[index] == string else None
