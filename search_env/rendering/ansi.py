@@ -1,0 +1,80 @@
+"""An episode as text for a terminal or a log, coloured by who wrote what.
+
+Header, body and footer are separate so that the live terminal prints the very same ones. Text of
+documents, questions and policies is neutralised: it cannot move the cursor or repaint the screen.
+Lines are not wrapped; that is the terminal's work.
+"""
+
+from __future__ import annotations
+
+from search_env.rendering.frame import Frame
+from search_env.rendering.palette import (
+    CAUTION,
+    GOOD,
+    MUTED,
+    STRONG,
+    TEXT,
+    Style,
+    paint,
+    score_style,
+)
+from search_env.rendering.spans import one_line, spans
+from search_env.types import StopReason
+
+_RULE = "─" * 72
+
+
+def render_ansi(frame: Frame, *, color: bool = True) -> str:
+    """Return the episode as text.
+
+    Args:
+        frame: What to show. Gold answers appear only once the episode has ended.
+        color: Whether to use 24-bit ANSI colours; without, the text holds no control character
+            but newline.
+
+    Returns:
+        Header, the episode's text, and after the end a footer; every part ends with a newline.
+    """
+    body = "".join(paint(span.text, span.style, color=color) for span in spans(frame.transcript))
+    body += "\n" if body and not body.endswith("\n") else ""
+    return header(frame, color=color) + body + footer(frame, color=color)
+
+
+def header(frame: Frame, *, color: bool) -> str:
+    """Return the question and the budgets, closed by a rule."""
+    question = frame.transcript.question
+    rows = _row("Question", one_line(question.text), STRONG, color=color)
+    rows += budget_row(frame, color=color)
+    return rows + paint(_RULE, MUTED, color=color) + "\n"
+
+
+def budget_row(frame: Frame, *, color: bool) -> str:
+    """Return the row that says what is spent, for example ``tokens 212 / 4,096``."""
+    budgets = "   ".join(f"{budget.name} {budget}" for budget in frame.budgets)
+    return _row("Budget", budgets, TEXT, color=color)
+
+
+def footer(frame: Frame, *, color: bool) -> str:
+    """Return ending, answer, gold answers and score below a rule; nothing while it runs."""
+    if frame.running:
+        return ""
+    transcript = frame.transcript
+    answer = transcript.answer
+    gold = " | ".join(map(one_line, transcript.question.answers))
+    rows = paint(_RULE, MUTED, color=color) + "\n"
+    rows += _row("Ended", frame.ending, ending_style(frame), color=color)
+    rows += _row("Answer", "none" if answer is None else one_line(answer), STRONG, color=color)
+    rows += _row("Gold", gold, TEXT, color=color)
+    if frame.score is not None:
+        rows += _row("Score", f"{frame.score:.3f}", score_style(frame.score), color=color)
+    return rows
+
+
+def ending_style(frame: Frame) -> Style:
+    """Return the style of the ending: green for an answer, amber for every other ending."""
+    return GOOD if frame.transcript.stop_reason is StopReason.ANSWERED else CAUTION
+
+
+def _row(label: str, text: str, style: Style, *, color: bool) -> str:
+    """Return one labelled line."""
+    return paint(f"{label:<10}", MUTED, color=color) + paint(text, style, color=color) + "\n"

@@ -1,0 +1,88 @@
+"""What a viewer needs to draw one moment of an episode: its transcript, its limits, its score.
+
+A frame is data. It holds no environment, no retriever and no hidden state, so a saved transcript
+is drawn exactly as a running episode is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from search_env.types import StopReason, Transcript
+
+_ENDINGS = {
+    StopReason.ANSWERED: "answered",
+    StopReason.END_OF_SEQUENCE: "ended without an answer",
+    StopReason.FORMAT_FAULT: "stopped by a format fault",
+    StopReason.MAX_TOKENS: "out of tokens",
+    StopReason.MAX_POLICY_TOKENS: "out of policy tokens",
+    StopReason.MAX_SEGMENT_TOKENS: "out of segment tokens",
+    StopReason.MAX_SEARCHES: "out of searches",
+    StopReason.MAX_TURNS: "out of turns",
+    StopReason.RETRIEVAL_ERROR: "retrieval failed",
+}
+
+
+class Budget(NamedTuple):
+    """How much of one limit is spent."""
+
+    name: str
+    used: int
+    limit: int | None
+
+    @property
+    def fraction(self) -> float:
+        """The spent share in [0, 1]; 0 where there is no limit.
+
+        Example:
+            >>> Budget("tokens", 1024, 4096).fraction, Budget("searches", 3, None).fraction
+            (0.25, 0.0)
+        """
+        if self.limit is None:
+            return 0.0
+        return min(1.0, self.used / self.limit) if self.limit > 0 else 1.0
+
+    def __str__(self) -> str:
+        return f"{self.used:,}" + ("" if self.limit is None else f" / {self.limit:,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One moment of an episode.
+
+    Attributes:
+        transcript: The episode so far.
+        max_tokens: Limit of the context, prompt included.
+        max_searches: Limit of searches, None where there is none.
+        max_policy_tokens: Limit of the policy's own tokens, None where there is none.
+        score: The finished episode's score, None while it runs or where nothing scored it.
+    """
+
+    transcript: Transcript
+    max_tokens: int
+    max_searches: int | None = None
+    max_policy_tokens: int | None = None
+    score: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the episode has not ended. Gold answers are shown only when it has."""
+        return self.transcript.stop_reason is None
+
+    @property
+    def ending(self) -> str:
+        """How the episode ended, in words; ``"running"`` while it runs."""
+        reason = self.transcript.stop_reason
+        return "running" if reason is None else _ENDINGS[reason]
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Tokens and searches, and the policy's own tokens where they have a limit."""
+        transcript = self.transcript
+        tokens = Budget("tokens", len(transcript.tokens), self.max_tokens)
+        searches = Budget("searches", len(transcript.searches), self.max_searches)
+        if self.max_policy_tokens is None:
+            return (tokens, searches)
+        policy = Budget("policy tokens", transcript.num_policy_tokens, self.max_policy_tokens)
+        return (tokens, policy, searches)
