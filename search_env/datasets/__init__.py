@@ -1,1 +1,29 @@
-"""."""
+"""Questions and passages: loaders of published layouts, and where to find the files.
+
+* :func:`load_questions` loads a known dataset by name, :func:`find_questions` says from where;
+* :func:`read_questions` and :func:`read_documents` stream any file in a known layout;
+* :func:`find_corpus` finds the passages to search in.
+
+One module holds each layout; ``formats`` names them, ``files`` streams them, ``resolve`` finds
+them. Invented questions and articles come from ``search_env.datasets.world``.
+"""
+
+from search_env.datasets.formats import (
+    CORPUS_FORMATS,
+    QUESTION_FORMATS,
+    read_documents,
+    read_questions,
+)
+from search_env.datasets.records import document_id
+from search_env.datasets.resolve import find_corpus, find_questions, load_questions
+
+__all__ = [
+    "CORPUS_FORMATS",
+    "QUESTION_FORMATS",
+    "document_id",
+    "find_corpus",
+    "find_questions",
+    "load_questions",
+    "read_documents",
+    "read_questions",
+]
