@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _DESIGN = (960, 540)
 _SMALLEST = (480, 270)
 _TAIL = 1024
-"""Tokens decoded at first, from a multiple of a quarter of it, so that lines keep their breaks."""
+"""Tokens decoded at first, from a multiple of a quarter of it, so that breaks rarely move."""
 _LEGEND: tuple[tuple[str, Style], ...] = (
     ("prompt", SOURCES[Source.PROMPT]),
     ("policy", SOURCES[Source.POLICY]),

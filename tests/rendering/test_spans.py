@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_env.rendering.palette import FAULT, SOURCES, TAG
@@ -139,6 +139,7 @@ def letters(parts):
     return [(char, span.style, span.source) for span in parts for char in span.text]
 
 
+@settings(deadline=None)
 @given(RUNS, st.booleans(), st.data())
 def test_any_split_gives_the_same_text(runs, ended, data):
     writer = build(runs)
@@ -153,6 +154,7 @@ def test_any_split_gives_the_same_text(runs, ended, data):
     assert stream.position == total
 
 
+@settings(deadline=None)
 @given(RUNS)
 def test_text_is_that_of_the_segments(runs):
     transcript = build(runs).end(StopReason.MAX_TOKENS).transcript()
