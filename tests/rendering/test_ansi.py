@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.rendering import render_ansi
@@ -91,7 +91,6 @@ def test_score_of_nothing_is_red():
     assert f"{sgr(BAD)}0.000\x1b[0m" in render_ansi(episode().frame(score=0.0))
 
 
-@settings(deadline=None)
 @given(st.text(), st.binary(), st.text(), st.text(), st.booleans())
 def test_no_text_has_power_over_the_terminal(question, policy, document, answer, ended):
     writer = Writer(Question("q", question, (answer,)))

@@ -4,7 +4,7 @@ import io
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.rendering import LiveTerminal, render_ansi
@@ -55,7 +55,6 @@ def test_token_by_token():
     )
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_any_split_prints_the_same(data):
     writer = Writer().write(Source.PROMPT, "frage\n")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.rendering.palette import FAULT, SOURCES, TAG
@@ -139,7 +139,6 @@ def letters(parts):
     return [(char, span.style, span.source) for span in parts for char in span.text]
 
 
-@settings(deadline=None)
 @given(RUNS, st.booleans(), st.data())
 def test_any_split_gives_the_same_text(runs, ended, data):
     writer = build(runs)
@@ -154,7 +153,6 @@ def test_any_split_gives_the_same_text(runs, ended, data):
     assert stream.position == total
 
 
-@settings(deadline=None)
 @given(RUNS)
 def test_text_is_that_of_the_segments(runs):
     transcript = build(runs).end(StopReason.MAX_TOKENS).transcript()
