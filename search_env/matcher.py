@@ -271,7 +271,8 @@ def _save(path: Path, matcher: Matcher) -> None:
 def _load(path: Path) -> Matcher | None:
     """Return a cached matcher, or None where there is none that can be read."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here: np.load leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             rows = arrays["events"].tolist()
             events: list[list[TagEnd]] = [[] for _ in range(1 + (rows[-1][0] if rows else 0))]
             for event, tag, after in rows:

@@ -7,7 +7,8 @@ bytes of its ids, always: there is no context-dependent decoding here.
 Kinds that have such a table: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...) and
 SentencePiece-style vocabularies with byte fallback (Llama 2, Gemma, Mistral, ...). Others are
 refused. Normalisers and pre-tokenisers stay as they are, except for those that would add a space
-in front of every piece of text.
+in front of every piece of text. A vocabulary may lack single bytes that hardly occur (SmolLM2
+lacks 21): encoding drops them, as the library does; the table is exact all the same.
 """
 
 from __future__ import annotations

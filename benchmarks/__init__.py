@@ -1,0 +1,1 @@
+"""Measurements whose results are committed: scripts, and what several of them share."""

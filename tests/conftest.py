@@ -1,0 +1,47 @@
+"""Fixtures shared by all tests: real data where there is any, a cache of the run's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from search_env.tokenizer import Tokenizer, load_tokenizer
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep what tests build out of the user's cache."""
+    before = os.environ.get("SEARCH_ENV_CACHE")
+    os.environ["SEARCH_ENV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["SEARCH_ENV_CACHE"]
+    else:
+        os.environ["SEARCH_ENV_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; tests that need it are skipped without it."""
+    value = os.environ.get("SEARCH_ENV_DATA")
+    if not value:
+        pytest.skip("SEARCH_ENV_DATA is not set: this test needs the real data")
+    return Path(value)
+
+
+REAL_TOKENIZERS = ("gpt2.json", "smollm2.json", "qwen2.json.xz")
+
+
+@pytest.fixture(scope="session", params=["byte", "world-1k", *REAL_TOKENIZERS])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    """Each tokenizer in turn: bundled ones always, real ones where the data is."""
+    name = request.param
+    if name in REAL_TOKENIZERS:
+        name = str(request.getfixturevalue("data_dir") / "tokenizers" / name)
+    return load_tokenizer(name)
