@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -93,6 +93,8 @@ class BM25Retriever:
         self._vocabulary = vocabulary
         self._postings = postings
         self._terms = EnglishTerms(stopwords)
+        # Policies keep asking about the same words; a look-up in the mapped file takes 10 us.
+        self._find_term = lru_cache(maxsize=2**16)(vocabulary.find)
         self._buffers: list[Scores] = []
         self._path: Path | None = None
         self.k1 = k1
@@ -214,7 +216,7 @@ class BM25Retriever:
     def _search(self, query: str, k: int) -> list[Document]:
         """Return the best passages for one query."""
         counts = Counter(self._terms(query))
-        known = ((self._vocabulary.find(term), count) for term, count in counts.items())
+        known = ((self._find_term(term), count) for term, count in counts.items())
         lists = self._postings.lists({term: n for term, n in known if term is not None})
         if not lists:
             return []
