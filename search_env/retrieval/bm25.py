@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from search_env.errors import ConfigurationError, IndexFormatError
-from search_env.retrieval.digest import digest
+from search_env.retrieval.digests import digest
 from search_env.retrieval.index_files import (
     Array,
     map_array,
@@ -248,7 +248,7 @@ class BM25Retriever:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the corpus: :func:`search_env.retrieval.digest.digest` of all passages."""
+        """SHA-256 of the corpus: :func:`search_env.retrieval.digests.digest` of all passages."""
         return digest(self._passages)
 
     @property

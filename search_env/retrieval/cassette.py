@@ -1,0 +1,226 @@
+"""Record what a retriever returned and replay it: tests and papers without the index or server.
+
+A cassette is a file of JSON lines, one recording each, that grows at its end::
+
+    {"backend": "...", "query": "...", "k": 3, "documents": [{"id": "...", "title": "...", ...}]}
+
+A recording is found by its backend's name, the exact query (no normalisation: a retriever may
+answer differently to a different case) and ``k``. Where the same is recorded twice, the first
+counts. Failures are not recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from io import RawIOBase
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from search_env.errors import (
+    CassetteMissError,
+    ConfigurationError,
+    DataFormatError,
+    DataNotFoundError,
+    nearest,
+)
+from search_env.retrieval.base import Retriever, retrieve
+from search_env.types import Document
+
+_FIELDS = {"id": str, "title": str, "text": str, "score": float}
+_NEAREST_AMONG = 10_000  # comparing a missed query with more recordings would take seconds
+
+
+class Cassette:
+    """A retriever that replays recordings and, given an inner retriever, makes the missing ones.
+
+    Each recording is appended in one write, and a file without its last newline is understood as
+    one whose writer was stopped: if that last line is no whole recording it is dropped (and cut
+    off before the next one is appended); any other bad line is an error. Several processes may
+    record to one file; each sees the others' recordings when it opens the file again.
+
+    Args:
+        path: The file; None keeps recordings in memory only. Made on the first recording.
+        inner: Asked for what is missing. None replays only.
+        backend: Name to file recordings under. Default: the inner retriever's ``name`` or else the
+            name of its class; without an inner one, the only backend in the file.
+
+    Raises:
+        DataNotFoundError: Replay only, and the file does not exist.
+        DataFormatError: A line is no recording.
+        ConfigurationError: Replay only, several backends are recorded, and none was chosen.
+
+    Example:
+        >>> from search_env.retrieval.base import FakeRetriever
+        >>> inner = FakeRetriever({"Ulm": [Document("1", "Ulm", "A city.")]})
+        >>> cassette = Cassette(None, inner)
+        >>> cassette.search(["Ulm"], k=1) == cassette.search(["Ulm"], k=1)
+        True
+        >>> inner.calls
+        [['Ulm']]
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        inner: Retriever | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        self.path = Path(path) if path is not None else None
+        self.inner = inner
+        recordings = _read(self.path, must_exist=inner is None)
+        self.name = backend or _backend(inner, recordings)
+        self._found = recordings.get(self.name, {})
+
+    @classmethod
+    def from_recordings(
+        cls, recordings: Mapping[str, Sequence[Document]], *, k: int, backend: str = "recordings"
+    ) -> Cassette:
+        """Return an in-memory cassette that replays documents by query, for this ``k`` only.
+
+        Example:
+            >>> Cassette.from_recordings({"Ulm": []}, k=3).search(["Ulm"], k=3)
+            [[]]
+        """
+        cassette = cls(None, backend=backend)
+        cassette._found = {(query, k): list(found) for query, found in recordings.items()}
+        return cassette
+
+    def __len__(self) -> int:
+        """The number of recordings of this backend."""
+        return len(self._found)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
+        """Replay each query; record first what is missing, in one call of the inner retriever.
+
+        Raises:
+            CassetteMissError: Replay only, and a query is not recorded with this ``k``.
+            RetrievalError: The inner retriever failed; nothing of the call is recorded.
+        """
+        missing = [query for query in dict.fromkeys(queries) if (query, k) not in self._found]
+        if missing:
+            self._record(missing, k)
+        return [list(self._found[query, k]) for query in queries]
+
+    def _record(self, queries: Sequence[str], k: int) -> None:
+        """Ask the inner retriever and keep its answers."""
+        if self.inner is None:
+            raise self._miss(queries[0], k)
+        answers = retrieve(self.inner, queries, k)
+        for query, documents in zip(queries, answers, strict=True):
+            row = {"backend": self.name, "query": query, "k": k}
+            if self.path is not None:
+                _append(self.path, row | {"documents": [asdict(item) for item in documents]})
+            # Another thread may have been quicker; its answer is the one in the file's order.
+            self._found.setdefault((query, k), documents)
+
+    def _miss(self, query: str, k: int) -> CassetteMissError:
+        """Return the error for a query that was not recorded."""
+        other = sorted({size for recorded, size in self._found if recorded == query})
+        hint = f"It is recorded with k={other[0]}. " if other else ""
+        known = islice((recorded for recorded, _ in self._found), _NEAREST_AMONG)
+        return CassetteMissError(
+            f"Expected a recording of {query!r} with k={k} by {self.name!r} in "
+            f"{self.path or 'memory'}, got none among {len(self)}. {hint or nearest(query, known)}"
+            "Record it: Cassette(path, inner=retriever)."
+        )
+
+
+def _backend(inner: Retriever | None, recordings: Mapping[str, object]) -> str:
+    """Return the name to file recordings under; see the class."""
+    if inner is not None:
+        name = getattr(inner, "name", None)
+        return name if isinstance(name, str) else type(inner).__name__
+    if len(recordings) > 1:
+        raise ConfigurationError(
+            f"Expected recordings of one backend, got {sorted(recordings)}. "
+            "Choose one with Cassette(path, backend=...)."
+        )
+    return next(iter(recordings), "")
+
+
+_Recordings = dict[str, dict[tuple[str, int], list[Document]]]
+
+
+def _read(path: Path | None, *, must_exist: bool) -> _Recordings:
+    """Return the recordings of a file by backend."""
+    recordings: _Recordings = {}
+    if path is None:
+        return recordings
+    if not path.exists():
+        if must_exist:
+            raise DataNotFoundError(
+                f"Expected a cassette at {path}, got no such file. "
+                "Record one first: Cassette(path, inner=retriever)."
+            )
+        return recordings
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not _is_whole(line):
+            break
+        backend, query, k, documents = _parse(path, number, line)
+        recordings.setdefault(backend, {}).setdefault((query, k), documents)
+    return recordings
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a last line without a newline is nevertheless a whole JSON value."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(path: Path, number: int, line: bytes) -> tuple[str, str, int, list[Document]]:
+    """Return backend, query, k and documents of one line."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise DataFormatError.at(path, number, "", "a JSON object", line) from None
+    if not isinstance(row, dict):
+        raise DataFormatError.at(path, number, "", "a JSON object", row)
+    for field, kind in (("backend", str), ("query", str), ("k", int), ("documents", list)):
+        if not isinstance(row.get(field), kind):
+            raise DataFormatError.at(path, number, field, f"a {kind.__name__}", row.get(field))
+    documents = [_document(path, number, i, fields) for i, fields in enumerate(row["documents"])]
+    return row["backend"], row["query"], row["k"], documents
+
+
+def _document(path: Path, number: int, position: int, fields: Any) -> Document:
+    """Return one document of a recording."""
+    place = f"documents.{position}"
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
+        raise DataFormatError.at(path, number, place, f"the fields {list(_FIELDS)}", fields)
+    for field, kind in _FIELDS.items():
+        if not isinstance(fields[field], (kind, int) if kind is float else kind):
+            got = fields[field]
+            raise DataFormatError.at(path, number, f"{place}.{field}", f"a {kind.__name__}", got)
+    return Document(**fields)
+
+
+def _append(path: Path, row: Mapping[str, object]) -> None:
+    """Append one line in a single write, after mending an end that a crash left behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(row).encode("ascii") + b"\n"
+    with open(path, "a+b", buffering=0) as file:
+        if not _ends_line(file):
+            file.seek(0)
+            tail = file.read().rpartition(b"\n")[2]
+            if _is_whole(tail):
+                line = b"\n" + line
+            else:
+                file.truncate(file.tell() - len(tail))
+        file.write(line)
+
+
+def _ends_line(file: RawIOBase) -> bool:
+    """Whether a file is empty or ends with a newline."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return True
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
