@@ -186,9 +186,25 @@ def _world_questions(split: str, options: str) -> Sequence[Question]:
 
 @functools.lru_cache(maxsize=8)
 def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
-    from search_env.datasets.resolve import load_questions as load
+    from search_env.datasets import formats, resolve
 
-    return tuple(load(dataset, split))
+    known = [*resolve.DATASETS, *(a for e in resolve.DATASETS.values() for a in e.aliases)]
+    if dataset in known:
+        return tuple(resolve.load_questions(dataset, split))
+    if not Path(dataset).expanduser().is_file():
+        known = ["world", "toy", *known]
+        raise ConfigurationError(
+            f"Expected dataset to be a file or one of {known}, got {dataset!r}. "
+            f"{nearest(dataset, known)}"
+        )
+    held = list(formats.read_questions(Path(dataset).expanduser()))
+    questions = tuple(q for q in held if split is None or q.split == split)
+    if not questions:
+        raise ConfigurationError(
+            f"Expected questions of split {split!r} in {dataset}, which holds "
+            f"{sorted({q.split for q in held})}. Choose one of these, or leave split out."
+        )
+    return questions
 
 
 @functools.lru_cache(maxsize=4)
