@@ -178,19 +178,19 @@ class Dynamics:
         """Return the number of tokens in one row."""
         return int(self._end_of[row]) - int(self._first[row])
 
-    def append(self, rows: Rows, tokens: Ids) -> list[Query]:
+    def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
         """Write one policy token in each of some running rows.
 
         Args:
             rows: ``slice(None)`` or distinct row numbers; none ended, none waiting for documents.
-            tokens: int32, one id in ``[0, tokenizer.size)`` for each of the rows.
+            tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
 
         Returns:
             The queries that these tokens closed, in order of rows. Each of those rows waits for
             :meth:`insert_documents` or :meth:`fail_retrieval`.
         """
         at = self._end_of[rows]
-        self._flat_tokens[at] = tokens
+        self._flat_tokens[at] = tokens.astype(np.int32)  # cheaper than casting on assignment
         self._flat_sources[at] = _POLICY
         self._end_of[rows] = at + _ONE
         entry = self._state[rows] + self._classes[tokens]

@@ -166,7 +166,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         )
         self._truncate_on_error = on_retrieval_error == "truncate"
         self._dynamics = Dynamics(self.protocol, self.tokenizer, prompt=prompt)
-        self._action = np.zeros(1, np.int32)
+        self._action = np.zeros(1, np.int64)
         self._running = False
         self._terminal: LiveTerminal | None = None
         self._size, length = self.tokenizer.size, self.protocol.max_tokens

@@ -50,7 +50,7 @@ def feed(
     for count, token in enumerate(ids):
         if dynamics.episodes[row].stop_reason is not None:
             return count
-        for query in dynamics.append(np.array([row]), np.array([token], np.int32)):
+        for query in dynamics.append(np.array([row]), np.array([int(token)])):
             found = [DOCUMENT] if documents is None else documents.get(query.text, [])
             dynamics.insert_documents(query.row, found)
     return len(ids)
@@ -157,9 +157,7 @@ def test_end_of_sequence():
 
 def test_nothing_found_is_said_as_published():
     t = played(R1, f"{B}Bob{E}", documents={})
-    assert t.segments()[-1][1] == (
-        "\n\n<|begin_of_documents|>\nNone\n<|end_of_documents|>\n\n"
-    )
+    assert t.segments()[-1][1] == ("\n\n<|begin_of_documents|>\nNone\n<|end_of_documents|>\n\n")
     t = played(SR1, "<search>Bob</search>", documents={})
     assert t.segments()[-1][1] == "\n\n<information></information>\n\n"
 
@@ -167,9 +165,7 @@ def test_nothing_found_is_said_as_published():
 def test_search_r1_documents_are_written_as_published():
     documents = [Document("1", "A", "x"), Document("2", "", "y")]
     t = played(SR1, "<search>q</search>", documents={"q": documents})
-    assert t.segments()[-1][1] == (
-        "\n\n<information>Doc 1(Title: A) x\nDoc 2y\n</information>\n\n"
-    )
+    assert t.segments()[-1][1] == ("\n\n<information>Doc 1(Title: A) x\nDoc 2y\n</information>\n\n")
 
 
 def test_max_searches_closes_but_does_not_run():
@@ -235,7 +231,9 @@ def test_documents_are_cut_so_that_the_closing_tag_stays(room):
     limit = prompt_length(R1) + len(query) + room
     t = played(R1.limited(max_tokens=limit), query, documents={"q": [long]})
     frame = len(R1.documents_prefix) + len(R1.documents_suffix)
-    assert t.stop_reason is (StopReason.MAX_TOKENS if room < frame or len(t.tokens) == limit else None)
+    assert t.stop_reason is (
+        StopReason.MAX_TOKENS if room < frame or len(t.tokens) == limit else None
+    )
     assert len(t.tokens) <= limit
     if room < frame:
         assert not t.searches
@@ -265,7 +263,7 @@ def test_failed_retrieval_ends_the_episode():
     dynamics = Dynamics(R1, BYTE)
     dynamics.begin(0, QUESTION)
     for token in BYTE.encode(f"{B}q{E}"):
-        queries = dynamics.append(ALL, np.array([token]))
+        queries = dynamics.append(ALL, np.array([int(token)]))
     assert [q.text for q in queries] == ["q"]
     dynamics.fail_retrieval(0)
     t = dynamics.transcript(0)
@@ -397,7 +395,7 @@ def test_rows_side_by_side_equal_rows_alone(texts, protocol):
             for row, ids in enumerate(streams)
             if step < len(ids) and together.episodes[row].stop_reason is None
         ]
-        tokens = np.array([streams[row][step] for row in rows], np.int32)
+        tokens = np.array([streams[row][step] for row in rows])
         if rows:
             for query in together.append(np.array(rows), tokens):
                 together.insert_documents(query.row, [DOCUMENT])
