@@ -16,12 +16,18 @@ import pytest
 import search_env
 from benchmarks.published import FILES, read_trajectories
 from search_env.retrieval.cassette import Cassette
+from search_env.scoring import cover_exact_match, exact_match, token_f1
 from search_env.types import Source, StopReason
 
 STATED = {  # the data folder's README
     "bamboogle": {"exact_match": 0.456, "cover_exact_match": 0.528, "f1": 0.577},
     "2wikimultihopqa": {"exact_match": 0.554, "cover_exact_match": 0.636, "f1": 0.637},
 }
+# One row of the released file states a prediction that its own text does not hold: the text ends in
+# "<answer>27 July 1953</answer>", the prediction field reads as the gold answer does. The stated
+# exact match counts the field; what the policy wrote scores one episode less.
+EDITED = {"bamboogle": {"27 July 1953": "July 27, 1953"}, "2wikimultihopqa": {}}
+WRITTEN_EXACT_MATCH = {"bamboogle": 56 / 125, "2wikimultihopqa": 0.554}
 BAMBOOGLE_SEARCHES = {0: 2, 1: 18, 2: 87, 3: 16, 4: 2}
 
 
@@ -53,7 +59,7 @@ def replayed(request, data_dir, tmp_path_factory):
     env = search_env.SearchQAEnv(
         dataset=str(questions),
         tokenizer=str(data_dir / "tokenizers" / "qwen2.json.xz"),
-        retriever=Cassette.from_recordings(recordings),
+        retriever=Cassette.from_recordings(recordings, k=5),
         top_k=5,
         max_tokens=8192,
     )
@@ -96,8 +102,22 @@ def test_recorded_text_comes_back(replayed):
 
 def test_scores_are_the_stated_ones(replayed):
     dataset, episodes = replayed
+    metrics = {"exact_match": exact_match, "cover_exact_match": cover_exact_match, "f1": token_f1}
     for metric, stated in STATED[dataset].items():
-        assert round(np.mean([info[metric] for _, info, _ in episodes]), 3) == stated
+        written = np.mean([info[metric] for _, info, _ in episodes])
+        scored = np.mean(
+            [
+                metrics[metric](as_recorded(dataset, info["answer"]), t.question.answers)
+                for t, info, _ in episodes
+            ]
+        )
+        assert round(scored, 3) == stated
+        expected = WRITTEN_EXACT_MATCH[dataset] if metric == "exact_match" else stated
+        assert round(written, 3) == expected
+
+
+def as_recorded(dataset: str, answer: str) -> str:
+    return EDITED[dataset].get(answer, answer)
 
 
 def test_searches_and_answers_are_the_recorded_ones(replayed, data_dir):
@@ -110,4 +130,4 @@ def test_searches_and_answers_are_the_recorded_ones(replayed, data_dir):
     for (trajectory, info, transcript), row in zip(episodes, recorded, strict=True):
         assert info["num_searches"] == len(trajectory.queries)
         assert [s.query for s in transcript.searches] == list(trajectory.queries)
-        assert info["answer"] == row["pred_ans"].strip()
+        assert as_recorded(dataset, info["answer"]) == row["pred_ans"].strip()
