@@ -86,15 +86,16 @@ def file_fault(path: Path, expected: str, got: str, remedy: str) -> DataFormatEr
 
 
 def first_character(path: Path) -> str:
-    """Return the first character that is not white space.
+    """Return the first character (the first byte as one) that is not white space.
 
     Raises:
         DataFormatError: There is none.
     """
-    with open_text(path) as file:
+    with open_binary(path) as file:
+        skipped = codecs.BOM_UTF8 + b" \t\r\n"
         while chunk := file.read(_CHUNK):
-            if found := chunk.lstrip():
-                return found[0]
+            if found := chunk.lstrip(skipped):
+                return chr(found[0])
     raise file_fault(path, "at least one record", "an empty file", "Fetch the file again.")
 
 
@@ -293,6 +294,7 @@ def iter_csv(path: Path) -> Iterator[Record]:
                     raise DataFormatError.at(path, reader.line_num, "", columns, list(row.values()))
                 yield record
         except csv.Error as error:
-            raise DataFormatError.at(path, reader.line_num, "", "a CSV row", str(error)) from error
+            line = reader.reader.line_num  # DictReader's own count lags behind a fault
+            raise DataFormatError.at(path, line, "", "a CSV row", str(error)) from error
     if not found:
         raise file_fault(path, "a header and rows", "none", "Fetch the file again.")

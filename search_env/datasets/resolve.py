@@ -130,8 +130,9 @@ def find_questions(
 ) -> tuple[Path, str]:
     """Return the file that holds a dataset's split, and its layout.
 
-    A combined file may hold other datasets too. Arguments and errors as for
-    :func:`load_questions`; a file given by the caller is not looked into beyond its first record.
+    A combined file counts where its rows name the dataset and the split; it may hold others too.
+    Arguments and errors as for :func:`load_questions`; a file given by the caller is not looked
+    into beyond its first record.
     """
     name, chosen = _dataset_and_split(dataset, split, path)
     tried: list[str] = []
@@ -140,14 +141,10 @@ def find_questions(
     published = DATASETS[name].files.get(chosen, ())
     for folder in _folders(path, tried):
         for candidate in _candidates(folder, (COMBINED_NAME,)):
-            other_splits: set[str] = set()
-            for question in read_questions(candidate):
-                if _belongs(question, name, chosen):
-                    return candidate, question_format(candidate)
-                if question.dataset == name:
-                    other_splits.add(question.split)
-            held = ", ".join(sorted(other_splits)) or "nothing"
-            tried.append(f"{candidate}: holds {held} of {name}")
+            held = _splits_until(candidate, name, chosen)
+            if chosen in held:
+                return candidate, question_format(candidate)
+            tried.append(f"{candidate}: holds {', '.join(held) or 'nothing'} of {name}")
         for candidate in _candidates(folder, published):
             return candidate, question_format(candidate)
         tried.append(f"{folder}: no {' or '.join((COMBINED_NAME, *published))} [.xz, .gz]")
@@ -245,6 +242,17 @@ def _candidates(folder: Path, names: Iterable[str]) -> Iterator[Path]:
         candidate = folder / subfolder / f"{name}{suffix}"
         if candidate.is_file():
             yield candidate
+
+
+def _splits_until(path: Path, dataset: str, split: str) -> list[str]:
+    """Return the splits that a combined file names for a dataset, up to the wanted one."""
+    held: dict[str, None] = {}
+    for question in read_questions(path):
+        if question.dataset == dataset:
+            held[question.split] = None
+            if question.split == split:
+                break
+    return list(held)
 
 
 def _download(filename: str, tried: list[str]) -> Path | None:
