@@ -1,0 +1,121 @@
+"""Counter-based random numbers: a value is a hash of where it is used, not of what came before.
+
+Any value of the world can so be computed on its own, for one index or for an array of them, and
+stays the same on every platform, Python and numpy version: there is nothing here but 64-bit
+integer arithmetic. The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood,
+"Fast splittable pseudorandom number generators", OOPSLA 2014). Not for cryptography.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bits = NDArray[np.uint64]
+Item = TypeVar("Item")
+
+_MASK = 0xFFFF_FFFF_FFFF_FFFF
+_GOLDEN = 0x9E37_79B9_7F4A_7C15
+
+
+@overload
+def mix(x: int) -> int: ...
+@overload
+def mix(x: Bits) -> Bits: ...
+def mix(x: Any) -> Any:
+    """Return 64 well-mixed bits of ``x``: an int, or elementwise an array of uint64.
+
+    Example:
+        >>> hex(mix(0)), hex(mix(1))  # the first outputs of SplitMix64 from seeds 0 and 1
+        ('0xe220a8397b1dcdaf', '0x910a2dec89025cc1')
+    """
+    # The masks keep Python's integers at 64 bits; arrays of uint64 wrap by themselves.
+    x = (x + _GOLDEN) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D0_49BB_1331_11EB) & _MASK
+    return x ^ (x >> 31)
+
+
+@overload
+def below(bits: int, n: int) -> int: ...
+@overload
+def below(bits: Bits, n: int) -> Bits: ...
+def below(bits: Any, n: int) -> Any:
+    """Map 64 random bits to ``0 .. n - 1``, for ``1 <= n < 2**32``, by their upper half.
+
+    Example:
+        >>> below(0, 6), below(2**64 - 1, 6)
+        (0, 5)
+    """
+    return ((bits >> 32) * n) >> 32
+
+
+def key(*parts: int | str) -> int:
+    """Return the 64-bit key that names a use of randomness.
+
+    Example:
+        >>> key("train", 0) != key("train", 1)
+        True
+    """
+    data = "\x1f".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def stream(start: int, count: int) -> Bits:
+    """Return the random bits of counters ``0 .. count - 1`` under one key, as ``(count,)`` uint64.
+
+    Example:
+        >>> stream(7, 3).tolist() == [mix(7), mix(8), mix(9)]
+        True
+    """
+    return mix(np.arange(count, dtype=np.uint64) + np.uint64(start))
+
+
+class Draws:
+    """A short sequence of draws that starts from a key; equal keys give equal draws.
+
+    Example:
+        >>> draws = Draws(key("dice"))
+        >>> [draws.below(6) + 1 for _ in range(5)]
+        [3, 1, 1, 1, 6]
+    """
+
+    __slots__ = ("_state",)
+
+    def __init__(self, start: int) -> None:
+        self._state = start
+
+    def bits(self) -> int:
+        """Return the next 64 random bits."""
+        out = mix(self._state)
+        self._state = (self._state + _GOLDEN) & _MASK
+        return out
+
+    def below(self, n: int) -> int:
+        """Return an integer of ``0 .. n - 1``."""
+        return ((self.bits() >> 32) * n) >> 32
+
+    def chance(self, percent: int) -> bool:
+        """Return True in ``percent`` of 100 cases."""
+        return self.below(100) < percent
+
+    def choice(self, items: Sequence[Item]) -> Item:
+        """Return one of the items."""
+        return items[self.below(len(items))]
+
+    def shuffled(self, items: Sequence[Item]) -> list[Item]:
+        """Return the items in random order (Fisher and Yates)."""
+        out = list(items)
+        for last in range(len(out) - 1, 0, -1):
+            other = self.below(last + 1)
+            out[last], out[other] = out[other], out[last]
+        return out
+
+    def jittered(self, items: Sequence[Item]) -> list[Item]:
+        """Return the items in nearly their order: each moves by a few places at most."""
+        places = [2 * place + self.below(5) for place in range(len(items))]
+        return [items[place] for place in sorted(range(len(items)), key=places.__getitem__)]

@@ -1,0 +1,182 @@
+"""What the world consists of: kinds of entities, professions, and the shape of a relation.
+
+Data and look-ups only. The relations themselves stand in ``relations.py``, how their values are
+drawn in ``facts.py``, how articles put them in ``layouts.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of entity.
+
+    Attributes:
+        noun: What one is called, as in ``"Which novel ...?"``.
+        weight: Share of the articles, relative to the other kinds.
+        style: Word style of :mod:`names`; kinds of one style share no word either.
+        patterns: Names, around the invented word ``{w}``.
+        typed: A mention that says the kind, around ``{noun}`` and ``{name}``. For people the noun
+            is their profession.
+        plain: A mention that does not; empty where every mention says the kind.
+        pronouns: Sentence subjects for an entity named before, beside its name.
+    """
+
+    noun: str
+    weight: int
+    style: str
+    patterns: tuple[str, ...]
+    typed: str = "the {noun} {name}"
+    plain: str = "{name}"
+    pronouns: tuple[str, ...] = ("It",)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How to compare two subjects by a date, a year or a number: question templates.
+
+    ``{a}`` and ``{b}`` are the subjects. ``more`` and ``less`` are yes/no questions, ``most`` and
+    ``least`` ask which of the two.
+    """
+
+    least: tuple[str, ...]
+    most: tuple[str, ...]
+    less: tuple[str, ...]
+    more: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A kind of fact and the ways to ask for it. Every fact is a function: one value or none.
+
+    Attributes:
+        name: Unique among the relations of a subject.
+        subjects: Kinds whose articles state it.
+        value: Kind of the object, or ``"date"``, ``"year"``, ``"number"``.
+        keywords: Words of the stating sentences, for a keyword query.
+        ask: Questions for the value, around the subject ``{s}``.
+        noun: Noun phrases for the value, around ``{s}``; empty where no chain passes through.
+        clause: Verb phrase of a subject, around the object ``{o}``; empty where none is needed.
+        same: Yes/no questions whether ``{a}`` and ``{b}`` share the value.
+        comparison: Questions that compare the values of two subjects.
+        role: What the object is to the subject, as in ``"author"``; only for people of works.
+        units: Units to write after the number, long form first.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    value: str
+    keywords: str
+    ask: tuple[str, ...]
+    noun: tuple[str, ...] = ()
+    clause: str = ""
+    same: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    role: str = ""
+    units: tuple[str, ...] = ()
+
+
+_WORKS = ("The {n} of {w}", "{w} and the {n}", "The {a} {n} of {w}", "The {w} {n}", "{w}")
+
+KINDS: dict[str, Kind] = {
+    "country": Kind("country", 8, "country", ("{w}",), "the {noun} of {name}"),
+    "region": Kind("region", 24, "region", ("{w}",), "the {noun} of {name}", plain=""),
+    "city": Kind(
+        "city", 130, "city", ("{w}",), "the {noun} of {name}", pronouns=("It", "The city")
+    ),
+    "river": Kind("river", 44, "nature", ("{w}",), plain=""),
+    "mountain": Kind("mountain", 40, "nature", ("Mount {w}",), "{name}"),
+    "university": Kind(
+        *("university", 30, "organisation"),
+        ("{w} University", "{w} College", "{w} Polytechnic"),
+        "{name}",
+        pronouns=("It", "The university"),
+    ),
+    "museum": Kind(
+        *("museum", 24, "organisation"),
+        ("{w} Museum", "{w} Gallery", "{w} Collection"),
+        "the {name}",
+        "the {name}",
+        pronouns=("It", "The museum"),
+    ),
+    "club": Kind(
+        *("football club", 26, "organisation"),
+        ("{w} Rovers", "{w} United", "{w} Athletic", "{w} Wanderers", "Sporting {w}"),
+        pronouns=("It", "The club"),
+    ),
+    "publisher": Kind(
+        *("publisher", 20, "organisation"),
+        ("{w} Press", "{w} Books", "{w} House"),
+        pronouns=("It", "The company"),
+    ),
+    "studio": Kind(
+        *("film studio", 20, "organisation"),
+        ("{w} Pictures", "{w} Films", "{w} Studios"),
+        pronouns=("It", "The studio", "The company"),
+    ),
+    "label": Kind(
+        *("record label", 16, "organisation"),
+        ("{w} Records", "{w} Music", "{w} Sound"),
+        pronouns=("It", "The label", "The company"),
+    ),
+    "manufacturer": Kind(
+        *("manufacturer", 36, "organisation"),
+        ("{w} Motors", "{w} Instruments", "{w} Works", "{w} Textiles", "{w} Optics"),
+        pronouns=("It", "The company"),
+    ),
+    "person": Kind("person", 330, "surname", ("{w}",), pronouns=("He", "She")),
+    "novel": Kind("novel", 90, "work", _WORKS, pronouns=("It", "The novel")),
+    "film": Kind("film", 90, "work", _WORKS, pronouns=("It", "The film")),
+    "song": Kind(
+        *("song", 56, "work"),
+        ("The {n} of {w}", "Goodbye, {w}", "{w} Waltz", "Letters from {w}", "Back to {w}"),
+        pronouns=("It", "The song"),
+    ),
+    "painting": Kind(
+        *("painting", 60, "work"),
+        ("The {n} of {w}", "{w} at Dusk", "{w} with a Lamp", "The {a} {n} of {w}"),
+        pronouns=("It", "The painting"),
+    ),
+    "opera": Kind(
+        *("opera", 36, "work"),
+        ("{w}", "The {n} of {w}", "{w} and the {n}", "The {a} {n} of {w}"),
+        pronouns=("It", "The opera"),
+    ),
+}
+"""Every kind, in the order in which their articles are numbered."""
+
+WORKS = ("novel", "film", "song", "painting", "opera")
+COMPANIES = ("publisher", "studio", "label", "manufacturer")
+
+TITLE_NOUNS = (
+    *("Bell", "Bridge", "Clock", "Crown", "Door", "Feast", "Garden", "Harvest", "Keeper"),
+    *("Lantern", "Ledger", "Letter", "Mask", "Mirror", "Orchard", "Promise", "Raven", "Ring"),
+    *("Secret", "Shadow", "Stranger", "Tower", "Voyage", "Widow", "Winter"),
+)
+TITLE_ADJECTIVES = (
+    *("Blind", "Broken", "Burning", "Distant", "Golden", "Hidden", "Last", "Patient", "Pale"),
+    *("Quiet", "Restless", "Second", "Silent", "Silver", "Stolen", "White"),
+)
+
+PROFESSIONS = (
+    *("novelist", "film director", "composer", "singer", "actor", "painter", "architect"),
+    *("politician", "mountaineer", "entrepreneur", "football coach", "physicist"),
+)
+PROFESSION_WEIGHTS = (5, 5, 5, 4, 5, 5, 3, 7, 3, 5, 4, 5)
+
+
+@cache
+def kind_counts(articles: int) -> dict[str, int]:
+    """Return how many articles of each kind a world of ``articles`` has; people fill up.
+
+    Example:
+        >>> kind_counts(1000)["city"], sum(kind_counts(1000).values())
+        (120, 1000)
+    """
+    total = sum(kind.weight for kind in KINDS.values())
+    counts = {name: max(2, articles * kind.weight // total) for name, kind in KINDS.items()}
+    counts["person"] += articles - sum(counts.values())
+    return counts
