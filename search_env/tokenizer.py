@@ -105,11 +105,9 @@ class Tokenizer:
         Returns:
             int32 ``(T,)``.
         """
-        try:
-            ids = self._encode(text, special)
-        except UnicodeEncodeError:
-            ids = self._encode(text.encode("utf-8", "replace").decode("utf-8"), special)
-        return np.array(ids, dtype=np.int32)
+        if not text.isascii():
+            text = text.encode("utf-8", "replace").decode("utf-8")
+        return np.array(self._encode(text, special), dtype=np.int32)
 
     def bytes_of(self, ids: Iterable[int]) -> bytes:
         """Return the exact bytes of a sequence of ids."""
