@@ -30,7 +30,9 @@ from search_env.errors import (
 from search_env.retrieval.base import Retriever, retrieve
 from search_env.types import Document
 
-_FIELDS = {"id": str, "title": str, "text": str, "score": float}
+_ROW = {"backend": str, "query": str, "k": int, "documents": list}
+_DOCUMENT = {"id": str, "title": str, "text": str, "score": (float, int)}
+_IN_WORDS = {str: "a string", int: "an integer", list: "a list", (float, int): "a number"}
 _NEAREST_AMONG = 10_000  # comparing a missed query with more recordings would take seconds
 
 
@@ -182,25 +184,22 @@ def _parse(path: Path, number: int, line: bytes) -> tuple[str, str, int, list[Do
         row = json.loads(line)
     except ValueError:
         raise DataFormatError.at(path, number, "", "a JSON object", line) from None
-    if not isinstance(row, dict):
-        raise DataFormatError.at(path, number, "", "a JSON object", row)
-    for field, kind in (("backend", str), ("query", str), ("k", int), ("documents", list)):
-        if not isinstance(row.get(field), kind):
-            raise DataFormatError.at(path, number, field, f"a {kind.__name__}", row.get(field))
-    documents = [_document(path, number, i, fields) for i, fields in enumerate(row["documents"])]
+    _check(path, number, "", row, _ROW)
+    for i, fields in enumerate(row["documents"]):
+        _check(path, number, f"documents.{i}", fields, _DOCUMENT)
+    documents = [Document(**fields) for fields in row["documents"]]
     return row["backend"], row["query"], row["k"], documents
 
 
-def _document(path: Path, number: int, position: int, fields: Any) -> Document:
-    """Return one document of a recording."""
-    place = f"documents.{position}"
-    if not isinstance(fields, dict) or fields.keys() != _FIELDS.keys():
-        raise DataFormatError.at(path, number, place, f"the fields {list(_FIELDS)}", fields)
-    for field, kind in _FIELDS.items():
-        if not isinstance(fields[field], (kind, int) if kind is float else kind):
-            got = fields[field]
-            raise DataFormatError.at(path, number, f"{place}.{field}", f"a {kind.__name__}", got)
-    return Document(**fields)
+def _check(path: Path, number: int, place: str, value: Any, kinds: Mapping[str, Any]) -> None:
+    """Raise unless a value is an object with exactly these fields, of these types."""
+    if not isinstance(value, dict) or value.keys() != kinds.keys():
+        fields = ", ".join(kinds)
+        raise DataFormatError.at(path, number, place, f"an object with the fields {fields}", value)
+    for name, kind in kinds.items():
+        if not isinstance(value[name], kind):
+            field = f"{place}.{name}".lstrip(".")
+            raise DataFormatError.at(path, number, field, _IN_WORDS[kind], value[name])
 
 
 def _append(path: Path, row: Mapping[str, object]) -> None:
