@@ -21,7 +21,9 @@ from search_env.types import Document, Question
 FILES = {"bamboogle": "bamboogle_qwen.jsonl.xz", "2wikimultihopqa": "2wiki_qwen.jsonl.xz"}
 
 _BLOCK = re.compile(r"\n\n<\|begin_of_documents\|>\n(.*?)<\|end_of_documents\|>\n\n", re.DOTALL)
-_QUERY = re.compile(r"<\|begin_of_query\|>((?:(?!<\|begin_of_query\|>).)*?)<\|end_of_query\|>", re.S)
+_QUERY = re.compile(
+    r"<\|begin_of_query\|>((?:(?!<\|begin_of_query\|>).)*?)<\|end_of_query\|>", re.S
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,9 @@ def read_trajectories(data: Path, dataset: str) -> Iterator[PublishedTrajectory]
             parts = _BLOCK.split(row["gen_text_store"])
             segments, blocks = parts[::2], parts[1::2]
             yield PublishedTrajectory(
-                question=Question(f"{dataset}-{number}", row["question"], (row["answer"],), dataset),
+                question=Question(
+                    f"{dataset}-{number}", row["question"], (row["answer"],), dataset
+                ),
                 text=row["gen_text_store"],
                 segments=tuple(segments),
                 queries=tuple(without_quotes(_QUERY.findall(s)[-1]) for s in segments[:-1]),

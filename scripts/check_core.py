@@ -36,8 +36,10 @@ def main() -> None:
         *_, info = env.step(int(np.int64(token)))
     ready = time.perf_counter() - start
     loaded = [name for name in FORBIDDEN if name in sys.modules]
-    print(f"import {imported:.3f} s (limit {IMPORT_LIMIT}), first search {ready:.3f} s "
-          f"(limit {READY_LIMIT}), documents {info.get('document_ids')}")
+    print(
+        f"import {imported:.3f} s (limit {IMPORT_LIMIT}), first search {ready:.3f} s "
+        f"(limit {READY_LIMIT}), documents {info.get('document_ids')}"
+    )
     if imported > IMPORT_LIMIT or ready > READY_LIMIT or loaded or not info.get("document_ids"):
         sys.exit(f"Expected limits kept, a document found and none of {FORBIDDEN}; got {loaded}.")
 

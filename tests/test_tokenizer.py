@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from search_env.errors import TokenizerError, UnsupportedTokenizerError
 from search_env.tokenizer import BUNDLED, Tokenizer, load_tokenizer
 
-PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"]), max_size=60)
+PRINTABLE = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Co"]), max_size=60
+)
 
 
 def sentencepiece_spec(**model) -> dict:
