@@ -1,0 +1,308 @@
+"""Any agent on any question set: one loop, one record an episode, one summary.
+
+:func:`evaluate` runs, :func:`record_of` measures one transcript, :func:`summarise` averages. The
+measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
+(:data:`search_env.scoring.R1_SEARCHER`), whatever the protocol or dataset. No printing, no files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from search_env.env import Observation, SearchQAEnv
+from search_env.errors import ConfigurationError
+from search_env.scoring import R1_SEARCHER, cover_exact_match, exact_match, token_f1
+from search_env.statistics import RESAMPLES, Interval, bootstrap_mean
+from search_env.types import StopReason, Transcript
+
+
+class Agent(Protocol):
+    """Whatever plays an episode: two methods."""
+
+    def begin(self, env: SearchQAEnv, observation: Observation) -> None:
+        """Prepare for a new episode.
+
+        Args:
+            env: The bare environment, just reset. Agents may read its ``tokenizer``, ``protocol``
+                and ``transcript()``; only those that say so may read the gold answers there.
+            observation: What ``reset`` returned.
+        """
+        ...
+
+    def act(self, observation: Observation) -> int:
+        """Return the next token id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRecord:
+    """What one episode came to. Plain values, ready for JSON.
+
+    Attributes:
+        question_id: Which question.
+        kind: The dataset's own question type, "" where it has none.
+        hops: Number of known single-hop steps, None where unknown.
+        answer: What was answered, None where nothing was.
+        golds: Gold answer and aliases.
+        exact_match: See :func:`search_env.scoring.exact_match`.
+        f1: See :func:`search_env.scoring.token_f1`.
+        cover_exact_match: See :func:`search_env.scoring.cover_exact_match`.
+        episode_return: Undiscounted sum of the rewards that the environment paid.
+        searches: Searches that were run.
+        policy_tokens: Tokens that the policy wrote.
+        stop_reason: A :class:`~search_env.types.StopReason`'s value.
+        valid: False where retrieval failed; such an episode says nothing about the agent.
+        format_faults: Kinds of the faults, in order.
+        queries: What was searched for, in order.
+        document_ids: What each search found, best first.
+        supporting_recall: Share of the question's supporting documents among all documents that
+            the episode retrieved; None where the dataset names none.
+        all_supports: 1.0 where all of them were retrieved, else 0.0; None likewise.
+        answer_recall: 1.0 where the words of some gold answer stand in a row in the title and text
+            of some retrieved document, both normalised, else 0.0. Golds that are closed answers
+            (yes, no) or have no word left are not looked for; None where no other is left.
+    """
+
+    question_id: str
+    kind: str
+    hops: int | None
+    answer: str | None
+    golds: tuple[str, ...]
+    exact_match: float
+    f1: float
+    cover_exact_match: float
+    episode_return: float
+    searches: int
+    policy_tokens: int
+    stop_reason: str
+    valid: bool
+    format_faults: tuple[str, ...]
+    queries: tuple[str, ...]
+    document_ids: tuple[tuple[str, ...], ...]
+    supporting_recall: float | None
+    all_supports: float | None
+    answer_recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Mean retrieval measures of one group of questions; None where the data cannot tell."""
+
+    episodes: int
+    supporting_recall: float | None
+    all_supports: float | None
+    answer_recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Means over valid episodes. A measure is None where no episode has it.
+
+    Attributes:
+        episodes: Valid episodes.
+        invalid: Episodes left out of everything but the stop reasons.
+        exact_match: Mean of the records' field of the same name, as are the next eight.
+        stop_reasons: Number of episodes by stop reason, most frequent first; all episodes.
+        by_kind: Retrieval by the dataset's question type; empty where it has none.
+        by_hops: Retrieval by number of hops; empty where unknown.
+    """
+
+    episodes: int
+    invalid: int
+    exact_match: Interval | None
+    f1: Interval | None
+    cover_exact_match: Interval | None
+    episode_return: Interval | None
+    supporting_recall: Interval | None
+    all_supports: Interval | None
+    answer_recall: Interval | None
+    searches: Interval | None
+    policy_tokens: Interval | None
+    stop_reasons: dict[str, int]
+    by_kind: dict[str, Recall]
+    by_hops: dict[int, Recall]
+
+
+def evaluate(
+    env: gym.Env[Observation, Any],
+    agent: Agent,
+    questions: Iterable[int] | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[EpisodeRecord], None] | None = None,
+) -> list[EpisodeRecord]:
+    """Run an agent on each question once, in order.
+
+    Args:
+        env: A :class:`SearchQAEnv`, in any wrappers that keep token ids as actions.
+        agent: Begins and plays every episode.
+        questions: Indices into the environment's questions; None for all.
+        seed: Every episode is reset with it, so that none depends on the ones before it.
+        progress: Called with each record as soon as it is there.
+
+    Returns:
+        One record for each question.
+
+    Raises:
+        ConfigurationError: ``env`` is another environment, or an index is out of range.
+        RetrievalError: As raised by the environment under ``on_retrieval_error="raise"``.
+    """
+    bare = bare_env(env)
+    records = []
+    for index in range(len(bare.questions)) if questions is None else questions:
+        observation, _ = env.reset(seed=seed, options={"index": index})
+        agent.begin(bare, observation)
+        episode_return, over = 0.0, False
+        while not over:
+            observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
+            episode_return += float(reward)
+            over = terminated or truncated
+        records.append(record_of(bare.transcript(), episode_return))
+        if progress is not None:
+            progress(records[-1])
+    return records
+
+
+def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:
+    """Return the environment inside its wrappers.
+
+    Raises:
+        ConfigurationError: It is another environment.
+    """
+    bare = env.unwrapped
+    if not isinstance(bare, SearchQAEnv):
+        raise ConfigurationError(
+            f"Expected a SearchQAEnv, in wrappers or not, got {type(bare).__name__}. "
+            "Make one with gym.make('SearchQA-v0')."
+        )
+    return bare
+
+
+def record_of(transcript: Transcript, episode_return: float) -> EpisodeRecord:
+    """Measure one finished episode.
+
+    Args:
+        transcript: Of the episode.
+        episode_return: Sum of the rewards that were paid in it.
+
+    Raises:
+        ConfigurationError: The episode has not ended.
+    """
+    stop, question = transcript.stop_reason, transcript.question
+    if stop is None:
+        raise ConfigurationError(
+            f"Expected a finished episode of question {question.id!r}, got one that still runs. "
+            "Step until it is terminated or truncated."
+        )
+    searches, answer = transcript.searches, transcript.answer
+    supporting = supporting_recall(transcript)
+    return EpisodeRecord(
+        question_id=question.id,
+        kind=question.kind,
+        hops=len(question.hops) or None,
+        answer=answer,
+        golds=question.answers,
+        exact_match=exact_match(answer, question.answers),
+        f1=token_f1(answer, question.answers),
+        cover_exact_match=cover_exact_match(answer, question.answers),
+        episode_return=episode_return,
+        searches=len(searches),
+        policy_tokens=transcript.num_policy_tokens,
+        stop_reason=stop.value,
+        valid=stop is not StopReason.RETRIEVAL_ERROR,
+        format_faults=tuple(fault.kind.value for fault in transcript.faults),
+        queries=tuple(search.query for search in searches),
+        document_ids=tuple(search.document_ids for search in searches),
+        supporting_recall=supporting,
+        all_supports=None if supporting is None else float(supporting == 1.0),
+        answer_recall=answer_recall(transcript),
+    )
+
+
+def supporting_recall(transcript: Transcript) -> float | None:
+    """Return :attr:`EpisodeRecord.supporting_recall`."""
+    wanted = frozenset(transcript.question.supporting)
+    return len(wanted & transcript.documents.keys()) / len(wanted) if wanted else None
+
+
+def answer_recall(transcript: Transcript) -> float | None:
+    """Return :attr:`EpisodeRecord.answer_recall`."""
+    normalised = map(R1_SEARCHER.normalize, transcript.question.answers)
+    golds = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
+    if not golds:
+        return None
+    texts = [
+        R1_SEARCHER.normalize(f"{document.title} {document.text}")
+        for document in transcript.documents.values()
+    ]
+    return float(any(contains_words(text, gold) for text in texts for gold in golds))
+
+
+def contains_words(text: str, words: str) -> bool:
+    """Return whether normalised words stand in a normalised text, in a row and whole.
+
+    Example:
+        >>> contains_words("new york city", "york city"), contains_words("smart", "art")
+        (True, False)
+    """
+    return f" {words} " in f" {text} "
+
+
+def summarise(
+    records: Sequence[EpisodeRecord], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Summary:
+    """Average records, with 95 % bootstrap intervals over questions.
+
+    Args:
+        records: Of one agent.
+        resamples: As for :func:`~search_env.statistics.bootstrap_mean`.
+        seed: As for :func:`~search_env.statistics.bootstrap_mean`.
+    """
+    valid = [record for record in records if record.valid]
+
+    def interval(field: str) -> Interval | None:
+        values = _values(valid, field)
+        return bootstrap_mean(values, resamples=resamples, seed=seed) if values else None
+
+    kinds = sorted({record.kind for record in valid if record.kind})
+    counts = sorted({record.hops for record in valid if record.hops is not None})
+    return Summary(
+        episodes=len(valid),
+        invalid=len(records) - len(valid),
+        exact_match=interval("exact_match"),
+        f1=interval("f1"),
+        cover_exact_match=interval("cover_exact_match"),
+        episode_return=interval("episode_return"),
+        supporting_recall=interval("supporting_recall"),
+        all_supports=interval("all_supports"),
+        answer_recall=interval("answer_recall"),
+        searches=interval("searches"),
+        policy_tokens=interval("policy_tokens"),
+        stop_reasons=dict(Counter(record.stop_reason for record in records).most_common()),
+        by_kind={kind: _recall([r for r in valid if r.kind == kind]) for kind in kinds},
+        by_hops={hops: _recall([r for r in valid if r.hops == hops]) for hops in counts},
+    )
+
+
+def _recall(records: Sequence[EpisodeRecord]) -> Recall:
+    return Recall(
+        episodes=len(records),
+        supporting_recall=_mean(_values(records, "supporting_recall")),
+        all_supports=_mean(_values(records, "all_supports")),
+        answer_recall=_mean(_values(records, "answer_recall")),
+    )
+
+
+def _values(records: Sequence[EpisodeRecord], field: str) -> list[float]:
+    """Return a measure of those records that have it."""
+    found = (getattr(record, field) for record in records)
+    return [float(value) for value in found if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
