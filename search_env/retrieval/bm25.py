@@ -54,13 +54,14 @@ class BM25Retriever:
 
     **Size.** A 100-word passage has about 60 postings of 8 bytes (int32 passage, float32 impact),
     0.6 kB of text and 24 bytes of offsets. Loaded, everything is memory-mapped: resident are the
-    pages that queries touch, plus the score buffers.
+    pages that queries touch, plus the score buffers. Measured on two cores of an AMD EPYC
+    (``benchmarks/results/speed_retrieval.md``), estimated where it says so.
 
     ================  ==========  =========  ===================  ================
     passages          postings    texts      buffer per search    one search (k=5)
     ================  ==========  =========  ===================  ================
-    100,000           47 MB       0.06 GB    0.4 MB               0.1 ms
-    1,000,000         0.46 GB     0.6 GB     4 MB                 0.5 ms
+    100,000           47 MB       0.06 GB    0.4 MB               0.2 ms
+    1,000,000         0.46 GB     0.6 GB     4 MB                 0.4 ms
     21M (wiki-18)     10 GB       13 GB      84 MB                10-20 ms, estimate
     29M (KILT 2019)   14 GB       18 GB      116 MB               15-30 ms, estimate
     ================  ==========  =========  ===================  ================
