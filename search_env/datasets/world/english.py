@@ -141,7 +141,7 @@ class English:
         when = "first" if form.operator == "least" else "later"
         return draws.choice((
             f"Which {noun} has the {role} who {verb} {when}, {a} or {b}?",
-            f"Of the {noun}s {a} and {b}, which one has the {role} who {verb} {when}?",
+            f"Between {a} and {b}, which {noun} has the {role} who {verb} {when}?",
         ))  # fmt: skip
 
     def _clauses(self, form: Join, draws: Draws) -> str:

@@ -2,7 +2,7 @@
 
 Entities are numbered ``0 .. articles - 1``, kind by kind. A fact is ``(subject, relation, value)``
 and a value is an entity, a day (``datetime.date.toordinal``), a year or a number; -1 says that the
-subject has no such fact. A million articles take about 80 MB with all columns made.
+subject has no such fact. A million articles take about 50 MB with all columns made.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ FILLERS: dict[str, tuple[str, ...]] = {
     "instrument": ("a barrel organ", "a cello", "a clarinet", "a zither", "muted trumpets"),
     "landscape": ("flat", "hilly", "marshy", "mountainous", "rocky", "thickly wooded"),
     "languages": ("three", "four", "five", "six"),
+    "merit": ("careful plot", "dry humour", "lively dialogue", "sense of place", "simple style"),
     "nth": ("only", "first", "second", "third", "fourth", "fifth"),
     "people": ("card players", "children", "farm workers", "mourners", "pilgrims", "skaters"),
     "side": ("east", "north", "south", "west"),

@@ -170,7 +170,7 @@ LAYOUTS: dict[str, Layout] = {
             (
                 "The market once lived from {goods}.",
                 "{goods} made it rich, and {crisis} made it poor again.",
-                "A fire destroyed most houses, and only the {sight} near the market survived.",
+                "A fire destroyed most houses, and only the {sight} in the main square survived.",
             ),
         ),
     ),
@@ -310,7 +310,7 @@ LAYOUTS: dict[str, Layout] = {
                 "Its hero, {hero}, {deed}.",
             ),
             (
-                "Reviewers praised its {trait} but found the ending {verdict}.",
+                "Reviewers praised its {merit} but found the ending {verdict}.",
                 "It sold badly until a cheap edition appeared, and many find it {verdict}.",
                 "A chapter about {things} was cut from later editions.",
             ),

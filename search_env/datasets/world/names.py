@@ -37,8 +37,8 @@ _ENDINGS = {
         *("vina", "beth", "lind"),
     ),
     "man": (
-        *("n", "r", "l", "m", "rd", "ndo", "ric", "ven", "mar", "bert", "to", "vo", "ko", "gan"),
-        *("dan", "mund"),
+        *("lan", "rin", "lem", "mon", "rd", "ndo", "ric", "ven", "mar", "bert", "to", "vo"),
+        *("ko", "gan", "dan", "mund"),
     ),
     "surname": (
         *("ridde", "vane", "sson", "mark", "quist", "rell", "low", "nick", "ssen", "dahl", "berg"),
@@ -58,6 +58,7 @@ _ENDINGS = {
     "work": (
         *("nor", "sil", "quen", "dris", "phel", "lorn", "zar", "thir", "nyx", "roth", "myr"),
         *("dell", "vorn", "lume", "shade", "glass", "rune", "noth", "sper", "lith", "brand"),
+        *("wen", "dusk", "fane", "crest", "ruel", "tide"),
     ),
     "organisation": (
         *("tek", "co", "dex", "lix", "ron", "vant", "mond", "tris", "kor", "plex", "cor", "nex"),

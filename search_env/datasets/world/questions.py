@@ -8,7 +8,8 @@ earlier step.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from search_env.datasets.world.english import English
 from search_env.datasets.world.facts import Facts
@@ -17,7 +18,7 @@ from search_env.datasets.world.naming import Naming
 from search_env.datasets.world.rng import Draws, key
 from search_env.datasets.world.sampling import MAX_HOPS, SHAPES, Sampler, Shape, hops_of
 from search_env.errors import ConfigurationError, nearest
-from search_env.types import Document, Hop, Question
+from search_env.types import Hop, Question
 
 _ATTEMPTS = 1500  # draws for one question before the world counts as exhausted
 
@@ -34,25 +35,14 @@ def kinds_by_hops(
     Raises:
         ConfigurationError: A number or kind does not exist, or no kind has such a number of hops.
     """
-    for number in hops:
-        if number not in range(1, MAX_HOPS + 1):
-            raise ConfigurationError(
-                f"Expected hops of 1 to {MAX_HOPS}, got {number!r}. Pass for example hops=(1, 2)."
-            )
-    known = {**dict.fromkeys(SHAPES), **{kind.rpartition("-")[0]: None for kind in SHAPES}}
-    for kind in kinds or ():
-        if kind not in known:
-            raise ConfigurationError(
-                f"Expected kinds from {sorted(known)}, got {kind!r}. {nearest(kind, known)}"
-                "Pass kinds=None for all."
-            )
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    _check(hops, kinds)
     table = {}
     for number in hops:
         shapes = [
             (kind, shape)
             for kind, weighted in SHAPES.items()
-            if hops_of(kind) == number
-            and (kinds is None or kind in kinds or kind.rpartition("-")[0] in kinds)
+            if hops_of(kind) == number and (kinds is None or {kind, _family(kind)} & set(kinds))
             for weight, shape in weighted
             for _ in range(weight)
         ]
@@ -66,21 +56,52 @@ def kinds_by_hops(
     return table
 
 
+def _check(hops: Sequence[int], kinds: Sequence[str] | None) -> None:
+    """Raise where a number of hops or a kind does not exist."""
+    if not isinstance(hops, Iterable) or not all(n in range(1, MAX_HOPS + 1) for n in hops):
+        raise ConfigurationError(
+            f"Expected hops to be numbers of 1 to {MAX_HOPS}, got {hops!r}. "
+            "Pass for example hops=(1, 2)."
+        )
+    known = [*SHAPES, *dict.fromkeys(map(_family, SHAPES))]
+    for kind in kinds or ():
+        if kind not in known:
+            raise ConfigurationError(
+                f"Expected kinds from {known}, got {kind!r}. {nearest(kind, known)}"
+                "Pass kinds=None for all."
+            )
+
+
+def _family(kind: str) -> str:
+    """Return the kind without its number of hops."""
+    return kind.rpartition("-")[0]
+
+
+def document_id(prefix: str, entity: int) -> str:
+    """Return the id of an entity's article, unique across worlds.
+
+    Example:
+        >>> document_id("world-1000-0-train", 12)
+        'world-1000-0-train-000012'
+    """
+    return f"{prefix}-{entity:06d}"
+
+
 class Asker:
     """Makes the questions of one world.
 
     Args:
         facts: The fact graph.
         naming: The names of its entities.
-        document: The article of an entity.
-        prefix: Start of every question id.
+        text: The text of an entity's article.
+        prefix: Start of every id.
     """
 
     def __init__(
-        self, facts: Facts, naming: Naming, document: Callable[[int], Document], prefix: str
+        self, facts: Facts, naming: Naming, text: Callable[[int], str], prefix: str
     ) -> None:
         self._facts = facts
-        self._document = document
+        self._text = lru_cache(maxsize=10_000)(text)
         self._prefix = prefix
         self._english = English(facts, naming)
         self._sampler = Sampler(facts, naming)
@@ -126,13 +147,13 @@ class Asker:
         text = self._english.question(form, draws)
         answers = self._english.answers(form)
         if not isinstance(form, Compare):
-            earlier = (self._document(entity).text for entity in entities[:-1])
-            if any(answers[0] in known for known in (text, *earlier)):
+            known = (text, *map(self._text, entities[:-1]))
+            if any(answers[0] in place for place in known):
                 return None
-        ids = [self._document(entity).id for entity in entities]
-        digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+        ids = [document_id(self._prefix, entity) for entity in entities]
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         return Question(
-            id=f"{self._prefix}-{digest}",
+            id=f"{self._prefix}-q-{digest}",
             text=text,
             answers=answers,
             dataset="world",

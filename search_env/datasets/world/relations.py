@@ -21,7 +21,7 @@ _PEOPLE = (
         ),
         comparison=Comparison(
             least=("Who was born first, {a} or {b}?", "Who was born earlier, {a} or {b}?"),
-            most=("Who was born later, {a} or {b}?", "Who was born second, {a} or {b}?"),
+            most=("Who was born later, {a} or {b}?",),
             less=("Was {a} born before {b}?", "Was {a} born earlier than {b}?"),
             more=("Was {a} born after {b}?", "Was {a} born later than {b}?"),
         ),
@@ -182,7 +182,7 @@ _PLACES = (
         comparison=Comparison(
             least=("Which city was first mentioned in a document earlier, {a} or {b}?",),
             most=("Which city was first mentioned in a document later, {a} or {b}?",),
-            less=("Was {a} mentioned in a document before {b} was?",),
+            less=("Was {a} first mentioned in a document before {b} was?",),
             more=("Was {a} first mentioned in a document after {b} was?",),
         ),
     ),

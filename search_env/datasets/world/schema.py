@@ -7,7 +7,6 @@ drawn in ``facts.py``, how articles put them in ``layouts.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,6 @@ PROFESSIONS = (
 PROFESSION_WEIGHTS = (5, 5, 5, 4, 5, 5, 3, 7, 3, 5, 4, 5)
 
 
-@cache
 def kind_counts(articles: int) -> dict[str, int]:
     """Return how many articles of each kind a world of ``articles`` has; people fill up.
 

@@ -10,7 +10,7 @@ from search_env.datasets.world.articles import Writer
 from search_env.datasets.world.facts import Facts
 from search_env.datasets.world.names import SPLITS
 from search_env.datasets.world.naming import Naming
-from search_env.datasets.world.questions import Asker, kinds_by_hops
+from search_env.datasets.world.questions import Asker, document_id, kinds_by_hops
 from search_env.errors import ConfigurationError, nearest
 from search_env.types import Document, Question
 
@@ -21,7 +21,7 @@ class World:
     """A procedural encyclopaedia.
 
     Articles are written when asked for, each on its own; a world keeps only its facts, as arrays
-    of integers (about 80 MB for a million articles). Worlds of other sizes and seeds are other
+    of integers (about 50 MB for a million articles). Worlds of other sizes and seeds are other
     worlds, and their document ids differ.
 
     Args:
@@ -69,7 +69,7 @@ class World:
                 f"Expected an article of 0 to {self.articles - 1}, got {index}. Pass one of these."
             )
         return Document(
-            id=f"{self._prefix}-{index:06d}",
+            id=document_id(self._prefix, index),
             title=self._naming.title(index),
             text=self._writer.text(index),
         )
@@ -108,7 +108,7 @@ class World:
         """
         count = _integer("count", count, 0, 2**31)
         table = kinds_by_hops(hops, kinds)
-        asker = Asker(self._facts, self._naming, self.document, f"{self._prefix}-q")
+        asker = Asker(self._facts, self._naming, self._writer.text, self._prefix)
         questions = [
             q for _, q in islice(asker.ask(table, _integer("seed", seed, 0, 2**63 - 1)), count)
         ]
