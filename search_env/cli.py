@@ -1,0 +1,323 @@
+"""The command line: ``search-env eval``, ``play`` and ``index``.
+
+Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
+:mod:`search_env.play` and :mod:`search_env.retrieval.bm25`. What a command needs is imported inside
+it, so that ``--help`` answers at once. Exit codes: 0, 2 after an error that its message explains,
+130 after Ctrl-C. Results go to standard output; progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import gymnasium as gym
+import typer
+from typer.core import TyperGroup
+
+from search_env.errors import ConfigurationError, SearchEnvError, nearest
+from search_env.registration import ENVIRONMENTS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from search_env.evaluation import Agent, EpisodeRecord
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+_PIPE_WIDTH = 100  # columns where the output is no terminal
+_GENERATED = {"world": "test", "toy": "test"}  # published datasets know their evaluation split
+
+
+class _Group(TyperGroup):
+    """Turns errors that explain themselves into one line, and Ctrl-C into an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the command line, for the record of a run."""
+        ctx.obj = shlex.join(["search-env", *args])
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (SearchEnvError, gym.error.Error, OSError) as error:
+            _say(f"Error: {error}", "red", stderr=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            _say("Interrupted.", "yellow", stderr=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="search-env",
+    help="Search-augmented question answering as a Gymnasium environment.",
+    epilog="Example: search-env eval",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+EnvId = Annotated[
+    str, typer.Argument(help=f"One of {', '.join(ENVIRONMENTS)}, or MODULE:ID of your own.")
+]
+Split = Annotated[str | None, typer.Option(help="Questions' split; by default the one to test on.")]
+TopK = Annotated[int | None, typer.Option(help="Documents a search.")]
+Corpus = Annotated[
+    str | None, typer.Option(help="Corpus file, or index made by search-env index, to search in.")
+]
+ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits to play by.")]
+TokenizerName = Annotated[
+    str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Size of the context in tokens.")]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+@app.callback()
+def _about() -> None:
+    """Search-augmented question answering as a Gymnasium environment."""
+
+
+@app.command(
+    "eval", epilog="Example: search-env eval SearchQA-Musique-v0 --limit 200 --out musique.json"
+)
+def eval_command(
+    context: typer.Context,
+    env_id: EnvId = "SearchQA-v0",
+    agent: Annotated[
+        list[str] | None, typer.Option(help="Baseline to run, repeatable; by default all five.")
+    ] = None,
+    split: Split = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    seed: Annotated[int, typer.Option(help="Of environment, agents and bootstrap.")] = 0,
+    top_k: TopK = None,
+    corpus: Corpus = None,
+    protocol: ProtocolName = None,
+    tokenizer: TokenizerName = None,
+    max_tokens: MaxTokens = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the run to.")] = None,
+) -> None:
+    """Run scripted agents on every question once; show scores and retrieval."""
+    from agents.baselines import BASELINES, make_baseline
+    from search_env.evaluation import bare_env, summarise
+    from search_env.report import notes, run_record, setting_line, summary_table, write_json
+
+    agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
+    _check_file(out)
+    env = make_env(
+        env_id,
+        split=split,
+        top_k=top_k,
+        corpus=corpus,
+        protocol=protocol,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+    )
+    total = len(bare_env(env).questions)
+    count = total if limit is None else min(limit, total)
+    _say(setting_line(env, count, seed))
+    records, finished = _evaluate(env, agents, count, seed)
+    summaries = {name: summarise(found, seed=seed) for name, found in records.items()}
+    _console().print(summary_table(summaries))
+    for note in notes(summaries):
+        _say(note, "dim")
+    if not finished:
+        name = list(records)[-1]
+        done = f"{name} after {len(records[name]):,} of {count:,} questions"
+        unwritten = f" {out} was not written." if out is not None else ""
+        _say(f"Interrupted in {done}.{unwritten}", "yellow", stderr=True)
+        raise typer.Exit(INTERRUPTED)
+    if out is not None:
+        write_json(out, run_record(env, summaries, records, command=context.obj, seed=seed))
+        _say(f"Wrote {out}")
+    _say(
+        f"Next: take the policy's place with `search-env play {env_id}`, or write an agent of "
+        "your own: two methods, see agents/baselines.py."
+    )
+
+
+@app.command("play", epilog="Example: search-env play SearchQA-v0 --seed 3")
+def play_command(
+    env_id: EnvId = "SearchQA-v0",
+    question_id: Annotated[str | None, typer.Option(help="Instead of a random question.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides the random question.")] = None,
+    split: Split = None,
+    top_k: TopK = None,
+    corpus: Corpus = None,
+    protocol: ProtocolName = None,
+    tokenizer: TokenizerName = None,
+    max_tokens: MaxTokens = None,
+) -> None:
+    """Take the policy's place: read a question, search, answer."""
+    from search_env.evaluation import bare_env
+    from search_env.play import play
+
+    env = bare_env(
+        make_env(
+            env_id,
+            split=split,
+            top_k=top_k,
+            corpus=corpus,
+            protocol=protocol,
+            tokenizer=tokenizer,
+            max_tokens=max_tokens,
+        )
+    )
+    env.reset(seed=seed, options={} if question_id is None else {"question_id": question_id})
+    if play(env, _read_line, sys.stdout).stop_reason is None:
+        _say("\nLeft before the end.", "yellow", stderr=True)
+
+
+@app.command(
+    "index", epilog="Example: search-env index wiki-18.jsonl indexes/wiki-18 --format flashrag"
+)
+def index_command(
+    corpus: Annotated[Path, typer.Argument(help="Passages in any known layout, also .gz or .xz.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the index to.")],
+    format: Annotated[
+        str | None, typer.Option(help="Layout; by default told from the first record.")
+    ] = None,
+    k1: Annotated[float, typer.Option(help="Term-frequency saturation.")] = 0.9,
+    b: Annotated[float, typer.Option(help="Length normalisation.")] = 0.4,
+    force: Annotated[bool, typer.Option("--force", help="Replace an index that is there.")] = False,
+) -> None:
+    """Build a BM25 index of a corpus, to be used as corpus= of any environment."""
+    from search_env.datasets.formats import read_documents
+    from search_env.retrieval.bm25 import BM25Retriever
+
+    if not force and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigurationError(
+            f"Expected a new path or an empty folder to write to, got {out}. "
+            "Choose another path, or pass --force to replace an index."
+        )
+    index = BM25Retriever.build(read_documents(corpus, format), k1=k1, b=b, progress=True)
+    index.save(out)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    _say(
+        f"{len(index):,} passages, {size / 1e6:,.1f} MB, digest {index.digest}\n"
+        f"Use it: gym.make(..., corpus={str(out)!r}), or search-env eval SearchQA-Bamboogle-v0 "
+        f"--corpus {shlex.quote(str(out))}"
+    )
+
+
+def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
+    """Make an environment; on the split to test on, unless one is given.
+
+    Args:
+        env_id: A registered id, or ``module:id``.
+        **arguments: Arguments of the environment; None leaves one as it is.
+
+    Raises:
+        ConfigurationError: No such id; or as raised by the environment.
+    """
+    if ":" not in env_id and env_id not in gym.registry:
+        raise ConfigurationError(
+            f"Expected env id among {', '.join(ENVIRONMENTS)}, got {env_id!r}. "
+            f"{nearest(env_id, ENVIRONMENTS)}Ids of your own go with their module, MODULE:ID."
+        )
+    given = {name: value for name, value in arguments.items() if value is not None}
+    dataset = ENVIRONMENTS.get(env_id, {}).get("dataset")
+    if "split" not in given and dataset in _GENERATED:
+        given["split"] = _GENERATED[dataset]
+    return gym.make(env_id, **given)
+
+
+def _evaluate(
+    env: gym.Env[Any, Any], agents: Mapping[str, Agent], count: int, seed: int
+) -> tuple[dict[str, list[EpisodeRecord]], bool]:
+    """Run agents on the first questions behind progress bars.
+
+    Returns:
+        Records by agent, and whether all ran to the end; after Ctrl-C the last agent's are partial.
+    """
+    from search_env.evaluation import evaluate
+
+    records: dict[str, list[EpisodeRecord]] = {}
+    try:
+        with _progress() as bar:
+            for name, agent in agents.items():
+                found = records[name] = []
+                on_record = _collector(found, bar, bar.add_task(name, total=count))
+                evaluate(env, agent, range(count), seed=seed, progress=on_record)
+    except KeyboardInterrupt:
+        if not records:
+            raise
+        return records, False
+    return records, True
+
+
+def _collector(
+    found: list[EpisodeRecord], bar: Progress, task: TaskID
+) -> Callable[[EpisodeRecord], None]:
+    """Keep each record at once, so that Ctrl-C loses none."""
+
+    def collect(record: EpisodeRecord) -> None:
+        found.append(record)
+        bar.advance(task)
+
+    return collect
+
+
+def _progress() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<17}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=_console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Return a console that does not break the lines of a pipe at 80 columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False)
+
+
+def _say(text: str, style: str = "", *, stderr: bool = False) -> None:
+    """Print text as it stands: no markup, no line breaks of rich's."""
+    _console(stderr=stderr).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> ")
+    except EOFError:
+        return None
+
+
+def _check_file(path: Path | None) -> None:
+    """Refuse a path that cannot be written before the work is done, not after."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(
+            f"Expected --out to be a file that can be written, got {path}. Choose another path."
+        )

@@ -1,0 +1,85 @@
+"""A person in the policy's place: lines typed at a terminal become tokens of an episode.
+
+The screen is :class:`~search_env.rendering.live.LiveTerminal`; here is only what a line means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TextIO
+
+from search_env.env import SearchQAEnv
+from search_env.moves import answer_text, is_thinking, query_text, without_tags
+from search_env.rendering.live import LiveTerminal
+from search_env.types import Tag, Transcript
+
+SEARCH_SIGN = "?"
+ANSWER_SIGN = "!"
+
+
+def play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO) -> Transcript:
+    """Play an episode that has been reset, until it ends or the lines do.
+
+    A line ``? words`` searches and ``! words`` answers; any other is written as it stands, with
+    its line break, and may spell the tags itself.
+
+    Args:
+        env: Just reset.
+        read_line: Returns the next line without its line break, or None when there is none.
+        stream: Where to show the episode.
+
+    Returns:
+        What was left behind; its ``stop_reason`` is None where the lines ran out.
+
+    Raises:
+        RetrievalError: A search failed.
+    """
+    terminal = LiveTerminal(stream)
+    terminal.show(env.frame())
+    stream.write("\n\n" + instructions(env))
+    while env.transcript().stop_reason is None:
+        stream.write("\n")
+        stream.flush()
+        line = read_line()
+        if line is None:
+            break
+        text = text_of(env, line)
+        if text is None:
+            stream.write(f"Write something after {line.strip()}\n")
+            continue
+        write(env, text)
+        terminal.show(env.frame())
+    return env.transcript()
+
+
+def instructions(env: SearchQAEnv) -> str:
+    """Return how to search and to answer, in the protocol's own tags."""
+    tags = env.protocol.tags
+    return (
+        f"{SEARCH_SIGN} words   searches, the same as {tags[Tag.QUERY_OPEN]} words "
+        f"{tags[Tag.QUERY_CLOSE]}\n"
+        f"{ANSWER_SIGN} words   answers, the same as {tags[Tag.ANSWER_OPEN]} words "
+        f"{tags[Tag.ANSWER_CLOSE]}\n"
+        "Anything else is written as it stands. Ctrl-D leaves.\n"
+    )
+
+
+def text_of(env: SearchQAEnv, line: str) -> str | None:
+    """Return what a line writes into the episode, or None for a sign without words."""
+    sign, words = line.strip()[:1], line.strip()[1:]
+    if sign not in (SEARCH_SIGN, ANSWER_SIGN):
+        return line + "\n"
+    if not without_tags(env.protocol, words):
+        return None
+    if sign == SEARCH_SIGN:
+        return query_text(env.protocol, words)
+    thinking = is_thinking(env.protocol, env.transcript())
+    return answer_text(env.protocol, words, thinking=thinking)
+
+
+def write(env: SearchQAEnv, text: str) -> None:
+    """Step a text's tokens until they or the episode end."""
+    for token in env.tokenizer.encode(text).tolist():
+        _, _, terminated, truncated, _ = env.step(token)
+        if terminated or truncated:
+            return

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from search_env.cli import app
+from search_env.retrieval.bm25 import BM25Retriever
+
+COMMAND = [sys.executable, "-c", "from search_env.cli import main; main()"]
+PASSAGES = '{"id": "u", "title": "Ulm", "text": "A city."}\n{"id": "p", "title": "", "text": "x"}\n'
+
+
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+
+
+def refused(result, *parts):
+    """One line on standard error, no traceback, exit code 2."""
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("Error: ")
+    for part in parts:
+        assert part in result.stderr
+
+
+def rows_of(text):
+    """The table's first lines, by agent."""
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if " answered " in line}
+
+
+def test_eval_prints_the_known_scores_of_the_toy():
+    result = run("eval", "SearchQA-Toy-v0")
+    assert result.exit_code == 0, result.output
+    assert "64 of 64 questions (test)" in result.stdout
+    rows = rows_of(result.stdout)
+    # EM, F1, cover EM, support recall, all supports, answer recall, searches, stop reasons
+    assert rows["closed-book"] == [*[".000"] * 6, "0.00", "answered", "64"]
+    assert rows["question-as-query"] == [*[".000"] * 6, "1.00", "answered", "64"]
+    assert rows["oracle-queries"] == rows["oracle"] == [*["1.00"] * 6, "1.00", "answered", "64"]
+    assert re.search(r"^random .*max_tokens \d+ *$", result.stdout, re.M)
+    assert max(map(len, result.stdout.splitlines()[:-1])) <= 100
+    assert result.stdout.splitlines()[-1].startswith("Next: ")
+
+
+def test_eval_takes_agents_in_order_once_and_a_limit():
+    result = run(
+        *("eval", "SearchQA-Toy-v0", "--agent", "oracle", "--agent", "closed-book"),
+        *("--agent", "oracle", "--limit", 7, "--split", "train"),
+    )
+    assert list(rows_of(result.stdout)) == ["oracle", "closed-book"]
+    assert "7 of 64 questions (train)" in result.stdout
+
+
+def test_eval_passes_arguments_on_and_writes_the_run(tmp_path):
+    out = tmp_path / "runs" / "toy.json"
+    arguments = [
+        *("eval", "SearchQA-Toy-v0", "--agent", "oracle", "--limit", "2", "--seed", "3"),
+        *("--protocol", "search-r1", "--tokenizer", "byte", "--top-k", "2"),
+        *("--max-tokens", "2000", "--out", str(out)),
+    ]
+    assert run(*arguments).exit_code == 0
+    content = json.loads(out.read_text("utf-8"))
+    assert content["command"] == " ".join(["search-env", *arguments])
+    assert content["seed"] == 3
+    given = {"protocol": "search-r1", "tokenizer": "byte", "top_k": 2, "max_tokens": 2000}
+    assert given.items() <= content["env_spec"]["kwargs"].items()
+    assert content["env_spec"]["kwargs"]["split"] == "test"
+    assert [e["answer"] for e in content["agents"]["oracle"]["episodes"]] == [
+        e["golds"][0] for e in content["agents"]["oracle"]["episodes"]
+    ]
+
+
+def test_eval_of_the_world():
+    result = run("eval", "--limit", 8, "--agent", "oracle")
+    assert result.exit_code == 0, result.output
+    assert rows_of(result.stdout)["oracle"][:5] == ["1.00"] * 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["eval", "SearchQA-Tyo-v0"], ["got 'SearchQA-Tyo-v0'", "Did you mean 'SearchQA-Toy-v0'"]),
+        (["play", "SearchQA-Tyo-v0"], ["Did you mean 'SearchQA-Toy-v0'"]),
+        (["eval", "--agent", "orcale"], ["got 'orcale'", "Did you mean 'oracle'"]),
+        (["eval", "SearchQA-Toy-v0", "--protocol", "r1-sercher"], ["mean 'r1-searcher'"]),
+        (["eval", "SearchQA-Toy-v0", "--split", "tset"], ["mean 'test'"]),
+        (["eval", "SearchQA-Toy-v0", "--max-tokens", "3"], ["room in max_tokens=3"]),
+        (["eval", "CartPole-v1"], ["got CartPoleEnv"]),
+        (["play", "SearchQA-Toy-v0", "--question-id", "toy-tset-01"], ["mean 'toy-test-01'"]),
+        (["index", "/nowhere/passages.jsonl", "index"], ["/nowhere/passages.jsonl"]),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(arguments, parts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(run(*arguments), *parts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_file_that_cannot_be_is_refused_before_the_run(tmp_path):
+    result = run("eval", "SearchQA-Toy-v0", "--out", tmp_path)
+    refused(result, "--out")
+    assert not result.stdout
+
+
+def test_play_from_a_pipe():
+    result = run(
+        *("play", "SearchQA-Toy-v0", "--question-id", "toy-test-09"),
+        stdin="? key1 key1\n! value3\n",
+    )
+    assert result.exit_code == 0, result.output
+    assert "<q>key1 key1 </q><d>value" in result.stdout
+    assert "Ended     answered" in result.stdout
+
+
+def test_play_is_seeded_and_may_be_left():
+    first, second = (run("play", "SearchQA-Toy-v0", "--seed", 3, stdin="") for _ in range(2))
+    assert first.stdout == second.stdout
+    assert first.exit_code == 0
+    assert "Left before the end." in first.stderr
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "passages.jsonl"
+    path.write_text(PASSAGES, "utf-8")
+    return path
+
+
+def test_index_builds_what_eval_searches_in(corpus, tmp_path):
+    out = tmp_path / "index"
+    result = run("index", corpus, out, "--k1", 1.2, "--b", 0.75)
+    assert result.exit_code == 0, result.output
+    index = BM25Retriever.load(out)
+    assert (index.k1, index.b, len(index)) == (1.2, 0.75, 2)
+    assert "2 passages, 0.0 MB, digest " + index.digest in result.stdout
+    assert f"corpus={str(out)!r}" in result.stdout
+    written = tmp_path / "run.json"
+    result = run(
+        *("eval", "--agent", "closed-book", "--limit", 1, "--tokenizer", "byte"),
+        *("--corpus", out, "--out", written),
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads(written.read_text("utf-8"))["retriever"]["digest"] == index.digest
+
+
+def test_index_overwrites_only_by_force_and_only_an_index(corpus, tmp_path):
+    out = tmp_path / "index"
+    out.mkdir()
+    assert run("index", corpus, out).exit_code == 0
+    refused(run("index", corpus, out), "pass --force")
+    assert run("index", corpus, out, "--force").exit_code == 0
+    refused(run("index", corpus, tmp_path, "--force"), str(tmp_path))
+    assert corpus.exists()
+
+
+def test_index_names_the_layout_that_fits(corpus, tmp_path):
+    refused(run("index", corpus, tmp_path / "index", "--format", "flashrga"), "mean 'flashrag'")
+    refused(run("index", corpus, tmp_path / "index", "--format", "flashrag"), "'native'")
+    assert not (tmp_path / "index").exists()
+
+
+def test_help_has_an_example_of_each_command():
+    for command in ("eval", "play", "index"):
+        result = run(command, "--help")
+        assert f"Example: search-env {command}" in result.stdout
+    assert {"eval", "play", "index"} <= set(run("--help").stdout.split())
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from search_env.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'bm25s', 'PIL', 'torch', 'agents', 'huggingface_hub'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+def test_ctrl_c_shows_what_is_finished_and_writes_nothing(tmp_path):
+    agents = ["--agent", "closed-book", "--agent", "random"]
+    out = tmp_path / "run.json"
+    process = subprocess.Popen(
+        [*COMMAND, "eval", *agents, "--tokenizer", "byte", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert "SearchQA-v0" in process.stdout.readline()  # the run has begun
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stderr
+    assert "closed-book" in stdout
+    assert "Next:" not in stdout
+    assert re.search(r"Interrupted in (closed-book|random) after [\d,]+ of 1,000 questions", stderr)
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_env import SearchQAEnv, Tag
+from search_env.moves import answer_text, is_thinking, query_text, without_tags
+from search_env.protocols import R1_SEARCHER, SEARCH_R1, TOY
+
+PROTOCOLS = [R1_SEARCHER, SEARCH_R1, TOY]
+
+
+def pieces(protocol):
+    """Text made of tags, of parts of tags and of what stands between them."""
+    tags = list(protocol.tags.values())
+    parts = [tag[:3] for tag in tags] + [tag[3:] for tag in tags]
+    return st.lists(st.sampled_from([*tags, *parts, "<", ">", " ", "\n", "a", "é", "|"])).map(
+        "".join
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: p.name)
+@given(data=st.data())
+def test_no_tag_is_left_and_other_words_stay(protocol, data):
+    text = data.draw(pieces(protocol))
+    clean = without_tags(protocol, text)
+    assert not any(tag in clean for tag in protocol.tags.values())
+    assert clean == " ".join(clean.split())
+    assert without_tags(protocol, clean) == clean
+    plain = text.replace("<", "").replace(">", "")
+    assert without_tags(protocol, plain) == " ".join(plain.split())
+
+
+@pytest.mark.parametrize("name", ["r1-searcher", "search-r1"])
+@given(data=st.data())
+def test_whatever_a_query_holds_it_is_one_query(name, data):
+    env = SearchQAEnv(dataset="toy", protocol=name, tokenizer="byte")
+    env.reset(seed=0)
+    query = "x" + data.draw(pieces(env.protocol))
+    for token in env.tokenizer.encode(query_text(env.protocol, query)):
+        env.step(token)
+    transcript = env.transcript()
+    assert [s.query for s in transcript.searches] == [
+        env.protocol.clean_query(without_tags(env.protocol, query))
+    ]
+    assert not transcript.faults
+
+
+def test_texts_by_protocol():
+    assert query_text(TOY, "key1  key2") == "<q> key1 key2 </q>"
+    assert answer_text(SEARCH_R1, "Oslo") == "<answer> Oslo </answer>"
+    assert answer_text(SEARCH_R1, "a </answer> b") == "<answer> a b </answer>"
+
+
+def written(env, text):
+    for token in env.tokenizer.encode(text):
+        env.step(token)
+    return is_thinking(env.protocol, env.transcript())
+
+
+def test_thinking_follows_the_tags():
+    env = SearchQAEnv(dataset="toy", protocol="r1-searcher", tokenizer="byte")
+    env.reset(seed=0)
+    assert is_thinking(env.protocol, env.transcript())  # the prompt leaves <think> open
+    assert written(env, "well")
+    assert not written(env, "</think>")
+    assert written(env, "\n<think>")
+
+
+def test_not_thinking_where_the_prompt_only_speaks_of_it():
+    env = SearchQAEnv(dataset="toy", protocol="search-r1", tokenizer="byte")
+    env.reset(seed=0)
+    assert not is_thinking(env.protocol, env.transcript())
+    assert written(env, "<think>")
+
+
+def test_not_thinking_without_think_tags():
+    env = SearchQAEnv(dataset="toy", protocol="toy", tokenizer="toy")
+    env.reset(seed=0)
+    assert Tag.THINK_OPEN not in env.protocol.tags
+    assert not is_thinking(env.protocol, env.transcript())
