@@ -14,7 +14,8 @@ The same arguments give the same bytes on every platform and Python and numpy ve
 splits share no entity and no name, whatever their seeds.
 
 How the files build on each other: ``rng`` (hashing) - ``names`` (words) - ``schema``,
-``relations`` (kinds of entities and facts, and the English of questions) - ``rules``, ``facts``
+``creations``, ``relations`` (kinds of entities and facts, and the English of questions) -
+``values`` (dates and numbers in words) - ``rules``, ``facts``
 (the fact graph) - ``naming`` (titles and mentions) - ``layouts``, ``fillers``, ``articles`` (text)
 - ``forms``, ``english``, ``sampling``, ``questions`` (logical forms, their words, their choice) -
 ``world`` (the class). It does no retrieval.

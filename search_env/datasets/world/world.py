@@ -90,8 +90,10 @@ class World:
 
         The kinds are ``lookup-1hop``, ``bridge-2hop`` to ``-4hop`` (chains), ``comparison-2hop``,
         ``intersection-1hop`` to ``-3hop`` (the thing with two facts) and ``composition-3hop`` and
-        ``-4hop`` (comparisons of chains, chains from intersections). A shorter list is the start of
-        a longer one.
+        ``-4hop`` (comparisons of chains, chains from intersections). The number of hops is the
+        number of articles needed: ``len(hops)``, ``len(supporting)`` and the number in ``kind`` are
+        equal. The last hop's answer is the question's, but for comparisons, whose hops end in the
+        two values compared. A shorter list is the start of a longer one.
 
         Args:
             count: How many, 0 or more.
