@@ -248,9 +248,11 @@ def _evaluate(
     records: dict[str, list[EpisodeRecord]] = {}
     try:
         with _progress() as bar:
+            tasks = {name: bar.add_task(name, total=count, start=False) for name in agents}
             for name, agent in agents.items():
                 found = records[name] = []
-                on_record = _collector(found, bar, bar.add_task(name, total=count))
+                bar.start_task(tasks[name])
+                on_record = _collector(found, bar, tasks[name])
                 evaluate(env, agent, range(count), seed=seed, progress=on_record)
     except KeyboardInterrupt:
         if not records:

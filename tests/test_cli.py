@@ -196,10 +196,10 @@ def test_ctrl_c_shows_what_is_finished_and_writes_nothing(tmp_path):
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert "SearchQA-v0" in process.stdout.readline()  # the run has begun
-    time.sleep(2)
+    time.sleep(0.5)  # all of it would take ten times as long
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 130, stderr
+    assert process.returncode == 130, stdout + stderr
     assert "closed-book" in stdout
     assert "Next:" not in stdout
     assert re.search(r"Interrupted in (closed-book|random) after [\d,]+ of 1,000 questions", stderr)
