@@ -224,8 +224,8 @@ def main() -> None:
         "script describes it). bm25s searches the same matrix and returns row numbers; search_env "
         "returns documents, and where the page cache has lost their text that is a disk read, seen "
         "in its first answer and p99. Top-5 scores of all systems agree within 1e-4 on every "
-        "query. p50 and p99 leave out the first answer; the sum holds it, with opening and compiling "
-        "(numba compiles once in a process, hence in the first section).\n"
+        "query. p50 and p99 leave out the first answer; the sum holds it, with opening and "
+        "compiling (numba compiles once in a process, hence in the first section).\n"
     )
     text += "" if numba else "\nnumba is not installed: its rows are missing.\n"
     words = Words()
