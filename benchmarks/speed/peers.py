@@ -39,6 +39,7 @@ from benchmarks.speed.replays import (
     decode_time,
     encode_time,
     load_episodes,
+    when,
     write_questions,
 )
 from benchmarks.speed.report import heading, publish, table
@@ -48,13 +49,14 @@ from search_env.tokenizer import load_tokenizer
 
 SHORT = 4096
 ROWS = 64
+STEPPED = f"SearchQAEnv, L = {LONGEST:,}, passages encoded {{}}"
 PACKAGES = ("search-env", "gem-llm", "skyrl-gym", "gymnasium", "numpy", "tokenizers")
 
 # Microseconds a policy token, all episodes of a batch together; see result() for where from.
 RATES = {
     "CPU, 56": 56.0,
-    "CPU, 570": 570.0,
-    "CPU, 2,000": 2_000.0,
+    "CPU, 569": 569.0,
+    "CPU, 2,364": 2_364.0,
     "GPU, 100": 100.0,
     "GPU, 20,000": 20_000.0,
 }
@@ -114,7 +116,7 @@ def build(episodes: Sequence[Episode], data: Path, folder: Path) -> list[Replay]
         StepReplay(
             episodes, recorded, questions=questions, tokenizer=path, length=length, warm=warm
         )
-        for length, warm in ((LONGEST, False), (LONGEST, True), (SHORT, False))
+        for length, warm in ((LONGEST, False), (LONGEST, True), (SHORT, True))
     ]
     bare = [
         DynamicsReplay(
@@ -217,9 +219,31 @@ def share_rows(costs: dict[str, Cost], translation: Translation, tokens: float) 
     for name, returned in translation.returned.items():
         wholes[f"{name}, with ids"] = wholes[name] + translation.decode + returned
     return [
-        [name, *(f"{whole / (whole + tokens * rate):.2%}" for rate in RATES.values())]
+        [name, *(_share(whole, tokens * rate) for rate in RATES.values())]
         for name, whole in wholes.items()
     ]
+
+
+def summary(costs: dict[str, Cost], translation: Translation, tokens: float, turns: float) -> str:
+    """Return what the tables say, in short."""
+    met, before = costs[STEPPED.format(when(False))], costs[STEPPED.format(when(True))]
+    aside = costs[f"dynamics alone, {ROWS} side by side, passages encoded {when(True)}"]
+    gem, skyrl = costs[GemReplay.name], costs[SkyRLReplay.name]
+    gem_ids, skyrl_ids = (translation.returned[r.name] for r in (GemReplay, SkyRLReplay))
+    encoding = met.steps - before.steps
+    return f"""\
+* `SearchQAEnv` spends {met.whole / 1e3:.1f} ms on an episode, {encoding / met.whole:.0%} of it on
+  encoding passages that it meets for the first time. GEM's code spends {gem.whole / 1e3:.2f} ms and
+  SkyRL-gym's {skyrl.whole / 1e3:.2f} ms, and return text: encoding that once takes their user
+  {gem_ids / 1e3:.1f} and {skyrl_ids / 1e3:.1f} ms more.
+* Encoding passages aside, a step for each token costs {before.whole / gem.whole:.0f} times as much
+  as GEM's step for each turn: {before.whole / 1e3:.1f} against {gem.whole / 1e3:.2f} ms. That is
+  the price of the token-level interface: it is entered {tokens / turns:.0f} times as often, and
+  copies two arrays of L = {LONGEST:,} each time.
+* Beside decoding, passages included, `SearchQAEnv` takes {_share(met.whole, tokens * 569)} of an
+  episode at 569 us a token and {_share(met.whole, tokens * 56)} at 56 us.
+* {ROWS} episodes side by side, the bare dynamics spend {aside.whole / 1e3:.2f} ms on one,
+  {aside.begin / 1e3:.2f} ms of it on encoding its prompt."""
 
 
 def result(data: Path, repeats: int, command: str) -> str:
@@ -234,52 +258,56 @@ def result(data: Path, repeats: int, command: str) -> str:
     tokens = float(np.mean([len(episode.ids) for episode in episodes]))
     turns = float(np.mean([len(episode.turns) for episode in episodes]))
     documents = [d for e in episodes for found in e.trajectory.documents for d in found]
+    distinct = len({d.id for d in documents}) / len(documents)
     columns = ["system", "reset", "steps", "whole episode (range)", "a step"]
     ids_columns = ["system", "environment", "decode", "encode", "sum", "and the policy's text"]
     return f"""{head}
-{len(episodes)} published trajectories of R1-Searcher: {tokens:.0f} policy tokens (qwen2) in
-{turns:.1f} turns an episode, {len(documents) / len(episodes):.1f} retrieved passages
-({len({d.id for d in documents}) / len(documents):.0%} of them distinct). Every system replays the
-same segments against the same documents, which a dictionary returns: no network, no index, no
-model. Medians of {repeats} passes in turn; every pass ran every search and took every answer.
+{len(episodes)} published trajectories of R1-Searcher; an episode has {tokens:.0f} policy tokens
+(qwen2), {turns:.1f} turns and {len(documents) / len(episodes):.1f} retrieved passages, of which
+{distinct:.0%} are distinct. Every system replays the same segments against the same documents,
+which a dictionary returns: no network, no index, no model. CPU time of the one thread that runs,
+medians of {repeats} passes in turn; reading that clock puts about 1 us into each column. Every
+pass ran every search and took every answer, but for the episodes listed as cut.
+
+{summary(costs, translation, tokens, turns)}
 
 ## Environment time, microseconds an episode
 
-`a step` is one token for this project, one turn for the peers. `passages encoded when met` starts
-each pass with an empty cache of encoded passages, `before` with a full one. The observations of
-`SearchQAEnv` are copies of two arrays of length L at each token; the bare dynamics make none, and
-score no answer.
+`a step` is one token for this project, one turn for the peers. This project's figures include
+turning prompt (in `reset`) and passages (in `steps`) into ids, the peers' do not: next section.
+`passages encoded when met` starts each pass with an empty cache of encoded passages, `before`
+with a full one. `SearchQAEnv` copies two arrays of length L at each token and scores the answer;
+the bare dynamics do neither. `cut`: longer than L, so ended by the context.
 
 {table(columns, cost_rows(costs, episodes))}
-
-A token-level environment is entered about {tokens / turns:.0f} times for each time that a
-turn-level one is, so it costs more, by design: in return each token is exact, carries its source,
-and can be acted on. Most of what is left of that difference goes when episodes run side by side.
-GEM's reset reads a row of a `datasets.Dataset`.
 
 Favouring the peers: their request, its (de)serialisation, retries and logging are left out.
 
 ## What a text environment leaves to its user, microseconds an episode
 
-This environment's figures above include turning prompts and passages into ids. With the peers the
-trainer does it: `decode` the policy's ids to the text that `step` takes, `encode` what the
-environment returned (with the same tokenizer, each text once). The last column is for trainers
-that do not keep the policy's ids but encode its text again, which also may give other ids.
+`decode`: the policy's ids to the text that `step` takes. `encode`: what the environment returned
+to ids, each text once, with the tokenizer of the first table. The last column is for trainers that
+do not keep the policy's ids but encode its text again, which may also give other ids.
 
 {table(ids_columns, text_rows(costs, translation))}
 
 ## Share of an episode
 
-Environment time / (environment time + decode time of the policy's tokens), for microseconds a
-token of all episodes of a batch together; prefill is left out, which makes the shares larger than
-they are. None of these rates was measured in this run. CPU: reference figures of a hand-written
-decode loop on 2 cores of a Zen 5 EPYC, Qwen2 architecture: 56 (2M parameters, batch of 64), 570
-(50M, batch of 64), 2,000 (about 2M one at a time with a general-purpose generate function). GPU:
-assumptions, 100 (10,000 tokens/s over a large batch) and 20,000 (one stream of 50 tokens/s).
-Environments are taken to run while the policy waits, on one thread.
+Environment time / (environment time + decode time of the policy's tokens), at stated microseconds
+a token of all episodes of a batch together; `with ids` is `sum` above. Prefill is left out, which
+makes the shares larger than they are. None of these rates was measured in this run. CPU: earlier
+measurements on 2 cores of a Zen 5 EPYC, Qwen2 architecture, vocabulary of 4,096: 56 (2M parameters,
+batch of 64, bf16, hand-written loop), 569 (50M, likewise), 2,364 (2M, one episode at a time,
+`transformers` generate). GPU: assumptions, 100 (10,000 tokens/s over a large batch) and 20,000
+(one stream of 50 tokens/s). Environments are taken to run while the policy waits, on one thread.
 
 {table(["system", *RATES], share_rows(costs, translation, tokens))}
 """
+
+
+def _share(part: float, rest: float) -> str:
+    share = part / (part + rest)
+    return f"{share:.2%}" if share >= 1e-4 else "< 0.01%"
 
 
 def main() -> None:
