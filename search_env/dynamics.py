@@ -13,16 +13,23 @@ runs out does a row enter the slow path (:meth:`Dynamics._settle`).
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.blocks import BlockWriter
 from search_env.errors import ConfigurationError
-from search_env.matcher import END_OF_SEQUENCE, EVENT_SHIFT, STATE_MASK, Ends, build_matcher
+from search_env.matcher import (
+    END_OF_SEQUENCE,
+    EVENT_SHIFT,
+    STATE_MASK,
+    Ends,
+    Matcher,
+    build_matcher,
+)
 from search_env.protocols import Consequence, Protocol
 from search_env.tokenizer import Tokenizer
 from search_env.types import (
@@ -44,7 +51,6 @@ from search_env.types import (
 Ids: TypeAlias = NDArray[np.int32]
 Rows: TypeAlias = slice | NDArray[np.intp]
 
-_ENCODED_PASSAGES = 16_384
 _NEVER = np.iinfo(np.int64).max
 # As arrays: with Python numbers each of these operations would cost twice as much.
 _ONE = np.ones(1, np.int64)
@@ -104,6 +110,7 @@ class Dynamics:
         tokenizer: Ids and their bytes.
         rows: Number of episodes.
         prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
+        matcher: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
 
     Attributes:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
@@ -112,28 +119,26 @@ class Dynamics:
     """
 
     def __init__(
-        self, protocol: Protocol, tokenizer: Tokenizer, *, rows: int = 1, prompt: str = "base"
+        self,
+        protocol: Protocol,
+        tokenizer: Tokenizer,
+        *,
+        rows: int = 1,
+        prompt: str = "base",
+        matcher: Matcher | None = None,
     ) -> None:
         self.protocol = protocol
         self.tokenizer = tokenizer
         self.prompt = prompt
         self._tags = sorted(protocol.tags)
-        self._matcher = build_matcher(tokenizer, [protocol.tags[tag] for tag in self._tags])
+        self._matcher = matcher or build_matcher(tokenizer, protocol.tag_texts)
         # Flat tables indexed by state + class; a state is the number of its row's first entry.
         columns = self._matcher.table.shape[1]
         self._classes = self._matcher.classes.astype(np.int64)
         self._next = (self._matcher.table.ravel() & STATE_MASK).astype(np.int64) * columns
         self._event = (self._matcher.table.ravel() >> EVENT_SHIFT).astype(np.uint16)
-        self._prefix = tokenizer.encode(protocol.documents_prefix)
-        self._suffix = tokenizer.encode(protocol.documents_suffix)
-        self._nothing = tokenizer.encode(protocol.no_documents)
         self._notice = tokenizer.encode(protocol.notice)
-        self._rank = functools.cache(
-            lambda rank: tokenizer.encode(protocol.document_rank.replace("{rank}", str(rank)))
-        )
-        self._body = _bounded_cache(
-            lambda title, text: tokenizer.encode(protocol.document_text(Document("", title, text)))
-        )
+        self._blocks = BlockWriter(protocol, tokenizer)
         limit = protocol.max_tokens
         self.tokens = np.zeros((rows, limit), np.int32)
         self.sources = np.zeros((rows, limit), np.int8)
@@ -216,7 +221,7 @@ class Dynamics:
         start = self.length(row)
         room = self.protocol.max_tokens - start
         limit = min(room, self.protocol.max_documents_tokens or room)
-        block = self._block(documents, limit)
+        block = self._blocks.write(documents, limit)
         if block is None:
             self._fault(row, FaultKind.UNANSWERED_QUERY)
             self._end(row, StopReason.MAX_TOKENS)
@@ -456,36 +461,9 @@ class Dynamics:
         self._deadline[row] = self._first[row] + min(limits)
         self._slack = 0
 
-    def _block(self, documents: Sequence[Document], limit: int) -> Ids | None:
-        """Return the block of documents in at most ``limit`` tokens, or None if it cannot be."""
-        body: list[Ids] = []
-        room = limit - len(self._prefix) - len(self._suffix)
-        if room < 0:
-            return None
-        for rank, document in enumerate(documents, 1):
-            body += [self._rank(rank), self._body(document.title, document.text)]
-            if sum(map(len, body)) > room:
-                break
-        inside = np.concatenate(body) if body else self._nothing
-        return np.concatenate([self._prefix, self._cut(inside, room), self._suffix])
-
-    def _cut(self, ids: Ids, room: int) -> Ids:
-        """Keep at most ``room`` ids, ending between characters."""
-        if len(ids) <= room:
-            return ids
-        table = self.tokenizer.token_bytes
-        while room and table[ids[room]][:1] and 0x80 <= table[ids[room]][0] < 0xC0:
-            room -= 1  # the first id left out continues a character
-        return ids[:room]
-
 
 def _spent(used: int, limit: int | None) -> bool:
     return limit is not None and used >= limit
-
-
-def _bounded_cache(encode: Callable[[str, str], Ids]) -> Callable[[str, str], Ids]:
-    """Keep encoded passages: encoding one costs about 0.1 ms, more than finding it."""
-    return functools.lru_cache(maxsize=_ENCODED_PASSAGES)(encode)
 
 
 def _no_episode() -> Episode:

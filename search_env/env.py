@@ -22,6 +22,7 @@ from search_env.errors import (
     UnknownArgumentError,
     nearest,
 )
+from search_env.matcher import load_matcher
 from search_env.protocols import get_protocol
 from search_env.retrieval.base import Retriever, retrieve
 from search_env.scoring import cover_exact_match, exact_match, token_f1
@@ -165,7 +166,12 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             else retriever
         )
         self._truncate_on_error = on_retrieval_error == "truncate"
-        self._dynamics = Dynamics(self.protocol, self.tokenizer, prompt=prompt)
+        self._dynamics = Dynamics(
+            self.protocol,
+            self.tokenizer,
+            prompt=prompt,
+            matcher=load_matcher(self.tokenizer, self.protocol.tag_texts),
+        )
         self._action = np.zeros(1, np.int64)
         self._running = False
         self._terminal: LiveTerminal | None = None

@@ -90,7 +90,7 @@ class Matcher:
 
 
 def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
-    """Return the matcher of some tags over a tokenizer's ids, from the disk cache where it is.
+    """Return the matcher of some tags over a tokenizer's ids. Reads and writes no file.
 
     Args:
         tokenizer: Gives the bytes of each id and the end-of-sequence ids.
@@ -101,13 +101,18 @@ def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
     """
     patterns = [tag.encode() for tag in tags]
     _check(tags, patterns)
+    return _build(tokenizer, patterns)
+
+
+def load_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
+    """Return what :func:`build_matcher` does, for large vocabularies from the disk cache."""
     if tokenizer.size < _CACHE_FROM:
-        return _build(tokenizer, patterns)
-    key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, patterns)).encode()).hexdigest()
+        return build_matcher(tokenizer, tags)
+    key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()
     path = cache_dir() / "matchers" / f"{key[:32]}.npz"
     cached = _load(path)
     if cached is None:
-        cached = _build(tokenizer, patterns)
+        cached = build_matcher(tokenizer, tags)
         _save(path, cached)
     return cached
 

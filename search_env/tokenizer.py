@@ -31,6 +31,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from search_env.errors import TokenizerError, UnsupportedTokenizerError, nearest
+from search_env.hub import hub_file
 
 BUNDLED = ("world-1k", "byte", "toy")
 """Tokenizers that ship with the package."""
@@ -373,17 +374,14 @@ def _from_hub(name: str) -> Path:
     where = f"a bundled name ({', '.join(BUNDLED)}), a path to a tokenizer.json, or a hub id"
     if not _HUB_ID.fullmatch(name) or name.endswith((".json", ".xz", ".gz")):
         raise TokenizerError(f"Expected {where}; got {name!r}, which is no file. {hint}")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        path = Path(hf_hub_download(name, "tokenizer.json"))
-    except (OSError, ValueError, HfHubHTTPError, EntryNotFoundError) as error:
+        path = hub_file(name, "tokenizer.json")
+    except (ImportError, OSError, ValueError) as error:
         raise TokenizerError(
             f"Expected {where}; got {name!r}, and the hub did not give its tokenizer.json "
             f"({type(error).__name__}). {hint}Offline, pass the path of the file instead."
         ) from error
     # Optional: it only names the end token.
-    with contextlib.suppress(OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError):
-        hf_hub_download(name, "tokenizer_config.json")
+    with contextlib.suppress(OSError, ValueError):
+        hub_file(name, "tokenizer_config.json")
     return path

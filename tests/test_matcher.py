@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from search_env import paths
 from search_env.errors import ProtocolError
-from search_env.matcher import END_OF_SEQUENCE, EVENT_SHIFT, STATE_MASK, TagEnd, build_matcher
+from search_env.matcher import (
+    END_OF_SEQUENCE,
+    EVENT_SHIFT,
+    STATE_MASK,
+    TagEnd,
+    build_matcher,
+    load_matcher,
+)
 from search_env.protocols import get_protocol
 from search_env.tokenizer import Tokenizer, load_tokenizer
 
@@ -99,13 +106,13 @@ def test_qwen_vocabulary_builds_fast_small_and_cached(data_dir, protocol, tmp_pa
     monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path))
     qwen = load_tokenizer(str(data_dir / "tokenizers" / "qwen2.json.xz")).padded(151_936)
     start = time.perf_counter()
-    built = build_matcher(qwen, tags_of(protocol))
+    built = load_matcher(qwen, tags_of(protocol))
     assert time.perf_counter() - start < 2
     assert built.nbytes < 32e6
     (file,) = (tmp_path / "matchers").iterdir()
-    cached = build_matcher(qwen, tags_of(protocol))
+    cached = load_matcher(qwen, tags_of(protocol))
     np.testing.assert_array_equal(cached.table, built.table)
     np.testing.assert_array_equal(cached.classes, built.classes)
     assert cached.events == built.events
     file.write_bytes(file.read_bytes()[:1000])  # a damaged cache is rebuilt
-    np.testing.assert_array_equal(build_matcher(qwen, tags_of(protocol)).table, built.table)
+    np.testing.assert_array_equal(load_matcher(qwen, tags_of(protocol)).table, built.table)

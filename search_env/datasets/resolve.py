@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from search_env.datasets.formats import question_format, read_questions
 from search_env.errors import ConfigurationError, DataNotFoundError, nearest
+from search_env.hub import hub_file
 from search_env.paths import CACHE_VARIABLE, DATA_VARIABLE, cache_dir, data_dir
 from search_env.types import Question
 
@@ -259,15 +260,12 @@ def _download(filename: str, tried: list[str]) -> Path | None:
     """Return the hub's file from its cache or the network; None, and why, where that fails."""
     where = f"hub {HUB_REPOSITORY}, {filename}"
     try:
-        from huggingface_hub import hf_hub_download
+        return hub_file(HUB_REPOSITORY, filename, repo_type="dataset")
     except ImportError:
         tried.append(f"{where}: huggingface_hub is not installed")
-        return None
-    try:
-        return Path(hf_hub_download(HUB_REPOSITORY, filename, repo_type="dataset"))
-    except OSError as error:  # the hub's own errors, offline mode included, derive from OSError
+    except OSError as error:
         tried.append(f"{where}: {type(error).__name__}")
-        return None
+    return None
 
 
 def _not_found(what: str, tried: list[str], remedy: str) -> DataNotFoundError:

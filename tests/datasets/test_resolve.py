@@ -51,7 +51,7 @@ class TestOrder:
         hub = write("hub/dev.jsonl", [FLASHRAG])
         asked = []
 
-        def download(repo_id, filename, *, repo_type):
+        def download(repo_id, filename, *, repo_type, local_files_only):
             asked.append((repo_id, filename, repo_type))
             return str(hub)
 
