@@ -1,4 +1,4 @@
-"""Retrieved documents as tokens: laid out as the protocol says, cut so that the block stays whole."""
+"""Retrieved documents as tokens: in the protocol's layout, cut so that the block stays whole."""
 
 from __future__ import annotations
 
