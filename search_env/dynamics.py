@@ -139,7 +139,10 @@ class Dynamics:
         self._event = (self._matcher.table.ravel() >> EVENT_SHIFT).astype(np.uint16)
         self._notice = tokenizer.encode(protocol.notice)
         self._blocks = BlockWriter(protocol, tokenizer)
-        limit = protocol.max_tokens
+        self._allocate(rows)
+
+    def _allocate(self, rows: int) -> None:
+        limit = self.protocol.max_tokens
         self.tokens = np.zeros((rows, limit), np.int32)
         self.sources = np.zeros((rows, limit), np.int8)
         self._flat_tokens = self.tokens.reshape(-1)
@@ -150,6 +153,13 @@ class Dynamics:
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
         self._slack = 0  # appends until the first row can reach its deadline; 0: look again
         self.episodes: list[Episode] = [_no_episode() for _ in range(rows)]
+
+    def like(self, rows: int = 1) -> Dynamics:
+        """Return dynamics of the same rules with rows of their own; tables are shared."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._allocate(rows)
+        return other
 
     def begin(self, row: int, question: Question) -> None:
         """Start an episode: clear the row and write the prompt.

@@ -175,7 +175,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._action = np.zeros(1, np.int64)
         self._running = False
         self._terminal: LiveTerminal | None = None
-        self._size, length = self.tokenizer.size, self.protocol.max_tokens
+        self._size = self.tokenizer.size
+        self._make_spaces()
+
+    def _make_spaces(self) -> None:
+        length = self.protocol.max_tokens
         self.action_space = Discrete(self._size)
         self.observation_space = Dict(
             {
@@ -297,9 +301,18 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._running = state.running
 
     def clone(self) -> SearchQAEnv:
-        """Return an independent environment in the same state; heavy parts are shared."""
-        twin = SearchQAEnv(**self._arguments)
-        twin.spec = self.spec
+        """Return an independent environment in the same state.
+
+        What never changes (questions, retriever, tables) is shared; the rest, spaces and random
+        generators included, is its own.
+        """
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        twin._dynamics = self._dynamics.like()
+        twin._action = self._action.copy()
+        twin._np_random = None  # a generator of its own, which set_state puts into this state
+        twin._terminal = None
+        twin._make_spaces()
         twin.set_state(self.get_state())
         return twin
 
