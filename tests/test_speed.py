@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.report import table
 from benchmarks.speed.replays import (
     DynamicsReplay,
     Recorded,
@@ -17,7 +18,6 @@ from benchmarks.speed.replays import (
     schedule,
     write_questions,
 )
-from benchmarks.speed.report import table
 from benchmarks.speed.step import (
     Vocabulary,
     actions_for,

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.report import heading, publish, table
 from benchmarks.speed.replays import (
     LONGEST,
     TOP_K,
@@ -42,10 +43,9 @@ from benchmarks.speed.replays import (
     when,
     write_questions,
 )
-from benchmarks.speed.report import heading, publish, table
 from search_env.paths import data_dir
 from search_env.protocols import get_protocol
-from search_env.tokenizer import load_tokenizer
+from search_env.tokenizer import Tokenizer, load_tokenizer
 
 SHORT = 4096
 ROWS = 64
@@ -137,14 +137,34 @@ def build(episodes: Sequence[Episode], data: Path, folder: Path) -> list[Replay]
     return [*steps, *bare, *peers]
 
 
-def measure(systems: Sequence[Replay], repeats: int) -> dict[str, list[Pass]]:
-    """Let the systems take turns; return each one's passes."""
+def measure(
+    systems: Sequence[Replay], episodes: Sequence[Episode], tokenizer: Tokenizer, repeats: int
+) -> tuple[dict[str, list[Pass]], Translation]:
+    """Let the systems, and what text environments leave to their users, take turns."""
     passes: dict[str, list[Pass]] = {system.name: [] for system in systems}
+    turns = [turn for episode in episodes for turn in episode.turns]
+    ids = [tokenizer.encode(turn).tolist() for turn in turns]
+    decode, policy = [], []
+    returned: dict[str, list[int]] = {}
     for _ in range(repeats):
         for system in systems:
             gc.collect()
-            passes[system.name].append(system.run())
-    return passes
+            done = system.run()
+            passes[system.name].append(done)
+            if done.texts:
+                returned.setdefault(system.name, []).append(encode_time(tokenizer, done.texts))
+        decode.append(decode_time(tokenizer, ids))
+        policy.append(encode_time(tokenizer, turns))
+
+    def middle(times: list[int]) -> float:
+        return float(np.median(times)) / len(episodes) / 1e3
+
+    translation = Translation(
+        decode=middle(decode),
+        returned={name: middle(times) for name, times in returned.items()},
+        policy=middle(policy),
+    )
+    return passes, translation
 
 
 def check(passes: dict[str, list[Pass]], episodes: Sequence[Episode]) -> None:
@@ -166,28 +186,6 @@ def check(passes: dict[str, list[Pass]], episodes: Sequence[Episode]) -> None:
                 f"Expected {name} to finish {len(episodes)} episodes, got "
                 f"{[run.finished for run in runs]}. Replay one of the others step by step."
             )
-
-
-def translate(
-    passes: dict[str, list[Pass]], episodes: Sequence[Episode], data: Path, repeats: int
-) -> Translation:
-    """Measure what lies between a text environment and a policy of ids, as medians."""
-    tokenizer = load_tokenizer(str(data / "tokenizers" / "qwen2.json.xz"))
-    returned = {name: runs[-1].texts for name, runs in passes.items() if runs[-1].texts}
-    turns = [turn for episode in episodes for turn in episode.turns]
-    ids = [tokenizer.encode(turn).tolist() for turn in turns]
-
-    def middle(times: list[int]) -> float:
-        return float(np.median(times)) / len(episodes) / 1e3
-
-    return Translation(
-        decode=middle([decode_time(tokenizer, ids) for _ in range(repeats)]),
-        returned={
-            name: middle([encode_time(tokenizer, texts) for _ in range(repeats)])
-            for name, texts in returned.items()
-        },
-        policy=middle([encode_time(tokenizer, turns) for _ in range(repeats)]),
-    )
 
 
 def cost_rows(costs: dict[str, Cost], episodes: Sequence[Episode]) -> list[list[str]]:
@@ -249,11 +247,12 @@ def summary(costs: dict[str, Cost], translation: Translation, tokens: float, tur
 def result(data: Path, repeats: int, command: str) -> str:
     """Measure everything and return the result as Markdown."""
     head = heading("Environment time of an episode, beside peers", command, PACKAGES)
-    episodes = load_episodes(data, load_tokenizer(str(data / "tokenizers" / "qwen2.json.xz")))
+    tokenizer = load_tokenizer(str(data / "tokenizers" / "qwen2.json.xz"))
+    episodes = load_episodes(data, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        passes = measure(build(episodes, data, Path(folder)), repeats)
+        systems = build(episodes, data, Path(folder))
+        passes, translation = measure(systems, episodes, tokenizer, repeats)
     check(passes, episodes)
-    translation = translate(passes, episodes, data, repeats)
     costs = {name: Cost.of(runs, len(episodes)) for name, runs in passes.items()}
     tokens = float(np.mean([len(episode.ids) for episode in episodes]))
     turns = float(np.mean([len(episode.turns) for episode in episodes]))

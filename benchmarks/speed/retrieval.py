@@ -33,7 +33,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from benchmarks.speed.report import heading, publish, table
+from benchmarks.report import heading, publish, table
 from search_env.retrieval import BM25Retriever
 from search_env.types import Document
 
