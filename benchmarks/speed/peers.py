@@ -50,6 +50,7 @@ from search_env.tokenizer import Tokenizer, load_tokenizer
 SHORT = 4096
 ROWS = 64
 STEPPED = f"SearchQAEnv, L = {LONGEST:,}, passages encoded {{}}"
+INSTALL = "pip install gem-llm==0.1.0 skyrl-gym==0.4.0 datasets requests"
 PACKAGES = ("search-env", "gem-llm", "skyrl-gym", "gymnasium", "numpy", "tokenizers")
 
 # Microseconds a policy token, all episodes of a batch together; see result() for where from.
@@ -260,7 +261,8 @@ def result(data: Path, repeats: int, command: str) -> str:
     distinct = len({d.id for d in documents}) / len(documents)
     columns = ["system", "reset", "steps", "whole episode (range)", "a step"]
     ids_columns = ["system", "environment", "decode", "encode", "sum", "and the policy's text"]
-    return f"""{head}
+    return f"""{head}* Peers: `{INSTALL}`
+
 {len(episodes)} published trajectories of R1-Searcher; an episode has {tokens:.0f} policy tokens
 (qwen2), {turns:.1f} turns and {len(documents) / len(episodes):.1f} retrieved passages, of which
 {distinct:.0%} are distinct. Every system replays the same segments against the same documents,
