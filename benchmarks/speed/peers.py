@@ -277,8 +277,8 @@ pass ran every search and took every answer, but for the episodes listed as cut.
 `a step` is one token for this project, one turn for the peers. This project's figures include
 turning prompt (in `reset`) and passages (in `steps`) into ids, the peers' do not: next section.
 `passages encoded when met` starts each pass with no passage or prompt kept encoded, `before`
-with all of them kept. `SearchQAEnv` copies two arrays of length L at each token and scores the answer;
-the bare dynamics do neither. `cut`: longer than L, so ended by the context.
+with all of them kept. `SearchQAEnv` copies two arrays of length L at each token and scores the
+answer; the bare dynamics do neither. `cut`: longer than L, so ended by the context.
 
 {table(columns, cost_rows(costs, episodes))}
 
