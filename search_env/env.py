@@ -156,7 +156,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             max_policy_tokens=max_policy_tokens,
             max_searches=max_searches,
         )
-        self.tokenizer = load_tokenizer(tokenizer).padded(vocab_size)
+        self.tokenizer = load_tokenizer(tokenizer, vocab_size)
         self.questions: Sequence[Question] = load_questions(dataset, split, dataset_options)
         self.retriever: Retriever = (
             load_retriever(

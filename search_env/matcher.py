@@ -13,6 +13,7 @@ id. For the eight tags of a protocol and Qwen's 151,936 ids that is a few hundre
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import zipfile
 from collections.abc import Sequence
@@ -104,8 +105,9 @@ def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
     return _build(tokenizer, patterns)
 
 
-def load_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
-    """Return what :func:`build_matcher` does, for large vocabularies from the disk cache."""
+@functools.lru_cache(maxsize=16)
+def load_matcher(tokenizer: Tokenizer, tags: tuple[str, ...]) -> Matcher:
+    """Return what :func:`build_matcher` does, once a process; large ones from the disk cache."""
     if tokenizer.size < _CACHE_FROM:
         return build_matcher(tokenizer, tags)
     key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()

@@ -161,9 +161,9 @@ class Protocol:
         return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
 
     @property
-    def tag_texts(self) -> list[str]:
+    def tag_texts(self) -> tuple[str, ...]:
         """The tags' texts in the order of :class:`~search_env.types.Tag`."""
-        return [self.tags[tag] for tag in sorted(self.tags)]
+        return tuple(self.tags[tag] for tag in sorted(self.tags))
 
     def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
         """Return the prompt as ``(text, special)`` pieces.

@@ -139,26 +139,25 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, size={self.size})"
 
     def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[str, int]]:
-        return _reload, (self.name, self.size)
-
-
-def _reload(name: str, size: int) -> Tokenizer:
-    return load_tokenizer(name).padded(size)
+        return load_tokenizer, (self.name, self.size)
 
 
 @functools.lru_cache(maxsize=8)
-def load_tokenizer(name: str) -> Tokenizer:
-    """Return a tokenizer by bundled name, path or hub id; the same object for the same name.
+def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
+    """Return a tokenizer by bundled name, path or hub id; the same object for the same arguments.
 
     Args:
         name: ``"world-1k"`` (byte-level BPE of about 1,000 ids trained on the procedural world),
             ``"byte"`` (an id for each byte) or ``"toy"``; a ``tokenizer.json`` (also ``.xz`` or
             ``.gz``) or a folder that holds one; or a hub id such as ``"Qwen/Qwen2.5-7B"``.
+        size: Ids are padded to this many, see :meth:`Tokenizer.padded`.
 
     Raises:
         TokenizerError: Nothing by that name, or the file cannot be read.
         UnsupportedTokenizerError: A kind whose ids have no exact bytes.
     """
+    if size is not None:
+        return load_tokenizer(name).padded(size)
     if name == "byte":
         return _byte_tokenizer()
     if name == "toy":

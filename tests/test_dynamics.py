@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from search_env.dynamics import Dynamics
 from search_env.errors import ConfigurationError
+from search_env.matcher import load_matcher
 from search_env.protocols import Protocol, get_protocol
 from search_env.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
@@ -40,6 +41,12 @@ EOS = 256
 B, E = "<|begin_of_query|>", "<|end_of_query|>"
 
 
+def rules(protocol: Protocol, tokenizer: Tokenizer = BYTE, rows: int = 1) -> Dynamics:
+    """Dynamics whose matcher is built once for all examples."""
+    matcher = load_matcher(tokenizer, protocol.tag_texts)
+    return Dynamics(protocol, tokenizer, rows=rows, matcher=matcher)
+
+
 def feed(
     dynamics: Dynamics,
     ids: Sequence[int],
@@ -58,7 +65,7 @@ def feed(
 
 def played(protocol: Protocol, *text: str | int, documents=None, tokenizer=BYTE) -> Transcript:
     """The transcript of one episode of policy text (ints are ids)."""
-    dynamics = Dynamics(protocol, tokenizer)
+    dynamics = rules(protocol, tokenizer)
     dynamics.begin(0, QUESTION)
     ids = [i for t in text for i in ([t] if isinstance(t, int) else tokenizer.encode(t).tolist())]
     feed(dynamics, ids, documents)
@@ -213,7 +220,7 @@ def test_policy_budget_counts_policy_tokens_only():
 
 
 def prompt_length(protocol: Protocol) -> int:
-    dynamics = Dynamics(protocol, BYTE)
+    dynamics = rules(protocol)
     dynamics.begin(0, QUESTION)
     return dynamics.length(0)
 
@@ -254,13 +261,13 @@ def test_block_limit_of_search_r1():
 
 
 def test_prompt_that_does_not_fit():
-    dynamics = Dynamics(R1.limited(max_tokens=50), BYTE)
+    dynamics = rules(R1.limited(max_tokens=50))
     with pytest.raises(ConfigurationError, match="Raise max_tokens"):
         dynamics.begin(0, QUESTION)
 
 
 def test_failed_retrieval_ends_the_episode():
-    dynamics = Dynamics(R1, BYTE)
+    dynamics = rules(R1)
     dynamics.begin(0, QUESTION)
     for token in BYTE.encode(f"{B}q{E}"):
         queries = dynamics.append(ALL, np.array([int(token)]))
@@ -317,7 +324,7 @@ def test_policy_ids_are_the_actions_sent(tokenizer, protocol, data):
     protocol = dataclasses.replace(protocol, max_tokens=4096)
     text = data.draw(tag_soup(protocol))
     noise = data.draw(st.lists(st.integers(0, tokenizer.size - 1), max_size=20))
-    dynamics = Dynamics(protocol, tokenizer)
+    dynamics = rules(protocol, tokenizer)
     dynamics.begin(0, QUESTION)
     ids = [*tokenizer.encode(text).tolist(), *noise]
     taken = feed(dynamics, ids)
@@ -336,7 +343,7 @@ def test_retrieved_text_full_of_tags_changes_nothing(tokenizer, protocol, data):
     ids = tokenizer.encode(text).tolist()
 
     def events(document: Document) -> list[tuple]:
-        dynamics = Dynamics(protocol, tokenizer)
+        dynamics = rules(protocol, tokenizer)
         dynamics.begin(0, QUESTION)
         feed(dynamics, ids, _Everything(document))
         found = dynamics.transcript(0)
@@ -364,11 +371,11 @@ class _Everything(dict):
 def test_restored_episodes_go_on_identically(data, protocol):
     ids = BYTE.encode(data.draw(tag_soup(protocol)) + "<answer>Ada</answer>").tolist()
     cut = data.draw(st.integers(0, len(ids)))
-    original = Dynamics(protocol, BYTE)
+    original = rules(protocol)
     original.begin(0, QUESTION)
     feed(original, ids[:cut])
     saved = pickle.loads(pickle.dumps(original.save(0)))
-    other = Dynamics(protocol, BYTE, rows=3)
+    other = rules(protocol, rows=3)
     for row in range(3):
         other.begin(row, Question("other", "Where? " * row, ("x",)))
     feed(other, ids, row=2)  # what was in the row before must leave no trace
@@ -386,7 +393,7 @@ def test_restored_episodes_go_on_identically(data, protocol):
 @given(texts=st.lists(tag_soup(R1), min_size=2, max_size=5), protocol=st.sampled_from([R1, SR1]))
 def test_rows_side_by_side_equal_rows_alone(texts, protocol):
     streams = [BYTE.encode(text).tolist() for text in texts]
-    together = Dynamics(protocol, BYTE, rows=len(texts))
+    together = rules(protocol, rows=len(texts))
     for row in range(len(texts)):
         together.begin(row, QUESTION)
     for step in range(max(map(len, streams))):
@@ -400,7 +407,7 @@ def test_rows_side_by_side_equal_rows_alone(texts, protocol):
             for query in together.append(np.array(rows), tokens):
                 together.insert_documents(query.row, [DOCUMENT])
     for row, ids in enumerate(streams):
-        alone = Dynamics(protocol, BYTE)
+        alone = rules(protocol)
         alone.begin(0, QUESTION)
         feed(alone, ids)
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
@@ -409,7 +416,7 @@ def test_rows_side_by_side_equal_rows_alone(texts, protocol):
 
 
 def test_restoring_into_a_smaller_context_is_refused():
-    dynamics = Dynamics(R1, BYTE)
+    dynamics = rules(R1)
     dynamics.begin(0, QUESTION)
     with pytest.raises(ConfigurationError, match="as large as it was"):
-        Dynamics(R1.limited(max_tokens=100), BYTE).restore(0, dynamics.save(0))
+        rules(R1.limited(max_tokens=100)).restore(0, dynamics.save(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -26,11 +27,11 @@ from search_env.tokenizer import Tokenizer, load_tokenizer
 PROTOCOLS = ("r1-searcher", "search-r1")
 
 
-def tags_of(protocol: str) -> list[str]:
-    return list(get_protocol(protocol).tags.values())
+def tags_of(protocol: str) -> tuple[str, ...]:
+    return get_protocol(protocol).tag_texts
 
 
-def expected(tokenizer: Tokenizer, tags: list[str], ids: list[int]) -> list[tuple[int, int]]:
+def expected(tokenizer: Tokenizer, tags: Sequence[str], ids: list[int]) -> list[tuple[int, int]]:
     """(position of the id in which it ends, tag), found by re in the joined bytes."""
     owner = [i for i, token in enumerate(ids) for _ in tokenizer.token_bytes[token]]
     pattern = re.compile(b"|".join(re.escape(tag.encode()) for tag in tags))
@@ -40,7 +41,7 @@ def expected(tokenizer: Tokenizer, tags: list[str], ids: list[int]) -> list[tupl
     ]
 
 
-def streams(tokenizer: Tokenizer, tags: list[str]):
+def streams(tokenizer: Tokenizer, tags: Sequence[str]):
     """Ids of tag-like text and ids from anywhere, mixed."""
     pieces = [*tags, *(tag[:-1] for tag in tags), *(tag[1:] for tag in tags), ">", "<", "é", " x"]
     text = st.lists(st.sampled_from(pieces), max_size=6).map("".join)
@@ -56,7 +57,7 @@ def test_finds_what_a_regular_expression_finds(tokenizer, protocol, data):
     tags = tags_of(protocol)
     ids = data.draw(streams(tokenizer, tags))
     ids = [i for i in ids if i not in tokenizer.eos_ids]
-    assert build_matcher(tokenizer, tags).find(ids) == expected(tokenizer, tags, ids)
+    assert load_matcher(tokenizer, tags).find(ids) == expected(tokenizer, tags, ids)
 
 
 @given(text=st.lists(st.sampled_from("ab<>/"), max_size=40).map("".join))
@@ -105,14 +106,17 @@ def test_tags_that_cannot_be_told_apart_are_refused(tags):
 def test_qwen_vocabulary_builds_fast_small_and_cached(data_dir, protocol, tmp_path, monkeypatch):
     monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path))
     qwen = load_tokenizer(str(data_dir / "tokenizers" / "qwen2.json.xz")).padded(151_936)
+    load_matcher.cache_clear()
     start = time.perf_counter()
     built = load_matcher(qwen, tags_of(protocol))
     assert time.perf_counter() - start < 2
     assert built.nbytes < 32e6
     (file,) = (tmp_path / "matchers").iterdir()
+    load_matcher.cache_clear()
     cached = load_matcher(qwen, tags_of(protocol))
     np.testing.assert_array_equal(cached.table, built.table)
     np.testing.assert_array_equal(cached.classes, built.classes)
     assert cached.events == built.events
     file.write_bytes(file.read_bytes()[:1000])  # a damaged cache is rebuilt
+    load_matcher.cache_clear()
     np.testing.assert_array_equal(load_matcher(qwen, tags_of(protocol)).table, built.table)
