@@ -272,5 +272,5 @@ def _not_found(what: str, tried: list[str], remedy: str) -> DataNotFoundError:
     places = "".join(f"\n  - {place}" for place in tried)
     return DataNotFoundError(
         f"Expected {what}, found none. Looked in:{places}\n{remedy} and set ${DATA_VARIABLE} to "
-        f"it (or use {cache_dir() / 'datasets'}, moved by ${CACHE_VARIABLE}), or pass the file itself."
+        f"it (or use {cache_dir() / 'datasets'}, moved by ${CACHE_VARIABLE}), or pass the file."
     )
