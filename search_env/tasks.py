@@ -17,13 +17,10 @@ from search_env.datasets.toy import toy_questions, toy_retriever
 from search_env.errors import ConfigurationError, IndexFormatError, nearest
 from search_env.paths import cache_dir
 from search_env.retrieval.base import Retriever
-from search_env.types import Document, Question
+from search_env.types import SPLITS, Document, Question
 
 if TYPE_CHECKING:
     from search_env.datasets.world import World
-
-SPLITS = ("train", "validation", "test")
-"""Splits of the generated datasets, ``world`` and ``toy``."""
 
 WORLD_OPTIONS: dict[str, Any] = {
     "articles": 1000,

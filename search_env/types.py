@@ -14,6 +14,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+SPLITS = ("train", "validation", "test")
+"""Splits of the generated datasets; published ones have their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.datasets.world.rng import below, key, mix
-
-SPLITS = ("train", "validation", "test")
+from search_env.types import SPLITS
 
 # An empty onset starts the word with its vowel. Doubled and bare consonants are no medials, for
 # words like those are the ones that exist already.

@@ -8,11 +8,10 @@ from itertools import islice
 
 from search_env.datasets.world.articles import Writer
 from search_env.datasets.world.facts import Facts
-from search_env.datasets.world.names import SPLITS
 from search_env.datasets.world.naming import Naming
 from search_env.datasets.world.questions import Asker, document_id, kinds_by_hops
 from search_env.errors import ConfigurationError, nearest
-from search_env.types import Document, Question
+from search_env.types import SPLITS, Document, Question
 
 MIN_ARTICLES, MAX_ARTICLES = 100, 1_000_000
 
