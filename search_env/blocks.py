@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.errors import ProtocolError
 from search_env.protocols import Protocol
 from search_env.tokenizer import Tokenizer
 from search_env.types import Document
@@ -23,6 +24,9 @@ class BlockWriter:
 
     Frame, ranks and passages are encoded apart and joined, so that a passage has the same ids
     wherever it stands and can be kept encoded (the last 16,384 are).
+
+    Raises:
+        ProtocolError: The protocol's limit for a block does not hold even its frame.
     """
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
@@ -30,6 +34,12 @@ class BlockWriter:
         self._prefix = tokenizer.encode(protocol.documents_prefix)
         self._suffix = tokenizer.encode(protocol.documents_suffix)
         self._nothing = tokenizer.encode(protocol.no_documents)
+        frame, limit = len(self._prefix) + len(self._suffix), protocol.max_documents_tokens
+        if limit is not None and limit < frame:
+            raise ProtocolError(
+                f"Expected max_documents_tokens of protocol {protocol.name!r} to hold the block's "
+                f"frame, {frame} tokens of {tokenizer.name!r}, got {limit}. Raise it."
+            )
 
         @functools.lru_cache(maxsize=_KEPT_PASSAGES)
         def passage(title: str, text: str) -> Ids:

@@ -188,11 +188,6 @@ class Dynamics:
         self._write(row, ids, Source.PROMPT)
         self._set_deadline(row)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens in each row, int64 ``(rows,)``; a new array."""
-        return self._end_of - self._first
-
     def length(self, row: int) -> int:
         """Return the number of tokens in one row."""
         return int(self._end_of[row]) - int(self._first[row])
@@ -345,6 +340,8 @@ class Dynamics:
         if tag in (Tag.QUERY_OPEN, Tag.ANSWER_OPEN):
             if episode.query_start is not None or episode.answer_start is not None:
                 self._fault(row, FaultKind.NESTED_OPEN)
+                if episode.notice or episode.stop_reason is not None:
+                    return  # the segment ends with this fault; nothing stays open
             name = "query_start" if tag is Tag.QUERY_OPEN else "answer_start"
             if getattr(episode, name) is None or not self.protocol.first_opening:
                 setattr(episode, name, (position, bytes_after))
@@ -433,7 +430,7 @@ class Dynamics:
         episode = self.episodes[row]
         episode.stop_reason = reason
         episode.events.append(Ended(self.length(row) - 1, reason))
-        self._deadline[row] = _NEVER
+        self._set_deadline(row)
 
     def _begin_segment(self, row: int) -> None:
         episode = self.episodes[row]
@@ -467,13 +464,16 @@ class Dynamics:
 
     def _set_deadline(self, row: int) -> None:
         protocol, episode = self.protocol, self.episodes[row]
+        self._slack = 0
+        if episode.stop_reason is not None:
+            self._deadline[row] = _NEVER
+            return
         limits = [protocol.max_tokens]
         if protocol.max_policy_tokens is not None:
             limits.append(episode.prompt_length + episode.inserted + protocol.max_policy_tokens)
         if protocol.max_segment_tokens is not None:
             limits.append(episode.segment_start + protocol.max_segment_tokens)
         self._deadline[row] = self._first[row] + min(limits)
-        self._slack = 0
 
 
 def _spent(used: int, limit: int | None) -> bool:

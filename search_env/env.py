@@ -28,7 +28,7 @@ from search_env.retrieval.base import Retriever, retrieve
 from search_env.scoring import cover_exact_match, exact_match, token_f1
 from search_env.tasks import load_questions, load_retriever
 from search_env.tokenizer import load_tokenizer
-from search_env.types import Answered, FormatFault, Question, Source, StopReason, Transcript
+from search_env.types import FormatFault, Question, Source, Transcript
 
 if TYPE_CHECKING:
     from search_env.rendering.frame import Frame
@@ -238,7 +238,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         if stop is not None:
             self._running = False
             terminated, truncated = stop.terminated, not stop.terminated
-            info.update(self._result())
+            info.update(_result(self.transcript()))
             reward = info["f1"]
         if self.render_mode == "human":
             self.render()
@@ -272,13 +272,13 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         """Return what a renderer draws: the transcript, the budgets and the score."""
         from search_env.rendering.frame import Frame
 
-        ended = self._dynamics.episodes[0].stop_reason is not None
+        transcript = self.transcript()
         return Frame(
-            transcript=self.transcript(),
+            transcript=transcript,
             max_tokens=self.protocol.max_tokens,
             max_searches=self.protocol.max_searches,
             max_policy_tokens=self.protocol.max_policy_tokens,
-            score=self._result()["f1"] if ended else None,
+            score=None if transcript.stop_reason is None else _result(transcript)["f1"],
         )
 
     def transcript(self) -> Transcript:
@@ -317,7 +317,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         return twin
 
     def __reduce__(self) -> tuple[Callable[..., SearchQAEnv], tuple[Any, ...], EnvState]:
-        return _rebuild, (self._arguments, self.spec), self.get_state()
+        return _rebuild, (type(self), self._arguments, self.spec), self.get_state()
 
     def __setstate__(self, state: EnvState) -> None:
         self.set_state(state)
@@ -360,15 +360,16 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         )
 
     def _retrieve(self, query: str) -> dict[str, Any]:
+        self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
         try:
             documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
         except RetrievalError as error:
             self._dynamics.fail_retrieval(0)
             if self._truncate_on_error:
                 return {"query": query, "retrieval_error": str(error)}
-            self._running = False
             raise
         self._dynamics.insert_documents(0, documents)
+        self._running = True
         return {"query": query, "document_ids": [document.id for document in documents]}
 
     def _observation(self) -> Observation:
@@ -389,22 +390,21 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             "stop_reason": "" if stop is None else stop.value,
         }
 
-    def _result(self) -> dict[str, Any]:
-        """Score the episode that has just ended."""
-        episode = self._dynamics.episodes[0]
-        answered = [event.text for event in episode.events if isinstance(event, Answered)]
-        answer, golds = (answered[-1] if answered else None), episode.question.answers
-        return {
-            "answer": answer or "",
-            "f1": token_f1(answer, golds),
-            "exact_match": exact_match(answer, golds),
-            "cover_exact_match": cover_exact_match(answer, golds),
-            "valid": episode.stop_reason is not StopReason.RETRIEVAL_ERROR,
-        }
+
+def _result(transcript: Transcript) -> dict[str, Any]:
+    """Score an episode that has ended."""
+    answer, golds, stop = transcript.answer, transcript.question.answers, transcript.stop_reason
+    return {
+        "answer": answer or "",
+        "f1": token_f1(answer, golds),
+        "exact_match": exact_match(answer, golds),
+        "cover_exact_match": cover_exact_match(answer, golds),
+        "valid": stop is None or stop.valid,
+    }
 
 
-def _rebuild(arguments: dict[str, Any], spec: Any) -> SearchQAEnv:
-    env = SearchQAEnv(**arguments)
+def _rebuild(kind: type[SearchQAEnv], arguments: dict[str, Any], spec: Any) -> SearchQAEnv:
+    env = kind(**arguments)
     env.spec = spec
     return env
 

@@ -18,7 +18,7 @@ from search_env.env import Observation, SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.scoring import R1_SEARCHER, cover_exact_match, exact_match, token_f1
 from search_env.statistics import RESAMPLES, Interval, bootstrap_mean
-from search_env.types import StopReason, Transcript
+from search_env.types import Transcript
 
 
 class Agent(Protocol):
@@ -214,7 +214,7 @@ def record_of(transcript: Transcript, episode_return: float) -> EpisodeRecord:
         searches=len(searches),
         policy_tokens=transcript.num_policy_tokens,
         stop_reason=stop.value,
-        valid=stop is not StopReason.RETRIEVAL_ERROR,
+        valid=stop.valid,
         format_faults=tuple(fault.kind.value for fault in transcript.faults),
         queries=tuple(search.query for search in searches),
         document_ids=tuple(search.document_ids for search in searches),

@@ -100,7 +100,8 @@ def load_retriever(
     if corpus is not None:
         return _bm25_from_path(str(Path(corpus).expanduser().resolve()))
     if dataset == "world":
-        return _bm25_of_world(_generated_split(dataset, split), _world_options(options))
+        chosen = json.loads(_world_options(options))
+        return _bm25_of_world(chosen["articles"], chosen["seed"], _generated_split(dataset, split))
     if dataset == "toy":
         raise ConfigurationError(
             "Expected a corpus for retriever='bm25' on the toy, which has none. Leave retriever "
@@ -125,11 +126,6 @@ def register_retriever(name: str, factory: RetrieverFactory) -> None:
 @functools.lru_cache(maxsize=16)
 def _registered(name: str) -> Retriever:
     return _FACTORIES[name]()
-
-
-def world_of(split: str | None, options: Mapping[str, Any] | None) -> World:
-    """Return the procedural world behind these arguments."""
-    return _world(_generated_split("world", split), _world_options(options))
 
 
 def _generated_split(dataset: str, split: str | None) -> str:
@@ -164,18 +160,18 @@ def _world_options(options: Mapping[str, Any] | None) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _world(split: str, options: str) -> World:
+def _world(articles: int, seed: int, split: str) -> World:
     from search_env.datasets.world import World
 
-    chosen = json.loads(options)
-    return World(articles=chosen["articles"], seed=chosen["seed"], split=split)
+    return World(articles=articles, seed=seed, split=split)
 
 
 @functools.lru_cache(maxsize=8)
 def _world_questions(split: str, options: str) -> Sequence[Question]:
     chosen = json.loads(options)
+    world = _world(chosen["articles"], chosen["seed"], split)
     return tuple(
-        _world(split, options).questions(
+        world.questions(
             chosen["questions"], hops=chosen["hops"], kinds=chosen["kinds"], seed=chosen["seed"]
         )
     )
@@ -205,9 +201,11 @@ def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
 
 
 @functools.lru_cache(maxsize=4)
-def _bm25_of_world(split: str, options: str) -> Retriever:
-    world = _world(split, options)
-    key = hashlib.sha256(f"{world!r}{world.document(0)}{split}{options}".encode()).hexdigest()
+def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
+    world = _world(articles, seed, split)
+    # Some text too: another version of the generator must not find this one's index.
+    text = "".join(world.document(i).text for i in range(100))
+    key = hashlib.sha256(f"{world!r}{text}".encode()).hexdigest()
     return _bm25(key, world.documents, len(world))
 
 

@@ -108,6 +108,11 @@ class StopReason(str, Enum):
         """Whether the policy ended the episode, as opposed to a budget or a failure."""
         return self in _TERMINATED
 
+    @property
+    def valid(self) -> bool:
+        """Whether the episode says something about the policy: retrieval did not fail in it."""
+        return self is not StopReason.RETRIEVAL_ERROR
+
 
 _TERMINATED = frozenset({StopReason.ANSWERED, StopReason.END_OF_SEQUENCE, StopReason.FORMAT_FAULT})
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.dynamics import Dynamics
-from search_env.errors import ConfigurationError
+from search_env.errors import ConfigurationError, ProtocolError
 from search_env.matcher import load_matcher
-from search_env.protocols import Protocol, get_protocol
+from search_env.protocols import Consequence, Protocol, get_protocol
 from search_env.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
     Answered,
@@ -413,6 +413,33 @@ def test_rows_side_by_side_equal_rows_alone(texts, protocol):
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
         np.testing.assert_array_equal(alone.sources[0], together.sources[row])
         assert alone.episodes[0] == together.episodes[row]
+
+
+def test_an_ended_row_that_was_restored_stays_ended():
+    ended, both = rules(SR1), rules(SR1, rows=2)
+    ended.begin(0, QUESTION)
+    feed(ended, BYTE.encode("<answer>Ada</answer>").tolist())
+    for row in (0, 1):
+        both.begin(row, QUESTION)
+    both.restore(1, ended.save(0))
+    events = list(both.episodes[1].events)
+    for _ in range(600):  # past the segment limit, also of a driver that writes into ended rows
+        both.append(ALL, np.array([97, 97]))
+    assert kinds(both.transcript(0)) == [FaultKind.NO_ACTION]
+    assert both.episodes[1].events == events
+
+
+def test_a_nested_opening_that_earns_a_notice_leaves_nothing_open():
+    faults = {**SR1.faults, FaultKind.NESTED_OPEN: Consequence.NOTICE}
+    strict = dataclasses.replace(SR1, faults=faults)
+    t = played(strict, "<search>a<search>", "b</search>")
+    assert kinds(t) == [FaultKind.NESTED_OPEN, FaultKind.UNOPENED_CLOSE]
+    assert (len(t.searches), t.text(Source.NOTICE)) == (0, SR1.notice * 2)
+
+
+def test_a_block_limit_below_its_frame_is_refused():
+    with pytest.raises(ProtocolError, match="frame, 31 tokens"):
+        rules(dataclasses.replace(SR1, max_documents_tokens=30))
 
 
 def test_restoring_into_a_smaller_context_is_refused():

@@ -306,6 +306,28 @@ def test_a_retriever_that_raises():
     env.step(1)
 
 
+def test_an_interrupted_search_ends_the_episode():
+    class Interrupted:
+        def search(self, queries, k):
+            raise KeyboardInterrupt
+
+    env = failing(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        written(env, "<q>key1 key2 </q>")
+    with pytest.raises(EpisodeOverError):
+        env.step(1)
+    env.reset()
+    env.step(1)
+
+
+def test_worlds_are_shared_by_their_questions_options():
+    two, four = (
+        search_env.SearchQAEnv(dataset_options={"hops": [n], "questions": 20}) for n in (2, 4)
+    )
+    assert two.retriever is four.retriever
+    assert {q.kind[-4:] for q in two.questions} == {"2hop"}
+
+
 def test_a_retriever_that_hangs():
     import threading
 

@@ -16,7 +16,6 @@ from search_env.types import Document, Hop, Question
 
 KEYS = 8
 VALUES = 8
-OPTIMAL_RETURN = 1.0
 
 
 def toy_pairs(split: str) -> list[tuple[str, str]]:
