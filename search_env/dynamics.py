@@ -12,16 +12,15 @@ runs out does a row enter the slow path (:meth:`Dynamics._settle`).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_env.blocks import BlockWriter
+from search_env.episode import Episode, Ids, Query, SavedEpisode, no_episode
 from search_env.errors import ConfigurationError
 from search_env.matcher import (
     END_OF_SEQUENCE,
@@ -37,7 +36,6 @@ from search_env.types import (
     Answered,
     Document,
     Ended,
-    Event,
     FaultKind,
     FormatFault,
     Question,
@@ -49,7 +47,6 @@ from search_env.types import (
     Transcript,
 )
 
-Ids: TypeAlias = NDArray[np.int32]
 Rows: TypeAlias = slice | NDArray[np.intp]
 
 # Unused ids between rows: rows a power of two apart would share cache sets (1.5 times the cost of
@@ -60,51 +57,6 @@ _NEVER = np.iinfo(np.int64).max
 # As arrays: with Python numbers each of these operations would cost twice as much.
 _ONE = np.ones(1, np.int64)
 _POLICY = np.full(1, Source.POLICY, np.int8)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A query that was closed in ``row`` and waits for its documents."""
-
-    row: int
-    text: str
-
-
-@dataclass(slots=True)
-class Episode:
-    """What one row knows beside its tokens.
-
-    ``query_start`` and ``answer_start`` hold where a tag was opened, as (position of the token,
-    bytes of it that follow the tag).
-    """
-
-    question: Question
-    prompt_length: int
-    segment_start: int
-    inserted: int = 0
-    num_searches: int = 0
-    num_turns: int = 0
-    query_start: tuple[int, int] | None = None
-    answer_start: tuple[int, int] | None = None
-    pending: str | None = None
-    notice: bool = False
-    stop_reason: StopReason | None = None
-    events: list[Event] = field(default_factory=list)
-    documents: dict[str, Document] = field(default_factory=dict)
-
-    def copy(self) -> Episode:
-        """Return a copy that shares nothing that changes."""
-        return dataclasses.replace(self, events=self.events.copy(), documents=self.documents.copy())
-
-
-@dataclass(frozen=True, slots=True)
-class SavedEpisode:
-    """One row's whole state, to be given to :meth:`Dynamics.restore`. Plain data, picklable."""
-
-    episode: Episode
-    tokens: Ids
-    sources: NDArray[np.int8]
-    automaton_state: int
 
 
 class Dynamics:
@@ -158,7 +110,7 @@ class Dynamics:
         self._state = np.zeros(rows, np.int64)
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
         self._slack = 0  # appends until the first row can reach its deadline; 0: look again
-        self.episodes: list[Episode] = [_no_episode() for _ in range(rows)]
+        self.episodes: list[Episode] = [no_episode() for _ in range(rows)]
 
     def like(self, rows: int = 1) -> Dynamics:
         """Return dynamics of the same rules with rows of their own; tables are shared."""
@@ -297,6 +249,15 @@ class Dynamics:
         episode = self.episodes[row]
         return self.length(row) - episode.prompt_length - episode.inserted
 
+    def automaton_state(self, row: int) -> int:
+        """Return the state of the matcher in which a row stands."""
+        return int(self._state[row]) // self._matcher.table.shape[1]
+
+    def query_so_far(self, row: int) -> bytes | None:
+        """Return what the policy has written of an open query, or None where none is open."""
+        start = self.episodes[row].query_start
+        return None if start is None else self._since(row, start)
+
     # The slow path: tags, faults, budgets.
 
     def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
@@ -378,13 +339,17 @@ class Dynamics:
 
     def _between(self, row: int, start: tuple[int, int], bytes_after: int, close: Tag) -> str:
         """Return the policy's text between an opening and the closing tag that just ended."""
+        written = self._since(row, start)
+        last = len(written) - bytes_after - len(self.protocol.tags[close].encode())
+        return written[:last].decode("utf-8", "replace")
+
+    def _since(self, row: int, start: tuple[int, int]) -> bytes:
+        """Return what the policy has written after an opening tag."""
         position, skipped = start
         stretch = slice(position, self.length(row))
         ids = self.tokens[row, stretch][self.sources[row, stretch] == Source.POLICY]
         written = self.tokenizer.bytes_of(ids.tolist())
-        first = len(self.tokenizer.token_bytes[int(ids[0])]) - skipped
-        last = len(written) - bytes_after - len(self.protocol.tags[close].encode())
-        return written[first:last].decode("utf-8", "replace")
+        return written[len(self.tokenizer.token_bytes[int(ids[0])]) - skipped :]
 
     def _settle_budgets(self, row: int) -> None:
         """Name the budget that is spent, if any."""
@@ -489,8 +454,3 @@ def _prompt_encoder(protocol: Protocol, tokenizer: Tokenizer, style: str) -> Cal
         return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])
 
     return encode
-
-
-def _no_episode() -> Episode:
-    """A row before its first episode: ended, so that nothing can be appended by mistake."""
-    return Episode(Question("", "", ("",)), 0, 0, stop_reason=StopReason.END_OF_SEQUENCE)

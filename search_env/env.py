@@ -4,41 +4,30 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete
-from typing_extensions import Never
+from numpy.typing import NDArray
 
-from search_env.dynamics import Dynamics, SavedEpisode
-from search_env.errors import (
-    ConfigurationError,
-    EpisodeOverError,
-    InvalidActionError,
-    RetrievalError,
-    UnknownArgumentError,
-    nearest,
-)
-from search_env.matcher import load_matcher
-from search_env.protocols import get_protocol
-from search_env.retrieval.base import Retriever, retrieve
-from search_env.scoring import cover_exact_match, exact_match, token_f1
-from search_env.tasks import load_questions, load_retriever
-from search_env.tokenizer import load_tokenizer
-from search_env.types import FormatFault, Question, Source, Transcript
+from search_env.episode import SavedEpisode
+from search_env.errors import EpisodeOverError, RetrievalError
+from search_env.retrieval.base import retrieve
+from search_env.rewards import Reward, get_reward
+from search_env.scoring import token_f1
+from search_env.setting import Info, Setting, check_choice, ending, faults_since, standing
+from search_env.types import Transcript
 
 if TYPE_CHECKING:
+    from search_env.action_mask import ActionMasks
     from search_env.rendering.frame import Frame
     from search_env.rendering.live import LiveTerminal
 
 Observation = dict[str, Any]
 
 _ROW = slice(None)  # the only row there is
-_ON_ERROR = ("raise", "truncate")
-_OPTIONS = ("question_id", "index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +37,7 @@ class EnvState:
     episode: SavedEpisode
     random: dict[str, Any]
     running: bool
+    reward: Reward
 
 
 class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
@@ -74,8 +64,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     `tokens[previous_length:length]` is what is new since the last step.
 
     ## Rewards
-    The F1 of the answer against the gold answers (R1-Searcher's rule) when the answer tag closes,
-    0 at every other step and at every other ending.
+    What `reward` names, a function of the finished episode's transcript (`search_env.rewards`),
+    on the step that ends it; 0 at every other step, and 0 where retrieval failed. By default the
+    F1 of the answer against the gold answers (R1-Searcher's rule), 0 where there is no answer.
 
     ## Starting State
     A question drawn by `np_random`, or chosen by `reset(options={"question_id": ...})` or
@@ -91,7 +82,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     ## Information
     Always `question_id`, `num_searches`, `stop_reason` ("" while running). On a step that
     searched, `query` and `document_ids`. On a step with format faults, `format_faults`. At the
-    end `answer`, `f1`, `exact_match`, `cover_exact_match`, `valid`.
+    end `answer`, `f1`, `exact_match`, `cover_exact_match`, `well_formed`, `valid` and, where
+    valid, `reward_parts`. With `action_mask=True` always `action_mask`.
 
     ## Arguments
     | Parameter | Type | Default | Description |
@@ -109,10 +101,13 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `max_tokens` | int or None | None | context; None: the protocol's |
     | `max_policy_tokens` | int or None | None | policy tokens an episode; None: the protocol's |
     | `max_searches` | int or None | None | searches an episode; None: the protocol's |
+    | `reward` | str | `"f1"` | name of a reward, see `search_env.rewards` |
+    | `action_mask` | bool | False | whether infos hold the mask of well-formed actions |
     | `on_retrieval_error` | str | `"raise"` | or `"truncate"` |
     | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
 
-    A `Retriever` object in place of a name also works, but then `EnvSpec` cannot be JSON.
+    A `Retriever` or `Reward` object in place of a name also works, but then `EnvSpec` cannot be
+    JSON.
 
     ## Version History
     * v0: Initial version.
@@ -123,71 +118,23 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         "render_fps": 20,
     }
 
-    def __init__(
-        self,
-        *,
-        dataset: str = "world",
-        split: str | None = None,
-        dataset_options: dict[str, Any] | None = None,
-        corpus: str | None = None,
-        retriever: str | Retriever | None = None,
-        protocol: str = "r1-searcher",
-        prompt: str = "base",
-        tokenizer: str = "world-1k",
-        vocab_size: int | None = None,
-        top_k: int | None = None,
-        max_tokens: int | None = None,
-        max_policy_tokens: int | None = None,
-        max_searches: int | None = None,
-        on_retrieval_error: str = "raise",
-        render_mode: str | None = None,
-        **unknown: Never,
-    ) -> None:
-        arguments = dict(locals())
-        del arguments["self"], arguments["unknown"]
-        _refuse(unknown, arguments)
-        _choice("on_retrieval_error", on_retrieval_error, _ON_ERROR)
-        _choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self._arguments = arguments
+    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        self._setting = setting = Setting.of(arguments, own=["render_mode"])
+        self._arguments = {**setting.arguments, "render_mode": render_mode}
         self.render_mode = render_mode
-        self.protocol = get_protocol(protocol).limited(
-            top_k=top_k,
-            max_tokens=max_tokens,
-            max_policy_tokens=max_policy_tokens,
-            max_searches=max_searches,
-        )
-        self.tokenizer = load_tokenizer(tokenizer, vocab_size)
-        self.questions: Sequence[Question] = load_questions(dataset, split, dataset_options)
-        self.retriever: Retriever = (
-            load_retriever(
-                retriever, dataset=dataset, split=split, options=dataset_options, corpus=corpus
-            )
-            if isinstance(retriever, str | None)
-            else retriever
-        )
-        self._truncate_on_error = on_retrieval_error == "truncate"
-        self._dynamics = Dynamics(
-            self.protocol,
-            self.tokenizer,
-            prompt=prompt,
-            matcher=load_matcher(self.tokenizer, self.protocol.tag_texts),
-        )
+        self.protocol = setting.protocol
+        self.tokenizer = setting.tokenizer
+        self.questions = setting.questions
+        self.retriever = setting.retriever
+        self.reward = setting.reward
+        self._dynamics = setting.dynamics(1)
         self._action = np.zeros(1, np.int64)
         self._running = False
+        self._masks: ActionMasks | None = None
         self._terminal: LiveTerminal | None = None
-        self._size = self.tokenizer.size
-        self._make_spaces()
-
-    def _make_spaces(self) -> None:
-        length = self.protocol.max_tokens
-        self.action_space = Discrete(self._size)
-        self.observation_space = Dict(
-            {
-                "tokens": Box(0, self._size - 1, (length,), np.int32),
-                "length": Discrete(length + 1),
-                "sources": Box(0, max(Source), (length,), np.int8),
-            }
-        )
+        self.action_space = setting.action_space()
+        self.observation_space = setting.observation_space()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -202,7 +149,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
         """
         super().reset(seed=seed)
-        self._dynamics.begin(0, self.questions[self._choose(options or {})])
+        self._dynamics.begin(0, self._setting.choose(options or {}, self.np_random))
         self._running = True
         if self.render_mode == "human":
             self.render()
@@ -231,15 +178,13 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         info = self._retrieve(queries[0].text) if queries else {}
         info.update(self._info())
         if len(episode.events) > seen:
-            faults = [e.kind.value for e in episode.events[seen:] if isinstance(e, FormatFault)]
-            if faults:
-                info["format_faults"] = faults
+            info.update(faults_since(episode, seen))
         stop, reward, terminated, truncated = episode.stop_reason, 0.0, False, False
         if stop is not None:
             self._running = False
             terminated, truncated = stop.terminated, not stop.terminated
-            info.update(_result(self.transcript()))
-            reward = info["f1"]
+            reward, final = ending(self.transcript(), self.reward)
+            info.update(final)
         if self.render_mode == "human":
             self.render()
         return self._observation(), reward, terminated, truncated, info
@@ -278,8 +223,30 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             max_tokens=self.protocol.max_tokens,
             max_searches=self.protocol.max_searches,
             max_policy_tokens=self.protocol.max_policy_tokens,
-            score=None if transcript.stop_reason is None else _result(transcript)["f1"],
+            score=None
+            if transcript.stop_reason is None
+            else token_f1(transcript.answer, transcript.question.answers),
         )
+
+    def set_reward(self, reward: str | Reward) -> None:
+        """Pay another reward from the next ending on, also that of the episode under way.
+
+        Raises:
+            ConfigurationError: No reward of that name.
+        """
+        self.reward = get_reward(reward)
+
+    def action_masks(self) -> NDArray[np.int8]:
+        """Return which ids keep the episode well formed, int8 ``(n,)``: 1 for those, 0 for others.
+
+        The name and form that sb3-contrib's ``MaskablePPO`` asks for; ``action_space.sample``
+        takes it as ``mask=``.
+        """
+        if self._masks is None:
+            from search_env.action_mask import ActionMasks
+
+            self._masks = ActionMasks(self._dynamics)
+        return self._masks.of(self._dynamics, 0)
 
     def transcript(self) -> Transcript:
         """Return what the episode has left behind so far."""
@@ -288,7 +255,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     def get_state(self) -> EnvState:
         """Return the whole state, in time proportional to the episode's tokens."""
         return EnvState(
-            self._dynamics.save(0), dict(self.np_random.bit_generator.state), self._running
+            self._dynamics.save(0),
+            dict(self.np_random.bit_generator.state),
+            self._running,
+            self.reward,
         )
 
     def set_state(self, state: EnvState) -> None:
@@ -299,6 +269,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._dynamics.restore(0, state.episode)
         self.np_random.bit_generator.state = state.random
         self._running = state.running
+        self.reward = state.reward
 
     def clone(self) -> SearchQAEnv:
         """Return an independent environment in the same state.
@@ -312,7 +283,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         twin._action = self._action.copy()
         twin._np_random = None  # a generator of its own, which set_state puts into this state
         twin._terminal = None
-        twin._make_spaces()
+        twin.action_space = self._setting.action_space()
+        twin.observation_space = self._setting.observation_space()
         twin.set_state(self.get_state())
         return twin
 
@@ -322,50 +294,22 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     def __setstate__(self, state: EnvState) -> None:
         self.set_state(state)
 
-    def _choose(self, options: dict[str, Any]) -> int:
-        """Return the index of the question that these options ask for, or a random one."""
-        for key in options:
-            _choice("options", key, _OPTIONS)
-        count = len(self.questions)
-        if "question_id" in options:
-            wanted = options["question_id"]
-            found = (i for i, question in enumerate(self.questions) if question.id == wanted)
-            index = next(found, None)
-            if index is None:
-                known = (question.id for question in self.questions)
-                raise ConfigurationError(
-                    f"Expected the id of one of {count} questions, got {wanted!r}. "
-                    f"{nearest(str(wanted), known)}Ids are in env.unwrapped.questions."
-                )
-            return index
-        if "index" in options:
-            index = operator.index(options["index"])
-            if not 0 <= index < count:
-                raise ConfigurationError(
-                    f"Expected index from 0 to {count - 1}, got {index}. Choose one of them."
-                )
-            return index
-        return int(self.np_random.integers(count))
-
     def _checked(self, action: int | np.integer[Any]) -> int:
         try:
             token = operator.index(action)
         except TypeError:
             token = -1
-        if 0 <= token < self._size:
+        if 0 <= token < self._setting.size:
             return token
-        raise InvalidActionError(
-            f"Expected a token id from 0 to {self._size - 1}, got {action!r}. Sample from "
-            "env.action_space, or check that the policy uses the environment's tokenizer."
-        )
+        raise self._setting.invalid_action(action)
 
-    def _retrieve(self, query: str) -> dict[str, Any]:
+    def _retrieve(self, query: str) -> Info:
         self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
         try:
             documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
         except RetrievalError as error:
             self._dynamics.fail_retrieval(0)
-            if self._truncate_on_error:
+            if self._setting.truncate_on_error:
                 return {"query": query, "retrieval_error": str(error)}
             raise
         self._dynamics.insert_documents(0, documents)
@@ -381,45 +325,14 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             "sources": dynamics.sources[0].copy(),
         }
 
-    def _info(self) -> dict[str, Any]:
-        episode = self._dynamics.episodes[0]
-        stop = episode.stop_reason
-        return {
-            "question_id": episode.question.id,
-            "num_searches": episode.num_searches,
-            "stop_reason": "" if stop is None else stop.value,
-        }
-
-
-def _result(transcript: Transcript) -> dict[str, Any]:
-    """Score an episode that has ended."""
-    answer, golds, stop = transcript.answer, transcript.question.answers, transcript.stop_reason
-    return {
-        "answer": answer or "",
-        "f1": token_f1(answer, golds),
-        "exact_match": exact_match(answer, golds),
-        "cover_exact_match": cover_exact_match(answer, golds),
-        "valid": stop is None or stop.valid,
-    }
+    def _info(self) -> Info:
+        info = standing(self._dynamics.episodes[0])
+        if self._setting.action_mask:
+            info["action_mask"] = self.action_masks()
+        return info
 
 
 def _rebuild(kind: type[SearchQAEnv], arguments: dict[str, Any], spec: Any) -> SearchQAEnv:
     env = kind(**arguments)
     env.spec = spec
     return env
-
-
-def _refuse(unknown: dict[str, Never], known: dict[str, Any]) -> None:
-    """Answer a misspelt argument with the nearest one that exists."""
-    for name in unknown:
-        raise UnknownArgumentError(
-            f"Expected arguments among {sorted(known)}, got {name!r}. {nearest(name, known)}"
-        )
-
-
-def _choice(name: str, value: object, choices: Sequence[object]) -> None:
-    if value not in choices:
-        texts = [choice for choice in choices if isinstance(choice, str)]
-        raise ConfigurationError(
-            f"Expected {name} among {list(choices)}, got {value!r}. {nearest(str(value), texts)}"
-        )

@@ -12,6 +12,9 @@ Each leaf also derives from the standard-library type a caller would have caught
     * DataError
         * DataNotFoundError (FileNotFoundError)
         * DataFormatError (ValueError)
+            * EpisodeFileError
+    * ReplayMismatchError (ValueError)
+    * RewardError (ValueError)
     * RetrievalError (RuntimeError)
         * RetrievalTimeoutError (TimeoutError)
         * InvalidRetrievalError (ValueError)
@@ -19,6 +22,8 @@ Each leaf also derives from the standard-library type a caller would have caught
         * IndexFormatError (ValueError)
     * InvalidActionError (gymnasium.error.InvalidAction)
     * EpisodeOverError (gymnasium.error.ResetNeeded)
+    * WorkerDiedError (RuntimeError)
+    * ConformanceError (AssertionError)
 """
 
 from __future__ import annotations
@@ -91,6 +96,18 @@ class DataFormatError(DataError, ValueError):
         return cls(f"{where}: expected {expected}, got {shown}. Fix or remove the row.")
 
 
+class EpisodeFileError(DataFormatError):
+    """A file of recorded episodes is damaged, cut off or of another version."""
+
+
+class ReplayMismatchError(SearchEnvError, ValueError):
+    """An episode that was executed again came out differently from its record."""
+
+
+class RewardError(SearchEnvError, ValueError):
+    """A reward function raised, or returned something that is no finite number for each part."""
+
+
 class RetrievalError(SearchEnvError, RuntimeError):
     """A retriever could not answer. It is never turned into a document."""
 
@@ -117,6 +134,14 @@ class InvalidActionError(SearchEnvError, gymnasium.error.InvalidAction):
 
 class EpisodeOverError(SearchEnvError, gymnasium.error.ResetNeeded):
     """``step`` was called before ``reset`` or after the episode ended."""
+
+
+class WorkerDiedError(SearchEnvError, RuntimeError):
+    """A process of an asynchronous vector environment is gone."""
+
+
+class ConformanceError(SearchEnvError, AssertionError):
+    """A check of :mod:`search_env.testing` found a broken contract."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """The ids. Importing :mod:`search_env` registers them; ``gym.make("search_env:ID")`` imports it.
 
-Each id is a set of keyword arguments of one class, all small JSON values. ``max_episode_steps`` is
-not set: budgets are the environment's own and each has a name.
+Each id is a set of keyword arguments, all small JSON values, for one class and its vector form.
+``max_episode_steps`` is not set: budgets are the environment's own and each has a name.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from typing import Any
 
 from gymnasium.envs.registration import register, registry
 
+_WORLD = {"dataset": "world", "max_tokens": 4096}
 _REAL = {"tokenizer": "world-1k", "max_tokens": 8192, "top_k": 5}
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "SearchQA-v0": {"dataset": "world", "max_tokens": 4096},
+    "SearchQA-v0": _WORLD,
+    "SearchQA-Stage1-v0": {**_WORLD, "reward": "r1-searcher-stage1"},
+    "SearchQA-Stage2-v0": {**_WORLD, "reward": "r1-searcher-stage2"},
     "SearchQA-Toy-v0": {
         "dataset": "toy",
         "protocol": "toy",
@@ -32,4 +35,9 @@ def register_environments() -> None:
     """Register every id, once."""
     for name, arguments in ENVIRONMENTS.items():
         if name not in registry:
-            register(id=name, entry_point="search_env.env:SearchQAEnv", kwargs=arguments)
+            register(
+                id=name,
+                entry_point="search_env.env:SearchQAEnv",
+                vector_entry_point="search_env.vector_env:SearchQAVectorEnv",
+                kwargs=arguments,
+            )

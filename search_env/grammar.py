@@ -1,0 +1,104 @@
+"""The grammar of tags: what a well-formed episode is, told once.
+
+The tags that a policy writes are read by a small state machine: queries and answers do not nest,
+document tags are not the policy's, a thought is closed before the answer, and the answer ends the
+episode. The action mask asks it before a token is written, rewards and format rates ask it after
+the episode. It judges policy tags only (events), so retrieved text has no say.
+
+A thought that the prompt opened is closed once and not opened again, as in R1-Searcher. Where the
+prompt opens none, thoughts are the policy's to open and close, as in Search-R1.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from search_env.protocols import get_protocol
+from search_env.types import Answered, FormatFault, Source, Tag, TagWritten, Transcript
+
+_TAIL = 64  # ids at the prompt's end that surely hold an opening tag
+
+
+class GrammarState(NamedTuple):
+    """Where an episode stands between two tags.
+
+    Attributes:
+        open: The opening tag of what is open beside a thought: a query, an answer, or nothing.
+        thinking: Whether a thought is open.
+        may_think: Whether the policy may open a thought.
+    """
+
+    open: Tag | None
+    thinking: bool
+    may_think: bool
+
+
+def start(prompt_opens_thought: bool) -> GrammarState:
+    """Return the state after the prompt."""
+    return GrammarState(None, prompt_opens_thought, not prompt_opens_thought)
+
+
+def advance(state: GrammarState, tag: Tag) -> GrammarState | None:
+    """Return the state after a tag, or None where the tag breaks the grammar.
+
+    Example:
+        >>> inside = advance(start(True), Tag.QUERY_OPEN)
+        >>> advance(inside, Tag.QUERY_CLOSE) == start(True)
+        True
+        >>> advance(start(True), Tag.ANSWER_OPEN) is None  # the thought is still open
+        True
+    """
+    if tag is Tag.QUERY_CLOSE or tag is Tag.ANSWER_CLOSE:
+        opening = Tag.QUERY_OPEN if tag is Tag.QUERY_CLOSE else Tag.ANSWER_OPEN
+        return state._replace(open=None) if state.open is opening else None
+    if state.open is not None:
+        return None
+    if tag is Tag.QUERY_OPEN or (tag is Tag.ANSWER_OPEN and not state.thinking):
+        return state._replace(open=tag)
+    if tag is Tag.THINK_OPEN and state.may_think and not state.thinking:
+        return state._replace(thinking=True)
+    if tag is Tag.THINK_CLOSE and state.thinking:
+        return state._replace(thinking=False)
+    return None
+
+
+def format_violations(transcript: Transcript) -> tuple[str, ...]:
+    """Return what an episode did against the grammar, in order; empty means well formed.
+
+    Each is the value of a :class:`~search_env.types.FaultKind`, or one of ``misplaced_tag``,
+    ``unclosed_tag`` and ``no_answer``.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> env = gym.make("SearchQA-Toy-v0")
+        >>> _ = env.reset(seed=0)
+        >>> _ = env.step(env.unwrapped.tokenizer.encode("<a>")[0])
+        >>> format_violations(env.unwrapped.transcript())
+        ('unclosed_tag', 'no_answer')
+    """
+    found: list[str] = []
+    state = start(prompt_opens_thought(transcript))
+    faulty = {e.position for e in transcript.events if isinstance(e, FormatFault)}
+    for event in transcript.events:
+        if isinstance(event, FormatFault):
+            found.append(event.kind.value)
+        elif isinstance(event, TagWritten):
+            after = advance(state, event.tag)
+            if after is not None:
+                state = after
+            elif event.position not in faulty:  # the fault beside it says it already
+                found.append("misplaced_tag")
+    if state.open is not None or state.thinking:
+        found.append("unclosed_tag")
+    if not any(isinstance(event, Answered) for event in transcript.events):
+        found.append("no_answer")
+    return tuple(found)
+
+
+def prompt_opens_thought(transcript: Transcript) -> bool:
+    """Return whether the prompt's last word is the tag that opens a thought."""
+    opening = get_protocol(transcript.protocol).tags.get(Tag.THINK_OPEN)
+    if opening is None:
+        return False
+    prompt = transcript.tokens[transcript.sources == Source.PROMPT][-_TAIL:]
+    return transcript.decode(prompt).rstrip().endswith(opening)

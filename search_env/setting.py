@@ -1,0 +1,233 @@
+"""What every environment of this package is made of, resolved from its arguments.
+
+Single and vector environment take the same arguments, draw the same questions, say the same of a
+step and score the same ending, because all of that is here, once. A setting never changes after it
+is built; environments share it with their clones.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+from search_env.dynamics import Dynamics
+from search_env.episode import Episode
+from search_env.errors import (
+    ConfigurationError,
+    InvalidActionError,
+    UnknownArgumentError,
+    nearest,
+)
+from search_env.grammar import format_violations
+from search_env.matcher import load_matcher
+from search_env.protocols import get_protocol
+from search_env.retrieval.base import Retriever
+from search_env.rewards import Reward, get_reward
+from search_env.scoring import cover_exact_match, exact_match, token_f1
+from search_env.tasks import load_questions, load_retriever
+from search_env.tokenizer import load_tokenizer
+from search_env.types import FormatFault, Question, Source, Transcript
+
+Info = dict[str, Any]
+
+_ON_ERROR = ("raise", "truncate")
+_OPTIONS = ("question_id", "index")
+
+
+class Setting:
+    """Arguments turned into what they name. The table in :class:`SearchQAEnv` describes them.
+
+    Attributes:
+        arguments: As given, defaults filled in.
+        protocol: With the limits of the arguments.
+        tokenizer: Ids and their bytes.
+        questions: In an order that never changes.
+        retriever: Finds the documents.
+        reward: What an episode pays at first; environments may be told another one.
+        size: Number of token ids.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: str = "world",
+        split: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        corpus: str | None = None,
+        retriever: str | Retriever | None = None,
+        protocol: str = "r1-searcher",
+        prompt: str = "base",
+        tokenizer: str = "world-1k",
+        vocab_size: int | None = None,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+        reward: str | Reward = "f1",
+        action_mask: bool = False,
+        on_retrieval_error: str = "raise",
+    ) -> None:
+        self.arguments = dict(locals())
+        del self.arguments["self"]
+        check_choice("on_retrieval_error", on_retrieval_error, _ON_ERROR)
+        check_choice("action_mask", action_mask, (False, True))
+        self.protocol = get_protocol(protocol).limited(
+            top_k=top_k,
+            max_tokens=max_tokens,
+            max_policy_tokens=max_policy_tokens,
+            max_searches=max_searches,
+        )
+        self.tokenizer = load_tokenizer(tokenizer, vocab_size)
+        self.questions: Sequence[Question] = load_questions(dataset, split, dataset_options)
+        self.retriever: Retriever = (
+            load_retriever(
+                retriever, dataset=dataset, split=split, options=dataset_options, corpus=corpus
+            )
+            if isinstance(retriever, str | None)
+            else retriever
+        )
+        self.prompt = prompt
+        self.reward = get_reward(reward)
+        self.action_mask = action_mask
+        self.truncate_on_error = on_retrieval_error == "truncate"
+        self.size = self.tokenizer.size
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], own: Sequence[str]) -> Setting:
+        """Return the setting of some arguments.
+
+        Args:
+            arguments: Any of this class's.
+            own: Names that the caller took out; only for the error.
+
+        Raises:
+            UnknownArgumentError: There is no such argument; the nearest one is named.
+        """
+        known = [*inspect.signature(cls).parameters, *own]
+        for name in arguments:
+            if name not in known:
+                raise UnknownArgumentError(
+                    f"Expected arguments among {sorted(known)}, got {name!r}. "
+                    f"{nearest(name, known)}"
+                )
+        return cls(**arguments)
+
+    def dynamics(self, rows: int) -> Dynamics:
+        """Return new dynamics."""
+        matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
+        return Dynamics(
+            self.protocol, self.tokenizer, rows=rows, prompt=self.prompt, matcher=matcher
+        )
+
+    def action_space(self) -> Discrete:
+        """Return a new space of token ids."""
+        return Discrete(self.size)
+
+    def observation_space(self) -> Dict:
+        """Return a new space of one row's tokens, length and sources."""
+        length = self.protocol.max_tokens
+        return Dict(
+            {
+                "tokens": Box(0, self.size - 1, (length,), np.int32),
+                "length": Discrete(length + 1),
+                "sources": Box(0, max(Source), (length,), np.int8),
+            }
+        )
+
+    def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Question:
+        """Return the question that ``reset``'s options ask for, or a random one.
+
+        Raises:
+            ConfigurationError: Unknown option, id or index.
+        """
+        for key in options:
+            check_choice("options", key, _OPTIONS)
+        if "question_id" in options:
+            return self.questions[self._index_of(options["question_id"])]
+        count = len(self.questions)
+        if "index" not in options:
+            return self.questions[int(random.integers(count))]
+        index = operator.index(options["index"])
+        if not 0 <= index < count:
+            raise ConfigurationError(
+                f"Expected index from 0 to {count - 1}, got {index}. Choose one of them."
+            )
+        return self.questions[index]
+
+    def _index_of(self, question_id: str) -> int:
+        if question_id not in self._indices:
+            raise ConfigurationError(
+                f"Expected the id of one of {len(self.questions)} questions, got {question_id!r}. "
+                f"{nearest(str(question_id), self._indices)}Ids are in env.unwrapped.questions."
+            )
+        return self._indices[question_id]
+
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        return {question.id: i for i, question in reversed(list(enumerate(self.questions)))}
+
+    def invalid_action(self, action: object) -> InvalidActionError:
+        """Return the error for something that is no token id."""
+        return InvalidActionError(
+            f"Expected a token id from 0 to {self.size - 1}, got {action!r}. Sample from "
+            "env.action_space, or check that the policy uses the environment's tokenizer."
+        )
+
+
+def standing(episode: Episode) -> Info:
+    """Return what every info says of an episode."""
+    stop = episode.stop_reason
+    return {
+        "question_id": episode.question.id,
+        "num_searches": episode.num_searches,
+        "stop_reason": "" if stop is None else stop.value,
+    }
+
+
+def faults_since(episode: Episode, seen: int) -> Info:
+    """Return the info of format faults among the events after the first ``seen``."""
+    faults = [e.kind.value for e in episode.events[seen:] if isinstance(e, FormatFault)]
+    return {"format_faults": faults} if faults else {}
+
+
+def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
+    """Return what an ended episode pays and what its last info says.
+
+    An episode in which retrieval failed says nothing about the policy: it pays 0 and no parts.
+
+    Raises:
+        RewardError: The reward function failed.
+    """
+    answer, golds, stop = transcript.answer, transcript.question.answers, transcript.stop_reason
+    info: Info = {
+        "answer": answer or "",
+        "f1": token_f1(answer, golds),
+        "exact_match": exact_match(answer, golds),
+        "cover_exact_match": cover_exact_match(answer, golds),
+        "well_formed": not format_violations(transcript),
+        "valid": stop is None or stop.valid,
+    }
+    if not info["valid"]:
+        return 0.0, info
+    score = reward(transcript)
+    info["reward_parts"] = score.parts
+    return score.total, info
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse a value that is not among the choices, with the nearest one.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value not in choices:
+        texts = [choice for choice in choices if isinstance(choice, str)]
+        raise ConfigurationError(
+            f"Expected {name} among {list(choices)}, got {value!r}. {nearest(str(value), texts)}"
+        )
