@@ -53,6 +53,7 @@ Rows: TypeAlias = slice | NDArray[np.intp]
 # a step at 1,024 rows of 4,096).
 _PITCH = 64
 _KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
+_NO_ROWS: Sequence[int] = ()
 _NEVER = np.iinfo(np.int64).max
 # As arrays: with Python numbers each of these operations would cost twice as much.
 _ONE = np.ones(1, np.int64)
@@ -73,6 +74,8 @@ class Dynamics:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
         sources: int8 ``(rows, max_tokens)`` of :class:`Source`.
         episodes: Bookkeeping of each row.
+        settled: The rows in which the last :meth:`append` ended a tag or reached a budget, in
+            order; all other rows only grew by a token.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Dynamics:
         self._state = np.zeros(rows, np.int64)
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
         self._slack = 0  # appends until the first row can reach its deadline; 0: look again
+        self.settled: Sequence[int] = _NO_ROWS
         self.episodes: list[Episode] = [no_episode() for _ in range(rows)]
 
     def like(self, rows: int = 1) -> Dynamics:
@@ -140,6 +144,10 @@ class Dynamics:
         self._write(row, ids, Source.PROMPT)
         self._set_deadline(row)
 
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of tokens in each row."""
+        return self._end_of - self._first
+
     def length(self, row: int) -> int:
         """Return the number of tokens in one row."""
         return int(self._end_of[row]) - int(self._first[row])
@@ -148,7 +156,7 @@ class Dynamics:
         """Write one policy token in each of some running rows.
 
         Args:
-            rows: ``slice(None)`` or distinct row numbers; none ended, none waiting for documents.
+            rows: ``slice(None)`` or distinct ascending row numbers; none ended, none waiting for documents.
             tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
 
         Returns:
@@ -164,6 +172,7 @@ class Dynamics:
         event = self._event[entry]
         self._slack -= 1
         if self._slack > 0 and not np.count_nonzero(event):
+            self.settled = _NO_ROWS
             return []
         return self._settle_due(rows, event)
 
@@ -262,12 +271,11 @@ class Dynamics:
 
     def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
         """Settle the rows where a tag or a sequence ended or a budget may be spent."""
-        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows])
-        numbers = np.arange(len(self.episodes))[rows]
+        due = ((event != 0) | (self._end_of[rows] >= self._deadline[rows])).nonzero()[0]
+        self.settled = (due if isinstance(rows, slice) else rows[due]).tolist()
         queries = []
-        for i in np.flatnonzero(due).tolist():
-            row = int(numbers[i])
-            self._settle(row, self._matcher.events[int(event[i])])
+        for row, number in zip(self.settled, event[due].tolist(), strict=True):
+            self._settle(row, self._matcher.events[number])
             pending = self.episodes[row].pending
             if pending is not None:
                 queries.append(Query(row, pending))

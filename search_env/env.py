@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,13 @@ from search_env.episode import SavedEpisode
 from search_env.errors import EpisodeOverError, RetrievalError
 from search_env.retrieval.base import retrieve
 from search_env.rewards import Reward, get_reward
-from search_env.scoring import token_f1
 from search_env.setting import Info, Setting, check_choice, ending, faults_since, standing
 from search_env.types import Transcript
 
 if TYPE_CHECKING:
     from search_env.action_mask import ActionMasks
     from search_env.rendering.frame import Frame
-    from search_env.rendering.live import LiveTerminal
+    from search_env.rendering.renderer import Renderer
 
 Observation = dict[str, Any]
 
@@ -132,7 +130,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._action = np.zeros(1, np.int64)
         self._running = False
         self._masks: ActionMasks | None = None
-        self._terminal: LiveTerminal | None = None
+        self._renderer: Renderer | None = None
         self.action_space = setting.action_space()
         self.observation_space = setting.observation_space()
 
@@ -197,36 +195,17 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
                 f"example gym.make({self.spec.id if self.spec else 'id'!r}, render_mode='ansi')."
             )
             return None
-        frame = self.frame()
-        if self.render_mode == "ansi":
-            from search_env.rendering.ansi import render_ansi
+        if self._renderer is None:
+            from search_env.rendering.renderer import Renderer
 
-            return render_ansi(frame)
-        if self.render_mode == "rgb_array":
-            from search_env.rendering.image import render_rgb
-
-            return render_rgb(frame)
-        if self._terminal is None:
-            from search_env.rendering.live import LiveTerminal
-
-            self._terminal = LiveTerminal(sys.stdout)
-        self._terminal.show(frame)
-        return None
+            self._renderer = Renderer(self.render_mode)
+        return self._renderer.draw(self.frame())
 
     def frame(self) -> Frame:
         """Return what a renderer draws: the transcript, the budgets and the score."""
         from search_env.rendering.frame import Frame
 
-        transcript = self.transcript()
-        return Frame(
-            transcript=transcript,
-            max_tokens=self.protocol.max_tokens,
-            max_searches=self.protocol.max_searches,
-            max_policy_tokens=self.protocol.max_policy_tokens,
-            score=None
-            if transcript.stop_reason is None
-            else token_f1(transcript.answer, transcript.question.answers),
-        )
+        return Frame.of(self.protocol, self.transcript())
 
     def set_reward(self, reward: str | Reward) -> None:
         """Pay another reward from the next ending on, also that of the episode under way.
@@ -282,7 +261,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         twin._dynamics = self._dynamics.like()
         twin._action = self._action.copy()
         twin._np_random = None  # a generator of its own, which set_state puts into this state
-        twin._terminal = None
+        twin._renderer = None
+        twin._masks = None
         twin.action_space = self._setting.action_space()
         twin.observation_space = self._setting.observation_space()
         twin.set_state(self.get_state())

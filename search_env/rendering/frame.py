@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from search_env.protocols import Protocol
+from search_env.scoring import token_f1
 from search_env.types import StopReason, Transcript
 
 _ENDINGS = {
@@ -64,6 +66,19 @@ class Frame:
     max_searches: int | None = None
     max_policy_tokens: int | None = None
     score: float | None = None
+
+    @classmethod
+    def of(cls, protocol: Protocol, transcript: Transcript) -> Frame:
+        """Return the frame of an episode under a protocol's limits, scored by F1 once it ended."""
+        return cls(
+            transcript=transcript,
+            max_tokens=protocol.max_tokens,
+            max_searches=protocol.max_searches,
+            max_policy_tokens=protocol.max_policy_tokens,
+            score=None
+            if transcript.stop_reason is None
+            else token_f1(transcript.answer, transcript.question.answers),
+        )
 
     @property
     def running(self) -> bool:
