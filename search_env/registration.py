@@ -11,18 +11,29 @@ from typing import Any
 from gymnasium.envs.registration import register, registry
 
 _WORLD = {"dataset": "world", "max_tokens": 4096}
+_SYMBOLS = {"protocol": "toy", "tokenizer": "toy"}
 _REAL = {"tokenizer": "world-1k", "max_tokens": 8192, "top_k": 5}
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-v0": _WORLD,
     "SearchQA-Stage1-v0": {**_WORLD, "reward": "r1-searcher-stage1"},
     "SearchQA-Stage2-v0": {**_WORLD, "reward": "r1-searcher-stage2"},
-    "SearchQA-Toy-v0": {
-        "dataset": "toy",
-        "protocol": "toy",
-        "tokenizer": "toy",
+    "SearchQA-Toy-v0": {"dataset": "toy", "max_tokens": 16, **_SYMBOLS},
+    "SearchQA-MustSearch-v0": {"dataset": "must-search", "max_tokens": 16, **_SYMBOLS},
+    "SearchQA-MustNotSearch-v0": {
+        "dataset": "must-not-search",
         "max_tokens": 16,
+        "reward": "f1-search-cost",
+        **_SYMBOLS,
     },
+    "SearchQA-Distractors-v0": {
+        "dataset": "distractors",
+        "max_tokens": 32,
+        "top_k": 4,
+        **_SYMBOLS,
+    },
+    "SearchQA-ForgedTags-v0": {"dataset": "forged-tags", "max_tokens": 32, **_SYMBOLS},
+    "SearchQA-DelayedEvidence-v0": {"dataset": "delayed-evidence", "max_tokens": 24, **_SYMBOLS},
     "SearchQA-Bamboogle-v0": {"dataset": "bamboogle", **_REAL},
     "SearchQA-Musique-v0": {"dataset": "musique", **_REAL},
     "SearchQA-HotpotQA-v0": {"dataset": "hotpotqa", **_REAL},

@@ -13,6 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_env.datasets.diagnostics import (
+    DIAGNOSTIC_DATASETS,
+    diagnostic_questions,
+    diagnostic_retriever,
+)
 from search_env.datasets.toy import toy_questions, toy_retriever
 from search_env.errors import ConfigurationError, IndexFormatError, nearest
 from search_env.paths import cache_dir
@@ -31,6 +36,7 @@ WORLD_OPTIONS: dict[str, Any] = {
 }
 """What ``dataset_options`` may hold for the procedural world, with defaults."""
 
+_LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
 _CACHE_INDEX_FROM = 20_000  # passages; below, building is quicker than a user notices
 RetrieverFactory = Callable[[], Retriever]
 _FACTORIES: dict[str, RetrieverFactory] = {}
@@ -42,7 +48,8 @@ def load_questions(
     """Return a dataset's questions, in an order that never changes.
 
     Args:
-        dataset: ``"world"``, ``"toy"``, a published dataset's name, or the path of a file.
+        dataset: ``"world"``, ``"toy"``, a diagnostic or published dataset's name, or the path of a
+            file.
         split: None for the dataset's usual one.
         options: For the world only, see :data:`WORLD_OPTIONS`.
 
@@ -55,6 +62,8 @@ def load_questions(
     _no_options(dataset, options)
     if dataset == "toy":
         return toy_questions(_generated_split(dataset, split))
+    if dataset in DIAGNOSTIC_DATASETS:
+        return diagnostic_questions(dataset, _generated_split(dataset, split))
     return _published_questions(dataset, split)
 
 
@@ -82,9 +91,9 @@ def load_retriever(
         IndexFormatError: A saved index is damaged or of another version.
     """
     if name is None:
-        name = "lookup" if dataset == "toy" else "bm25"
-    if name == "lookup" and dataset == "toy":
-        return toy_retriever(_generated_split(dataset, split))
+        name = "lookup" if dataset in _LOOKUP else "bm25"
+    if name == "lookup" and dataset in _LOOKUP:
+        return _lookup(dataset, _generated_split(dataset, split))
     if name.startswith("cassette:"):
         from search_env.retrieval.cassette import Cassette
 
@@ -102,10 +111,10 @@ def load_retriever(
     if dataset == "world":
         chosen = json.loads(_world_options(options))
         return _bm25_of_world(chosen["articles"], chosen["seed"], _generated_split(dataset, split))
-    if dataset == "toy":
+    if dataset in _LOOKUP:
         raise ConfigurationError(
-            "Expected a corpus for retriever='bm25' on the toy, which has none. Leave retriever "
-            "out, or pass corpus=."
+            f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Leave "
+            "retriever out, or pass corpus=."
         )
     from search_env.datasets.resolve import find_corpus
 
@@ -126,6 +135,10 @@ def register_retriever(name: str, factory: RetrieverFactory) -> None:
 @functools.lru_cache(maxsize=16)
 def _registered(name: str) -> Retriever:
     return _FACTORIES[name]()
+
+
+def _lookup(dataset: str, split: str) -> Retriever:
+    return toy_retriever(split) if dataset == "toy" else diagnostic_retriever(dataset, split)
 
 
 def _generated_split(dataset: str, split: str | None) -> str:
@@ -185,7 +198,7 @@ def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
     if dataset in known:
         return tuple(resolve.load_questions(dataset, split))
     if not Path(dataset).expanduser().is_file():
-        known = ["world", "toy", *known]
+        known = ["world", *_LOOKUP, *known]
         raise ConfigurationError(
             f"Expected dataset to be a file or one of {known}, got {dataset!r}. "
             f"{nearest(dataset, known)}"
