@@ -104,7 +104,7 @@ class Dynamics:
 
     def _allocate(self, rows: int) -> None:
         limit = self.protocol.max_tokens
-        pitch = limit + _PITCH
+        pitch = self._pitch = limit + _PITCH
         tokens, sources = np.zeros((rows, pitch), np.int32), np.zeros((rows, pitch), np.int8)
         self.tokens, self.sources = tokens[:, :limit], sources[:, :limit]
         self._flat_tokens, self._flat_sources = tokens.reshape(-1), sources.reshape(-1)
@@ -150,13 +150,14 @@ class Dynamics:
 
     def length(self, row: int) -> int:
         """Return the number of tokens in one row."""
-        return int(self._end_of[row]) - int(self._first[row])
+        return self._end_of.item(row) - row * self._pitch
 
     def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
         """Write one policy token in each of some running rows.
 
         Args:
-            rows: ``slice(None)`` or distinct ascending row numbers; none ended, none waiting for documents.
+            rows: ``slice(None)`` or distinct ascending row numbers; none of them ended, none
+                waiting for documents.
             tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
 
         Returns:
@@ -271,15 +272,18 @@ class Dynamics:
 
     def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
         """Settle the rows where a tag or a sequence ended or a budget may be spent."""
-        due = ((event != 0) | (self._end_of[rows] >= self._deadline[rows])).nonzero()[0]
-        self.settled = (due if isinstance(rows, slice) else rows[due]).tolist()
+        look = self._slack <= 0
+        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows]) if look else event
+        places = due.nonzero()[0]
+        self.settled = (places if isinstance(rows, slice) else rows[places]).tolist()
         queries = []
-        for row, number in zip(self.settled, event[due].tolist(), strict=True):
+        for row, number in zip(self.settled, event[places].tolist(), strict=True):
             self._settle(row, self._matcher.events[number])
             pending = self.episodes[row].pending
             if pending is not None:
                 queries.append(Query(row, pending))
-        self._slack = int((self._deadline - self._end_of).min())
+        if look:
+            self._slack = int((self._deadline - self._end_of).min())
         return queries
 
     def _settle(self, row: int, ends: Ends) -> None:
@@ -292,7 +296,11 @@ class Dynamics:
                 self._on_tag(row, self._tags[end.tag], end.bytes_after)
             if episode.stop_reason is not None:
                 break
-        if episode.stop_reason is None:
+        if episode.stop_reason is None and (
+            episode.pending is not None
+            or episode.notice
+            or self._end_of.item(row) >= self._deadline.item(row)
+        ):
             self._settle_budgets(row)
         if episode.stop_reason is not None:
             if episode.pending is not None:
@@ -436,17 +444,19 @@ class Dynamics:
         self._end_of[row] += len(ids)
 
     def _set_deadline(self, row: int) -> None:
+        """Note how far the row may grow before a budget is spent."""
         protocol, episode = self.protocol, self.episodes[row]
-        self._slack = 0
         if episode.stop_reason is not None:
             self._deadline[row] = _NEVER
             return
-        limits = [protocol.max_tokens]
+        limit = protocol.max_tokens
         if protocol.max_policy_tokens is not None:
-            limits.append(episode.prompt_length + episode.inserted + protocol.max_policy_tokens)
+            most = episode.prompt_length + episode.inserted + protocol.max_policy_tokens
+            limit = min(limit, most)
         if protocol.max_segment_tokens is not None:
-            limits.append(episode.segment_start + protocol.max_segment_tokens)
-        self._deadline[row] = self._first[row] + min(limits)
+            limit = min(limit, episode.segment_start + protocol.max_segment_tokens)
+        self._deadline[row] = row * self._pitch + limit
+        self._slack = min(self._slack, limit - self.length(row))
 
 
 def _spent(used: int, limit: int | None) -> bool:

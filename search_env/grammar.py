@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 from search_env.protocols import get_protocol
 from search_env.types import Answered, FormatFault, Source, Tag, TagWritten, Transcript
 
-_TAIL = 64  # ids at the prompt's end that surely hold an opening tag
+_SPARE = 8  # ids of white space that may follow the prompt's last tag
 
 
 class GrammarState(NamedTuple):
@@ -100,5 +102,6 @@ def prompt_opens_thought(transcript: Transcript) -> bool:
     opening = get_protocol(transcript.protocol).tags.get(Tag.THINK_OPEN)
     if opening is None:
         return False
-    prompt = transcript.tokens[transcript.sources == Source.PROMPT][-_TAIL:]
-    return transcript.decode(prompt).rstrip().endswith(opening)
+    length = int(np.count_nonzero(transcript.sources == Source.PROMPT))
+    tail = transcript.tokens[max(0, length - len(opening) - _SPARE) : length]
+    return transcript.decode(tail).rstrip().endswith(opening)

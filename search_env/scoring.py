@@ -18,6 +18,7 @@ Sources: RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_rule.py``; hotpot
 
 from __future__ import annotations
 
+import functools
 import re
 import string
 from collections import Counter
@@ -29,9 +30,11 @@ from search_env.errors import ConfigurationError
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACE_FOR_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_KEPT = 8192  # normalised texts: an ending compares the same two several times
 _TRUTH_VALUES = {"True": "yes", "False": "no"}
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def normalize_squad(text: str) -> str:
     """Normalise as SQuAD v1.1 does: lower-case, delete ASCII punctuation, drop articles, one space.
 
@@ -43,6 +46,7 @@ def normalize_squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
+@functools.lru_cache(maxsize=_KEPT)
 def normalize_r1_searcher(text: str) -> str:
     """Normalise as R1-Searcher does.
 

@@ -9,7 +9,7 @@ in the same step are retrieved together, and with :meth:`SearchQAVectorEnv.send`
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from search_env.env import Observation
-from search_env.episode import Query, SavedEpisode
+from search_env.episode import Query
 from search_env.errors import (
     ConfigurationError,
     EpisodeOverError,
@@ -32,31 +32,25 @@ from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.background import BackgroundSearch, Ticket
 from search_env.retrieval.batch import retrieve_each
 from search_env.rewards import Reward, get_reward
-from search_env.setting import Info, Setting, check_choice, ending, faults_since, standing
+from search_env.setting import Info, Setting, check_choice
 from search_env.types import Document, Transcript
+from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows
 
 if TYPE_CHECKING:
-    from search_env.action_mask import ActionMasks
     from search_env.rendering.renderer import Renderer
 
-Rows = NDArray[np.intp]
-StepResult = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]
-
-_ALL = slice(None)
 _OWN = ("num_envs", "autoreset_mode", "group_size", "copy", "retrieval_threads")
 _OWN += ("max_episode_steps", "render_mode", "render_row")
+_BROKEN_OFF = "an error broke the last step off"
 
 
 @dataclass(frozen=True, slots=True)
 class VectorState:
     """All of a vector environment's state. Plain data, picklable."""
 
-    episodes: tuple[SavedEpisode, ...]
-    random: tuple[dict[str, Any] | None, ...]
-    ended: NDArray[np.bool_]
+    rows: RowsState
     under_way: NDArray[np.bool_]
-    seen: tuple[int, ...]
-    found: dict[int, Info]
+    random: dict[str, Any]
     reward: Reward
 
 
@@ -144,10 +138,11 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         render_row: int = 0,
         **arguments: Any,
     ) -> None:
-        self._setting = setting = Setting.of(_limited(arguments, max_episode_steps), own=_OWN)
+        setting = Setting.of(_limited(arguments, max_episode_steps), own=_OWN)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
-        self._mode = _mode(autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": self._mode}
+        check_choice("copy", copy, (True, False))
+        mode = _mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": mode}
         self.num_envs = _at_least_one("num_envs", num_envs)
         self.group_size = _at_least_one("group_size", group_size)
         if num_envs % group_size:
@@ -155,7 +150,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
                 f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}. "
                 "Change one of them."
             )
-        self.copy = copy
         self.render_mode, self.render_row = render_mode, render_row
         self.protocol, self.tokenizer = setting.protocol, setting.tokenizer
         self.questions, self.retriever = setting.questions, setting.retriever
@@ -164,26 +158,20 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         self.single_observation_space = setting.observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.transcripts: dict[int, Transcript] = {}
+        self._setting = setting
+        self._rows = VectorRows(setting, num_envs, mode, copy=copy, add_info=self._add_info)
         self._threads = _at_least_one("retrieval_threads", retrieval_threads)
         self._search: BackgroundSearch | None = None
-        self._masks: ActionMasks | None = None
         self._renderer: Renderer | None = None
-        self._dynamics = setting.dynamics(num_envs)
-        self._row_random: list[np.random.Generator | None] = [None] * num_envs
-        self._standing_masks = {f"_{key}": np.ones(num_envs, np.bool_) for key in _STANDING}
-        self._question_id = np.full(num_envs, None, object)
-        self._num_searches = np.zeros(num_envs, np.int64)
-        self._stop_reason = np.full(num_envs, None, object)
-        self._ended = np.zeros(num_envs, np.bool_)  # and not begun again
-        self._num_ended = 0
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
         self._num_under_way = 0
-        self._settled: set[int] = set()  # received rows' results hold more than a token
-        self._serial = [0] * num_envs
-        self._seen = [0] * num_envs  # events that infos have told of
-        self._found: dict[int, Info] = {}  # what searches came to since the last result
+        self._news: set[int] = set()  # rows under way that did more than grow by a token
         self._broken = "reset() has not been called"
+
+    @property
+    def transcripts(self) -> dict[int, Transcript]:
+        """The episodes that ended in the last ``step`` or ``recv``, by row."""
+        return self._rows.transcripts
 
     # Episodes begin.
 
@@ -203,65 +191,49 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         Raises:
             ConfigurationError: A bad seed, option, question or mask.
         """
-        seeds = self._seeds(seed)
         chosen = dict(options or {})
         mask = self._reset_mask(chosen.pop("reset_mask", None))
-        wishes = [_of_row(chosen, row, self.num_envs) for row in range(self.num_envs)]
-        rows = np.flatnonzero(mask).tolist()
-        if len(rows) == self.num_envs:
-            self._broken = ""
-        elif self._broken:
+        rows, partial = np.flatnonzero(mask).tolist(), not mask.all()
+        if partial and self._broken:
             raise self._not_ready()
+        self._seed(rows, seed)
+        self._broken = _BROKEN_OFF
         for row in rows:
-            if seeds[row] is not None:
-                self._row_random[row] = seeding.np_random(seeds[row])[0]
-            self._begin(row, wishes[row])
-        self._num_ended = int(self._ended.sum())
+            self._rows.begin(row, _of_row(chosen, row, self.num_envs))
+        self._under_way &= ~mask
         self._num_under_way = int(self._under_way.sum())
+        self._news.difference_update(rows)
+        self._broken = ""
         self._show()
-        if len(rows) == self.num_envs:
-            return self._observations(), self._standing()
+        if not partial:
+            return self._rows.observations(), self._rows.standing()
         infos: Info = {}
         for row in rows:  # the others have no news
-            info = standing(self._dynamics.episodes[row])
-            if self._setting.action_mask:
-                info["action_mask"] = self._action_masks([row])[0]
-            infos = self._add_info(infos, info, row)
-        return self._observations(), infos
+            infos = self._add_info(infos, self._rows.row_info(row), row)
+        return self._rows.observations(), infos
 
-    def _begin(self, row: int, wish: Mapping[str, Any]) -> None:
-        random = self._row_random[row]
-        if random is None:
-            random = self._row_random[row] = self._first_random(row)
-        question = self._setting.choose(wish, random)
-        self._dynamics.begin(row, question)
-        self._question_id[row], self._num_searches[row] = question.id, 0
-        self._stop_reason[row] = ""
-        self._ended[row] = self._under_way[row] = False
-        self._serial[row] += 1
-        self._seen[row] = 0
-        self._found.pop(row, None)
-        self._settled.discard(row)
-
-    def _first_random(self, row: int) -> np.random.Generator:
-        """Seed a row from the environment's generator, alike within a group."""
-        leader = row - row % self.group_size
-        if row == leader or self._row_random[leader] is None:
-            self._group_seed = int(self.np_random.integers(2**31))
-        return seeding.np_random(self._group_seed)[0]
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
-        if seed is None:
-            return [None] * self.num_envs
+    def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:
+        """Seed the generators of some rows; those that have none yet in any case."""
+        seeds: Sequence[int | None]
         if isinstance(seed, int | np.integer):
             self._np_random, self._np_random_seed = seeding.np_random(int(seed))
-            return [int(seed) + row // self.group_size for row in range(self.num_envs)]
-        if len(seed) != self.num_envs:
+            seeds = [int(seed) + row // self.group_size for row in range(self.num_envs)]
+        else:
+            seeds = [None] * self.num_envs if seed is None else seed
+        if len(seeds) != self.num_envs:
             raise ConfigurationError(
-                f"Expected a seed for each of {self.num_envs} rows, got {len(seed)}. Pass one "
+                f"Expected a seed for each of {self.num_envs} rows, got {len(seeds)}. Pass one "
                 "number, or a list with one for each row."
             )
-        return list(seed)
+        drawn: dict[int, int] = {}  # by group, so that its rows begin alike
+        for row in rows:
+            own, group = seeds[row], row // self.group_size
+            if own is None and self._rows.random[row] is None:
+                if group not in drawn:
+                    drawn[group] = int(self.np_random.integers(2**31))
+                own = drawn[group]
+            if own is not None:
+                self._rows.random[row] = seeding.np_random(own)[0]
 
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
@@ -286,23 +258,18 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             RetrievalError: A search failed and ``on_retrieval_error="raise"``.
             RewardError: The reward function failed.
         """
-        actions = self._checked(actions, self.num_envs)
+        tokens = self._checked(actions, self.num_envs)
         if self._broken or self._num_under_way:
             raise self._not_ready()
-        if not self._num_ended:
+        queries = self._rows.advance(None, tokens)
+        settled = self._rows.dynamics.settled
+        if settled:
             self._broken = _BROKEN_OFF
-            queries = self._dynamics.append(_ALL, actions)
-            if not self._dynamics.settled:  # most steps
-                self._broken = ""
-                return self._result(())
-            settled = self._dynamics.settled
-        else:
-            settled, queries = self._advance(np.arange(self.num_envs), actions)
         if queries:
             texts = [query.text for query in queries]
             found = retrieve_each(self.retriever, texts, self.protocol.top_k)
             for query, documents in zip(queries, found, strict=True):
-                self._take(query.row, query.text, documents)
+                self._take(query.row, documents)
         return self._result(settled)
 
     def send(self, actions: NDArray[np.int64], rows: Sequence[int] | Rows | None = None) -> None:
@@ -316,22 +283,21 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             EpisodeOverError: As for :meth:`step`, or a row is under way already.
             InvalidActionError: As for :meth:`step`.
         """
-        chosen = np.arange(self.num_envs) if rows is None else self._rows(rows)
+        chosen = np.arange(self.num_envs) if rows is None else self._row_numbers(rows)
         tokens = self._checked(actions, len(chosen))
         if self._broken:
             raise self._not_ready()
-        if self._num_under_way and self._under_way[chosen].any():
-            late = chosen[self._under_way[chosen]].tolist()
+        late = chosen[self._under_way[chosen]]
+        if len(late):
             raise EpisodeOverError(
-                f"Expected rows that are not under way, got {late}. Call recv() until infos"
-                "['ready'] names them."
+                f"Expected rows that are not under way, got {late.tolist()}. Call recv() until "
+                "infos['ready'] names them."
             )
-        settled, queries = self._advance(chosen, tokens)
-        self._settled.update(settled)
+        queries = self._rows.advance(chosen, tokens)
+        self._news.update(self._rows.dynamics.settled)
         self._under_way[chosen] = True
         self._num_under_way += len(chosen)
         self._submit(queries)
-        self._broken = ""
 
     def recv(self, min_ready: int = 1) -> StepResult:
         """Return once ``min_ready`` of the rows under way (or all of them) have their result.
@@ -344,17 +310,14 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             RetrievalError: As for :meth:`step`.
             RewardError: As for :meth:`step`.
         """
-        if self._broken or not self._num_under_way:
-            raise self._not_ready("no row is under way: call send() first")
         wanted = min(_at_least_one("min_ready", min_ready), self._num_under_way)
-        waiting = [row for row in self._settled if self._pending(row) is not None]
-        missing = wanted - (self._num_under_way - len(waiting))
-        if waiting and self._search is not None:
-            self._collect(missing)
+        if self._broken or not wanted:
+            raise self._not_ready("no row is under way: call send() first")
+        self._collect(wanted)
         ready = self._under_way.copy()
-        ready[[row for row in waiting if self._pending(row) is not None]] = False
-        settled = sorted(row for row in self._settled if ready[row])
-        self._settled.difference_update(settled)
+        ready[[row for row in self._news if self._rows.pending(row) is not None]] = False
+        settled = sorted(row for row in self._news if ready[row])
+        self._news.difference_update(settled)
         self._under_way &= ~ready
         self._num_under_way = int(self._under_way.sum())
         self._broken = _BROKEN_OFF
@@ -362,133 +325,39 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         result[-1].update(ready=ready, _ready=np.ones(self.num_envs, np.bool_))
         return result
 
-    def _advance(self, rows: Rows, tokens: NDArray[np.int64]) -> tuple[list[int], list[Query]]:
-        """Append to some rows; those whose reset is due begin an episode instead."""
-        running = rows
-        if self._num_ended and self._ended[rows].any():
-            due = self._ended[rows]
-            if self._mode is not AutoresetMode.NEXT_STEP:
-                raise EpisodeOverError(
-                    f"Expected rows with an episode under way, got rows {rows[due].tolist()}, "
-                    "which have ended. Call reset(options={'reset_mask': mask}) with them."
-                )
-            for row in rows[due].tolist():
-                self._begin(row, {})
-            self._num_ended = int(self._ended.sum())
-            running, tokens = rows[~due], tokens[~due]
-        self._broken = _BROKEN_OFF
-        if not len(running):
-            return [], []
-        queries = self._dynamics.append(running, tokens)
-        return list(self._dynamics.settled), queries
+    def _result(self, settled: Sequence[int]) -> StepResult:
+        result = self._rows.result(settled, self.reward)
+        self._broken = ""
+        self._show()
+        return result
 
-    def _take(self, row: int, query: str, found: list[Document] | RetrievalError) -> None:
-        """Give a row what its query found."""
-        info: Info = {"query": query}
-        if isinstance(found, RetrievalError):
-            self._dynamics.fail_retrieval(row)
-            if not self._setting.truncate_on_error:
-                self._broken = _BROKEN_OFF
-                raise found
-            info["retrieval_error"] = str(found)
-        else:
-            self._dynamics.insert_documents(row, found)
-            info["document_ids"] = [document.id for document in found]
-        self._found[row] = info
+    def _take(self, row: int, found: list[Document] | RetrievalError) -> None:
+        self._rows.take(row, found)
+        if isinstance(found, RetrievalError) and not self._setting.truncate_on_error:
+            self._broken = _BROKEN_OFF
+            raise found
 
     def _submit(self, queries: Sequence[Query]) -> None:
+        """Ask for documents in the background."""
         if not queries:
             return
         if self._search is None:
             self._search = BackgroundSearch(self.retriever, self.protocol.top_k, self._threads)
-        self._search.submit([(Ticket(q.row, self._serial[q.row]), q.text) for q in queries])
+        serial = self._rows.serial
+        self._search.submit([(Ticket(q.row, serial[q.row]), q.text) for q in queries])
 
-    def _collect(self, missing: int) -> None:
-        """Take the answers that are there; wait until ``missing`` of them have come."""
-        assert self._search is not None  # noqa: S101 - for the type checker
-        while True:
-            for ticket, found in self._search.collect(wait=missing > 0):
-                pending = self._pending(ticket.row)
-                if ticket.serial == self._serial[ticket.row] and pending is not None:
+    def _collect(self, wanted: int) -> None:
+        """Take the answers that have come; wait until ``wanted`` rows have their result."""
+        waiting = {row for row in self._news if self._rows.pending(row) is not None}
+        while waiting and self._search is not None:
+            missing = wanted - (self._num_under_way - len(waiting))
+            for (row, serial), found in self._search.collect(wait=missing > 0):
+                if serial == self._rows.serial[row] and row in waiting:  # else reset meanwhile
+                    waiting.discard(row)
                     missing -= 1
-                    self._take(ticket.row, pending, found)
+                    self._take(row, found)
             if missing <= 0:
                 return
-
-    def _pending(self, row: int) -> str | None:
-        return self._dynamics.episodes[row].pending
-
-    # What a step returns.
-
-    def _result(self, settled: Sequence[int]) -> StepResult:
-        """Return the step's five; ``settled`` rows did more than grow by a token."""
-        count = self.num_envs
-        rewards = np.zeros(count)
-        terminated, truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        if self.transcripts:
-            self.transcripts = {}
-        special: Info = {}
-        for row in settled:
-            episode = self._dynamics.episodes[row]
-            info = self._found.pop(row, {})
-            info.update(faults_since(episode, self._seen[row]))
-            self._seen[row] = len(episode.events)
-            self._num_searches[row] = episode.num_searches
-            stop = episode.stop_reason
-            if stop is not None:
-                self.transcripts[row] = transcript = self._dynamics.transcript(row)
-                rewards[row], final = ending(transcript, self.reward)
-                terminated[row], truncated[row] = stop.terminated, not stop.terminated
-                info.update(final)
-                info = self._end(row, info)
-            if info:
-                special = self._add_info(special, info, row)
-        self._broken = ""
-        self._show()
-        return self._observations(), rewards, terminated, truncated, {**self._standing(), **special}
-
-    def _end(self, row: int, info: Info) -> Info:
-        """Book an ending; return the row's info as the autoreset mode wants it."""
-        if self._mode is AutoresetMode.SAME_STEP:
-            final = standing(self._dynamics.episodes[row])
-            if self._setting.action_mask:
-                final["action_mask"] = self._action_masks([row])[0]
-            observation = self._observation(row)
-            self._begin(row, {})
-            return {"final_obs": observation, "final_info": {**final, **info}}
-        self._stop_reason[row] = self._dynamics.episodes[row].stop_reason.value  # type: ignore[union-attr]
-        self._ended[row] = True
-        self._num_ended += 1
-        return info
-
-    def _observations(self) -> Observation:
-        dynamics = self._dynamics
-        tokens, sources = dynamics.tokens, dynamics.sources
-        if self.copy:
-            tokens, sources = tokens.copy(), sources.copy()
-        return {"tokens": tokens, "length": dynamics.lengths(), "sources": sources}
-
-    def _observation(self, row: int) -> Observation:
-        dynamics = self._dynamics
-        return {
-            "tokens": dynamics.tokens[row].copy(),
-            "length": dynamics.length(row),
-            "sources": dynamics.sources[row].copy(),
-        }
-
-    def _standing(self) -> Info:
-        """Return the infos that every row has at every step."""
-        arrays = (self._question_id, self._num_searches, self._stop_reason)
-        infos: Info = dict(zip(_STANDING, arrays, strict=True))
-        masks = self._standing_masks
-        if self.copy:
-            infos = {key: array.copy() for key, array in infos.items()}
-            masks = {key: mask.copy() for key, mask in masks.items()}
-        infos.update(masks)
-        if self._setting.action_mask:
-            infos["action_mask"] = self.action_masks()
-            infos["_action_mask"] = np.ones(self.num_envs, np.bool_)
-        return infos
 
     # Looking at it, and changing it.
 
@@ -502,18 +371,11 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
 
     def action_masks(self) -> NDArray[np.int8]:
         """Return which ids keep each row's episode well formed, int8 ``(N, n)``."""
-        return self._action_masks(range(self.num_envs))
-
-    def _action_masks(self, rows: Sequence[int]) -> NDArray[np.int8]:
-        if self._masks is None:
-            from search_env.action_mask import ActionMasks
-
-            self._masks = ActionMasks(self._dynamics)
-        return self._masks.batch(self._dynamics, rows)
+        return self._rows.action_masks(range(self.num_envs))
 
     def transcript(self, row: int) -> Transcript:
         """Return what the episode in a row has left behind so far."""
-        return self._dynamics.transcript(operator.index(row))
+        return self._rows.dynamics.transcript(operator.index(row))
 
     def render(self) -> tuple[Any, ...] | None:
         """Return the frame of row ``render_row`` as a tuple of one; see ``SearchQAEnv.render``."""
@@ -536,16 +398,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
 
     def get_state(self) -> VectorState:
         """Return the whole state; searches under way are kept as questions to ask again."""
-        randoms = (r and dict(r.bit_generator.state) for r in self._row_random)
-        return VectorState(
-            tuple(self._dynamics.save(row) for row in range(self.num_envs)),
-            tuple(randoms),
-            self._ended.copy(),
-            self._under_way.copy(),
-            tuple(self._seen),
-            {row: dict(info) for row, info in self._found.items()},
-            self.reward,
-        )
+        random = dict(self.np_random.bit_generator.state)
+        return VectorState(self._rows.get_state(), self._under_way.copy(), random, self.reward)
 
     def set_state(self, state: VectorState) -> None:
         """Go on from a saved state exactly as the environment that saved it would have.
@@ -553,27 +407,14 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         Raises:
             ConfigurationError: The state has another number of rows.
         """
-        if len(state.episodes) != self.num_envs:
-            raise ConfigurationError(
-                f"Expected a state of {self.num_envs} rows, got one of {len(state.episodes)}. "
-                "Restore it in an environment with the same arguments."
-            )
-        for row, saved in enumerate(state.episodes):
-            self._dynamics.restore(row, saved)
-            episode = self._dynamics.episodes[row]
-            self._question_id[row] = episode.question.id
-            self._num_searches[row] = episode.num_searches
-            self._stop_reason[row] = standing(episode)["stop_reason"]
-            self._row_random[row] = _generator(state.random[row])
-            self._serial[row] += 1
-        self._ended, self._under_way = state.ended.copy(), state.under_way.copy()
-        self._num_ended, self._num_under_way = int(self._ended.sum()), int(self._under_way.sum())
-        self._seen = list(state.seen)
-        self._found = {row: dict(info) for row, info in state.found.items()}
-        self._settled = set(np.flatnonzero(self._under_way).tolist())
+        self._rows.set_state(state.rows)
+        self.np_random.bit_generator.state = state.random
         self.reward = state.reward
+        self._under_way = state.under_way.copy()
+        self._num_under_way = int(self._under_way.sum())
+        self._news = set(np.flatnonzero(self._under_way).tolist())
         self._broken = ""
-        asked = [(row, self._pending(row)) for row in sorted(self._settled)]
+        asked = [(row, self._rows.pending(row)) for row in sorted(self._news)]
         self._submit([Query(row, text) for row, text in asked if text is not None])
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -598,7 +439,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             raise self._setting.invalid_action(int(tokens[wrong][0]))
         return tokens
 
-    def _rows(self, rows: Sequence[int] | Rows) -> Rows:
+    def _row_numbers(self, rows: Sequence[int] | Rows) -> Rows:
         array = np.asarray(rows)
         fits = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
         if not fits or array[0] < 0 or array[-1] >= self.num_envs or (np.diff(array) <= 0).any():
@@ -615,10 +456,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             if self._broken
             else f"Expected rows that are ready, but {why}."
         )
-
-
-_STANDING = ("question_id", "num_searches", "stop_reason")
-_BROKEN_OFF = "an error broke the last step off"
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:
@@ -656,11 +493,3 @@ def _of_row(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
             value = value[row]
         mine[key] = value
     return mine
-
-
-def _generator(state: dict[str, Any] | None) -> np.random.Generator | None:
-    if state is None:
-        return None
-    random = seeding.np_random(0)[0]
-    random.bit_generator.state = state
-    return random

@@ -1,0 +1,274 @@
+"""The rows of a vector environment: how they begin, grow and end, and what a step says of them.
+
+Between the dynamics, which know tokens and tags, and the environment, which knows when to search
+and whom to answer. Here are the autoreset modes, the generators that questions are drawn with, and
+the arrays that a step returns. No retrieval happens here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
+
+from search_env.env import Observation
+from search_env.episode import Query, SavedEpisode
+from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
+from search_env.rewards import Reward
+from search_env.setting import Info, Setting, ending, faults_since, standing
+from search_env.types import Document, Transcript
+
+if TYPE_CHECKING:
+    from search_env.action_mask import ActionMasks
+
+Rows = NDArray[np.intp]
+StepResult = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]
+AddInfo = Callable[[Info, Info, int], Info]
+
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class RowsState:
+    """All that rows hold. Plain data, picklable."""
+
+    episodes: tuple[SavedEpisode, ...]
+    random: tuple[dict[str, Any] | None, ...]
+    ended: NDArray[np.bool_]
+    seen: tuple[int, ...]
+    found: dict[int, Info]
+
+
+class VectorRows:
+    """N rows of one setting.
+
+    Args:
+        setting: What all rows are made of.
+        count: Number of rows.
+        mode: What follows an ending.
+        copy: Whether observations and infos are copies.
+        add_info: Gymnasium's rule for joining a row's info to the others'.
+
+    Attributes:
+        dynamics: The rows' tokens and tags.
+        random: Each row's generator, None before it is first seeded.
+        serial: Number of episodes that each row has begun.
+        transcripts: Of the episodes that ended in the last result, by row.
+    """
+
+    def __init__(
+        self, setting: Setting, count: int, mode: AutoresetMode, *, copy: bool, add_info: AddInfo
+    ) -> None:
+        self.setting, self.count, self.mode, self.copy = setting, count, mode, copy
+        self.dynamics = setting.dynamics(count)
+        self.random: list[np.random.Generator | None] = [None] * count
+        self.serial = [0] * count
+        self.transcripts: dict[int, Transcript] = {}
+        self._add_info = add_info
+        self._masks: ActionMasks | None = None
+        self._ended = np.zeros(count, np.bool_)  # and not begun again
+        self._num_ended = 0
+        self._seen = [0] * count  # events that infos have told of
+        self._found: dict[int, Info] = {}  # what searches came to since the last result
+        self._question_id = np.full(count, None, object)
+        self._num_searches = np.zeros(count, np.int64)
+        self._stop_reason = np.full(count, None, object)
+        self._standing: Info = {
+            "question_id": self._question_id,
+            "num_searches": self._num_searches,
+            "stop_reason": self._stop_reason,
+        }
+        every = np.ones(count, np.bool_)
+        self._standing.update({f"_{key}": every for key in list(self._standing)})
+
+    def begin(self, row: int, wish: Mapping[str, Any]) -> None:
+        """Start an episode with the question that the options wish for.
+
+        Raises:
+            ConfigurationError: Unknown option or question, or a prompt that does not fit.
+        """
+        random = self.random[row]
+        if random is None:
+            raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
+        question = self.setting.choose(wish, random)
+        self.dynamics.begin(row, question)
+        self._question_id[row], self._num_searches[row] = question.id, 0
+        self._stop_reason[row] = ""
+        if self._ended[row]:
+            self._ended[row] = False
+            self._num_ended -= 1
+        self.serial[row] += 1
+        self._seen[row] = 0
+        self._found.pop(row, None)
+
+    def advance(self, rows: Rows | None, tokens: NDArray[np.int64]) -> list[Query]:
+        """Append a token in some rows, or in all; rows whose reset is due begin instead.
+
+        Returns:
+            The queries that were closed; ``dynamics.settled`` are the rows with news.
+
+        Raises:
+            EpisodeOverError: A row has ended and the mode does not begin it again.
+        """
+        if not self._num_ended:
+            return self.dynamics.append(_ALL if rows is None else rows, tokens)
+        rows = np.arange(self.count) if rows is None else rows
+        due = self._ended[rows]
+        if due.any() and self.mode is not AutoresetMode.NEXT_STEP:
+            raise EpisodeOverError(
+                f"Expected rows with an episode under way, got rows {rows[due].tolist()}, "
+                "which have ended. Call reset(options={'reset_mask': mask}) with them."
+            )
+        for row in rows[due].tolist():
+            self.begin(row, {})
+        return self.dynamics.append(rows[~due], tokens[~due])
+
+    def pending(self, row: int) -> str | None:
+        """Return the query that a row waits for, or None."""
+        return self.dynamics.episodes[row].pending
+
+    def take(self, row: int, found: list[Document] | RetrievalError) -> None:
+        """Give a row what its query found, or end its episode where that was an error."""
+        info: Info = {"query": self.pending(row)}
+        if isinstance(found, RetrievalError):
+            self.dynamics.fail_retrieval(row)
+            info["retrieval_error"] = str(found)
+        else:
+            self.dynamics.insert_documents(row, found)
+            info["document_ids"] = [document.id for document in found]
+        self._found[row] = info
+
+    def result(self, settled: Sequence[int], reward: Reward) -> StepResult:
+        """Return a step's five.
+
+        Args:
+            settled: Rows that did more than grow by a token, ascending.
+            reward: What endings pay.
+
+        Raises:
+            RewardError: The reward function failed.
+        """
+        count = self.count
+        rewards = np.zeros(count)
+        terminated, truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        if self.transcripts:
+            self.transcripts = {}
+        special: Info = {}
+        for row in settled:
+            episode = self.dynamics.episodes[row]
+            info = self._found.pop(row, {})
+            info.update(faults_since(episode, self._seen[row]))
+            self._seen[row] = len(episode.events)
+            self._num_searches[row] = episode.num_searches
+            stop = episode.stop_reason
+            if stop is not None:
+                self.transcripts[row] = transcript = self.dynamics.transcript(row)
+                rewards[row], final = ending(transcript, reward)
+                terminated[row], truncated[row] = stop.terminated, not stop.terminated
+                info = self._end(row, {**info, **final})
+            if info:
+                special = self._add_info(special, info, row)
+        infos = self.standing()
+        infos.update(special)
+        return self.observations(), rewards, terminated, truncated, infos
+
+    def _end(self, row: int, info: Info) -> Info:
+        """Book an ending; return the row's info as the autoreset mode wants it."""
+        if self.mode is AutoresetMode.SAME_STEP:
+            final = self.row_info(row)
+            observation = self._observation(row)
+            self.begin(row, {})
+            return {"final_obs": observation, "final_info": {**final, **info}}
+        self._stop_reason[row] = standing(self.dynamics.episodes[row])["stop_reason"]
+        self._ended[row] = True
+        self._num_ended += 1
+        return info
+
+    def row_info(self, row: int) -> Info:
+        """Return what every info says, of one row."""
+        info = standing(self.dynamics.episodes[row])
+        if self.setting.action_mask:
+            info["action_mask"] = self.action_masks([row])[0]
+        return info
+
+    def standing(self) -> Info:
+        """Return what every info says, of all rows."""
+        infos = dict(self._standing)
+        if self.copy:
+            infos = {key: array.copy() for key, array in infos.items()}
+        if self.setting.action_mask:
+            infos["action_mask"] = self.action_masks(range(self.count))
+            infos["_action_mask"] = np.ones(self.count, np.bool_)
+        return infos
+
+    def observations(self) -> Observation:
+        """Return the batched observation."""
+        dynamics = self.dynamics
+        tokens, sources = dynamics.tokens, dynamics.sources
+        if self.copy:
+            tokens, sources = tokens.copy(), sources.copy()
+        return {"tokens": tokens, "length": dynamics.lengths(), "sources": sources}
+
+    def _observation(self, row: int) -> Observation:
+        dynamics = self.dynamics
+        return {
+            "tokens": dynamics.tokens[row].copy(),
+            "length": dynamics.length(row),
+            "sources": dynamics.sources[row].copy(),
+        }
+
+    def action_masks(self, rows: Sequence[int]) -> NDArray[np.int8]:
+        """Return which ids keep the episodes of some rows well formed, int8 ``(R, n)``."""
+        if self._masks is None:
+            from search_env.action_mask import ActionMasks
+
+            self._masks = ActionMasks(self.dynamics)
+        return self._masks.batch(self.dynamics, rows)
+
+    def get_state(self) -> RowsState:
+        """Return a copy of everything, in time proportional to the rows' tokens."""
+        return RowsState(
+            tuple(self.dynamics.save(row) for row in range(self.count)),
+            tuple(random and dict(random.bit_generator.state) for random in self.random),
+            self._ended.copy(),
+            tuple(self._seen),
+            {row: dict(info) for row, info in self._found.items()},
+        )
+
+    def set_state(self, state: RowsState) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ConfigurationError: It has another number of rows.
+        """
+        if len(state.episodes) != self.count:
+            raise ConfigurationError(
+                f"Expected a state of {self.count} rows, got one of {len(state.episodes)}. "
+                "Restore it in an environment with the same arguments."
+            )
+        for row, saved in enumerate(state.episodes):
+            self.dynamics.restore(row, saved)
+            episode = self.dynamics.episodes[row]
+            self._question_id[row] = episode.question.id
+            self._num_searches[row] = episode.num_searches
+            self._stop_reason[row] = standing(episode)["stop_reason"]
+            self.random[row] = _generator(state.random[row])
+            self.serial[row] += 1
+        self._ended = state.ended.copy()
+        self._num_ended = int(self._ended.sum())
+        self._seen = list(state.seen)
+        self._found = {row: dict(info) for row, info in state.found.items()}
+        self.transcripts = {}
+
+
+def _generator(state: dict[str, Any] | None) -> np.random.Generator | None:
+    if state is None:
+        return None
+    random = seeding.np_random(0)[0]
+    random.bit_generator.state = state
+    return random
