@@ -1,17 +1,19 @@
-"""The command line: ``search-env eval``, ``play`` and ``index``.
+"""The command line: ``search-env eval``, ``play``, ``index``, ``replay`` and ``rescore``.
 
 Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
-:mod:`search_env.play` and :mod:`search_env.retrieval.bm25`. What a command needs is imported inside
-it, so that ``--help`` answers at once. Exit codes: 0, 2 after an error that its message explains,
-130 after Ctrl-C. Results go to standard output; progress and errors to standard error.
+:mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. What a
+command needs is imported inside it, so that ``--help`` answers at once. Exit codes: 0, 2 after an
+error that its message explains, 130 after Ctrl-C. Results go to standard output; progress and
+errors to standard error.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +27,10 @@ from search_env.registration import ENVIRONMENTS
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
 
     from search_env.evaluation import Agent, EpisodeRecord
+    from search_env.replay import Rescored
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
@@ -79,6 +83,14 @@ TokenizerName = Annotated[
     str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
 ]
 MaxTokens = Annotated[int | None, typer.Option(help="Size of the context in tokens.")]
+EpisodeFile = Annotated[Path, typer.Argument(help="Recorded episodes, see RecordEpisodes.")]
+TornTail = Annotated[
+    str, typer.Option(help="What to do about a last line that is cut off: raise or skip.")
+]
+Modules = Annotated[
+    list[str] | None,
+    typer.Option("--import", help="Module that registers ids, retrievers or rewards; repeatable."),
+]
 
 
 def main() -> None:
@@ -213,6 +225,47 @@ def index_command(
     )
 
 
+@app.command("replay", epilog="Example: search-env replay episodes.jsonl")
+def replay_command(
+    file: EpisodeFile, torn_tail: TornTail = "raise", modules: Modules = None
+) -> None:
+    """Execute recorded episodes again and compare all that comes of them with the record."""
+    from search_env.episode_files import read_episodes
+    from search_env.replay import replay_episodes
+
+    _import(modules)
+    episodes = read_episodes(file, torn_tail=torn_tail)
+    found = []
+    with file.open("rb") as lines, _progress() as bar:
+        task = bar.add_task("replay", total=sum(1 for _ in lines))
+        for replayed in replay_episodes(episodes):
+            found.append(replayed)
+            bar.advance(task)
+    _say(
+        f"{len(found):,} episodes, {sum(r.observations for r in found):,} observations and "
+        f"{sum(r.searches for r in found):,} searches compared: all as recorded."
+    )
+
+
+@app.command("rescore", epilog="Example: search-env rescore episodes.jsonl --reward exact-match")
+def rescore_command(
+    file: EpisodeFile,
+    reward: Annotated[list[str], typer.Option(help="Name of a reward, repeatable.")],
+    torn_tail: TornTail = "raise",
+    modules: Modules = None,
+) -> None:
+    """Score recorded episodes by other rewards, without executing them."""
+    from search_env.replay import rescore
+
+    _import(modules)
+    results = [rescore(file, name, torn_tail=torn_tail) for name in dict.fromkeys(reward)]
+    _console().print(_rescore_table(results))
+    valid, invalid = len(results[0].valid), results[0].invalid
+    _say(f"Means over {valid:,} episodes.", "dim")
+    if invalid:
+        _say(f"{invalid:,} episodes left out, retrieval failed in them.", "dim")
+
+
 def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
     """Make an environment; on the split to test on, unless one is given.
 
@@ -271,6 +324,37 @@ def _collector(
         bar.advance(task)
 
     return collect
+
+
+def _import(modules: Sequence[str] | None) -> None:
+    """Import modules of the user's own, which may lie in the present folder."""
+    for name in modules or ():
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        if importlib.util.find_spec(name) is None:
+            raise ConfigurationError(
+                f"Expected --import to name a module, got {name!r}. Run the command in the "
+                "module's folder, or set PYTHONPATH."
+            )
+        importlib.import_module(name)
+
+
+def _rescore_table(results: Sequence[Rescored]) -> Table:
+    """Return each reward's mean total above its parts."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for header in ("reward", "part"):
+        table.add_column(header, overflow="fold")
+    table.add_column("mean", justify="right", no_wrap=True)
+    for result in results:
+        mean = result.mean()
+        table.add_row(Text(result.reward), Text("total"), f"{mean.total:.4f}", style="bold")
+        for part, value in mean.parts.items():
+            table.add_row("", Text(part), f"{value:.4f}")
+    return table
 
 
 def _progress() -> Progress:

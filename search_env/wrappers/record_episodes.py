@@ -1,0 +1,67 @@
+"""A wrapper that writes every finished episode to a file. See :mod:`search_env.episode_files`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+
+from search_env.episode_files import EpisodeWriter
+from search_env.evaluation import bare_env
+
+
+class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Appends each episode to an episode file when it ends.
+
+    What is written is the bare environment's: its arguments, tokens and reward, whatever wrappers
+    lie between. An episode that is left by ``reset``, cut by an outer time limit or broken off by
+    an exception is not finished, and not written.
+
+    Args:
+        env: Holds a :class:`~search_env.env.SearchQAEnv`, in any wrappers.
+        path: A new file, or an episode file to append to.
+
+    Raises:
+        ConfigurationError: The environment cannot be rebuilt from names; see
+            :class:`~search_env.episode_files.EpisodeWriter`.
+        EpisodeFileError: There is another kind of file at the path.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from search_env.episode_files import read_episodes
+        >>> path = Path(tempfile.mkdtemp()) / "episodes.jsonl"
+        >>> env = RecordEpisodes(gym.make("SearchQA-Toy-v0"), path)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, *_ = env.step(0)  # end of sequence
+        >>> [episode.actions.tolist() for episode in read_episodes(path)]
+        [[0]]
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], path: str | Path) -> None:
+        RecordConstructorArgs.__init__(self, path=str(path))
+        gym.Wrapper.__init__(self, env)
+        self._bare = bare_env(env)
+        self._writer = EpisodeWriter(path, self._bare)
+        self._seed: int | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; see the environment."""
+        result = self.env.reset(seed=seed, options=options)
+        self._seed = seed
+        return result
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Step, and write the episode if that ended it."""
+        reward = self._bare.reward  # a wrapper below may change it once the episode has ended
+        result = self.env.step(action)
+        terminated, truncated = result[2], result[3]
+        if terminated or truncated:
+            transcript = self._bare.transcript()
+            if transcript.stop_reason is not None:
+                self._writer.write(transcript, seed=self._seed, reward=reward)
+        return result
