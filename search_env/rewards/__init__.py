@@ -8,14 +8,24 @@ from search_env.rewards.base import (
     register_reward,
     reward_names,
 )
+from search_env.rewards.r1_searcher import (
+    R1_SEARCHER_STAGE1,
+    R1_SEARCHER_STAGE2,
+    r1_searcher_stage1,
+    r1_searcher_stage2,
+)
 
 __all__ = [
     "COVER_EXACT_MATCH",
     "EXACT_MATCH",
     "F1",
+    "R1_SEARCHER_STAGE1",
+    "R1_SEARCHER_STAGE2",
     "Reward",
     "Score",
     "get_reward",
+    "r1_searcher_stage1",
+    "r1_searcher_stage2",
     "register_reward",
     "reward_names",
 ]
