@@ -1,0 +1,450 @@
+"""Training in phases: wrappers that say which reward is in force, for single and vector form.
+
+The environment itself pays; a phase is the name of what it pays. The wrappers watch episodes end,
+ask the one rule of :mod:`search_env.wrappers.phases` whether the phase is over, and tell the
+environment its next reward. They compute no reward and change no observation.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+from search_env.errors import ConfigurationError
+from search_env.rewards import Reward, get_reward
+from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+
+Info = dict[str, Any]
+
+R1_SEARCHER_PHASES = ("r1-searcher-stage1", "r1-searcher-stage2")
+"""First learn to search, then to answer (arXiv 2503.05592, section 2.3)."""
+
+R1_SEARCHER_EPISODES = 350 * 16
+"""Length of R1-Searcher's first phase: 350 questions, once (paper, table 1), 16 rollouts of each
+(its released script `llama_reinforce_plus_train_stage1.sh`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedState:
+    """State of a wrapped environment: the environment's own, and the phase's."""
+
+    env: Any
+    phases: PhaseState
+
+
+class _Staged:
+    """What both wrappers are: phases, the rule, its state, and a way to reach the environment."""
+
+    def _stage(
+        self,
+        phases: Sequence[str | Reward],
+        phase: int,
+        after_episodes: int | None,
+        search_rate: float | None,
+        format_rate: float | None,
+        window: int,
+    ) -> None:
+        if isinstance(phases, str | Reward):
+            raise ConfigurationError(
+                f"Expected phases to be a sequence of rewards, got {phases!r}. Pass a list."
+            )
+        self.phases: tuple[str | Reward, ...] = tuple(phases)
+        self._names = tuple(get_reward(reward).name for reward in self.phases)
+        self._rule = PhaseRule(len(self.phases), after_episodes, search_rate, format_rate, window)
+        self.set_phase_state(self._rule.start(phase))
+
+    @property
+    def phase(self) -> int:
+        """Number of the phase that pays from now on."""
+        return self._state.phase
+
+    @property
+    def phase_name(self) -> str:
+        """Name of the reward that this phase pays."""
+        return self._names[self._state.phase]
+
+    @property
+    def phase_history(self) -> tuple[PhaseSwitch, ...]:
+        """Every change of phase: which began, after how many valid episodes, and why."""
+        return self._state.history
+
+    def set_phase(self, phase: int) -> None:
+        """Begin a phase by hand; its progress starts anew. The phase in force goes on as it is.
+
+        Episodes under way are paid under the new phase, and count for it.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        self.set_phase_state(self._rule.switch(self._state, phase))
+
+    def get_phase_state(self) -> PhaseState:
+        """Return phase, progress and history alone, for a training run that is resumed."""
+        return self._state
+
+    def set_phase_state(self, state: PhaseState) -> None:
+        """Go on from a saved phase, and let the environment pay what it pays.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        self._pay(self.phases[self._rule.checked(state.phase)])
+        self._state = state
+
+    def get_state(self) -> StagedState:
+        """Return the whole state: the environment's own and the phase's.
+
+        Raises:
+            ConfigurationError: The environment cannot save its state.
+        """
+        return StagedState(self._reach("get_state")(), self._state)
+
+    def set_state(self, state: StagedState) -> None:
+        """Go on from a saved state exactly as the environment that saved it would have."""
+        self._reach("set_state")(state.env)
+        self.set_phase_state(state.phases)
+
+    def set_reward(self, reward: str | Reward) -> NoReturn:
+        """Refuse: here the phase decides the reward.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(
+            f"Expected set_phase(), got set_reward({reward!r}): the phase decides the reward. Add "
+            "the reward to phases=, and keep one staged wrapper, the outermost."
+        )
+
+    def _book(self, episodes: Sequence[FinishedEpisode]) -> list[Info]:
+        """Count episodes that ended together; return what the infos say of each."""
+        state, seen = self._rule.observe(self._state, episodes)
+        if state.phase != self._state.phase:
+            self.set_phase_state(state)  # if the environment cannot be told, nothing was counted
+        self._state = state
+        return [
+            {
+                "phase_episodes": progress.episodes,
+                "search_rate": progress.search_rate,
+                "format_rate": progress.format_rate,
+                "phase_switched": progress.switched,
+            }
+            for progress in seen
+        ]
+
+    def _pay(self, reward: str | Reward) -> None:
+        raise NotImplementedError
+
+    def _reach(self, name: str) -> Callable[..., Any]:
+        """Return the method of that name nearest below this wrapper."""
+        raise NotImplementedError
+
+
+class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, Any, Any, Any]):
+    """Pays the reward of a phase and switches phases; R1-Searcher's two by default.
+
+    A phase ends once ``search_rate`` and ``format_rate`` (where given) are reached over the last
+    ``window`` episodes of the phase, or after ``after_episodes`` of them, whichever comes first.
+    With none of the three only :meth:`set_phase` switches. The episode that fulfils the condition
+    is paid under the old phase, the next one under the new. Episodes with ``info["valid"]`` False
+    count for nothing.
+
+    ``info`` always has ``phase`` (int: the phase that this step was paid under) and
+    ``phase_name``; on the step that ends an episode also ``phase_episodes`` (int), ``search_rate``
+    and ``format_rate`` (float) of that phase, and ``phase_switched`` (bool).
+
+    The state holds the phase; so do copies, pickles and, as the arguments, ``env.spec``.
+
+    **In vector environments** the phase must be one for all rows, which counting each row's own
+    episodes cannot give. Put :class:`VectorStagedReward` around Gymnasium's ``SyncVectorEnv`` or
+    ``AsyncVectorEnv``. A ``StagedReward`` inside them that could still switch by itself refuses
+    to ``reset``; one without a condition is welcome there, and ``envs.call("set_phase", 1)``
+    switches all rows. Other libraries' vector forms are not detected: inside them pass
+    ``after_episodes=None`` and switch all rows at once (``env_method`` in Stable-Baselines3).
+
+    Args:
+        env: An environment with ``set_reward``, such as ``SearchQAEnv``, wrapped or not. Episodes
+            must end by its own rules: ``max_policy_tokens``, not ``max_episode_steps``.
+        phases: A reward for each phase: names, or :class:`~search_env.rewards.Reward` objects
+            (then ``EnvSpec`` cannot be JSON).
+        after_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
+        search_rate: Share of episodes that searched, in (0, 1]; None: not asked.
+        format_rate: Share of episodes that are well formed, in (0, 1]; None: not asked.
+        window: Episodes that the shares are of; they count once there are so many.
+        phase: The phase to begin in.
+
+    Raises:
+        ConfigurationError: An unknown reward or phase, a value out of range, or an environment
+            without ``set_reward``.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from search_env.wrappers import StagedReward
+        >>> env = StagedReward(gym.make("SearchQA-Toy-v0"), after_episodes=1)
+        >>> _, info = env.reset(seed=0)
+        >>> info["phase_name"]
+        'r1-searcher-stage1'
+        >>> _, _, terminated, _, info = env.step(0)  # the end of sequence
+        >>> info["phase"], info["phase_switched"], env.phase
+        (0, True, 1)
+
+    Change logs:
+        * v0.1.0 - Added.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        phases: Sequence[str | Reward] = R1_SEARCHER_PHASES,
+        *,
+        after_episodes: int | None = R1_SEARCHER_EPISODES,
+        search_rate: float | None = None,
+        format_rate: float | None = None,
+        window: int = 256,
+        phase: int = 0,
+    ) -> None:
+        gym.utils.RecordConstructorArgs.__init__(
+            self,
+            phases=phases,
+            after_episodes=after_episodes,
+            search_rate=search_rate,
+            format_rate=format_rate,
+            window=window,
+            phase=phase,
+        )
+        gym.Wrapper.__init__(self, env)
+        self._stage(phases, phase, after_episodes, search_rate, format_rate, window)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Info]:
+        """Begin an episode under the phase in force.
+
+        Raises:
+            ConfigurationError: The wrapper is inside Gymnasium's vector environment and could
+                switch by itself.
+        """
+        if self._rule.is_automatic(self._state) and _inside_vector_env():
+            raise ConfigurationError(
+                "Expected one phase for all rows of a vector environment, got a StagedReward "
+                "inside it that counts its own row's episodes. Put VectorStagedReward around the "
+                "vector environment instead, or pass after_episodes=None and no rates here."
+            )
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, {**info, "phase": self.phase, "phase_name": self.phase_name}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
+        """Step; where the episode ends, count it and switch if the phase is over."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info = {**info, "phase": self.phase, "phase_name": self.phase_name}
+        if terminated or truncated:
+            if "valid" not in info:
+                raise _cut_short()
+            finished = FinishedEpisode(info["num_searches"], info["well_formed"], info["valid"])
+            info.update(self._book([finished])[0])
+        return observation, reward, terminated, truncated, info
+
+    def clone(self) -> StagedReward:
+        """Return an independent environment, wrappers below included, in the same state."""
+        return copy.deepcopy(self)
+
+    def _pay(self, reward: str | Reward) -> None:
+        self._reach("set_reward")(reward)
+
+    def _reach(self, name: str) -> Callable[..., Any]:
+        if not self.env.has_wrapper_attr(name):
+            raise _lacks(self.env, name)
+        method: Callable[..., Any] = self.env.get_wrapper_attr(name)
+        return method
+
+
+class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
+    """Pays the reward of a phase in all rows and switches phases; R1-Searcher's two by default.
+
+    :class:`StagedReward` for vector environments: ``SearchQAVectorEnv``, Gymnasium's
+    ``SyncVectorEnv`` and ``AsyncVectorEnv``, in each autoreset mode, with ``send`` and ``recv``
+    where the environment has them. Same arguments, same rule.
+
+    The phase is one number for the whole environment. Episodes that end in the same step are paid
+    under the same phase and then counted in the order of their rows. The switch is booked at the
+    very episode that fulfilled the condition, and is in force from the next step (or ``recv``) on
+    in every row, also for episodes under way. Episodes that end beside that one, in a later row,
+    do not count for the new phase.
+
+    ``infos`` has ``phase`` and ``phase_name`` for every row, in read-only arrays; for rows whose
+    episode ended also ``phase_episodes``, ``search_rate``, ``format_rate`` and
+    ``phase_switched`` (True in the row of the switch alone). In mode ``SameStep`` these, with
+    ``phase`` and ``phase_name``, are in ``infos["final_info"]``.
+
+    Vector environments record no wrappers in their ``spec``: keep the arguments yourself.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from search_env.wrappers import VectorStagedReward
+        >>> envs = gym.make_vec("SearchQA-Toy-v0", num_envs=3, vectorization_mode="sync")
+        >>> envs = VectorStagedReward(envs, after_episodes=2)
+        >>> _, infos = envs.reset(seed=0)
+        >>> infos["phase"].tolist()
+        [0, 0, 0]
+        >>> _, _, _, _, infos = envs.step([0, 0, 0])  # each row's end of sequence
+        >>> infos["phase_switched"].tolist(), envs.phase
+        ([False, True, False], 1)
+
+    Change logs:
+        * v0.1.0 - Added.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        phases: Sequence[str | Reward] = R1_SEARCHER_PHASES,
+        *,
+        after_episodes: int | None = R1_SEARCHER_EPISODES,
+        search_rate: float | None = None,
+        format_rate: float | None = None,
+        window: int = 256,
+        phase: int = 0,
+    ) -> None:
+        VectorWrapper.__init__(self, env)
+        self._stage(phases, phase, after_episodes, search_rate, format_rate, window)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
+        """Begin episodes under the phase in force; arguments are the environment's own."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return observations, {**infos, **self._standing}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
+        """Step all rows; count the episodes that ended and switch if the phase is over."""
+        return self._told(self.env.step(actions))
+
+    def send(self, actions: Any, rows: Sequence[int] | None = None) -> None:
+        """Step some rows without waiting; see ``SearchQAVectorEnv.send``.
+
+        Raises:
+            ConfigurationError: The environment has no ``send``.
+        """
+        self._own("send")(actions, rows)
+
+    def recv(self, min_ready: int = 1) -> tuple[Any, Any, Any, Any, Info]:
+        """Return the rows that are ready, counted as in :meth:`step`.
+
+        Raises:
+            ConfigurationError: The environment has no ``recv``.
+        """
+        return self._told(self._own("recv")(min_ready))
+
+    def set_phase_state(self, state: PhaseState) -> None:
+        """Go on from a saved phase, and let every row pay what it pays.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        super().set_phase_state(state)
+        self._show()
+
+    def _told(self, result: tuple[Any, Any, Any, Any, Info]) -> tuple[Any, Any, Any, Any, Info]:
+        observations, rewards, terminations, truncations, infos = result
+        infos = {**infos, **self._standing}
+        ended = np.flatnonzero(terminations | truncations)
+        if len(ended):
+            self._count(ended.tolist(), infos)
+        return observations, rewards, terminations, truncations, infos
+
+    def _count(self, rows: list[int], infos: Info) -> None:
+        """Count the episodes that ended in some rows, and say so in the infos."""
+        final: Info = infos.get("final_info", infos)
+        told = final.get("_valid", np.zeros(self.num_envs, np.bool_))
+        if not told[rows].all():
+            raise _cut_short()
+        facts = (final["num_searches"], final["well_formed"], final["valid"])
+        episodes = [FinishedEpisode(*(fact[row].item() for fact in facts)) for row in rows]
+        paid = {} if final is infos else {"phase": self.phase, "phase_name": self.phase_name}
+        for row, seen in zip(rows, self._book(episodes), strict=True):
+            self._add_info(final, {**paid, **seen}, row)
+
+    def _show(self) -> None:
+        """Prepare the infos of a phase once: a step hands out the same arrays, so read-only."""
+        count = self.num_envs
+        names = np.full(count, self.phase_name, object)
+        phase, every = np.full(count, self.phase, np.int64), np.ones(count, np.bool_)
+        for array in (names, phase, every):
+            array.setflags(write=False)
+        self._standing: dict[str, NDArray[Any]] = {
+            **{"phase": phase, "_phase": every},
+            **{"phase_name": names, "_phase_name": every},
+        }
+
+    def _pay(self, reward: str | Reward) -> None:
+        if self._has("set_reward"):
+            self._reach("set_reward")(reward)
+            return
+        call = self._reach("call")
+        try:
+            call("set_reward", reward)
+        except AttributeError as error:
+            raise _lacks(self.env, "set_reward") from error
+
+    def _own(self, name: str) -> Callable[..., Any]:
+        # Not by _reach: a wrapper in between that does not know the call must not be passed over.
+        if not hasattr(self.env, name):
+            raise _lacks(self.env, name)
+        method: Callable[..., Any] = getattr(self.env, name)
+        return method
+
+    def _has(self, name: str) -> bool:
+        return hasattr(_nearest(self.env, name), name)
+
+    def _reach(self, name: str) -> Callable[..., Any]:
+        if not self._has(name):
+            raise _lacks(self.env, name)
+        method: Callable[..., Any] = getattr(_nearest(self.env, name), name)
+        return method
+
+
+def _nearest(env: VectorEnv[Any, Any, Any], name: str) -> VectorEnv[Any, Any, Any]:
+    """Return the outermost environment with an attribute, else the innermost.
+
+    Vector wrappers, unlike single ones, do not look attributes up below themselves.
+    """
+    while isinstance(env, VectorWrapper) and not hasattr(env, name):
+        env = env.env
+    return env
+
+
+_VECTOR_MODULES = ("gymnasium.vector.sync_vector_env", "gymnasium.vector.async_vector_env")
+
+
+def _inside_vector_env() -> bool:
+    """Return whether a vector environment of Gymnasium's is calling.
+
+    It tells its sub-environments nothing of itself, and phases that drift apart would show in no
+    result; so the callers are looked at.
+    """
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_globals.get("__name__") in _VECTOR_MODULES:
+            return True
+    return False
+
+
+def _cut_short() -> ConfigurationError:
+    return ConfigurationError(
+        "Expected the last info of an episode to hold 'valid', got none: a wrapper such as "
+        "TimeLimit cut the episode before it could be paid. Pass max_policy_tokens instead of "
+        "max_episode_steps."
+    )
+
+
+def _lacks(env: object, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"Expected an environment with {name}(), got {env}. Wrap SearchQAEnv, SearchQAVectorEnv "
+        "or what has the method."
+    )

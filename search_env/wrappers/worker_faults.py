@@ -1,0 +1,214 @@
+"""A worker process that dies, as an error with a name.
+
+Gymnasium 1.4 does not expect the death of a worker of its ``AsyncVectorEnv``: the caller sees a
+bare ``BrokenPipeError``, ``ConnectionResetError`` or ``EOFError``, ``close`` raises the like or
+waits for ever for an answer it has already taken, and with ``max_concurrency`` a worker that dies
+in its turn leaves the others waiting for theirs. This wrapper watches the processes while it waits.
+It starts no worker anew: the episodes of a dead one are gone, and going on without them would bias
+whatever is learnt.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from gymnasium.vector import AsyncVectorEnv, VectorWrapper
+
+from search_env.errors import ConfigurationError, WorkerDiedError
+
+_GRACE_S = 5.0  # for a process to be gone after its pipe broke, or after SIGTERM
+
+
+class WorkerFaults(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Raises :class:`~search_env.errors.WorkerDiedError` when a worker process dies.
+
+    For ``AsyncVectorEnv``, directly around it and below other vector wrappers. The call during or
+    after which a worker dies raises; its step is lost as a whole. The other workers are ended at
+    once, so that ``close`` returns and no process is left behind. Errors that an environment
+    raises in its worker come through as they do without the wrapper; the worker has ended then,
+    and the next call says so.
+
+    Args:
+        env: The vector environment.
+
+    Raises:
+        ConfigurationError: Not an ``AsyncVectorEnv``.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from search_env.wrappers import WorkerFaults
+        >>> make = lambda: gym.make("SearchQA-Toy-v0")
+        >>> envs = WorkerFaults(gym.vector.AsyncVectorEnv([make, make]))
+        >>> _ = envs.reset(seed=0)
+        >>> envs.env.processes[1].kill()
+        >>> envs.step([8, 8])
+        Traceback (most recent call last):
+            ...
+        search_env.errors.WorkerDiedError: Expected 2 workers to answer, but worker 1 was ended by \
+SIGKILL. All have been stopped...
+        >>> envs.close()
+
+    Change logs:
+        * v0.1.0 - Added.
+    """
+
+    env: AsyncVectorEnv[Any, Any]
+
+    def __init__(self, env: AsyncVectorEnv[Any, Any]) -> None:
+        if not isinstance(env, AsyncVectorEnv):
+            raise ConfigurationError(
+                f"Expected an AsyncVectorEnv, got {env!r}. Only it has worker processes: leave "
+                "WorkerFaults out, or put it directly around the AsyncVectorEnv."
+            )
+        super().__init__(env)
+        self._fault = ""
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin episodes; see ``AsyncVectorEnv.reset``.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        with self._watched():
+            self.env.reset_async(seed=seed, options=options)
+            self._await_answers()
+            return self.env.reset_wait()
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all rows; see ``AsyncVectorEnv.step``.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        with self._watched():
+            self.env.step_async(actions)
+            self._await_answers()
+            return self.env.step_wait()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method in every row; see ``AsyncVectorEnv.call``.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        with self._watched():
+            self.env.call_async(name, *args, **kwargs)
+            self._await_answers()
+            return self.env.call_wait()
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute of every row; see ``AsyncVectorEnv.get_attr``.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        return self.call(name)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute in every row; see ``AsyncVectorEnv.set_attr``.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        with self._watched():
+            self.env.set_attr(name, values)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return every row's frame.
+
+        Raises:
+            WorkerDiedError: A worker is gone.
+        """
+        return self.call("render")
+
+    def close(self, **kwargs: Any) -> None:
+        """End all workers; those that live are asked to close their environment first."""
+        try:
+            self.env.close(**kwargs)
+        except (EOFError, OSError):  # one has died since the last call
+            self._stop()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Turn the death of a worker, before or in this block, into the error with a name."""
+        if self._fault:
+            raise WorkerDiedError(self._fault)
+        if not self.env.closed:
+            # Gymnasium drops the pipe of a worker that reported an error; it is about to exit.
+            leaving = any(pipe is None for pipe in self.env.parent_pipes)
+            if self._dead(_GRACE_S if leaving else 0):
+                raise self._died()
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            raise self._died() from error
+
+    def _await_answers(self) -> None:
+        """Return once every worker has answered or broken its pipe, or one is known dead.
+
+        Raises:
+            EOFError: One died without an answer. The others may wait for a turn that it held.
+        """
+        workers = {process.sentinel: process for process in self.env.processes}
+        silent = set(self.env.parent_pipes)
+        while silent:
+            for ready in wait([*silent, *workers]):
+                silent.discard(ready)
+                if ready in workers and _exit_code(workers.pop(ready)):
+                    # Code 0 is that of a worker that answered with an error and left in order.
+                    raise EOFError
+
+    def _dead(self, timeout: float = 0) -> dict[int, int | None]:
+        """Return the exit code of each worker that is gone, waiting for the first."""
+        gone = wait([process.sentinel for process in self.env.processes], timeout)
+        workers = enumerate(self.env.processes)
+        return {i: _exit_code(process) for i, process in workers if process.sentinel in gone}
+
+    def _died(self) -> WorkerDiedError:
+        """Stop what is left and return the error that says what happened."""
+        dead = [f"worker {i} {_ending(code)}" for i, code in self._dead(_GRACE_S).items()]
+        self._stop()
+        self._fault = (
+            f"Expected {self.num_envs} workers to answer, but {', '.join(dead) or 'one broke off'}"
+            ". All have been stopped and the step is lost. Make the vector environment again; "
+            "after SIGKILL, look for memory running out and use fewer workers."
+        )
+        return WorkerDiedError(self._fault)
+
+    def _stop(self) -> None:
+        """End all workers without asking them, as ``close`` can no longer."""
+        for process in self.env.processes:
+            process.terminate()
+        for process in self.env.processes:
+            process.join(_GRACE_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self.env.parent_pipes:
+            if pipe is not None:  # so it is after an error of that worker's environment
+                pipe.close()
+        self.env.closed = True
+
+
+def _exit_code(process: BaseProcess) -> int | None:
+    """Return the exit code of a process whose sentinel says that it is going or gone."""
+    process.join(_GRACE_S)  # files close, and the sentinel speaks, just before there is a code
+    return process.exitcode
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "stopped answering"
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
