@@ -1,6 +1,10 @@
 """Rewards: what an episode is worth, read from its events. See :mod:`search_env.rewards.base`."""
 
-from search_env.rewards.answers import COVER_EXACT_MATCH, EXACT_MATCH, F1
+from search_env.rewards.answers import (
+    COVER_EXACT_MATCH,
+    EXACT_MATCH,
+    F1,
+)
 from search_env.rewards.base import (
     Reward,
     Score,
@@ -8,24 +12,64 @@ from search_env.rewards.base import (
     register_reward,
     reward_names,
 )
+from search_env.rewards.evidence import (
+    ANSWER_FOUND,
+    EVIDENCE_RECALL,
+    answer_found,
+    evidence_recall,
+)
 from search_env.rewards.r1_searcher import (
     R1_SEARCHER_STAGE1,
     R1_SEARCHER_STAGE2,
     r1_searcher_stage1,
     r1_searcher_stage2,
 )
+from search_env.rewards.r1_searcher_released import (
+    R1_SEARCHER_TEXT_QWEN_ZERO,
+    R1_SEARCHER_TEXT_STAGE1_PAPER,
+    R1_SEARCHER_TEXT_STAGE1_RELEASED,
+    R1_SEARCHER_TEXT_STAGE2_LLAMA,
+    R1_SEARCHER_TEXT_STAGE2_PAPER,
+)
+from search_env.rewards.search_r1 import (
+    SEARCH_R1_EM,
+    SEARCH_R1_FORMAT,
+    search_r1_format,
+)
+from search_env.rewards.shaping import (
+    SEARCH_COST,
+    SOFT_OVERLONG,
+    search_cost,
+    soft_overlong,
+)
 
 __all__ = [
+    "ANSWER_FOUND",
     "COVER_EXACT_MATCH",
+    "EVIDENCE_RECALL",
     "EXACT_MATCH",
     "F1",
     "R1_SEARCHER_STAGE1",
     "R1_SEARCHER_STAGE2",
+    "R1_SEARCHER_TEXT_QWEN_ZERO",
+    "R1_SEARCHER_TEXT_STAGE1_PAPER",
+    "R1_SEARCHER_TEXT_STAGE1_RELEASED",
+    "R1_SEARCHER_TEXT_STAGE2_LLAMA",
+    "R1_SEARCHER_TEXT_STAGE2_PAPER",
+    "SEARCH_COST",
+    "SEARCH_R1_EM",
+    "SEARCH_R1_FORMAT",
+    "SOFT_OVERLONG",
     "Reward",
     "Score",
+    "answer_found",
+    "evidence_recall",
     "get_reward",
     "r1_searcher_stage1",
     "r1_searcher_stage2",
     "register_reward",
     "reward_names",
+    "search_cost",
+    "search_r1_format",
+    "soft_overlong",
 ]

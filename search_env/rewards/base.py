@@ -42,7 +42,7 @@ class Reward:
         >>> frugal.parts
         ('f1', 'search_cost')
         >>> frugal.name
-        'f1 + 0.5*search_cost'
+        'f1 + 0.5*search-cost'
     """
 
     name: str
@@ -64,12 +64,17 @@ class Reward:
                 number.
         """
         try:
-            found = dict(self.function(transcript))
+            found = self.function(transcript)
         except Exception as error:
             raise RewardError(
                 f"Expected reward {self.name!r} to score {_which(transcript)}, it raised "
                 f"{error!r}. See the cause above; nothing was paid."
             ) from error
+        if not isinstance(found, Mapping):
+            raise RewardError(
+                f"Expected reward {self.name!r} to give a mapping of its parts "
+                f"{list(self.parts)}, got {found!r} for {_which(transcript)}. Return a dictionary."
+            )
         if found.keys() != set(self.parts):
             raise RewardError(
                 f"Expected reward {self.name!r} to give the parts {list(self.parts)}, got "
@@ -80,7 +85,7 @@ class Reward:
 
     def _number(self, part: str, value: object, transcript: Transcript) -> float:
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
@@ -98,9 +103,18 @@ class Reward:
         return Reward(f"{self.name} + {other.name}", self.parts + other.parts, joined)
 
     def __mul__(self, weight: float) -> Reward:
-        """Return the reward that pays every part ``weight`` times."""
+        """Return the reward that pays every part ``weight`` times.
+
+        Raises:
+            ConfigurationError: The weight is not finite.
+        """
         if not isinstance(weight, int | float):
             return NotImplemented
+        if not math.isfinite(weight):
+            raise ConfigurationError(
+                f"Expected a finite weight for reward {self.name!r}, got {weight!r}. Multiply by "
+                "a number."
+            )
         name = f"({self.name})" if " " in self.name else self.name
         return Reward(f"{weight:g}*{name}", self.parts, _Weighted(self.function, weight))
 

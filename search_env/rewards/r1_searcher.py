@@ -15,6 +15,7 @@ Source: arXiv 2503.05592 v2, the rewards of stage 1 and stage 2.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search_env.errors import ConfigurationError
@@ -33,7 +34,7 @@ def r1_searcher_stage1(
     retrieval: float = 0.5,
     format: float = 0.5,
     max_answer_words: int | None = None,
-    forbidden: tuple[str, ...] = (),
+    forbidden: Sequence[str] = (),
 ) -> Reward:
     """Return the reward of phase 1: search at least once, and keep the format.
 
@@ -63,7 +64,7 @@ def r1_searcher_stage2(
     *,
     penalty: float = 2.0,
     max_answer_words: int | None = None,
-    forbidden: tuple[str, ...] = (),
+    forbidden: Sequence[str] = (),
 ) -> Reward:
     """Return the reward of phase 2: the answer's F1, less a penalty for the wrong format.
 
@@ -125,13 +126,13 @@ class _Stage2:
         }
 
 
-def _format_rules(max_answer_words: int | None, forbidden: tuple[str, ...]) -> _FormatRules:
+def _format_rules(max_answer_words: int | None, forbidden: Sequence[str]) -> _FormatRules:
     if max_answer_words is not None:
         check_count("max_answer_words", max_answer_words, least=1)
     if isinstance(forbidden, str) or not all(isinstance(t, str) and t for t in forbidden):
         raise ConfigurationError(
-            f"Expected forbidden to be a tuple of non-empty strings, got {forbidden!r}. Pass a "
-            "tuple, also where there is only one text."
+            f"Expected forbidden to be a sequence of non-empty strings, got {forbidden!r}. Pass "
+            "a tuple, also where there is only one text."
         )
     return _FormatRules(max_answer_words, tuple(forbidden))
 

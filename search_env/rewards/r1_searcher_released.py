@@ -1,0 +1,166 @@
+"""R1-Searcher's rewards as its released servers count them: substrings of the whole text.
+
+The text is all that follows the prompt, documents included. The first gold answer counts alone;
+the answer is what follows the last ``<answer>``, up to the next ``</answer>``. These presets exist
+to reproduce published numbers, with their quirks:
+
+* a passage that mentions an assistant costs the Qwen preset's policy 2, and document tags in a
+  passage cost every preset's policy its format;
+* a search that found nothing counts as a wrong format, since no ``(1)`` follows;
+* the order of tags, and what stands after the answer, is not looked at.
+
+For training, take the presets by events (:mod:`search_env.rewards.r1_searcher`). Not reproduced:
+the dead second number that the first server returns beside each score.
+
+Source: RUCAIBox/R1-Searcher@631167c, ``train/reward_server_llama_stage1.py``,
+``reward_server_llama_stage2.py``, ``reward_server_qwen_zero.py``; the two presets named "paper"
+take the amounts of arXiv 2503.05592 v2 and these servers' way to look.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from search_env.errors import ConfigurationError
+from search_env.protocols import R1_SEARCHER, get_protocol
+from search_env.rewards.base import Reward, register_reward
+from search_env.rewards.r1_searcher import GARBLED
+from search_env.scoring import cover_exact_match, token_f1
+from search_env.types import Source, Transcript
+
+_BLOCKS = re.compile(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", re.DOTALL)
+_SEVEN = (
+    "<|begin_of_documents|>\n",
+    "<|end_of_documents|>\n\n",
+    "<|begin_of_query|>",
+    "<|end_of_query|>",
+    "<|begin_of_documents|>",
+    "<|end_of_documents|>",
+    "<|begin_of_documents|>\n(1)",
+)
+_RETRIEVAL = "<|end_of_query|>\n\n<|begin_of_documents|>\n"
+_MAX_ANSWER_WORDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What the servers look at."""
+
+    solution: str
+    gold: str
+
+    @classmethod
+    def of(cls, transcript: Transcript) -> _Text:
+        protocol = get_protocol(transcript.protocol)
+        if protocol.tags != R1_SEARCHER.tags:
+            raise ConfigurationError(
+                f"Expected a protocol with R1-Searcher's tags, got {protocol.name!r}. Take a "
+                "reward by events, such as 'r1-searcher-stage2', which reads any protocol."
+            )
+        solution = transcript.text(Source.POLICY, Source.RETRIEVED, Source.NOTICE)
+        return cls(solution, transcript.question.answers[0])
+
+    @property
+    def answer(self) -> str | None:
+        """The last answer, or None where either tag is missing."""
+        if "<answer>" not in self.solution or "</answer>" not in self.solution:
+            return None
+        return self.solution.split("<answer>")[-1].split("</answer>")[0].strip()
+
+    @property
+    def queries_answered(self) -> bool:
+        """Whether the seven counts agree, at 0 or more."""
+        return len({self.solution.count(text) for text in _SEVEN}) == 1
+
+    @property
+    def tags_right(self) -> bool:
+        """Whether the prompt's thought is closed once and one answer is given."""
+        counts = [self.solution.count(t) for t in ("<think>", "</think>", "<answer>", "</answer>")]
+        return counts == [0, 1, 1, 1]
+
+    @property
+    def garbled(self) -> bool:
+        """Whether there are CJK characters outside the blocks of documents."""
+        return GARBLED.search(_BLOCKS.sub("", self.solution)) is not None
+
+    @property
+    def llama_format(self) -> bool:
+        """Whether no rule of the Llama server of stage 2 fails."""
+        return self.tags_right and self.queries_answered and not self.garbled
+
+    @property
+    def qwen_format(self) -> bool:
+        """Whether no rule of the Qwen server fails: those of Llama's, and three more."""
+        answer = self.answer or ""
+        return (
+            self.llama_format
+            and "Assistant" not in self.solution
+            and "assistant" not in self.solution
+            and "begin_of_query" not in answer
+            and "begin_of_documents" not in answer
+            and len(answer.split()) <= _MAX_ANSWER_WORDS
+        )
+
+    @property
+    def f1(self) -> float:
+        return token_f1(self.answer, [self.gold])
+
+
+def _stage1_paper(transcript: Transcript) -> dict[str, float]:
+    text = _Text.of(transcript)
+    return {
+        "retrieval": 0.5 if _RETRIEVAL in text.solution else 0.0,
+        "format": 0.5 if text.llama_format else 0.0,
+    }
+
+
+def _stage1_released(transcript: Transcript) -> dict[str, float]:
+    text = _Text.of(transcript)
+    searched = text.queries_answered and _SEVEN[0] in text.solution
+    return {
+        "answer": 1.0 if cover_exact_match(text.answer, [text.gold]) else -1.0,
+        "retrieval": 0.5 if searched else 0.0,
+        "format": 0.5 if text.tags_right else 0.0,
+    }
+
+
+def _stage2_paper(transcript: Transcript) -> dict[str, float]:
+    text = _Text.of(transcript)
+    return {"answer": text.f1, "format": 0.0 if text.llama_format else -2.0}
+
+
+def _stage2_llama(transcript: Transcript) -> dict[str, float]:
+    text = _Text.of(transcript)
+    return {"answer": text.f1, "format": 0.0 if text.llama_format else -1.0}
+
+
+def _qwen_zero(transcript: Transcript) -> dict[str, float]:
+    text = _Text.of(transcript)
+    return {"answer": text.f1, "format": 0.0 if text.qwen_format else -2.0}
+
+
+R1_SEARCHER_TEXT_STAGE1_PAPER = register_reward(
+    Reward("r1-searcher-text-stage1-paper", ("retrieval", "format"), _stage1_paper)
+)
+"""Phase 1 with the paper's amounts, by text: 0.5 for a search, 0.5 for the format; [0, 1]."""
+
+R1_SEARCHER_TEXT_STAGE1_RELEASED = register_reward(
+    Reward("r1-searcher-text-stage1-released", ("answer", "retrieval", "format"), _stage1_released)
+)
+"""The Llama server of stage 1: cover exact match as +1 or -1, and two times 0.5; [-1, 2]."""
+
+R1_SEARCHER_TEXT_STAGE2_PAPER = register_reward(
+    Reward("r1-searcher-text-stage2-paper", ("answer", "format"), _stage2_paper)
+)
+"""Phase 2 with the paper's amounts, by text: F1, less 2 for the wrong format; [-2, 1]."""
+
+R1_SEARCHER_TEXT_STAGE2_LLAMA = register_reward(
+    Reward("r1-searcher-text-stage2-llama-released", ("answer", "format"), _stage2_llama)
+)
+"""The Llama server of stage 2: F1, less 1 for the wrong format; [-1, 1]."""
+
+R1_SEARCHER_TEXT_QWEN_ZERO = register_reward(
+    Reward("r1-searcher-text-qwen-zero-released", ("answer", "format"), _qwen_zero)
+)
+"""The Qwen server, which knows no stages: F1, less 2 for the wrong format; [-2, 1]."""

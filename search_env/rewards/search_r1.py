@@ -1,0 +1,152 @@
+"""Search-R1's rewards: exact match (v0.2), and exact match with a format term (v0.3).
+
+Both read the episode's answer, an event. The released code searches the whole text for answer
+tags instead, the prompt's own examples included, so that a rollout without an answer there answers
+"Beijing" (and under v0.3 earns the wrong answer's 0.1); here it answers nothing and earns 0.
+
+Source: PeterGriffinJin/Search-R1@a14dc3a, ``verl/utils/reward_score/qa_em.py``,
+``qa_em_format.py`` and ``scripts/nq_hotpotqa/v0.3``; arXiv 2503.09516 and 2505.15117.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from search_env.errors import ConfigurationError
+from search_env.grammar import prompt_opens_thought
+from search_env.protocols import Protocol, get_protocol
+from search_env.rewards.arguments import check_amount
+from search_env.rewards.base import Reward, register_reward
+from search_env.rewards.evidence import retrieved_texts
+from search_env.scoring import SQUAD, exact_match, normalize_squad
+from search_env.types import Source, Tag, Transcript
+
+_THINKING = frozenset({Tag.THINK_OPEN, Tag.THINK_CLOSE})
+
+# The state machine of v0.3. A state is the last thing read; what may follow, and where it leads.
+# Tags are the policy's; RETRIEVED stands for a block that the environment inserted.
+_NEXT: dict[str, dict[Tag | Source, str]] = {
+    "start": {Tag.THINK_OPEN: "in thought"},
+    "in thought": {Tag.THINK_CLOSE: "thought"},
+    "thought": {Tag.QUERY_OPEN: "in query", Tag.ANSWER_OPEN: "in answer"},
+    "in query": {Tag.QUERY_CLOSE: "query"},
+    "query": {Source.RETRIEVED: "start"},  # and the next thought
+    "in answer": {Tag.ANSWER_CLOSE: "answer"},
+    "answer": {},
+}
+
+
+def search_r1_format(
+    *, structure: float = 0.2, final: float = 0.1, retrieval: float = 0.0
+) -> Reward:
+    """Return Search-R1's reward of v0.3: exact match, and something for the structure.
+
+    =========  =========  =====================  ==========================
+    answer     structure  gold answer retrieved  worth
+    =========  =========  =====================  ==========================
+    right      right                             1
+    right      wrong                             1 - ``structure``
+    wrong      right      yes                    ``structure + retrieval``
+    wrong      right      no                     ``structure``
+    wrong      wrong                             ``final``
+    none                                         0
+    =========  =========  =====================  ==========================
+
+    The structure is right if the policy wrote a thought, then any number of times a query that
+    was answered and a thought, then the answer, with nothing but white space between them. Blocks
+    of documents are those that the environment inserted; a notice breaks the structure.
+
+    Args:
+        structure: For the structure; what a right answer loses without it.
+        final: For an answer, be it wrong and the structure too.
+        retrieval: On top of ``structure`` if a wrong answer's gold stood in what was retrieved.
+            The scripts leave it at 0; comments beside it show 0.1 and more as tried.
+
+    Raises:
+        ConfigurationError: An amount is no finite number of at least 0.
+
+    Example:
+        >>> search_r1_format(retrieval=0.1).parts
+        ('answer', 'format', 'retrieval')
+    """
+    function = _Format(
+        check_amount("structure", structure),
+        check_amount("final", final),
+        check_amount("retrieval", retrieval),
+    )
+    return Reward("search-r1-format", ("answer", "format", "retrieval"), function)
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    structure: float
+    final: float
+    retrieval: float
+
+    def __call__(self, transcript: Transcript) -> dict[str, float]:
+        golds, right = transcript.question.answers, structure_is_right(transcript)
+        parts = {"answer": 0.0, "format": 0.0, "retrieval": 0.0}
+        if transcript.answer is None:
+            return parts
+        if exact_match(transcript.answer, golds, SQUAD):
+            parts["answer"] = 1.0
+            parts["format"] = 0.0 if right else -self.structure
+            return parts
+        parts["format"] = self.structure if right else self.final
+        if right and _gold_was_retrieved(transcript):
+            parts["retrieval"] = self.retrieval
+        return parts
+
+
+def structure_is_right(transcript: Transcript) -> bool:
+    """Return whether an episode has the structure that Search-R1's v0.3 asks for.
+
+    Where the prompt opened a thought (R1-Searcher's does), the first one begins there.
+
+    Raises:
+        ConfigurationError: The protocol has no tags for thoughts.
+    """
+    protocol = get_protocol(transcript.protocol)
+    if not protocol.tags.keys() >= _THINKING:
+        raise ConfigurationError(
+            f"Expected a protocol with tags for thoughts, got {protocol.name!r}. Without them no "
+            "structure is right; take 'search-r1-em' or 'r1-searcher-stage2'."
+        )
+    state = "in thought" if prompt_opens_thought(transcript) else "start"
+    for source, text in transcript.segments():
+        if source is Source.PROMPT:
+            continue
+        pieces = _pieces(protocol, text) if source is Source.POLICY else [source]
+        for piece in pieces:
+            if isinstance(piece, str):
+                if not state.startswith("in ") and piece.strip():
+                    return False
+            elif piece in _NEXT[state]:
+                state = _NEXT[state][piece]
+            else:
+                return False
+    return state == "answer"
+
+
+def _pieces(protocol: Protocol, text: str) -> list[Tag | Source | str]:
+    """Return a text of the policy as tags and what stands between them."""
+    tags = {text: tag for tag, text in protocol.tags.items()}
+    return [tags.get(p, p) for p in re.split(f"({'|'.join(map(re.escape, tags))})", text)]
+
+
+def _gold_was_retrieved(transcript: Transcript) -> bool:
+    """Return whether a gold answer is a substring of a block, both normalised, as published."""
+    golds = [g for g in map(normalize_squad, transcript.question.answers) if g]
+    return any(g in normalize_squad(t) for t in retrieved_texts(transcript) for g in golds)
+
+
+def _em(transcript: Transcript) -> dict[str, float]:
+    return {"answer": exact_match(transcript.answer, transcript.question.answers, SQUAD)}
+
+
+SEARCH_R1_EM = register_reward(Reward("search-r1-em", ("answer",), _em))
+"""v0.2: exact match by SQuAD's rule, 0 or 1. No term for format or retrieval."""
+
+SEARCH_R1_FORMAT = register_reward(search_r1_format())
+"""v0.3 with the amounts of its scripts, in [0, 1]."""
