@@ -354,7 +354,9 @@ def _search(*searches: Searched | None) -> str:
 def _token(tokens: NDArray[np.int32], sources: NDArray[np.int8], at: int) -> str:
     if at >= len(tokens):
         return "the end of the context"
-    return f"token {at} = {int(tokens[at])} ({Source(int(sources[at])).name.lower()})"
+    names = {source.value: source.name.lower() for source in Source}
+    source = int(sources[at])
+    return f"token {at} = {int(tokens[at])} ({names.get(source, source)})"
 
 
 def _value(reason: StopReason | None) -> str:
