@@ -263,7 +263,7 @@ def rescore_command(
     valid, invalid = len(results[0].valid), results[0].invalid
     _say(f"Means over {valid:,} episodes.", "dim")
     if invalid:
-        _say(f"{invalid:,} episodes left out, retrieval failed in them.", "dim")
+        _say(f"{invalid:,} left out: retrieval failed in them.", "dim")
 
 
 def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:

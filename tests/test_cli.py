@@ -8,11 +8,16 @@ import subprocess
 import sys
 import time
 
+import gymnasium as gym
 import pytest
 from typer.testing import CliRunner
 
 from search_env.cli import app
+from search_env.episode_record import _checksum
+from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.bm25 import BM25Retriever
+from search_env.tasks import register_retriever
+from search_env.wrappers.record_episodes import RecordEpisodes
 
 COMMAND = [sys.executable, "-c", "from search_env.cli import main; main()"]
 PASSAGES = '{"id": "u", "title": "Ulm", "text": "A city."}\n{"id": "p", "title": "", "text": "x"}\n'
@@ -167,11 +172,88 @@ def test_index_names_the_layout_that_fits(corpus, tmp_path):
     assert not (tmp_path / "index").exists()
 
 
+@pytest.fixture
+def episodes(tmp_path):
+    """Two episodes of the toy, the first answered well, and one in which retrieval failed."""
+    path = tmp_path / "episodes.jsonl"
+    register_retriever("down", lambda: FakeRetriever(error=OSError("down")))
+    ends = [("<q>key0 key0 </q><a>{} </a>", {}), ("<a>value1 value2 </a>", {})]
+    ends.append(("<q>key0 </q>", {"retriever": "down", "on_retrieval_error": "truncate"}))
+    for text, arguments in ends:
+        env = RecordEpisodes(gym.make("SearchQA-Toy-v0", **arguments), path)
+        env.reset(seed=0, options={"index": 0})
+        gold = env.unwrapped.transcript().question.answers[0]
+        for token in env.unwrapped.tokenizer.encode(text.format(gold)).tolist():
+            env.step(token)
+    return path
+
+
+def test_replay_counts_what_it_compared(episodes):
+    result = run("replay", episodes)
+    assert result.exit_code == 0, result.output
+    # 8 + 5 + 4 observations: one of each reset, one of each token sent
+    assert result.stdout == (
+        "3 episodes, 17 observations and 1 searches compared: all as recorded.\n"
+    )
+
+
+def test_replay_exits_with_the_first_difference(episodes):
+    row = json.loads(episodes.read_text().splitlines()[0])
+    del row["sha256"]
+    row["tokens"][0][1][0] += 1
+    row["sha256"] = _checksum(row)
+    episodes.write_text(json.dumps(row) + "\n")
+    refused(run("replay", episodes), "line 1", "reset: expected an observation", "Likely cause")
+
+
+def test_rescore_prints_totals_and_parts(episodes):
+    result = run(
+        *("rescore", episodes, "--reward", "exact-match", "--reward", "f1"),
+        *("--reward", "exact-match"),
+    )
+    assert result.exit_code == 0, result.output
+    header, _, *rows, means, left_out = result.stdout.splitlines()
+    assert header.split() == ["reward", "part", "mean"]
+    assert [row.split() for row in rows] == [
+        ["exact-match", "total", "0.5000"],
+        ["exact_match", "0.5000"],
+        ["f1", "total", "0.5000"],
+        ["f1", "0.5000"],
+    ]
+    assert means == "Means over 2 episodes."
+    assert left_out == "1 left out: retrieval failed in them."
+
+
+@pytest.mark.parametrize("command", [["replay"], ["rescore", "--reward", "f1"]])
+def test_recorded_episodes_that_cannot_be_read(command, episodes, tmp_path):
+    refused(run(*command, tmp_path / "none.jsonl"), "no such file", "RecordEpisodes")
+    refused(run(*command, episodes, "--torn-tail", "skp"), "Did you mean 'skip'")
+    episodes.write_bytes(episodes.read_bytes()[:-9])
+    refused(run(*command, episodes), "line 3", "--torn-tail skip")
+    assert run(*command, episodes, "--torn-tail", "skip").exit_code == 0
+    episodes.write_bytes(b"")
+    refused(run(*command, episodes), "got an empty file")
+
+
+def test_rewards_of_ones_own_are_imported(episodes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    (tmp_path / "rewards_of_my_own.py").write_text(
+        "from search_env.rewards import F1, register_reward\n"
+        "register_reward((2 * F1).renamed('test-cli-double'), replace=True)\n"
+    )
+    name = "test-cli-double"
+    refused(run("rescore", episodes, "--reward", name), "got 'test-cli-double'")
+    refused(run("rescore", episodes, "--reward", name, "--import", "nope"), "got 'nope'")
+    result = run("rescore", episodes, "--reward", name, "--import", "rewards_of_my_own")
+    assert "1.0000" in result.stdout
+
+
 def test_help_has_an_example_of_each_command():
-    for command in ("eval", "play", "index"):
+    for command in ("eval", "play", "index", "replay", "rescore"):
         result = run(command, "--help")
         assert f"Example: search-env {command}" in result.stdout
-    assert {"eval", "play", "index"} <= set(run("--help").stdout.split())
+    assert {"eval", "play", "index", "replay", "rescore"} <= set(run("--help").stdout.split())
 
 
 def test_help_imports_nothing_heavy():

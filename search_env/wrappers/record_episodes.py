@@ -15,9 +15,10 @@ from search_env.evaluation import bare_env
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Appends each episode to an episode file when it ends.
 
-    What is written is the bare environment's: its arguments, tokens and reward, whatever wrappers
-    lie between. An episode that is left by ``reset``, cut by an outer time limit or broken off by
-    an exception is not finished, and not written.
+    What is written is the bare environment's: its arguments, tokens and the reward in force, for
+    whatever wrappers lie between. An episode that is left by ``reset``, cut short by a time limit
+    or broken off by an exception has not ended by the environment's rules and is not written. The
+    seed written is that of the last ``reset``, also after ``set_state``.
 
     Args:
         env: Holds a :class:`~search_env.env.SearchQAEnv`, in any wrappers.
@@ -38,6 +39,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         >>> observation, *_ = env.step(0)  # end of sequence
         >>> [episode.actions.tolist() for episode in read_episodes(path)]
         [[0]]
+
+    Change logs:
+        * v0.1.0 - Added.
     """
 
     def __init__(self, env: gym.Env[Any, Any], path: str | Path) -> None:
