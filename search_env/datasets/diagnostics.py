@@ -30,7 +30,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from search_env.retrieval.base import FakeRetriever
+from search_env.rewards import F1, SEARCH_COST, register_reward
 from search_env.types import SPLITS, Document, Hop, Question
+
+F1_SEARCH_COST = register_reward((F1 + SEARCH_COST).renamed("f1-search-cost"))
+"""What ``must-not-search`` pays: the answer's F1, less 0.1 for each search."""
 
 KEYS = 8  # as many as values: both are the elements of a field
 _FIELDS = {8: 0b1011, 4: 0b111}  # order to the polynomial that defines it

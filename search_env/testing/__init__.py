@@ -1,0 +1,28 @@
+"""Checks to run on your own retrievers, rewards, wrappers and vector environments, and diagnoses.
+
+Each check raises :class:`~search_env.errors.ConformanceError`, an ``AssertionError`` whose message
+begins with the name of the broken rule and says what was expected, what came and what to do.
+"""
+
+from search_env.errors import ConformanceError
+from search_env.testing.diagnosis import DIAGNOSTICS, Diagnosis, Diagnostic, diagnose
+from search_env.testing.episodes import failed_episode, sample_episodes
+from search_env.testing.retrievers import RetrieverReport, check_retriever
+from search_env.testing.rewards import check_reward
+from search_env.testing.vectors import check_vector_env
+from search_env.testing.wrappers import check_wrapper
+
+__all__ = [
+    "DIAGNOSTICS",
+    "ConformanceError",
+    "Diagnosis",
+    "Diagnostic",
+    "RetrieverReport",
+    "check_retriever",
+    "check_reward",
+    "check_vector_env",
+    "check_wrapper",
+    "diagnose",
+    "failed_episode",
+    "sample_episodes",
+]

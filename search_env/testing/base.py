@@ -1,0 +1,101 @@
+"""What all checks share: how a broken rule is told, warnings as errors, exact comparison."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from search_env.errors import ConformanceError
+
+
+def broken(rule: str, expected: str, got: object, advice: str) -> ConformanceError:
+    """Return the error for a broken rule.
+
+    Args:
+        rule: Its short name, as in the check's list of rules.
+        expected: What should have been.
+        got: What was.
+        advice: What to do next.
+    """
+    return ConformanceError(f"[{rule}] Expected {expected}, got {got}. {advice}")
+
+
+def require(kept: object, rule: str, expected: str, got: object, advice: str) -> None:
+    """Raise :func:`broken` unless a rule was kept."""
+    if not kept:
+        raise broken(rule, expected, got, advice)
+
+
+@contextlib.contextmanager
+def no_warnings(rule: str, *, except_for: str = "\0") -> Iterator[None]:
+    """Turn a warning inside the block into a :class:`ConformanceError` at its end.
+
+    Only what Gymnasium's checks and users' code warn of counts, not what Python says about
+    unclosed files.
+
+    Args:
+        rule: The rule's name.
+        except_for: Text of a warning that is let pass.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        text = str(warning.message)
+        if except_for not in text and not issubclass(warning.category, ResourceWarning):
+            raise broken(rule, "no warning", f"{warning.category.__name__}: {text}", "Mend that.")
+
+
+def first_difference(a: Any, b: Any, where: str = "") -> str:
+    """Return where and how two results differ first, or ""; types count, so 1 is not 1.0.
+
+    Example:
+        >>> first_difference({"f1": 0.5}, {"f1": 0.0})
+        "['f1']: 0.5 and 0.0"
+        >>> first_difference([1, np.zeros(2)], [1, np.zeros(2)])
+        ''
+    """
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        if a.keys() != b.keys():
+            return f"{where}: keys {sorted(map(str, a))} and {sorted(map(str, b))}"
+        parts = ((a[key], b[key], f"{where}[{key!r}]") for key in a)
+    elif isinstance(a, list | tuple) and type(a) is type(b) and len(a) == len(b):
+        parts = ((x, y, f"{where}[{i}]") for i, (x, y) in enumerate(zip(a, b, strict=True)))
+    elif isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            return f"{where}: {a.dtype}{a.shape} and {b.dtype}{b.shape}"
+        if a.dtype != object:
+            same = np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+            return "" if same else f"{where}: {_differing(a, b)}"
+        parts = (
+            (x, y, f"{where}[{i}]") for i, (x, y) in enumerate(zip(a.flat, b.flat, strict=True))
+        )
+    else:
+        same = type(a) is type(b) and (a == b or (a != a and b != b))
+        return "" if same else f"{where}: {_short(a)} and {_short(b)}"
+    return next((found for x, y, at in parts if (found := first_difference(x, y, at))), "")
+
+
+def plain(value: Any) -> Any:
+    """Return a value with NumPy numbers as Python ones, so that types say int, float or bool."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(plain(part) for part in value)
+    return value
+
+
+def _differing(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> str:
+    at = tuple(int(i) for i in np.argwhere(np.asarray(a != b))[0]) if a.ndim else ()
+    return f"{a[at]} and {b[at]} at {list(at)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

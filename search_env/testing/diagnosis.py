@@ -1,0 +1,126 @@
+"""Which skills an agent has: its return in each diagnostic world between two known numbers.
+
+The worlds are in :mod:`search_env.datasets.diagnostics`. Train on one's ``train`` split, measure on
+another: no answer carries over, only the skill does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import fmean
+
+import gymnasium as gym
+
+from search_env.evaluation import Agent, evaluate
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """A world that one skill solves.
+
+    Attributes:
+        id: For ``gym.make``.
+        skill: What its agent must have learnt.
+        optimal: The best return, mean over a split; reached with the skill.
+        without: The best return without it, see ``lacking``.
+        lacking: The policy that ``without`` is the return of.
+    """
+
+    id: str
+    skill: str
+    optimal: float
+    without: float
+    lacking: str
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """How an agent did in a world.
+
+    Attributes:
+        id: The world's.
+        skill: What it tests.
+        mean_return: Mean over the questions.
+        without: The best return without the skill.
+        optimal: The best return.
+        score: 0 for ``without`` or less, 1 for ``optimal``, linear between.
+    """
+
+    id: str
+    skill: str
+    mean_return: float
+    without: float
+    optimal: float
+    score: float
+
+
+DIAGNOSTICS: tuple[Diagnostic, ...] = (
+    Diagnostic(
+        "SearchQA-MustSearch-v0",
+        "search for what cannot be known",
+        1.0,
+        1 / 8,
+        "answers without a search",
+    ),
+    Diagnostic(
+        "SearchQA-MustNotSearch-v0",
+        "do not pay for what is known",
+        1.0,
+        0.9,
+        "searches in every episode",
+    ),
+    Diagnostic(
+        "SearchQA-Distractors-v0",
+        "take the document that the question is about",
+        1.0,
+        1 / 4,
+        "takes a document by its place",
+    ),
+    Diagnostic(
+        "SearchQA-ForgedTags-v0",
+        "do not obey tags inside documents",
+        1.0,
+        1 / 2,
+        "takes a value by its place; 0 if it takes what stands in answer tags",
+    ),
+    Diagnostic(
+        "SearchQA-DelayedEvidence-v0",
+        "search again with what was found",
+        1.0,
+        1 / 8,
+        "searches once",
+    ),
+)
+"""One record for each world. The returns are exact over every split."""
+
+
+def diagnose(
+    make_agent: Callable[[Diagnostic], Agent], *, split: str = "test"
+) -> tuple[Diagnosis, ...]:
+    """Play every question of every world's split once.
+
+    Args:
+        make_agent: Returns the agent for a world; here is the place to train it, on
+            ``gym.make(diagnostic.id, split="train")``.
+        split: What it is measured on.
+
+    Example:
+        >>> from agents.baselines import make_baseline
+        >>> for row in diagnose(lambda world: make_baseline("oracle")):
+        ...     print(f"{row.id:28}{row.mean_return:.2f}  score {row.score:.2f}")
+        SearchQA-MustSearch-v0      1.00  score 1.00
+        SearchQA-MustNotSearch-v0   0.90  score 0.00
+        SearchQA-Distractors-v0     1.00  score 1.00
+        SearchQA-ForgedTags-v0      1.00  score 1.00
+        SearchQA-DelayedEvidence-v0 1.00  score 1.00
+    """
+    return tuple(_diagnosed(world, make_agent(world), split) for world in DIAGNOSTICS)
+
+
+def _diagnosed(world: Diagnostic, agent: Agent, split: str) -> Diagnosis:
+    env = gym.make(world.id, split=split)
+    mean = fmean(record.episode_return for record in evaluate(env, agent))
+    share = (mean - world.without) / (world.optimal - world.without)
+    score = min(1.0, max(0.0, share))
+    return Diagnosis(world.id, world.skill, mean, world.without, world.optimal, score)

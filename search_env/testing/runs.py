@@ -1,0 +1,148 @@
+"""Runs of a vector environment: recorded, replayed, and taken apart into rows.
+
+A row is what one sub-environment would have returned. :class:`Row` is that sub-environment under
+Gymnasium's autoreset rules, so that both can be compared.
+
+Source: Farama-Foundation/Gymnasium 1.4.0, gymnasium/vector/sync_vector_env.py, ``step``, and
+vector_env.py, ``_add_info``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import iterate
+from numpy.typing import NDArray
+
+from search_env.testing.base import plain
+
+AnyVectorEnv = VectorEnv[Any, Any, Any]
+Choose = Callable[[AnyVectorEnv, Any], Any]
+"""``(env, observations) -> actions``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call and what it returned.
+
+    Attributes:
+        actions: Of a step; None for a reset.
+        mask: Of a partial reset; None for a full one, or a step.
+        live: What was returned.
+        kept: A copy made at once.
+    """
+
+    actions: Any
+    mask: NDArray[np.bool_] | None
+    live: tuple[Any, ...]
+    kept: tuple[Any, ...]
+
+    @property
+    def is_step(self) -> bool:
+        """Whether it was a step, not a reset."""
+        return self.actions is not None
+
+    @property
+    def over(self) -> NDArray[np.bool_]:
+        """Rows whose episode ended in this step, bool ``(num_envs,)``."""
+        return np.logical_or(self.kept[2], self.kept[3])
+
+
+def record(
+    env: AnyVectorEnv, mode: AutoresetMode, seed: int, steps: int, choose: Choose
+) -> list[Call]:
+    """Run an environment; where it does not reset itself, reset the rows that are over."""
+    env.action_space.seed(seed)
+    calls = [_call(env.reset(seed=seed))]
+    for _ in range(steps):
+        actions = choose(env, calls[-1].kept[0])
+        calls.append(_call(env.step(copy.deepcopy(actions)), actions=actions))
+        over = calls[-1].over
+        if mode is AutoresetMode.DISABLED and over.any():
+            calls.append(_call(env.reset(options={"reset_mask": over.copy()}), mask=over))
+    return calls
+
+
+def replay(env: AnyVectorEnv, calls: list[Call], seed: int) -> list[tuple[Any, ...]]:
+    """Make the same calls again and return what they return."""
+    results: list[tuple[Any, ...]] = []
+    for call in calls:
+        if call.is_step:
+            result = env.step(copy.deepcopy(call.actions))
+        elif call.mask is None:
+            result = env.reset(seed=seed)
+        else:
+            result = env.reset(options={"reset_mask": call.mask.copy()})
+        results.append(copy.deepcopy(result))
+    return results
+
+
+def _call(
+    result: tuple[Any, ...], actions: Any = None, mask: NDArray[np.bool_] | None = None
+) -> Call:
+    return Call(actions, mask, result, copy.deepcopy(result))
+
+
+class Row:
+    """A single environment under an autoreset mode.
+
+    Args:
+        env: The environment.
+        mode: What follows the end of an episode.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], mode: AutoresetMode) -> None:
+        self._env, self._mode = env, mode
+        self._over = False
+
+    def reset(self, seed: int | None = None) -> tuple[Any, ...]:
+        """Begin an episode."""
+        self._over = False
+        return self._env.reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, ...]:
+        """Return the five of a step as the row of a vector environment has them."""
+        if self._over and self._mode is AutoresetMode.NEXT_STEP:
+            observation, info = self.reset()
+            return observation, 0.0, False, False, info
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        self._over = bool(terminated or truncated)
+        if self._over and self._mode is AutoresetMode.SAME_STEP:
+            end = {"final_obs": observation, "final_info": info}
+            observation, info = self.reset()
+            info = {**info, **end}
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+
+def row_of(space: gym.Space[Any], result: tuple[Any, ...], row: int) -> tuple[Any, ...]:
+    """Return one row of what a vector environment returned, numbers as Python ones.
+
+    Args:
+        space: The vector environment's observation space.
+        result: Of ``reset`` or ``step``.
+        row: Which one.
+    """
+    observations = list(iterate(space, result[0]))
+    numbers = [part[row] for part in result[1:-1]]
+    return plain((observations[row], *numbers, row_info(result[-1], row)))
+
+
+def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
+    """Return the info of one row: the inverse of Gymnasium's ``_add_info``.
+
+    Example:
+        >>> infos = {"n": np.array([3, 0]), "_n": np.array([True, False])}
+        >>> row_info(infos, 0), row_info(infos, 1)
+        ({'n': np.int64(3)}, {})
+    """
+    return {
+        key: row_info(values, row) if isinstance(values, Mapping) else values[row]
+        for key, values in infos.items()
+        if not key.startswith("_") and infos[f"_{key}"][row]
+    }

@@ -1,0 +1,430 @@
+"""The contract of a Gymnasium vector environment, for which Gymnasium has no checker."""
+
+from __future__ import annotations
+
+import contextlib
+import copy as copying
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces.utils import is_space_dtype_shape_equiv
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+
+from search_env.errors import ConfigurationError
+from search_env.testing.base import broken, first_difference, no_warnings, plain, require
+from search_env.testing.runs import AnyVectorEnv, Call, Choose, Row, record, replay, row_of
+
+Make = Callable[..., AnyVectorEnv]
+
+_ARRAYS = (("rewards", "f"), ("terminations", "b"), ("truncations", "b"))  # NumPy's kinds
+
+
+def check_vector_env(
+    make: Make,
+    *,
+    single: Callable[[], gym.Env[Any, Any]] | None = None,
+    modes: Sequence[AutoresetMode] = tuple(AutoresetMode),
+    num_envs: int = 3,
+    steps: int = 100,
+    seed: int = 0,
+    choose: Choose | None = None,
+    copy: bool = True,
+) -> None:
+    """Check that a vector environment keeps Gymnasium's contract in each autoreset mode.
+
+    Rules, by the name that an error begins with: ``warnings``, ``attributes``, ``metadata``
+    (the mode, as an enum, not shared between instances), ``arrays`` (shapes and types of all that
+    is returned, observations in their space), ``infos`` (each key with a bool mask ``_key``),
+    ``info-types`` (the type of a key's array never changes), ``seed`` (row i of ``seed`` is row 0
+    of ``seed + i``; lists), ``reset-mask``, ``next-step``, ``same-step``, ``disabled``,
+    ``deterministic`` (infos included), ``single`` (each row equals the single environment),
+    ``fresh`` (nothing returned is changed later), ``actions`` (wrong ones raise) and ``close``.
+
+    Args:
+        make: Called as ``make(num_envs=N, autoreset_mode=mode)`` several times a mode.
+        single: Makes the single environment that each row must equal when it is reset with
+            ``seed + i`` and gets the same actions. Without it, what an episode is goes unchecked.
+        modes: Which modes to check.
+        num_envs: Rows, at least 2.
+        steps: Steps of each run; episodes must end within them.
+        seed: Seeds the runs.
+        choose: ``(env, observations) -> actions``; None draws from the action space.
+        copy: Whether observations and infos must stay as they were. False for environments that
+            say they return views.
+
+    Raises:
+        ConformanceError: A rule is broken.
+        ConfigurationError: No episode ended within ``steps``, or ``num_envs`` is below 2.
+
+    Example:
+        >>> import functools
+        >>> cartpole = functools.partial(gym.make_vec, "CartPole-v1", vectorization_mode="sync")
+        >>> def make(num_envs, autoreset_mode):
+        ...     return cartpole(num_envs, vector_kwargs={"autoreset_mode": autoreset_mode})
+        >>> check_vector_env(make, single=lambda: gym.make("CartPole-v1"))
+    """
+    if num_envs < 2:
+        raise ConfigurationError(f"Expected num_envs of at least 2, got {num_envs}. Pass 3.")
+    with no_warnings("warnings"):
+        for mode in modes:
+            check = _Check(make, mode, num_envs, seed)
+            with check.made() as env:
+                check.attributes(env)
+                check.seeds(env)
+                check.reset_masks(env)
+            check.bad_actions()
+            with check.made() as env:
+                calls = record(env, mode, seed, steps, choose or _random_actions)
+                check.run(env, calls, copy)
+            with check.made() as env:
+                check.same_again(replay(env, calls, seed), calls)
+            if mode is AutoresetMode.DISABLED:
+                check.no_step_after_the_end(calls)
+            if single is not None:
+                check.rows(single, calls)
+
+
+def _random_actions(env: AnyVectorEnv, observations: Any) -> Any:
+    return env.action_space.sample()
+
+
+class _Check:
+    """The rules, for one mode."""
+
+    def __init__(self, make: Make, mode: AutoresetMode, num_envs: int, seed: int) -> None:
+        self._make, self._mode, self._n, self._seed = make, mode, num_envs, seed
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[AnyVectorEnv]:
+        """Make an environment, and close it twice."""
+        env = self._make(num_envs=self._n, autoreset_mode=self._mode)
+        self._space, self._actions = env.observation_space, env.action_space
+        self._single_space = env.single_observation_space
+        yield env
+        try:
+            env.close()
+            env.close()
+        except Exception as error:  # whatever it raises
+            raise broken(
+                "close", "close() twice", repr(error), "Do nothing when closed."
+            ) from error
+        require(env.closed, "close", "closed to be True after close()", env.closed, "Call super().")
+
+    def attributes(self, env: AnyVectorEnv) -> None:
+        """Check what an environment says of itself."""
+        advice = "Set it in __init__; batch_space() makes the batched spaces."
+        require(env.num_envs == self._n, "attributes", f"num_envs {self._n}", env.num_envs, advice)
+        require(
+            is_space_dtype_shape_equiv(
+                env.observation_space, batch_space(env.single_observation_space, self._n)
+            ),
+            "attributes",
+            f"observation_space to be {self._n} of {env.single_observation_space}",
+            env.observation_space,
+            advice,
+        )
+        require(
+            env.action_space == batch_space(env.single_action_space, self._n),
+            "attributes",
+            f"action_space to be {self._n} of {env.single_action_space}",
+            env.action_space,
+            advice,
+        )
+        kinds = {"spec": EnvSpec | None, "render_mode": str | None, "closed": bool}
+        for name, kind in kinds.items():
+            value = getattr(env, name, ...)
+            require(isinstance(value, kind), "attributes", f"{name}: {kind}", value, advice)
+        require(env.closed is False, "attributes", "closed to be False", True, advice)
+        self._metadata(env)
+
+    def _metadata(self, env: AnyVectorEnv) -> None:
+        others = [mode for mode in AutoresetMode if mode is not self._mode]
+        told = env.metadata.get("autoreset_mode")
+        advice = "Write AutoresetMode(...) into a copy of the class's metadata, in __init__."
+        require(told is self._mode, "metadata", f"autoreset_mode {self._mode}", repr(told), advice)
+        with contextlib.suppress(ValueError, NotImplementedError):  # it may not have this mode
+            self._make(num_envs=self._n, autoreset_mode=others[0]).close()
+        told = env.metadata.get("autoreset_mode")
+        expected = f"autoreset_mode to stay {self._mode} when another environment is made"
+        require(told is self._mode, "metadata", expected, repr(told), advice)
+
+    def seeds(self, env: AnyVectorEnv) -> None:
+        """Check which seed each row gets."""
+        seed, n = self._seed, self._n
+        advice = "Row i of an int seed has seed + i; of a list, its i-th."
+        rows = self._reset_rows(env, seed)
+        listed = self._reset_rows(env, [seed + i for i in range(n)])
+        self._same_rows(
+            "seed", f"the rows of seed={seed} and of the list of its seeds", rows, listed
+        )
+        self._same_rows("seed", "the same rows again", rows, self._reset_rows(env, seed))
+        later = self._reset_rows(env, seed + 1)
+        self._same_rows("seed", "row i + 1 to equal row i of the next seed", rows[1:], later[:-1])
+        alike = self._reset_rows(env, [seed] * n)
+        self._same_rows("seed", "equal seeds to give equal rows", alike[1:], alike[:-1])
+        self._same_rows("seed", f"row 0 to have seed {seed}", rows[:1], alike[:1])
+        self._reset_rows(env, [None] * n)
+        self._refused("seed", "a list of too few seeds", lambda: env.reset(seed=[seed]), advice)
+
+    def _reset_rows(self, env: AnyVectorEnv, seed: Any) -> list[Any]:
+        result = copying.deepcopy(env.reset(seed=seed))
+        self._result(result, {})
+        return [row_of(self._space, result, row) for row in range(self._n)]
+
+    def _same_rows(self, rule: str, expected: str, a: list[Any], b: list[Any]) -> None:
+        difference = first_difference(a, b)
+        require(not difference, rule, expected, difference, "Seed row i with seed + i, or seed[i].")
+
+    def _refused(self, rule: str, what: str, call: Callable[[], Any], advice: str) -> None:
+        try:
+            call()
+        except Exception:  # the contract names no type
+            return
+        raise broken(rule, f"{what} to raise", "no error", advice)
+
+    def reset_masks(self, env: AnyVectorEnv) -> None:
+        """Check the reset of some rows, and masks that are none."""
+        n, seed = self._n, self._seed
+        before = [row_of(self._space, env.reset(seed=seed), row) for row in range(n)]
+        mask = np.arange(n) == n - 1
+        result = env.reset(seed=seed, options={"reset_mask": mask.copy()})
+        self._partial(before, result, mask)
+        expected = before[n - 1]
+        self._same_rows(
+            "reset-mask",
+            f"row {n - 1} to be reset with seed + {n - 1}",
+            [expected],
+            [row_of(self._space, result, n - 1)],
+        )
+        wrong = {
+            "a list as reset_mask": mask.tolist(),
+            "an int array as reset_mask": mask.astype(np.int64),
+            "a reset_mask of another length": np.ones(n + 1, np.bool_),
+            "a reset_mask without a True": np.zeros(n, np.bool_),
+        }
+        for what, value in wrong.items():
+            options = {"reset_mask": value}
+            advice = f"Accept bool arrays of shape ({n},) with a True only."
+            self._refused("reset-mask", what, lambda o=options: env.reset(options=o), advice)
+
+    def _partial(self, before: list[Any], result: tuple[Any, ...], mask: NDArray[np.bool_]) -> None:
+        """Check that a partial reset left the other rows alone and said nothing of them."""
+        for row in np.flatnonzero(~mask).tolist():
+            observation, info = row_of(self._space, result, row)
+            difference = first_difference(before[row][0], observation)
+            expected = f"row {row} unchanged by a reset of {np.flatnonzero(mask).tolist()}"
+            require(not difference, "reset-mask", expected, difference, "Reset masked rows only.")
+            expected = f"no info of row {row}, which was not reset"
+            require(not info, "reset-mask", expected, info, "Leave its masks False.")
+
+    def bad_actions(self) -> None:
+        """Check that wrong actions raise, each in an environment of its own: it may not survive."""
+        with self.made() as env:
+            actions = env.action_space.sample()
+            space = env.single_action_space
+        bad: dict[str, Any] = {}
+        if isinstance(actions, np.ndarray):
+            bad = {"too few actions": actions[:-1], "too many": np.concatenate([actions] * 2)}
+        if isinstance(space, gym.spaces.Discrete):
+            beyond = actions.copy()
+            beyond[0] = space.start + space.n
+            bad["an action out of range"] = beyond
+        for what, value in bad.items():
+            env = self._make(num_envs=self._n, autoreset_mode=self._mode)
+            env.reset(seed=self._seed)
+            advice = f"Accept what {self._actions} contains only."
+            self._last_call(env, "actions", what, lambda e=env, v=value: e.step(v), advice)
+
+    def _last_call(
+        self, env: AnyVectorEnv, rule: str, what: str, call: Callable[[], Any], advice: str
+    ) -> None:
+        """Check that a call raises, and close what it leaves: worker processes may be gone."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                self._refused(rule, what, call, advice)
+            finally:
+                with contextlib.suppress(Exception):
+                    env.close()
+
+    def run(self, env: AnyVectorEnv, calls: list[Call], copy: bool) -> None:
+        """Check each call of a run, and what one call means for the next."""
+        if not any(call.is_step and call.over.any() for call in calls):
+            raise ConfigurationError(
+                f"Expected an episode to end within the steps of a run in mode {self._mode.value}, "
+                "got none. Pass more steps, or choose= actions that end one."
+            )
+        dtypes: dict[str, Any] = {}
+        last: Call | None = None
+        for number, call in enumerate(calls):
+            self._result(call.kept, dtypes)
+            if call.is_step and last is not None:
+                self._after_the_end(call, last)
+            elif call.mask is not None and last is not None:
+                rows = [row_of(self._space, last.kept, row) for row in range(self._n)]
+                self._partial(rows, call.kept, call.mask)
+            if copy:
+                difference = first_difference(call.live, call.kept)
+                expected = f"what call {number} returned to stay as it was"
+                advice = "Return copies, or check with copy=False."
+                require(not difference, "fresh", expected, f"later {difference}", advice)
+            last = call
+
+    def _result(self, result: tuple[Any, ...], dtypes: dict[str, Any]) -> None:
+        """Check shapes and types of what a reset or a step returned."""
+        require(
+            isinstance(result, tuple) and len(result) in (2, 5),
+            "arrays",
+            "(observations, infos), or five from step",
+            f"{result!r:.80}",
+            "Return a tuple.",
+        )
+        self._observations(self._space, result[0], "observations")
+        for (name, kind), values in zip(_ARRAYS, result[1:-1], strict=False):
+            fits = isinstance(values, np.ndarray) and values.shape == (self._n,)
+            require(
+                fits and values.dtype.kind == kind,
+                "arrays",
+                f"{name} as array of shape ({self._n},) and kind {kind!r}",
+                f"{values!r:.80}",
+                "Build it with np.zeros(num_envs, dtype).",
+            )
+        self._infos(result[-1], dtypes, "")
+
+    def _observations(self, space: gym.Space[Any], values: Any, where: str) -> None:
+        if isinstance(space, gym.spaces.Dict) and isinstance(values, Mapping):
+            for key, part in space.spaces.items():
+                self._observations(part, values.get(key), f"{where}[{key!r}]")
+        elif isinstance(space, gym.spaces.Tuple) and isinstance(values, tuple):
+            for i, (part, value) in enumerate(zip(space.spaces, values, strict=False)):
+                self._observations(part, value, f"{where}[{i}]")
+        elif isinstance(values, np.ndarray) and values.dtype != space.dtype:
+            raise broken("arrays", f"{where} of {space.dtype}", values.dtype, "Use the space's.")
+        require(
+            values in space, "arrays", f"{where} in {space}", f"{values!r:.200}", "Mend either."
+        )
+
+    def _infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
+        """Check keys, masks and types of infos, and of infos in them."""
+        expected = f"infos{where} to be a dict"
+        require(
+            isinstance(infos, dict), "infos", expected, type(infos), "VectorEnv._add_info helps."
+        )
+        for key, values in infos.items():
+            at = f"{where}[{key!r}]"
+            if key.startswith("_"):
+                expected = f"a value beside the mask infos{at}"
+                require(key[1:] in infos, "infos", expected, list(infos), "Add both or none.")
+                continue
+            mask = infos.get(f"_{key}")
+            fits = isinstance(mask, np.ndarray) and mask.shape == (self._n,) and mask.dtype == bool
+            expected = f"infos{where}['_{key}'] as bool array of shape ({self._n},)"
+            require(fits, "infos", expected, f"{mask!r:.80}", "VectorEnv._add_info makes it.")
+            if isinstance(values, dict):
+                self._infos(values, dtypes, at)
+                continue
+            fits = isinstance(values, np.ndarray) and values.shape[:1] == (self._n,)
+            expected = f"infos{at} as array of {self._n} rows"
+            require(fits, "infos", expected, f"{values!r:.80}", "Use object arrays for the ragged.")
+            kind = (values.dtype, values.shape)
+            require(
+                dtypes.setdefault(at, kind) == kind,
+                "info-types",
+                f"infos{at} always of type and shape {dtypes[at]}",
+                kind,
+                "Write numbers of one type always: an array takes the type of its first row.",
+            )
+
+    def _after_the_end(self, call: Call, last: Call) -> None:
+        """Check a step against the mode, given the step or reset before it."""
+        infos, over = call.kept[-1], call.over
+        final = {"final_obs", "final_info"} & infos.keys()
+        if self._mode is AutoresetMode.SAME_STEP:
+            self._final(infos, over)
+            return
+        rule = "next-step" if self._mode is AutoresetMode.NEXT_STEP else "disabled"
+        require(not final, rule, "no final_obs or final_info", final, "Only SAME_STEP has them.")
+        if self._mode is AutoresetMode.NEXT_STEP and last.is_step:
+            rewards, begun = call.kept[1], last.over
+            require(
+                not rewards[begun].any() and not over[begun].any(),
+                "next-step",
+                f"reward 0 and no end in rows {np.flatnonzero(begun).tolist()}, which only reset",
+                f"rewards {rewards[begun]}, ended {over[begun]}",
+                "Ignore the action of a row that is over, and reset it.",
+            )
+
+    def _final(self, infos: dict[str, Any], over: NDArray[np.bool_]) -> None:
+        for key in ("final_obs", "final_info"):
+            mask = infos.get(f"_{key}", np.zeros(self._n, np.bool_))
+            require(
+                np.array_equal(mask, over),
+                "same-step",
+                f"infos['{key}'] for rows {np.flatnonzero(over).tolist()}, which ended",
+                np.flatnonzero(mask).tolist(),
+                "Add it for each row that is over, before the row is reset.",
+            )
+        for row in np.flatnonzero(over).tolist():
+            observation = infos["final_obs"][row]
+            require(
+                observation in self._single_space,
+                "same-step",
+                f"final_obs[{row}] in {self._single_space}",
+                f"{observation!r:.200}",
+                "Store the single observation in an object array.",
+            )
+
+    def same_again(self, results: list[tuple[Any, ...]], calls: list[Call]) -> None:
+        """Check that the same calls returned the same."""
+        for number, (result, call) in enumerate(zip(results, calls, strict=True)):
+            difference = first_difference(call.kept, result)
+            require(
+                not difference,
+                "deterministic",
+                f"two runs with seed {self._seed} and the same actions to agree",
+                f"in call {number} {difference}",
+                "Draw from seeded generators only; keep clocks out of infos.",
+            )
+
+    def no_step_after_the_end(self, calls: list[Call]) -> None:
+        """Check that a row that is over is not stepped on."""
+        last = next(i for i, call in enumerate(calls) if call.is_step and call.over.any())
+        env = self._make(num_envs=self._n, autoreset_mode=self._mode)
+        replay(env, calls[: last + 1], self._seed)
+        advice = "Raise until the rows that are over were reset by reset_mask."
+        actions = calls[last].actions
+        self._last_call(env, "disabled", "a step after the end", lambda: env.step(actions), advice)
+
+    def rows(self, single: Callable[[], gym.Env[Any, Any]], calls: list[Call]) -> None:
+        """Check that each row is what the single environment is."""
+        for row in range(self._n):
+            env = single()
+            reference = Row(env, self._mode)
+            for number, call in enumerate(calls):
+                got = row_of(self._space, call.kept, row)
+                expected = self._expected(reference, call, row)
+                if expected is None:
+                    continue
+                difference = first_difference(plain(expected), got)
+                require(
+                    not difference,
+                    "single",
+                    f"row {row} in mode {self._mode.value} to equal the single environment",
+                    f"in call {number} (single and row) {difference}",
+                    "Let both drive the same rules; row i is reset with seed + i.",
+                )
+            env.close()
+
+    def _expected(self, reference: Row, call: Call, row: int) -> tuple[Any, ...] | None:
+        """Let the single environment do what a call did in a row; None where that is nothing."""
+        if call.is_step:
+            return reference.step(list(iterate(self._actions, call.actions))[row])
+        if call.mask is None:
+            return reference.reset(seed=self._seed + row)
+        return reference.reset() if call.mask[row] else None
