@@ -61,12 +61,17 @@ class BlockWriter:
         if room < 0:
             return None
         body: list[Ids] = []
+        length = 0
         for number, document in enumerate(documents, 1):
-            body += [self._rank(number), self._passage(document.title, document.text)]
-            if sum(map(len, body)) > room:
+            passage = self._passage(document.title, document.text)
+            body += (self._rank(number), passage)
+            length += len(body[-2]) + len(passage)
+            if length > room:
+                body = [self._cut(np.concatenate(body), room)]
                 break
-        inside = np.concatenate(body) if body else self._nothing
-        return np.concatenate([self._prefix, self._cut(inside, room), self._suffix])
+        if not documents:
+            body = [self._cut(self._nothing, room)]
+        return np.concatenate([self._prefix, *body, self._suffix])
 
     def _cut(self, ids: Ids, room: int) -> Ids:
         if len(ids) <= room:

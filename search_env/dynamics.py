@@ -23,7 +23,6 @@ from search_env.blocks import BlockWriter
 from search_env.episode import Episode, Ids, Query, SavedEpisode, no_episode
 from search_env.errors import ConfigurationError
 from search_env.matcher import (
-    END_OF_SEQUENCE,
     EVENT_SHIFT,
     STATE_MASK,
     Ends,
@@ -55,9 +54,7 @@ _PITCH = 64
 _KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
 _NO_ROWS: Sequence[int] = ()
 _NEVER = np.iinfo(np.int64).max
-# As arrays: with Python numbers each of these operations would cost twice as much.
-_ONE = np.ones(1, np.int64)
-_POLICY = np.full(1, Source.POLICY, np.int8)
+_POLICY = int(Source.POLICY)
 
 
 class Dynamics:
@@ -110,6 +107,7 @@ class Dynamics:
         self._flat_tokens, self._flat_sources = tokens.reshape(-1), sources.reshape(-1)
         self._first = np.arange(rows, dtype=np.int64) * pitch  # of each row in the flat arrays
         self._end_of = self._first.copy()  # where each row's next token goes
+        self._ones = np.ones(rows, np.int64)
         self._state = np.zeros(rows, np.int64)
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
         self._slack = 0  # appends until the first row can reach its deadline; 0: look again
@@ -136,8 +134,9 @@ class Dynamics:
                 f"{len(ids)} prompt tokens for question {question.id!r}. Raise max_tokens, or "
                 f"choose a tokenizer that needs fewer tokens than {self.tokenizer.name!r}."
             )
-        self.tokens[row] = 0
-        self.sources[row] = Source.PADDING
+        written = self.length(row)
+        self.tokens[row, :written] = 0
+        self.sources[row, :written] = Source.PADDING
         self._end_of[row] = self._first[row]
         self._state[row] = 0
         self.episodes[row] = Episode(question, len(ids), len(ids))
@@ -167,7 +166,7 @@ class Dynamics:
         at = self._end_of[rows]
         self._flat_tokens[at] = tokens.astype(np.int32)  # cheaper than casting on assignment
         self._flat_sources[at] = _POLICY
-        self._end_of[rows] = at + _ONE
+        self._end_of[rows] = at + self._ones[: len(at)]  # half the cost of adding a number
         entry = self._state[rows] + self._classes[tokens]
         self._state[rows] = self._next[entry]
         event = self._event[entry]
@@ -198,8 +197,9 @@ class Dynamics:
             self._end(row, StopReason.MAX_TOKENS)
             return
         episode.num_searches += 1
-        episode.documents.update((d.id, d) for d in documents)
-        ids = tuple(d.id for d in documents)
+        for document in documents:
+            episode.documents[document.id] = document
+        ids = tuple([document.id for document in documents])
         end = start + len(block)
         episode.events.append(Searched(start - 1, query, ids, start, end))
         self._insert(row, block, Source.RETRIEVED)
@@ -290,7 +290,7 @@ class Dynamics:
         """Act on the tags that ended in the row's last token, then on its budgets."""
         episode = self.episodes[row]
         for end in ends:
-            if end == END_OF_SEQUENCE:
+            if end.tag < 0:  # END_OF_SEQUENCE
                 self._no_action(row, StopReason.END_OF_SEQUENCE)
             else:
                 self._on_tag(row, self._tags[end.tag], end.bytes_after)
@@ -314,7 +314,11 @@ class Dynamics:
         episode = self.episodes[row]
         position = self.length(row) - 1
         episode.events.append(TagWritten(position, tag))
-        if tag in (Tag.QUERY_OPEN, Tag.ANSWER_OPEN):
+        if tag is Tag.QUERY_CLOSE:
+            self._close_query(row, bytes_after)
+        elif tag is Tag.ANSWER_CLOSE:
+            self._close_answer(row, bytes_after)
+        elif tag is Tag.QUERY_OPEN or tag is Tag.ANSWER_OPEN:
             if episode.query_start is not None or episode.answer_start is not None:
                 self._fault(row, FaultKind.NESTED_OPEN)
                 if episode.notice or episode.stop_reason is not None:
@@ -322,11 +326,7 @@ class Dynamics:
             name = "query_start" if tag is Tag.QUERY_OPEN else "answer_start"
             if getattr(episode, name) is None or not self.protocol.first_opening:
                 setattr(episode, name, (position, bytes_after))
-        elif tag is Tag.QUERY_CLOSE:
-            self._close_query(row, bytes_after)
-        elif tag is Tag.ANSWER_CLOSE:
-            self._close_answer(row, bytes_after)
-        elif tag in (Tag.DOCUMENTS_OPEN, Tag.DOCUMENTS_CLOSE):
+        elif tag is Tag.DOCUMENTS_OPEN or tag is Tag.DOCUMENTS_CLOSE:
             self._fault(row, FaultKind.FORGED_DOCUMENTS)
 
     def _close_query(self, row: int, bytes_after: int) -> None:
@@ -363,9 +363,11 @@ class Dynamics:
         """Return what the policy has written after an opening tag."""
         position, skipped = start
         stretch = slice(position, self.length(row))
-        ids = self.tokens[row, stretch][self.sources[row, stretch] == Source.POLICY]
+        ids = self.tokens[row, stretch]
+        if position < self.episodes[row].segment_start:  # documents came in after the opening
+            ids = ids[self.sources[row, stretch] == Source.POLICY]
         written = self.tokenizer.bytes_of(ids.tolist())
-        return written[len(self.tokenizer.token_bytes[int(ids[0])]) - skipped :]
+        return written[len(self.tokenizer.token_bytes[ids.item(0)]) - skipped :]
 
     def _settle_budgets(self, row: int) -> None:
         """Name the budget that is spent, if any."""
@@ -396,6 +398,7 @@ class Dynamics:
         """Record a fault and note what the protocol makes of it."""
         episode = self.episodes[row]
         event = FormatFault(self.length(row) - 1, kind)
+        episode.num_faults += 1
         # Ended stays the last event.
         episode.events.insert(len(episode.events) - before_end, event)
         if episode.stop_reason is not None:

@@ -171,12 +171,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             )
         self._action[0] = self._checked(action)
         dynamics, episode = self._dynamics, self._dynamics.episodes[0]
-        seen = len(episode.events)
+        told = episode.num_faults
         queries = dynamics.append(_ROW, self._action)
         info = self._retrieve(queries[0].text) if queries else {}
         info.update(self._info())
-        if len(episode.events) > seen:
-            info.update(faults_since(episode, seen))
+        info.update(faults_since(episode, told))
         stop, reward, terminated, truncated = episode.stop_reason, 0.0, False, False
         if stop is not None:
             self._running = False

@@ -36,6 +36,7 @@ class Episode:
     inserted: int = 0
     num_searches: int = 0
     num_turns: int = 0
+    num_faults: int = 0
     query_start: tuple[int, int] | None = None
     answer_start: tuple[int, int] | None = None
     pending: str | None = None

@@ -24,6 +24,7 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from search_env.errors import ConfigurationError
 
@@ -85,6 +86,28 @@ SQUAD = ScoringRule("squad", normalize_squad)
 """SQuAD v1.1; its exact match is Search-R1's reward."""
 HOTPOTQA = ScoringRule("hotpotqa", normalize_squad, _YES_NO)
 """HotpotQA's official script: SQuAD's words with the yes/no rule."""
+
+
+class AnswerScores(NamedTuple):
+    """The three scores that every episode's end reports."""
+
+    exact_match: float
+    f1: float
+    cover_exact_match: float
+
+
+def score_answer(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> AnswerScores:
+    """Return :func:`exact_match`, :func:`token_f1` and :func:`cover_exact_match` together.
+
+    Example:
+        >>> score_answer("the city of Paris", ["Paris"])
+        AnswerScores(exact_match=0.0, f1=0.5, cover_exact_match=1.0)
+    """
+    return AnswerScores(
+        *(_best(score, prediction, answers, rule) for score in (_equal, _f1, _covers))
+    )
 
 
 def exact_match(
@@ -184,6 +207,8 @@ def _best(
     if prediction is None:
         return 0.0
     said = rule.normalize(prediction)
+    if len(answers) == 1:
+        return score(said, rule.normalize(answers[0]), rule)
     return max(score(said, rule.normalize(gold), rule) for gold in answers)
 
 
@@ -192,7 +217,9 @@ def _equal(said: str, gold: str, rule: ScoringRule) -> float:
 
 
 def _f1(said: str, gold: str, rule: ScoringRule) -> float:
-    if said != gold and (said in rule.closed_answers or gold in rule.closed_answers):
+    if said == gold:
+        return float(bool(said))
+    if said in rule.closed_answers or gold in rule.closed_answers:
         return 0.0
     said_tokens, gold_tokens = said.split(), gold.split()
     common = sum((Counter(said_tokens) & Counter(gold_tokens)).values())

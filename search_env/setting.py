@@ -29,7 +29,7 @@ from search_env.matcher import load_matcher
 from search_env.protocols import get_protocol
 from search_env.retrieval.base import Retriever
 from search_env.rewards import Reward, get_reward
-from search_env.scoring import cover_exact_match, exact_match, token_f1
+from search_env.scoring import score_answer
 from search_env.tasks import load_questions, load_retriever
 from search_env.tokenizer import load_tokenizer
 from search_env.types import FormatFault, Question, Source, Transcript
@@ -190,10 +190,12 @@ def standing(episode: Episode) -> Info:
     }
 
 
-def faults_since(episode: Episode, seen: int) -> Info:
-    """Return the info of format faults among the events after the first ``seen``."""
-    faults = [e.kind.value for e in episode.events[seen:] if isinstance(e, FormatFault)]
-    return {"format_faults": faults} if faults else {}
+def faults_since(episode: Episode, told: int) -> Info:
+    """Return the info of an episode's format faults after the first ``told``."""
+    if episode.num_faults == told:
+        return {}
+    faults = [event.kind.value for event in episode.events if isinstance(event, FormatFault)]
+    return {"format_faults": faults[told:]}
 
 
 def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
@@ -204,12 +206,13 @@ def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
     Raises:
         RewardError: The reward function failed.
     """
-    answer, golds, stop = transcript.answer, transcript.question.answers, transcript.stop_reason
+    answer, stop = transcript.answer, transcript.stop_reason
+    scores = score_answer(answer, transcript.question.answers)
     info: Info = {
         "answer": answer or "",
-        "f1": token_f1(answer, golds),
-        "exact_match": exact_match(answer, golds),
-        "cover_exact_match": cover_exact_match(answer, golds),
+        "f1": scores.f1,
+        "exact_match": scores.exact_match,
+        "cover_exact_match": scores.cover_exact_match,
         "well_formed": not format_violations(transcript),
         "valid": stop is None or stop.valid,
     }

@@ -34,7 +34,7 @@ from search_env.retrieval.batch import retrieve_each
 from search_env.rewards import Reward, get_reward
 from search_env.setting import Info, Setting, check_choice
 from search_env.types import Document, Transcript
-from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows
+from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info
 
 if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
@@ -159,7 +159,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self._setting = setting
-        self._rows = VectorRows(setting, num_envs, mode, copy=copy, add_info=self._add_info)
+        self._rows = VectorRows(setting, num_envs, mode, copy=copy)
         self._threads = _at_least_one("retrieval_threads", retrieval_threads)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
@@ -193,23 +193,25 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         """
         chosen = dict(options or {})
         mask = self._reset_mask(chosen.pop("reset_mask", None))
-        rows, partial = np.flatnonzero(mask).tolist(), not mask.all()
+        rows = mask.nonzero()[0].tolist()
+        partial = len(rows) < self.num_envs
         if partial and self._broken:
             raise self._not_ready()
         self._seed(rows, seed)
         self._broken = _BROKEN_OFF
         for row in rows:
             self._rows.begin(row, _of_row(chosen, row, self.num_envs))
-        self._under_way &= ~mask
-        self._num_under_way = int(self._under_way.sum())
-        self._news.difference_update(rows)
+        if self._num_under_way:
+            self._under_way &= ~mask
+            self._num_under_way = int(self._under_way.sum())
+            self._news.difference_update(rows)
         self._broken = ""
         self._show()
         if not partial:
             return self._rows.observations(), self._rows.standing()
         infos: Info = {}
         for row in rows:  # the others have no news
-            infos = self._add_info(infos, self._rows.row_info(row), row)
+            add_info(infos, self._rows.row_info(row), row, self.num_envs)
         return self._rows.observations(), infos
 
     def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:
@@ -225,6 +227,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
                 f"Expected a seed for each of {self.num_envs} rows, got {len(seeds)}. Pass one "
                 "number, or a list with one for each row."
             )
+        if seed is None and None not in self._rows.random:
+            return
         drawn: dict[int, int] = {}  # by group, so that its rows begin alike
         for row in rows:
             own, group = seeds[row], row // self.group_size
@@ -433,8 +437,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
                 f"{array.dtype}. Pass one id for each row."
             )
         tokens = array.astype(np.int64, copy=False)
-        # As unsigned numbers, negative ids are the largest.
-        if np.ascontiguousarray(tokens).view(np.uint64).max(initial=0) >= self._setting.size:
+        unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
+        if unsigned.item(unsigned.argmax()) >= self._setting.size:
             wrong = (tokens < 0) | (tokens >= self._setting.size)
             raise self._setting.invalid_action(int(tokens[wrong][0]))
         return tokens

@@ -75,12 +75,15 @@ class Reward:
                 f"Expected reward {self.name!r} to give a mapping of its parts "
                 f"{list(self.parts)}, got {found!r} for {_which(transcript)}. Return a dictionary."
             )
-        if found.keys() != set(self.parts):
+        if tuple(found) != self.parts and found.keys() != set(self.parts):
             raise RewardError(
                 f"Expected reward {self.name!r} to give the parts {list(self.parts)}, got "
                 f"{list(found)} for {_which(transcript)}. Return exactly the parts it names."
             )
-        parts = {part: self._number(part, found[part], transcript) for part in self.parts}
+        parts = found if tuple(found) == self.parts else {part: found[part] for part in self.parts}
+        for part, value in parts.items():
+            if type(value) is not float or not math.isfinite(value):
+                parts[part] = self._number(part, value, transcript)
         return Score(sum(parts.values()), parts)
 
     def _number(self, part: str, value: object, transcript: Transcript) -> float:
