@@ -51,7 +51,8 @@ class Call:
     @property
     def over(self) -> NDArray[np.bool_]:
         """Rows whose episode ended in this step, bool ``(num_envs,)``."""
-        return np.logical_or(self.kept[2], self.kept[3])
+        ended: NDArray[np.bool_] = np.logical_or(self.kept[2], self.kept[3])
+        return ended
 
 
 def record(
@@ -72,6 +73,7 @@ def record(
 def replay(env: AnyVectorEnv, calls: list[Call], seed: int) -> list[tuple[Any, ...]]:
     """Make the same calls again and return what they return."""
     results: list[tuple[Any, ...]] = []
+    result: tuple[Any, ...]
     for call in calls:
         if call.is_step:
             result = env.step(copy.deepcopy(call.actions))
@@ -130,7 +132,7 @@ def row_of(space: gym.Space[Any], result: tuple[Any, ...], row: int) -> tuple[An
     """
     observations = list(iterate(space, result[0]))
     numbers = [part[row] for part in result[1:-1]]
-    return plain((observations[row], *numbers, row_info(result[-1], row)))
+    return tuple(map(plain, (observations[row], *numbers, row_info(result[-1], row))))
 
 
 def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:

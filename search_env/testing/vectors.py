@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy as copying
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -170,7 +171,10 @@ class _Check:
         self._same_rows("seed", "equal seeds to give equal rows", alike[1:], alike[:-1])
         self._same_rows("seed", f"row 0 to have seed {seed}", rows[:1], alike[:1])
         self._reset_rows(env, [None] * n)
-        self._refused("seed", "a list of too few seeds", lambda: env.reset(seed=[seed]), advice)
+        too_few: Any = [seed]
+        self._refused(
+            "seed", "a list of too few seeds", functools.partial(env.reset, seed=too_few), advice
+        )
 
     def _reset_rows(self, env: AnyVectorEnv, seed: Any) -> list[Any]:
         result = copying.deepcopy(env.reset(seed=seed))
@@ -211,7 +215,7 @@ class _Check:
         for what, value in wrong.items():
             options = {"reset_mask": value}
             advice = f"Accept bool arrays of shape ({n},) with a True only."
-            self._refused("reset-mask", what, lambda o=options: env.reset(options=o), advice)
+            self._refused("reset-mask", what, functools.partial(env.reset, options=options), advice)
 
     def _partial(self, before: list[Any], result: tuple[Any, ...], mask: NDArray[np.bool_]) -> None:
         """Check that a partial reset left the other rows alone and said nothing of them."""
@@ -239,7 +243,7 @@ class _Check:
             env = self._make(num_envs=self._n, autoreset_mode=self._mode)
             env.reset(seed=self._seed)
             advice = f"Accept what {self._actions} contains only."
-            self._last_call(env, "actions", what, lambda e=env, v=value: e.step(v), advice)
+            self._last_call(env, "actions", what, functools.partial(env.step, value), advice)
 
     def _last_call(
         self, env: AnyVectorEnv, rule: str, what: str, call: Callable[[], Any], advice: str
@@ -399,7 +403,9 @@ class _Check:
         replay(env, calls[: last + 1], self._seed)
         advice = "Raise until the rows that are over were reset by reset_mask."
         actions = calls[last].actions
-        self._last_call(env, "disabled", "a step after the end", lambda: env.step(actions), advice)
+        self._last_call(
+            env, "disabled", "a step after the end", functools.partial(env.step, actions), advice
+        )
 
     def rows(self, single: Callable[[], gym.Env[Any, Any]], calls: list[Call]) -> None:
         """Check that each row is what the single environment is."""
