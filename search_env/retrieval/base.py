@@ -92,7 +92,7 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
             f"{_describe(results)}. Return one list for each query."
         )
     for found in results:
-        if not isinstance(found, list) or not all([isinstance(d, Document) for d in found]):
+        if not isinstance(found, list) or not all(isinstance(d, Document) for d in found):
             raise InvalidRetrievalError(
                 f"Expected {name}.search to return lists of Document, got {_describe(found)}. "
                 "Build search_env.types.Document objects; return [] where nothing was found."
