@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import re
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -24,6 +26,7 @@ from search_env.errors import (
     TokenizerError,
 )
 from search_env.moves import query_text
+from search_env.replay import replay_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import COVER_EXACT_MATCH, EXACT_MATCH, F1
 from search_env.tokenizer import load_tokenizer
@@ -446,3 +449,18 @@ def test_checksums_can_be_checked_with_any_json_library(three):
         stated = row.pop("sha256")
         text = json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         assert stated == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_the_page_on_replay_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "replay.md").read_text("utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(code, names)
+    (episode,) = read_episodes("episodes.jsonl")
+    assert (
+        episode.actions.tolist()
+        == names["env"].unwrapped.tokenizer.encode("<q>key1 key2 </q><a>value3 </a>").tolist()
+    )
+    rollouts = list(read_episodes("rollouts.jsonl"))
+    assert len(list(replay_episodes(rollouts))) == len(rollouts) > 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import shutil
 import subprocess
 import sys
@@ -494,18 +493,3 @@ def test_rescoring_executes_nothing(scored, monkeypatch):
     monkeypatch.setattr(gym, "make", None)
     assert len(rescore(scored, "exact-match").valid) == 3
     np.testing.assert_allclose(rescore(scored, "exact-match").mean().total, 1 / 3)
-
-
-def test_the_page_on_replay_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "replay.md").read_text("utf-8")
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", page, re.S):
-        exec(code, names)
-    (episode,) = read_episodes("episodes.jsonl")
-    assert (
-        episode.actions.tolist()
-        == names["env"].unwrapped.tokenizer.encode("<q>key1 key2 </q><a>value3 </a>").tolist()
-    )
-    rollouts = list(read_episodes("rollouts.jsonl"))
-    assert len(list(replay_episodes(rollouts))) == len(rollouts) > 0
