@@ -1,0 +1,195 @@
+"""Spaces that Gymnasium lacks: any text, and policies as actions.
+
+Neither has a fixed shape, so neither can be flattened or put into shared memory. They are data
+alone: nothing is registered with Gymnasium for them.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from gymnasium import Space
+
+from search_env.errors import ConfigurationError
+
+Policy: TypeAlias = Callable[[Any], Any]
+"""From an observation to a token id: anything that ``operator.index`` takes."""
+
+_PRINTABLE = tuple(string.ascii_letters + string.digits + string.punctuation + " ")
+_MEAN_PIECES = 8
+_END_PROBABILITY = 0.25
+
+
+class Unicode(Space[str]):
+    """Any text, of a length in characters between two bounds.
+
+    Gymnasium's own ``Text`` holds alphanumeric characters unless told others, and as an observation
+    it comes out of ``AsyncVectorEnv``'s shared memory as stale zeros, without a word. This space
+    makes ``AsyncVectorEnv`` refuse shared memory: pass ``shared_memory=False``.
+
+    Args:
+        max_length: Most characters, None for any number.
+        min_length: Fewest characters.
+        pieces: What samples are joined from; they bound only samples, not the space.
+        seed: Of the samples.
+
+    Raises:
+        ConfigurationError: The bounds or pieces admit no text.
+
+    Example:
+        >>> space = Unicode(5, pieces=["ab"], seed=0)
+        >>> "žlutý" in space, "" in space, "too long" in space
+        (True, False, False)
+        >>> space.sample() in space
+        True
+    """
+
+    def __init__(
+        self,
+        max_length: int | None = None,
+        *,
+        min_length: int = 1,
+        pieces: Sequence[str] = _PRINTABLE,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        if min_length < 0 or (max_length is not None and max_length < min_length):
+            raise ConfigurationError(
+                f"Expected 0 <= min_length <= max_length, got {min_length} and {max_length}. Pass "
+                "max_length=None for text of any length."
+            )
+        if not pieces or not all(pieces):
+            raise ConfigurationError(
+                f"Expected pieces to be texts, none empty, got {pieces!r}. Pass one or more."
+            )
+        self.min_length = min_length
+        self.max_length = max_length
+        self.pieces = tuple(pieces)
+        super().__init__(None, None, seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a text has no fixed shape."""
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """Return random pieces, joined: eight on average, more where the bounds ask for more.
+
+        Raises:
+            ConfigurationError: There is a mask.
+        """
+        _refuse_masks(self, mask, probability)
+        count = int(self.np_random.geometric(1 / _MEAN_PIECES))
+        text = ""
+        while count > 0 or len(text) < self.min_length:
+            text += self.pieces[int(self.np_random.integers(len(self.pieces)))]
+            count -= 1
+        return text[: self.max_length]
+
+    def contains(self, x: object) -> bool:
+        """Return whether it is a text of such a length."""
+        return (
+            isinstance(x, str)
+            and self.min_length <= len(x)
+            and (self.max_length is None or len(x) <= self.max_length)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Unicode)
+            and (self.min_length, self.max_length) == (other.min_length, other.max_length)
+            and self.pieces == other.pieces
+        )
+
+    def __repr__(self) -> str:
+        return f"Unicode({self.max_length}, min_length={self.min_length})"
+
+
+@dataclass(frozen=True, slots=True)
+class RandomPolicy:
+    """A random token at each step, always the same one for the same number of tokens.
+
+    Having no state of its own, it plays an episode again exactly. It reads ``length`` of the
+    environment's own observation.
+
+    Attributes:
+        seed: Another seed, another policy.
+        size: Ids are drawn from ``range(size)``.
+        end_ids: One step in four writes one of these, so that most episodes end by themselves.
+    """
+
+    seed: int
+    size: int
+    end_ids: tuple[int, ...]
+
+    def __call__(self, observation: Any) -> int:
+        """Return a token id."""
+        random = np.random.default_rng((self.seed, int(observation["length"])))
+        if self.end_ids and random.random() < _END_PROBABILITY:
+            return self.end_ids[int(random.integers(len(self.end_ids)))]
+        return int(random.integers(self.size))
+
+
+class Policies(Space[Policy]):
+    """Any callable from an observation to a token id; samples are random policies.
+
+    Args:
+        size: Number of token ids.
+        end_ids: Ids that end a sequence.
+        seed: Of the samples.
+
+    Example:
+        >>> space = Policies(24, end_ids=[0], seed=0)
+        >>> policy = space.sample()
+        >>> policy({"length": 7}) == policy({"length": 7}), policy in space, 7 in space
+        (True, True, False)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        end_ids: Sequence[int] = (),
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.size = size
+        self.end_ids = tuple(end_ids)
+        super().__init__(None, None, seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a policy is no array."""
+        return False
+
+    def sample(self, mask: None = None, probability: None = None) -> RandomPolicy:
+        """Return a random policy; equally seeded spaces return equal ones.
+
+        Raises:
+            ConfigurationError: There is a mask.
+        """
+        _refuse_masks(self, mask, probability)
+        return RandomPolicy(int(self.np_random.integers(2**31)), self.size, self.end_ids)
+
+    def contains(self, x: object) -> bool:
+        """Return whether it can be called."""
+        return callable(x)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policies) and (self.size, self.end_ids) == (
+            other.size,
+            other.end_ids,
+        )
+
+    def __repr__(self) -> str:
+        return f"Policies({self.size}, end_ids={self.end_ids})"
+
+
+def _refuse_masks(space: Space[Any], mask: object, probability: object) -> None:
+    if mask is not None or probability is not None:
+        raise ConfigurationError(
+            f"Expected no mask for {space!r}, got mask={mask!r}, probability={probability!r}. "
+            "Sample without one."
+        )
