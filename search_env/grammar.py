@@ -11,14 +11,14 @@ prompt opens none, thoughts are the policy's to open and close, as in Search-R1.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
+from search_env.protocols import Consequence, Protocol, get_protocol
+from search_env.types import Event, FormatFault, Source, Tag, TagWritten, Transcript
 
-from search_env.protocols import get_protocol
-from search_env.types import Answered, FormatFault, Source, Tag, TagWritten, Transcript
-
-_SPARE = 8  # ids of white space that may follow the prompt's last tag
+_SPARE = 2  # ids of white space that may follow the prompt's last tag
 
 
 class GrammarState(NamedTuple):
@@ -40,8 +40,11 @@ def start(prompt_opens_thought: bool) -> GrammarState:
     return GrammarState(None, prompt_opens_thought, not prompt_opens_thought)
 
 
-def advance(state: GrammarState, tag: Tag) -> GrammarState | None:
+def advance(state: GrammarState, tag: Tag | None) -> GrammarState | None:
     """Return the state after a tag, or None where the tag breaks the grammar.
+
+    In place of a tag, None is a notice: it begins a new segment, in which no query and no answer
+    is open.
 
     Example:
         >>> inside = advance(start(True), Tag.QUERY_OPEN)
@@ -50,6 +53,8 @@ def advance(state: GrammarState, tag: Tag) -> GrammarState | None:
         >>> advance(start(True), Tag.ANSWER_OPEN) is None  # the thought is still open
         True
     """
+    if tag is None:
+        return state._replace(open=None)
     if tag is Tag.QUERY_CLOSE or tag is Tag.ANSWER_CLOSE:
         opening = Tag.QUERY_OPEN if tag is Tag.QUERY_CLOSE else Tag.ANSWER_OPEN
         return state._replace(open=None) if state.open is opening else None
@@ -62,6 +67,21 @@ def advance(state: GrammarState, tag: Tag) -> GrammarState | None:
     if tag is Tag.THINK_CLOSE and state.thinking:
         return state._replace(thinking=False)
     return None
+
+
+def steps(events: Iterable[Event], protocol: Protocol) -> list[tuple[int, Tag | None]]:
+    """Return what moves the grammar's state, with its positions: for :func:`advance`, in order.
+
+    The tags that the policy wrote, and None where a fault led to a notice.
+    """
+    found: list[tuple[int, Tag | None]] = []
+    faults = protocol.faults
+    for event in events:
+        if isinstance(event, TagWritten):
+            found.append((event.position, event.tag))
+        elif isinstance(event, FormatFault) and faults.get(event.kind) is Consequence.NOTICE:
+            found.append((event.position, None))
+    return found
 
 
 def format_violations(transcript: Transcript) -> tuple[str, ...]:
@@ -78,23 +98,33 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
         >>> format_violations(env.unwrapped.transcript())
         ('unclosed_tag', 'no_answer')
     """
-    found: list[str] = []
-    state = start(prompt_opens_thought(transcript))
-    faulty = {e.position for e in transcript.events if isinstance(e, FormatFault)}
-    for event in transcript.events:
-        if isinstance(event, FormatFault):
-            found.append(event.kind.value)
-        elif isinstance(event, TagWritten):
-            after = advance(state, event.tag)
-            if after is not None:
-                state = after
-            elif event.position not in faulty:  # the fault beside it says it already
-                found.append("misplaced_tag")
-    if state.open is not None or state.thinking:
-        found.append("unclosed_tag")
-    if not any(isinstance(event, Answered) for event in transcript.events):
-        found.append("no_answer")
-    return tuple(found)
+    events = transcript.events
+    found = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
+    faulty = {position for position, _ in found}
+    moves = steps(events, get_protocol(transcript.protocol))
+    misplaced, ending = _read(prompt_opens_thought(transcript), tuple([tag for _, tag in moves]))
+    # Where a fault stands beside it, that says it already.
+    places = [moves[i][0] for i in misplaced if moves[i][0] not in faulty]
+    found += [(position, "misplaced_tag") for position in places]
+    kinds = [kind for _, kind in sorted(found)]
+    if ending.open is not None or ending.thinking:
+        kinds.append("unclosed_tag")
+    if transcript.answer is None:
+        kinds.append("no_answer")
+    return tuple(kinds)
+
+
+@functools.lru_cache(maxsize=4096)
+def _read(prompt_opens: bool, tags: tuple[Tag | None, ...]) -> tuple[tuple[int, ...], GrammarState]:
+    """Return which of the tags are out of place, and where the others lead."""
+    state, misplaced = start(prompt_opens), []
+    for i, tag in enumerate(tags):
+        after = advance(state, tag)
+        if after is None:
+            misplaced.append(i)
+        else:
+            state = after
+    return tuple(misplaced), state
 
 
 def prompt_opens_thought(transcript: Transcript) -> bool:
@@ -102,6 +132,6 @@ def prompt_opens_thought(transcript: Transcript) -> bool:
     opening = get_protocol(transcript.protocol).tags.get(Tag.THINK_OPEN)
     if opening is None:
         return False
-    length = int(np.count_nonzero(transcript.sources == Source.PROMPT))
+    length = transcript.sources.tobytes().rfind(Source.PROMPT) + 1
     tail = transcript.tokens[max(0, length - len(opening) - _SPARE) : length]
     return transcript.decode(tail).rstrip().endswith(opening)
