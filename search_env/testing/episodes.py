@@ -10,6 +10,9 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.tokenizer import END_OF_TEXT
 from search_env.types import Transcript
 
+PROTOCOLS = ("toy", "r1-searcher", "search-r1")
+"""The protocols of the sample episodes."""
+
 _R1 = {"dataset": "toy", "protocol": "r1-searcher", "tokenizer": "byte"}
 _S1 = {"dataset": "toy", "protocol": "search-r1", "tokenizer": "byte"}
 _TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
@@ -32,9 +35,13 @@ _SCRIPTS: tuple[tuple[dict[str, Any], str], ...] = (
     (_R1, "I do not know" + END_OF_TEXT),
     (_R1, f"{_OPEN}  {_CLOSE}"),
     ({**_TOY, "max_tokens": 8}, "<q>key1 key1 </q>"),
+    ({**_R1, "max_tokens": 1500}, f"{_OPEN}key1 key1{_CLOSE}" * 50),
     ({**_TOY, "max_policy_tokens": 5}, "<q>key1 key1 </q><a>"),
+    ({**_R1, "max_policy_tokens": 60}, f"{_OPEN}key1 key1{_CLOSE}</think><answer>{{gold}}"),
+    ({**_S1, "max_policy_tokens": 40}, "<search>key1 key1</search><answer>{gold}"),
     (_R1, "x" * 512),
     ({**_TOY, "max_searches": 1}, "<q>key1 key1 </q>" * 2),
+    ({**_R1, "max_searches": 1}, f"{_OPEN}key1 key1{_CLOSE}" * 2),
     (_S1, "<search>key1 key1</search>" * 5),
 )
 

@@ -14,12 +14,16 @@ import numpy as np
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import Reward, Score
 from search_env.testing.base import broken, first_difference, require
-from search_env.testing.episodes import sample_episodes
+from search_env.testing.episodes import PROTOCOLS, sample_episodes
 from search_env.types import Transcript
 
 
 def check_reward(
-    reward: Reward, transcripts: Sequence[Transcript] | None = None, *, picklable: bool = True
+    reward: Reward,
+    transcripts: Sequence[Transcript] | None = None,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    picklable: bool = True,
 ) -> tuple[Score, ...]:
     """Check that a reward keeps its contract.
 
@@ -33,6 +37,8 @@ def check_reward(
         reward: To be checked.
         transcripts: Finished episodes to score beside :func:`sample_episodes`. Those in which
             retrieval failed are left out: the environments never score them.
+        protocols: Whose sample episodes to score; fewer for a reward that reads the tags of some
+            protocol only.
         picklable: Whether it must survive pickling, as in worker processes.
 
     Returns:
@@ -54,7 +60,13 @@ def check_reward(
         type(reward).__name__,
         "Build one: Reward(name, parts, function).",
     )
-    episodes = [*_valid(transcripts or ()), *sample_episodes()]
+    samples = [episode for episode in sample_episodes() if episode.protocol in protocols]
+    episodes = [*_valid(transcripts or ()), *samples]
+    if not episodes:
+        raise ConfigurationError(
+            f"Expected protocols among {list(PROTOCOLS)}, or transcripts, got {list(protocols)} "
+            "and none. Pass what the reward is for."
+        )
     scores = tuple(_scored(reward, episode) for episode in episodes)
     backwards = [_scored(reward, episode) for episode in reversed(episodes)]
     for episode, one, two in zip(episodes, scores, reversed(backwards), strict=True):
@@ -91,7 +103,7 @@ def _scored(reward: Reward, episode: Transcript) -> Score:
             "score",
             f"the parts {list(reward.parts)} as finite numbers for {_which(episode)}",
             f"this: {error}",
-            "Return every part for every valid episode.",
+            "Return every part for every valid episode; pass protocols= where it is for some only.",
         ) from error
     require(
         _content(given) == _content(episode),

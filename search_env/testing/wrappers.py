@@ -71,7 +71,7 @@ def check_wrapper(
     ``options`` (passed on), ``deterministic`` (infos included), ``step`` (types of what a step
     returns), ``info-types`` (a key's number type never changes: arrays of vector environments take
     the first one), ``fresh`` (nothing returned is changed later), ``render``, ``close``,
-    ``statistics`` (``RecordEpisodeStatistics`` around it agrees) and, on request, ``picklable``.
+    ``statistics`` (``RecordEpisodeStatistics`` works around it) and, on request, ``picklable``.
 
     Args:
         make: Takes an environment and returns it wrapped; called several times.
@@ -308,23 +308,15 @@ def _check_render_and_close(
 
 
 def _check_statistics(env: Environment, play: Script, steps: int, seed: int) -> None:
-    """Play inside Gymnasium's own statistics and add up beside it."""
-    total, length = 0.0, 0
+    """Play inside Gymnasium's own statistics, which every trainer puts around an environment."""
     try:
-        for seen in _run(RecordEpisodeStatistics(env), play, steps, seed):
-            if len(seen.kept) == 2:
-                total, length = 0.0, 0
-                continue
-            total, length = total + float(seen.kept[1]), length + 1
-            told = seen.kept[-1].get("episode")
-            if told is not None:
-                same = (told["r"], told["l"]) == (total, length)
-                require(same, "statistics", f"return {total} of {length} steps", told, "See A7.")
-    except AssertionError as error:  # it refuses an info that holds its key already
+        for _ in _run(RecordEpisodeStatistics(env), play, steps, seed):
+            pass
+    except Exception as error:  # it asserts that its key is free, and adds rewards up
         raise broken(
             "statistics",
-            "RecordEpisodeStatistics around the wrapper to agree with the rewards",
-            f"{error!r}",
+            "RecordEpisodeStatistics to work around the wrapper",
+            repr(error),
             "Return a new info from every step, without the key 'episode'.",
         ) from error
 
