@@ -186,7 +186,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
 
     Example:
         >>> import gymnasium as gym
-        >>> from search_env.wrappers import StagedReward
+        >>> from search_env.wrappers.staged_reward import StagedReward
         >>> env = StagedReward(gym.make("SearchQA-Toy-v0"), after_episodes=1)
         >>> _, info = env.reset(seed=0)
         >>> info["phase_name"]
@@ -287,7 +287,7 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
 
     Example:
         >>> import gymnasium as gym
-        >>> from search_env.wrappers import VectorStagedReward
+        >>> from search_env.wrappers.staged_reward import VectorStagedReward
         >>> envs = gym.make_vec("SearchQA-Toy-v0", num_envs=3, vectorization_mode="sync")
         >>> envs = VectorStagedReward(envs, after_episodes=2)
         >>> _, infos = envs.reset(seed=0)

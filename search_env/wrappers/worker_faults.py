@@ -41,7 +41,7 @@ class WorkerFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     Example:
         >>> import gymnasium as gym
-        >>> from search_env.wrappers import WorkerFaults
+        >>> from search_env.wrappers.worker_faults import WorkerFaults
         >>> make = lambda: gym.make("SearchQA-Toy-v0")
         >>> envs = WorkerFaults(gym.vector.AsyncVectorEnv([make, make]))
         >>> _ = envs.reset(seed=0)

@@ -1,0 +1,194 @@
+"""Worker processes that die: what Gymnasium makes of it, and the error with a name instead."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AsyncVectorEnv
+
+import search_env
+from search_env.errors import ConfigurationError, WorkerDiedError
+from search_env.wrappers.staged_reward import VectorStagedReward
+from search_env.wrappers.worker_faults import WorkerFaults
+
+CONTEXTS = ["fork", "spawn"]
+FILLER, END = 8, 0
+EXIT, HANG, FAIL = 1, 2, 3  # actions that do something else to the worker
+
+
+class Mortal(gym.Wrapper):
+    """Dies, hangs or fails in the middle of a step, as its action says."""
+
+    def step(self, action: int) -> Any:
+        if action == EXIT:
+            os._exit(3)
+        if action == HANG:
+            time.sleep(60)
+        if action == FAIL:
+            raise KeyError("no such luck")
+        return self.env.step(action)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def make() -> gym.Env:
+    search_env.register_environments()
+    return Mortal(gym.make("SearchQA-Toy-v0"))
+
+
+@pytest.fixture(params=CONTEXTS)
+def envs(request: pytest.FixtureRequest) -> Iterator[WorkerFaults]:
+    envs = WorkerFaults(AsyncVectorEnv([make] * 3, context=request.param))
+    envs.reset(seed=0)
+    yield envs
+    close_in_time(envs)
+
+
+def close_in_time(envs: gym.vector.VectorEnv) -> None:
+    start = time.monotonic()
+    envs.close()
+    envs.close()
+    assert time.monotonic() - start < 5
+    assert not any(process.is_alive() for process in envs.unwrapped.processes)
+    assert envs.closed
+
+
+def kill(envs: WorkerFaults, row: int) -> None:
+    os.kill(envs.env.processes[row].pid, signal.SIGKILL)
+
+
+def step(envs: gym.vector.VectorEnv, *actions: int) -> Any:
+    return envs.step(np.array(actions))
+
+
+def test_without_a_fault_nothing_changes(envs):
+    plain = AsyncVectorEnv([make] * 3, context="fork")
+    first, second = envs.reset(seed=5), plain.reset(seed=5)
+    for _ in range(20):
+        assert data_equivalence(first, second)
+        first, second = step(envs, FILLER, END, 9), step(plain, FILLER, END, 9)
+    assert envs.call("pid") == tuple(process.pid for process in envs.env.processes)
+    assert envs.get_attr("render_mode") == (None,) * 3
+    envs.set_attr("mark", [1, 2, 3])
+    assert envs.get_attr("mark") == (1, 2, 3)
+    assert envs.reset(options={"reset_mask": np.array([True, False, True])})[1]
+    plain.close()
+
+
+def test_death_between_two_steps(envs):
+    step(envs, FILLER, FILLER, FILLER)
+    kill(envs, 1)
+    with pytest.raises(WorkerDiedError, match="worker 1 was ended by SIGKILL"):
+        step(envs, FILLER, FILLER, FILLER)
+
+
+def test_death_in_the_middle_of_a_step(envs):
+    with pytest.raises(WorkerDiedError, match=r"Expected 3 workers .* worker 2 exited with code 3"):
+        step(envs, FILLER, FILLER, EXIT)
+    with pytest.raises(WorkerDiedError, match="Make the vector environment again"):
+        envs.reset(seed=0)
+
+
+def test_two_deaths_at_once(envs):
+    kill(envs, 0)
+    kill(envs, 2)
+    for process in envs.env.processes[::2]:
+        process.join()
+    with pytest.raises(
+        WorkerDiedError, match="worker 0 was ended by SIGKILL, worker 2 was ended by SIGKILL"
+    ):
+        envs.reset()
+
+
+@pytest.mark.parametrize("call", ["reset", "call", "get_attr", "set_attr", "render"])
+def test_every_call_tells(call):
+    envs = WorkerFaults(AsyncVectorEnv([make] * 2, context="fork"))
+    kill(envs, 1)
+    arguments = {"call": ["pid"], "get_attr": ["spec"], "set_attr": ["mark", 1]}
+    with pytest.raises(WorkerDiedError, match="worker 1 was ended by SIGKILL"):
+        getattr(envs, call)(*arguments.get(call, []))
+    close_in_time(envs)
+
+
+def test_a_death_that_nobody_saw_does_not_stop_close(envs):
+    kill(envs, 1)  # the fixture closes
+
+
+def test_a_worker_that_dies_in_its_turn_does_not_hold_up_the_others():
+    """Bare, this never returns: the dead worker holds the only permit to run."""
+    envs = WorkerFaults(AsyncVectorEnv([make] * 3, context="fork", max_concurrency=1))
+    envs.reset(seed=0)
+    others = [process.pid for process in envs.env.processes[:2]]
+    for pid in others:
+        os.kill(pid, signal.SIGSTOP)  # until worker 2 has had its turn
+    timer = threading.Timer(0.3, lambda: [os.kill(pid, signal.SIGCONT) for pid in others])
+    timer.start()
+    with pytest.raises(WorkerDiedError, match="worker 2 exited with code 3"):
+        step(envs, FILLER, FILLER, EXIT)
+    timer.join()
+    close_in_time(envs)
+
+
+def test_workers_that_hang_are_ended_with_the_dead(envs):
+    with pytest.raises(WorkerDiedError, match="worker 1 exited with code 3"):
+        step(envs, HANG, EXIT, FILLER)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium reports a worker's error so too
+def test_an_error_of_the_environment_stays_what_it_is(envs):
+    with pytest.raises(KeyError, match="no such luck"):
+        step(envs, FILLER, FAIL, FILLER)
+    with pytest.raises(WorkerDiedError, match="worker 1 exited with code 0"):
+        step(envs, FILLER, FILLER, FILLER)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_after_an_error_of_the_environment_close_is_orderly(envs):
+    with pytest.raises(KeyError, match="no such luck"):
+        step(envs, FAIL, FILLER, FILLER)
+    envs.close()
+    assert [process.exitcode for process in envs.env.processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_staged_reward_counts_nothing_of_the_step_that_failed(context):
+    inner = AsyncVectorEnv([make] * 3, context=context)
+    envs = VectorStagedReward(WorkerFaults(inner), ["f1", "exact-match"], after_episodes=2)
+    envs.reset(seed=0)
+    step(envs, END, FILLER, FILLER)
+    before = envs.get_phase_state()
+    assert (before.phase, before.total) == (0, 1)
+    with pytest.raises(WorkerDiedError):
+        step(envs, FILLER, END, EXIT)
+    assert envs.get_phase_state() is before
+    with pytest.raises(WorkerDiedError):
+        envs.set_phase(1)
+    assert envs.phase == 0
+    close_in_time(envs)
+
+
+def test_another_environment_is_refused():
+    envs = gym.make_vec("SearchQA-Toy-v0", num_envs=2, vectorization_mode="sync")
+    with pytest.raises(ConfigurationError, match="Expected an AsyncVectorEnv"):
+        WorkerFaults(envs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_gymnasium_does_without_it():
+    """If this fails, Gymnasium has learnt to deal with it, and the wrapper may go."""
+    bare = AsyncVectorEnv([functools.partial(make)] * 2, context="fork")
+    bare.reset(seed=0)
+    with pytest.raises((EOFError, ConnectionError)):
+        step(bare, FILLER, EXIT)
+    bare.close(terminate=True)
