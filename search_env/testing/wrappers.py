@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from gymnasium.wrappers import RecordEpisodeStatistics
+from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from search_env.errors import ConfigurationError
 from search_env.evaluation import bare_env
@@ -98,9 +98,9 @@ def check_wrapper(
 
     with no_warnings("check-env", except_for=_DIFFERS):
         _check_identity(make, env_id)
+        _check_reset(wrapped(), seed)
         _check_spec(wrapped(), seed)
         _check_gymnasium(wrapped())
-        _check_reset(wrapped(), seed)
         _check_runs(wrapped, play, steps, seed)
         _check_render_and_close(make, env_id, seed)
         _check_statistics(wrapped(), play, steps, seed)
@@ -151,11 +151,12 @@ def _check_spec(env: Environment, seed: int) -> None:
 
 
 def _stack(env: Environment) -> list[str]:
+    """Return the names from outside in; a time limit has its own place in a rebuilt stack."""
     names = [type(env).__name__]
     while isinstance(env, gym.Wrapper):
         env = env.env
         names.append(type(env).__name__)
-    return names
+    return [name for name in names if name != TimeLimit.__name__]
 
 
 def _check_gymnasium(env: Environment) -> None:
