@@ -80,7 +80,7 @@ class Reward:
                 f"Expected reward {self.name!r} to give the parts {list(self.parts)}, got "
                 f"{list(found)} for {_which(transcript)}. Return exactly the parts it names."
             )
-        parts = found if tuple(found) == self.parts else {part: found[part] for part in self.parts}
+        parts = {part: found[part] for part in self.parts}  # the function may keep its own
         for part, value in parts.items():
             if type(value) is not float or not math.isfinite(value):
                 parts[part] = self._number(part, value, transcript)

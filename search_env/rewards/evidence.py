@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from search_env.protocols import get_protocol
 from search_env.rewards.arguments import check_amount
 from search_env.rewards.base import Reward, register_reward
-from search_env.scoring import HOTPOTQA, normalize_squad
-from search_env.types import Tag, Transcript
+from search_env.scoring import R1_SEARCHER
+from search_env.types import Transcript
 
 
 def answer_found(amount: float = 0.3) -> Reward:
     """Return the reward of having a gold answer in what was retrieved.
 
-    It must stand there in whole words, one after the other, as normalised by SQuAD's rule, in the
-    text that the policy saw (blocks may have been cut). An answer of yes or no is never found: it
-    would be in any text.
+    It must stand there in whole words, one after the other, as normalised by R1-Searcher's rule,
+    in a passage as far as the policy saw it (blocks may have been cut). An answer of yes or no is
+    never found: it would be in any text.
 
     Args:
         amount: Paid once.
@@ -49,16 +49,25 @@ def evidence_recall(amount: float = 0.3) -> Reward:
     return Reward("evidence-recall", ("evidence_recall",), function)
 
 
-def retrieved_texts(transcript: Transcript) -> list[str]:
-    """Return what stands between the tags of each inserted block, as the policy saw it."""
-    tags = get_protocol(transcript.protocol).tags
-    texts = []
+def passages_seen(transcript: Transcript) -> list[str]:
+    """Return the passages that were inserted, as far as the policy saw them.
+
+    Titles belong to them; ranks, tags and what stands for "nothing found" do not. Where a block
+    had to be cut, its last passages are cut or empty. Passages are told apart by their lengths in
+    characters, so a tokenizer that changes text (few do) shifts their borders by as much.
+    """
+    protocol = get_protocol(transcript.protocol)
+    passages = []
     for search in transcript.searches:
         block = transcript.decode(transcript.tokens[search.start : search.end])
-        # The outermost tags are the environment's; a document may spell some of its own.
-        inside = block.partition(tags[Tag.DOCUMENTS_OPEN])[2]
-        texts.append(inside.rpartition(tags[Tag.DOCUMENTS_CLOSE])[0])
-    return texts
+        block = block.removesuffix(protocol.documents_suffix)
+        position = len(protocol.documents_prefix)
+        for rank, document_id in enumerate(search.document_ids, 1):
+            position += len(protocol.document_rank.replace("{rank}", str(rank)))
+            end = position + len(protocol.document_text(transcript.documents[document_id]))
+            passages.append(block[position:end])
+            position = end
+    return passages
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,9 @@ class _AnswerFound:
     amount: float
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
-        golds = {normalize_squad(gold) for gold in transcript.question.answers}
-        golds -= {"", *HOTPOTQA.closed_answers}
-        texts = [f" {normalize_squad(text)} " for text in retrieved_texts(transcript)]
+        golds = {R1_SEARCHER.normalize(gold) for gold in transcript.question.answers}
+        golds -= {"", *R1_SEARCHER.closed_answers}
+        texts = [f" {R1_SEARCHER.normalize(text)} " for text in passages_seen(transcript)]
         found = any(f" {gold} " in text for gold in golds for text in texts)
         return {"answer_found": self.amount if found else 0.0}
 

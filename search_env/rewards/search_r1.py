@@ -18,7 +18,7 @@ from search_env.grammar import prompt_opens_thought
 from search_env.protocols import Protocol, get_protocol
 from search_env.rewards.arguments import check_amount
 from search_env.rewards.base import Reward, register_reward
-from search_env.rewards.evidence import retrieved_texts
+from search_env.rewards.evidence import passages_seen
 from search_env.scoring import SQUAD, exact_match, normalize_squad
 from search_env.types import Source, Tag, Transcript
 
@@ -136,9 +136,9 @@ def _pieces(protocol: Protocol, text: str) -> list[Tag | Source | str]:
 
 
 def _gold_was_retrieved(transcript: Transcript) -> bool:
-    """Return whether a gold answer is a substring of a block, both normalised, as published."""
+    """Return whether a gold answer is a substring of a passage, both normalised, as published."""
     golds = [g for g in map(normalize_squad, transcript.question.answers) if g]
-    return any(g in normalize_squad(t) for t in retrieved_texts(transcript) for g in golds)
+    return any(g in normalize_squad(t) for t in passages_seen(transcript) for g in golds)
 
 
 def _em(transcript: Transcript) -> dict[str, float]:
