@@ -106,7 +106,7 @@ class SegmentAction(_Clock):
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
-        self._size = int(self._bare.action_space.n)
+        self._size = self._bare.tokenizer.size
         self.action_space = spaces.Sequence(spaces.Discrete(self._size))
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, Info]:
