@@ -80,6 +80,17 @@ def first_difference(a: Any, b: Any, where: str = "") -> str:
     return next((found for x, y, at in parts if (found := first_difference(x, y, at))), "")
 
 
+def named(result: tuple[Any, ...]) -> dict[str, Any]:
+    """Return what ``reset`` or ``step`` returned, by name, so that a difference says which part.
+
+    Example:
+        >>> list(named(([0], {})))
+        ['observation', 'info']
+    """
+    numbers = ("reward", "terminated", "truncated")[: len(result) - 2]
+    return dict(zip(("observation", *numbers, "info"), result, strict=True))
+
+
 def plain(value: Any) -> Any:
     """Return a value with NumPy numbers as Python ones, so that types say int, float or bool."""
     if isinstance(value, np.generic):

@@ -18,7 +18,14 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
-from search_env.testing.base import broken, first_difference, no_warnings, plain, require
+from search_env.testing.base import (
+    broken,
+    first_difference,
+    named,
+    no_warnings,
+    plain,
+    require,
+)
 from search_env.testing.runs import AnyVectorEnv, Call, Choose, Row, record, replay, row_of
 
 Make = Callable[..., AnyVectorEnv]
@@ -274,7 +281,7 @@ class _Check:
                 rows = [row_of(self._space, last.kept, row) for row in range(self._n)]
                 self._partial(rows, call.kept, call.mask)
             if copy:
-                difference = first_difference(call.live, call.kept)
+                difference = first_difference(named(call.live), named(call.kept))
                 expected = f"what call {number} returned to stay as it was"
                 advice = "Return copies, or check with copy=False."
                 require(not difference, "fresh", expected, f"later {difference}", advice)
@@ -387,7 +394,7 @@ class _Check:
     def same_again(self, results: list[tuple[Any, ...]], calls: list[Call]) -> None:
         """Check that the same calls returned the same."""
         for number, (result, call) in enumerate(zip(results, calls, strict=True)):
-            difference = first_difference(call.kept, result)
+            difference = first_difference(named(call.kept), named(result))
             require(
                 not difference,
                 "deterministic",
@@ -417,7 +424,7 @@ class _Check:
                 expected = self._expected(reference, call, row)
                 if expected is None:
                     continue
-                difference = first_difference(plain(expected), got)
+                difference = first_difference(plain(named(expected)), named(got))
                 require(
                     not difference,
                     "single",

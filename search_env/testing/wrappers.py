@@ -20,7 +20,14 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from search_env.errors import ConfigurationError
 from search_env.evaluation import bare_env
 from search_env.moves import answer_text, is_thinking, query_text
-from search_env.testing.base import broken, first_difference, no_warnings, plain, require
+from search_env.testing.base import (
+    broken,
+    first_difference,
+    named,
+    no_warnings,
+    plain,
+    require,
+)
 
 Environment = gym.Env[Any, Any]
 Script = Callable[[Environment], Iterable[Any]]
@@ -206,7 +213,7 @@ def _check_runs(wrapped: Callable[..., Environment], play: Script, steps: int, s
         )
     kinds: dict[str, type] = {}
     for number, (a, b) in enumerate(zip(one, two, strict=True)):
-        difference = first_difference(a.kept, b.kept)
+        difference = first_difference(named(a.kept), named(b.kept))
         require(
             not difference,
             "deterministic",
@@ -214,7 +221,7 @@ def _check_runs(wrapped: Callable[..., Environment], play: Script, steps: int, s
             f"in call {number} {difference}",
             "Draw from np_random only; keep clocks out of infos.",
         )
-        difference = first_difference(a.live, a.kept)
+        difference = first_difference(named(a.live), named(a.kept))
         require(
             not difference,
             "fresh",
