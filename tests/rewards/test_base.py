@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search_env.rewards
+from search_env.env import SearchQAEnv
 from search_env.errors import ConfigurationError, RewardError, SearchEnvError
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import (
@@ -30,7 +31,7 @@ from search_env.rewards import (
     search_cost,
 )
 from search_env.types import Document
-from tests.rewards.episodes import EOS, B, E, play, policy_texts
+from tests.rewards.episodes import EOS, FOUND, B, E, ids_of, play, policy_texts
 
 PRESETS = [r for r in vars(search_env.rewards).values() if isinstance(r, Reward)]
 RANGES = {
@@ -263,3 +264,22 @@ def test_answer_rewards():
     assert COVER_EXACT_MATCH(listing).total == 1.0
     for reward in (F1, EXACT_MATCH, COVER_EXACT_MATCH):
         assert reward(play("no answer", EOS)).total == 0.0
+
+
+def test_environments_pay_it_at_the_end():
+    env = SearchQAEnv(reward=R1_SEARCHER_STAGE2 + SEARCH_COST, retriever=FOUND, tokenizer="byte")
+    env.reset(seed=0)
+    *_, last = ids = ids_of([f"{B}engine{E}</think><answer>no idea</answer>"], env.tokenizer)
+    steps = [env.step(token) for token in ids]
+    assert [reward for _, reward, *_ in steps[:-1]] == [0.0] * (len(ids) - 1)
+    _, reward, terminated, _, info = steps[-1]
+    assert terminated
+    assert info["reward_parts"] == {"answer": 0.0, "format": 0.0, "search_cost": -0.1}
+    assert reward == pytest.approx(-0.1)
+
+    env.set_reward(Reward("broken", ("mine",), raising))
+    env.reset(seed=0)
+    for token in ids[:-1]:
+        env.step(token)
+    with pytest.raises(RewardError, match="reward 'broken'"):
+        env.step(last)
