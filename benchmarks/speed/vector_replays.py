@@ -121,10 +121,16 @@ class GemVectorReplay:
         datasets.disable_progress_bars()
         self._bases: list[Any] = []
         self._queues: list[list[Episode]] = []
+        self._searched: list[int] = []
 
         def make(share: Sequence[Episode]) -> Any:
             tool = SearchTool(topk=TOP_K)
-            tool._search = lambda query: tool._passages2string(recorded.parsed[query][: tool.topk])
+
+            def answer(query: str) -> Any:
+                self._searched.append(1)
+                return tool._passages2string(recorded.parsed[query][: tool.topk])
+
+            tool._search = answer
             rows_of = datasets.Dataset.from_dict(
                 {
                     "number": list(range(len(share))),
@@ -152,6 +158,7 @@ class GemVectorReplay:
                 written[step][row] = turn
         steps = [written[step] for step in sorted(written)]
         env, done = self._env, Pass()
+        self._searched.clear()
         start = _clock()
         observations, _ = env.reset()
         done.begin = _clock() - start
@@ -159,12 +166,8 @@ class GemVectorReplay:
         start = _clock()
         results = [env.step(step) for step in steps]
         done.steps = _clock() - start
-        for observations, _, terminated, _, infos in results:
+        for observations, _, terminated, _, _ in results:
             done.texts += observations
             done.finished += int(np.sum(terminated))
-            done.searches += sum(info.get("tool_use_counter", 0) for info in _ended(infos))
+        done.searches = sum(self._searched)
         return done
-
-
-def _ended(infos: Any) -> list[dict[str, Any]]:
-    return [info for info in infos if info.get("tool_use_counter")]
