@@ -15,6 +15,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.utils.env_match import check_environments_match
+from gymnasium.vector import AutoresetMode
 
 from agents.baselines import ScriptedAgent, make_baseline
 from search_env.datasets.diagnostics import (
@@ -27,7 +28,7 @@ from search_env.errors import ConfigurationError
 from search_env.evaluation import evaluate
 from search_env.registration import ENVIRONMENTS
 from search_env.tasks import load_questions, load_retriever
-from search_env.testing import DIAGNOSTICS, diagnose
+from search_env.testing import DIAGNOSTICS, check_vector_env, diagnose
 from search_env.types import SPLITS, Source, StopReason
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -291,6 +292,16 @@ def test_gymnasiums_checks(world):
         warnings.simplefilter("error")
         check_env(gym.make(world.id).unwrapped)
     check_environments_match(gym.make(world.id), gym.make(world.id), num_steps=50, seed=7)
+
+
+@pytest.mark.parametrize("world", DIAGNOSTICS, ids=lambda world: world.id)
+def test_the_vector_environment_has_them_too(world):
+    def make(num_envs, autoreset_mode):
+        return gym.make_vec(world.id, num_envs, autoreset_mode=autoreset_mode)
+
+    check_vector_env(
+        make, single=lambda: gym.make(world.id), modes=[AutoresetMode.SAME_STEP], steps=60
+    )
 
 
 def test_bad_names():
