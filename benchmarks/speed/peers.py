@@ -262,7 +262,7 @@ def summary(costs: dict[str, Cost], translation: Translation, tokens: float, tur
 * {ROWS} episodes side by side, `SearchQAVectorEnv` spends {aside.whole / 1e3:.2f} ms on one, token
   by token, and GEM's vector environment {rows.whole / 1e3:.2f} ms, turn by turn: ours takes
   {aside.whole / rows.whole:.2f} times as much (passages encoded before, as GEM encodes none). GEM's
-  copies the observations and infos of all rows at each turn; ours hands out views (`copy=False`)."""
+  copies all observations and infos at each turn; ours hands out views (`copy=False`)."""
 
 
 def result(data: Path, repeats: int, command: str) -> str:
