@@ -53,9 +53,29 @@ SETTINGS = {
 }
 
 
+class Paying(gym.Wrapper):
+    """Pays something else for each token, in eighths so that sums are exact."""
+
+    count = 0
+
+    def reset(self, **arguments):
+        self.count = 0
+        return self.env.reset(**arguments)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.count += 1
+        return observation, reward + self.count % 5 / 8, terminated, truncated, info
+
+
 @functools.cache
 def bare(setting: str) -> SearchQAEnv:
     return SearchQAEnv(**SETTINGS[setting])
+
+
+@functools.cache
+def paying(setting: str) -> Paying:
+    return Paying(bare(setting))
 
 
 @functools.cache
@@ -86,7 +106,7 @@ settings_and_ids = st.sampled_from(sorted(SETTINGS)).flatmap(
 
 def token_by_token(setting: str, seed: int, ids) -> list:
     """Return the steps of the plain environment, (observation, reward, ends, info) each."""
-    env = bare(setting)
+    env = paying(setting)
     observation, info = env.reset(seed=seed)
     steps = [(observation, 0.0, False, False, info)]
     for token in ids:
@@ -122,7 +142,7 @@ def same_observation(a, b) -> bool:
 def test_segments_are_the_tokens(setting_and_ids, seed, cuts):
     setting, ids = setting_and_ids
     steps = token_by_token(setting, seed, ids)
-    env, at = SegmentAction(bare(setting)), 0
+    env, at = SegmentAction(paying(setting)), 0
     observation, info = env.reset(seed=seed)
     assert same_observation(observation, steps[0][0])
     assert info == steps[0][4]
@@ -161,7 +181,7 @@ def test_an_episode_is_the_tokens(setting_and_ids, seed):
         seen.append(observation)
         return next(source)
 
-    env = EpisodeAction(bare(setting))
+    env = EpisodeAction(paying(setting))
     env.reset(seed=seed)
     observation, reward, terminated, truncated, info = env.step(policy)
     assert len(seen) == len(steps) - 1
@@ -196,7 +216,7 @@ def test_an_episode_is_the_tokens(setting_and_ids, seed):
 )
 def test_texts_are_the_tokens(setting_and_texts, seed):
     setting, parts = setting_and_texts
-    env = TextAction(bare(setting))
+    env = TextAction(paying(setting))
     tokenizer = env.unwrapped.tokenizer
     text, info = env.reset(seed=seed)
     assert info["new_text"] == text == env.unwrapped.transcript().text(Source.PROMPT)
@@ -395,17 +415,6 @@ def test_clocks_do_not_stand_on_one_another(clock, below):
         clock(below(bare("toy")))
 
 
-class Watching(gym.Wrapper):
-    """Pays half a point more for each token and counts them."""
-
-    count = 0
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.count += 1
-        return observation, reward + 0.5, terminated, truncated, info
-
-
 def written_by(clock, env, ids: list[int]):
     """One step of a clock that writes these toy ids."""
     if clock is SegmentAction:
@@ -418,11 +427,11 @@ def written_by(clock, env, ids: list[int]):
 
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_wrappers_below_see_every_token(clock):
-    below = Watching(gym.make("SearchQA-Toy-v0"))
+    below = Paying(gym.make("SearchQA-Toy-v0"))
     env = clock(below)
     env.reset(seed=0, options={"index": 9})
     _, reward, terminated, _, info = written_by(clock, env, [3, 15, 4])
-    assert (below.count, reward, terminated) == (3, 2.5, True)
+    assert (below.count, reward, terminated) == (3, 1.75, True)
     assert (info["f1"], info["answer"]) == (1.0, "value0")
 
 
