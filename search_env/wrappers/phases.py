@@ -197,7 +197,7 @@ class PhaseRule:
             elif episode.valid:
                 state = self._counted(state, episode)
                 progress = self.progress(state)
-                reason = self._due(state)
+                reason = self._due(state, progress)
             if reason is not None:
                 state = self.switch(state, paying + 1, reason)
             seen.append(progress._replace(switched=reason is not None))
@@ -223,14 +223,14 @@ class PhaseRule:
             well_formed=(state.well_formed << 1 | bool(episode.well_formed)) & kept,
         )
 
-    def _due(self, state: PhaseState) -> str | None:
+    def _due(self, state: PhaseState, progress: Progress) -> str | None:
         """Return why the phase ends now, or None."""
         if self.is_last(state):
             return None
         if self._asks_rates and state.episodes >= self.window:
             # Rates are quotients, rounded as a threshold's literal is: 7 of 10 reaches 0.7.
-            _, search_rate, format_rate, _ = self.progress(state)
-            if search_rate >= (self.search_rate or 0) and format_rate >= (self.format_rate or 0):
+            searches = progress.search_rate >= (self.search_rate or 0)
+            if searches and progress.format_rate >= (self.format_rate or 0):
                 return "metric"
         if self.after_episodes is not None and state.episodes >= self.after_episodes:
             return "episodes"

@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
 from search_env.rewards import Reward, get_reward
-from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch, Progress
 
 Info = dict[str, Any]
+
+_PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
 
 R1_SEARCHER_PHASES = ("r1-searcher-stage1", "r1-searcher-stage2")
 """First learn to search, then to answer (arXiv 2503.05592, section 2.3)."""
@@ -123,21 +125,13 @@ class _Staged:
             "the reward to phases=, and keep one staged wrapper, the outermost."
         )
 
-    def _book(self, episodes: Sequence[FinishedEpisode]) -> list[Info]:
-        """Count episodes that ended together; return what the infos say of each."""
+    def _book(self, episodes: Sequence[FinishedEpisode]) -> list[Progress]:
+        """Count episodes that ended together; return the progress after each."""
         state, seen = self._rule.observe(self._state, episodes)
         if state.phase != self._state.phase:
             self.set_phase_state(state)  # if the environment cannot be told, nothing was counted
         self._state = state
-        return [
-            {
-                "phase_episodes": progress.episodes,
-                "search_rate": progress.search_rate,
-                "format_rate": progress.format_rate,
-                "phase_switched": progress.switched,
-            }
-            for progress in seen
-        ]
+        return seen
 
     def _pay(self, reward: str | Reward) -> None:
         raise NotImplementedError
@@ -248,7 +242,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
             if "valid" not in info:
                 raise _cut_short()
             finished = FinishedEpisode(info["num_searches"], info["well_formed"], info["valid"])
-            info.update(self._book([finished])[0])
+            info.update(zip(_PROGRESS, self._book([finished])[0], strict=True))
         return observation, reward, terminated, truncated, info
 
     def clone(self) -> StagedReward:
@@ -363,11 +357,17 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         told = final.get("_valid", np.zeros(self.num_envs, np.bool_))
         if not told[rows].all():
             raise _cut_short()
-        facts = (final["num_searches"], final["well_formed"], final["valid"])
-        episodes = [FinishedEpisode(*(fact[row].item() for fact in facts)) for row in rows]
-        paid = {} if final is infos else {"phase": self.phase, "phase_name": self.phase_name}
-        for row, seen in zip(rows, self._book(episodes), strict=True):
-            self._add_info(final, {**paid, **seen}, row)
+        ended = np.zeros(self.num_envs, np.bool_)
+        ended[rows] = True
+        if final is not infos:
+            for key in ("phase", "phase_name"):
+                final[key], final[f"_{key}"] = self._standing[key], ended
+        facts = (final[key][rows].tolist() for key in FinishedEpisode._fields)
+        seen = self._book([FinishedEpisode(*fact) for fact in zip(*facts, strict=True)])
+        for key, values in zip(_PROGRESS, map(np.array, zip(*seen, strict=True)), strict=True):
+            final[key] = np.zeros(self.num_envs, values.dtype)
+            final[key][rows] = values
+            final[f"_{key}"] = ended.copy()
 
     def _show(self) -> None:
         """Prepare the infos of a phase once: a step hands out the same arrays, so read-only."""

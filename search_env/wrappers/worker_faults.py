@@ -21,6 +21,7 @@ from gymnasium.vector import AsyncVectorEnv, VectorWrapper
 
 from search_env.errors import ConfigurationError, WorkerDiedError
 
+_CHECK_S = 0.1  # between two looks at the processes while an answer is awaited
 _GRACE_S = 5.0  # for a process to be gone after its pipe broke, or after SIGTERM
 
 
@@ -140,14 +141,13 @@ SIGKILL. All have been stopped...
         """Turn the death of a worker, before or in this block, into the error with a name."""
         if self._fault:
             raise WorkerDiedError(self._fault)
-        if not self.env.closed:
-            # Gymnasium drops the pipe of a worker that reported an error; it is about to exit.
-            leaving = any(pipe is None for pipe in self.env.parent_pipes)
-            if self._dead(_GRACE_S if leaving else 0):
-                raise self._died()
+        if None in self.env.parent_pipes:  # Gymnasium drops that of a worker that raised an error
+            raise self._died()
         try:
             yield
         except (EOFError, ConnectionError) as error:
+            if None in self.env.parent_pipes:  # an environment raised it, in its worker
+                raise
             raise self._died() from error
 
     def _await_answers(self) -> None:
@@ -156,13 +156,9 @@ SIGKILL. All have been stopped...
         Raises:
             EOFError: One died without an answer. The others may wait for a turn that it held.
         """
-        workers = {process.sentinel: process for process in self.env.processes}
-        silent = set(self.env.parent_pipes)
-        while silent:
-            for ready in wait([*silent, *workers]):
-                silent.discard(ready)
-                if ready in workers and _exit_code(workers.pop(ready)):
-                    # Code 0 is that of a worker that answered with an error and left in order.
+        for pipe in self.env.parent_pipes:
+            while not pipe.poll(_CHECK_S):
+                if any(self._dead().values()):  # code 0: answered with an error, left in order
                     raise EOFError
 
     def _dead(self, timeout: float = 0) -> dict[int, int | None]:

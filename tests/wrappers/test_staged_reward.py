@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import Reward, get_reward
+from search_env.wrappers.clocks import SegmentAction
 from search_env.wrappers.phases import PhaseState, PhaseSwitch
 from search_env.wrappers.staged_reward import StagedReward, VectorStagedReward
 from tests.wrappers.staged_play import (
@@ -36,6 +37,7 @@ from tests.wrappers.staged_play import (
     make_sync,
     play_single,
     rules,
+    told,
 )
 
 
@@ -75,7 +77,6 @@ def test_bad_arguments_are_named(form, arguments, message):
 
 
 @given(st.lists(episodes, min_size=1, max_size=20), rules)
-@settings(max_examples=30)
 def test_one_stream_switches_at_the_same_episode_in_every_form(stream, rule):
     env = StagedReward(make(), PHASES, **rule)
     single = play_single(env, stream)
@@ -93,7 +94,6 @@ scripts = st.lists(st.lists(episodes, min_size=1, max_size=6), min_size=2, max_s
 
 
 @given(scripts, rules, st.sampled_from(MODES))
-@settings(max_examples=40)
 def test_many_rows_switch_as_the_rule_says(scripts, rule, mode):
     played = []
     for build in (make_sync, make_own):
@@ -106,7 +106,6 @@ def test_many_rows_switch_as_the_rule_says(scripts, rule, mode):
 
 
 @given(scripts, rules, st.sampled_from(MODES), st.integers(1, 4))
-@settings(max_examples=30)
 def test_send_and_recv_switch_as_the_rule_says(scripts, rule, mode, min_ready):
     envs = VectorStagedReward(make_own(len(scripts), mode), PHASES, **rule)
     envs.reset(seed=0)
@@ -129,6 +128,27 @@ def test_worker_processes_switch_as_the_rule_says(mode, context):
     check(groups, staged.phase_history, rule)
     assert staged.phase > 0
     staged.close()
+
+
+@pytest.mark.parametrize("outermost", [True, False])
+def test_a_slower_clock_switches_at_the_same_episode(outermost):
+    rule = {"after_episodes": 3, "search_rate": 1.0, "window": 2}
+    stream = ["answers", "searches", "fails", "searches badly", "rambles", "searches", "answers"]
+    token = StagedReward(make(), PHASES, **rule)
+    single = play_single(token, stream)
+    inner = functools.partial(StagedReward, phases=PHASES, **rule)
+    env = inner(SegmentAction(make())) if outermost else SegmentAction(inner(make()))
+    for kind, group in zip(stream, single, strict=True):
+        env.reset()
+        terminated = truncated = False
+        left = IDS[kind]
+        while not terminated | truncated:
+            _, _, terminated, truncated, info = env.step(left)
+            left = left[len(left) - info["unused_actions"] :]
+        assert [told(kind, info)] == group
+    history = token.phase_history
+    assert env.get_wrapper_attr("phase_history") == history
+    assert [switch.reason for switch in history] == ["metric", "episodes"]
 
 
 # What it tells the environment and the caller.
@@ -296,7 +316,6 @@ stream_and_cut = st.lists(episodes, min_size=2, max_size=12).flatmap(
 
 
 @given(stream_and_cut, rules)
-@settings(max_examples=30)
 def test_a_restored_run_switches_at_the_same_episode(stream_and_cut, rule):
     stream, cut = stream_and_cut
     env = StagedReward(make(), PHASES, **rule)

@@ -23,7 +23,7 @@ from search_env.wrappers.worker_faults import WorkerFaults
 
 CONTEXTS = ["fork", "spawn"]
 FILLER, END = 8, 0
-EXIT, HANG, FAIL = 1, 2, 3  # actions that do something else to the worker
+EXIT, HANG, FAIL, FAIL_ALIKE = 1, 2, 3, 4  # actions that do something else to the worker
 
 
 class Mortal(gym.Wrapper):
@@ -36,6 +36,8 @@ class Mortal(gym.Wrapper):
             time.sleep(60)
         if action == FAIL:
             raise KeyError("no such luck")
+        if action == FAIL_ALIKE:
+            raise ConnectionResetError("no such luck")
         return self.env.step(action)
 
     def pid(self) -> int:
@@ -146,9 +148,12 @@ def test_workers_that_hang_are_ended_with_the_dead(envs):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium reports a worker's error so too
-def test_an_error_of_the_environment_stays_what_it_is(envs):
-    with pytest.raises(KeyError, match="no such luck"):
-        step(envs, FILLER, FAIL, FILLER)
+@pytest.mark.parametrize(
+    ("action", "error"), [(FAIL, KeyError), (FAIL_ALIKE, ConnectionResetError)]
+)
+def test_an_error_of_the_environment_stays_what_it_is(envs, action, error):
+    with pytest.raises(error, match="no such luck"):
+        step(envs, FILLER, action, FILLER)
     with pytest.raises(WorkerDiedError, match="worker 1 exited with code 0"):
         step(envs, FILLER, FILLER, FILLER)
 
