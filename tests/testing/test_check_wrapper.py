@@ -60,6 +60,10 @@ def test_good_ones_pass(make, picklable):
     check_wrapper(make, picklable=picklable)
 
 
+def test_tuples_may_become_lists():
+    check_wrapper(TakesNames)
+
+
 def test_other_environments_and_scripts():
     def script(env):
         yield from env.unwrapped.tokenizer.encode("<q>key1 </q><a>value2 </a>").tolist()
@@ -97,6 +101,26 @@ class RecordsAnotherArgument(Plain):
     def reset(self, *, seed=None, options=None):
         observation, info = super().reset(seed=seed, options=options)
         return observation, {**info, "weight": self.weight}
+
+
+class RecordsACount(Plain):
+    """Says another argument each time it is made."""
+
+    made = itertools.count()
+
+    def __init__(self, env, number=None):
+        RecordConstructorArgs.__init__(self, number=next(self.made))
+        gym.Wrapper.__init__(self, env)
+        self.steps = 0
+
+
+class TakesNames(Plain):
+    """A tuple comes back from JSON as a list, which is no fault."""
+
+    def __init__(self, env, names=("a", "b")):
+        RecordConstructorArgs.__init__(self, names=names)
+        gym.Wrapper.__init__(self, env)
+        self.steps = 0
 
 
 class HalfTheTokens(gym.ObservationWrapper, RecordConstructorArgs):
@@ -259,6 +283,7 @@ BROKEN = [
     (lambda env: NotRecorded(env, 2), "spec"),
     (lambda env: TransformReward(env, lambda reward: reward), "spec"),
     (lambda env: RecordsAnotherArgument(env, weight=3), "spec"),
+    (RecordsACount, "spec"),
     (HalfTheTokens, "check-env"),
     (OneBuffer, "fresh"),
     (OldStyleSeed, "check-env"),
