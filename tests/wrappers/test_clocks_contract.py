@@ -1,0 +1,408 @@
+"""The clocks: what an action is, what lies below, what goes wrong, Gymnasium's contract."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import re
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+from search_env.env import SearchQAEnv
+from search_env.errors import (
+    ConfigurationError,
+    EpisodeOverError,
+    InvalidActionError,
+    RetrievalError,
+)
+from search_env.retrieval.base import FakeRetriever
+from search_env.spaces import Unicode
+from search_env.types import Source
+from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
+
+CLOCKS = (SegmentAction, TextAction, EpisodeAction)
+TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
+SETTINGS = {
+    "toy": {**TOY, "max_tokens": 16},
+    "toy-long": {**TOY, "max_tokens": 64, "max_searches": 3},
+    "byte": {"dataset": "toy", "protocol": "r1-searcher", "tokenizer": "byte"},
+    "byte-notices": {"dataset": "toy", "protocol": "search-r1", "tokenizer": "byte"},
+}
+
+
+class Paying(gym.Wrapper):
+    """Pays something else for each token, in eighths so that sums are exact."""
+
+    count = 0
+
+    def reset(self, **arguments):
+        self.count = 0
+        return self.env.reset(**arguments)
+
+    def step(self, action):
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.count += 1
+        return observation, reward + self.count % 5 / 8, terminated, truncated, info
+
+
+@functools.cache
+def bare(setting: str) -> SearchQAEnv:
+    return SearchQAEnv(**SETTINGS[setting])
+
+
+# What an action is.
+
+
+@pytest.mark.parametrize("form", [tuple, list, np.array, lambda ids: np.array(ids, np.uint8)])
+def test_any_sequence_of_ids_is_a_segment(form):
+    env = SegmentAction(bare("toy"))
+    env.reset(seed=0)
+    observation, *_, info = env.step(form([8, 9]))
+    assert observation["tokens"][3:6].tolist() == [8, 9, 0]
+    assert info["unused_actions"] == 0
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        (),
+        [],
+        3,
+        None,
+        "text",
+        [1.0],
+        [[1]],
+        [[1], [1, 2]],
+        [24],
+        [8, -1],
+        [2**70],
+        [True],
+        object(),
+    ],
+)
+def test_what_is_no_segment_is_refused_and_writes_nothing(action):
+    env = SegmentAction(bare("toy"))
+    env.reset(seed=0)
+    before = env.unwrapped.transcript().tokens.tolist()
+    with pytest.raises(InvalidActionError, match="Expected one or more token ids from 0 to 23"):
+        env.step(action)
+    assert env.unwrapped.transcript().tokens.tolist() == before
+    env.step([8])
+
+
+@pytest.mark.parametrize("action", ["", "words outside its vocabulary", "<|endoftext|>"])
+def test_a_text_without_tokens_is_refused(action):
+    env = TextAction(bare("toy"))
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="finds none"):
+        env.step(action)
+
+
+def test_what_is_no_text_is_refused():
+    env = TextAction(bare("toy"))
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="Expected a text, got 3"):
+        env.step(3)
+
+
+def test_a_special_tokens_name_ends_the_sequence():
+    env = TextAction(bare("byte"))
+    env.reset(seed=0)
+    *_, terminated, _, info = env.step("I do not know<|endoftext|> and so on")
+    assert terminated
+    assert (info["stop_reason"], info["unused_text"]) == ("end_of_sequence", " and so on")
+
+
+def test_an_episode_wants_a_policy_and_a_reset():
+    env = EpisodeAction(bare("toy"))
+    with pytest.raises(EpisodeOverError, match=r"Call reset\(\)"):
+        env.step(lambda observation: 0)
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="Expected a policy, got 0"):
+        env.step(0)
+    env.step(lambda observation: np.int64(0))
+    with pytest.raises(EpisodeOverError, match=r"Call reset\(\)"):
+        env.step(lambda observation: 0)
+
+
+def test_an_episode_is_over_when_its_policy_fails():
+    env = EpisodeAction(bare("toy"))
+    env.reset(seed=0)
+    with pytest.raises(ZeroDivisionError):
+        env.step(lambda observation: 1 // 0)
+    with pytest.raises(EpisodeOverError):
+        env.step(lambda observation: 0)
+    env.reset(seed=0)
+    with pytest.raises(InvalidActionError, match="token id from 0 to 23, got 24"):
+        env.step(lambda observation: 24)
+
+
+def test_ctrl_c_in_a_policy_comes_through():
+    env = EpisodeAction(bare("toy"))
+    env.reset(seed=0)
+
+    def policy(observation):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        env.step(policy)
+
+
+@pytest.mark.parametrize("clock", [SegmentAction, TextAction])
+def test_no_step_before_reset_or_after_the_end(clock):
+    env = clock(SearchQAEnv(**SETTINGS["toy"]))
+    action = [3, 15, 4] if clock is SegmentAction else "<a>value0 </a>"
+    with pytest.raises(EpisodeOverError):
+        env.step(action)
+    env.reset(seed=0)
+    assert env.step(action)[2]
+    with pytest.raises(EpisodeOverError):
+        env.step(action)
+
+
+# What lies below.
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_other_environments_are_refused(clock):
+    with pytest.raises(ConfigurationError, match="Expected a SearchQAEnv"):
+        clock(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("below", CLOCKS)
+def test_clocks_do_not_stand_on_one_another(clock, below):
+    with pytest.raises(ConfigurationError, match=f"Put {clock.__name__} below"):
+        clock(below(bare("toy")))
+
+
+def written_by(clock, env, ids: list[int]):
+    """One step of a clock that writes these toy ids."""
+    if clock is SegmentAction:
+        return env.step(ids)
+    if clock is TextAction:
+        return env.step(env.unwrapped.tokenizer.decode(ids))
+    remaining = iter(ids)
+    return env.step(lambda observation: next(remaining))
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_wrappers_below_see_every_token(clock):
+    below = Paying(gym.make("SearchQA-Toy-v0"))
+    env = clock(below)
+    env.reset(seed=0, options={"index": 9})
+    _, reward, terminated, _, info = written_by(clock, env, [3, 15, 4])
+    assert (below.count, reward, terminated) == (3, 1.75, True)
+    assert (info["f1"], info["answer"]) == (1.0, "value0")
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_time_limit_below_cuts_the_step(clock):
+    env = clock(gym.make("SearchQA-Toy-v0", max_episode_steps=2))
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = written_by(clock, env, [8, 9, 10])
+    assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "")
+    if clock is SegmentAction:
+        assert info["unused_actions"] == 1
+    elif clock is TextAction:
+        assert info["unused_text"] == "key3 "
+    else:
+        assert info["trajectory"]["actions"] == [8, 9]
+        assert info["trajectory"]["stop_reason"] == ""
+
+
+def test_faults_of_all_tokens_are_told():
+    env = SegmentAction(bare("toy-long"))
+    env.reset(seed=0)
+    *_, info = env.step([2, 8, 4, 8])
+    assert info["format_faults"] == ["unopened_close", "unopened_close"]
+    assert info["unused_actions"] == 0
+
+
+def test_a_notice_ends_the_segment():
+    env = SegmentAction(bare("byte-notices"))
+    env.reset(seed=0)
+    ids = env.unwrapped.tokenizer.encode("<search> </search>more")
+    observation, *_, info = env.step(ids)
+    assert info["unused_actions"] == 4
+    assert "query" not in info
+    assert observation["sources"][observation["length"] - 1] == Source.NOTICE
+
+
+# What goes wrong in the middle.
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("error", [RetrievalError("down"), KeyboardInterrupt()])
+def test_what_breaks_into_a_search_comes_through_and_ends_the_episode(clock, error):
+    class Broken:
+        def search(self, queries, top_k):
+            raise error
+
+    env = clock(SearchQAEnv(**SETTINGS["toy-long"], retriever=Broken()))
+    query = [1, 8, 8, 2]
+    env.reset(seed=0)
+    with pytest.raises(type(error)):
+        written_by(clock, env, [*query, 8])
+    with pytest.raises(EpisodeOverError):
+        written_by(clock, env, [8])
+    env.reset(seed=0)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_failed_search_that_truncates(clock):
+    arguments = {**SETTINGS["toy-long"], "retriever": FakeRetriever(error=OSError("down"))}
+    env = clock(SearchQAEnv(**arguments, on_retrieval_error="truncate"))
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = written_by(clock, env, [1, 8, 8, 2, 8])
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert (info["stop_reason"], info["valid"], info["query"]) == (
+        "retrieval_error",
+        False,
+        "key1 key1",
+    )
+
+
+# Gymnasium's contract.
+
+
+@pytest.mark.parametrize("env_id", ["SearchQA-Toy-v0", "SearchQA-v0"])
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_check_env_only_minds_that_it_is_a_wrapper(clock, env_id):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_env(clock(gym.make(env_id)))
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == 1, messages
+    assert "is different from the unwrapped version" in messages[0]
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_spec_survives_json(clock):
+    env = clock(gym.make("SearchQA-Toy-v0", max_tokens=20))
+    spec = env.spec
+    assert EnvSpec.from_json(spec.to_json()) == spec
+    twin = gym.make(EnvSpec.from_json(spec.to_json()))
+    assert type(twin) is clock
+    assert (twin.action_space, twin.observation_space) == (env.action_space, env.observation_space)
+    assert twin.unwrapped.protocol.max_tokens == 20
+    assert data_equivalence(twin.reset(seed=3), env.reset(seed=3), exact=True)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_pickled_clock_goes_on(clock):
+    env = clock(SearchQAEnv(**SETTINGS["toy"]))
+    env.reset(seed=0)
+    if clock is not EpisodeAction:
+        written_by(clock, env, [8])
+    twin = pickle.loads(pickle.dumps(env))
+    a, b = (written_by(clock, e, [3, 15, 4]) for e in (env, twin))
+    assert data_equivalence(a, b, exact=True)
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("seed", range(5))
+def test_samples_are_actions(clock, seed):
+    env = clock(bare("toy"))
+    env.action_space.seed(seed)
+    observation, _ = env.reset(seed=seed)
+    over = False
+    while not over:
+        action = env.action_space.sample()
+        assert action in env.action_space
+        observation, _, terminated, truncated, _ = env.step(action)
+        assert observation in env.observation_space
+        over = terminated or truncated
+
+
+def actions_for(clock):
+    if clock is SegmentAction:
+        return [[1, 9, 9, 2], [0]]
+    if clock is TextAction:
+        return ["<q>key1 key1 </q>", "<a>value7 </a>"]
+    return [Constant(0), Constant(8)]
+
+
+class Constant:
+    """A policy that can be sent to another process."""
+
+    def __init__(self, token):
+        self.token = token
+
+    def __call__(self, observation):
+        return self.token
+
+
+def make(clock):
+    return clock(gym.make("SearchQA-Toy-v0"))
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("form", [SyncVectorEnv, AsyncVectorEnv])
+def test_gymnasiums_vector_environments(clock, form):
+    """Row by row, what single environments return. Texts need shared_memory=False."""
+    shared = {"shared_memory": False} if form is AsyncVectorEnv and clock is TextAction else {}
+    envs = form([functools.partial(make, clock)] * 2, **shared)
+    singles = [make(clock) for _ in range(2)]
+    try:
+        first, _ = envs.reset(seed=5)
+        rows = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
+        assert rows_of(first) == rows_of_singles(rows)
+        actions = actions_for(clock)
+        batch, rewards, terminated, truncated, infos = envs.step(actions)
+        results = [env.step(action) for env, action in zip(singles, actions, strict=True)]
+        assert rows_of(batch) == rows_of_singles([r[0] for r in results])
+        assert rewards.tolist() == [r[1] for r in results]
+        assert terminated.tolist() == [r[2] for r in results]
+        assert truncated.tolist() == [r[3] for r in results]
+        for i, result in enumerate(results):
+            for key, value in result[4].items():
+                if not isinstance(value, dict):
+                    assert infos[key][i] == value
+        if clock is EpisodeAction:
+            found = infos["trajectory"]["actions"]
+            assert list(found) == [r[4]["trajectory"]["actions"] for r in results]
+    finally:
+        envs.close()
+
+
+def rows_of(batch):
+    if isinstance(batch, tuple):
+        return list(batch)
+    return [[batch[key][i].tolist() for key in sorted(batch)] for i in range(2)]
+
+
+def rows_of_singles(rows):
+    if isinstance(rows[0], str):
+        return rows
+    return [[np.asarray(row[key]).tolist() for key in sorted(row)] for row in rows]
+
+
+def test_shared_memory_of_texts_is_refused_by_name():
+    with pytest.raises(ValueError, match="shared_memory=False") as caught:
+        AsyncVectorEnv([functools.partial(make, TextAction)] * 2)
+    assert isinstance(caught.value.__cause__, gym.error.CustomSpaceError)
+    assert "Unicode" in str(caught.value.__cause__)
+
+
+def test_the_text_spaces_say_what_fits():
+    env = TextAction(bare("toy"))
+    assert env.action_space == Unicode(pieces=env.action_space.pieces)
+    # 16 tokens; the longest symbol is "<|endoftext|>".
+    assert env.observation_space == Unicode(16 * 13, pieces=env.action_space.pieces)
+    assert "value7 " in env.action_space.pieces
+    assert "<|endoftext|>" not in env.action_space.pieces
+
+
+def test_the_pages_examples_run():
+    text = (Path(__file__).parents[2] / "docs" / "clocks.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(blocks) == 3
+    exec("\n".join(blocks), {})
