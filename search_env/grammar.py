@@ -18,6 +18,7 @@ from typing import NamedTuple
 from search_env.protocols import Consequence, Protocol, get_protocol
 from search_env.types import Event, FormatFault, Source, Tag, TagWritten, Transcript
 
+_NOTICE = 255  # beside the numbers of tags
 _SPARE = 2  # ids of white space that may follow the prompt's last tag
 
 
@@ -102,7 +103,8 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
     found = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
     faulty = {position for position, _ in found}
     moves = steps(events, get_protocol(transcript.protocol))
-    misplaced, ending = _read(prompt_opens_thought(transcript), tuple([tag for _, tag in moves]))
+    codes = bytes([_NOTICE if tag is None else tag for _, tag in moves])
+    misplaced, ending = _read(prompt_opens_thought(transcript), codes)
     # Where a fault stands beside it, that says it already.
     places = [moves[i][0] for i in misplaced if moves[i][0] not in faulty]
     found += [(position, "misplaced_tag") for position in places]
@@ -115,11 +117,14 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _read(prompt_opens: bool, tags: tuple[Tag | None, ...]) -> tuple[tuple[int, ...], GrammarState]:
-    """Return which of the tags are out of place, and where the others lead."""
+def _read(prompt_opens: bool, codes: bytes) -> tuple[tuple[int, ...], GrammarState]:
+    """Return which of the tags are out of place, and where the others lead.
+
+    Tags come as bytes, which hash ten times as fast: most episodes write the same ones.
+    """
     state, misplaced = start(prompt_opens), []
-    for i, tag in enumerate(tags):
-        after = advance(state, tag)
+    for i, code in enumerate(codes):
+        after = advance(state, None if code == _NOTICE else Tag(code))
         if after is None:
             misplaced.append(i)
         else:
