@@ -118,7 +118,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self._setting = setting = Setting.of(arguments, own=["render_mode"])
+        self.setting = setting = Setting.of(arguments, own=["render_mode"])
         self._arguments = {**setting.arguments, "render_mode": render_mode}
         self.render_mode = render_mode
         self.protocol = setting.protocol
@@ -147,7 +147,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
         """
         super().reset(seed=seed)
-        self._dynamics.begin(0, self._setting.choose(options or {}, self.np_random))
+        self._dynamics.begin(0, self.setting.choose(options or {}, self.np_random))
         self._running = True
         if self.render_mode == "human":
             self.render()
@@ -262,8 +262,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         twin._np_random = None  # a generator of its own, which set_state puts into this state
         twin._renderer = None
         twin._masks = None
-        twin.action_space = self._setting.action_space()
-        twin.observation_space = self._setting.observation_space()
+        twin.action_space = self.setting.action_space()
+        twin.observation_space = self.setting.observation_space()
         twin.set_state(self.get_state())
         return twin
 
@@ -278,9 +278,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             token = operator.index(action)
         except TypeError:
             token = -1
-        if 0 <= token < self._setting.size:
+        if 0 <= token < self.setting.size:
             return token
-        raise self._setting.invalid_action(action)
+        raise self.setting.invalid_action(action)
 
     def _retrieve(self, query: str) -> Info:
         self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
@@ -288,7 +288,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
         except RetrievalError as error:
             self._dynamics.fail_retrieval(0)
-            if self._setting.truncate_on_error:
+            if self.setting.truncate_on_error:
                 return {"query": query, "retrieval_error": str(error)}
             raise
         self._dynamics.insert_documents(0, documents)
@@ -306,7 +306,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def _info(self) -> Info:
         info = standing(self._dynamics.episodes[0])
-        if self._setting.action_mask:
+        if self.setting.action_mask:
             info["action_mask"] = self.action_masks()
         return info
 

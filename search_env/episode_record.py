@@ -133,7 +133,7 @@ class Recordable(Protocol):
 
     spec: EnvSpec | None
     reward: Reward
-    _setting: Setting
+    setting: Setting
 
 
 # To JSON.
@@ -184,7 +184,7 @@ def common_fields(env: Recordable) -> dict[str, Any]:
     Raises:
         ConfigurationError: An argument of the environment is an object without a name.
     """
-    setting, spec = env._setting, env.spec
+    setting, spec = env.setting, env.spec
     arguments = dict(setting.arguments)
     if spec is not None and isinstance(env, SearchQAEnv):
         arguments |= spec.kwargs  # a class of one's own may take more

@@ -158,7 +158,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         self.single_observation_space = setting.observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self._setting = setting
+        self.setting = setting
         self._rows = VectorRows(setting, num_envs, mode, copy=copy)
         self._threads = _at_least_one("retrieval_threads", retrieval_threads)
         self._search: BackgroundSearch | None = None
@@ -337,7 +337,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
 
     def _take(self, row: int, found: list[Document] | RetrievalError) -> None:
         self._rows.take(row, found)
-        if isinstance(found, RetrievalError) and not self._setting.truncate_on_error:
+        if isinstance(found, RetrievalError) and not self.setting.truncate_on_error:
             self._broken = _BROKEN_OFF
             raise found
 
@@ -438,9 +438,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
             )
         tokens = array.astype(np.int64, copy=False)
         unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
-        if unsigned.item(unsigned.argmax()) >= self._setting.size:
-            wrong = (tokens < 0) | (tokens >= self._setting.size)
-            raise self._setting.invalid_action(int(tokens[wrong][0]))
+        if unsigned.item(unsigned.argmax()) >= self.setting.size:
+            wrong = (tokens < 0) | (tokens >= self.setting.size)
+            raise self.setting.invalid_action(int(tokens[wrong][0]))
         return tokens
 
     def _row_numbers(self, rows: Sequence[int] | Rows) -> Rows:

@@ -95,7 +95,7 @@ def diagnostic_retriever(dataset: str, split: str) -> FakeRetriever:
         if case.then is not None:
             query, name, text = case.then
             documents[query] = [Document(name, "", text)]
-    return FakeRetriever(documents)
+    return FakeRetriever(documents, remember=False)
 
 
 def _cases(dataset: str, split: str) -> Iterator[_Case]:

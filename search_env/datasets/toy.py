@@ -55,7 +55,8 @@ def toy_retriever(split: str) -> FakeRetriever:
         {
             query: [Document(_document_id(split, i), "", value)]
             for i, (query, value) in enumerate(toy_pairs(split))
-        }
+        },
+        remember=False,
     )
 
 

@@ -44,6 +44,7 @@ class FakeRetriever:
     Args:
         documents: Documents by exact query.
         error: Raised instead of answering, to try out failures.
+        remember: Whether every call is kept in ``calls``, which grows without end.
 
     Example:
         >>> fake = FakeRetriever({"capital of France": [Document("1", "Paris", "Paris is ...")]})
@@ -56,14 +57,17 @@ class FakeRetriever:
         documents: Mapping[str, Sequence[Document]] | None = None,
         *,
         error: Exception | None = None,
+        remember: bool = True,
     ) -> None:
         self.documents = {query: list(found) for query, found in (documents or {}).items()}
         self.error = error
+        self.remember = remember
         self.calls: list[list[str]] = []
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Look each query up; remember it in ``calls``."""
-        self.calls.append(list(queries))
+        if self.remember:
+            self.calls.append(list(queries))
         if self.error is not None:
             raise self.error
         return [self.documents.get(query, [])[:k] for query in queries]

@@ -327,6 +327,8 @@ def _track(items: Iterable[T], task: str, progress: bool, total: int | None = No
     """Return the items, behind a progress bar where one is wanted."""
     if not progress:
         return items
+    from rich.console import Console
     from rich.progress import track
 
-    return track(items, task, total)
+    # Standard output is for results.
+    return track(items, task, total, console=Console(stderr=True))
