@@ -192,7 +192,28 @@ def test_text_presets_want_r1_searchers_tags():
         R1_SEARCHER_TEXT_QWEN_ZERO(play("<answer>x</answer>", protocol="search-r1"))
 
 
-@given(policy_texts(E, FORGED, "</think>", "<think>", "<answer>", RIGHT, "assistant", "引擎"))
+SAID = ["begin_of_query", "begin_of_documents", "w " * 10, "w " * 11]
+ANSWERS = [RIGHT, *(f"</think><answer>{text}</answer>" for text in SAID)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "paid"),
+    [("begin_of_query", -2), ("begin_of_documents", -2), ("w " * 10, 0), ("w " * 11, -2)],
+)
+def test_rules_of_the_qwen_server_alone(answer, paid):
+    episode = play(f"</think><answer>{answer}</answer>")
+    assert R1_SEARCHER_TEXT_QWEN_ZERO(episode).total == paid
+    assert R1_SEARCHER_TEXT_STAGE2_LLAMA(episode).total == 0.0
+
+
+@pytest.mark.parametrize("word", ["Assistant", "assistant"])
+def test_the_qwen_server_reads_the_policys_assistant_too(word):
+    episode = play(word, RIGHT)
+    assert R1_SEARCHER_TEXT_QWEN_ZERO(episode).total == -1.0
+    assert R1_SEARCHER_TEXT_STAGE2_LLAMA(episode).total == 1.0
+
+
+@given(policy_texts(E, FORGED, "</think>", "<think>", "<answer>", "assistant", "引擎", *ANSWERS))
 def test_any_text_is_counted_as_the_servers_count(text):
     episode = play(text, EOS)
     solution = episode.text(Source.POLICY, Source.RETRIEVED)

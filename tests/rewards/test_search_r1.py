@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from search_env.errors import ConfigurationError, RewardError
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import SEARCH_R1_EM, SEARCH_R1_FORMAT, search_r1_format
+from search_env.rewards.search_r1 import structure_is_right
 from search_env.scoring import SQUAD, exact_match
 from search_env.types import Document, FaultKind, Question, Source
 from tests.rewards.episodes import EOS, play
@@ -83,6 +84,14 @@ def test_wrong_structures(before):
     transcript = episode(before, RIGHT)
     assert transcript.answer == "the Ada Lovelace!"
     assert SEARCH_R1_FORMAT(transcript).total == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<think>a", SEARCH, SEARCH + "<think>So.</think>", RIGHT[:-1]]
+)
+def test_an_unfinished_structure_is_not_right(text):
+    assert not structure_is_right(episode(text))
+    assert structure_is_right(episode(SEARCH, RIGHT))
 
 
 def test_an_answer_without_a_thought_is_wrong_structure():
