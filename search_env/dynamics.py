@@ -261,7 +261,7 @@ class Dynamics:
 
     def automaton_state(self, row: int) -> int:
         """Return the state of the matcher in which a row stands."""
-        return int(self._state[row]) // self._matcher.table.shape[1]
+        return int(self._state[row] // self._matcher.table.shape[1])
 
     def query_so_far(self, row: int) -> bytes | None:
         """Return what the policy has written of an open query, or None where none is open."""

@@ -9,7 +9,7 @@ in the same step are retrieved together, and with :meth:`SearchQAVectorEnv.send`
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,21 @@ from search_env.retrieval.batch import retrieve_each
 from search_env.rewards import Reward, get_reward
 from search_env.setting import Info, Setting, check_choice
 from search_env.types import Document, Transcript
-from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info
+from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
 
 if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
 
-_OWN = ("num_envs", "autoreset_mode", "group_size", "copy", "retrieval_threads")
-_OWN += ("max_episode_steps", "render_mode", "render_row")
+_OWN = (
+    "num_envs",
+    "autoreset_mode",
+    "group_size",
+    "copy",
+    "retrieval_threads",
+    "max_episode_steps",
+    "render_mode",
+    "render_row",
+)
 _BROKEN_OFF = "an error broke the last step off"
 
 
@@ -54,7 +62,7 @@ class VectorState:
     reward: Reward
 
 
-class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.float64]]):
+class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
     """Search-augmented question answering, one token in each of N rows at a time.
 
     ## Description
@@ -200,7 +208,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
         self._seed(rows, seed)
         self._broken = _BROKEN_OFF
         for row in rows:
-            self._rows.begin(row, _of_row(chosen, row, self.num_envs))
+            self._rows.begin(row, of_row(chosen, row, self.num_envs))
         if self._num_under_way:
             self._under_way &= ~mask
             self._num_under_way = int(self._under_way.sum())
@@ -248,7 +256,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[np.flo
                 f"Expected options['reset_mask'] to be a bool array of shape ({self.num_envs},) "
                 f"with at least one True, got {mask!r}. Pass terminations | truncations."
             )
-        return mask
+        return np.asarray(mask)
 
     # Steps.
 
@@ -482,18 +490,3 @@ def _at_least_one(name: str, value: int) -> int:
             f"Expected {name} to be an integer of at least 1, got {value!r}. Pass 1 or more."
         )
     return int(value)
-
-
-def _of_row(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
-    """Return one row's share of options that may be sequences."""
-    mine = {}
-    for key, value in options.items():
-        if isinstance(value, list | tuple | np.ndarray):
-            if len(value) != count:
-                raise ConfigurationError(
-                    f"Expected options[{key!r}] to be one value or {count}, got {len(value)}. "
-                    "Pass one for each row."
-                )
-            value = value[row]
-        mine[key] = value
-    return mine

@@ -230,7 +230,7 @@ class VectorRows:
         """Return a copy of everything, in time proportional to the rows' tokens."""
         return RowsState(
             tuple(self.dynamics.save(row) for row in range(self.count)),
-            tuple(random and dict(random.bit_generator.state) for random in self.random),
+            tuple(r if r is None else dict(r.bit_generator.state) for r in self.random),
             self._ended.copy(),
             tuple(self._told),
             {row: dict(info) for row, info in self._found.items()},
@@ -290,6 +290,21 @@ def _room(key: str, value: Any, count: int) -> Any:
     if isinstance(value, np.ndarray):
         return np.zeros((count, *value.shape), value.dtype)
     return np.zeros(count, kind)
+
+
+def of_row(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
+    """Return one row's share of options that may be sequences."""
+    mine = {}
+    for key, value in options.items():
+        if isinstance(value, list | tuple | np.ndarray):
+            if len(value) != count:
+                raise ConfigurationError(
+                    f"Expected options[{key!r}] to be one value or {count}, got {len(value)}. "
+                    "Pass one for each row."
+                )
+            value = value[row]
+        mine[key] = value
+    return mine
 
 
 def _generator(state: dict[str, Any] | None) -> np.random.Generator | None:

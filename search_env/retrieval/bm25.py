@@ -8,6 +8,7 @@ for ten seconds in every process. There is no numba, no compilation and no pickl
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
@@ -36,6 +37,8 @@ from search_env.types import Document
 T = TypeVar("T")
 
 _PACKAGES = ("search-env", "bm25s", "PyStemmer", "numpy")
+_PATIENCE = 2.0  # seconds without a progress bar
+_LOOK_EVERY = 256  # items between looks at the clock
 
 
 class BM25Retriever:
@@ -324,11 +327,28 @@ def _map_table(path: Path, name: str) -> StringTable:
 
 
 def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterable[T]:
-    """Return the items, behind a progress bar where one is wanted."""
-    if not progress:
-        return items
-    from rich.console import Console
-    from rich.progress import track
+    """Return the items, behind a progress bar where one is wanted and the user has to wait."""
+    return _behind_bar(items, task, total) if progress else items
 
-    # Standard output is for results.
-    return track(items, task, total, console=Console(stderr=True))
+
+def _behind_bar(items: Iterable[T], task: str, total: int | None) -> Iterator[T]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar: Progress | None = None
+    start = time.monotonic()
+    try:
+        for number, item in enumerate(items):
+            if number % _LOOK_EVERY == 0:
+                if bar is None and time.monotonic() - start >= _PATIENCE:
+                    bar = Progress(console=Console(stderr=True))  # standard output is for results
+                    bar.start()
+                    bar.add_task(task, total=total)
+                if bar is not None:
+                    bar.update(bar.task_ids[0], completed=number)
+            yield item
+        if bar is not None:
+            bar.update(bar.task_ids[0], completed=total)
+    finally:
+        if bar is not None:
+            bar.stop()

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, DataFormatError, IndexFormatError
-from search_env.retrieval import BM25Retriever, Retriever, digest, retrieve
+from search_env.retrieval import BM25Retriever, Retriever, bm25, digest, retrieve
 from search_env.types import Document
 
 CORPUS = [
@@ -169,11 +169,16 @@ def test_lookup_by_id_order_length_and_digest():
         retriever.document("zz")
 
 
-def test_progress_is_shown_on_request(capsys):
-    BM25Retriever.build(CORPUS)
-    assert capsys.readouterr().out == ""
+def test_progress_is_shown_on_request_where_it_takes_long(capsys, monkeypatch):
     BM25Retriever.build(CORPUS, progress=True)
-    assert "Indexing passages" in capsys.readouterr().out
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(bm25, "_PATIENCE", 0.0)
+    BM25Retriever.build(CORPUS)
+    assert capsys.readouterr() == ("", "")
+    BM25Retriever.build(CORPUS, progress=True)
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "Indexing passages" in error
 
 
 def test_threads_get_the_same_answers():
