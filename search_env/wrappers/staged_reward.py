@@ -27,11 +27,11 @@ Info = dict[str, Any]
 _PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
 
 R1_SEARCHER_PHASES = ("r1-searcher-stage1", "r1-searcher-stage2")
-"""First learn to search, then to answer (arXiv 2503.05592, section 2.3)."""
+"""First learn to search, then to answer (arXiv 2503.05592 v2)."""
 
 R1_SEARCHER_EPISODES = 350 * 16
-"""Length of R1-Searcher's first phase: 350 questions, once (paper, table 1), 16 rollouts of each
-(its released script `llama_reinforce_plus_train_stage1.sh`)."""
+"""Length of R1-Searcher's first phase: 350 questions, once (the paper), 16 rollouts of each
+(RUCAIBox/R1-Searcher@631167c: llama_reinforce_plus_train_stage1.sh)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, RewardError
@@ -76,7 +76,11 @@ def test_bad_arguments_are_named(form, arguments, message):
 # Every form switches at the same episode.
 
 
+FEWER = settings(max_examples=settings().max_examples // 3)  # each builds several environments
+
+
 @given(st.lists(episodes, min_size=1, max_size=20), rules)
+@FEWER
 def test_one_stream_switches_at_the_same_episode_in_every_form(stream, rule):
     env = StagedReward(make(), PHASES, **rule)
     single = play_single(env, stream)
@@ -94,6 +98,7 @@ scripts = st.lists(st.lists(episodes, min_size=1, max_size=6), min_size=2, max_s
 
 
 @given(scripts, rules, st.sampled_from(MODES))
+@FEWER
 def test_many_rows_switch_as_the_rule_says(scripts, rule, mode):
     played = []
     for build in (make_sync, make_own):
@@ -106,6 +111,7 @@ def test_many_rows_switch_as_the_rule_says(scripts, rule, mode):
 
 
 @given(scripts, rules, st.sampled_from(MODES), st.integers(1, 4))
+@FEWER
 def test_send_and_recv_switch_as_the_rule_says(scripts, rule, mode, min_ready):
     envs = VectorStagedReward(make_own(len(scripts), mode), PHASES, **rule)
     envs.reset(seed=0)
@@ -316,6 +322,7 @@ stream_and_cut = st.lists(episodes, min_size=2, max_size=12).flatmap(
 
 
 @given(stream_and_cut, rules)
+@FEWER
 def test_a_restored_run_switches_at_the_same_episode(stream_and_cut, rule):
     stream, cut = stream_and_cut
     env = StagedReward(make(), PHASES, **rule)
