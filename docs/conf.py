@@ -15,5 +15,6 @@ myst_heading_anchors = 3
 # Environment pages come from class docstrings, as Gymnasium's do.
 reference = Path(__file__).parent / "reference"
 reference.mkdir(exist_ok=True)
-page = f"# SearchQAEnv\n\n{inspect.getdoc(search_env.SearchQAEnv)}\n"
-(reference / "SearchQAEnv.md").write_text(page, "utf-8")
+for kind in (search_env.SearchQAEnv, search_env.SearchQAVectorEnv):
+    page = f"# {kind.__name__}\n\n{inspect.getdoc(kind)}\n"
+    (reference / f"{kind.__name__}.md").write_text(page, "utf-8")

@@ -15,6 +15,7 @@ from search_env.errors import SearchEnvError
 from search_env.protocols import Protocol, get_protocol, register_protocol
 from search_env.registration import register_environments
 from search_env.retrieval.base import FakeRetriever, Retriever
+from search_env.rewards import Reward, get_reward, register_reward
 from search_env.tasks import register_retriever
 from search_env.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
@@ -32,6 +33,7 @@ from search_env.types import (
     TagWritten,
     Transcript,
 )
+from search_env.vector_env import SearchQAVectorEnv, VectorState
 
 __version__ = "0.1.0"
 
@@ -47,8 +49,10 @@ __all__ = [
     "Protocol",
     "Question",
     "Retriever",
+    "Reward",
     "SearchEnvError",
     "SearchQAEnv",
+    "SearchQAVectorEnv",
     "Searched",
     "Source",
     "StopReason",
@@ -56,10 +60,13 @@ __all__ = [
     "TagWritten",
     "Tokenizer",
     "Transcript",
+    "VectorState",
     "get_protocol",
+    "get_reward",
     "load_tokenizer",
     "register_protocol",
     "register_retriever",
+    "register_reward",
 ]
 
 register_environments()

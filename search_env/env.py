@@ -67,8 +67,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     F1 of the answer against the gold answers (R1-Searcher's rule), 0 where there is no answer.
 
     ## Starting State
-    A question drawn by `np_random`, or chosen by `reset(options={"question_id": ...})` or
-    `{"index": ...}`, in the protocol's prompt.
+    A question drawn by `np_random` from all of the split, in the protocol's prompt.
+
+    ## Reset Arguments
+    `reset(options={"question_id": "..."})` or `{"index": 0}` chooses the question. Options do not
+    draw from `np_random`.
 
     ## Episode End
     `info["stop_reason"]` names it (`search_env.StopReason`).
@@ -106,6 +109,15 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     A `Retriever` or `Reward` object in place of a name also works, but then `EnvSpec` cannot be
     JSON.
+
+    ## Vectorized environment
+    `gym.make_vec(id, num_envs=N)` gives `SearchQAVectorEnv`: the same episodes row by row, many
+    times as fast as a loop over single environments, and with `send` and `recv` for slow
+    retrievers.
+
+    ## References
+    * R1-Searcher: Song et al., 2025, arXiv 2503.05592 (`protocol="r1-searcher"`, both phases).
+    * Search-R1: Jin et al., 2025, arXiv 2503.09516 (`protocol="search-r1"`).
 
     ## Version History
     * v0: Initial version.
@@ -213,6 +225,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             ConfigurationError: No reward of that name.
         """
         self.reward = get_reward(reward)
+
+    @property
+    def reward_name(self) -> str:
+        """The name of the reward in force (``get_attr("reward")`` would call the reward)."""
+        return self.reward.name
 
     def action_masks(self) -> NDArray[np.int8]:
         """Return which ids keep the episode well formed, int8 ``(n,)``: 1 for those, 0 for others.

@@ -82,12 +82,12 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     retriever under `on_retrieval_error="raise"`, breaks the step off; go on with `reset`.
 
     ## Starting State
-    Each row draws its questions from a generator of its own. `options` of `reset` may hold
-    `question_id` or `index`, one for all rows or a sequence with one for each, and `reset_mask`,
-    bool `(N,)`, to reset some rows only.
-
-    With `group_size=G` the rows of each group of G neighbours share a seed (row `i` has
+    Each row draws its questions from a generator of its own. With `group_size=G` the rows of each group of G neighbours share a seed (row `i` has
     `seed + i // G`), so the k-th episode of each asks the same question.
+
+    ## Reset Arguments
+    `options` may hold `question_id` or `index`, one for all rows or a sequence with one for each,
+    and `reset_mask`, bool `(N,)`, to reset some rows only.
 
     ## Episode End
     As in the single environment; `autoreset_mode` says what follows:
@@ -122,6 +122,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     | `max_episode_steps` | int or None | None | as `max_policy_tokens` |
     | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
     | `render_row` | int | 0 | the row that `render` draws; an attribute too |
+
+    ## References
+    * `send` and `recv` in the manner of EnvPool: Weng et al., 2022, arXiv 2206.10558.
 
     ## Version History
     * v0: Initial version.
@@ -380,6 +383,11 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             ConfigurationError: No reward of that name.
         """
         self.reward = get_reward(reward)
+
+    @property
+    def reward_name(self) -> str:
+        """The name of the reward in force."""
+        return self.reward.name
 
     def action_masks(self) -> NDArray[np.int8]:
         """Return which ids keep each row's episode well formed, int8 ``(N, n)``."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -313,18 +311,6 @@ def test_bad_names():
         load_questions("must-search", None, {"hops": [1]})
     with pytest.raises(ConfigurationError, match="pass corpus="):
         load_retriever("bm25", dataset="distractors", split=None, options=None, corpus=None)
-
-
-@pytest.mark.parametrize("page", ["testing.md", "diagnostics.md"])
-def test_the_pages_examples_run(page, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.S)
-    assert blocks
-    script = tmp_path / "page.py"
-    script.write_text("\n".join(blocks), "utf-8")
-    run = subprocess.run(
-        [sys.executable, "-W", "error", str(script)], capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
 
 
 def test_the_table_of_the_page_is_the_records():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
-import re
 import warnings
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -399,10 +397,3 @@ def test_the_text_spaces_say_what_fits():
     assert env.observation_space == Unicode(16 * 13, pieces=env.action_space.pieces)
     assert "value7 " in env.action_space.pieces
     assert "<|endoftext|>" not in env.action_space.pieces
-
-
-def test_the_pages_examples_run():
-    text = (Path(__file__).parents[2] / "docs" / "clocks.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text, re.S)
-    assert len(blocks) == 3
-    exec("\n".join(blocks), {})
