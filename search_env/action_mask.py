@@ -26,6 +26,12 @@ from search_env.types import Tag
 
 _KEPT_STATES = 4096  # each holds a few ids, at most some hundred
 
+_HELD = {
+    (query, answer): frozenset([Tag.QUERY_OPEN] * query + [Tag.ANSWER_OPEN] * answer)
+    for query in (False, True)
+    for answer in (False, True)
+}
+
 Mask: TypeAlias = NDArray[np.int8]
 Places: TypeAlias = NDArray[np.int64]
 
@@ -36,14 +42,14 @@ class _Standing(NamedTuple):
     Attributes:
         automaton: State of the matcher.
         grammar: State of the grammar.
-        closable: Whether the environment holds open what the grammar holds open. Only after a
-            nested opening it may not.
+        held: The opening tags of what the environment holds open. It is what the grammar holds
+            open, unless the grammar was broken before.
         searches: How many queries may still be closed and run: 0, 1 or (two or more) 2.
     """
 
     automaton: int
     grammar: GrammarState
-    closable: bool
+    held: frozenset[Tag]
     searches: int
 
 
@@ -125,10 +131,9 @@ class ActionMasks:
     def _standing(self, dynamics: Dynamics, row: int) -> _Standing:
         episode = dynamics.episodes[row]
         grammar = self._follow(dynamics, row)
-        held = {Tag.QUERY_OPEN: episode.query_start, Tag.ANSWER_OPEN: episode.answer_start}
-        closable = grammar.open is None or held[grammar.open] is not None
+        held = _HELD[episode.query_start is not None, episode.answer_start is not None]
         searches = self._searches_left(dynamics, row)
-        return _Standing(dynamics.automaton_state(row), grammar, closable, searches)
+        return _Standing(dynamics.automaton_state(row), grammar, held, searches)
 
     def _follow(self, dynamics: Dynamics, row: int) -> GrammarState:
         """Return the row's grammar state; only events since the last call are read."""
@@ -209,22 +214,23 @@ class ActionMasks:
 
     def _accepts(self, standing: _Standing, ends: Ends) -> bool:
         """Return whether all that an id ends may end, in order, leaving texts aside."""
-        state, searches, closed = standing.grammar, standing.searches, False
+        _, state, held, searches = standing
+        closed = False
         for end in ends:
-            after = None if end.tag < 0 else advance(state, self._tags[end.tag])
+            tag = None if end.tag < 0 else self._tags[end.tag]
+            after = None if tag is None else advance(state, tag)
             if after is None:
                 return False
-            tag = self._tags[end.tag]
-            if after.open is None and state.open is standing.grammar.open and not standing.closable:
-                return False
-            if tag is Tag.ANSWER_CLOSE:
-                return not closed  # the episode ends: a query just closed would not be answered
-            if tag in (Tag.QUERY_OPEN, Tag.QUERY_CLOSE) and not searches:
-                return False
+            if tag is Tag.ANSWER_CLOSE:  # ends the episode: a query just closed gets no documents
+                return Tag.ANSWER_OPEN in held and not closed
             if tag is Tag.QUERY_CLOSE:
-                if closed:
+                if closed or not searches:
                     return False
-                searches, closed = searches - 1, True
+                held, searches, closed = _HELD[False, False], searches - 1, True
+            elif tag is Tag.QUERY_OPEN or tag is Tag.ANSWER_OPEN:
+                if held or (tag is Tag.QUERY_OPEN and not searches):
+                    return False
+                held = frozenset({tag})
             state = after
         return True
 
