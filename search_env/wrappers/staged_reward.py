@@ -311,8 +311,15 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
         """Begin episodes under the phase in force; arguments are the environment's own."""
+        mask = (options or {}).get("reset_mask")  # which Gymnasium takes out of the dictionary
         observations, infos = self.env.reset(seed=seed, options=options)
-        return observations, {**infos, **self._standing}
+        if mask is None or mask.all():
+            return observations, {**infos, **self._standing}
+        names = np.empty(self.num_envs, object)
+        names[mask] = self.phase_name
+        phase = np.where(mask, self.phase, 0)
+        told = {"phase": phase, "_phase": mask, "phase_name": names, "_phase_name": mask}
+        return observations, {**infos, **told}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Step all rows; count the episodes that ended and switch if the phase is over."""

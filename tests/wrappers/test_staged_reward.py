@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import Reward, get_reward
+from search_env.testing import check_vector_env
 from search_env.wrappers.clocks import SegmentAction
 from search_env.wrappers.phases import PhaseState, PhaseSwitch
 from search_env.wrappers.staged_reward import StagedReward, VectorStagedReward
@@ -455,3 +456,11 @@ def test_a_switch_that_cannot_be_told_counts_nothing():
     with pytest.raises(BrokenPipeError):
         envs.step(np.array([END, END]))
     assert envs.get_phase_state() is before
+
+
+def test_the_conformance_kit_finds_nothing():
+    def make(num_envs, autoreset_mode):
+        env = gym.make_vec("SearchQA-Toy-v0", num_envs=num_envs, autoreset_mode=autoreset_mode)
+        return VectorStagedReward(env)
+
+    check_vector_env(make)
