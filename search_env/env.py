@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from search_env.errors import EpisodeOverError, RetrievalError
 from search_env.retrieval.base import retrieve
 from search_env.rewards import Reward, get_reward
 from search_env.setting import Info, Setting, check_choice, ending, faults_since, standing
-from search_env.types import Transcript
+from search_env.types import Question, Transcript
 
 if TYPE_CHECKING:
     from search_env.action_mask import ActionMasks
@@ -135,7 +135,6 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self.render_mode = render_mode
         self.protocol = setting.protocol
         self.tokenizer = setting.tokenizer
-        self.questions = setting.questions
         self.retriever = setting.retriever
         self.reward = setting.reward
         self._dynamics = setting.dynamics(1)
@@ -218,6 +217,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
         return Frame.of(self.protocol, self.transcript())
 
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions that episodes draw from, in an order that never changes."""
+        return self.setting.questions
+
     def set_reward(self, reward: str | Reward) -> None:
         """Pay another reward from the next ending on, also that of the episode under way.
 
@@ -278,7 +282,6 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         twin._action = self._action.copy()
         twin._np_random = None  # a generator of its own, which set_state puts into this state
         twin._renderer = None
-        twin._masks = None
         twin.action_space = self.setting.action_space()
         twin.observation_space = self.setting.observation_space()
         twin.set_state(self.get_state())

@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from search_env.tokenizer import Tokenizer, load_tokenizer
 
-settings.register_profile("suite", deadline=None, derandomize=True)
-settings.register_profile("thorough", deadline=None, max_examples=1000)
+# How long an example takes says more about what else the machine does than about the code.
+_BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("suite", derandomize=True, **_BUSY)
+settings.register_profile("thorough", max_examples=1000, **_BUSY)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
