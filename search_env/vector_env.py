@@ -82,8 +82,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     retriever under `on_retrieval_error="raise"`, breaks the step off; go on with `reset`.
 
     ## Starting State
-    Each row draws its questions from a generator of its own. With `group_size=G` the rows of each group of G neighbours share a seed (row `i` has
-    `seed + i // G`), so the k-th episode of each asks the same question.
+    Each row draws its questions from a generator of its own. With `group_size=G` the rows of each
+    group of G neighbours share a seed (row `i` has `seed + i // G`), so the k-th episode of each
+    asks the same question.
 
     ## Reset Arguments
     `options` may hold `question_id` or `index`, one for all rows or a sequence with one for each,
