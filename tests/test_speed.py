@@ -26,13 +26,25 @@ from benchmarks.speed.step import (
     position_times,
     step_times,
 )
+from benchmarks.speed.vector import (
+    SlowRetriever,
+    arguments_of,
+    lines_for,
+    lock_step,
+    position_ratio,
+    send_recv,
+)
+from benchmarks.speed.vector import step_time as vector_step_time
+from benchmarks.speed.vector_replays import VectorReplay
 from search_env.dynamics import Dynamics
 from search_env.protocols import get_protocol
 from search_env.tokenizer import load_tokenizer
+from search_env.vector_env import SearchQAVectorEnv
 
 STEP_US = 40.0  # about 5 on an idle machine
 POSITION_RATIO = 1.5  # about 1.0
 TOKEN_US = 2.0  # about 0.1 with 64 episodes side by side
+SLOW_GAIN = 2.0  # about 7 with a retriever of 50 ms
 ATTEMPTS = 3
 
 
@@ -66,6 +78,44 @@ def test_episodes_side_by_side_share_the_cost(env):
     dynamics = Dynamics(raw.protocol, raw.tokenizer, rows=64)
     actions = [np.full(64, token) for token in actions_for(raw.tokenizer, 100)]
     assert least(lambda: np.median(append_times(dynamics, actions, 5)) / 64e3) < TOKEN_US
+
+
+@pytest.fixture(scope="module")
+def vector():
+    return SearchQAVectorEnv(64, copy=False, **arguments_of(Vocabulary("byte", "byte")))
+
+
+def test_rows_of_the_vector_environment_share_the_cost(vector):
+    lines = lines_for(vector, 64, 100)
+    assert least(lambda: vector_step_time(vector, lines) / 64e3) < TOKEN_US
+
+
+def test_a_step_of_the_vector_environment_costs_the_same_at_any_position(vector):
+    def ratio():
+        times = position_ratio(vector, near=100, far=3900, pairs=20)
+        return np.median(times[:, 1] / times[:, 0])
+
+    assert least(ratio) < POSITION_RATIO
+
+
+def test_rows_that_wait_let_the_others_move():
+    def make():
+        arguments = arguments_of(Vocabulary("byte", "byte"), 2048)
+        return SearchQAVectorEnv(
+            64,
+            retriever=SlowRetriever(0.05),
+            copy=False,
+            autoreset_mode="SameStep",
+            **arguments,
+        )
+
+    def gain():
+        env = make()
+        flowing = send_recv(env, 0.5, think=0.0, min_ready=1)
+        env.close()
+        return flowing / lock_step(make(), 0.5, think=0.0)
+
+    assert max(gain() for _ in range(ATTEMPTS)) > SLOW_GAIN
 
 
 def test_timed_steps_only_write_a_token(env):
@@ -112,7 +162,10 @@ def test_replays_do_all_the_work(data_dir, tmp_path):
     rows = DynamicsReplay(
         episodes, recorded, protocol=protocol, tokenizer=tokenizer, rows=2, warm=True
     )
-    for done in (step.run(), rows.run()):
+    vector = VectorReplay(
+        episodes, recorded, questions=questions, tokenizer=path, length=8192, rows=2, warm=True
+    )
+    for done in (step.run(), rows.run(), vector.run()):
         assert done.finished == 5
         assert done.searches == sum(len(e.trajectory.queries) for e in episodes)
         assert done.begin > 0
