@@ -11,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.arguments import check_choice
 from search_env.episode import SavedEpisode
 from search_env.errors import EpisodeOverError, RetrievalError
 from search_env.retrieval.base import retrieve
 from search_env.rewards import Reward, get_reward
-from search_env.setting import Info, Setting, check_choice, ending, faults_since, standing
+from search_env.setting import Info, Setting, ending, faults_since, standing
 from search_env.types import Question, Transcript
 
 if TYPE_CHECKING:

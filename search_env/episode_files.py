@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from search_env.arguments import check_choice
 from search_env.episode_record import (
     LINE_START,
     Recordable,
@@ -28,7 +29,6 @@ from search_env.episode_record import (
 )
 from search_env.errors import DataNotFoundError, EpisodeFileError
 from search_env.rewards import Reward
-from search_env.setting import check_choice
 from search_env.types import Transcript
 
 __all__ = ["EpisodeWriter", "RecordedEpisode", "read_episodes"]

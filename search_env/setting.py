@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
+from search_env.arguments import check_choice
 from search_env.dynamics import Dynamics
 from search_env.episode import Episode
 from search_env.errors import (
@@ -221,16 +222,3 @@ def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
     score = reward(transcript)
     info["reward_parts"] = score.parts
     return score.total, info
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse a value that is not among the choices, with the nearest one.
-
-    Raises:
-        ConfigurationError: It is not.
-    """
-    if value not in choices:
-        texts = [choice for choice in choices if isinstance(choice, str)]
-        raise ConfigurationError(
-            f"Expected {name} among {list(choices)}, got {value!r}. {nearest(str(value), texts)}"
-        )

@@ -20,6 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from search_env.arguments import check_choice, check_count
 from search_env.env import Observation
 from search_env.episode import Query
 from search_env.errors import (
@@ -32,7 +33,7 @@ from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.background import BackgroundSearch, Ticket
 from search_env.retrieval.batch import retrieve_each
 from search_env.rewards import Reward, get_reward
-from search_env.setting import Info, Setting, check_choice
+from search_env.setting import Info, Setting
 from search_env.types import Document, Transcript
 from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
 
@@ -155,8 +156,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         check_choice("copy", copy, (True, False))
         mode = _mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
-        self.num_envs = _at_least_one("num_envs", num_envs)
-        self.group_size = _at_least_one("group_size", group_size)
+        self.num_envs = check_count("num_envs", num_envs, 1)
+        self.group_size = check_count("group_size", group_size, 1)
         if num_envs % group_size:
             raise ConfigurationError(
                 f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}. "
@@ -172,7 +173,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.setting = setting
         self._rows = VectorRows(setting, num_envs, mode, copy=copy)
-        self._threads = _at_least_one("retrieval_threads", retrieval_threads)
+        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
@@ -326,7 +327,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             RetrievalError: As for :meth:`step`.
             RewardError: As for :meth:`step`.
         """
-        wanted = min(_at_least_one("min_ready", min_ready), self._num_under_way)
+        wanted = min(check_count("min_ready", min_ready, 1), self._num_under_way)
         if self._broken or not wanted:
             raise self._not_ready("no row is under way: call send() first")
         self._collect(wanted)
@@ -491,11 +492,3 @@ def _limited(arguments: dict[str, Any], max_episode_steps: int | None) -> dict[s
     own = arguments.get("max_policy_tokens")
     least = max_episode_steps if own is None else min(own, max_episode_steps)
     return {**arguments, "max_policy_tokens": least}
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"Expected {name} to be an integer of at least 1, got {value!r}. Pass 1 or more."
-        )
-    return int(value)

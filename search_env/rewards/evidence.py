@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_env.arguments import check_amount
 from search_env.protocols import get_protocol
-from search_env.rewards.arguments import check_amount
 from search_env.rewards.base import Reward, register_reward
 from search_env.scoring import R1_SEARCHER
 from search_env.types import Transcript

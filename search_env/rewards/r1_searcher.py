@@ -18,9 +18,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from search_env.arguments import check_amount, check_count
 from search_env.errors import ConfigurationError
 from search_env.grammar import format_violations
-from search_env.rewards.arguments import check_amount, check_count
 from search_env.rewards.base import Reward, register_reward
 from search_env.scoring import token_f1
 from search_env.types import Source, Transcript

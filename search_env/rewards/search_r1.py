@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from search_env.arguments import check_amount
 from search_env.errors import ConfigurationError
 from search_env.grammar import prompt_opens_thought
 from search_env.protocols import Protocol, get_protocol
-from search_env.rewards.arguments import check_amount
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.evidence import passages_seen
 from search_env.scoring import SQUAD, exact_match, normalize_squad

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from search_env.arguments import check_amount, check_count
 from search_env.errors import ConfigurationError
-from search_env.rewards.arguments import check_amount, check_count
 from search_env.rewards.base import Reward, register_reward
 from search_env.types import Transcript
 

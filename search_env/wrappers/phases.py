@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from search_env.arguments import check_count
 from search_env.errors import ConfigurationError
 
 
@@ -113,10 +114,10 @@ class PhaseRule:
     window: int = 256
 
     def __post_init__(self) -> None:
-        _check_count("the number of phases", self.num_phases)
-        _check_count("window", self.window)
+        check_count("the number of phases", self.num_phases, 1)
+        check_count("window", self.window, 1)
         if self.after_episodes is not None:
-            _check_count("after_episodes", self.after_episodes)
+            check_count("after_episodes", self.after_episodes, 1)
         _check_rate("search_rate", self.search_rate)
         _check_rate("format_rate", self.format_rate)
         if self._asks_rates and (self.after_episodes or self.window) < self.window:
@@ -235,13 +236,6 @@ class PhaseRule:
         if self.after_episodes is not None and state.episodes >= self.after_episodes:
             return "episodes"
         return None
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigurationError(
-            f"Expected {name} to be an integer of at least 1, got {value!r}. Pass 1 or more."
-        )
 
 
 def _check_rate(name: str, value: object) -> None:
