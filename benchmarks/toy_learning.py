@@ -31,7 +31,6 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
 from benchmarks.report import heading, publish, table
-from search_env.wrappers.budget_termination import BudgetTermination
 from search_env.wrappers.phases import FinishedEpisode, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow
@@ -102,8 +101,7 @@ def stable_baselines(args: Args) -> Run:
     """Train a stock algorithm with a stock policy on single environments."""
 
     def make() -> gym.Env[Any, Any]:
-        env = BudgetTermination(gym.make("SearchQA-Toy-v0"))
-        env = TokenWindow(env, args.window, keep="last")
+        env = TokenWindow(gym.make("SearchQA-Toy-v0"), args.window, keep="last")
         return BudgetEnds(StagedReward(env, args.phases, after_episodes=None))
 
     callback = Phases(args)
