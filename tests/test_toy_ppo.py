@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from agents.examples import ppo_toy
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads of networks this small wait for one another: minutes on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_it_is_one_short_file():
