@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 torch = pytest.importorskip("torch")
-
-from agents.examples import ppo_toy
+ppo_toy = pytest.importorskip("agents.examples.ppo_toy")
 
 
 @pytest.fixture(autouse=True)
