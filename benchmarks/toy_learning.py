@@ -37,7 +37,7 @@ from search_env.wrappers.token_window import TokenWindow
 
 SOLVED = 0.95  # of the optimal return, which is 1
 STEPS = 500_000
-MASKED_STEPS = 350_000
+MASKED_STEPS = 300_000
 
 Run = list[Progress]
 
