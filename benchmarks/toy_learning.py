@@ -243,7 +243,7 @@ Phases are R1-Searcher's two, switched when 90 % of the last {SWITCH["window"]:,
 and 90 % are well formed. Both pay the shaping of `agents/examples/ppo_toy.py` too: half of the best
 query's F1 against the right query (the form of StepSearch's key term), and half for finding the
 question's document. The last row is the same without it: it searches, since that is paid, but never
-finds anything, and learns the training answers by heart.
+finds anything, and is left with learning the training answers by heart.
 
 Stable-Baselines3 gets a wrapper that calls a spent budget an end. Without it, PPO treats running
 out of tokens as something that goes on and never answers: return 0 after 500,000 steps (one seed).
