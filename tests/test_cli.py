@@ -276,6 +276,8 @@ def test_ctrl_c_shows_what_is_finished_and_writes_nothing(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A suite that runs in the background is deaf to Ctrl-C, and so would its children be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert "SearchQA-v0" in process.stdout.readline()  # the run has begun
     time.sleep(0.5)  # all of it would take ten times as long
