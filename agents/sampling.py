@@ -1,0 +1,134 @@
+"""The distribution that tokens are drawn from, for the engine and the learner alike.
+
+Rollouts store the log-probability of each token under the distribution it was drawn from; the
+learner recomputes it with the same function, so that a ratio of 1 means the same policy. A draw is
+the inverse of the cumulative distribution at one uniform number a row: it costs one pass over the
+vocabulary and one random number, where ``torch.multinomial`` costs a random number for every id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from search_env.errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How logits become a distribution.
+
+    Filters apply in the order temperature, ``top_k``, ``top_p``, ``min_p``, as in transformers.
+
+    Attributes:
+        temperature: Divides the logits; 0 takes the most likely id (its log-probability is 0).
+        top_p: Keep the fewest ids whose probabilities add up to this; 1 keeps all.
+        top_k: Keep the k most likely ids; 0 keeps all.
+        min_p: Keep ids at least this fraction as likely as the most likely one; 0 keeps all.
+
+    Raises:
+        ConfigurationError: A value out of its range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, good, wanted in (
+            ("temperature", self.temperature >= 0.0, "0 or more"),
+            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            ("top_k", self.top_k >= 0, "0 (all) or a number of ids"),
+            ("min_p", 0.0 <= self.min_p < 1.0, "from 0 to below 1"),
+        ):
+            if not good:
+                raise ConfigurationError(
+                    f"Expected {name} to be {wanted}, got {getattr(self, name)!r}. Mend {name}."
+                )
+
+    def log_probs(self, logits: Tensor) -> Tensor:
+        """Return the log-probabilities of all ids.
+
+        Args:
+            logits: ``(..., V)``, any float type.
+
+        Returns:
+            float32 ``(..., V)``; minus infinity for ids that are never drawn.
+
+        Example:
+            >>> logits = torch.tensor([0.0, 1.0, 3.0])
+            >>> Sampling(top_k=2).log_probs(logits).exp().tolist()
+            [0.0, 0.11920291185379028, 0.8807970285415649]
+        """
+        logits = logits.float()
+        if self.temperature == 0.0:
+            best = logits.argmax(-1, keepdim=True)
+            return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
+        return self._filtered(logits / self.temperature).log_softmax(-1)
+
+    def log_prob_of(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-probabilities of given ids, differentiably.
+
+        An id that was drawn under an older policy may have left the nucleus since. It is then
+        counted in (with itself, the nucleus and nothing else), so the result is always finite.
+
+        Args:
+            logits: ``(..., V)``.
+            ids: int64 ``(...)``.
+
+        Returns:
+            float32 ``(...)``.
+        """
+        logits = logits.float()
+        if self.temperature == 0.0:
+            return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+        logits = logits / self.temperature
+        chosen = logits.gather(-1, ids[..., None])
+        if not self._keeps_all:
+            logits = self._filtered(logits).scatter(-1, ids[..., None], chosen)
+        return chosen[..., 0] - logits.logsumexp(-1)
+
+    def draw(self, log_probs: Tensor, uniforms: Tensor) -> Tensor:
+        """Return one id a row.
+
+        Args:
+            log_probs: ``(N, V)`` from :meth:`log_probs`.
+            uniforms: ``(N,)`` in [0, 1).
+
+        Returns:
+            int64 ``(N,)``, each of them with a probability above zero.
+        """
+        cumulative = log_probs.exp().cumsum(-1)
+        # The sum of float32 probabilities is not exactly 1, and a uniform number may lie above it.
+        point = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, point, right=True)[:, 0]
+        last = log_probs.shape[-1] - 1 - (log_probs.flip(-1) > -torch.inf).int().argmax(-1)
+        return torch.minimum(drawn, last)
+
+    @property
+    def _keeps_all(self) -> bool:
+        return self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0
+
+    def _filtered(self, logits: Tensor) -> Tensor:
+        """Return scaled logits with minus infinity where an id is never drawn."""
+        if self.top_k and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, -1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        if self.top_p < 1.0:
+            ordered, order = logits.sort(-1, descending=True)
+            probabilities = ordered.softmax(-1)
+            before = probabilities.cumsum(-1) - probabilities
+            out = (before >= self.top_p).scatter(-1, order, before >= self.top_p)
+            logits = logits.masked_fill(out, -torch.inf)
+        if self.min_p > 0.0:
+            least = logits.amax(-1, keepdim=True) + torch.log(torch.tensor(self.min_p))
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        return logits
+
+
+GREEDY = Sampling(temperature=0.0)
+"""Always the most likely id."""
