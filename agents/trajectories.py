@@ -75,7 +75,7 @@ class Trajectory:
 
     @property
     def policy(self) -> NDArray[np.bool_]:
-        """bool ``(T,)``: which tokens the policy wrote."""
+        """Return bool ``(T,)``: which tokens the policy wrote."""
         mask: NDArray[np.bool_] = self.sources == Source.POLICY
         return mask
 
