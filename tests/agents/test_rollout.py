@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import threading
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import search_env
 from agents.errors import ContextLengthError
@@ -13,51 +12,7 @@ from agents.rollout import Rollouts, by_group, collect, learnable
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Source, StopReason
-
-
-@dataclass
-class _Decoded:
-    ids: NDArray[np.int64]
-    log_probs: NDArray[np.float32]
-    values: NDArray[np.float32] | None
-
-
-@dataclass
-class _ScriptedEngine:
-    """Writes a row's own random ids, each with a log-probability that tells where it stands."""
-
-    rows: int
-    size: int
-    max_tokens: int = 16
-    critic: bool = False
-    inserted: list[tuple[int, list[int]]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
-
-    def __post_init__(self) -> None:
-        self.lengths = np.zeros(self.rows, np.int64)
-        self.random = [np.random.default_rng(0)] * self.rows
-        self.released: set[int] = set(range(self.rows))
-
-    def begin(self, rows, prompts, seeds):
-        for row, prompt, seed in zip(rows, prompts, seeds, strict=True):
-            assert row in self.released
-            self.released.discard(row)
-            self.lengths[row] = len(prompt)
-            self.random[row] = np.random.default_rng(seed)
-
-    def insert(self, rows, tokens):
-        for row, ids in zip(rows, tokens, strict=True):
-            self.inserted.append((int(row), ids.tolist()))
-            self.lengths[row] += len(ids)
-
-    def decode(self, rows):
-        ids = np.array([self.random[row].integers(self.size) for row in rows])
-        log_probs = -self.lengths[rows].astype(np.float32)
-        self.lengths[rows] += 1
-        return _Decoded(ids, log_probs, 10 * log_probs if self.critic else None)
-
-    def release(self, rows):
-        self.released.update(int(row) for row in rows)
+from tests.agents.scripted_engine import ScriptedEngine
 
 
 def _envs(rows: int, **arguments):
@@ -68,7 +23,7 @@ def _envs(rows: int, **arguments):
 
 def _play(rows: int, questions, *, critic: bool = False, **options) -> Rollouts:
     envs = _envs(rows, **options.pop("arguments", {}))
-    engine = _ScriptedEngine(rows, envs.setting.size, critic=critic)
+    engine = ScriptedEngine(rows, envs.setting.size, critic=critic)
     return collect(envs, engine, questions, **options)
 
 
@@ -118,7 +73,7 @@ def test_log_probs_stand_at_the_policys_tokens():
 
 def test_the_engine_gets_what_the_environment_inserts():
     envs = _envs(2)
-    engine = _ScriptedEngine(2, envs.setting.size)
+    engine = ScriptedEngine(2, envs.setting.size)
     rollouts = collect(envs, engine, range(20), group_size=2)
     inserted = [ids for _, ids in engine.inserted]
     told = []
@@ -138,7 +93,7 @@ def test_the_engine_gets_what_the_environment_inserts():
 
 def test_it_can_be_called_again_after_an_error():
     envs = _envs(4)
-    engine = _ScriptedEngine(4, envs.setting.size)
+    engine = ScriptedEngine(4, envs.setting.size)
     calls = []
 
     def interrupt(done: int, total: int) -> None:
@@ -190,34 +145,49 @@ def test_groups_with_one_valid_member_are_left_out():
     assert [t.group for t in learnable(trajectories, at_least=1)] == [0, 1, 1]
 
 
-class _Slow:
-    """Answers each query after all rows that do not wait have gone on."""
+class _Patient:
+    """Answers its first call only after another token was decoded."""
+
+    def __init__(self):
+        self.asked, self.decoded, self.in_time = threading.Event(), threading.Event(), False
 
     def search(self, queries, k):
-        import time
-
-        time.sleep(0.02)
+        if not self.asked.is_set():
+            self.asked.set()
+            self.in_time = self.decoded.wait(5)
         return [[Document("d", "", "a")] for _ in queries]
 
 
+class _ToldEngine(ScriptedEngine):
+    def decode(self, rows):
+        if self.retriever.asked.wait(0):
+            self.retriever.decoded.set()
+        return super().decode(rows)
+
+
 def test_rows_go_on_while_others_wait():
-    waiting = _play(8, range(16), arguments={"retriever": _Slow()}, wait_for_all=True)
-    going_on = _play(8, range(16), arguments={"retriever": _Slow()}, wait_for_all=False)
-    _same(waiting, going_on)
-    assert going_on.seconds["retrieval"] < waiting.seconds["retrieval"]
+    retriever = _Patient()
+    envs = _envs(8, retriever=retriever)
+    engine = _ToldEngine(8, envs.setting.size)
+    engine.retriever = retriever
+    going_on = collect(envs, engine, range(16), group_size=8, wait_for_all=False)
+    assert retriever.in_time
+    known = {"retriever": _Patient()}
+    known["retriever"].asked.set()
+    _same(going_on, _play(8, range(16), group_size=8, arguments=known))
 
 
 def test_refusals():
     envs = _envs(2)
-    engine = _ScriptedEngine(2, envs.setting.size)
+    engine = ScriptedEngine(2, envs.setting.size)
     with pytest.raises(ConfigurationError, match="at least one question"):
         collect(envs, engine, [])
     with pytest.raises(ConfigurationError, match="group_size"):
         collect(envs, engine, [0], group_size=0)
     with pytest.raises(ConfigurationError, match="at least 2 rows, got 1"):
-        collect(envs, _ScriptedEngine(1, envs.setting.size), [0])
+        collect(envs, ScriptedEngine(1, envs.setting.size), [0])
     with pytest.raises(ContextLengthError, match="max_tokens=16"):
-        collect(envs, _ScriptedEngine(2, envs.setting.size, max_tokens=15), [0])
+        collect(envs, ScriptedEngine(2, envs.setting.size, max_tokens=15), [0])
     resetting = search_env.SearchQAVectorEnv(
         num_envs=2, dataset="toy", protocol="toy", tokenizer="toy"
     )
