@@ -12,7 +12,8 @@ What is not here: rewards (:mod:`search_env.rewards`) and losses (:mod:`agents.l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ __all__ = [
     "GROUPED",
     "Estimate",
     "at_last_token",
+    "bi_level_gae",
     "estimate",
     "gae",
     "gdpo",
@@ -39,8 +41,8 @@ __all__ = [
     "whiten",
 ]
 
-Reduce = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes (the identity where there is one)."""
+Reduce = Callable[[Sequence[float]], Sequence[float]]
+"""Adds numbers up over all processes: :meth:`agents.distributed.Ranks.sum`."""
 
 
 class Estimate(NamedTuple):
@@ -55,7 +57,7 @@ class Estimate(NamedTuple):
     returns: Tensor | None = None
 
 
-def _alone(sums: Tensor) -> Tensor:
+def _alone(sums: Sequence[float]) -> Sequence[float]:
     return sums
 
 
@@ -120,17 +122,53 @@ def gae(
     """
     rewards = torch.where(mask, token_rewards.float(), 0.0)
     values = torch.where(mask, values.float(), 0.0)
+    behind = torch.zeros_like(values[:, 0]) if bootstrap is None else bootstrap.float()
     advantages = torch.zeros_like(values)
-    ahead = values.new_zeros(len(values))
-    next_value = ahead if bootstrap is None else bootstrap.float()
+    ahead = torch.zeros_like(behind)
     for t in reversed(range(values.shape[1])):
-        counts = mask[:, t]
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
-        ahead = torch.where(counts, delta + gamma * lam * ahead, ahead)
-        next_value = torch.where(counts, values[:, t], next_value)
+        delta = rewards[:, t] + gamma * behind - values[:, t]
+        ahead = torch.where(mask[:, t], delta + gamma * lam * ahead, ahead)
+        behind = torch.where(mask[:, t], values[:, t], behind)
         advantages[:, t] = ahead
     advantages = torch.where(mask, advantages, 0.0)
     return Estimate(advantages, advantages + values)
+
+
+def bi_level_gae(
+    token_rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    turn_ends: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    turn_gamma: float = 0.95,
+) -> Estimate:
+    """Return RAGEN's estimates (arXiv 2504.20073): GAE over turns, then within each turn.
+
+    The return of a turn, estimated over the turns' last tokens with ``turn_gamma``, is the reward
+    at its last token; inside a turn tokens are discounted by ``gamma``. RAGEN takes every token
+    with a reward other than 0 for a turn's end, so a turn that earns nothing is joined to the
+    next; here the ends are given.
+
+    Args:
+        token_rewards: ``(B, P)``; those inside a turn are lost.
+        values: ``(B, P)``.
+        mask: bool ``(B, P)``.
+        turn_ends: bool ``(B, P)``: the last token of each turn.
+        gamma: Discount inside a turn.
+        lam: As in :func:`gae`, on both levels.
+        turn_gamma: Discount of a turn.
+    """
+    ends = turn_ends & mask
+    turn_returns = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam).returns
+    # Each turn becomes a row of its own: its tokens stay where they are, all others are masked.
+    turns = ends.flip(-1).cumsum(-1).flip(-1)
+    total = torch.zeros_like(mask, dtype=torch.float32)
+    for turn in range(1, int(turns.max()) + 1 if turns.numel() else 1):
+        inside = mask & (turns == turn)
+        total += gae(turn_returns, values, inside, gamma=gamma, lam=lam).advantages
+    return Estimate(total, total + torch.where(mask, values.float(), 0.0))
 
 
 def returns_to_go(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
@@ -154,17 +192,18 @@ def whiten(
             Search-R1), which dilutes both moments; here only the policy's tokens count.
         divide: Divide by ``sqrt(var + eps)``, unbiased; False only subtracts the mean.
         eps: Added to the variance (verl).
-        reduce: Adds sums up over processes, so that all of them whiten with the same moments.
+        reduce: Adds sums up over processes, so that all of them whiten with the same moments;
+            all call it equally often.
 
     Returns:
         float32 ``(B, P)``.
     """
     clean = torch.where(mask, values.double(), 0.0)
-    total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()
-    centred = torch.where(mask, clean - total / count.clamp(min=1.0), 0.0)
+    total, count = reduce([float(clean.sum()), float(mask.sum())])
+    centred = torch.where(mask, clean - total / max(1.0, count), 0.0)
     if divide:
-        variance = reduce(centred.square().sum()) / (count - 1.0).clamp(min=1.0)
-        centred = centred * (variance + eps).rsqrt()
+        (squares,) = reduce([float(centred.square().sum())])
+        centred = centred / math.sqrt(squares / max(1.0, count - 1.0) + eps)
     return centred.float()
 
 
@@ -177,6 +216,10 @@ class _Groups:
     def __init__(self, groups: Tensor) -> None:
         _, self.index = groups.unique(return_inverse=True)
         self.size = self.sum(torch.ones(len(groups), dtype=torch.float64, device=groups.device))
+
+    def members(self) -> Sequence[Tensor]:
+        """Which episodes each group has."""
+        return self.index.argsort(stable=True).split(self.index.bincount().tolist())
 
     def sum(self, numbers: Tensor) -> Tensor:
         sums = numbers.new_zeros(len(numbers)).index_add(0, self.index, numbers)
@@ -260,20 +303,15 @@ def pass_at_k(
 ) -> Tensor:
     """Return advantages of the best: ``(R_max - R_second) / (std + eps)``, 0 for all others.
 
-    Of several best, all get 0: the first to be best equals the second. Source: verl
-    ``compute_grpo_passk_outcome_advantage``. Arguments and result as in :func:`grpo`; ``divide``
-    says whether to divide. A group of one gets 0.
+    Of two equally good all get 0. Arguments and result as in :func:`grpo`; ``divide`` says whether
+    to. A group of one gets 0. Source: verl ``compute_grpo_passk_outcome_advantage``.
     """
     group, scores = _Groups(groups), rewards.double()
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(group.index[order], stable=True)]  # by group, the best first
-    ordered = group.index[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    best = order[first & (group.size[order] > 1)]
-    second = order[torch.nonzero(first & (group.size[order] > 1))[:, 0] + 1]
     advantages = torch.zeros_like(scores)
-    advantages[best] = scores[best] - scores[second]
+    for members in group.members():
+        if len(members) > 1:
+            best, second = scores[members].topk(2).indices
+            advantages[members[best]] = scores[members[best]] - scores[members[second]]
     return _broadcast(advantages / (group.deviation(scores) + eps) if divide else advantages, mask)
 
 

@@ -25,7 +25,7 @@ Advantage = Literal[
     "gdpo",
     "pass_at_k",
 ]
-Surrogate = Literal["ppo", "gspo", "cispo", "reinforce"]
+Surrogate = Literal["ppo", "gspo", "cispo", "sapo", "reinforce"]
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const_norm"]
 KL = Literal["none", "reward", "loss"]
 KLEstimator = Literal["k1", "k2", "k3", "k3+"]
@@ -45,7 +45,8 @@ class Algorithm:
     Attributes:
         advantage: The estimator, a function of :mod:`agents.advantages`.
         surrogate: The per-token loss: ``"ppo"`` clips the token's ratio, ``"gspo"`` the
-            sequence's, ``"cispo"`` its weight only, ``"reinforce"`` uses none.
+            sequence's, ``"cispo"`` its weight only, ``"sapo"`` bends it softly, ``"reinforce"``
+            uses none; see :func:`agents.losses.surrogate`.
         aggregation: How token losses become one number, see
             :func:`agents.losses.token_weights`.
         horizon: Constant length that ``"const_norm"`` divides by; None elsewhere.
@@ -58,9 +59,9 @@ class Algorithm:
         normalize_std: Divide by the standard deviation: of the group in grpo, gdpo and
             pass_at_k, of the batch's tokens in gae, reinforce_pp and reinforce_pp_baseline.
             The others never divide.
-        eps_low: The ratio is clipped at ``1 - eps_low``; unused by cispo and reinforce.
-        eps_high: The ratio is clipped at ``1 + eps_high``; for cispo it *is* the upper bound of
-            the weight (TRL's meaning, not verl's).
+        eps_low: ppo and gspo clip the ratio at ``1 - eps_low``.
+        eps_high: ppo and gspo clip the ratio at ``1 + eps_high``; for cispo it *is* the upper
+            bound of the weight (TRL's meaning, not verl's).
         dual_clip: Bound of the loss where the advantage is negative, as a multiple of it; None
             for none.
         value_clip: How far a value may move from its old one in the value loss; None for any.
@@ -79,7 +80,8 @@ class Algorithm:
         importance_cap: Upper bound of these weights.
         learning_rate: Of the policy.
         value_learning_rate: Of the value head; None for the policy's.
-        warmup_steps: Training steps over which the rates rise linearly from 0.
+        warmup_steps: Training steps over which the rates rise linearly from 0; in optimizer steps
+            it is :attr:`updates` times as many.
         temperature: Of the rollouts.
         top_p: Nucleus of the rollouts.
 
@@ -134,14 +136,14 @@ mean 'grpo'? Mend advantage.
         for field, kind in _CHOICES.items():
             self._check_choice(field, get_args(kind))
         for field in ("prompts", "group_size", "epochs", "max_batches"):
-            self._check(field, getattr(self, field) >= 1, "at least 1")
+            self._check(field, _whole(getattr(self, field), 1), "a number of them, at least 1")
         for field in ("horizon", "minibatch"):
-            self._check(field, _absent_or_above(getattr(self, field), 0), "None or at least 1")
-        for field in ("value_coefficient", "kl_coefficient", "entropy_coefficient"):
-            self._check(field, _finite(getattr(self, field), 0.0), "a finite number from 0 up")
-        for field in ("gamma", "lam"):
-            self._check(field, 0.0 <= getattr(self, field) <= 1.0, "from 0 to 1")
-        self._check_bounds()
+            value = getattr(self, field)
+            self._check(field, value is None or _whole(value, 1), "None or at least 1")
+        self._check("warmup_steps", _whole(self.warmup_steps, 0), "a number of steps, 0 or more")
+        for field in ("normalize_std", "dynamic_sampling", "overlong_filter"):
+            self._check(field, isinstance(getattr(self, field), bool), "True or False")
+        self._check_numbers()
         self._check_combinations()
 
     @property
@@ -164,21 +166,30 @@ mean 'grpo'? Mend advantage.
         """Optimizer steps from one full rollout set."""
         return self.epochs * math.ceil(self.sequences / (self.minibatch or self.sequences))
 
-    def _check_bounds(self) -> None:
-        self._check("eps_low", 0.0 < self.eps_low < 1.0, "above 0 and below 1")
-        self._check("eps_high", _finite(self.eps_high, 0.0) and self.eps_high > 0, "above 0")
-        self._check("dual_clip", _absent_or_above(self.dual_clip, 1.0), "None or above 1")
-        self._check("value_clip", _absent_or_above(self.value_clip, 0.0), "None or above 0")
-        self._check("importance_cap", self.importance_cap >= 1.0, "at least 1")
-        self._check("learning_rate", _finite(self.learning_rate, 0.0), "a number from 0 up")
-        rate = self.value_learning_rate
-        self._check(
-            "value_learning_rate", rate is None or _finite(rate, 0.0), "None or a number from 0 up"
-        )
-        self._check("warmup_steps", self.warmup_steps >= 0, "0 or more")
-        self._check("temperature", _finite(self.temperature, 0.0), "a number from 0 up")
-        self._check("temperature", self.temperature > 0.0, "above 0 (greedy episodes all agree)")
-        self._check("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1")
+    def _check_numbers(self) -> None:
+        for field in (
+            "value_coefficient",
+            "kl_coefficient",
+            "entropy_coefficient",
+            "learning_rate",
+            "value_learning_rate",
+        ):
+            value = getattr(self, field)
+            absent = field == "value_learning_rate" and value is None
+            self._check(field, absent or _number(value, 0.0), "a finite number, 0 or more")
+        for field in ("gamma", "lam"):
+            value = getattr(self, field)
+            self._check(field, _number(value, 0.0) and value <= 1.0, "from 0 to 1")
+        for field in ("eps_low", "eps_high", "temperature", "top_p"):
+            value = getattr(self, field)
+            self._check(field, _number(value, 0.0) and value > 0.0, "a finite number above 0")
+        self._check("eps_low", self.eps_low < 1.0, "below 1")
+        self._check("top_p", self.top_p <= 1.0, "at most 1")
+        for field, bound in (("dual_clip", 1.0), ("value_clip", 0.0)):
+            value = getattr(self, field)
+            good = value is None or (_number(value, bound) and value > bound)
+            self._check(field, good, f"None or a finite number above {bound:g}")
+        self._check("importance_cap", _number(self.importance_cap, 1.0), "at least 1")
 
     def _check_combinations(self) -> None:
         grouped = self.advantage in GROUPED
@@ -240,9 +251,9 @@ _CHOICES = {
 }
 
 
-def _finite(value: float, least: float) -> bool:
-    return math.isfinite(value) and value >= least
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _absent_or_above(value: float | None, bound: float) -> bool:
-    return value is None or (math.isfinite(value) and value > bound)
+def _number(value: object, least: float) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= least

@@ -26,6 +26,8 @@ LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to this, as in verl and OpenRLHF: their exponential stays finite."""
 GSPO_LIMIT = 10.0
 """Upper limit of the sequence's log-ratio in GSPO (verl)."""
+SAPO_POSITIVE, SAPO_NEGATIVE = 1.0, 1.05
+"""How steeply SAPO's gate closes for positive advantages and for others (paper, TRL)."""
 K3_LIMIT = 10.0
 """Upper limit of k3 (verl)."""
 ICEPOP_FLOOR = 0.5
@@ -159,6 +161,8 @@ def surrogate(
       mean over sequences exactly. Lengths are those of ``mask``: document tokens never count.
     * ``cispo`` (arXiv 2506.13585): ``-sg[min(r, eps_high)] A log_prob``. ``eps_high`` is the bound
       itself (TRL; 5 is advised); in verl it would be ``1 + eps_high``. No token loses its gradient.
+    * ``sapo`` (arXiv 2511.20347): ``-A sigmoid(tau (r - 1)) 4 / tau``, tau 1 where A > 0, else
+      1.05: at r = 1 the gradient is PPO's, and it fades on both sides.
     * ``reinforce``: ``-A log_prob``.
 
     Args:
@@ -172,17 +176,22 @@ def surrogate(
     log_probs = torch.where(mask, log_probs, 0.0)
     old_log_probs = torch.where(mask, old_log_probs, 0.0).detach()
     advantages = torch.where(mask, advantages, 0.0).detach()
-    log_ratio = (log_probs - old_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    log_ratio = log_probs - old_log_probs
     if algorithm.surrogate == "reinforce":
         return TokenLoss(-advantages * log_probs, torch.zeros_like(mask))
-    if algorithm.surrogate == "cispo":
-        ratio = log_ratio.detach().exp()
-        weight = ratio.clamp(max=algorithm.eps_high)
-        return TokenLoss(-weight * advantages * log_probs, mask & (ratio > algorithm.eps_high))
     if algorithm.surrogate == "gspo":
         mean = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         log_ratio = (log_probs - log_probs.detach() + mean).clamp(max=GSPO_LIMIT)
-    return _clipped(log_ratio.exp(), advantages, mask, algorithm)
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    if algorithm.surrogate == "cispo":
+        ratio = ratio.detach()
+        weight = ratio.clamp(max=algorithm.eps_high)
+        return TokenLoss(-weight * advantages * log_probs, mask & (ratio > algorithm.eps_high))
+    if algorithm.surrogate == "sapo":
+        steepness = torch.where(advantages > 0, SAPO_POSITIVE, SAPO_NEGATIVE)
+        gate = (steepness * (ratio - 1.0)).sigmoid() * 4.0 / steepness
+        return TokenLoss(-gate * advantages, torch.zeros_like(mask))
+    return _clipped(ratio, advantages, mask, algorithm)
 
 
 def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, algorithm: Algorithm) -> TokenLoss:
@@ -360,7 +369,7 @@ def policy_loss(
 
     Returns:
         The loss, a number with a gradient, and sums over tokens without one: ``tokens``,
-        ``clipped``, ``log_ratio_k3`` (how far the policy moved since the rollouts), and where they
+        ``clipped``, ``approx_kl`` (from the policy of the rollouts to this one), and where they
         exist ``entropy``, ``kl``, ``value_loss``, ``value_clipped``.
 
     Raises:
@@ -373,7 +382,7 @@ def policy_loss(
     sums: Sums = {
         "tokens": mask.sum().float(),
         "clipped": policy.clipped.sum().float(),
-        "log_ratio_k3": kl(log_probs, old_log_probs, mask, "k3").detach().sum(),
+        "approx_kl": kl(old_log_probs, log_probs, mask, "k3").detach().sum(),
     }
     if algorithm.kl == "loss" and algorithm.kl_coefficient:
         ref_log_probs = _needed("ref_log_probs", ref_log_probs, "kl='loss'")
@@ -381,9 +390,9 @@ def policy_loss(
         loss, sums["kl"] = loss + algorithm.kl_coefficient * term, term.detach().sum()
     if algorithm.entropy_coefficient:
         entropies = _needed("entropies", entropies, "an entropy_coefficient")
+        loss = loss - algorithm.entropy_coefficient * torch.where(mask, entropies, 0.0)
     if entropies is not None:
-        term = torch.where(mask, entropies, 0.0)
-        loss, sums["entropy"] = loss - algorithm.entropy_coefficient * term, term.detach().sum()
+        sums["entropy"] = torch.where(mask, entropies, 0.0).detach().sum()
     if algorithm.uses_values:
         critic = value_loss(
             _needed("values", values, "a critic"),
@@ -395,7 +404,7 @@ def policy_loss(
         loss = loss + algorithm.value_coefficient * critic.loss
         sums["value_loss"] = critic.loss.detach().sum()
         sums["value_clipped"] = critic.clipped.sum().float()
-    return (weights * loss).sum(), sums
+    return (torch.where(mask, weights, 0.0) * loss).sum(), sums
 
 
 def _needed(name: str, given: Tensor | None, reason: str) -> Tensor:
