@@ -1,0 +1,141 @@
+"""Several processes that train one model: data parallel by torchrun, and models that are split up.
+
+Each process (rank) rolls out and learns from its own share of the groups; losses are normalised by
+numbers summed over all ranks, so gradients are *summed*, not averaged, and N processes take the
+very step that one would. Without torchrun everything here is the identity.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from search_env.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among those that train together.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        size: How many there are.
+        device: Where tensors that travel must be.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (immutable)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and the display."""
+        return self.rank == 0
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sums over ranks, number by number (as float64)."""
+        if self.size == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(number) for number in total.tolist()]
+
+    def max(self, number: int) -> int:
+        """Return the largest of the ranks' numbers."""
+        if self.size == 1:
+            return number
+        most = torch.tensor(number, device=self.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX)
+        return int(most)
+
+    def broadcast(self, value: T) -> T:
+        """Return the main rank's value; it is pickled, so the ranks must trust each other."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all ranks, in their order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[T] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def split(self, items: Sequence[T]) -> list[T]:
+        """Return this rank's share: every ``size``-th, so that shares differ by at most one.
+
+        Example:
+            >>> [Ranks(rank, 2).split("abcde") for rank in range(2)]
+            [['a', 'c', 'e'], ['b', 'd']]
+        """
+        return list(items[self.rank :: self.size])
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by the sum over ranks.
+
+        A parameter without a gradient anywhere keeps none: zeros would make an optimizer decay it.
+        """
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        present = self.sum([float(p.grad is not None) for p in parameters])
+        used = [p for p, count in zip(parameters, present, strict=True) if count]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([_gradient(p).flatten() for p in used])
+        dist.all_reduce(flat)
+        for parameter, summed in zip(used, flat.split([p.numel() for p in used]), strict=True):
+            _gradient(parameter).copy_(summed.view_as(parameter))
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """Return a gradient that is known to be there."""
+    assert parameter.grad is not None
+    return parameter.grad
+
+
+ALONE = Ranks()
+"""One process."""
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the processes that torchrun started, for the length of a block.
+
+    nccl on CUDA (one GPU a process, by ``LOCAL_RANK``), gloo elsewhere. Without torchrun's
+    environment variables there is one process and nothing is set up.
+
+    Raises:
+        ConfigurationError: More processes than GPUs on this machine.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        yield ALONE
+        return
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ConfigurationError(
+                f"Expected one GPU a process, got {torch.cuda.device_count()} GPUs and local rank "
+                f"{local}. Lower --nproc-per-node."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,492 @@
+"""The training half of the agent: log-probabilities of what was written, gradients, updates.
+
+A learner scores trajectories, accumulates the gradient of any loss over micro-batches of packed
+sequences, and takes steps. Which loss that is, it does not know: the caller's function gets
+log-probabilities, entropies and values of the policy's own tokens and of no others, so what was
+retrieved cannot enter a loss.
+
+Losses are summed over micro-batches and over ranks, never averaged here: a caller that divides by
+numbers of the whole batch gets the same gradient for any ``micro_tokens`` and any number of ranks.
+Dropout is always off, so that a ratio of 1 means the same policy.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agents.batches import (
+    Outputs,
+    Targets,
+    even_packs,
+    example_targets,
+    padded,
+    policy_targets,
+)
+from agents.distributed import ALONE, Ranks
+from agents.errors import CheckpointError, ContextLengthError, DeviceMemoryError, NonFiniteError
+from agents.optimizers import OptimizerConfig, make_optimizers
+from agents.packing import packed_attention, packed_forward
+from agents.sampling import Sampling
+from agents.trajectories import Example, Trajectory
+from search_env.errors import ConfigurationError
+
+__all__ = ["Learner", "LossFunction", "OptimizerConfig", "Outputs"]
+
+LossFunction: TypeAlias = Callable[[Outputs, Tensor], tuple[Tensor, Mapping[str, Tensor]]]
+"""From outputs of b rows and int64 ``(b,)`` (which rows of the batch they are) to a scalar loss and
+scalar statistics; all of them are summed over micro-batches."""
+
+_Loss: TypeAlias = tuple[Tensor, Mapping[str, Tensor]]
+_PLAIN = Sampling()
+_LOGITS_AT_ONCE = 2**24  # numbers; where there are more, they are computed again in the backward
+
+
+class Learner:
+    """A model that is trained.
+
+    Args:
+        model: A causal language model of transformers, or one with adapters of peft; it is
+            changed in place. Parameters that ask for no gradient stay as they are.
+        config: How it is optimised.
+        dtype: ``"fp32"``: the model is optimised as it is. ``"bf16"``: the model computes in
+            bfloat16 and follows float32 copies that are optimised, so that updates too small for
+            bfloat16 add up. Either way it stays the same object, to sample from.
+        micro_tokens: Most tokens in one forward and backward pass; a longer sequence has its own.
+        gradient_checkpointing: Compute each layer again in the backward pass: less memory, more
+            time.
+        value_head: Add a critic: a linear map of the last hidden state, zero at first.
+        reference: Keep a frozen copy of the model as it is now. Adapters need none: theirs is the
+            model without them.
+        sampling: The distribution that tokens are drawn from.
+        ranks: The processes that train together.
+
+    Attributes:
+        model: The model.
+        value_head: The critic (float32), None without one.
+        updates: Number of steps taken.
+
+    Raises:
+        ConfigurationError: An argument that cannot work, or nothing to train.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: OptimizerConfig | None = None,
+        *,
+        dtype: Literal["fp32", "bf16"] = "fp32",
+        micro_tokens: int = 16384,
+        gradient_checkpointing: bool = False,
+        value_head: bool = False,
+        reference: bool = False,
+        sampling: Sampling = _PLAIN,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        if micro_tokens < 1:
+            raise ConfigurationError(
+                f"Expected micro_tokens to be 1 or more, got {micro_tokens}. Raise it."
+            )
+        self.model = model.eval()
+        self.config = config or OptimizerConfig()
+        self.sampling = sampling
+        self.ranks = ranks
+        self.updates = 0
+        self.value_head = _zero_head(model) if value_head else None
+        self._micro_tokens = micro_tokens
+        self._compute, self._masters = _trained(model, dtype)
+        self._optimizers = make_optimizers(
+            self.config, self._masters, _embeddings(model), self.value_head
+        )
+        self._reference = _frozen(model) if reference and not _has_adapters(model) else None
+        self._checkpointed: list[nn.Module] = []
+        if gradient_checkpointing:
+            # The second is what it was called before transformers 5.20.
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+            layers = (m for m in model.modules() if isinstance(m, GradientCheckpointingLayer))
+            self._checkpointed.extend(layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.learning_rate_at(self.updates)
+
+    def score(self, trajectories: Sequence[Trajectory], *, reference: bool = False) -> Outputs:
+        """Return what the model thinks of trajectories, without gradients.
+
+        Args:
+            trajectories: The batch, B of them.
+            reference: Ask the frozen model instead; it has no critic.
+
+        Returns:
+            Outputs of B rows, on the CPU.
+
+        Raises:
+            ConfigurationError: ``reference`` without one.
+            ContextLengthError: A trajectory is longer than the model's context.
+            DeviceMemoryError: Out of memory.
+        """
+        batch = [policy_targets(trajectory) for trajectory in trajectories]
+        critic = None if reference else self.value_head
+        found = [torch.zeros(2 + (critic is not None), 0)] * (len(batch) + 1)
+        with torch.no_grad(), self._asked(reference) as model, self._memory():
+            for pack in self._packs(batch):
+                rows = [batch[index] for index in pack]
+                numbers = self._numbers(model, critic, rows).cpu()
+                for index, part in zip(pack, numbers.split(_counts(rows), 1), strict=True):
+                    found[index] = part
+        return padded(torch.cat(found, 1), _counts(batch))
+
+    def accumulate(
+        self, trajectories: Sequence[Trajectory], loss_fn: LossFunction
+    ) -> dict[str, float]:
+        """Add the gradient of a loss, summed over micro-batches, to the gradients.
+
+        Args:
+            trajectories: The batch; rows in which the policy wrote nothing are left out.
+            loss_fn: Called once for each micro-batch.
+
+        Returns:
+            Its statistics summed over micro-batches, and its losses as ``loss``; of this rank.
+
+        Raises:
+            ContextLengthError: A trajectory is longer than the model's context.
+            NonFiniteError: A loss is NaN or infinite; gradients are cleared.
+            DeviceMemoryError: Out of memory; gradients are cleared.
+        """
+        batch = [policy_targets(trajectory) for trajectory in trajectories]
+
+        def loss_of(pack: list[int]) -> _Loss:
+            rows = [batch[index] for index in pack]
+            outputs = padded(self._numbers(self.model, self.value_head, rows), _counts(rows))
+            return loss_fn(outputs, torch.tensor(pack, device=self.device))
+
+        return self._backward(self._packs(batch), loss_of)
+
+    def accumulate_examples(
+        self, examples: Sequence[Example], total_weight: float | None = None
+    ) -> float:
+        """Add the gradient of the weighted mean of examples' negative log-probabilities.
+
+        Args:
+            examples: What to imitate; the sampling plays no part in it.
+            total_weight: What the weighted sum is divided by; the weights of these examples, over
+                all ranks, if None.
+
+        Returns:
+            The loss of this rank's examples, in nats.
+
+        Raises:
+            ConfigurationError: No token has a weight.
+            ContextLengthError: An example is longer than the model's context.
+            NonFiniteError: A loss is NaN or infinite; gradients are cleared.
+            DeviceMemoryError: Out of memory; gradients are cleared.
+        """
+        batch = [example_targets(example) for example in examples]
+        if total_weight is None:
+            total_weight = self.ranks.sum([sum(float(row.weights.sum()) for row in batch)])[0]
+        if not total_weight > 0.0:
+            raise ConfigurationError(
+                f"Expected weights with a sum above 0, got {total_weight}. Give tokens a weight; "
+                "that of the first does not count."
+            )
+
+        def loss_of(pack: list[int]) -> _Loss:
+            rows = [batch[index] for index in pack]
+            logits, ids, _ = self._logits(self.model, rows)
+            log_probs = _in_chunks(_PLAIN.log_prob_of, logits, ids)
+            weights = torch.cat([row.weights for row in rows]).to(log_probs)
+            return -(log_probs @ weights) / total_weight, {}
+
+        return self._backward(self._packs(batch), loss_of).get("loss", 0.0)
+
+    def step(self) -> float:
+        """Update the weights by the accumulated gradients, summed over ranks, and clear those.
+
+        Returns:
+            Norm of the gradient before it is clipped.
+
+        Raises:
+            NonFiniteError: That norm is NaN or infinite; gradients are cleared, nothing else is
+                changed.
+        """
+        parameters = self._parameters()
+        self.ranks.sum_gradients(parameters)
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if not math.isfinite(norm):
+            self.clear()
+            raise NonFiniteError(
+                f"Expected a finite gradient norm, got {float(norm)} at update {self.updates}. "
+                "Nothing was changed. Lower the learning rate, or look at what this batch holds."
+            )
+        clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["scale"] * self.learning_rate
+            optimizer.step()
+        self.updates += 1
+        self.clear()
+        self._refresh()
+        return float(norm)
+
+    def clear(self) -> None:
+        """Forget the accumulated gradients."""
+        for parameter in (*self._compute.values(), *self._parameters()):
+            parameter.grad = None
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model's weights by name, trained ones in the precision they are trained in."""
+        masters = {name: master.detach() for name, master in self._masters.items()}
+        return {**self.model.state_dict(), **masters}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what an exact continuation needs beside the model this learner was made with.
+
+        Trained weights, critic, optimizer and counter. The reference is not among them: a new
+        learner has it from the model that it is made with.
+        """
+        return {
+            "weights": {name: master.detach().clone() for name, master in self._masters.items()},
+            "value_head": None if self.value_head is None else self.value_head.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where :meth:`state_dict` was taken.
+
+        Raises:
+            CheckpointError: It is of another model, critic or optimizer; nothing was changed.
+        """
+        shapes = {name: master.shape for name, master in self._masters.items()}
+        for what, same in (
+            ("model", {name: value.shape for name, value in state["weights"].items()} == shapes),
+            ("value_head", (state["value_head"] is None) == (self.value_head is None)),
+            ("optimizer", len(state["optimizers"]) == len(self._optimizers)),
+        ):
+            if not same:
+                raise CheckpointError(
+                    f"Expected the {what} that the checkpoint was made with, got another. Make "
+                    f"the learner with the same {what}."
+                )
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                master.copy_(state["weights"][name])
+        if self.value_head is not None:
+            self.value_head.load_state_dict(state["value_head"])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.updates = state["updates"]
+        self.clear()
+        self._refresh()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        """Return what is optimised."""
+        critic = [] if self.value_head is None else self.value_head.parameters()
+        return [*self._masters.values(), *critic]
+
+    def _refresh(self) -> None:
+        """Make the model follow the masters."""
+        with torch.no_grad():
+            for name, master in self._masters.items():
+                if self._compute[name] is not master:
+                    self._compute[name].copy_(master)
+
+    def _collect(self) -> None:
+        """Move the model's gradients to the masters, where they add up in float32."""
+        for name, master in self._masters.items():
+            gradient = self._compute[name].grad
+            if self._compute[name] is not master and gradient is not None:
+                self._compute[name].grad = None
+                master.grad = gradient.float() if master.grad is None else master.grad + gradient
+
+    def _packs(self, batch: Sequence[Targets]) -> list[list[int]]:
+        """Return the micro-batches: indices of the sequences that have targets."""
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max((len(row.tokens) for row in batch), default=0)
+        if context is not None and longest > context:
+            raise ContextLengthError(
+                f"Expected at most {context} tokens, the model's context, got {longest}. Lower "
+                "max_tokens of the environment, or take a model with a longer context."
+            )
+        lengths = {index: len(row.tokens) for index, row in enumerate(batch) if len(row)}
+        return even_packs(lengths, self._micro_tokens)
+
+    def _backward(
+        self, packs: list[list[int]], loss_of: Callable[[list[int]], _Loss]
+    ) -> dict[str, float]:
+        """Add the gradients of all micro-batches; return sums of losses and statistics."""
+        totals: dict[str, Tensor] = {}
+        with self._memory():
+            for number, pack in enumerate(packs, 1):
+                # Layers that are computed again in the backward pass attend there, too.
+                with packed_attention(self.model), self._layers_training():
+                    loss, statistics = loss_of(pack)
+                    value = float(loss.detach())
+                    if not math.isfinite(value):
+                        self.clear()
+                        raise NonFiniteError(
+                            f"Expected a finite loss, got {value} in micro-batch {number} of "
+                            f"{len(packs)}. The weights are unchanged; look at what it holds."
+                        )
+                    loss.backward()
+                self._collect()
+                for name, part in {**statistics, "loss": loss}.items():
+                    totals[name] = totals.get(name, 0.0) + part.detach()
+        return {name: float(total) for name, total in totals.items()}
+
+    def _logits(
+        self, model: PreTrainedModel, rows: Sequence[Targets]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits ``(n, V)``, ids ``(n,)`` and states ``(n, H)`` of all targets."""
+        starts = torch.tensor([0, *(len(row.tokens) for row in rows)]).cumsum(0)
+        keep = torch.cat(
+            [row.positions + start - 1 for row, start in zip(rows, starts, strict=False)]
+        )
+        logits, hidden = packed_forward(model, [row.tokens for row in rows], keep)
+        ids = torch.cat([row.tokens[row.positions] for row in rows])
+        return logits, ids.to(logits.device), hidden
+
+    def _numbers(
+        self, model: PreTrainedModel, critic: nn.Linear | None, rows: Sequence[Targets]
+    ) -> Tensor:
+        """Return log-probabilities, entropies and perhaps values, ``(2 or 3, n)``."""
+        logits, ids, hidden = self._logits(model, rows)
+        numbers = _in_chunks(self._log_probs_and_entropies, logits, ids)
+        if critic is None:
+            return numbers
+        return torch.cat([numbers, critic(hidden.float()).mT])
+
+    def _log_probs_and_entropies(self, logits: Tensor, ids: Tensor) -> Tensor:
+        log_probs = self.sampling.log_probs(logits)
+        # Where a probability is 0, its share of the entropy is 0 and not 0 times infinity.
+        terms = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+        return torch.stack([self.sampling.log_prob_of(logits, ids), -terms.sum(-1)])
+
+    @contextmanager
+    def _asked(self, reference: bool) -> Iterator[PreTrainedModel]:
+        """Yield the model, or the reference."""
+        if not reference:
+            yield self.model
+        elif _has_adapters(self.model):
+            with self.model.disable_adapter():
+                yield self.model
+        elif self._reference is None:
+            raise ConfigurationError(
+                "Expected a reference model, got none. Make the learner with reference=True."
+            )
+        else:
+            yield self._reference
+
+    @contextmanager
+    def _layers_training(self) -> Iterator[None]:
+        """Let layers be recomputed, which transformers does in training mode only.
+
+        Only the layers themselves are in that mode, nothing inside them, so dropout stays off.
+        """
+        for layer in self._checkpointed:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in self._checkpointed:
+                layer.training = False
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Say what to do where memory runs out."""
+        try:
+            yield
+        except RuntimeError as error:
+            out = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+            if not out:
+                raise
+            self.clear()
+            raise DeviceMemoryError(
+                f"Expected micro-batches of {self._micro_tokens} tokens to fit into memory, got: "
+                f"{str(error).splitlines()[0]} Lower micro_tokens, or set gradient_checkpointing."
+            ) from error
+
+
+def _counts(rows: Sequence[Targets]) -> list[int]:
+    return [len(row) for row in rows]
+
+
+def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids: Tensor) -> Tensor:
+    """Apply a function of logits ``(n, V)`` and ids ``(n,)``, a bounded number of rows at once.
+
+    float32 copies of all logits over a large vocabulary would need more memory than the model.
+    """
+    rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
+    if len(ids) <= rows:
+        return function(logits, ids)
+    parts = zip(logits.split(rows), ids.split(rows), strict=True)
+    return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts], -1)
+
+
+def _trained(
+    model: PreTrainedModel, dtype: str
+) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """Bring a model into the type it computes in; return its trained parameters and the masters."""
+    if dtype not in ("fp32", "bf16"):
+        raise ConfigurationError(f"Expected dtype to be fp32 or bf16, got {dtype!r}. Choose one.")
+    compute = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not compute:
+        raise ConfigurationError(
+            "Expected a model with parameters to train, got one where all are frozen. Call "
+            "requires_grad_() on those to train."
+        )
+    masters = compute
+    if dtype == "bf16":
+        masters = {name: nn.Parameter(p.detach().float().clone()) for name, p in compute.items()}
+    for parameter in model.parameters():
+        # Not model.to(): buffers (the frequencies of rotary positions) must keep their precision.
+        parameter.data = parameter.data.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    return compute, masters
+
+
+def _zero_head(model: PreTrainedModel) -> nn.Linear:
+    """Return a critic whose values are all 0."""
+    width = model.get_output_embeddings().weight.shape[1]
+    head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy that is never trained."""
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    return frozen.eval()
+
+
+def _has_adapters(model: PreTrainedModel) -> bool:
+    """Whether a model is one of peft."""
+    return hasattr(model, "disable_adapter")
+
+
+def _embeddings(model: PreTrainedModel) -> set[str]:
+    """Return the names of parameters of embeddings and head."""
+    head = model.get_output_embeddings()
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or module is head
+        for own, _ in module.named_parameters(recurse=False)
+    }
