@@ -119,7 +119,7 @@ _PANELS = (
         (
             Line("reward/group_std", "std of the reward in a group"),
             Line("groups/zero_variance", "share of groups without any"),
-            Line("policy/grad_norm", "gradient norm"),
+            Line("policy/grad_norm", "gradient norm", right=True),
         ),
     ),
     Panel(
@@ -376,13 +376,16 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
         half = np.zeros_like(band.half) if panel.log else band.half
         band = Band(band.x, band.mean, half)
         _draw_band(target, band, number, line.label, markers=line.markers)
-        if twin is not None:
-            target.set_ylabel(line.label, color=COLOURS[number], fontsize=8)
+    above = axis
     if twin is not None:
+        above = twin
         twin.spines["top"].set_visible(False)
         twin.tick_params(labelsize=8)
-    elif len(drawn) > 1:
-        axis.legend(fontsize=7, framealpha=0.6)
+        twin.set_ylabel("".join(line.label for line, _ in drawn if line.right), fontsize=8)
+    if len(drawn) > 1:
+        handles = [handle for side in dict.fromkeys((axis, above)) for handle in side.get_lines()]
+        named = [handle for handle in handles if not str(handle.get_label()).startswith("_")]
+        above.legend(handles=named, fontsize=7, framealpha=0.6)
 
 
 def _draw_band(axis: Axes, band: Band, number: int, label: str, *, markers: bool) -> None:
