@@ -19,27 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from agents.algorithm import GROUPED, Algorithm
+from agents.algorithm import GROUPED as GROUPED
+from agents.algorithm import Algorithm
 from search_env.errors import ConfigurationError
-
-__all__ = [
-    "GROUPED",
-    "Estimate",
-    "at_last_token",
-    "bi_level_gae",
-    "estimate",
-    "gae",
-    "gdpo",
-    "grpo",
-    "mean_only",
-    "opo",
-    "pass_at_k",
-    "reinforce_pp",
-    "reinforce_pp_baseline",
-    "returns_to_go",
-    "rloo",
-    "whiten",
-]
 
 Reduce = Callable[[Sequence[float]], Sequence[float]]
 """Adds numbers up over all processes: :meth:`agents.distributed.Ranks.sum`."""
@@ -155,12 +137,12 @@ def bi_level_gae(
         token_rewards: ``(B, P)``; those inside a turn are lost.
         values: ``(B, P)``.
         mask: bool ``(B, P)``.
-        turn_ends: bool ``(B, P)``: the last token of each turn.
+        turn_ends: bool ``(B, P)``: the last token of each turn; that of the episode is always one.
         gamma: Discount inside a turn.
         lam: As in :func:`gae`, on both levels.
         turn_gamma: Discount of a turn.
     """
-    ends = turn_ends & mask
+    ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())
     turn_returns = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam).returns
     # Each turn becomes a row of its own: its tokens stay where they are, all others are masked.
     turns = ends.flip(-1).cumsum(-1).flip(-1)

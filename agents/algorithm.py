@@ -204,6 +204,11 @@ mean 'grpo'? Mend advantage.
             (self.horizon is not None) == needs_horizon,
             f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}",
         )
+        self._check(
+            "eps_high",
+            self.surrogate != "cispo" or self.eps_high >= 1.0,
+            "at least 1 with surrogate='cispo', whose bound of the ratio it is (5 is advised)",
+        )
         wanted = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
         self._check(
             "kl_estimator",
