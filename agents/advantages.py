@@ -12,7 +12,6 @@ What is not here: rewards (:mod:`search_env.rewards`) and losses (:mod:`agents.l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ from agents.algorithm import GROUPED as GROUPED
 from agents.algorithm import Algorithm
 from search_env.errors import ConfigurationError
 
-Reduce = Callable[[Sequence[float]], Sequence[float]]
-"""Adds numbers up over all processes: :meth:`agents.distributed.Ranks.sum`."""
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes (the identity where there is one)."""
 
 
 class Estimate(NamedTuple):
@@ -39,7 +38,7 @@ class Estimate(NamedTuple):
     returns: Tensor | None = None
 
 
-def _alone(sums: Sequence[float]) -> Sequence[float]:
+def _alone(sums: Tensor) -> Tensor:
     return sums
 
 
@@ -104,9 +103,9 @@ def gae(
     """
     rewards = torch.where(mask, token_rewards.float(), 0.0)
     values = torch.where(mask, values.float(), 0.0)
-    behind = torch.zeros_like(values[:, 0]) if bootstrap is None else bootstrap.float()
     advantages = torch.zeros_like(values)
-    ahead = torch.zeros_like(behind)
+    ahead = values.new_zeros(len(values))
+    behind = ahead if bootstrap is None else bootstrap.float()
     for t in reversed(range(values.shape[1])):
         delta = rewards[:, t] + gamma * behind - values[:, t]
         ahead = torch.where(mask[:, t], delta + gamma * lam * ahead, ahead)
@@ -143,7 +142,8 @@ def bi_level_gae(
         turn_gamma: Discount of a turn.
     """
     ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())
-    turn_returns = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam).returns
+    by_turn = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam)
+    turn_returns = by_turn.advantages + torch.where(ends, values.float(), 0.0)
     # Each turn becomes a row of its own: its tokens stay where they are, all others are masked.
     turns = ends.flip(-1).cumsum(-1).flip(-1)
     total = torch.zeros_like(mask, dtype=torch.float32)
@@ -155,7 +155,8 @@ def bi_level_gae(
 
 def returns_to_go(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """Return ``G_t = r_t + gamma G_{t+1}`` over the tokens that count, ``(B, P)``."""
-    return gae(token_rewards, torch.zeros_like(token_rewards), mask, gamma=gamma).advantages
+    none = torch.zeros_like(token_rewards)
+    return gae(token_rewards, none, mask, gamma=gamma).advantages
 
 
 def whiten(
@@ -181,11 +182,11 @@ def whiten(
         float32 ``(B, P)``.
     """
     clean = torch.where(mask, values.double(), 0.0)
-    total, count = reduce([float(clean.sum()), float(mask.sum())])
-    centred = torch.where(mask, clean - total / max(1.0, count), 0.0)
+    total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()
+    centred = torch.where(mask, clean - total / count.clamp(min=1.0), 0.0)
     if divide:
-        (squares,) = reduce([float(centred.square().sum())])
-        centred = centred / math.sqrt(squares / max(1.0, count - 1.0) + eps)
+        variance = reduce(centred.square().sum()) / (count - 1.0).clamp(min=1.0)
+        centred = centred * (variance + eps).rsqrt()
     return centred.float()
 
 
@@ -196,12 +197,12 @@ class _Groups:
     """Statistics of a number an episode over groups of episodes, each as ``(B,)``, float64."""
 
     def __init__(self, groups: Tensor) -> None:
-        _, self.index = groups.unique(return_inverse=True)
+        _, self.index = torch.unique(groups, return_inverse=True)
         self.size = self.sum(torch.ones(len(groups), dtype=torch.float64, device=groups.device))
 
     def members(self) -> Sequence[Tensor]:
         """Which episodes each group has."""
-        return self.index.argsort(stable=True).split(self.index.bincount().tolist())
+        return torch.split(self.index.argsort(stable=True), self.index.bincount().tolist())
 
     def sum(self, numbers: Tensor) -> Tensor:
         sums = numbers.new_zeros(len(numbers)).index_add(0, self.index, numbers)

@@ -369,7 +369,7 @@ def policy_loss(
 
     Returns:
         The loss, a number with a gradient, and sums over tokens without one: ``tokens``,
-        ``clipped``, ``approx_kl`` (from the policy of the rollouts to this one), and where they
+        ``clipped``, ``log_ratio_k3`` (divergence of this policy from the old), and where they
         exist ``entropy``, ``kl``, ``value_loss``, ``value_clipped``.
 
     Raises:
@@ -382,7 +382,7 @@ def policy_loss(
     sums: Sums = {
         "tokens": mask.sum().float(),
         "clipped": policy.clipped.sum().float(),
-        "approx_kl": kl(old_log_probs, log_probs, mask, "k3").detach().sum(),
+        "log_ratio_k3": kl(old_log_probs, log_probs, mask, "k3").detach().sum(),
     }
     if algorithm.kl == "loss" and algorithm.kl_coefficient:
         ref_log_probs = _needed("ref_log_probs", ref_log_probs, "kl='loss'")

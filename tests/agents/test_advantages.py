@@ -287,6 +287,16 @@ def test_padding_on_the_right_changes_nothing(algorithm):
     assert torch.equal(long[:, :4], short)
 
 
+@pytest.mark.parametrize("algorithm", ESTIMATORS, ids=ids)
+@pytest.mark.parametrize(("rows", "width"), [(0, 0), (2, 0), (0, 3)])
+def test_a_process_without_tokens_or_episodes_gets_nothing(algorithm, rows, width):
+    mask = torch.zeros(rows, width, dtype=torch.bool)
+    tokens = torch.zeros(3, rows, width)
+    groups = torch.zeros(rows, dtype=torch.int64)
+    found = estimate(algorithm, torch.zeros(rows), groups, mask, tokens).advantages
+    assert found.shape == (rows, width)
+
+
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
 def test_equal_rewards_have_exactly_no_advantage(size):
     """In float32 the mean of five times 0.1 is not 0.1, and a tiny std blows the difference up."""
@@ -345,9 +355,9 @@ def test_whitening_is_the_same_split_over_processes():
     mean = torch.cat(clean).mean()
 
     def exchange(sums):
-        if len(sums) == 2:
-            return [float(sum(part.sum() for part in clean)), float(MASK.sum())]
-        return [float(sum((part - mean).square().sum() for part in clean))]
+        if sums.numel() == 2:
+            return torch.stack([sum(part.sum() for part in clean), MASK.sum().double()])
+        return sum((part - mean).square().sum() for part in clean)
 
     parts = [adv.whiten(part, mask, reduce=exchange) for part, mask in halves]
     close(torch.cat(parts), whole, 1e-6)

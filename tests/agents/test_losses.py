@@ -388,7 +388,7 @@ def test_the_whole_loss_by_hand():
     wanted = 0.25 * (1.5 * -1.1 * 2 + 0.1 * 0.08 - 0.01 * 0.7 + 0.5 * 2.0)
     assert loss.item() == pytest.approx(wanted, abs=1e-6)
     assert {name: round(number.item(), 5) for name, number in sums.items()} == {
-        "tokens": 1.0, "clipped": 0.0, "approx_kl": round(0.1 - math.log(1.1), 5), "kl": 0.08,
+        "tokens": 1.0, "clipped": 0.0, "log_ratio_k3": round(0.1 - math.log(1.1), 5), "kl": 0.08,
         "entropy": 0.7, "value_loss": 2.0, "value_clipped": 0.0,
     }  # fmt: skip
 
