@@ -213,6 +213,7 @@ class _Play:
         self._finished: list[tuple[int, Trajectory]] = []
         self._policy_tokens = self._faults = self._steps = 0
         self._clock = _Clock()
+        self._prefill = engine.timings.prefill_seconds
 
     @property
     def running(self) -> bool:
@@ -243,10 +244,11 @@ class _Play:
 
     def result(self) -> Rollouts:
         """Return everything that was played, in order."""
+        seconds = self._clock.seconds
+        prefill = self._engine.timings.prefill_seconds - self._prefill
+        seconds["prefill"], seconds["decode"] = prefill, seconds["decode"] - prefill
         ordered = [trajectory for _, trajectory in sorted(self._finished, key=lambda f: f[0])]
-        return Rollouts(
-            ordered, self._clock.seconds, self._policy_tokens, self._faults, self._steps
-        )
+        return Rollouts(ordered, seconds, self._policy_tokens, self._faults, self._steps)
 
     def _decode(self, rows: NDArray[np.intp]) -> None:
         decoded = self._engine.decode(rows)
@@ -329,7 +331,7 @@ class _Play:
         prompts = [obs["tokens"][row, : self._length[row]].copy() for row in rows]
         self._clock.book("environment")
         self._engine.begin(rows, prompts, [ticket.seed for ticket in tickets])
-        self._clock.book("prefill")
+        self._clock.book("decode")
 
 
 def _trajectory(

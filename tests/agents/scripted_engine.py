@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ class ScriptedEngine:
     max_tokens: int = 16
     critic: bool = False
     inserted: list[tuple[int, list[int]]] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: {"prefill": 0.0, "decode": 0.0})
+    timings: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(prefill_seconds=0.0))
 
     def __post_init__(self) -> None:
         self.lengths = np.zeros(self.rows, np.int64)

@@ -1,0 +1,119 @@
+"""What a training run is, as plain data: model, environment, algorithm, phases, limits.
+
+How it is run is :mod:`agents.reinforce`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from agents.algorithm import Algorithm
+from agents.curriculum import USED_LEVELS
+from agents.optimizers import OptimizerConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of a run that pays one reward.
+
+    Attributes:
+        reward: Its name.
+        changes: Fields of the algorithm that are other than in the rest of the run, for example
+            ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
+        levels: Difficulties that it asks, where questions are labelled.
+    """
+
+    reward: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[str, ...] = USED_LEVELS
+
+
+PHASES = (
+    Phase(reward="r1-searcher-stage1", levels=("medium",)),
+    Phase(reward="r1-searcher-stage2"),
+)
+"""R1-Searcher's two: learn to search, then to answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        model: Folder or hub name of a causal language model of transformers.
+        algorithm: How it learns; questions a step, group size and learning rate are in it.
+        env_id: What it learns in.
+        env_options: Arguments of the environment.
+        eval_options: Those that are other for evaluation.
+        max_tokens: Context: of the environment, and of the engine's cache.
+        phases: One after the other.
+        phase_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
+        phase_search_rate: A phase ends once this share of episodes searches; None: not asked.
+        phase_format_rate: And this share keeps the format.
+        phase_window: Episodes that the shares are of.
+        hops: ``(from_step, most_hops)``: questions from easy to hard.
+        difficulties: File of ``search-env label``; None asks all questions alike.
+        optimizer: How steps are taken; learning rates and warm-up are the algorithm's.
+        steps: How many.
+        minutes: End after so many, resumed parts included; None: no limit.
+        rows: Episodes side by side.
+        wait_for_all: See :func:`agents.rollout.collect`.
+        dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights.
+        micro_tokens: Most tokens in one forward and backward pass.
+        gradient_checkpointing: Less memory, more time.
+        seed: Decides everything that is random.
+        eval_every: Steps between evaluations, which also come first and last; 0: none.
+        eval_questions: How many held-out questions are asked, evenly spread over the split.
+        checkpoint_every: Steps between checkpoints; one is always made at the end.
+        keep_checkpoints: How many of them stay.
+        out: Folder of checkpoints and of the trained model.
+        threads: Of torch; None leaves them.
+    """
+
+    model: str
+    algorithm: Algorithm
+    env_id: str = "SearchQA-v0"
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    eval_options: Mapping[str, Any] = field(default_factory=lambda: {"split": "validation"})
+    max_tokens: int = 1024
+    phases: tuple[Phase, ...] = PHASES
+    phase_episodes: int | None = 5600
+    phase_search_rate: float | None = 0.95
+    phase_format_rate: float | None = 0.9
+    phase_window: int = 256
+    hops: tuple[tuple[int, int], ...] = ()
+    difficulties: str | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 100
+    minutes: float | None = None
+    rows: int = 64
+    wait_for_all: bool = True
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    micro_tokens: int = 16384
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    eval_every: int = 20
+    eval_questions: int = 200
+    checkpoint_every: int = 20
+    keep_checkpoints: int = 2
+    out: str = "runs/train"
+    threads: int | None = None
+
+    def algorithm_of(self, phase: int) -> Algorithm:
+        """Return the algorithm as a phase changes it."""
+        return replace(self.algorithm, **self.phases[phase].changes)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must share, as JSON values."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self), default=dict))
+        return {name: value for name, value in settings.items() if name not in _FREE}
+
+
+# What a run may go on with otherwise: limits, and where and how often things are written.
+_FREE = frozenset(
+    {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
+    | {"out", "threads"}
+)

@@ -1,0 +1,467 @@
+"""Policy-gradient training of a language model that searches: the run, top to bottom.
+
+A step draws questions, plays groups of episodes, learns from them (:mod:`agents.updates`), measures
+what happened and asks whether the phase is over. Around it: evaluation on held-out questions,
+checkpoints, and the observer that is told of everything.
+
+Everything random is drawn from the seed and the number of the step, and episodes never outlive a
+step; so a run that was killed goes on from its checkpoint as if it had not been: to the same weights,
+bit by bit, in fp32 on one thread. Ctrl-C is held back while weights change. Several processes of
+torchrun share out the questions.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import search_env  # noqa: F401 - registers the ids
+from agents import checkpoints
+from agents.advantages import GROUPED
+from agents.algorithm import Algorithm
+from agents.config import Phase, TrainConfig
+from agents.curriculum import Curriculum, make_curriculum, read_difficulties
+from agents.distributed import Ranks, joined
+from agents.engine import Engine
+from agents.errors import CheckpointError, ModelMismatchError
+from agents.learner import Learner
+from agents.logs import Observer, Silent
+from agents.losses import keep_group
+from agents.metrics import evaluation_metrics, rollout_metrics
+from agents.optimizers import OptimizerConfig
+from agents.rollout import by_group, collect, learnable
+from agents.sampling import GREEDY, Sampling
+from agents.trajectories import Trajectory
+from agents.updates import update
+from search_env.errors import ConfigurationError
+from search_env.vector_env import SearchQAVectorEnv
+from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+
+__all__ = ["Phase", "TrainConfig", "TrainResult", "make_envs", "train", "update"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Steps that were made, in all.
+        reason: Why it ended.
+        model: Folder of the trained model.
+        evaluations: ``(step, metrics)`` of this part of the run.
+        switches: Changes of phase, in all.
+    """
+
+    steps: int
+    reason: str
+    model: Path
+    evaluations: tuple[tuple[int, dict[str, float]], ...]
+    switches: tuple[PhaseSwitch, ...]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: PreTrainedModel | None = None,
+    observer: Observer | None = None,
+    resume: bool = False,
+) -> TrainResult:
+    """Train, evaluate and write checkpoints.
+
+    After Ctrl-C or an error the last whole step is saved before the exception goes on.
+
+    Args:
+        config: What to run.
+        model: Instead of loading ``config.model``; changed in place.
+        observer: Is told, on the main process only.
+        resume: Go on from the newest checkpoint in ``config.out``.
+
+    Raises:
+        ConfigurationError: Settings that cannot work, or a folder that holds another run.
+        CheckpointError: Nothing to resume, or not with these settings.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with joined() as ranks:
+        run = _Run(config, model, ranks)
+        told = observer if observer is not None and ranks.is_main else Silent()
+        run.begin(resume)
+        told.begin(config.steps, run.description)
+        reason = "it failed"
+        try:
+            reason = _train(run, config, told)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            raise
+        finally:
+            run.save()
+            told.end(run.step, reason)
+        return run.result(reason)
+
+
+def _train(run: _Run, config: TrainConfig, observer: Observer) -> str:
+    """Make the steps; return why they end."""
+    if config.eval_every and run.step == 0:
+        observer.evaluated(0, run.evaluate())
+    reason = None
+    while reason is None:
+        metrics, episodes = run.train_step()
+        observer.step(run.step, metrics, episodes)
+        if run.step >= config.steps:
+            reason = "all steps are made"
+        elif config.minutes is not None and run.seconds > 60 * config.minutes:
+            reason = f"{config.minutes:g} minutes are over"
+        if config.eval_every and (reason or run.step % config.eval_every == 0):
+            observer.evaluated(run.step, run.evaluate())
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+    return reason
+
+
+class _Run:
+    """All that a run consists of, and its step."""
+
+    def __init__(self, config: TrainConfig, model: PreTrainedModel | None, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        if model is None:
+            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+        algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
+        sampling = Sampling(config.algorithm.temperature, config.algorithm.top_p)
+        self.learner = Learner(
+            model,
+            _optimizer(config, algorithms[0]),
+            dtype=config.dtype,
+            micro_tokens=config.micro_tokens,
+            gradient_checkpointing=config.gradient_checkpointing,
+            value_head=any(algorithm.uses_values for algorithm in algorithms),
+            reference=any(algorithm.uses_reference for algorithm in algorithms),
+            sampling=sampling,
+            ranks=ranks,
+        )
+        vocabulary = model.get_input_embeddings().num_embeddings
+        self.envs = make_envs(config, vocabulary)
+        self.held_out = make_envs(config, vocabulary, **config.eval_options)
+        self.engine = Engine(
+            model,
+            rows=config.rows,
+            max_tokens=config.max_tokens,
+            sampling=sampling,
+            value_head=self.learner.value_head,
+        )
+        self.curricula = _curricula(config, self.envs)
+        self.rule = PhaseRule(
+            len(config.phases),
+            config.phase_episodes,
+            config.phase_search_rate,
+            config.phase_format_rate,
+            config.phase_window,
+        )
+        self.phases = self.rule.start()
+        self.step = 0
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self._before = 0.0  # seconds of the parts of the run before this one
+        self._started = time.monotonic()
+        self._saved: int | None = None
+        self._enter_phase()
+        self._whole = self._progress()
+
+    # One step.
+
+    def train_step(self) -> tuple[dict[str, float], list[Trajectory]]:
+        """Play, learn, measure; return metrics and all ranks' episodes."""
+        started = time.perf_counter()
+        phase = self.phases.phase
+        algorithm = self.config.algorithm_of(phase)
+        played, chosen, measured = self._play(algorithm)
+        measured["time/rollout"] = time.perf_counter() - started
+        with _uninterrupted():
+            learnt = update(self.learner, chosen, algorithm, seed=self._seed(1))
+            episodes = [t for part in self.ranks.gather(played) for t in part]
+            self.step += 1
+            self._book(episodes)
+            self._whole = self._progress()
+        metrics = {**rollout_metrics(episodes), **learnt, **measured, "phase": phase + 1.0}
+        metrics["time/step"] = time.perf_counter() - started
+        return metrics, episodes
+
+    def _play(
+        self, algorithm: Algorithm
+    ) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
+        """Return this rank's episodes, those to learn from, and what was measured."""
+        played: list[Trajectory] = []
+        chosen: list[Trajectory] = []
+        measured: Counter[str] = Counter()
+        curriculum = self.curricula[self.phases.phase]
+        for number in range(algorithm.max_batches if algorithm.dynamic_sampling else 1):
+            questions = curriculum.draw(self.step, algorithm.prompts).tolist()
+            rollouts = collect(
+                self.envs,
+                self.engine,
+                self.ranks.split(questions),
+                group_size=algorithm.group_size,
+                seed=self._seed(2, number, self.ranks.rank),
+                version=self.learner.updates,
+                wait_for_all=self.config.wait_for_all,
+            )
+            found = self._renumbered(rollouts.trajectories, number * algorithm.prompts)
+            played += found
+            chosen += _useful(found, algorithm)
+            measured.update({f"time/{name}": s for name, s in rollouts.seconds.items()})
+            measured["format/faults"] += rollouts.format_faults
+            if self.ranks.sum([float(len(by_group(chosen)))])[0] >= algorithm.prompts:
+                break
+        faults, valid = self.ranks.sum(
+            [measured["format/faults"], float(sum(t.valid for t in played))]
+        )
+        measured["format/faults"] = faults / valid if valid else math.nan
+        share = math.ceil(algorithm.prompts / self.ranks.size)
+        kept = list(by_group(chosen).values())[:share]
+        return played, [member for members in kept for member in members], dict(measured)
+
+    def _renumbered(self, trajectories: list[Trajectory], first: int) -> list[Trajectory]:
+        """Return trajectories whose groups have numbers of their own among ranks and batches."""
+        if self.ranks.size == 1 and not first:
+            return trajectories
+        own = self.ranks.rank
+        return [replace(t, group=first + own + t.group * self.ranks.size) for t in trajectories]
+
+    def _book(self, episodes: list[Trajectory]) -> None:
+        """Count episodes of all ranks; go on to the next phase if this one is over."""
+        before = self.phases.phase
+        finished = [FinishedEpisode(t.num_searches, t.well_formed, t.valid) for t in episodes]
+        self.phases, _ = self.rule.observe(self.phases, finished)
+        if self.phases.phase != before:
+            self._enter_phase()
+
+    def _enter_phase(self) -> None:
+        phase = self.phases.phase
+        self.envs.set_reward(self.config.phases[phase].reward)
+        self.learner.config = _optimizer(self.config, self.config.algorithm_of(phase))
+
+    def evaluate(self) -> dict[str, float]:
+        """Return metrics of greedy episodes on held-out questions."""
+        started = time.perf_counter()
+        total = len(self.held_out.questions)
+        count = min(self.config.eval_questions, total)
+        indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
+        sampling, self.engine.sampling = self.engine.sampling, GREEDY
+        try:
+            own = self.ranks.split(indices)
+            found = collect(self.held_out, self.engine, own).trajectories if own else []
+        finally:
+            self.engine.sampling = sampling
+        metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
+        metrics["eval/seconds"] = time.perf_counter() - started
+        self.evaluations.append((self.step, metrics))
+        return metrics
+
+    # What lasts.
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, all its parts together."""
+        return self._before + time.monotonic() - self._started
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are."""
+        return Path(self.config.out) / "checkpoints"
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What is run, in words."""
+        algorithm = self.config.algorithm
+        return {
+            "model": self.config.model,
+            "environment": self.config.env_id,
+            "algorithm": f"{algorithm.advantage}, {algorithm.prompts} x {algorithm.group_size}",
+            "phases": ", ".join(phase.reward for phase in self.config.phases),
+        }
+
+    def begin(self, resume: bool) -> None:
+        """Go on from the newest checkpoint, or make sure that there is none.
+
+        Raises:
+            CheckpointError: There is none, or not of this run.
+            ConfigurationError: There is one of another run.
+        """
+        newest = checkpoints.latest(self.folder)
+        if resume and newest is None:
+            raise CheckpointError(
+                f"Expected a checkpoint to resume from in {self.folder}, got none. Start the run "
+                "without resuming, or name the folder of another."
+            )
+        if not resume and newest is not None:
+            raise ConfigurationError(
+                f"Expected a folder without a run, got {self.folder}, which has checkpoints. "
+                "Resume that run, or choose another folder."
+            )
+        if newest is not None:
+            self._restore(checkpoints.load(newest, config=self.config.record()))
+
+    def save(self) -> None:
+        """Write a checkpoint of the last whole step, if weights have not moved on since."""
+        whole = self._whole
+        behind = self._saved == whole["step"] or self.learner.updates != whole["updates"]
+        if behind or not self.ranks.is_main:
+            return
+        learner = self.learner.state_dict()
+        checkpoint = checkpoints.Checkpoint(
+            step=whole["step"],
+            weights=learner.pop("weights"),
+            state={"learner": learner, "run": whole},
+            config=self.config.record(),
+        )
+        checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
+        self._saved = whole["step"]
+
+    def result(self, reason: str) -> TrainResult:
+        """Write the model where transformers can load it; return how the run ended."""
+        folder = Path(self.config.out) / "model"
+        if self.ranks.is_main:
+            self.learner.model.save_pretrained(folder, state_dict=self.learner.weights())
+        return TrainResult(self.step, reason, folder, tuple(self.evaluations), self.phases.history)
+
+    def _progress(self) -> dict[str, Any]:
+        """Return all but the learner's state, as plain data."""
+        return {
+            "step": self.step,
+            "updates": self.learner.updates,
+            "seconds": self.seconds,
+            "phases": asdict(self.phases),
+            "curricula": [curriculum.state for curriculum in self.curricula],
+        }
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        learner, run = checkpoint.state["learner"], checkpoint.state["run"]
+        self.learner.load_state_dict({**learner, "weights": checkpoint.weights})
+        history = tuple(PhaseSwitch(*switch) for switch in run["phases"]["history"])
+        self.phases = PhaseState(**{**run["phases"], "history": history})
+        for curriculum, state in zip(self.curricula, run["curricula"], strict=True):
+            curriculum.state = state
+        self.step = self._saved = checkpoint.step
+        self._before = run["seconds"]
+        self._enter_phase()
+        self._whole = self._progress()
+
+    def _seed(self, *numbers: int) -> int:
+        """Return a seed for one use in one step."""
+        sequence = np.random.SeedSequence((self.config.seed, self.step, *numbers))
+        return int(sequence.generate_state(1)[0])
+
+
+def make_envs(config: TrainConfig, vocabulary: int, **options: Any) -> SearchQAVectorEnv:
+    """Return the rows of a run, in the form that :func:`agents.rollout.collect` wants.
+
+    Args:
+        config: Of the run.
+        vocabulary: Number of ids that the model knows.
+        options: Arguments of the environment that are other than the run's.
+
+    Raises:
+        ModelMismatchError: The tokenizer has ids that the model does not know.
+        ConfigurationError: An argument of the environment that cannot work.
+    """
+    arguments: dict[str, Any] = {
+        "on_retrieval_error": "truncate",
+        "max_tokens": config.max_tokens,
+        **config.env_options,
+        **options,
+    }
+
+    def make(more: Mapping[str, Any]) -> SearchQAVectorEnv:
+        envs = gym.make_vec(
+            config.env_id,
+            num_envs=config.rows,
+            autoreset_mode="Disabled",
+            copy=False,
+            **arguments,
+            **more,
+        ).unwrapped
+        if not isinstance(envs, SearchQAVectorEnv):
+            raise ConfigurationError(
+                f"Expected {config.env_id!r} to be a SearchQAVectorEnv, got {type(envs).__name__}. "
+                "Choose one of this package's ids."
+            )
+        return envs
+
+    envs = make({})
+    size = envs.setting.size
+    if size > vocabulary:
+        raise ModelMismatchError(
+            f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
+            f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer in env_options."
+        )
+    return envs if size == vocabulary else make({"vocab_size": vocabulary})
+
+
+def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:
+    """Return the curriculum of each phase."""
+    known = None if config.difficulties is None else read_difficulties(config.difficulties)
+    return [
+        make_curriculum(
+            envs.questions, config.seed, hops=config.hops, difficulties=known, levels=phase.levels
+        )
+        for phase in config.phases
+    ]
+
+
+def _optimizer(config: TrainConfig, algorithm: Algorithm) -> OptimizerConfig:
+    """Return the optimizer's settings with the algorithm's rates."""
+    return replace(
+        config.optimizer,
+        learning_rate=algorithm.learning_rate,
+        value_learning_rate=algorithm.value_learning_rate,
+        warmup_steps=algorithm.warmup_steps * algorithm.updates,
+    )
+
+
+def _useful(trajectories: list[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
+    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
+    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
+    if not algorithm.dynamic_sampling:
+        return valid
+    return [
+        member
+        for members in by_group(valid).values()
+        if keep_group([t.reward for t in members], -math.inf, math.inf)
+        for member in members
+    ]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done; a second one is let through."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
