@@ -51,7 +51,7 @@ class Line:
         metric: Its name in the log, or ``"tokens/s"``.
         label: What the legend calls it.
         markers: Whether it was measured now and then; each measurement is marked then.
-        right: Whether it has the scale on the right.
+        right: Whether it has the scale on the right; a panel then has one line on each side.
     """
 
     metric: str
@@ -108,9 +108,13 @@ _PANELS = (
         share=True,
     ),
     Panel(
-        "format",
-        "share of episodes",
-        (Line("format/well_formed", "format kept"), Line("stop/truncated", "out of budget")),
+        "format, budget, groups",
+        "share",
+        (
+            Line("format/well_formed", "episodes that keep the format"),
+            Line("stop/truncated", "episodes out of budget"),
+            Line("groups/zero_variance", "groups of equal reward"),
+        ),
         share=True,
     ),
     Panel(
@@ -118,7 +122,6 @@ _PANELS = (
         "",
         (
             Line("reward/group_std", "std of the reward in a group"),
-            Line("groups/zero_variance", "share of groups without any"),
             Line("policy/grad_norm", "gradient norm", right=True),
         ),
     ),
@@ -376,16 +379,14 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
         half = np.zeros_like(band.half) if panel.log else band.half
         band = Band(band.x, band.mean, half)
         _draw_band(target, band, number, line.label, markers=line.markers)
-    above = axis
+        if twin is not None or len(drawn) == 1:
+            colour = COLOURS[number] if twin is not None else "black"
+            target.set_ylabel(panel.unit or line.label, color=colour, fontsize=8)
     if twin is not None:
-        above = twin
         twin.spines["top"].set_visible(False)
         twin.tick_params(labelsize=8)
-        twin.set_ylabel("".join(line.label for line, _ in drawn if line.right), fontsize=8)
-    if len(drawn) > 1:
-        handles = [handle for side in dict.fromkeys((axis, above)) for handle in side.get_lines()]
-        named = [handle for handle in handles if not str(handle.get_label()).startswith("_")]
-        above.legend(handles=named, fontsize=7, framealpha=0.6)
+    elif len(drawn) > 1:
+        axis.legend(fontsize=7, framealpha=0.6)
 
 
 def _draw_band(axis: Axes, band: Band, number: int, label: str, *, markers: bool) -> None:
@@ -407,6 +408,8 @@ def _draw_band(axis: Axes, band: Band, number: int, label: str, *, markers: bool
 def _smooth(values: Values) -> Values:
     """Return centred moving means, over fewer values at the ends; short curves as they are."""
     reach = len(values) // _SMOOTHED // 2
+    if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        return np.full_like(values, values[0])  # rounding is not worth a scale of its own
     if reach < 1:
         return values
     sums = np.concatenate([[0.0], values.cumsum()])
