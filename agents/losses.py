@@ -369,7 +369,7 @@ def policy_loss(
 
     Returns:
         The loss, a number with a gradient, and sums over tokens without one: ``tokens``,
-        ``clipped``, ``log_ratio_k3`` (divergence of this policy from the old), and where they
+        ``clipped``, ``log_ratio_k3`` (k3 of the old policy against this one), and where they
         exist ``entropy``, ``kl``, ``value_loss``, ``value_clipped``.
 
     Raises:
