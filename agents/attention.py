@@ -1,26 +1,164 @@
 """Attention over rows of their own lengths, for any model that uses transformers' interface.
 
-A forward pass is one packed sequence of runs of tokens (:class:`agents.cache.Segments`); each run
-attends to its own row's keys and to nothing else, so no row pays for another's length. Models are
-told by the name ``"ragged"`` in their configuration; no model code is touched. Sliding windows and
-capped logits (Gemma) are exact. Attention sinks, position biases and chunks are refused.
+A forward pass carries runs of consecutive tokens of some rows (:class:`Plan`), one behind the
+other. Runs of one token, which is decoding, are computed together: one batched product over all
+pages of :mod:`agents.cache`, then a softmax over each row's pages, so that what is read is what the
+rows hold. Longer runs, prompts and documents, attend to their own row one by one.
+
+Models are told by the name ``"ragged"`` in their configuration; no model code is touched. Sliding
+windows and capped logits (Gemma) are exact. Attention sinks and position biases are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
-from agents.cache import Segments, first_key
+from agents.cache import Index, RaggedCache
 from agents.errors import ModelMismatchError
 
 NAME = "ragged"
 _REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
+_NOWHERE = np.iinfo(np.int64).max // 2
+"""The first position of a page that no decoded row sees: later than any."""
+_QUERIES = 256
+"""Tokens of a longer run that attend together; quickest on CPU, and bounds the memory of masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive tokens of one row.
+
+    Attributes:
+        pages: int64: the row's pages up to the last of these tokens.
+        start: Position of the first token.
+        count: How many.
+        offset: Which token of the forward pass is the first.
+    """
+
+    pages: Tensor
+    start: int
+    count: int
+    offset: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one forward pass carries, and where it finds the past.
+
+    Attributes:
+        positions: int64 ``(S,)``: position of each token in its row.
+        singles: int64 ``(n,)``: which tokens are runs of one; None where all are.
+        runs: The longer runs.
+        pages: Which pages the runs of one read.
+        slots: int64 ``(pages,)``: which run of one sees each of these pages.
+        firsts: int64 ``(pages,)``: position of each page's first token.
+    """
+
+    positions: Tensor
+    singles: Tensor | None
+    runs: list[Run]
+    pages: slice | Tensor
+    slots: Tensor
+    firsts: Tensor
+    _hidden: dict[int | None, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, cache: RaggedCache, index: Index, starts: Index, counts: Index, device: torch.device
+    ) -> Plan:
+        """Plan a pass over packed runs.
+
+        Args:
+            cache: Has the pages reserved.
+            index: int64 ``(n,)``: the row of each run.
+            starts: int64 ``(n,)``: position of its first token.
+            counts: int64 ``(n,)``: its tokens, 1 or more.
+            device: Where the model is.
+        """
+        offsets = np.cumsum(counts) - counts
+        positions = np.repeat(starts - offsets, counts) + np.arange(counts.sum())
+        single = counts == 1
+        pages, slots, firsts = visible_pages(cache, index[single])
+        return cls(
+            torch.from_numpy(positions).to(device),
+            None if single.all() else torch.from_numpy(offsets[single]).to(device),
+            [
+                Run(
+                    torch.from_numpy(cache.pages(row, start + count)).to(device),
+                    start,
+                    count,
+                    offset,
+                )
+                for row, start, count, offset in zip(
+                    *(a[~single].tolist() for a in (index, starts, counts, offsets)), strict=True
+                )
+            ],
+            pages if isinstance(pages, slice) else torch.from_numpy(pages).to(device),
+            torch.from_numpy(slots).to(device),
+            torch.from_numpy(firsts).to(device),
+        )
+
+    def hidden(self, page_size: int, window: int | None) -> Tensor:
+        """Return bool ``(pages, 1, 1, page size)``: what a run of one does not see in its pages."""
+        hidden = self._hidden.get(window)
+        if hidden is None:
+            positions = self.positions if self.singles is None else self.positions[self.singles]
+            ends = positions.index_select(0, self.slots)[:, None]
+            keys = self.firsts[:, None] + torch.arange(page_size, device=ends.device)
+            hidden = keys > ends
+            if window is not None:
+                hidden |= keys <= ends - window
+            hidden = self._hidden[window] = hidden[:, None, None]
+        return hidden
+
+    def mask(self, start: int, count: int, window: int | None) -> Tensor:
+        """Return bool ``(count, keys)``: what each token of a longer run sees.
+
+        The keys end at the run's last token and begin at the first that its first token sees.
+        """
+        mask = self._masks.get((start, count, window))
+        if mask is None:
+            device = self.positions.device
+            queries = torch.arange(start, start + count, device=device)[:, None]
+            keys = torch.arange(_first_key(start, window), start + count, device=device)
+            mask = keys <= queries
+            if window is not None:
+                mask &= keys > queries - window
+            self._masks[start, count, window] = mask
+        return mask
+
+
+def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Index, Index]:
+    """Return which pages decoding these rows reads.
+
+    All pages in use are read in place, also those of other rows, unless that were mostly others'.
+
+    Returns:
+        The pages, the place in ``index`` of the row that sees each (0 for pages of other rows),
+        and the position of its first token (beyond all positions for pages of other rows).
+    """
+    slot_of_row = np.full(len(cache.table) + 1, -1)
+    slot_of_row[index] = np.arange(len(index))
+    slots = slot_of_row[cache.owners[: cache.used_pages]]
+    mine = slots >= 0
+    if 3 * np.count_nonzero(mine) < len(slots):
+        pages = np.flatnonzero(mine)
+        return pages, slots[pages], cache.firsts[pages]
+    firsts = np.where(mine, cache.firsts[: len(slots)], _NOWHERE)
+    return slice(0, len(slots)), np.maximum(slots, 0), firsts
+
+
+def _first_key(position: int, window: int | None) -> int:
+    return 0 if window is None else max(0, position - window + 1)
 
 
 def ragged_attention(
@@ -30,23 +168,23 @@ def ragged_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    ragged: Segments,
+    ragged: Plan,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
     **options: object,
 ) -> tuple[Tensor, None]:
-    """Attend from packed tokens to their rows' caches.
+    """Attend from the tokens of a forward pass to their rows' pages.
 
     Args:
         module: The layer that asks; not used.
-        query: ``(1, heads, S, width)``.
-        key: ``(rows, key-value heads, max_tokens, width)``, new tokens included.
+        query: ``(B, heads, S, width)``, the plan's tokens in the order of ``(B, S)``.
+        key: ``(pages, key-value heads, page size, width)``, new tokens included.
         value: The same for the values.
-        attention_mask: None: this attention knows who sees whom.
-        ragged: The runs that the packed sequence consists of.
-        scaling: Factor of the logits.
+        attention_mask: None: the plan knows who sees what.
+        ragged: The plan.
+        scaling: Factor of the logits; None is one over the root of the width.
         dropout: 0: nothing is trained here.
         sliding_window: How many tokens back a token sees, itself included.
         softcap: Bound of the logits.
@@ -54,7 +192,7 @@ def ragged_attention(
             the result are refused.
 
     Returns:
-        ``(1, S, heads, width)`` and None for the weights.
+        ``(B, S, heads, width)``, and None for the weights.
 
     Raises:
         ModelMismatchError: The model's attention has a term that is not computed here.
@@ -65,47 +203,117 @@ def ragged_attention(
                 f"Expected plain attention, got one with {name!r} in {type(module).__name__}. "
                 "Use a model without it."
             )
-    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
-    for row, start, count, offset in ragged.runs:
-        keys = slice(first_key(start, sliding_window), start + count)
-        mask = ragged.mask(start, count, sliding_window) if count > 1 else None
-        attended = _attend(
-            query[:, :, offset : offset + count],
-            key[row : row + 1, :, keys],
-            value[row : row + 1, :, keys],
-            mask,
-            scaling,
-            softcap,
-        )
-        out[:, offset : offset + count] = attended.transpose(1, 2)
-    return out, None
+    batch, heads, length, width = query.shape
+    tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)
+    if not ragged.runs:
+        out = _decode(tokens, key, value, ragged, sliding_window, softcap)
+        return out.view(batch, length, heads, -1), None
+    out = query.new_empty(length, heads, value.shape[-1])
+    singles = ragged.singles
+    if singles is not None and len(singles):
+        out[singles] = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)
+    for run in ragged.runs:
+        part = slice(run.offset, run.offset + run.count)
+        out[part] = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
+    return out[None], None
 
 
-def _attend(
+def _decode(
+    query: Tensor, key: Tensor, value: Tensor, plan: Plan, window: int | None, softcap: float | None
+) -> Tensor:
+    """Attend from one token of each row.
+
+    Each page gives a sum of values under weights ``exp(logit - row's largest)`` and the sum of the
+    weights; both are added up by rows.
+
+    Args:
+        query: ``(n, heads, width)``, scaled.
+        key: ``(pages, key-value heads, page size, width)``.
+        value: The same.
+        plan: Says which pages belong to which token.
+        window: Sliding window.
+        softcap: Bound of the logits.
+
+    Returns:
+        ``(n, heads, width)``.
+    """
+    rows, heads, width = query.shape
+    key, value = key[plan.pages], value[plan.pages]
+    pages, key_heads, size, _ = key.shape
+    groups = heads // key_heads
+    spread = query.to(key.dtype).index_select(0, plan.slots).view(-1, groups, width)
+    logits = torch.bmm(spread, key.flatten(0, 1).transpose(1, 2)).view(
+        pages, key_heads, groups, size
+    )
+    logits = logits.float()
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    logits.masked_fill_(plan.hidden(size, window), -torch.inf)
+    largest = logits.new_full((rows, heads), -torch.inf).scatter_reduce_(
+        0, plan.slots[:, None].expand(-1, heads), logits.amax(-1).view(pages, heads), "amax"
+    )
+    logits -= largest.index_select(0, plan.slots).view(pages, key_heads, groups, 1)
+    weights = logits.exp_()
+    total = weights.new_zeros(rows, heads)
+    total.index_add_(0, plan.slots, weights.sum(-1).view(pages, heads))
+    part = torch.bmm(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))
+    out = weights.new_zeros(rows, heads, value.shape[-1])
+    out.index_add_(0, plan.slots, part.view(pages, heads, -1).float())
+    return (out / total[..., None]).to(query.dtype)
+
+
+def _prefill(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
+    plan: Plan,
+    run: Run,
+    window: int | None,
     softcap: float | None,
 ) -> Tensor:
-    """Return ``(1, heads, tokens, width)`` of one run."""
-    _, heads, tokens, width = query.shape
-    groups = heads // key.shape[1]
-    if groups > 1 and tokens == 1:
-        # The heads that share keys become queries of one head: nothing is repeated.
-        query = query.view(1, key.shape[1], groups, width)
-    elif groups > 1:
-        key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
-    if softcap is None:
-        out = functional.scaled_dot_product_attention(query, key, value, mask, scale=scaling)
-    else:
-        logits = (query @ key.transpose(-1, -2)).float() * (scaling or width**-0.5)
-        logits = softcap * torch.tanh(logits / softcap)
-        if mask is not None:
-            logits = logits.masked_fill(~mask, -torch.inf)
-        out = logits.softmax(-1).to(value.dtype) @ value
-    return out.reshape(1, heads, tokens, value.shape[-1])
+    """Attend from one run of tokens.
+
+    Args:
+        query: ``(count, heads, width)``, scaled.
+        key: ``(pages, key-value heads, page size, width)``.
+        value: The same.
+        plan: Holds the masks.
+        run: Which tokens.
+        window: Sliding window.
+        softcap: Bound of the logits.
+
+    Returns:
+        ``(count, heads, width)``.
+    """
+    key, value = (kept[run.pages].transpose(0, 1).flatten(1, 2)[None] for kept in (key, value))
+    query = query.transpose(0, 1)[None].to(key.dtype)
+    grouped = query.shape[1] > key.shape[1]
+    parts = []
+    # In pieces: keys behind a piece's last token are not looked at.
+    for begin in range(0, run.count, _QUERIES):
+        end = min(begin + _QUERIES, run.count)
+        start = run.start + begin
+        seen = slice(_first_key(start, window), run.start + end)
+        inputs = query[:, :, begin:end], key[:, :, seen], value[:, :, seen]
+        mask = plan.mask(start, end - begin, window)
+        if softcap is None:
+            parts.append(
+                functional.scaled_dot_product_attention(
+                    *inputs, mask, scale=1.0, enable_gqa=grouped
+                )
+            )
+        else:
+            parts.append(_capped(*inputs, mask, softcap))
+    return torch.cat(parts, 2)[0].transpose(0, 1)
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
+    """Attend with logits that a hyperbolic tangent bounds, ``(1, heads, tokens, width)``."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
+    logits = softcap * torch.tanh((query @ key.transpose(-1, -2)).float() / softcap)
+    weights = logits.masked_fill_(~mask, -torch.inf).softmax(-1)
+    return weights.to(value.dtype) @ value
 
 
 AttentionInterface.register(NAME, ragged_attention)

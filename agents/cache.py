@@ -1,12 +1,18 @@
-"""A key-value cache whose rows are sequences of their own lengths.
+"""A key-value cache whose rows are sequences of their own lengths, kept in pages.
 
 Stock transformers models take it as ``past_key_values``: each layer writes the keys and values of
-the new tokens where the forward pass's :class:`Segments` say, and hands the whole layer to the
-attention function of :mod:`agents.attention`. Nothing is padded, moved or masked here, and nothing
-is ever erased: what lies behind a row's write position is not read.
+the new tokens into its rows' pages and hands all pages to the attention function of
+:mod:`agents.attention`. A page holds some consecutive tokens of one row; rows take pages as they
+grow, the lowest numbers first, so the pages in use lie together and one batched product reads all
+rows, each to its own length (the idea of vLLM's paged attention, Kwon et al. 2023).
+
+Nothing is padded or moved, and sequences share no pages. Every position that is not written is
+zero, so what a mask hides is finite.
 """
 
 from __future__ import annotations
+
+import heapq
 
 import numpy as np
 import torch
@@ -14,119 +20,63 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-
-class Segments:
-    """Which tokens one packed forward pass carries: runs of consecutive tokens of some rows.
-
-    Args:
-        rows: int64 ``(n,)``: the row of each run.
-        starts: int64 ``(n,)``: the position of its first token.
-        counts: int64 ``(n,)``: how many tokens, 1 or more.
-        device: Where the model is.
-
-    Attributes:
-        runs: ``(row, start, count, offset)`` of each run; ``offset`` is where it begins in the
-            packed sequence.
-        token_rows: int64 ``(S,)`` on the device: the row of each packed token.
-        positions: int64 ``(S,)`` on the device: its position in that row.
-    """
-
-    __slots__ = ("_masks", "positions", "runs", "token_rows")
-
-    def __init__(
-        self,
-        rows: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        device: torch.device,
-    ) -> None:
-        offsets = np.cumsum(counts) - counts
-        self.runs: list[tuple[int, int, int, int]] = list(
-            zip(rows.tolist(), starts.tolist(), counts.tolist(), offsets.tolist(), strict=True)
-        )
-        positions = np.repeat(starts - offsets, counts) + np.arange(counts.sum())
-        self.positions = torch.from_numpy(positions).to(device)
-        self.token_rows = torch.from_numpy(np.repeat(rows, counts)).to(device)
-        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-
-    def mask(self, start: int, count: int, window: int | None) -> Tensor:
-        """Return which keys each token of a run sees, made once for all layers.
-
-        Args:
-            start: Position of the run's first token.
-            count: Its number of tokens.
-            window: The layer's sliding window, None where it sees everything before it.
-
-        Returns:
-            bool ``(count, keys)``, where the keys end at the run's last token and begin at 0, or
-            at the first token that the run's first one sees.
-        """
-        mask = self._masks.get((start, count, window))
-        if mask is None:
-            device = self.positions.device
-            low = first_key(start, window)
-            queries = torch.arange(start, start + count, device=device)[:, None]
-            keys = torch.arange(low, start + count, device=device)
-            mask = keys <= queries
-            if window is not None:
-                mask &= keys > queries - window
-            self._masks[start, count, window] = mask
-        return mask
-
-
-def first_key(position: int, window: int | None) -> int:
-    """Return the first position that the token at ``position`` attends to."""
-    return 0 if window is None else max(0, position - window + 1)
+Index = NDArray[np.int64]
 
 
 class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, ``(rows, key-value heads, max_tokens, head width)``."""
+    """Keys and values of one layer, ``(pages, key-value heads, page size, head width)``.
+
+    Args:
+        pages: How many.
+        page_size: Tokens of each.
+        dtype: Type of what is kept; None keeps the model's.
+    """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, rows: int, max_tokens: int) -> None:
+    def __init__(self, pages: int, page_size: int, dtype: torch.dtype | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._shape = rows, max_tokens
+        self._pages, self._page_size, self._dtype = pages, page_size, dtype
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve the memory, in the shape and type that the model turns out to need."""
-        rows, max_tokens = self._shape
+        """Reserve the memory, in the shape that the model turns out to need."""
         self.keys, self.values = (
-            new.new_empty(rows, new.shape[1], max_tokens, new.shape[3])
+            new.new_zeros(
+                (self._pages, new.shape[1], self._page_size, new.shape[3]), dtype=self._dtype
+            )
             for new in (key_states, value_states)
         )
         self.is_initialized = True
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Segments
+        self, key_states: Tensor, value_states: Tensor, *args: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Write new tokens and return the whole layer.
+        """Write new tokens and return all pages.
 
         Args:
-            key_states: ``(1, heads, S, width)``.
+            key_states: ``(B, heads, S, width)``.
             value_states: The same for the values.
-            args: The :class:`Segments` of this forward pass.
+            args: Page and place in it of each token, int64 ``(B * S,)`` both.
         """
-        (segments,) = args
+        pages, places = args
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        place = segments.token_rows, slice(None), segments.positions
-        self.keys[place] = key_states[0].transpose(0, 1)
-        self.values[place] = value_states[0].transpose(0, 1)
+        for kept, new in ((self.keys, key_states), (self.values, value_states)):
+            kept[pages, :, places] = new.transpose(1, 2).flatten(0, 1).to(kept.dtype)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return the number of keys and 0; asked only where transformers builds a mask itself."""
-        return self._shape[1], 0
+        """Return that nothing is known: asked only where transformers builds a mask itself."""
+        return query_length, 0
 
     def get_seq_length(self) -> int:
         """Return 0: there is no one length. Forward passes get their positions explicitly."""
         return 0
 
     def get_max_length(self) -> int:
-        """Return how many tokens a row holds at most."""
-        return self._shape[1]
+        """Return how many tokens fit in all pages together."""
+        return self._pages * self._page_size
 
 
 class RaggedCache(Cache):
@@ -135,28 +85,88 @@ class RaggedCache(Cache):
     Args:
         rows: Sequences side by side.
         max_tokens: Most tokens of each.
+        page_size: Tokens of one page.
+        dtype: Type of what is kept; None keeps the model's.
 
     Attributes:
-        segments: Where the next forward pass writes; set it before.
+        write_pages: int64 ``(S,)``: page of each token of the next forward pass; set it before.
+        write_places: int64 ``(S,)``: place of each in its page.
+        table: int64 ``(rows, most pages of one)``: the pages of each row.
+        owners: int64 ``(pages,)``: the row that holds a page, -1 for none. The last page belongs
+            to no row: what is to be forgotten may be written there.
+        firsts: int64 ``(pages,)``: position of the page's first token in its row.
     """
 
-    segments: Segments
+    write_pages: Tensor
+    write_places: Tensor
     layers: list[RaggedLayer]  # type: ignore[assignment]
 
-    def __init__(self, rows: int, max_tokens: int) -> None:
+    def __init__(
+        self, rows: int, max_tokens: int, page_size: int, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__(layers=[])
-        self._shape = rows, max_tokens
+        most = -(-max_tokens // page_size)
+        self.page_size = page_size
+        self.table: Index = np.zeros((rows, most), np.int64)
+        self.owners: Index = np.full(rows * most + 1, -1)
+        self.firsts: Index = np.zeros(rows * most + 1, np.int64)
+        self._held: Index = np.zeros(rows, np.int64)
+        self._free = list(range(rows * most))
+        self._dtype = dtype
+
+    @property
+    def used_pages(self) -> int:
+        """One more than the highest page that a row holds."""
+        held = np.flatnonzero(self.owners >= 0)
+        return int(held[-1]) + 1 if held.size else 0
+
+    def pages(self, row: int, tokens: int) -> Index:
+        """Return the pages that hold a row's first ``tokens`` tokens."""
+        pages: Index = self.table[row, : -(-tokens // self.page_size)]
+        return pages
+
+    def reserve(self, index: Index, lengths: Index) -> None:
+        """Give rows the pages that they need to hold ``lengths`` tokens."""
+        needed = -(-lengths // self.page_size)
+        short = np.flatnonzero(needed > self._held[index])
+        for row, last in zip(index[short].tolist(), needed[short].tolist(), strict=True):
+            for number in range(int(self._held[row]), last):
+                page = heapq.heappop(self._free)
+                self.table[row, number] = page
+                self.owners[page] = row
+                self.firsts[page] = number * self.page_size
+            self._held[row] = last
+
+    @torch.inference_mode()
+    def release(self, index: Index) -> None:
+        """Take the pages of rows back and clear them."""
+        freed = np.concatenate([self.table[row, : self._held[row]] for row in index.tolist()])
+        if not freed.size:
+            return
+        self._held[index] = 0
+        self.owners[freed] = -1
+        for page in freed.tolist():
+            heapq.heappush(self._free, page)
+        for layer in self.layers:
+            for states in (layer.keys, layer.values):
+                states.index_fill_(0, torch.from_numpy(freed).to(states.device), 0)
+
+    @torch.inference_mode()
+    def copy(self, source: int, index: Index, tokens: int) -> None:
+        """Give rows the first ``tokens`` tokens of another row."""
+        self.reserve(index, np.full(len(index), tokens))
+        targets = np.stack([self.pages(row, tokens) for row in index.tolist()])
+        for layer in self.layers:
+            for states in (layer.keys, layer.values):
+                filled = states[torch.from_numpy(self.pages(source, tokens)).to(states.device)]
+                states[torch.from_numpy(targets).to(states.device)] = filled
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object
     ) -> tuple[Tensor, Tensor]:
-        """Write one layer's new tokens and return the whole layer."""
+        """Write one layer's new tokens and return all of its pages."""
         while len(self.layers) <= layer_idx:
-            self.layers.append(RaggedLayer(*self._shape))
-        return self.layers[layer_idx].update(key_states, value_states, self.segments)
-
-    def copy(self, source: int, rows: list[int], tokens: int) -> None:
-        """Copy the first ``tokens`` tokens of one row to others."""
-        for layer in self.layers:
-            for states in (layer.keys, layer.values):
-                states[rows, :, :tokens] = states[source, :, :tokens]
+            self.layers.append(RaggedLayer(len(self.owners), self.page_size, self._dtype))
+        return self.layers[layer_idx].update(
+            key_states, value_states, self.write_pages, self.write_places
+        )

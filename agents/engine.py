@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.attention import ragged_model
-from agents.cache import RaggedCache, Segments
+from agents.attention import Plan, ragged_model
+from agents.cache import RaggedCache
 from agents.errors import ContextLengthError, DeviceMemoryError, ModelMismatchError
 from agents.sampling import Sampling
 from search_env.errors import ConfigurationError
@@ -131,11 +131,14 @@ class Engine:
         self.timings = Timings()
         self._prefill_chunk = prefill_chunk
         self._device = model.device
-        self._vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+        self._vocabulary = embeddings.num_embeddings
         self._written = np.zeros(rows, np.int64)
         self._tokens = np.zeros((rows, max_tokens), np.int64)
         self._uniforms = np.zeros((rows, max_tokens), np.float32)
-        self._cache = RaggedCache(rows, max_tokens)
+        self._cache = RaggedCache(
+            rows, max_tokens, 32, torch.float32 if self._device.type == "cpu" else None
+        )
         self._probe()
 
     @property
@@ -184,6 +187,7 @@ class Engine:
             twins.setdefault(prompt.tobytes(), []).append(row)
         self.lengths[index] = [prompt.size for prompt in prompts]
         self._written[index] = 0
+        self._cache.release(index)
         self._share([group for group in twins.values() if len(group) > 1])
 
     def insert(self, rows: Rows, tokens: Sequence[Ids]) -> None:
@@ -247,6 +251,7 @@ class Engine:
         index = self._checked(rows)
         self.lengths[index] = 0
         self._written[index] = 0
+        self._cache.release(index)
 
     def _share(self, groups: list[list[int]]) -> None:
         """Forward each group's common prompt once, up to its last token, and copy the cache."""
@@ -258,7 +263,7 @@ class Engine:
         with torch.inference_mode():
             for first, *others in groups:
                 tokens = int(self._written[first])
-                self._cache.copy(first, others, tokens)
+                self._cache.copy(first, np.array(others), tokens)
                 self._written[others] = tokens
                 self.timings.copied_tokens += tokens * len(others)
         self.timings.prefill_seconds += time.perf_counter() - start
@@ -306,24 +311,33 @@ class Engine:
         Returns:
             Logits ``(k, V)``, and values ``(k,)`` where there is a value head.
         """
-        segments = Segments(index, self._written[index], counts, self._device)
+        starts = self._written[index]
+        self._cache.reserve(index, starts + counts)
+        plan = Plan.of(self._cache, index, starts, counts, self._device)
         offsets = np.cumsum(counts) - counts
-        columns = np.repeat(self._written[index] - offsets, counts) + np.arange(counts.sum())
-        ids = torch.from_numpy(self._tokens[np.repeat(index, counts), columns])
-        self._cache.segments = segments
+        rows = np.repeat(index, counts)
+        columns = np.repeat(starts - offsets, counts) + np.arange(len(rows))
+        page = self._cache.page_size
+        self._cache.write_pages = self._to(self._cache.table[rows, columns // page])
+        self._cache.write_places = self._to(columns % page)
+        ids = self._to(self._tokens[rows, columns])
         with torch.inference_mode(), ragged_model(self.model), _named_out_of_memory(self):
             with _hidden_state(self.model, self.value_head is not None) as hidden:
                 logits = self.model(
-                    input_ids=ids[None].to(self._device),
-                    position_ids=segments.positions[None],
+                    input_ids=ids[None],
+                    position_ids=plan.positions[None],
                     past_key_values=self._cache,
                     use_cache=True,
                     logits_to_keep=keep,
-                    ragged=segments,
+                    ragged=plan,
                 ).logits[0]
             values = None if self.value_head is None else self.value_head(hidden[-1][0])[:, 0]
         self._written[index] += counts
         return logits, values
+
+    def _to(self, array: NDArray[np.generic]) -> Tensor:
+        """Return a tensor of the array on the model's device."""
+        return torch.from_numpy(array).to(self._device)
 
     def _probe(self) -> None:
         """Forward one token: reserves the cache and finds out whether the model takes part."""
