@@ -14,13 +14,13 @@ Formulas: the papers named at each function; where released code differs, it is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from agents.algorithm import Aggregation, Algorithm, ImportanceCorrection, KLEstimator
-from search_env.errors import ConfigurationError
+from search_env.errors import ConfigurationError, nearest
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to this, as in verl and OpenRLHF: their exponential stays finite."""
@@ -112,30 +112,29 @@ def token_weights(
         float32 ``(B, P)``, 0 where no token counts.
 
     Raises:
-        ConfigurationError: ``const_norm`` without a horizon.
+        ConfigurationError: An unknown aggregation, or ``const_norm`` without a horizon.
 
     Example:
         >>> mask = torch.tensor([[True, True, False, False], [True, True, True, True]])
         >>> token_weights(mask, "seq_mean_token_mean").tolist()
         [[0.25, 0.25, 0.0, 0.0], [0.125, 0.125, 0.125, 0.125]]
     """
+    _known("aggregation", aggregation, Aggregation)
     lengths = mask.sum(-1, keepdim=True)
-    tokens = float(lengths.sum()) if tokens is None else tokens
     sequences = float((lengths > 0).sum()) if sequences is None else sequences
-    if aggregation == "const_norm" and horizon is None:
-        raise ConfigurationError(
-            "Expected a horizon with aggregation='const_norm', got None. Pass the greatest number "
-            "of policy tokens of an episode."
-        )
-    per_sequence = 1.0 / max(1.0, sequences)
-    weights = {
-        "token_mean": lambda: torch.full_like(lengths, 1.0 / max(1.0, tokens), dtype=torch.float32),
-        "seq_mean_token_mean": lambda: per_sequence / lengths.clamp(min=1).float(),
-        "seq_mean_token_sum": lambda: torch.full_like(lengths, per_sequence, dtype=torch.float32),
-        "const_norm": lambda: torch.full_like(
-            lengths, per_sequence / (horizon or 1), dtype=torch.float32
-        ),
-    }[aggregation]()
+    weights = torch.full(lengths.shape, 1.0 / max(1.0, sequences), device=mask.device)
+    if aggregation == "token_mean":
+        tokens = float(lengths.sum()) if tokens is None else tokens
+        weights = torch.full_like(weights, 1.0 / max(1.0, tokens))
+    elif aggregation == "seq_mean_token_mean":
+        weights = weights / lengths.clamp(min=1)
+    elif aggregation == "const_norm":
+        if horizon is None:
+            raise ConfigurationError(
+                "Expected a horizon with aggregation='const_norm', got None. Pass the greatest "
+                "number of policy tokens of an episode."
+            )
+        weights = weights / horizon
     return torch.where(mask, weights, 0.0)
 
 
@@ -228,12 +227,16 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
     Returns:
         float32 ``(B, P)``, 0 where no token counts.
 
+    Raises:
+        ConfigurationError: An unknown estimator.
+
     Example:
         >>> here = torch.ones(1, 1, dtype=torch.bool)
         >>> found = kl(torch.tensor([[-0.9]]), torch.tensor([[-1.0]]), here, "k3")
         >>> round(found.item(), 5)
         0.00484
     """
+    _known("estimator", estimator, KLEstimator)
     log_probs = torch.where(mask, log_probs, 0.0)
     ref_log_probs = torch.where(mask, ref_log_probs, 0.0).detach()
     difference = (log_probs - ref_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -276,7 +279,11 @@ def importance_weights(
 
     Returns:
         float32 ``(B, P)``, 0 where no token counts.
+
+    Raises:
+        ConfigurationError: An unknown correction.
     """
+    _known("correction", correction, ImportanceCorrection)
     difference = _difference(old_log_probs, rollout_log_probs, mask)
     if correction == "sequence_tis":
         difference = difference.sum(-1, keepdim=True).expand_as(difference)
@@ -405,6 +412,14 @@ def policy_loss(
         sums["value_loss"] = critic.loss.detach().sum()
         sums["value_clipped"] = critic.clipped.sum().float()
     return (torch.where(mask, weights, 0.0) * loss).sum(), sums
+
+
+def _known(name: str, value: str, kind: object) -> None:
+    if value not in get_args(kind):
+        raise ConfigurationError(
+            f"Expected {name} to be one of {', '.join(get_args(kind))}, got {value!r}. "
+            f"{nearest(str(value), get_args(kind))}Pass one of them."
+        )
 
 
 def _needed(name: str, given: Tensor | None, reason: str) -> Tensor:

@@ -71,13 +71,13 @@ RLOO = Algorithm(
     advantage="rloo",
     surrogate="reinforce",  # on policy; TRL clips the sequence's ratio at 0.2, which is 1 here
     aggregation="seq_mean_token_sum",
-    prompts=128,  # [ours]
+    prompts=128,  # [paper] 512 episodes an update
     group_size=4,  # [paper] 2 or 4
     normalize_std=False,
     kl="reward",
     kl_estimator="k1",
     kl_coefficient=0.03,  # [paper]; TRL 0.05
-    learning_rate=1e-6,  # TRL
+    learning_rate=1e-6,  # [paper]
 )
 """RLOO (arXiv 2402.14740)."""
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -157,3 +158,48 @@ def test_presets_cannot_be_changed():
 def test_they_are_read_without_torch():
     code = "import sys, agents.presets; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def row(name, preset):
+    """The line of the page's table that says what a preset is."""
+    surrogate = preset.surrogate
+    if surrogate in ("ppo", "gspo"):
+        surrogate += f" {preset.eps_low:g}/{preset.eps_high:g}"
+    elif surrogate == "cispo":
+        surrogate += f" {preset.eps_high:g}"
+    divergence = "-"
+    if preset.kl != "none":
+        divergence = f"{preset.kl} {preset.kl_estimator} {preset.kl_coefficient:g}"
+    default = Algorithm()
+    beside = [
+        f"{name} {getattr(preset, field):g}"
+        for field, name in (
+            ("dual_clip", "dual clip"),
+            ("horizon", "horizon"),
+            ("value_learning_rate", "critic"),
+            ("entropy_coefficient", "entropy"),
+            ("warmup_steps", "warm-up"),
+            ("top_p", "top-p"),
+        )
+        if getattr(preset, field) != getattr(default, field)
+    ]
+    beside += ["dynamic sampling"] * preset.dynamic_sampling
+    beside += ["overlong filter"] * preset.overlong_filter
+    cells = (
+        f"`{name}`",
+        f"`{preset.advantage}`",
+        surrogate,
+        f"`{preset.aggregation}`",
+        divergence,
+        f"{preset.prompts} x {preset.group_size}",
+        str(preset.updates),
+        f"{preset.learning_rate:g}",
+        ", ".join(beside),
+    )
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def test_the_page_says_what_the_presets_are():
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text("utf-8")
+    table = page.split("## Presets")[1].split("\n\n")[2].splitlines()
+    assert table[2:] == [row(name, preset) for name, preset in PRESETS.items()]
