@@ -77,14 +77,16 @@ _LINE = (
     _Shown("entropy", "policy/entropy"),
     _Shown("KL", "policy/kl"),
 )
-_EVALUATION = {  # those that are shares, and what they are called
-    "eval/exact_match": "EM",
-    "eval/f1": "F1",
-    "eval/search_rate": "search rate",
-    "eval/well_formed": "format kept",
-    "eval/accuracy": "accuracy",
-}
-_TIMES = ("decode", "prefill", "environment", "retrieval", "score", "learn")
+_HELD_OUT = (
+    _Shown("loss", "eval/loss"),
+    _Shown("accuracy", "eval/accuracy", share=True),
+    _Shown("whole", "eval/exact", share=True),
+    _Shown("EM", "eval/exact_match", share=True),
+    _Shown("F1", "eval/f1", share=True),
+    _Shown("search rate", "eval/search_rate", share=True),
+    _Shown("searches", "eval/searches"),
+)
+_TIMES = ("decode", "prefill", "environment", "retrieval", "learn")
 _NOT_PARTS = ("reward/mean", "reward/group_std")
 
 
@@ -94,6 +96,7 @@ class Progress:
 
     Attributes:
         minutes: Limit of the run's time, None where there is none.
+        spent: Seconds that earlier parts of the run took.
         total_steps: Number of the last step.
         description: What is run, in words.
         started: Clock at the beginning, in seconds.
@@ -105,6 +108,7 @@ class Progress:
     """
 
     minutes: float | None = None
+    spent: float = 0.0
     total_steps: int = 0
     description: dict[str, str] = field(default_factory=dict)
     started: float = 0.0
@@ -133,6 +137,10 @@ class Progress:
         for name, value in self.latest.items():
             self.history.setdefault(name, deque(maxlen=HISTORY)).append(value)
 
+    def seconds(self, now: float) -> float:
+        """Return how long the run has taken, all its parts together."""
+        return self.spent + now - self.started
+
     def seconds_left(self, now: float) -> float | None:
         """Return the time until the last step or the limit, whichever comes first.
 
@@ -143,13 +151,13 @@ class Progress:
             pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
             left.append((self.total_steps - self.step) * pace - (now - self._ends[-1]))
         if self.minutes is not None:
-            left.append(60 * self.minutes - (now - self.started))
+            left.append(60 * self.minutes - self.seconds(now))
         return max(0.0, min(left)) if left else None
 
     def fraction(self, now: float) -> float:
         """Return the share of the run that is over, by steps or by time, whichever is more."""
         by_steps = self.step / self.total_steps if self.total_steps else 0.0
-        by_time = (now - self.started) / (60 * self.minutes) if self.minutes else 0.0
+        by_time = self.seconds(now) / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
 
@@ -163,6 +171,7 @@ class Dashboard(Silent):
     Args:
         console: Where to show it; None for standard error.
         minutes: Limit of the run's time, None where there is none.
+        spent: Seconds that earlier parts of a resumed run took.
         interval: Seconds between two lines where the output is no terminal.
         clock: Returns the time in seconds.
     """
@@ -172,22 +181,22 @@ class Dashboard(Silent):
         console: Console | None = None,
         *,
         minutes: float | None = None,
+        spent: float = 0.0,
         interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._interval = interval
         self._clock = clock
-        self._progress = Progress(minutes=minutes)
+        self._progress = Progress(minutes, spent)
         self._lock = threading.Lock()  # the display is redrawn by a thread of its own
         self._live: Live | None = None
         self._said = -math.inf
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
         """Open the display."""
-        self._progress = Progress(
-            self._progress.minutes, total_steps, dict(description), self._clock()
-        )
+        before, now = self._progress, self._clock()
+        self._progress = Progress(before.minutes, before.spent, total_steps, {**description}, now)
         self._said = -math.inf
         if not self._console.is_interactive:
             self._print(_title(self._progress))
@@ -232,7 +241,7 @@ class Dashboard(Silent):
     def end(self, step: int, reason: str) -> None:
         """Close the display; what it showed last stays."""
         self._close()
-        spent = _duration(self._clock() - self._progress.started)
+        spent = _duration(self._progress.seconds(self._clock()))
         self._print(f"Ended after step {step} in {spent}: {reason}")
 
     def _draw(self) -> RenderableType:
@@ -271,11 +280,11 @@ def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
         Text(_title(progress), "bold", no_wrap=True, overflow="ellipsis"),
         _bar(progress, now, width),
         Text(),
-        *_rows(progress, width, blocks="" if options.ascii_only else _BLOCKS),
+        *_rows(progress, width, curves=not options.ascii_only),
     ]
     shares = _time_shares(progress.latest)
     if shares:
-        parts.append(Text.assemble(("% of time:  ", "dim"), shares))
+        parts.append(Text.assemble(("time %:  ", "dim"), shares))
     if progress.evaluation is not None:
         parts += [Text(), Text(_evaluation(*progress.evaluation), "bold")]
     earlier = len(progress.warnings) - _WARNINGS
@@ -314,7 +323,7 @@ def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> st
     return "".join(_BLOCKS[max(0, min(level, len(_BLOCKS) - 1))] for level in levels)
 
 
-def _rows(progress: Progress, width: int, *, blocks: str) -> list[Text]:
+def _rows(progress: Progress, width: int, *, curves: bool) -> list[Text]:
     """Return the rows of numbers, two side by side where there is room."""
     parts = [name for name in progress.latest if name.startswith("reward/")]
     task = [
@@ -325,27 +334,28 @@ def _rows(progress: Progress, width: int, *, blocks: str) -> list[Text]:
     left = [row for row in task if row.metric in progress.history]
     right = [row for row in _POLICY if row.metric in progress.history]
     if width < _TWO_COLUMNS:
-        return [_cell(row, progress, width) for row in (*left, *right)]
+        return [_cell(row, progress, width, curves) for row in (*left, *right)]
     half = (width - 2) // 2
     lines = []
     for a, b in zip_longest(left, right):
-        line = Text(" " * half) if a is None else _cell(a, progress, half)
-        lines.append(line.append("  ").append_text(_cell(b, progress, half)) if b else line)
+        line = Text(" " * half) if a is None else _cell(a, progress, half, curves)
+        if b is not None:
+            line.append("  ").append_text(_cell(b, progress, half, curves))
+        lines.append(line)
     return lines
 
 
-def _cell(row: _Shown, progress: Progress, width: int) -> Text:
+def _cell(row: _Shown, progress: Progress, width: int, curves: bool) -> Text:
     """Return label, number and sparkline, exactly ``width`` columns wide."""
-    values = tuple(progress.history[row.metric])
     latest = progress.latest.get(row.metric)
     number = "-" if latest is None else _number(latest, share=row.share)
-    label = row.label if len(row.label) <= _LABEL else row.label[: _LABEL - 1] + "…"
-    room = width - _LABEL - _VALUE - 1
-    curve = sparkline(values, room, share=row.share)
+    room = max(0, width - _LABEL - _VALUE - 1)
+    values = tuple(progress.history[row.metric])
+    curve = sparkline(values, room, share=row.share) if curves else ""
     return Text.assemble(
-        (f"{label:<{_LABEL}}", "dim"),
+        (f"{row.label[: _LABEL - 1]:<{_LABEL}}", "dim"),
         (f"{number:>{_VALUE}} ", "bold"),
-        (f"{curve:<{max(0, room)}}", "cyan"),
+        (f"{curve:<{room}}", "cyan"),
     )
 
 
@@ -355,7 +365,7 @@ def _bar(progress: Progress, now: float, width: int) -> Table:
     head = f"step {progress.step:,}/{progress.total_steps:,}"
     head += f"  phase {phase:.0f}" if phase is not None else ""
     left = progress.seconds_left(now)
-    tail = _duration(now - progress.started) + " spent"
+    tail = _duration(progress.seconds(now)) + " spent"
     tail += f", {_duration(left)} left" if left is not None else ""
     room = max(4, width - len(head) - len(tail) - 4)
     grid = Table.grid(padding=(0, 2, 0, 0))
@@ -367,6 +377,7 @@ def _time_shares(latest: Mapping[str, float]) -> str:
     """Return where the time of the last step went, in per cent, largest first."""
     total = latest.get("time/step", 0.0)
     spent = {name: latest.get(f"time/{name}", 0.0) for name in _TIMES}
+    spent["learn"] += latest.get("time/score", 0.0)
     if total <= 0 or not any(spent.values()):
         return ""
     spent["other"] = max(0.0, total - sum(spent.values()))
@@ -380,24 +391,23 @@ def _title(progress: Progress) -> str:
 
 def _line(progress: Progress, now: float) -> str:
     """Return a step in one line."""
-    cells = [f"step {progress.step}/{progress.total_steps}"]
-    cells += [
-        f"{row.label} {_number(progress.latest[row.metric], share=row.share)}"
-        for row in _LINE
-        if row.metric in progress.latest
-    ]
     left = progress.seconds_left(now)
-    return "  ".join(cells) + (f"  {_duration(left)} left" if left is not None else "")
+    cells = [f"step {progress.step}/{progress.total_steps}", *_cells(_LINE, progress.latest)]
+    return "  ".join([*cells, f"{_duration(left)} left"] if left is not None else cells)
 
 
 def _evaluation(step: int, metrics: Mapping[str, float]) -> str:
     """Return an evaluation in one line."""
-    cells = [
-        f"{_EVALUATION.get(name, name.removeprefix('eval/').replace('_', ' '))} "
-        f"{_number(value, share=name in _EVALUATION)}"
-        for name, value in metrics.items()
+    return f"held out, step {step}: " + "  ".join(_cells(_HELD_OUT, metrics))
+
+
+def _cells(rows: Sequence[_Shown], metrics: Mapping[str, float]) -> list[str]:
+    """Return label and number of those that were measured."""
+    return [
+        f"{row.label} {_number(metrics[row.metric], share=row.share)}"
+        for row in rows
+        if math.isfinite(metrics.get(row.metric, math.nan))
     ]
-    return f"held out, step {step}: " + "  ".join(cells)
 
 
 def _number(value: float, *, share: bool = False) -> str:
@@ -414,7 +424,7 @@ def _number(value: float, *, share: bool = False) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    if size < 0.001 or size >= 1e7:
+    if size < 0.001 or size >= 999_999.5:
         return f"{value:.1e}"
     digits = 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 0
     return f"{value:,.{digits}f}"

@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.trajectories import Trajectory
 from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
@@ -123,7 +123,7 @@ class JsonLinesLog(Silent):
 
     def __init__(self, path: str | Path, *, resume_step: int | None = None) -> None:
         self.path = Path(path)
-        self._file: TextIO | None = None
+        self._is_open = False
         self._spent = 0.0  # seconds of the parts before this one
         self._started = time.monotonic()
         if resume_step is not None:
@@ -134,11 +134,15 @@ class JsonLinesLog(Silent):
                 "Choose another folder, or resume that run."
             )
 
+    @property
+    def spent(self) -> float:
+        """Seconds that earlier parts of a resumed run took."""
+        return self._spent
+
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Open the file and write what is run."""
+        """Write what is run."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._started = time.monotonic()
+        self._started, self._is_open = time.monotonic(), True
         self._write("begin", 0, total_steps=total_steps, description=dict(description))
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
@@ -154,21 +158,21 @@ class JsonLinesLog(Silent):
         self._write("warning", step, text=text)
 
     def end(self, step: int, reason: str) -> None:
-        """Write the reason and close the file."""
-        if self._file is not None:
+        """Write the reason, if anything was begun."""
+        if self._is_open:
             self._write("end", step, reason=reason)
-            self._file.close()
-            self._file = None
+            self._is_open = False
 
     def _write(self, event: str, step: int, **content: Any) -> None:
-        if self._file is None:
+        if not self._is_open:
             raise ConfigurationError(
                 f"Expected begin() before {event!r} of step {step}, got none. Call begin() first."
             )
         elapsed = round(self._spent + time.monotonic() - self._started, 3)
         line = {"event": event, "step": step, "elapsed": elapsed, **content}
-        self._file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()  # what the loop was told to have done survives SIGKILL
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:  # closed again: SIGKILL loses nothing
+            file.write(text)
 
 
 class TensorBoardLog(Silent):

@@ -245,8 +245,13 @@ def learning_figure(
     for axis in axes:  # a condition may lack the first panel's metric
         found, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, found, strict=True))
-    place = "outside lower center"
-    figure.legend(handles.values(), handles.keys(), loc=place, ncols=3, fontsize=8)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+    )
     _save(figure, path)
 
 
@@ -367,7 +372,7 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
     """Draw a panel's lines; those with a scale of their own have it on the right."""
     lines = [(line, average(runs, line.metric)) for line in panel.lines]
     drawn = [(line, band) for line, band in lines if band is not None]
-    twin = axis.twinx() if any(line.right for line, _ in drawn) else None
+    twin = axis.twinx() if len({line.right for line, _ in drawn}) == 2 else None
     axis.set_title(panel.title, fontsize=10)
     axis.set_ylabel(panel.unit, fontsize=8)
     if panel.share:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 from transformers import PreTrainedModel
 
 from agents.engine import Engine
@@ -130,7 +132,8 @@ def _tokens(observation: Observation) -> NDArray[np.int32]:
 
 def _check_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """Raise where a model may write an id that the environment does not know, or the reverse."""
-    ids = int(model.get_input_embeddings().weight.shape[0])
+    embeddings = cast(nn.Embedding, model.get_input_embeddings())
+    ids = embeddings.weight.shape[0]
     if ids == tokenizer.size:
         return
     mend = (
