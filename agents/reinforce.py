@@ -5,9 +5,9 @@ what happened and asks whether the phase is over. Around it: evaluation on held-
 checkpoints, and the observer that is told of everything.
 
 Everything random is drawn from the seed and the number of the step, and episodes never outlive a
-step; so a run that was killed goes on from its checkpoint as if it had not been: to the same weights,
-bit by bit, in fp32 on one thread. Ctrl-C is held back while weights change. Several processes of
-torchrun share out the questions.
+step. So a run that was killed goes on from its checkpoint as if it had not been: on one thread, in
+fp32, its weights are the same to the last bit. Ctrl-C is held back while weights change. Several
+processes of torchrun share out the questions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,7 @@ from agents.learner import Learner
 from agents.logs import Observer, Silent
 from agents.losses import keep_group
 from agents.metrics import evaluation_metrics, rollout_metrics
+from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
 from agents.rollout import by_group, collect, learnable
 from agents.sampling import GREEDY, Sampling
@@ -108,25 +109,31 @@ def train(
             reason = "interrupted"
             raise
         finally:
-            run.save()
-            told.end(run.step, reason)
+            with ExitStack() as last:
+                last.callback(told.end, run.step, reason)
+                run.save()
         return run.result(reason)
 
 
 def _train(run: _Run, config: TrainConfig, observer: Observer) -> str:
-    """Make the steps; return why they end."""
-    if config.eval_every and run.step == 0:
-        observer.evaluated(0, run.evaluate())
-    reason = None
-    while reason is None:
-        metrics, episodes = run.train_step()
-        observer.step(run.step, metrics, episodes)
-        if run.step >= config.steps:
-            reason = "all steps are made"
-        elif config.minutes is not None and run.seconds > 60 * config.minutes:
-            reason = f"{config.minutes:g} minutes are over"
-        if config.eval_every and (reason or run.step % config.eval_every == 0):
+    """Make the steps that are left; return why they end."""
+
+    def evaluate() -> None:
+        due = reason is not None or run.step % config.eval_every == 0
+        if due and run.evaluated != run.step:
             observer.evaluated(run.step, run.evaluate())
+
+    reason = run.over()
+    if config.eval_every:
+        evaluate()
+    while reason is None:
+        metrics, episodes, warnings = run.train_step()
+        observer.step(run.step, metrics, episodes)
+        for warning in warnings:
+            observer.warn(run.step, warning)
+        reason = run.over()
+        if config.eval_every:
+            evaluate()
         if run.step % config.checkpoint_every == 0:
             run.save()
     return reason
@@ -171,7 +178,8 @@ class _Run:
             config.phase_window,
         )
         self.phases = self.rule.start()
-        self.step = 0
+        self.monitors = Monitors(Limits(drift=DRIFT_LIMITS[config.dtype]))
+        self.step, self.evaluated = 0, -1
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self._before = 0.0  # seconds of the parts of the run before this one
         self._started = time.monotonic()
@@ -181,8 +189,8 @@ class _Run:
 
     # One step.
 
-    def train_step(self) -> tuple[dict[str, float], list[Trajectory]]:
-        """Play, learn, measure; return metrics and all ranks' episodes."""
+    def train_step(self) -> tuple[dict[str, float], list[Trajectory], list[str]]:
+        """Play, learn, measure; return metrics, all ranks' episodes and warnings."""
         started = time.perf_counter()
         phase = self.phases.phase
         algorithm = self.config.algorithm_of(phase)
@@ -191,12 +199,13 @@ class _Run:
         with _uninterrupted():
             learnt = update(self.learner, chosen, algorithm, seed=self._seed(1))
             episodes = [t for part in self.ranks.gather(played) for t in part]
+            metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
+            metrics["time/step"] = time.perf_counter() - started
+            warnings = self.monitors.update(metrics)
             self.step += 1
             self._book(episodes)
             self._whole = self._progress()
-        metrics = {**rollout_metrics(episodes), **learnt, **measured, "phase": phase + 1.0}
-        metrics["time/step"] = time.perf_counter() - started
-        return metrics, episodes
+        return metrics, episodes, warnings
 
     def _play(
         self, algorithm: Algorithm
@@ -245,6 +254,7 @@ class _Run:
         finished = [FinishedEpisode(t.num_searches, t.well_formed, t.valid) for t in episodes]
         self.phases, _ = self.rule.observe(self.phases, finished)
         if self.phases.phase != before:
+            self.monitors.restart()
             self._enter_phase()
 
     def _enter_phase(self) -> None:
@@ -267,6 +277,7 @@ class _Run:
         metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
+        self.evaluated = self.step
         return metrics
 
     # What lasts.
@@ -275,6 +286,15 @@ class _Run:
     def seconds(self) -> float:
         """How long the run has taken, all its parts together."""
         return self._before + time.monotonic() - self._started
+
+    def over(self) -> str | None:
+        """Return why the run is over, or None."""
+        config = self.config
+        if self.step >= config.steps:
+            return "all steps are made"
+        if config.minutes is not None and self.seconds >= 60 * config.minutes:
+            return f"{config.minutes:g} minutes are over"
+        return None
 
     @property
     def folder(self) -> Path:
@@ -323,7 +343,7 @@ class _Run:
         checkpoint = checkpoints.Checkpoint(
             step=whole["step"],
             weights=learner.pop("weights"),
-            state={"learner": learner, "run": whole},
+            state={"learner": learner, "run": whole, "evaluated": self.evaluated},
             config=self.config.record(),
         )
         checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
@@ -344,6 +364,7 @@ class _Run:
             "seconds": self.seconds,
             "phases": asdict(self.phases),
             "curricula": [curriculum.state for curriculum in self.curricula],
+            "monitors": self.monitors.state_dict(),
         }
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
@@ -353,7 +374,9 @@ class _Run:
         self.phases = PhaseState(**{**run["phases"], "history": history})
         for curriculum, state in zip(self.curricula, run["curricula"], strict=True):
             curriculum.state = state
+        self.monitors.load_state_dict(run["monitors"])
         self.step = self._saved = checkpoint.step
+        self.evaluated = checkpoint.state["evaluated"]
         self._before = run["seconds"]
         self._enter_phase()
         self._whole = self._progress()

@@ -29,6 +29,8 @@ from agents.learner import Learner
 from agents.losses import importance_weights, kl, overlong_filter, policy_loss, token_weights
 from agents.trajectories import Trajectory
 
+_SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
+
 
 def update(
     learner: Learner, trajectories: Sequence[Trajectory], algorithm: Algorithm, *, seed: int = 0
@@ -117,6 +119,8 @@ class _Batch:
         self.live = moves.any(-1)
         if self.steps * algorithm.epochs > 1 and not algorithm.uses_values:
             self._score(self.live.nonzero()[:, 0].tolist())
+        if not self.live.any():  # nothing will be learnt; the drift is known all the same
+            self._score(everything[:_SAMPLE])
 
     def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
         """Take one optimizer step on some rows; return the gradient's norm.
@@ -182,8 +186,8 @@ class _Batch:
             values=self.values,
             penalties=penalties,
             components=torch.tensor(
-                [[t.reward_parts.get(name, 0.0) for t in trajectories] for name in parts]
-            ).mT,
+                [t.reward_parts.get(name, 0.0) for t in trajectories for name in parts]
+            ).view(len(trajectories), len(parts)),
             reduce=self._sum_over_ranks,
         )
         return found.advantages, found.returns

@@ -1,0 +1,91 @@
+"""Tiny models and runs on the toy, for the tests of training; also a script that makes a run."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import gymnasium as gym
+import numpy as np
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+import search_env  # noqa: F401
+from agents.algorithm import Algorithm
+from agents.config import Phase, TrainConfig
+from agents.engine import Engine
+from agents.reinforce import train
+from agents.rollout import collect
+from agents.trajectories import Trajectory
+
+ONE_PHASE = (Phase(reward="r1-searcher-stage1"),)
+SMALL = Algorithm(
+    advantage="grpo", aggregation="token_mean", prompts=4, group_size=4, learning_rate=3e-3
+)
+
+
+def tiny_model(hidden: int = 16, seed: int = 0, vocabulary: int = 24) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+        initializer_range=0.2 if hidden < 64 else 0.02,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def toy_config(out, **changes) -> TrainConfig:
+    settings = {
+        "model": "tiny",
+        "algorithm": SMALL,
+        "env_id": "SearchQA-Toy-v0",
+        "max_tokens": 16,
+        "phases": ONE_PHASE,
+        "phase_search_rate": None,
+        "phase_format_rate": None,
+        "rows": 8,
+        "steps": 4,
+        "eval_every": 0,
+        "eval_questions": 8,
+        "checkpoint_every": 1,
+        "out": str(out),
+        "threads": 1,
+    }
+    return TrainConfig(**{**settings, **changes})
+
+
+def toy_trajectories(model, *, questions=5, group_size=4, seed=0, critic=None) -> list[Trajectory]:
+    """Return episodes of a model with rewards, scores and parts drawn at random."""
+    envs = gym.make_vec("SearchQA-Toy-v0", num_envs=6, autoreset_mode="Disabled").unwrapped
+    engine = Engine(model, rows=6, max_tokens=16, value_head=critic)
+    random = np.random.default_rng(seed)
+    found = collect(envs, engine, range(questions), group_size=group_size, seed=seed).trajectories
+    paid = []
+    for trajectory in found:
+        parts = {"a": float(random.integers(2)), "b": float(random.integers(3)) / 2}
+        paid.append(replace(trajectory, reward=sum(parts.values()), reward_parts=parts))
+    return paid
+
+
+if __name__ == "__main__":  # python -m tests.agents.toy_runs OUT STEPS [--resume]
+    torch.set_num_threads(1)
+    dapo = replace(SMALL, minibatch=8, epochs=2, dynamic_sampling=True, max_batches=3)
+    both = (*ONE_PHASE, Phase(reward="f1", changes={"learning_rate": 1e-3}))
+    config = toy_config(
+        sys.argv[1],
+        steps=int(sys.argv[2]),
+        algorithm=dapo,
+        phases=both,
+        phase_episodes=90,
+        phase_window=10,
+        eval_every=3,
+    )
+    print("ready", flush=True)
+    result = train(config, model=tiny_model(), resume="--resume" in sys.argv)
+    print(result.steps, result.reason, len(result.switches), flush=True)
