@@ -111,25 +111,27 @@ def gradient(algorithm, log_probs, old, advantages, mask, weights):
 
 
 def test_gspo_gradient_equals_finite_differences_of_the_sequence_objective():
-    mask = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    mask = torch.tensor(
+        [[True, True, True, True], [True, False, True, False], [True, False, False, False]]
+    )
     algorithm = Algorithm(surrogate="gspo", eps_low=0.05, eps_high=0.05)
-    log_probs, old = (random(2, 4, seed=seed, dtype=torch.float64) for seed in (1, 2))
-    advantages = torch.tensor([[-1.0], [2.0]], dtype=torch.float64).expand(2, 4)
+    log_probs, old = (random(3, 4, seed=seed, dtype=torch.float64) for seed in (1, 2))
+    advantages = torch.tensor([[-1.0], [2.0], [-1.0]], dtype=torch.float64).expand(3, 4)
 
     def objective(log_probs):
         """The paper's: the mean over sequences of min(s A, clip(s) A), lengths of the mask."""
         total = 0.0
-        for row in range(2):
+        for row in range(3):
             here = mask[row]
             s = (log_probs[row, here] - old[row, here]).mean().exp().item()
             a = advantages[row, 0].item()
-            total -= min(s * a, min(max(s, 0.95), 1.05) * a) / 2
+            total -= min(s * a, min(max(s, 0.95), 1.05) * a) / 3
         return total
 
     weights = losses.token_weights(mask, "seq_mean_token_mean").double()
     found = gradient(algorithm, log_probs, old, advantages, mask, weights)
-    step, wanted = 1e-6, torch.zeros(2, 4, dtype=torch.float64)
-    for row in range(2):
+    step, wanted = 1e-6, torch.zeros(3, 4, dtype=torch.float64)
+    for row in range(3):
         for token in range(4):
             moved = torch.zeros_like(wanted)
             moved[row, token] = step

@@ -131,6 +131,27 @@ def test_what_was_not_measured_is_not_judged_but_told_if_it_lasts():
     assert Monitors().update({}) == []
 
 
+def test_a_sign_that_comes_and_goes_is_told_once():
+    monitors = Monitors(Limits(window=3))
+    told = []
+    for _ in range(20):
+        told += feed(monitors, 1, policy__drift_max=1e-3) + feed(monitors, 2)
+    assert len(told) == 1
+
+
+def test_what_is_no_longer_measured_is_no_longer_judged():
+    monitors = Monitors(Limits(window=2))
+    assert len(feed(monitors, 4, stop__truncated=0.9)) == 1
+    assert feed(monitors, 4, stop__truncated=math.nan) == []
+    assert not monitors.active
+
+
+def test_the_first_gradient_after_none_is_no_jump():
+    monitors = Monitors()
+    assert feed(monitors, 12, policy__grad_norm=0.0) == []
+    assert feed(monitors, 1, policy__grad_norm=1.0) == []
+
+
 def test_drift_is_judged_by_the_limit_of_the_dtype():
     assert feed(Monitors(), policy__drift_max=0.1)
     assert not feed(Monitors(Limits(drift=DRIFT_LIMITS["bf16"])), policy__drift_max=0.1)
