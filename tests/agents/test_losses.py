@@ -116,7 +116,7 @@ def test_gspo_gradient_equals_finite_differences_of_the_sequence_objective():
     )
     algorithm = Algorithm(surrogate="gspo", eps_low=0.05, eps_high=0.05)
     log_probs, old = (random(3, 4, seed=seed, dtype=torch.float64) for seed in (1, 2))
-    advantages = torch.tensor([[-1.0], [2.0], [-1.0]], dtype=torch.float64).expand(3, 4)
+    advantages = torch.tensor([[-1.0], [2.0], [1.0]], dtype=torch.float64).expand(3, 4)
 
     def objective(log_probs):
         """The paper's: the mean over sequences of min(s A, clip(s) A), lengths of the mask."""
