@@ -164,9 +164,9 @@ class Progress:
 class Dashboard(Silent):
     """Shows a run to whoever sits before it.
 
-    On a terminal the display is updated in place, once a second at least. Elsewhere there is one
-    line a step, but not more than one in ``interval`` seconds, and one for each evaluation, warning
-    and change of phase.
+    On a terminal the display is redrawn in place, twice a second. Elsewhere there is one line a
+    step, but not more than one in ``interval`` seconds, and one for each evaluation, warning and
+    change of phase.
 
     Args:
         console: Where to show it; None for standard error.
@@ -189,7 +189,7 @@ class Dashboard(Silent):
         self._interval = interval
         self._clock = clock
         self._progress = Progress(minutes, spent)
-        self._lock = threading.Lock()  # the display is redrawn by a thread of its own
+        self._lock = threading.Lock()  # between the loop and the thread that draws
         self._live: Live | None = None
         self._said = -math.inf
 
@@ -204,10 +204,10 @@ class Dashboard(Silent):
         self._live = Live(
             get_renderable=self._draw,
             console=self._console,
-            refresh_per_second=1,
+            refresh_per_second=2,  # by a thread of its own: short steps cost no drawing
             redirect_stdout=sys.stdout.isatty(),  # what is piped must not end up on the screen
         )
-        self._live.start()
+        self._live.start(refresh=True)
         atexit.register(self._close)  # gives the cursor back though nobody calls end()
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
@@ -222,21 +222,18 @@ class Dashboard(Silent):
         if now - self._said >= self._interval or step == self._progress.total_steps:
             self._said = now
             self._say(_line(self._progress, now))
-        self._refresh()
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the evaluation's metrics."""
         with self._lock:
             self._progress.evaluation = (step, dict(metrics))
         self._say(_evaluation(step, metrics))
-        self._refresh()
 
     def warn(self, step: int, text: str) -> None:
         """Show the warning."""
         with self._lock:
             self._progress.warnings.append((step, text))
         self._say(f"Warning, step {step}: {text}", "yellow")
-        self._refresh()
 
     def end(self, step: int, reason: str) -> None:
         """Close the display; what it showed last stays."""
@@ -247,10 +244,6 @@ class Dashboard(Silent):
     def _draw(self) -> RenderableType:
         with self._lock:
             return draw(self._progress, self._clock(), self._console.options)
-
-    def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.refresh()
 
     def _close(self) -> None:
         if self._live is not None:

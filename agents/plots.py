@@ -38,8 +38,8 @@ _DASHES = ("-", "--", "-.", ":")
 _SMOOTHED = 25  # a moving mean is a 25th of the run wide
 _GRID = 200  # points at which runs are averaged that were not measured at the same ones
 _PARTS = ("decode", "prefill", "environment", "retrieval", "score", "learn")
-# Quantiles .975 of Student's t for 1 to 10 degrees of freedom; beyond, an expansion is exact to
-# three digits (Abramowitz and Stegun 26.7.5).
+# Quantiles .975 of Student's t for 1 to 10 degrees of freedom; beyond, an expansion (Abramowitz and
+# Stegun 26.7.5) is off by 0.003 at most.
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 

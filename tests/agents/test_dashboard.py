@@ -248,7 +248,7 @@ def test_ctrl_c_leaves_the_terminal_clean(manner):
     written, deadline = b"", time.monotonic() + 60
     try:
         while time.monotonic() < deadline:
-            if written.count(b"step 2/10") and process.poll() is None and b"step 3" in written:
+            if re.search(rb"step [1-9]", written):
                 process.send_signal(signal.SIGINT)
                 break
             written += _read(ours)
