@@ -205,9 +205,9 @@ def test_matplotlibs_global_state_is_left_alone(tmp_path):
     log = write_run(tmp_path / "one.jsonl", [1.0, 2.0])
     code = (
         "import sys; from agents.plots import training_figure;"
-        "import matplotlib; before = dict(matplotlib.rcParams);"
+        "import matplotlib; before = matplotlib.rcParams.copy();"
         f"training_figure([{str(log)!r}], {str(tmp_path / 'a.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules;"
-        "assert dict(matplotlib.rcParams) == before"
+        "assert matplotlib.rcParams == before"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
