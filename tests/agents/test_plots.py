@@ -203,11 +203,17 @@ def test_a_missing_matplotlib_is_named(tmp_path, monkeypatch):
 
 def test_matplotlibs_global_state_is_left_alone(tmp_path):
     log = write_run(tmp_path / "one.jsonl", [1.0, 2.0])
-    code = (
-        "import sys; from agents.plots import training_figure;"
-        "import matplotlib; before = matplotlib.rcParams.copy();"
-        f"training_figure([{str(log)!r}], {str(tmp_path / 'a.png')!r});"
-        "assert 'matplotlib.pyplot' not in sys.modules;"
-        "assert matplotlib.rcParams == before"
-    )
+    code = f"""
+import sys
+import matplotlib
+from agents.plots import training_figure
+
+def settings():  # looked up in passing: reading the backend in the ordinary way chooses one
+    return {{name: dict.__getitem__(matplotlib.rcParams, name) for name in matplotlib.rcParams}}
+
+before = settings()
+training_figure([{str(log)!r}], {str(tmp_path / "a.png")!r})
+assert "matplotlib.pyplot" not in sys.modules
+assert settings() == before
+"""
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
