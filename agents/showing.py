@@ -151,9 +151,13 @@ def tell(
         episode = next((e for e in queues[turn % 3] if e.question_id not in told), None)
         if episode is None:
             continue
-        first = [Told("before training", old[episode.question_id])] if turn % 3 == 2 else []
+        hops = f", {episode.hops} hop{'s' * (episode.hops > 1)}" if episode.hops else ""
+        first = [old[episode.question_id]] if turn % 3 == 2 else []
         why = "after training" if first else "right" if _is_right(episode) else "wrong"
-        told[episode.question_id] = [*first, Told(f"{why}{_hops(episode)}", episode)]
+        told[episode.question_id] = [
+            *(Told(f"before training{hops}", one) for one in first),
+            Told(f"{why}{hops}", episode),
+        ]
     return [one for pair in told.values() for one in pair]
 
 
@@ -232,10 +236,6 @@ def _is_right(episode: Trajectory) -> bool:
 def _wrongness(episode: Trajectory) -> tuple[bool, bool, int]:
     """Order wrong episodes: those that searched and answered first, short ones first."""
     return episode.answer is None, not episode.num_searches, len(episode.tokens)
-
-
-def _hops(episode: Trajectory) -> str:
-    return f", {episode.hops} hop{'s' * (episode.hops > 1)}" if episode.hops else ""
 
 
 def _head(question: Question) -> Text:
