@@ -6,13 +6,15 @@ tokens that count are ever looked at, so whatever stands at others (NaN included
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from agents.packing import common_prefix
 from agents.trajectories import Example, Trajectory
 from search_env.errors import ConfigurationError
 
@@ -41,7 +43,7 @@ class Targets:
     """A sequence and the tokens in it whose log-probabilities are asked for.
 
     Attributes:
-        tokens: int64 ``(T,)``.
+        tokens: int64 ``(T,)``, up to the last of these: what follows plays no part.
         positions: int64 ``(n,)``: their indices, ascending, from 1 (the first has no state before).
         weights: float32 ``(n,)``.
     """
@@ -49,6 +51,11 @@ class Targets:
     tokens: Tensor
     positions: Tensor
     weights: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """What a model has to read: all tokens but the last."""
+        return self.tokens[:-1]
 
     def __len__(self) -> int:
         """Return the number of tokens asked for."""
@@ -61,53 +68,57 @@ def policy_targets(trajectory: Trajectory) -> Targets:
     Raises:
         ConfigurationError: The policy wrote the first token.
     """
-    policy = torch.from_numpy(trajectory.policy)
-    if len(policy) and policy[0]:
+    if trajectory.policy[:1].any():
         raise ConfigurationError(
             f"Expected a prompt before the policy's tokens, got none in {trajectory.question_id!r}."
             " Give the protocol a prompt of one token or more."
         )
-    positions = policy.nonzero()[:, 0]
-    tokens = torch.from_numpy(trajectory.tokens).long()
-    return Targets(tokens, positions, torch.ones(len(positions)))
+    return example_targets(trajectory.example())
 
 
 def example_targets(example: Example) -> Targets:
     """Return an example with its weighted tokens as targets; the first is never one."""
     weights = torch.from_numpy(example.weights).float()
     positions = weights[1:].nonzero()[:, 0] + 1
-    return Targets(torch.from_numpy(example.tokens).long(), positions, weights[positions])
+    end = int(positions[-1]) + 1 if len(positions) else 0
+    return Targets(torch.from_numpy(example.tokens)[:end].long(), positions, weights[positions])
 
 
-def even_packs(lengths: Mapping[int, int], limit: int) -> list[list[int]]:
-    """Divide sequences among packs of about equal size.
+def packs(batch: Sequence[Targets], limit: int) -> list[list[int]]:
+    """Divide sequences into micro-batches.
 
-    Longest first, each into the pack that is emptiest, with as few packs as the limit allows.
+    Sequences that begin alike become neighbours, and what a sequence has in common with the one
+    before it counts once. There are as few packs as that order allows, of about equal size.
 
     Args:
-        lengths: Length by index.
-        limit: Most tokens of a pack, unless it is one sequence alone.
+        batch: The sequences; those without targets are in no pack.
+        limit: Most tokens to read in a pack, unless it is a single sequence.
 
     Returns:
-        Indices of each pack, ascending.
-
-    Example:
-        >>> even_packs({0: 3, 1: 5, 2: 4, 3: 2, 5: 20}, limit=8)
-        [[5], [1, 3], [0, 2]]
+        Indices of each pack's sequences, in order.
     """
-    alone = [[index] for index, length in lengths.items() if length > limit]
-    rest = {index: length for index, length in lengths.items() if length <= limit}
-    count = -(-sum(rest.values()) // limit)
-    while True:
-        packs: list[list[int]] = [[] for _ in range(count)]
-        sizes = [0] * count
-        for index in sorted(rest, key=lambda index: -rest[index]):
-            emptiest = sizes.index(min(sizes))
-            packs[emptiest].append(index)
-            sizes[emptiest] += rest[index]
-        if max(sizes, default=0) <= limit:
-            return alone + [sorted(pack) for pack in packs]
-        count += 1
+    inputs = {index: row.inputs for index, row in enumerate(batch) if len(row)}
+    order = sorted(inputs, key=lambda index: inputs[index].numpy().tobytes())
+    before = [inputs[index] for index in order[:1] + order[:-1]]
+    new = [
+        len(inputs[index]) - common_prefix(left, inputs[index])
+        for index, left in zip(order, before, strict=True)
+    ]
+
+    def fill(size: int) -> list[list[int]]:
+        filled: list[list[int]] = []
+        left = 0
+        for index, tokens in zip(order, new, strict=True):
+            if not filled or tokens > left:
+                filled.append([])
+                left, tokens = size, len(inputs[index])
+            filled[-1].append(index)
+            left -= tokens
+        return filled
+
+    fewest = len(fill(limit))
+    sizes = range(1, limit + 1)
+    return fill(sizes[bisect.bisect_left(sizes, True, key=lambda size: len(fill(size)) <= fewest)])
 
 
 def padded(numbers: Tensor, counts: Sequence[int]) -> Outputs:

@@ -28,8 +28,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agents.batches import (
     Outputs,
     Targets,
-    even_packs,
     example_targets,
+    packs,
     padded,
     policy_targets,
 )
@@ -177,7 +177,7 @@ class Learner:
             outputs = padded(self._numbers(self.model, self.value_head, rows), _counts(rows))
             return loss_fn(outputs, torch.tensor(pack, device=self.device))
 
-        return self._backward(self._packs(batch), loss_of)
+        return self._backward(batch, loss_of)
 
     def accumulate_examples(
         self, examples: Sequence[Example], total_weight: float | None = None
@@ -214,7 +214,7 @@ class Learner:
             weights = torch.cat([row.weights for row in rows]).to(log_probs)
             return -(log_probs @ weights) / total_weight, {}
 
-        return self._backward(self._packs(batch), loss_of).get("loss", 0.0)
+        return self._backward(batch, loss_of).get("loss", 0.0)
 
     def step(self) -> float:
         """Update the weights by the accumulated gradients, summed over ranks, and clear those.
@@ -317,24 +317,24 @@ class Learner:
                 master.grad = gradient.float() if master.grad is None else master.grad + gradient
 
     def _packs(self, batch: Sequence[Targets]) -> list[list[int]]:
-        """Return the micro-batches: indices of the sequences that have targets."""
+        """Return the micro-batches, as indices."""
         context = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max((len(row.tokens) for row in batch), default=0)
+        longest = max((len(row.inputs) for row in batch), default=0)
         if context is not None and longest > context:
             raise ContextLengthError(
                 f"Expected at most {context} tokens, the model's context, got {longest}. Lower "
                 "max_tokens of the environment, or take a model with a longer context."
             )
-        lengths = {index: len(row.tokens) for index, row in enumerate(batch) if len(row)}
-        return even_packs(lengths, self._micro_tokens)
+        return packs(batch, self._micro_tokens)
 
     def _backward(
-        self, packs: list[list[int]], loss_of: Callable[[list[int]], _Loss]
+        self, batch: Sequence[Targets], loss_of: Callable[[list[int]], _Loss]
     ) -> dict[str, float]:
         """Add the gradients of all micro-batches; return sums of losses and statistics."""
         totals: dict[str, Tensor] = {}
+        micro_batches = self._packs(batch)
         with self._memory():
-            for number, pack in enumerate(packs, 1):
+            for number, pack in enumerate(micro_batches, 1):
                 # Layers that are computed again in the backward pass attend there, too.
                 with packed_attention(self.model), self._layers_training():
                     loss, statistics = loss_of(pack)
@@ -343,7 +343,7 @@ class Learner:
                         self.clear()
                         raise NonFiniteError(
                             f"Expected a finite loss, got {value} in micro-batch {number} of "
-                            f"{len(packs)}. The weights are unchanged; look at what it holds."
+                            f"{len(micro_batches)}. Look at what it holds; no weight was changed."
                         )
                     loss.backward()
                 self._collect()
@@ -355,11 +355,9 @@ class Learner:
         self, model: PreTrainedModel, rows: Sequence[Targets]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits ``(n, V)``, ids ``(n,)`` and states ``(n, H)`` of all targets."""
-        starts = torch.tensor([0, *(len(row.tokens) for row in rows)]).cumsum(0)
-        keep = torch.cat(
-            [row.positions + start - 1 for row, start in zip(rows, starts, strict=False)]
-        )
-        logits, hidden = packed_forward(model, [row.tokens for row in rows], keep)
+        starts = torch.tensor([0, *(len(row.inputs) for row in rows)]).cumsum(0)
+        keep = [row.positions - 1 + start for row, start in zip(rows, starts, strict=False)]
+        logits, hidden = packed_forward(model, [row.inputs for row in rows], torch.cat(keep))
         ids = torch.cat([row.tokens[row.positions] for row in rows])
         return logits, ids.to(logits.device), hidden
 

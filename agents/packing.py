@@ -1,25 +1,33 @@
 """Several sequences in one row, without padding: the forward pass of the learner.
 
 An attention function named ``"packed"`` is registered through transformers' own interfaces, so the
-code of the models stays as it is. Lengths travel as ``cu_seq_lens_q``, the standard argument that
-models hand on to their attention; positions restart with each sequence, and no token sees another
-sequence. Only attention mixes positions in the models meant here: a model that mixes them in
-another way (state spaces, convolutions) is refused, and so is attention with a term that is not
-computed here (softcap, sinks, position bias).
+code of the models stays as it is. Where the sequences lie travels as ``cu_seq_lens_q`` and its
+kin, standard arguments that models hand on to their attention. No token sees another sequence, and
+positions start anew with each.
+
+What a sequence has in common with the one before it from the start on (the prompt within a group,
+the same first query and its documents) is computed once: its states are the same. A segment of the
+row is then what is new in a sequence, and it attends to the keys of the whole sequence, wherever
+they lie. Gradients of the common part add up by themselves.
+
+Only attention may mix positions: a model that does it in another way (state spaces, convolutions)
+is refused, and so is attention with terms not computed here (softcap, sinks, position bias).
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from agents.errors import ModelMismatchError
+from agents.varlen import attend
 
 PACKED = "packed"
 """Name of the attention function."""
@@ -41,12 +49,62 @@ class Packed(NamedTuple):
     hidden: Tensor
 
 
+class Row(NamedTuple):
+    """How sequences lie in a row, each behind what it has in common with the one before.
+
+    Attributes:
+        ids: int64 ``(N,)``: the new tokens of each sequence in turn.
+        positions: int64 ``(N,)``: their positions in their sequences.
+        index: int64 ``(M,)``: where in the row each token of the concatenated sequences is.
+        new: int64 ``(S,)``: number of new tokens of each sequence.
+        lengths: int64 ``(S,)``: number of tokens of each.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    index: Tensor
+    new: Tensor
+    lengths: Tensor
+
+
+def common_prefix(left: Tensor, right: Tensor) -> int:
+    """Return how many tokens two sequences have in common from the start on.
+
+    Example:
+        >>> common_prefix(torch.tensor([5, 6, 7]), torch.tensor([5, 6, 8, 9]))
+        2
+    """
+    shorter = min(len(left), len(right))
+    same = left[:shorter] == right[:shorter]
+    return int(same.long().cumprod(0).sum())
+
+
+def lay_out(sequences: Sequence[Tensor]) -> Row:
+    """Return the row of sequences; those with a common beginning should be neighbours.
+
+    Example:
+        >>> row = lay_out([torch.tensor([5, 6, 7]), torch.tensor([5, 6, 8, 9])])
+        >>> row.ids.tolist(), row.positions.tolist(), row.index.tolist()
+        ([5, 6, 7, 8, 9], [0, 1, 2, 2, 3], [0, 1, 2, 0, 1, 3, 4])
+    """
+    ids, positions, index = [], [], [torch.empty(0, dtype=torch.long)]
+    size = 0
+    for before, sequence in itertools.pairwise([sequences[0][:0], *sequences]):
+        common = common_prefix(before, sequence)
+        ids.append(sequence[common:])
+        positions.append(torch.arange(common, len(sequence)))
+        index.append(torch.cat([index[-1][:common], positions[-1] + size - common]))
+        size += len(sequence) - common
+    new, lengths = (torch.tensor([len(part) for part in parts]) for parts in (ids, index[1:]))
+    return Row(torch.cat(ids), torch.cat(positions), torch.cat(index), new, lengths)
+
+
 def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Packed:
     """Run sequences through a model side by side.
 
     Args:
         model: A causal language model, or one with adapters of peft.
-        sequences: int64 ``(T_i,)`` each, none of them empty.
+        sequences: int64 ``(T_i,)`` each, one or more; neighbours share a common beginning.
         keep: int64 ``(n,)``: positions in the concatenated sequences to compute logits at.
 
     Returns:
@@ -55,26 +113,23 @@ def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Te
     Raises:
         ModelMismatchError: The model cannot run packed sequences.
     """
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    ends = lengths.cumsum(0)
-    ids = torch.cat(list(sequences))
-    positions = torch.arange(len(ids)) - (ends - lengths).repeat_interleave(lengths)
-    bounds = functional.pad(ends, (1, 0)).int()
-    device = model.device
-    head = model.get_output_embeddings()
+    row, device = lay_out(sequences), model.device
+    shared = len(row.index) > len(row.ids)
     states: list[Tensor] = []
+    head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     try:
         with packed_attention(model):
             output = model(
-                input_ids=ids[None].to(device),
-                position_ids=positions[None].to(device),
-                logits_to_keep=keep.to(device),
+                input_ids=row.ids[None].to(device),
+                position_ids=row.positions[None].to(device),
+                logits_to_keep=row.index[keep].to(device),
                 use_cache=False,
-                cu_seq_lens_q=bounds.to(device),
-                cu_seq_lens_k=bounds.to(device),
-                max_length_q=int(lengths.max()),
-                max_length_k=int(lengths.max()),
+                cu_seq_lens_q=pad(row.new.cumsum(0), (1, 0)).int().to(device),
+                cu_seq_lens_k=pad(row.lengths.cumsum(0), (1, 0)).int().to(device),
+                max_length_q=int(row.new.max()),
+                max_length_k=int(row.lengths.max()),
+                key_index=row.index.to(device) if shared else None,
             )
     finally:
         hook.remove()
@@ -123,7 +178,10 @@ def _attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
-    max_length_q: int | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int = 0,
+    max_length_k: int = 0,
+    key_index: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence; the signature is transformers'."""
@@ -133,26 +191,24 @@ def _attend(
             f"Expected plain attention, got {', '.join(wrong) or 'dropout'} in "
             f"{type(module).__name__}. Take another model, or switch that off in its config."
         )
-    if cu_seq_lens_q is None or max_length_q is None:
+    if cu_seq_lens_q is None or cu_seq_lens_k is None:
         raise ModelMismatchError(
             f"Expected cu_seq_lens_q to reach the attention, got none in {type(module).__name__}. "
             "Call packed_forward(); a model that does not hand it on cannot be packed."
         )
-    if sliding_window is not None and max_length_q > sliding_window:
-        raise ModelMismatchError(
-            f"Expected sequences within the sliding window of {sliding_window} tokens, got one of "
-            f"{max_length_q}. Lower max_tokens of the environment, or take another model."
-        )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    lengths = cu_seq_lens_q.diff().tolist()
-    parts = zip(*(x.split(lengths, 2) for x in (query, key, value)), strict=True)
-    outputs = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
-        for q, k, v in parts
-    ]
-    return torch.cat(outputs, 2).transpose(1, 2), None
+    query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    if key_index is not None:
+        key, value = key.index_select(0, key_index), value.index_select(0, key_index)
+    output = attend(
+        query,
+        key,
+        value,
+        (cu_seq_lens_q, cu_seq_lens_k),
+        (max_length_q, max_length_k),
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=sliding_window,
+    )
+    return output[None], None
 
 
 AttentionInterface.register(PACKED, _attend)

@@ -410,8 +410,8 @@ def test_training_on_an_example_makes_it_likely():
 def test_too_long_for_the_model():
     learner = Learner(make_model())
     with pytest.raises(ContextLengthError, match=r"at most 64 tokens.*got 65"):
-        learner.score([BATCH[0], make_trajectory(65)])
-    assert learner.score([make_trajectory(64)]).mask.sum() == 5
+        learner.score([BATCH[0], make_trajectory(66)])
+    assert learner.score([make_trajectory(65)]).mask.sum() == 5
 
 
 def test_out_of_memory_names_the_setting():

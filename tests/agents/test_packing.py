@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -19,7 +21,7 @@ from transformers import (
 )
 
 from agents.errors import ModelMismatchError
-from agents.packing import packed_attention, packed_forward, packed_logits
+from agents.packing import lay_out, packed_attention, packed_forward, packed_logits
 
 SHAPE = {
     "vocab_size": 61,
@@ -80,6 +82,49 @@ def test_logits_and_gradients_are_those_of_separate_passes(name):
     for n, p in model.named_parameters():
         torch.testing.assert_close(p.grad, expected[n], atol=2e-5, rtol=1e-4, msg=n)
     assert model.config._attn_implementation == "sdpa"
+
+
+def family() -> list[Tensor]:
+    """Sequences that begin alike, one of them twice and one that another goes on from."""
+    a, b, c = sequences((30, 20, 9))
+    return [torch.cat(parts) for parts in ((a,), (a, b), (a, b), (a, c), (c,), (a[:5], c))]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_common_beginnings_change_nothing(name):
+    model, rows = make(name), family()
+    alone = torch.cat([model(row[None]).logits[0] for row in rows])
+    weight = torch.randn(alone.shape, generator=torch.Generator().manual_seed(2))
+    (alone * weight).sum().backward()
+    expected = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+
+    packed = packed_forward(model, rows, torch.arange(len(alone)))
+    (packed.logits * weight).sum().backward()
+
+    torch.testing.assert_close(packed.logits, alone, atol=1e-5, rtol=0)
+    for n, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, expected[n], atol=5e-5, rtol=1e-4, msg=n)
+
+
+def test_common_beginnings_are_computed_once():
+    row = lay_out(family())
+    assert row.new.tolist() == [30, 20, 0, 9, 9, 14]
+    assert row.lengths.tolist() == [30, 50, 50, 39, 9, 14]
+    assert torch.equal(row.ids[row.index], torch.cat(family()))
+    expected = torch.cat([torch.arange(len(sequence)) for sequence in family()])
+    assert torch.equal(row.positions[row.index], expected)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=12), min_size=1, max_size=8))
+def test_a_row_holds_every_sequence(tokens):
+    rows = [torch.tensor(ids) for ids in sorted(tokens)]
+    row = lay_out(rows)
+    assert torch.equal(row.ids[row.index], torch.cat(rows))
+    # In sorted order every common beginning is shared, as in a tree of prefixes.
+    assert len(row.ids) == len(
+        {tuple(ids[:end]) for ids in tokens for end in range(1, 13)[: len(ids)]}
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
