@@ -26,7 +26,7 @@ from agents.errors import ModelMismatchError
 
 NAME = "ragged"
 _REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
-_NOWHERE = np.iinfo(np.int64).max // 2
+HIDDEN_POSITION = np.iinfo(np.int64).max // 2
 """The first position of a page that no decoded row sees: later than any."""
 _QUERIES = 256
 """Tokens of a longer run that attend together; quickest on CPU, and bounds the memory of masks."""
@@ -55,19 +55,25 @@ class Plan:
 
     Attributes:
         positions: int64 ``(S,)``: position of each token in its row.
+        write_pages: int64 ``(S,)``: the page where its keys and values go.
+        write_places: int64 ``(S,)``: the place in that page.
         singles: int64 ``(n,)``: which tokens are runs of one; None where all are.
         runs: The longer runs.
         pages: Which pages the runs of one read.
         slots: int64 ``(pages,)``: which run of one sees each of these pages.
         firsts: int64 ``(pages,)``: position of each page's first token.
+        calls: How many layers have asked for attention.
     """
 
     positions: Tensor
+    write_pages: Tensor
+    write_places: Tensor
     singles: Tensor | None
     runs: list[Run]
     pages: slice | Tensor
     slots: Tensor
     firsts: Tensor
+    calls: int = 0
     _hidden: dict[int | None, Tensor] = field(default_factory=dict)
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
@@ -85,26 +91,27 @@ class Plan:
             device: Where the model is.
         """
         offsets = np.cumsum(counts) - counts
-        positions = np.repeat(starts - offsets, counts) + np.arange(counts.sum())
+        rows = np.repeat(index, counts)
+        positions = packed_positions(starts, counts)
         single = counts == 1
         pages, slots, firsts = visible_pages(cache, index[single])
+        longer = (values[~single].tolist() for values in (index, starts, counts, offsets))
+
+        def to(array: Index) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
         return cls(
-            torch.from_numpy(positions).to(device),
-            None if single.all() else torch.from_numpy(offsets[single]).to(device),
-            [
-                Run(
-                    torch.from_numpy(cache.pages(row, start + count)).to(device),
-                    start,
-                    count,
-                    offset,
-                )
-                for row, start, count, offset in zip(
-                    *(a[~single].tolist() for a in (index, starts, counts, offsets)), strict=True
-                )
+            positions=to(positions),
+            write_pages=to(cache.table[rows, positions // cache.page_size]),
+            write_places=to(positions % cache.page_size),
+            singles=None if single.all() else to(offsets[single]),
+            runs=[
+                Run(to(cache.pages(row, start + count)), start, count, offset)
+                for row, start, count, offset in zip(*longer, strict=True)
             ],
-            pages if isinstance(pages, slice) else torch.from_numpy(pages).to(device),
-            torch.from_numpy(slots).to(device),
-            torch.from_numpy(firsts).to(device),
+            pages=pages if isinstance(pages, slice) else to(pages),
+            slots=to(slots),
+            firsts=to(firsts),
         )
 
     def hidden(self, page_size: int, window: int | None) -> Tensor:
@@ -120,8 +127,8 @@ class Plan:
             hidden = self._hidden[window] = hidden[:, None, None]
         return hidden
 
-    def mask(self, start: int, count: int, window: int | None) -> Tensor:
-        """Return bool ``(count, keys)``: what each token of a longer run sees.
+    def mask(self, start: int, count: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return ``(count, keys)``: 0 for what each token of a longer run sees, else -infinity.
 
         The keys end at the run's last token and begin at the first that its first token sees.
         """
@@ -130,11 +137,24 @@ class Plan:
             device = self.positions.device
             queries = torch.arange(start, start + count, device=device)[:, None]
             keys = torch.arange(_first_key(start, window), start + count, device=device)
-            mask = keys <= queries
+            unseen = keys > queries
             if window is not None:
-                mask &= keys > queries - window
-            self._masks[start, count, window] = mask
+                unseen |= keys <= queries - window
+            mask = torch.zeros(unseen.shape, dtype=dtype, device=device)
+            mask = self._masks[start, count, window] = mask.masked_fill_(unseen, -torch.inf)
         return mask
+
+
+def packed_positions(starts: Index, counts: Index) -> Index:
+    """Return the positions of runs of tokens that stand one behind the other.
+
+    Example:
+        >>> packed_positions(np.array([7, 0]), np.array([2, 3])).tolist()
+        [7, 8, 0, 1, 2]
+    """
+    offsets = np.cumsum(counts) - counts
+    positions: Index = np.repeat(starts - offsets, counts) + np.arange(counts.sum())
+    return positions
 
 
 def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Index, Index]:
@@ -153,7 +173,7 @@ def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Inde
     if 3 * np.count_nonzero(mine) < len(slots):
         pages = np.flatnonzero(mine)
         return pages, slots[pages], cache.firsts[pages]
-    firsts = np.where(mine, cache.firsts[: len(slots)], _NOWHERE)
+    firsts = np.where(mine, cache.firsts[: len(slots)], HIDDEN_POSITION)
     return slice(0, len(slots)), np.maximum(slots, 0), firsts
 
 
@@ -203,6 +223,7 @@ def ragged_attention(
                 f"Expected plain attention, got one with {name!r} in {type(module).__name__}. "
                 "Use a model without it."
             )
+    ragged.calls += 1
     batch, heads, length, width = query.shape
     tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)
     if not ragged.runs:
@@ -295,7 +316,7 @@ def _prefill(
         start = run.start + begin
         seen = slice(_first_key(start, window), run.start + end)
         inputs = query[:, :, begin:end], key[:, :, seen], value[:, :, seen]
-        mask = plan.mask(start, end - begin, window)
+        mask = plan.mask(start, end - begin, window, key.dtype)
         if softcap is None:
             parts.append(
                 functional.scaled_dot_product_attention(
@@ -312,7 +333,7 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: fl
     groups = query.shape[1] // key.shape[1]
     key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
     logits = softcap * torch.tanh((query @ key.transpose(-1, -2)).float() / softcap)
-    weights = logits.masked_fill_(~mask, -torch.inf).softmax(-1)
+    weights = (logits + mask).softmax(-1)
     return weights.to(value.dtype) @ value
 
 

@@ -140,9 +140,10 @@ class RaggedCache(Cache):
     @torch.inference_mode()
     def release(self, index: Index) -> None:
         """Take the pages of rows back and clear them."""
-        freed = np.concatenate([self.table[row, : self._held[row]] for row in index.tolist()])
-        if not freed.size:
+        index = index[self._held[index] > 0]
+        if not index.size:
             return
+        freed = np.concatenate([self.table[row, : self._held[row]] for row in index.tolist()])
         self._held[index] = 0
         self.owners[freed] = -1
         for page in freed.tolist():

@@ -24,11 +24,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.attention import Plan, ragged_model
-from agents.cache import RaggedCache
-from agents.errors import ContextLengthError, DeviceMemoryError, ModelMismatchError
+from agents.attention import Plan, packed_positions
+from agents.cache import Index, RaggedCache
+from agents.errors import (
+    ContextLengthError,
+    DeviceMemoryError,
+    ModelMismatchError,
+    NonFiniteError,
+)
+from agents.runner import Runner, Sampled, StaticDecoder, check_context
 from agents.sampling import Sampling
 from search_env.errors import ConfigurationError
+
+_PAGE_SIZE = 32
 
 Rows = Sequence[int] | NDArray[np.integer]
 Ids = NDArray[np.integer]
@@ -123,22 +131,24 @@ class Engine:
                 raise ConfigurationError(
                     f"Expected {name} of 1 or more, got {count}. Raise {name}."
                 )
-        _check_context(model, max_tokens)
-        self.model = model
-        self.sampling = sampling or Sampling()
-        self.value_head = value_head
-        self.lengths: NDArray[np.int64] = np.zeros(rows, np.int64)
+        check_context(model, max_tokens)
+        embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+        self.lengths: Index = np.zeros(rows, np.int64)
         self.timings = Timings()
         self._prefill_chunk = prefill_chunk
-        self._device = model.device
-        embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         self._vocabulary = embeddings.num_embeddings
-        self._written = np.zeros(rows, np.int64)
-        self._tokens = np.zeros((rows, max_tokens), np.int64)
-        self._uniforms = np.zeros((rows, max_tokens), np.float32)
-        self._cache = RaggedCache(
-            rows, max_tokens, 32, torch.float32 if self._device.type == "cpu" else None
-        )
+        self._device = model.device
+        self._written: Index = np.zeros(rows, np.int64)
+        self._tokens: Index = np.zeros((rows, max_tokens), np.int64)
+        self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
+        # A CPU multiplies a vector and a matrix of bfloat16 several times slower than of float32.
+        kept = torch.float32 if self._device.type == "cpu" else None
+        self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZE, kept)
+        self._runner = Runner(model, self._cache, sampling or Sampling(), value_head)
+        cuda = self._device.type == "cuda"
+        self._static: StaticDecoder | None = None
+        if cuda if graphs is None else graphs:
+            self._static = StaticDecoder(self._runner, rows, self._device, capture=cuda)
         self._probe()
 
     @property
@@ -172,16 +182,14 @@ class Engine:
             raise ConfigurationError(
                 f"Expected one seed for each of {len(index)} rows, got {len(seeds)}. Pass as many."
             )
-        prompts = [
-            self._checked_ids(row, prompt, 0) for row, prompt in zip(index, prompts, strict=True)
-        ]
+        prompts = self._checked_ids(index, prompts, np.zeros_like(index))
+        if not all(prompt.size for prompt in prompts):
+            raise ConfigurationError(
+                "Expected prompts of at least one token, got an empty one. Begin with the "
+                "tokenizer's start token."
+            )
         twins: dict[bytes, list[int]] = {}
         for row, prompt, seed in zip(index.tolist(), prompts, seeds, strict=True):
-            if not prompt.size:
-                raise ConfigurationError(
-                    f"Expected a prompt of at least one token for row {row}, got none. "
-                    "Begin with the tokenizer's start token."
-                )
             self._tokens[row, : prompt.size] = prompt
             self._uniforms[row] = np.random.default_rng(seed).random(self.max_tokens, np.float32)
             twins.setdefault(prompt.tobytes(), []).append(row)
@@ -203,10 +211,7 @@ class Engine:
             ConfigurationError: A row has not begun, or rows and tokens do not match.
         """
         index = self._checked(rows, len(tokens), begun=True)
-        tokens = [
-            self._checked_ids(row, ids, int(self.lengths[row]))
-            for row, ids in zip(index, tokens, strict=True)
-        ]
+        tokens = self._checked_ids(index, tokens, self.lengths[index])
         for row, ids in zip(index.tolist(), tokens, strict=True):
             length = int(self.lengths[row])
             self._tokens[row, length : length + ids.size] = ids
@@ -223,7 +228,8 @@ class Engine:
 
         Raises:
             ContextLengthError: A row is full.
-            DeviceMemoryError: Memory ran out.
+            DeviceMemoryError: Memory ran out. What the rows hold is intact.
+            NonFiniteError: The model's weights are not finite. What the rows hold is intact.
             ConfigurationError: A row has not begun.
         """
         index = self._checked(rows, begun=True)
@@ -234,10 +240,28 @@ class Engine:
                 f"{self.max_tokens} tokens. Release it, or raise max_tokens."
             )
         if not index.size:
-            empty = np.zeros(0, np.float32)
-            return Decoded(np.zeros(0, np.int64), empty, None if self.value_head is None else empty)
-        self._prefill(index, self._prefill_chunk)
-        decoded = self._forward_and_sample(index)
+            none = np.zeros(0, np.float32)
+            return Decoded(
+                np.zeros(0, np.int64), none, None if self._runner.value_head is None else none
+            )
+        # CUDA graphs decode one token of each row and nothing else.
+        self._prefill(index, self._prefill_chunk if self._static is None else 0)
+        start, ahead = time.perf_counter(), int((self.lengths - self._written)[index].sum())
+        with self._named_errors():
+            sampled = self._decode(index)
+            decoded = Decoded(
+                sampled.ids.cpu().numpy(),
+                sampled.log_probs.cpu().numpy(),
+                None if sampled.values is None else sampled.values.cpu().numpy(),
+            )
+        self.timings.add(time.perf_counter() - start, ahead - len(index), len(index))
+        bad = ~np.isfinite(decoded.log_probs)
+        if bad.any():
+            self._written[index] -= 1  # as if the last token had not been forwarded
+            raise NonFiniteError(
+                f"Expected finite log-probabilities, got {decoded.log_probs[bad][0]} in row "
+                f"{index[bad][0]}. Restore the model's last good weights."
+            )
         self._tokens[index, self.lengths[index]] = decoded.ids
         self.lengths[index] += 1
         return decoded
@@ -260,12 +284,11 @@ class Engine:
             return
         self._prefill(np.array([group[0] for group in groups]), 0)
         start = time.perf_counter()
-        with torch.inference_mode():
-            for first, *others in groups:
-                tokens = int(self._written[first])
-                self._cache.copy(first, np.array(others), tokens)
-                self._written[others] = tokens
-                self.timings.copied_tokens += tokens * len(others)
+        for first, *others in groups:
+            tokens = int(self._written[first])
+            self._cache.copy(first, np.array(others), tokens)
+            self._written[others] = tokens
+            self.timings.copied_tokens += tokens * len(others)
         self.timings.prefill_seconds += time.perf_counter() - start
 
     def _prefill(self, index: NDArray[np.int64], leave: int) -> None:
@@ -275,31 +298,28 @@ class Engine:
             counts = np.clip(self._prefill_chunk - before, 0, ahead)
             chosen = counts > 0
             start = time.perf_counter()
-            self._forward(index[chosen], counts[chosen], 1)
+            with self._named_errors():
+                self._forward(index[chosen], counts[chosen], 1)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # or the time would count as decoding
             self.timings.add(time.perf_counter() - start, int(counts.sum()), 0)
 
-    def _forward_and_sample(self, index: NDArray[np.int64]) -> Decoded:
+    def _decode(self, index: Index) -> Sampled:
         """Forward all that is left of the rows, and sample behind the last token of each."""
-        start = time.perf_counter()
-        counts = self.lengths[index] - self._written[index]
-        last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)
-        uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]]).to(self._device)
-        logits, values = self._forward(index, counts, last)
-        with torch.inference_mode():
-            log_probs = self.sampling.log_probs(logits)
-            ids = self.sampling.draw(log_probs, uniforms)
-            chosen = log_probs.gather(1, ids[:, None])[:, 0]
-        decoded = Decoded(
-            ids.cpu().numpy(),
-            chosen.cpu().numpy(),
-            None if values is None else values.float().cpu().numpy(),
-        )
-        seconds = time.perf_counter() - start
-        self.timings.add(seconds, int(counts.sum()) - len(index), len(index))
-        return decoded
+        uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])
+        if self._static is None:
+            counts = self.lengths[index] - self._written[index]
+            last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)
+            logits, values = self._forward(index, counts, last)
+            return self._runner.sample(logits, values, uniforms.to(self._device))
+        at = self._written[index]
+        self._cache.reserve(index, at + 1)
+        sampled = self._static.decode(index, self._tokens[index, at], at, uniforms)
+        self._written[index] += 1
+        return sampled
 
     def _forward(
-        self, index: NDArray[np.int64], counts: NDArray[np.int64], keep: int | Tensor
+        self, index: Index, counts: Index, keep: int | Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """Forward the next ``counts`` tokens of the rows as one packed sequence.
 
@@ -313,43 +333,12 @@ class Engine:
         """
         starts = self._written[index]
         self._cache.reserve(index, starts + counts)
+        positions = packed_positions(starts, counts)
         plan = Plan.of(self._cache, index, starts, counts, self._device)
-        offsets = np.cumsum(counts) - counts
-        rows = np.repeat(index, counts)
-        columns = np.repeat(starts - offsets, counts) + np.arange(len(rows))
-        page = self._cache.page_size
-        self._cache.write_pages = self._to(self._cache.table[rows, columns // page])
-        self._cache.write_places = self._to(columns % page)
-        ids = self._to(self._tokens[rows, columns])
-        with torch.inference_mode(), ragged_model(self.model), _named_out_of_memory(self):
-            with _hidden_state(self.model, self.value_head is not None) as hidden:
-                logits = self.model(
-                    input_ids=ids[None],
-                    position_ids=plan.positions[None],
-                    past_key_values=self._cache,
-                    use_cache=True,
-                    logits_to_keep=keep,
-                    ragged=plan,
-                ).logits[0]
-            values = None if self.value_head is None else self.value_head(hidden[-1][0])[:, 0]
+        ids = self._tokens[np.repeat(index, counts), positions]
+        results = self._runner.forward(torch.from_numpy(ids)[None].to(self._device), plan, keep)
         self._written[index] += counts
-        return logits, values
-
-    def _to(self, array: NDArray[np.generic]) -> Tensor:
-        """Return a tensor of the array on the model's device."""
-        return torch.from_numpy(array).to(self._device)
-
-    def _probe(self) -> None:
-        """Forward one token: reserves the cache and finds out whether the model takes part."""
-        self.lengths[0] = 1
-        try:
-            self._forward(np.zeros(1, np.int64), np.ones(1, np.int64), 1)
-        except TypeError as error:
-            raise ModelMismatchError(
-                f"Expected a model that takes attention functions, got {type(self.model).__name__} "
-                f"({error}). Use one whose class has _supports_attention_backend."
-            ) from error
-        self.release([0])
+        return results
 
     def _checked(
         self, rows: Rows, given: int | None = None, begun: bool = False
@@ -374,59 +363,42 @@ class Engine:
             )
         return index
 
-    def _checked_ids(self, row: int, ids: Ids, length: int) -> NDArray[np.int64]:
-        """Return ids as int64, or say why they cannot follow a row's ``length`` tokens."""
-        ids = np.asarray(ids, np.int64).reshape(-1)
-        if length + ids.size > self.max_tokens:
-            raise ContextLengthError(
-                f"Expected at most {self.max_tokens} tokens in row {row}, got {length} and "
-                f"{ids.size} more. Raise max_tokens or shorten what is inserted."
-            )
-        if ids.size and (ids.min() < 0 or ids.max() >= self._vocabulary):
-            raise ModelMismatchError(
-                f"Expected ids from 0 to {self._vocabulary - 1}, got {ids.min()} to {ids.max()} "
-                f"in row {row}. Use the tokenizer that the model was trained with."
-            )
-        return ids
+    def _checked_ids(self, index: Index, tokens: Sequence[Ids], lengths: Index) -> list[Index]:
+        """Return ids as int64, or say why they cannot follow the rows' ``lengths`` tokens."""
+        checked = [np.asarray(ids, np.int64).reshape(-1) for ids in tokens]
+        for row, ids, length in zip(index, checked, lengths, strict=True):
+            if length + ids.size > self.max_tokens:
+                raise ContextLengthError(
+                    f"Expected at most {self.max_tokens} tokens in row {row}, got {length} and "
+                    f"{ids.size} more. Raise max_tokens or shorten what is inserted."
+                )
+            if ids.size and (ids.min() < 0 or ids.max() >= self._vocabulary):
+                raise ModelMismatchError(
+                    f"Expected ids from 0 to {self._vocabulary - 1}, got {ids.min()} to "
+                    f"{ids.max()} in row {row}. Use the tokenizer that the model was trained with."
+                )
+        return checked
 
+    def _probe(self) -> None:
+        """Forward one token, which reserves the memory and tells whether the model takes part."""
+        row, start, one = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64)
+        self._cache.reserve(row, one)
+        plan = Plan.of(self._cache, row, start, one, self._device)
+        with self._named_errors():
+            self._runner.probe(torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan)
+        self._cache.release(row)
 
-def _check_context(model: PreTrainedModel, max_tokens: int) -> None:
-    """Raise where the model has too few positions."""
-    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    if positions is not None and max_tokens > positions:
-        raise ContextLengthError(
-            f"Expected max_tokens of at most {positions} (max_position_embeddings of "
-            f"{type(model).__name__}), got {max_tokens}. Lower max_tokens."
-        )
-
-
-@contextmanager
-def _hidden_state(model: PreTrainedModel, wanted: bool) -> Iterator[list[Tensor]]:
-    """Catch what goes into the language-model head, whatever the model does before and after."""
-    caught: list[Tensor] = []
-    if not wanted:
-        yield caught
-        return
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        yield caught
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _named_out_of_memory(engine: Engine) -> Iterator[None]:
-    """Turn the device's own errors into one that says which setting to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        text = str(error)
-        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text
-        if not short:
-            raise
-        raise DeviceMemoryError(
-            f"Expected memory for rows={engine.rows} of max_tokens={engine.max_tokens} and "
-            f"prefill_chunk={engine._prefill_chunk}, got: {text.splitlines()[0]} "
-            "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass)."
-        ) from error
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Turn a device's own error about memory into one that says which setting to lower."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            out = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if not out and "allocate memory" not in str(error):
+                raise
+            raise DeviceMemoryError(
+                f"Expected memory for rows={self.rows} of max_tokens={self.max_tokens} and "
+                f"prefill_chunk={self._prefill_chunk}, got: {str(error).splitlines()[0]} "
+                "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass)."
+            ) from error
