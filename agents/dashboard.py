@@ -1,8 +1,8 @@
 """The live display of a training run, in place on a terminal and line by line elsewhere.
 
-It shows what was measured and nothing else: judging is the monitors' work, whose warnings stand
-below the numbers. It writes to standard error, so that results can be piped. All numbers of a run
-are in its log (:mod:`agents.logs`).
+It shows what was measured and nothing else: judging is the monitors' work, whose warnings are
+printed as they come and stay above the numbers. It writes to standard error, so that results can be
+piped. All numbers of a run are in its log (:mod:`agents.logs`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from agents.trajectories import Trajectory
 HISTORY = 240
 """Steps that a sparkline looks back."""
 
-_WARNINGS = 2  # shown at a time: all of the display fits 24 lines
 _PACE_STEPS = 20  # whose mean duration predicts the next ones'
 _LABEL, _VALUE = 17, 9  # columns
 _TWO_COLUMNS = 72  # columns of a terminal that has room for two rows side by side
@@ -104,7 +103,6 @@ class Progress:
         latest: Its metrics.
         history: The last values of each metric, oldest first.
         evaluation: Step and metrics of the last evaluation.
-        warnings: ``(step, text)`` of all of them.
     """
 
     minutes: float | None = None
@@ -116,7 +114,6 @@ class Progress:
     latest: dict[str, float] = field(default_factory=dict)
     history: dict[str, deque[float]] = field(default_factory=dict)
     evaluation: tuple[int, dict[str, float]] | None = None
-    warnings: list[tuple[int, str]] = field(default_factory=list)
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_PACE_STEPS + 1))
 
     def add(self, step: int, metrics: Mapping[str, float], now: float) -> None:
@@ -217,23 +214,23 @@ class Dashboard(Silent):
         with self._lock:
             self._progress.add(step, metrics, now)
         phase = self._progress.latest.get("phase")
-        if phase is not None and phase != before:
-            self._say(f"step {step}: phase {phase:.0f} begins")
-        if now - self._said >= self._interval or step == self._progress.total_steps:
+        if phase is not None and before is not None and phase != before:
+            self._print(f"step {step}: phase {phase:.0f} begins")
+        is_due = now - self._said >= self._interval or step == self._progress.total_steps
+        if self._live is None and is_due:
             self._said = now
-            self._say(_line(self._progress, now))
+            self._print(_line(self._progress, now))
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the evaluation's metrics."""
         with self._lock:
             self._progress.evaluation = (step, dict(metrics))
-        self._say(_evaluation(step, metrics))
+        if self._live is None:
+            self._print(_evaluation(step, metrics))
 
     def warn(self, step: int, text: str) -> None:
         """Show the warning."""
-        with self._lock:
-            self._progress.warnings.append((step, text))
-        self._say(f"Warning, step {step}: {text}", "yellow")
+        self._print(f"Warning, step {step}: {text}", "yellow")
 
     def end(self, step: int, reason: str) -> None:
         """Close the display; what it showed last stays."""
@@ -251,12 +248,8 @@ class Dashboard(Silent):
             live.stop()
             atexit.unregister(self._close)
 
-    def _say(self, text: str, style: str = "") -> None:
-        """Print a line where there is no display."""
-        if self._live is None:
-            self._print(text, style)
-
     def _print(self, text: str, style: str = "") -> None:
+        """Print a line; on a terminal it stays above the display."""
         self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -280,15 +273,6 @@ def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
         parts.append(Text.assemble(("time %:  ", "dim"), shares))
     if progress.evaluation is not None:
         parts += [Text(), Text(_evaluation(*progress.evaluation), "bold")]
-    earlier = len(progress.warnings) - _WARNINGS
-    if progress.warnings:
-        parts.append(Text())
-    if earlier > 0:
-        parts.append(Text(f"Earlier warnings, in the log: {earlier}", "dim"))
-    parts += [
-        Text(f"Warning, step {step}: {text}", "yellow")
-        for step, text in progress.warnings[-_WARNINGS:]
-    ]
     return Group(*parts)
 
 
