@@ -352,7 +352,7 @@ def _canvas(count: int) -> tuple[Figure, list[Axes]]:
     for axis in axes[:count]:
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
+        axis.tick_params(which="both", labelsize=8)
         axis.margins(x=0.01)
     return figure, axes[:count]
 
