@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from agents.algorithm import Algorithm
 from agents.curriculum import USED_LEVELS
 from agents.optimizers import OptimizerConfig
+from search_env.arguments import check_choice, check_count
+from search_env.errors import ConfigurationError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,14 +104,70 @@ class TrainConfig:
     out: str = "runs/train"
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check what no other constructor checks."""
+        for name, least in (
+            ("max_tokens", 2),
+            ("steps", 0),
+            ("rows", 1),
+            ("micro_tokens", 1),
+            ("seed", 0),
+            ("eval_every", 0),
+            ("eval_questions", 1),
+            ("checkpoint_every", 1),
+            ("keep_checkpoints", 1),
+        ):
+            check_count(name, getattr(self, name), least)
+        check_choice("dtype", self.dtype, ("fp32", "bf16"))
+        if not self.phases:
+            raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
+        for phase in range(len(self.phases)):
+            self.algorithm_of(phase)
+
     def algorithm_of(self, phase: int) -> Algorithm:
-        """Return the algorithm as a phase changes it."""
+        """Return the algorithm as a phase changes it.
+
+        Raises:
+            ConfigurationError: It changes a field that there is not, or to what cannot work.
+        """
+        known = [field.name for field in fields(Algorithm)]
+        for name in self.phases[phase].changes:
+            check_choice("the changes of a phase", name, known)
         return replace(self.algorithm, **self.phases[phase].changes)
 
-    def record(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return settings
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration that :meth:`to_json` was called on.
+
+        Raises:
+            ConfigurationError: It is of another version of this package.
+        """
+        try:
+            phases = (
+                Phase(**{**phase, "levels": tuple(phase["levels"])}) for phase in settings["phases"]
+            )
+            optimizer = settings["optimizer"]
+            nested = {
+                "algorithm": Algorithm(**settings["algorithm"]),
+                "optimizer": OptimizerConfig(**{**optimizer, "betas": tuple(optimizer["betas"])}),
+                "phases": tuple(phases),
+                "hops": tuple((step, most) for step, most in settings["hops"]),
+            }
+            return cls(**{**settings, **nested})
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"Expected the settings of a run by this version, got others ({error}). Begin a "
+                "new run."
+            ) from error
+
+    def lasting(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share, as JSON values."""
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(self), default=dict))
-        return {name: value for name, value in settings.items() if name not in _FREE}
+        return {name: value for name, value in self.to_json().items() if name not in _FREE}
 
 
 # What a run may go on with otherwise: limits, and where and how often things are written.

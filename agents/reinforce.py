@@ -44,8 +44,9 @@ from agents.losses import keep_group
 from agents.metrics import evaluation_metrics, rollout_metrics
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
+from agents.policy import play_questions
 from agents.rollout import by_group, collect, learnable
-from agents.sampling import GREEDY, Sampling
+from agents.sampling import Sampling
 from agents.trajectories import Trajectory
 from agents.updates import update
 from search_env.errors import ConfigurationError
@@ -183,7 +184,7 @@ class _Run:
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self._before = 0.0  # seconds of the parts of the run before this one
         self._started = time.monotonic()
-        self._saved: int | None = None
+        self._saved = 0  # the step of the newest checkpoint; nothing is worth saving before
         self._enter_phase()
         self._whole = self._progress()
 
@@ -268,12 +269,8 @@ class _Run:
         total = len(self.held_out.questions)
         count = min(self.config.eval_questions, total)
         indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
-        sampling, self.engine.sampling = self.engine.sampling, GREEDY
-        try:
-            own = self.ranks.split(indices)
-            found = collect(self.held_out, self.engine, own).trajectories if own else []
-        finally:
-            self.engine.sampling = sampling
+        own = self.ranks.split(indices)
+        found = play_questions(self.learner.model, self.held_out, own) if own else []
         metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
@@ -331,7 +328,7 @@ class _Run:
                 "Resume that run, or choose another folder."
             )
         if newest is not None:
-            self._restore(checkpoints.load(newest, config=self.config.record()))
+            self._restore(checkpoints.load(newest, config=self.config.lasting()))
 
     def save(self) -> None:
         """Write a checkpoint of the last whole step, if weights have not moved on since."""
@@ -344,7 +341,7 @@ class _Run:
             step=whole["step"],
             weights=learner.pop("weights"),
             state={"learner": learner, "run": whole, "evaluated": self.evaluated},
-            config=self.config.record(),
+            config=self.config.lasting(),
         )
         checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
         self._saved = whole["step"]

@@ -14,7 +14,7 @@ import search_env  # noqa: F401
 from agents.algorithm import Algorithm
 from agents.config import Phase, TrainConfig
 from agents.engine import Engine
-from agents.reinforce import train
+from agents.reinforce import TrainResult, train
 from agents.rollout import collect
 from agents.trajectories import Trajectory
 
@@ -73,19 +73,15 @@ def toy_trajectories(model, *, questions=5, group_size=4, seed=0, critic=None) -
     return paid
 
 
-if __name__ == "__main__":  # python -m tests.agents.toy_runs OUT STEPS [--resume]
-    torch.set_num_threads(1)
-    dapo = replace(SMALL, minibatch=8, epochs=2, dynamic_sampling=True, max_batches=3)
-    both = (*ONE_PHASE, Phase(reward="f1", changes={"learning_rate": 1e-3}))
-    config = toy_config(
-        sys.argv[1],
-        steps=int(sys.argv[2]),
-        algorithm=dapo,
-        phases=both,
-        phase_episodes=90,
-        phase_window=10,
-        eval_every=3,
-    )
+def run_both_phases(out, *, steps: int, resume=False, observer=None, **changes) -> TrainResult:
+    """Run two phases with everything that could differ after a resumption."""
+    algorithm = replace(SMALL, minibatch=8, epochs=2, dynamic_sampling=True, max_batches=3)
+    phases = (*ONE_PHASE, Phase(reward="f1", changes={"learning_rate": 1e-3}))
+    settings = {"algorithm": algorithm, "phases": phases, "phase_episodes": 90, "phase_window": 10}
+    config = toy_config(out, **{**settings, "steps": steps, "eval_every": 3, **changes})
+    return train(config, model=tiny_model(), resume=resume, observer=observer)
+
+
+if __name__ == "__main__":  # python -m tests.agents.toy_runs OUT STEPS
     print("ready", flush=True)
-    result = train(config, model=tiny_model(), resume="--resume" in sys.argv)
-    print(result.steps, result.reason, len(result.switches), flush=True)
+    run_both_phases(sys.argv[1], steps=int(sys.argv[2]))
