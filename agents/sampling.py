@@ -8,6 +8,7 @@ vocabulary and one random number, where ``torch.multinomial`` costs a random num
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -103,11 +104,13 @@ class Sampling:
             int64 ``(N,)``, each of them with a probability above zero.
         """
         cumulative = log_probs.exp().cumsum(-1)
-        # The sum of float32 probabilities is not exactly 1, and a uniform number may lie above it.
+        # The sum of float32 probabilities is not exactly 1, so the number is scaled to it.
         point = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, point, right=True)[:, 0]
-        last = log_probs.shape[-1] - 1 - (log_probs.flip(-1) > -torch.inf).int().argmax(-1)
-        return torch.minimum(drawn, last)
+        drawn = torch.searchsorted(cumulative, point, right=True)
+        drawn = drawn.clamp_max(log_probs.shape[-1] - 1)
+        # Rounding may point at a neighbour that has no probability.
+        impossible = log_probs.gather(-1, drawn) == -torch.inf
+        return torch.where(impossible, log_probs.argmax(-1, keepdim=True), drawn)[:, 0]
 
     @property
     def _keeps_all(self) -> bool:
@@ -125,7 +128,7 @@ class Sampling:
             out = (before >= self.top_p).scatter(-1, order, before >= self.top_p)
             logits = logits.masked_fill(out, -torch.inf)
         if self.min_p > 0.0:
-            least = logits.amax(-1, keepdim=True) + torch.log(torch.tensor(self.min_p))
+            least = logits.amax(-1, keepdim=True) + math.log(self.min_p)
             logits = logits.masked_fill(logits < least, -torch.inf)
         return logits
 
