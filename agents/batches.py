@@ -130,7 +130,7 @@ def padded(numbers: Tensor, counts: Sequence[int]) -> Outputs:
         counts: Tokens of each row.
     """
     # One more, empty: there may be no row at all.
-    parts = [*numbers.mT.split(list(counts)), numbers.mT[:0]]
+    parts = [*torch.split(numbers.mT, list(counts)), numbers.mT[:0]]
     rows = pad_sequence(parts, batch_first=True)[:-1].unbind(-1)
     present = torch.arange(rows[0].shape[1]) < torch.tensor(counts)[:, None]
     values = rows[2] if len(rows) > 2 else None

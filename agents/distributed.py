@@ -16,6 +16,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from search_env.errors import ConfigurationError
 
@@ -86,18 +89,22 @@ class Ranks:
         """Replace each gradient by the sum over ranks.
 
         A parameter without a gradient anywhere keeps none: zeros would make an optimizer decay it.
+        Parameters that are split over ranks have had theirs summed in the backward pass.
         """
         if self.size == 1:
             return
-        parameters = list(parameters)
+        parameters = [p for p in parameters if not isinstance(p, DTensor)]
         present = self.sum([float(p.grad is not None) for p in parameters])
         used = [p for p, count in zip(parameters, present, strict=True) if count]
         for parameter in used:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+        if not used:
+            return
         flat = torch.cat([_gradient(p).flatten() for p in used])
         dist.all_reduce(flat)
-        for parameter, summed in zip(used, flat.split([p.numel() for p in used]), strict=True):
+        parts = torch.split(flat, [p.numel() for p in used])
+        for parameter, summed in zip(used, parts, strict=True):
             _gradient(parameter).copy_(summed.view_as(parameter))
 
 
@@ -105,6 +112,34 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     """Return a gradient that is known to be there."""
     assert parameter.grad is not None
     return parameter.grad
+
+
+def shard(model: nn.Module, dtype: torch.dtype) -> None:
+    """Split a model's weights over ranks, layer by layer (FSDP2), for models that do not fit.
+
+    Each rank keeps its part in float32; a layer is put together in ``dtype`` while it computes.
+    From then on all ranks must run the model the same number of times.
+
+    Args:
+        model: A model of transformers; the same on each rank. Changed in place.
+        dtype: What it computes in; gradients are summed in float32.
+
+    Raises:
+        ConfigurationError: There are no ranks.
+    """
+    if not dist.is_initialized():
+        raise ConfigurationError(
+            "Expected processes to split the model over, got one. Start it by torchrun, or do "
+            "without shard."
+        )
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for part in (*layers, model):
+        fully_shard(part, mp_policy=policy)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)  # the sum, where the default is the mean,
+            part.set_force_sum_reduction_for_comms(True)  # by an operation that gloo has, too
 
 
 ALONE = Ranks()

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -35,8 +35,9 @@ from agents.batches import (
 )
 from agents.distributed import ALONE, Ranks
 from agents.errors import CheckpointError, ContextLengthError, DeviceMemoryError, NonFiniteError
+from agents.masters import Masters, arrange, split_state, total_norm, whole, whole_state
 from agents.optimizers import OptimizerConfig, make_optimizers
-from agents.packing import packed_attention, packed_forward
+from agents.packing import packed_attention, packed_forward, packed_logits
 from agents.sampling import Sampling
 from agents.trajectories import Example, Trajectory
 from search_env.errors import ConfigurationError
@@ -68,6 +69,9 @@ class Learner:
         value_head: Add a critic: a linear map of the last hidden state, zero at first.
         reference: Keep a frozen copy of the model as it is now. Adapters need none: theirs is the
             model without them.
+        sharded: Split weights and optimizer over ranks, for a model that does not fit. Then all
+            ranks must make the same calls, and another model has to sample, with
+            :meth:`weights`.
         sampling: The distribution that tokens are drawn from.
         ranks: The processes that train together.
 
@@ -90,6 +94,7 @@ class Learner:
         gradient_checkpointing: bool = False,
         value_head: bool = False,
         reference: bool = False,
+        sharded: bool = False,
         sampling: Sampling = _PLAIN,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -97,18 +102,24 @@ class Learner:
             raise ConfigurationError(
                 f"Expected micro_tokens to be 1 or more, got {micro_tokens}. Raise it."
             )
-        self.model = model.eval()
+        self.model = model
+        model.eval()  # type: ignore[no-untyped-call]
         self.config = config or OptimizerConfig()
         self.sampling = sampling
         self.ranks = ranks
         self.updates = 0
         self.value_head = _zero_head(model) if value_head else None
         self._micro_tokens = micro_tokens
-        self._compute, self._masters = _trained(model, dtype)
+        self._sharded = sharded
+        self._reference = None
+        if reference and not _has_adapters(model):
+            self._reference = copy.deepcopy(model)
+            self._reference.requires_grad_(False)
+            arrange(self._reference, dtype, sharded=sharded)
+        self._masters = Masters(model, dtype, sharded=sharded)
         self._optimizers = make_optimizers(
-            self.config, self._masters, _embeddings(model), self.value_head
+            self.config, self._masters.parameters, _embeddings(model), self.value_head
         )
-        self._reference = _frozen(model) if reference and not _has_adapters(model) else None
         self._checkpointed: list[nn.Module] = []
         if gradient_checkpointing:
             # The second is what it was called before transformers 5.20.
@@ -120,7 +131,8 @@ class Learner:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     @property
     def learning_rate(self) -> float:
@@ -147,9 +159,13 @@ class Learner:
         found = [torch.zeros(2 + (critic is not None), 0)] * (len(batch) + 1)
         with torch.no_grad(), self._asked(reference) as model, self._memory():
             for pack in self._packs(batch):
+                if not pack:
+                    self._nothing(model)
+                    continue
                 rows = [batch[index] for index in pack]
                 numbers = self._numbers(model, critic, rows).cpu()
-                for index, part in zip(pack, numbers.split(_counts(rows), 1), strict=True):
+                parts = torch.split(numbers, _counts(rows), 1)
+                for index, part in zip(pack, parts, strict=True):
                     found[index] = part
         return padded(torch.cat(found, 1), _counts(batch))
 
@@ -228,32 +244,35 @@ class Learner:
         """
         parameters = self._parameters()
         self.ranks.sum_gradients(parameters)
-        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         if not math.isfinite(norm):
             self.clear()
             raise NonFiniteError(
                 f"Expected a finite gradient norm, got {float(norm)} at update {self.updates}. "
                 "Nothing was changed. Lower the learning rate, or look at what this batch holds."
             )
-        clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        for some in (self._masters.parameters.values(), self._critic()):
+            # Not all at once: tensors that are split over ranks do not mix with others.
+            clip_grads_with_norm_(list(some), self.config.max_grad_norm, norm)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["scale"] * self.learning_rate
             optimizer.step()
         self.updates += 1
         self.clear()
-        self._refresh()
+        self._masters.refresh()
         return float(norm)
 
     def clear(self) -> None:
         """Forget the accumulated gradients."""
-        for parameter in (*self._compute.values(), *self._parameters()):
+        self._masters.clear()
+        for parameter in self._parameters():
             parameter.grad = None
 
     def weights(self) -> dict[str, Tensor]:
         """Return the model's weights by name, trained ones in the precision they are trained in."""
-        masters = {name: master.detach() for name, master in self._masters.items()}
-        return {**self.model.state_dict(), **masters}
+        own = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        return {**own, **self._masters.weights()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact continuation needs beside the model this learner was made with.
@@ -262,9 +281,9 @@ class Learner:
         learner has it from the model that it is made with.
         """
         return {
-            "weights": {name: master.detach().clone() for name, master in self._masters.items()},
+            "weights": self._masters.weights(),
             "value_head": None if self.value_head is None else self.value_head.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "optimizers": [whole_state(optimizer) for optimizer in self._optimizers],
             "updates": self.updates,
         }
 
@@ -274,7 +293,7 @@ class Learner:
         Raises:
             CheckpointError: It is of another model, critic or optimizer; nothing was changed.
         """
-        shapes = {name: master.shape for name, master in self._masters.items()}
+        shapes = {name: master.shape for name, master in self._masters.parameters.items()}
         for what, same in (
             ("model", {name: value.shape for name, value in state["weights"].items()} == shapes),
             ("value_head", (state["value_head"] is None) == (self.value_head is None)),
@@ -285,39 +304,24 @@ class Learner:
                     f"Expected the {what} that the checkpoint was made with, got another. Make "
                     f"the learner with the same {what}."
                 )
-        with torch.no_grad():
-            for name, master in self._masters.items():
-                master.copy_(state["weights"][name])
+        self._masters.load(state["weights"])
         if self.value_head is not None:
             self.value_head.load_state_dict(state["value_head"])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            optimizer.load_state_dict(split_state(optimizer, saved))
         self.updates = state["updates"]
         self.clear()
-        self._refresh()
 
     def _parameters(self) -> list[nn.Parameter]:
-        """Return what is optimised."""
-        critic = [] if self.value_head is None else self.value_head.parameters()
-        return [*self._masters.values(), *critic]
+        """Return all that is optimised."""
+        return [*self._masters.parameters.values(), *self._critic()]
 
-    def _refresh(self) -> None:
-        """Make the model follow the masters."""
-        with torch.no_grad():
-            for name, master in self._masters.items():
-                if self._compute[name] is not master:
-                    self._compute[name].copy_(master)
-
-    def _collect(self) -> None:
-        """Move the model's gradients to the masters, where they add up in float32."""
-        for name, master in self._masters.items():
-            gradient = self._compute[name].grad
-            if self._compute[name] is not master and gradient is not None:
-                self._compute[name].grad = None
-                master.grad = gradient.float() if master.grad is None else master.grad + gradient
+    def _critic(self) -> list[nn.Parameter]:
+        """Return the critic's parameters."""
+        return [] if self.value_head is None else list(self.value_head.parameters())
 
     def _packs(self, batch: Sequence[Targets]) -> list[list[int]]:
-        """Return the micro-batches, as indices."""
+        """Return the micro-batches, as indices; empty ones where other ranks have more."""
         context = getattr(self.model.config, "max_position_embeddings", None)
         longest = max((len(row.inputs) for row in batch), default=0)
         if context is not None and longest > context:
@@ -325,7 +329,16 @@ class Learner:
                 f"Expected at most {context} tokens, the model's context, got {longest}. Lower "
                 "max_tokens of the environment, or take a model with a longer context."
             )
-        return packs(batch, self._micro_tokens)
+        micro_batches = packs(batch, self._micro_tokens)
+        if self._sharded:
+            most = self.ranks.max(len(micro_batches))
+            micro_batches += [[]] * (most - len(micro_batches))
+        return micro_batches
+
+    def _nothing(self, model: PreTrainedModel) -> Tensor:
+        """Run a model that other ranks run, too, for a loss of 0."""
+        only = torch.zeros(1, dtype=torch.long)
+        return packed_logits(model, [only], only).sum() * 0.0
 
     def _backward(
         self, batch: Sequence[Targets], loss_of: Callable[[list[int]], _Loss]
@@ -337,7 +350,7 @@ class Learner:
             for number, pack in enumerate(micro_batches, 1):
                 # Layers that are computed again in the backward pass attend there, too.
                 with packed_attention(self.model), self._layers_training():
-                    loss, statistics = loss_of(pack)
+                    loss, statistics = loss_of(pack) if pack else (self._nothing(self.model), {})
                     value = float(loss.detach())
                     if not math.isfinite(value):
                         self.clear()
@@ -345,8 +358,8 @@ class Learner:
                             f"Expected a finite loss, got {value} in micro-batch {number} of "
                             f"{len(micro_batches)}. Look at what it holds; no weight was changed."
                         )
-                    loss.backward()
-                self._collect()
+                    torch.autograd.backward(loss)
+                self._masters.collect()
                 for name, part in {**statistics, "loss": loss}.items():
                     totals[name] = totals.get(name, 0.0) + part.detach()
         return {name: float(total) for name, total in totals.items()}
@@ -434,44 +447,17 @@ def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids
     rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
     if len(ids) <= rows:
         return function(logits, ids)
-    parts = zip(logits.split(rows), ids.split(rows), strict=True)
+    parts = zip(torch.split(logits, rows), torch.split(ids, rows), strict=True)
     return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts], -1)
-
-
-def _trained(
-    model: PreTrainedModel, dtype: str
-) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Bring a model into the type it computes in; return its trained parameters and the masters."""
-    if dtype not in ("fp32", "bf16"):
-        raise ConfigurationError(f"Expected dtype to be fp32 or bf16, got {dtype!r}. Choose one.")
-    compute = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not compute:
-        raise ConfigurationError(
-            "Expected a model with parameters to train, got one where all are frozen. Call "
-            "requires_grad_() on those to train."
-        )
-    masters = compute
-    if dtype == "bf16":
-        masters = {name: nn.Parameter(p.detach().float().clone()) for name, p in compute.items()}
-    for parameter in model.parameters():
-        # Not model.to(): buffers (the frequencies of rotary positions) must keep their precision.
-        parameter.data = parameter.data.to(torch.bfloat16 if dtype == "bf16" else torch.float32)
-    return compute, masters
 
 
 def _zero_head(model: PreTrainedModel) -> nn.Linear:
     """Return a critic whose values are all 0."""
-    width = model.get_output_embeddings().weight.shape[1]
+    width = model.get_output_embeddings().weight.shape[1]  # type: ignore[no-untyped-call]
     head = nn.Linear(width, 1, device=model.device, dtype=torch.float32)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy that is never trained."""
-    frozen = copy.deepcopy(model).requires_grad_(False)
-    return frozen.eval()
 
 
 def _has_adapters(model: PreTrainedModel) -> bool:
@@ -481,7 +467,7 @@ def _has_adapters(model: PreTrainedModel) -> bool:
 
 def _embeddings(model: PreTrainedModel) -> set[str]:
     """Return the names of parameters of embeddings and head."""
-    head = model.get_output_embeddings()
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     return {
         f"{name}.{own}"
         for name, module in model.named_modules()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +50,8 @@ class Packed(NamedTuple):
     hidden: Tensor
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Row:
     """How sequences lie in a row, each behind what it has in common with the one before.
 
     Attributes:
@@ -116,7 +118,7 @@ def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Te
     row, device = lay_out(sequences), model.device
     shared = len(row.index) > len(row.ids)
     states: list[Tensor] = []
-    head = model.get_output_embeddings()
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     hook = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
     try:
         with packed_attention(model):

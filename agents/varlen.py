@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-try:  # torch 2.10 and later
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # before torch 2.10
+    varlen = None  # type: ignore[assignment]
 
 _CHUNK = 128  # queries at a time
 _KEPT = 2**26  # probabilities of one call that are kept for its backward pass
@@ -53,8 +53,8 @@ def attend(
     Returns:
         ``(N, heads, D)``.
     """
-    if varlen_attn is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        output: Tensor = varlen_attn(
+    if varlen is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        output = varlen.varlen_attn(
             query,
             key,
             value,
@@ -64,9 +64,12 @@ def attend(
             window_size=(-1 if window is None else window - 1, 0),
             enable_gqa=query.shape[1] != key.shape[1],
         )
+        assert isinstance(output, Tensor)
         return output
-    shape = _Shape(*(bound.tolist() for bound in bounds), scale, window)
-    return _Attention.apply(query, key, value, shape)
+    shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window)
+    output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
+    assert isinstance(output, Tensor)
+    return output
 
 
 class _Shape(NamedTuple):
@@ -123,7 +126,7 @@ class _Attention(torch.autograd.Function):
         keeps = size <= _KEPT and any(ctx.needs_input_grad)
         kept = []
         for chunk in chunks:
-            probabilities = _probabilities(*exact, chunk, shape.window).to(query.dtype)
+            probabilities = _probabilities(exact, chunk, shape.window).to(query.dtype)
             found = torch.bmm(probabilities, values[:, chunk.first : chunk.last])
             into = outputs[:, :, chunk.start : chunk.stop]
             into.copy_(found.view(into.shape))
@@ -144,13 +147,13 @@ class _Attention(torch.autograd.Function):
         d_query = torch.empty_like(gradient)
         d_queries = _by_key_head(d_query, len(keys))
         d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
-        exact = () if kept else _exact(queries, keys, shape.scale)
+        exact = _exact(queries, keys, shape.scale) if not kept else (queries, keys)
         for number, chunk in enumerate(_chunks(shape)):
             seen, at = slice(chunk.first, chunk.last), slice(chunk.start, chunk.stop)
             if kept:
                 probabilities = kept[number]
             else:
-                probabilities = _probabilities(*exact, chunk, shape.window).to(keys.dtype)
+                probabilities = _probabilities(exact, chunk, shape.window).to(keys.dtype)
             d_output, asking = d_outputs[:, :, at].flatten(1, 2), queries[:, :, at].flatten(1, 2)
             d_values[:, seen].baddbmm_(probabilities.mT, d_output)
             d_scores = torch.bmm(d_output, values[:, seen].mT)
@@ -164,7 +167,8 @@ class _Attention(torch.autograd.Function):
 
 def _by_key_head(heads: Tensor, count: int) -> Tensor:
     """Return ``(N, heads, D)`` as ``(count, heads of a key head, N, D)``, a view."""
-    return heads.unflatten(1, (count, -1)).permute(1, 2, 0, 3)
+    rows, _, width = heads.shape
+    return heads.view(rows, count, -1, width).permute(1, 2, 0, 3)
 
 
 def _exact(queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -174,8 +178,9 @@ def _exact(queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]
     return queries * scale, keys
 
 
-def _probabilities(queries: Tensor, keys: Tensor, chunk: _Chunk, window: int | None) -> Tensor:
+def _probabilities(exact: tuple[Tensor, Tensor], chunk: _Chunk, window: int | None) -> Tensor:
     """Return the attention of a chunk, ``(key heads, heads of a key head * queries, keys)``."""
+    queries, keys = exact
     asking = queries[:, :, chunk.start : chunk.stop]
     scores = torch.bmm(asking.flatten(1, 2), keys[:, chunk.first : chunk.last].mT)
     by_head = scores.view(*asking.shape[:3], -1)
