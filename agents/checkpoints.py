@@ -33,7 +33,7 @@ FORMAT = 1
 """Version of the layout; another one is refused."""
 
 _WEIGHTS, _TENSORS, _STATE = "weights.safetensors", "state.safetensors", "state.json"
-_NAME = re.compile(r"step-(\d{6,})")
+_NAME = re.compile(r"step-\d{6,}")
 _BLOCK = 1 << 20
 
 
@@ -128,10 +128,14 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
     return Checkpoint(record["step"], weights, state, record["config"])
 
 
+def step_of(path: Path) -> int:
+    """Return the step that a checkpoint's folder is named after."""
+    return int(path.name.removeprefix("step-"))
+
+
 def _all(root: Path) -> list[Path]:
     """Return all checkpoints of a folder, oldest first."""
-    found = [path for path in root.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted((p for p in root.glob("step-*") if _NAME.fullmatch(p.name)), key=step_of)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def make_curriculum(
         pool = pool[[question.id in wanted for question in questions]]
     if not hops:
         return Curriculum([Stage(0, pool)], seed)
-    known = np.array([len(questions[i].hops) for i in pool])
+    known = np.array([len(questions[i].hops) for i in pool.tolist()])
     if not known.all():
         raise ConfigurationError(
             "Expected questions with known hops, got some without. Leave out the schedule of hops, "

@@ -16,12 +16,12 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -39,7 +39,7 @@ from agents.distributed import Ranks, joined
 from agents.engine import Engine
 from agents.errors import CheckpointError, ModelMismatchError
 from agents.learner import Learner
-from agents.logs import Observer, Silent
+from agents.logs import Observer, Observers
 from agents.losses import keep_group
 from agents.metrics import evaluation_metrics, rollout_metrics
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
@@ -53,7 +53,7 @@ from search_env.errors import ConfigurationError
 from search_env.vector_env import SearchQAVectorEnv
 from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
 
-__all__ = ["Phase", "TrainConfig", "TrainResult", "make_envs", "train", "update"]
+__all__ = ["Phase", "TrainConfig", "TrainResult", "load_model", "make_envs", "train", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def train(
         torch.set_num_threads(config.threads)
     with joined() as ranks:
         run = _Run(config, model, ranks)
-        told = observer if observer is not None and ranks.is_main else Silent()
+        told = Observers([observer] if observer is not None and ranks.is_main else [])
         run.begin(resume)
         told.begin(config.steps, run.description)
         reason = "it failed"
@@ -145,8 +145,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, model: PreTrainedModel | None, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
-        if model is None:
-            model = AutoModelForCausalLM.from_pretrained(config.model, dtype=torch.float32)
+        model = load_model(config.model) if model is None else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
         sampling = Sampling(config.algorithm.temperature, config.algorithm.top_p)
         self.learner = Learner(
@@ -160,9 +159,12 @@ class _Run:
             sampling=sampling,
             ranks=ranks,
         )
-        vocabulary = model.get_input_embeddings().num_embeddings
-        self.envs = make_envs(config, vocabulary)
-        self.held_out = make_envs(config, vocabulary, **config.eval_options)
+        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        options = {"max_tokens": config.max_tokens, **config.env_options}
+        self.envs, self.held_out = (
+            make_envs(config.env_id, rows=config.rows, vocabulary=vocabulary, options=given)
+            for given in (options, {**options, **config.eval_options})
+        )
         self.engine = Engine(
             model,
             rows=config.rows,
@@ -214,7 +216,7 @@ class _Run:
         """Return this rank's episodes, those to learn from, and what was measured."""
         played: list[Trajectory] = []
         chosen: list[Trajectory] = []
-        measured: Counter[str] = Counter()
+        measured: defaultdict[str, float] = defaultdict(float)
         curriculum = self.curricula[self.phases.phase]
         for number in range(algorithm.max_batches if algorithm.dynamic_sampling else 1):
             questions = curriculum.draw(self.step, algorithm.prompts).tolist()
@@ -230,7 +232,8 @@ class _Run:
             found = self._renumbered(rollouts.trajectories, number * algorithm.prompts)
             played += found
             chosen += _useful(found, algorithm)
-            measured.update({f"time/{name}": s for name, s in rollouts.seconds.items()})
+            for name, seconds in rollouts.seconds.items():
+                measured[f"time/{name}"] += seconds
             measured["format/faults"] += rollouts.format_faults
             if self.ranks.sum([float(len(by_group(chosen)))])[0] >= algorithm.prompts:
                 break
@@ -384,49 +387,48 @@ class _Run:
         return int(sequence.generate_state(1)[0])
 
 
-def make_envs(config: TrainConfig, vocabulary: int, **options: Any) -> SearchQAVectorEnv:
-    """Return the rows of a run, in the form that :func:`agents.rollout.collect` wants.
+def load_model(name: str) -> PreTrainedModel:
+    """Return a causal language model in float32, from a folder or the hub."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    return model
+
+
+def make_envs(
+    env_id: str, *, rows: int, vocabulary: int, options: Mapping[str, Any] = MappingProxyType({})
+) -> SearchQAVectorEnv:
+    """Return rows in the form that :func:`agents.rollout.collect` wants.
 
     Args:
-        config: Of the run.
+        env_id: A registered id.
+        rows: How many.
         vocabulary: Number of ids that the model knows.
-        options: Arguments of the environment that are other than the run's.
+        options: Arguments of the environment.
 
     Raises:
         ModelMismatchError: The tokenizer has ids that the model does not know.
-        ConfigurationError: An argument of the environment that cannot work.
+        ConfigurationError: Another kind of environment, or arguments that cannot work.
     """
-    arguments: dict[str, Any] = {
-        "on_retrieval_error": "truncate",
-        "max_tokens": config.max_tokens,
-        **config.env_options,
-        **options,
-    }
 
-    def make(more: Mapping[str, Any]) -> SearchQAVectorEnv:
+    def make(**more: Any) -> SearchQAVectorEnv:
+        arguments = {"on_retrieval_error": "truncate", **options, **more}
         envs = gym.make_vec(
-            config.env_id,
-            num_envs=config.rows,
-            autoreset_mode="Disabled",
-            copy=False,
-            **arguments,
-            **more,
+            env_id, num_envs=rows, autoreset_mode="Disabled", copy=False, **arguments
         ).unwrapped
         if not isinstance(envs, SearchQAVectorEnv):
             raise ConfigurationError(
-                f"Expected {config.env_id!r} to be a SearchQAVectorEnv, got {type(envs).__name__}. "
-                "Choose one of this package's ids."
+                f"Expected {env_id!r} to be a SearchQAVectorEnv, got {type(envs).__name__}. Choose "
+                "one of this package's ids."
             )
         return envs
 
-    envs = make({})
+    envs = make()
     size = envs.setting.size
     if size > vocabulary:
         raise ModelMismatchError(
             f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
-            f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer in env_options."
+            f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer."
         )
-    return envs if size == vocabulary else make({"vocab_size": vocabulary})
+    return envs if size == vocabulary else make(vocab_size=vocabulary)
 
 
 def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:

@@ -1,10 +1,11 @@
 """The command line: ``search-env eval``, ``play``, ``index``, ``replay`` and ``rescore``.
 
 Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
-:mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. What a
-command needs is imported inside it, so that ``--help`` answers at once. Exit codes: 0, 2 after an
-error that its message explains, 130 after Ctrl-C. Results go to standard output; progress and
-errors to standard error.
+:mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. Commands that
+need a language model (``train``, ``label``) are in :mod:`agents.commands`. What a command needs is
+imported inside it, so that ``--help`` answers at once. Exit codes: 0, 2 after an error that its
+message explains, 130 after Ctrl-C. Results go to standard output; progress and errors to standard
+error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import gymnasium as gym
 import typer
 from typer.core import TyperGroup
 
+from agents import commands
 from search_env.errors import ConfigurationError, SearchEnvError, nearest
 from search_env.registration import ENVIRONMENTS
 
@@ -407,3 +409,6 @@ def _check_file(path: Path | None) -> None:
         raise ConfigurationError(
             f"Expected --out to be a file that can be written, got {path}. Choose another path."
         )
+
+
+commands.register(app)
