@@ -270,9 +270,17 @@ class Learner:
             parameter.grad = None
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the model's weights by name, trained ones in the precision they are trained in."""
+        """Return the model's weights by name, trained ones in the precision they are trained in.
+
+        A tensor that has two names (an embedding that is the head) is the same tensor under both.
+        """
         own = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
-        return {**own, **self._masters.weights()}
+        masters = self._masters.weights()
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            if names[id(parameter)] in masters:
+                own[name] = masters[names[id(parameter)]]
+        return own
 
     def state_dict(self) -> dict[str, Any]:
         """Return what an exact continuation needs beside the model this learner was made with.
@@ -396,7 +404,7 @@ class Learner:
         if not reference:
             yield self.model
         elif _has_adapters(self.model):
-            with self.model.disable_adapter():
+            with self.model.disable_adapter():  # type: ignore[operator]
                 yield self.model
         elif self._reference is None:
             raise ConfigurationError(

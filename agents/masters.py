@@ -110,7 +110,9 @@ def arrange(model: PreTrainedModel, dtype: str, *, sharded: bool = False) -> Non
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor whole that may be split over ranks; then all ranks must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
@@ -127,7 +129,8 @@ def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     split = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
     own = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
     norms = [whole(get_total_norm(part)) for part in (split, own) if part]
-    return torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]))
+    return norm
 
 
 def whole_state(optimizer: Optimizer) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""Models: where they come from, where they go, whether one fits an environment.
+
+Only the file formats of transformers are used, with safetensors; no code from a hub is ever run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+
+from agents.errors import ModelMismatchError
+from search_env.errors import ConfigurationError
+from search_env.tokenizer import Tokenizer
+
+BUNDLED = ("tiny-base", "tiny-trained")
+"""Names of models that ship with the package."""
+
+_ASSETS = Path(__file__).parent / "assets"
+
+
+def tiny_config(vocab_size: int = 1024) -> LlamaConfig:
+    """Return the shape of the bundled models: a Llama of 2.0 million parameters.
+
+    Its end of sequence is id 0, as in the tokenizer ``world-1k``; there is no id for a beginning.
+    """
+    return LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> PreTrainedModel:
+    """Return a causal language model, ready to sample from.
+
+    Args:
+        name_or_path: A folder with ``config.json`` and safetensors files, a name in
+            :data:`BUNDLED`, or a repository on the Hugging Face hub (taken from its cache, or
+            downloaded).
+        dtype: Of the parameters.
+        device: Where they go.
+
+    Raises:
+        ConfigurationError: There is no such model, or it cannot be had; the message says what to
+            put where.
+        ModelMismatchError: Its weights are not those that its ``config.json`` asks for.
+    """
+    source = _source(str(name_or_path))
+    loaded: Any
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigurationError(
+            f"Expected a causal language model at {source}, got an error: {reason} Pass a folder "
+            "with config.json and model.safetensors, one of "
+            f"{', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. Without a "
+            "network, run `hf download ID --local-dir FOLDER` where there is one and pass FOLDER."
+        ) from error
+    model: PreTrainedModel
+    model, report = loaded
+    wrong = {what: names for what, names in report.items() if names}
+    if wrong:
+        found = "; ".join(f"{what}: {', '.join(map(str, names))}" for what, names in wrong.items())
+        raise ModelMismatchError(
+            f"Expected the weights that config.json asks for, got others ({found}). Take config "
+            "and weights from the same model."
+        )
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model
+
+
+def save_model(
+    model: PreTrainedModel, folder: str | Path, weights: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write a model so that :func:`load_model` and transformers can load it.
+
+    The folder is there whole or not at all; one that was there is replaced in the end. Adapters of
+    peft are merged into their model.
+
+    Args:
+        model: Its config and, unless others are given, its weights.
+        folder: Where to; its parents are made.
+        weights: By name: those of :meth:`~agents.learner.Learner.weights` keep the precision they
+            were trained in.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigurationError: The folder is a file, or holds something else than a model.
+    """
+    final = Path(folder)
+    if final.exists() and not (final / "config.json").is_file() and not _is_empty_folder(final):
+        raise ConfigurationError(
+            f"Expected a new folder or one of a model, got {final}, which holds other things. "
+            "Choose another folder."
+        )
+    if hasattr(model, "merge_and_unload"):
+        adapted: Any = copy.deepcopy(model)
+        adapted.load_state_dict(weights or {}, strict=weights is not None)
+        model, weights = adapted.merge_and_unload(), None
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        model.save_pretrained(
+            temporary / "new", state_dict=None if weights is None else {**weights}
+        )
+        if final.exists():
+            os.replace(final, temporary / "old")
+        os.replace(temporary / "new", final)
+    finally:
+        shutil.rmtree(temporary)
+    return final
+
+
+def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """Check that each id a model can sample is an action, and each id it may read is embedded.
+
+    Args:
+        model: The policy.
+        tokenizer: The environment's; its size is that of the action space.
+
+    Raises:
+        ModelMismatchError: They do not belong together; the message names both numbers.
+    """
+    read: Any = model.get_input_embeddings()
+    written: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedded, sampled = len(read.weight), len(written.weight)
+    if tokenizer.size > min(embedded, sampled):
+        raise ModelMismatchError(
+            f"Expected a model with at least the {tokenizer.size} ids of tokenizer "
+            f"{tokenizer.name!r}, got one with {min(embedded, sampled)}. Pass the model's own "
+            "tokenizer to the environment."
+        )
+    if sampled > tokenizer.size:
+        raise ModelMismatchError(
+            f"Expected a model that samples the environment's {tokenizer.size} actions, got one "
+            f"that samples {sampled} ids. Pass vocab_size={sampled} to the environment."
+        )
+
+
+def with_lora(
+    model: PreTrainedModel,
+    rank: int = 16,
+    alpha: int = 32,
+    targets: str | Sequence[str] = "all-linear",
+) -> PreTrainedModel:
+    """Return a model with trainable adapters of low rank (arXiv 2106.09685); the rest is frozen.
+
+    Args:
+        model: Changed in place.
+        rank: Of the adapters.
+        alpha: Adapters are scaled by this over ``rank``.
+        targets: Names of modules to adapt; ``"all-linear"`` for all but the head.
+
+    Raises:
+        ConfigurationError: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ConfigurationError(
+            "Expected peft for LoRA, got no such package. Run: pip install peft"
+        ) from error
+    wanted = targets if isinstance(targets, str) else list(targets)
+    # No dropout: the policy that is scored must be the one that sampled.
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0
+    )
+    adapted: Any = get_peft_model(model, config)
+    result: PreTrainedModel = adapted
+    return result
+
+
+def _source(name: str) -> str:
+    """Return the folder of a bundled or local model, or the id of one on the hub."""
+    folder = _ASSETS / name if name in BUNDLED else Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigurationError(
+                f"Expected config.json in {folder}, got none. Pass the folder that save_model or "
+                "save_pretrained wrote."
+            )
+        return str(folder)
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if name in BUNDLED or looks_local:
+        raise ConfigurationError(
+            f"Expected a folder with a model, got {name}, which does not exist. Check the path"
+            f"{', or reinstall the package' if name in BUNDLED else ''}."
+        )
+    return name
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
