@@ -74,6 +74,8 @@ class Algorithm:
         entropy_coefficient: Weight of the entropy that is added to the objective.
         dynamic_sampling: Sample on until all groups of the set have signal (DAPO).
         max_batches: Rollout batches that dynamic sampling may take for one training step.
+        mask_retrieved: Leave the tokens of documents out of the loss, as every system does; False
+            is Search-R1's ablation (``state_masking=false`` in its scripts).
         overlong_filter: Leave episodes that a budget ended out of the loss (DAPO).
         importance_correction: Weights that correct for rollout log-probabilities unlike the
             learner's, see :func:`agents.losses.importance_weights`.
@@ -122,6 +124,7 @@ mean 'grpo'? Mend advantage.
     entropy_coefficient: float = 0.0
     dynamic_sampling: bool = False
     max_batches: int = 10
+    mask_retrieved: bool = True
     overlong_filter: bool = False
     importance_correction: ImportanceCorrection = "none"
     importance_cap: float = 2.0
@@ -141,7 +144,7 @@ mean 'grpo'? Mend advantage.
             value = getattr(self, field)
             self._check(field, value is None or _whole(value, 1), "None or at least 1")
         self._check("warmup_steps", _whole(self.warmup_steps, 0), "a number of steps, 0 or more")
-        for field in ("normalize_std", "dynamic_sampling", "overlong_filter"):
+        for field in ("normalize_std", "dynamic_sampling", "mask_retrieved", "overlong_filter"):
             self._check(field, isinstance(getattr(self, field), bool), "True or False")
         self._check_numbers()
         self._check_combinations()

@@ -16,6 +16,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from agents.batches import Outputs
 from agents.learner import Learner
 from agents.losses import importance_weights, kl, overlong_filter, policy_loss, token_weights
 from agents.trajectories import Trajectory
+from search_env.types import Source
 
 _SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
 
@@ -53,6 +55,8 @@ def update(
         DeviceMemoryError: Memory ran out; likewise.
     """
     started = time.perf_counter()
+    if not algorithm.mask_retrieved:
+        trajectories = [_unmasked(trajectory) for trajectory in trajectories]
     batch = _Batch(learner, trajectories, algorithm)
     scored = time.perf_counter()
     random = np.random.default_rng(seed)
@@ -153,7 +157,7 @@ class _Batch:
 
     def drift(self) -> dict[str, float]:
         """Return how far the learner's log-probabilities are from those of the rollouts."""
-        known = self.mask & ~self.old.isnan()
+        known = self.mask & ~self.old.isnan() & ~self.rollout.isnan()
         apart = (self.old - self.rollout)[known].abs().double()
         total, count = self.learner.ranks.sum([float(apart.sum()), float(len(apart))])
         most = max(self.learner.ranks.gather(float(apart.max()) if len(apart) else -1.0))
@@ -239,6 +243,14 @@ class _Batch:
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         total = self.learner.ranks.sum(sums.double().flatten().tolist())
         return torch.tensor(total, dtype=torch.float64).view_as(sums)
+
+
+def _unmasked(trajectory: Trajectory) -> Trajectory:
+    """Return an episode whose documents pass for the policy's; nobody drew them."""
+    sources = trajectory.sources
+    return replace(
+        trajectory, sources=np.where(sources == Source.RETRIEVED, np.int8(Source.POLICY), sources)
+    )
 
 
 def _padded(rows: Sequence[NDArray[np.generic]], kind: type[np.generic]) -> Tensor:

@@ -37,6 +37,7 @@ BAD = {
     "entropy_coefficient": math.inf,
     "dynamic_sampling": 1,
     "max_batches": True,
+    "mask_retrieved": None,
     "overlong_filter": None,
     "importance_correction": "mis",
     "importance_cap": 0.5,

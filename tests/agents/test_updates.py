@@ -14,6 +14,7 @@ from agents.learner import Learner
 from agents.optimizers import OptimizerConfig
 from agents.presets import PRESETS
 from agents.updates import update
+from search_env.types import Source
 from tests.agents.toy_runs import tiny_model, toy_trajectories
 
 PLAIN = Algorithm(advantage="grpo", surrogate="reinforce", aggregation="token_mean", group_size=4)
@@ -242,3 +243,17 @@ def test_two_shares_add_up_to_one_set(episodes):
             _gradient(shares[rank], algorithm, ranks=_Half(rank, totals))[0][0] for rank in (0, 1)
         ]
     _assert_same(whole, {name: parts[0][name] + parts[1][name] for name in whole})
+
+
+def test_without_the_mask_documents_are_pushed_like_the_policy_s_own_tokens(episodes):
+    assert any((t.sources == Source.RETRIEVED).any() for t in episodes)
+    posing = [
+        replace(t, sources=np.where(t.sources == Source.RETRIEVED, Source.POLICY, t.sources))
+        for t in episodes
+    ]
+    expected, _ = _gradient(posing, PLAIN)
+    gradients, metrics = _gradient(episodes, replace(PLAIN, mask_retrieved=False))
+    _assert_same(gradients[0], expected[0])
+    assert metrics["policy/drift_max"] < 1e-5  # over tokens that were drawn
+    masked, _ = _gradient(episodes, PLAIN)
+    assert any(not torch.allclose(masked[0][n], gradients[0][n], atol=1e-6) for n in masked[0])
