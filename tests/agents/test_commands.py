@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import signal
 import subprocess
@@ -87,25 +86,28 @@ def test_train_leaves_a_model_a_log_and_a_report(tmp_path, model):
     refused(run("train", "--resume", "--out", out), "config.json", "Restore the file")
 
 
+def _is_step(line, child):
+    """Press Ctrl-C once a step is shown."""
+    if "/1000 " in line:
+        child.send_signal(signal.SIGINT)
+    return "/1000 " in line
+
+
 def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path, model):
     out = tmp_path / "run"
     command = ["train", *TOY, "--model", model, "--out", out, "--steps", 1000, *SMALL]
     code = f"from search_env.cli import app; app({[str(word) for word in command]!r})"
-    child = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n" + code,
-        ],
+    # Where the tests run in the background, SIGINT is ignored from the start.
+    usual = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", usual + code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    for line in child.stderr:
-        if "step 2" in line.lower() or re.search(r"\b2/1000", line):
-            break
-    os.kill(child.pid, signal.SIGINT)
-    printed, _ = child.communicate(timeout=60)
+    ) as child:
+        seen = [line for line in iter(child.stderr.readline, "") if _is_step(line, child)]
+        printed = child.stdout.read()
+    assert seen
     assert child.returncode == 130
     assert f"search-env train --resume --out {out}" in printed
     result = run("train", "--resume", "--out", out, "--steps", 1, "--test-questions", 4)
