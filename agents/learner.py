@@ -36,7 +36,7 @@ from agents.batches import (
 from agents.distributed import ALONE, Ranks
 from agents.errors import CheckpointError, ContextLengthError, DeviceMemoryError, NonFiniteError
 from agents.masters import Masters, arrange, split_state, total_norm, whole, whole_state
-from agents.optimizers import OptimizerConfig, make_optimizers
+from agents.optimizers import OptimizerConfig, configure, make_optimizers
 from agents.packing import packed_attention, packed_forward, packed_logits
 from agents.sampling import Sampling
 from agents.trajectories import Example, Trajectory
@@ -59,7 +59,8 @@ class Learner:
     Args:
         model: A causal language model of transformers, or one with adapters of peft; it is
             changed in place. Parameters that ask for no gradient stay as they are.
-        config: How it is optimised.
+        config: How it is optimised. It may be replaced between steps: learning rates, weight decay
+            and clipping follow; optimizer, betas and eps stay.
         dtype: ``"fp32"``: the model is optimised as it is. ``"bf16"``: the model computes in
             bfloat16 and follows float32 copies that are optimised, so that updates too small for
             bfloat16 add up. Either way it stays the same object, to sample from.
@@ -183,8 +184,8 @@ class Learner:
 
         Raises:
             ContextLengthError: A trajectory is longer than the model's context.
-            NonFiniteError: A loss is NaN or infinite; gradients are cleared.
-            DeviceMemoryError: Out of memory; gradients are cleared.
+            NonFiniteError: A loss is NaN or infinite.
+            DeviceMemoryError: Out of memory. After any error, gradients are cleared.
         """
         batch = [policy_targets(trajectory) for trajectory in trajectories]
 
@@ -211,8 +212,8 @@ class Learner:
         Raises:
             ConfigurationError: No token has a weight.
             ContextLengthError: An example is longer than the model's context.
-            NonFiniteError: A loss is NaN or infinite; gradients are cleared.
-            DeviceMemoryError: Out of memory; gradients are cleared.
+            NonFiniteError: A loss is NaN or infinite.
+            DeviceMemoryError: Out of memory. After any error, gradients are cleared.
         """
         batch = [example_targets(example) for example in examples]
         if total_weight is None:
@@ -255,10 +256,11 @@ class Learner:
             # Not all at once: tensors that are split over ranks do not mix with others.
             clip_grads_with_norm_(list(some), self.config.max_grad_norm, norm)
         for optimizer in self._optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["scale"] * self.learning_rate
-            optimizer.step()
+            configure(optimizer, self.config, self.updates)
+        # First of all, so that whoever interrupts this can tell that weights have moved.
         self.updates += 1
+        for optimizer in self._optimizers:
+            optimizer.step()
         self.clear()
         self._masters.refresh()
         return float(norm)
@@ -330,7 +332,8 @@ class Learner:
 
     def _packs(self, batch: Sequence[Targets]) -> list[list[int]]:
         """Return the micro-batches, as indices; empty ones where other ranks have more."""
-        context = getattr(self.model.config, "max_position_embeddings", None)
+        config = self.model.config.get_text_config(decoder=True)
+        context = getattr(config, "max_position_embeddings", None)
         longest = max((len(row.inputs) for row in batch), default=0)
         if context is not None and longest > context:
             raise ContextLengthError(
@@ -351,26 +354,39 @@ class Learner:
     def _backward(
         self, batch: Sequence[Targets], loss_of: Callable[[list[int]], _Loss]
     ) -> dict[str, float]:
-        """Add the gradients of all micro-batches; return sums of losses and statistics."""
+        """Add the gradients of all micro-batches; return sums of losses and statistics.
+
+        Whatever goes wrong, gradients are cleared: part of a batch must not be learnt from.
+        """
         totals: dict[str, Tensor] = {}
-        micro_batches = self._packs(batch)
-        with self._memory():
-            for number, pack in enumerate(micro_batches, 1):
-                # Layers that are computed again in the backward pass attend there, too.
-                with packed_attention(self.model), self._layers_training():
-                    loss, statistics = loss_of(pack) if pack else (self._nothing(self.model), {})
-                    value = float(loss.detach())
-                    if not math.isfinite(value):
-                        self.clear()
-                        raise NonFiniteError(
-                            f"Expected a finite loss, got {value} in micro-batch {number} of "
-                            f"{len(micro_batches)}. Look at what it holds; no weight was changed."
-                        )
-                    torch.autograd.backward(loss)
-                self._masters.collect()
-                for name, part in {**statistics, "loss": loss}.items():
-                    totals[name] = totals.get(name, 0.0) + part.detach()
+        try:
+            with self._memory():
+                micro_batches = self._packs(batch)
+                for number, pack in enumerate(micro_batches, 1):
+                    found = self._micro_batch(pack, loss_of, f"{number} of {len(micro_batches)}")
+                    for name, part in found.items():
+                        totals[name] = totals.get(name, 0.0) + part
+        except BaseException:
+            self.clear()
+            raise
         return {name: float(total) for name, total in totals.items()}
+
+    def _micro_batch(
+        self, pack: list[int], loss_of: Callable[[list[int]], _Loss], which: str
+    ) -> dict[str, Tensor]:
+        """Add the gradient of one micro-batch; return its loss and statistics."""
+        # Layers that are computed again in the backward pass attend there, too.
+        with packed_attention(self.model), self._layers_training():
+            loss, statistics = loss_of(pack) if pack else (self._nothing(self.model), {})
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"Expected a finite loss, got {value} in micro-batch {which}. Look at what it "
+                    "holds; no weight was changed."
+                )
+            torch.autograd.backward(loss)
+        self._masters.collect()
+        return {name: part.detach() for name, part in {**statistics, "loss": loss}.items()}
 
     def _logits(
         self, model: PreTrainedModel, rows: Sequence[Targets]
@@ -436,7 +452,6 @@ class Learner:
             out = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
             if not out:
                 raise
-            self.clear()
             raise DeviceMemoryError(
                 f"Expected micro-batches of {self._micro_tokens} tokens to fit into memory, got: "
                 f"{str(error).splitlines()[0]} Lower micro_tokens, or set gradient_checkpointing."

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -33,7 +33,7 @@ class OptimizerConfig:
         warmup_steps: Steps of a linear rise from 0; the first step has a part of the rate.
         schedule: What follows: ``"constant"``, or a fall to ``floor`` at ``total_steps``.
         floor: Fraction of the learning rate that a schedule ends at, and stays at.
-        total_steps: Steps until then; for ``"cosine"`` and ``"linear"``.
+        total_steps: Steps until then, warm-up included; for ``"cosine"`` and ``"linear"``.
         optimizer: ``"adamw"``, or ``"muon"`` for hidden matrices and AdamW for the rest, with
             Muon's updates scaled to the size of AdamW's (arXiv 2502.16982), so that both share a
             learning rate.
@@ -102,9 +102,7 @@ def make_optimizers(
     embeddings: AbstractSet[str],
     value_head: nn.Linear | None,
 ) -> list[Optimizer]:
-    """Return the optimizers that together update each parameter once.
-
-    The caller sets ``lr`` of each group before a step to the learning rate times its ``scale``.
+    """Return the optimizers that together update each parameter once; see :func:`configure`.
 
     Args:
         config: What to make.
@@ -120,17 +118,14 @@ def make_optimizers(
     groups: list[dict[str, Any]] = [
         {
             "params": [p for p in rest.values() if (p.ndim >= 2) == decays],
-            "weight_decay": config.weight_decay * decays,
-            "scale": 1.0,
+            "decays": decays,
+            "critic": False,
         }
         for decays in (True, False)
     ]
     if value_head is not None:
-        rate = config.value_learning_rate
-        scale = rate / config.learning_rate if rate is not None and config.learning_rate else 1.0
-        groups.append(
-            {"params": list(value_head.parameters()), "weight_decay": 0.0, "scale": scale}
-        )
+        critic = list(value_head.parameters())
+        groups.append({"params": critic, "decays": False, "critic": True})
     groups = [group for group in groups if group["params"]]
     optimizers: list[Optimizer] = []
     if groups:
@@ -142,6 +137,17 @@ def make_optimizers(
     return optimizers
 
 
+def configure(optimizer: Optimizer, config: OptimizerConfig, update: int) -> None:
+    """Set learning rates and weight decay for the step after ``update`` steps."""
+    rate = config.learning_rate_at(update)
+    critics = rate
+    if config.value_learning_rate is not None:
+        critics = replace(config, learning_rate=config.value_learning_rate).learning_rate_at(update)
+    for group in optimizer.param_groups:
+        group["lr"] = critics if group["critic"] else rate
+        group["weight_decay"] = config.weight_decay if group["decays"] else 0.0
+
+
 def _muon(config: OptimizerConfig, matrices: list[nn.Parameter]) -> Optimizer:
     """Return Muon for matrices."""
     if not hasattr(torch.optim, "Muon"):
@@ -150,8 +156,7 @@ def _muon(config: OptimizerConfig, matrices: list[nn.Parameter]) -> Optimizer:
             "optimizer='adamw'."
         )
     return torch.optim.Muon(
-        [{"params": matrices, "scale": 1.0}],
+        [{"params": matrices, "decays": True, "critic": False}],
         momentum=config.betas[0],
-        weight_decay=config.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )

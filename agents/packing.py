@@ -151,11 +151,12 @@ def packed_attention(model: PreTrainedModel) -> Iterator[None]:
         ModelMismatchError: The model does not let its attention be set, or mixes positions by
             something that is not attention.
     """
-    other = set(getattr(model.config, "layer_types", None) or ()) - _LAYER_TYPES
-    if other:
+    config = model.config.get_text_config(decoder=True)
+    other = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
+    if other or not getattr(config, "is_causal", True):
         raise ModelMismatchError(
-            f"Expected layers of full or sliding attention, got {', '.join(sorted(other))}. Train "
-            f"{type(model).__name__} elsewhere, or take another model."
+            f"Expected layers of causal full or sliding attention, got {type(model).__name__} with "
+            f"{', '.join(sorted(other)) or 'attention that is not causal'}. Take another model."
         )
     before = model.config._attn_implementation
     model.set_attn_implementation(PACKED)

@@ -8,6 +8,7 @@ too large.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -20,6 +21,9 @@ try:
     from torch.nn.attention import varlen
 except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
+
+# Its arguments changed from version to version: those that are there are used.
+_FUSED = inspect.signature(varlen.varlen_attn).parameters if varlen else {}
 
 _CHUNK = 128  # queries at a time
 _KEPT = 2**26  # probabilities of one call that are kept for its backward pass
@@ -53,7 +57,10 @@ def attend(
     Returns:
         ``(N, heads, D)``.
     """
-    if varlen is not None and query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+    if "window_size" in _FUSED and query.is_cuda and query.dtype.itemsize == 2:
+        groups: dict[str, Any] = {}
+        if query.shape[1] != key.shape[1] and "enable_gqa" in _FUSED:
+            groups["enable_gqa"] = True
         output = varlen.varlen_attn(
             query,
             key,
@@ -62,7 +69,7 @@ def attend(
             *longest,
             scale=scale,
             window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=query.shape[1] != key.shape[1],
+            **groups,
         )
         assert isinstance(output, Tensor)
         return output

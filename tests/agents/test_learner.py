@@ -225,6 +225,46 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert math.isfinite(learner.step())
 
 
+def test_after_an_error_in_the_middle_nothing_is_left():
+    learner = Learner(make_model(), micro_tokens=40)
+    calls = []
+
+    def loss_fn(outputs, rows):
+        calls.append(rows)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return loss_of_all(outputs, rows)
+
+    with pytest.raises(KeyboardInterrupt):
+        learner.accumulate(BATCH, loss_fn)
+    assert all(p.grad is None for p in learner.model.parameters())
+    assert learner.model.config._attn_implementation == "sdpa"
+
+
+def test_an_interrupted_step_counts():
+    """So that a checkpoint is never taken of half a step."""
+    learner = Learner(make_model())
+    learner.accumulate(BATCH, loss_of_all)
+    (optimizer,) = learner._optimizers
+    optimizer.register_step_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        learner.step()
+    assert learner.updates == 1
+
+
+def test_the_configuration_may_change_between_steps():
+    learner = Learner(
+        make_model(), OptimizerConfig(learning_rate=0.1, max_grad_norm=1e-9), value_head=True
+    )
+    learner.config = OptimizerConfig(learning_rate=1e-4, value_learning_rate=1e-2)
+    before = learner.weights()["model.norm.weight"].clone()
+    learner.accumulate(BATCH, loss_of_all)
+    learner.step()
+    moved = (learner.weights()["model.norm.weight"] - before).abs().max().item()
+    assert moved == pytest.approx(1e-4, rel=1e-2)
+    assert learner.value_head.bias.abs().item() == pytest.approx(1e-2, rel=1e-2)
+
+
 def test_updates_too_small_for_bfloat16_add_up():
     learner = Learner(make_model(), OptimizerConfig(learning_rate=1e-6), dtype="bf16")
     assert learner.model.dtype == torch.bfloat16

@@ -118,6 +118,25 @@ def test_bfloat16_is_as_near_as_pytorchs_own(kept, monkeypatch):
     assert all(own < 2 * other for own, other in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_on_a_gpu(window, dtype):
+    parts = [(300, 300), (131, 400), (0, 400), (1, 17)]
+    tensors, bounds, longest = inputs(parts, 4, 2, torch.float64, width=64)
+    moved = [tensor.detach().to("cuda", dtype).requires_grad_() for tensor in tensors]
+    exact = [tensor.detach().cpu().double().requires_grad_() for tensor in moved]
+    on_gpu = tuple(bound.cuda() for bound in bounds)
+    found = attend(*moved, on_gpu, longest, scale=0.125, window=window)
+    expected = reference(*exact, bounds, 0.125, window)
+    weight = torch.randn_like(expected).to(dtype)
+    got = torch.autograd.grad(found, moved, weight.cuda())
+    wanted = torch.autograd.grad(expected, exact, weight.double())
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    for left, right in zip((found, *got), (expected, *wanted), strict=True):
+        torch.testing.assert_close(left.cpu().double(), right, atol=tolerance, rtol=tolerance)
+
+
 def test_nothing_is_kept_without_gradients(monkeypatch):
     tensors, bounds, longest = inputs([(5, 5)], 1, 1, torch.float32)
     with torch.no_grad():
