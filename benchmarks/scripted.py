@@ -1,0 +1,110 @@
+"""Policies that write what they are told: for speed measured at a known amount of work.
+
+A script is all turns of one episode: thoughts of random words, a query for each step of the
+question, an answer that is right in every other episode of a group, so that no group is without
+an advantage. The model computes and samples as usual; only then the script's token takes the place
+of the sampled one. Log-probabilities are therefore those of tokens that were not kept.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.engine import Decoded, Engine, Rows
+from search_env.moves import answer_text, query_text
+from search_env.vector_env import SearchQAVectorEnv
+
+Ids = NDArray[np.int64]
+Script = list[Ids]
+"""The policy's tokens of one episode, turn by turn."""
+
+_WORDS = "the river rises in the northern hills and passes an old mill "
+_WRONG = "nobody knows"
+
+
+def write_scripts(
+    envs: SearchQAVectorEnv,
+    questions: Sequence[int],
+    group_size: int,
+    thought: tuple[int, int] = (10, 40),
+    seed: int = 0,
+) -> list[Script]:
+    """Return what the policy writes: group by group, members in order.
+
+    Args:
+        envs: Whose questions, tags and tokenizer.
+        questions: Indices of the questions, one for each group.
+        group_size: Episodes of each.
+        thought: Least tokens of the thought that begins a turn, and one more than the most.
+        seed: Draws the thoughts.
+    """
+    random = np.random.default_rng(seed)
+    words = envs.tokenizer.encode(_WORDS)
+
+    def turn(text: str) -> Ids:
+        begin = random.choice(words, random.integers(*thought))
+        return np.concatenate([begin, envs.tokenizer.encode(text)]).astype(np.int64)
+
+    scripts = []
+    for index in questions:
+        question = envs.questions[index]
+        queries = [query_text(envs.protocol, hop.query) for hop in question.hops]
+        for member in range(group_size):
+            said = _WRONG if member % 2 else question.answers[0]
+            texts = [*queries, answer_text(envs.protocol, said, thinking=True)]
+            scripts.append([turn(text) for text in texts])
+    return scripts
+
+
+class ScriptedEngine(Engine):
+    """An engine whose rows write scripts; arguments are those of :class:`agents.engine.Engine`.
+
+    Before each collection :meth:`follow` says which.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._waiting: dict[bytes, list[Ids]] = {}
+        self._lines: Ids = np.zeros((self.rows, self.max_tokens), np.int64)
+        self._next: Ids = np.zeros(self.rows, np.int64)
+
+    def follow(
+        self, envs: SearchQAVectorEnv, questions: Sequence[int], scripts: Sequence[Script]
+    ) -> None:
+        """Take the scripts of the next collection; all rows of ``envs`` are reset.
+
+        Args:
+            envs: Where they will be played.
+            questions: Of each group.
+            scripts: Of :func:`write_scripts` for these questions.
+        """
+        size = len(scripts) // len(questions)
+        waiting: dict[bytes, list[Ids]] = defaultdict(list)
+        for group, question in enumerate(questions):
+            obs, _ = envs.reset(options={"index": [question] * envs.num_envs})
+            prompt = obs["tokens"][0, : obs["length"][0]].astype(np.int64).tobytes()
+            own = scripts[group * size : (group + 1) * size]
+            waiting[prompt] += [np.concatenate(script) for script in reversed(own)]
+        self._waiting = dict(waiting)
+
+    def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
+        """Begin, and give each row the next script of its prompt."""
+        super().begin(rows, prompts, seeds)
+        for row, prompt in zip(rows, prompts, strict=True):
+            line = self._waiting[np.asarray(prompt, np.int64).tobytes()].pop()
+            self._lines[row, : len(line)] = line
+            self._next[row] = 0
+
+    def decode(self, rows: Rows) -> Decoded:
+        """Decode as usual, then write what the scripts say."""
+        decoded = super().decode(rows)
+        index = np.asarray(rows, np.int64)
+        ids = self._lines[index, self._next[index]]
+        self._next[index] += 1
+        self._tokens[index, self.lengths[index] - 1] = ids
+        return Decoded(ids, decoded.log_probs, decoded.values)
