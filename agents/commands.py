@@ -22,6 +22,7 @@ from search_env.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedModel
 
     from agents.config import TrainConfig
     from agents.logs import Observer
@@ -35,16 +36,12 @@ _NEEDED = ("torch", "transformers", "safetensors")
 _GENERATED_SPLITS = (None, "validation", "test")
 _PUBLISHED_SPLITS = ("train", None, None)
 _WIDTH = 100
+_RECORD = "config.json"  # in a run's folder: what is run
 
-EnvId = Annotated[str, typer.Argument(help="Id of the environment.")]
-Model = Annotated[str, typer.Option(help="Folder or hub name of a causal language model.")]
 TokenizerName = Annotated[
     str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
 ]
 ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
-Rows = Annotated[int, typer.Option(min=1, help="Episodes side by side.")]
-MaxTokens = Annotated[int, typer.Option(min=2, help="Size of the context in tokens.")]
-Seed = Annotated[int, typer.Option(min=0, help="Decides everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
 
 
@@ -61,9 +58,11 @@ def register(app: typer.Typer) -> None:
 
 def train_command(
     context: typer.Context,
-    env_id: EnvId = "SearchQA-v0",
-    model: Model = "tiny-base",
-    preset: Annotated[str, typer.Option(help="Algorithm, see agents.presets.")] = "tiny",
+    env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
+    model: Annotated[
+        str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
+    ] = "tiny-base",
+    preset: Annotated[str, typer.Option(help="Algorithm, one of agents.presets.")] = "tiny",
     phases: Annotated[str, typer.Option(help="both, 1 (search) or 2 (answer).")] = "both",
     out: Annotated[Path, typer.Option(help="Folder of everything the run leaves.")] = Path(
         "runs/train"
@@ -71,10 +70,11 @@ def train_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder.")
     ] = False,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
-    rows: Rows = 64,
-    max_tokens: MaxTokens = 1024,
+    rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Context in tokens.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32, or bf16 with float32 weights.")] = None,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
     difficulties: Annotated[
@@ -83,77 +83,73 @@ def train_command(
     test_questions: Annotated[
         int, typer.Option(min=1, help="Unseen questions for the table at the end.")
     ] = 200,
-    seed: Seed = 0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
     threads: Threads = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any other setting, NAME=VALUE, repeatable."),
     ] = None,
 ) -> None:
-    """Train a language model to search and to answer; show what it has learnt."""
-    _need_agents("train")
+    """Train a language model to search and to answer; show what it has learnt.
+
+    Without options: the bundled base model, both phases, a few minutes on two CPU cores.
+    """
+    need_agents("train")
     from agents import checkpoints
-    from agents.config import TrainConfig
     from agents.reinforce import train
 
-    record = out / "config.json"
     if resume:
         _refuse_options(context, ("out", "resume", "steps", "minutes", "threads", "test_questions"))
-        config = TrainConfig.from_json(_read_json(record))
-        config = _replace(config, _given(context, steps=steps, minutes=minutes, threads=threads))
+        asked = {"steps": steps, "minutes": minutes, "threads": threads}
+        config = _saved_config(out, asked)
     else:
-        _refuse_run(out)
-        environment = {"protocol": protocol, "tokenizer": tokenizer}
-        base = {
-            "env_id": env_id,
+        named: dict[str, Any] = {
+            **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
+            **{"rows": rows, "max_tokens": max_tokens, "dtype": dtype, "seed": seed},
+            **{"threads": threads, "difficulties": difficulties and str(difficulties)},
             "model": model,
-            "steps": steps,
-            "minutes": minutes,
-            "rows": rows,
-            "max_tokens": max_tokens,
-            "difficulties": None if difficulties is None else str(difficulties),
-            "seed": seed,
-            "threads": threads,
-            "out": str(out),
         }
-        config = _configure(base, environment, preset, phases, settings or ())
-        out.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
+        environment = {"protocol": protocol, "tokenizer": tokenizer}
+        config = _configure(_only(named), _only(environment), preset, phases, settings or ())
+        _save_config(config)
     newest = checkpoints.latest(out / "checkpoints")
-    done = None if newest is None else checkpoints.step_of(newest)
-    observer = _observers(config, (done or 0) if resume else None)
+    done = 0 if newest is None else checkpoints.step_of(newest)
+    observer = _observers(config, done if resume else None)
     try:
         result = train(config, observer=observer, resume=newest is not None)
     except KeyboardInterrupt:
         _say(f"Interrupted. Go on with: search-env train --resume --out {shlex.quote(str(out))}")
         raise typer.Exit(_INTERRUPTED) from None
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         _report(config, result, test_questions)
 
 
 def label_command(
     out: Annotated[Path, typer.Option(help="File to write to; one that is there is continued.")],
-    model: Model,
-    env_id: EnvId = "SearchQA-v0",
+    model: Annotated[
+        str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
+    ] = "tiny-base",
+    env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
     split: Annotated[str | None, typer.Option(help="Questions' split.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     rollouts: Annotated[int, typer.Option(min=1, help="After how many to give up.")] = 21,
     right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
-    rows: Rows = 64,
-    max_tokens: MaxTokens = 1024,
+    rows: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Context in tokens.")] = 4096,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
     threads: Threads = None,
 ) -> None:
     """Measure how many rollouts a model needs for each question: easy, medium or difficult."""
-    _need_agents("label")
+    need_agents("label")
     import torch
 
     from agents.curriculum import LEVELS, label_difficulty
     from agents.engine import Engine
-    from agents.reinforce import load_model, make_envs
+    from agents.models import check_fits, load_model
+    from agents.rollout import make_envs
     from agents.sampling import Sampling
 
     if threads is not None:
@@ -163,9 +159,10 @@ def label_command(
     envs = make_envs(
         env_id,
         rows=rows,
-        vocabulary=int(loaded.get_input_embeddings().weight.shape[0]),
-        options={name: value for name, value in given.items() if value is not None},
+        vocabulary=_ids(loaded),
+        options=_only(given),
     )
+    check_fits(loaded, envs.tokenizer)
     engine = Engine(
         loaded, rows=rows, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
     )
@@ -193,26 +190,53 @@ def label_command(
 
 
 def _configure(
-    base: Mapping[str, Any],
+    named: Mapping[str, Any],
     environment: Mapping[str, Any],
     preset: str,
     phases: str,
     settings: Sequence[str],
 ) -> TrainConfig:
     """Return the configuration that a command line asks for."""
-    from dataclasses import fields, replace
+    from dataclasses import replace
+
+    from agents.config import PHASES, TrainConfig
+    from agents.presets import get_preset
+    from agents.tiny import tiny_run
+    from search_env.arguments import check_choice
+
+    chosen = {"both": PHASES, "1": PHASES[:1], "2": PHASES[1:]}
+    check_choice("--phases", phases, list(chosen))
+    if preset == "tiny":
+        base = tiny_run(phases=phases)
+    else:
+        base = TrainConfig(
+            model=str(named["model"]), algorithm=get_preset(preset), phases=chosen[phases]
+        )
+    changes = _settings(settings)
+    train, held_out, _ = _splits(str(named["env_id"]))
+    return replace(
+        base,
+        algorithm=replace(base.algorithm, **changes["algorithm"]),
+        optimizer=replace(base.optimizer, **changes["optimizer"]),
+        env_options={**base.env_options, **train, **environment},
+        eval_options=held_out,
+        **{**named, **changes["run"]},
+    )
+
+
+def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what ``--set`` says, by the part of the configuration that it is about."""
+    from dataclasses import fields
 
     from agents.algorithm import Algorithm
-    from agents.config import PHASES, TrainConfig
+    from agents.config import TrainConfig
     from agents.optimizers import OptimizerConfig
-    from agents.presets import get_preset
-    from search_env.arguments import check_choice
 
     nested = ("algorithm", "optimizer", "phases", "env_options", "eval_options")
     known = {
-        "run": [f.name for f in fields(TrainConfig) if f.name not in nested],
-        "algorithm": [f.name for f in fields(Algorithm)],
-        "optimizer": [f.name for f in fields(OptimizerConfig)],
+        "run": [field.name for field in fields(TrainConfig) if field.name not in nested],
+        "algorithm": [field.name for field in fields(Algorithm)],
+        "optimizer": [field.name for field in fields(OptimizerConfig)],
     }
     changes: dict[str, dict[str, Any]] = {part: {} for part in known}
     for setting in settings:
@@ -225,17 +249,7 @@ def _configure(
                 f"{nearest(name, names)}"
             )
         changes[part][name] = value
-    chosen = {"both": PHASES, "1": PHASES[:1], "2": PHASES[1:]}
-    check_choice("--phases", phases, list(chosen))
-    options, held_out, _ = _splits(str(base["env_id"]))
-    return TrainConfig(
-        algorithm=replace(get_preset(preset), **changes["algorithm"]),
-        optimizer=replace(OptimizerConfig(), **changes["optimizer"]),
-        phases=chosen[phases],
-        env_options={**options, **{k: v for k, v in environment.items() if v is not None}},
-        eval_options=held_out,
-        **{**base, **changes["run"]},
-    )
+    return changes
 
 
 def _splits(env_id: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
@@ -262,20 +276,14 @@ def _parse(setting: str) -> tuple[str, Any]:
     return name.strip().replace("-", "_"), value
 
 
-def _given(context: typer.Context, **values: Any) -> dict[str, Any]:
-    """Return those values that the command line names."""
-    return {name: value for name, value in values.items() if _is_given(context, name)}
+def _only(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _replace(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    from dataclasses import replace
-
-    return replace(config, **changes)
 
 
 def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
@@ -288,31 +296,40 @@ def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
         )
 
 
-def _refuse_run(out: Path) -> None:
-    """Refuse a folder that holds a run."""
-    if (out / "config.json").exists():
+def _save_config(config: TrainConfig) -> None:
+    """Note what is run, in a folder that holds no run yet."""
+    record = Path(config.out) / _RECORD
+    if record.exists():
         raise ConfigurationError(
-            f"Expected a new folder, got {out}, which holds a run. Choose another with --out, or "
-            "go on with that run: --resume."
+            f"Expected a new folder, got {config.out}, which holds a run. Choose another with "
+            "--out, or go on with that run: --resume."
         )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return what is run in a folder, with other limits where they are given."""
+    from dataclasses import replace
+
+    from agents.config import TrainConfig
+
+    record = out / _RECORD
+    if not record.is_file():
         raise ConfigurationError(
-            f"Expected a run to resume in {path.parent}, got no {path.name} there. Name its folder "
-            "with --out."
+            f"Expected a run to resume in {out}, got no {_RECORD} there. Name its folder with "
+            "--out."
         )
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigurationError(
-            f"Expected JSON in {path}, got: {error}. Restore the file, or begin a new run."
+            f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
         ) from error
-    return settings
+    return replace(TrainConfig.from_json(settings), **_only(changes), out=str(out))
 
 
-def _need_agents(command: str) -> None:
+def need_agents(command: str) -> None:
     """Say what to install where something is missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -335,7 +352,7 @@ def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
 
     out = Path(config.out)
     told: list[Observer] = []
-    if os.environ.get("RANK", "0") == "0":
+    if _is_main():
         told = [
             JsonLinesLog(out / "metrics.jsonl", resume_step=resume_step),
             Dashboard(minutes=config.minutes),
@@ -373,14 +390,15 @@ def _play_test(
     """Return the test's rows and the greedy episodes of the base and of the trained model."""
     import numpy as np
 
+    from agents.models import load_model
     from agents.policy import play_questions
-    from agents.reinforce import load_model, make_envs
+    from agents.rollout import make_envs
 
     base = load_model(config.model)
     envs = make_envs(
         config.env_id,
         rows=config.rows,
-        vocabulary=int(base.get_input_embeddings().weight.shape[0]),
+        vocabulary=_ids(base),
         options={
             "max_tokens": config.max_tokens,
             **config.env_options,
@@ -391,6 +409,16 @@ def _play_test(
     asked = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
     before = play_questions(base, envs, asked)
     return envs, before, play_questions(load_model(str(result.model)), envs, asked)
+
+
+def _ids(model: PreTrainedModel) -> int:
+    """Return how many ids a model samples from."""
+    return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+
+
+def _is_main() -> bool:
+    """Return whether this is the process of torchrun that talks, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -32,6 +32,10 @@ class Phase:
     changes: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[str, ...] = USED_LEVELS
 
+    def __post_init__(self) -> None:
+        """Keep a plain copy of the changes, which can be JSON whatever they came as."""
+        object.__setattr__(self, "changes", dict(self.changes))
+
 
 PHASES = (
     Phase(reward="r1-searcher-stage1", levels=("medium",)),
@@ -63,6 +67,9 @@ class TrainConfig:
         minutes: End after so many, resumed parts included; None: no limit.
         rows: Episodes side by side.
         wait_for_all: See :func:`agents.rollout.collect`.
+        lora_rank: Train adapters of this rank only; 0 trains all weights.
+        device: Where the model goes; ``"auto"`` is the GPU where there is one.
+        sharded: Split weights and optimizer over the processes of torchrun.
         dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights.
         micro_tokens: Most tokens in one forward and backward pass.
         gradient_checkpointing: Less memory, more time.
@@ -93,6 +100,9 @@ class TrainConfig:
     minutes: float | None = None
     rows: int = 64
     wait_for_all: bool = True
+    lora_rank: int = 0
+    device: str = "auto"
+    sharded: bool = False
     dtype: Literal["fp32", "bf16"] = "fp32"
     micro_tokens: int = 16384
     gradient_checkpointing: bool = False
@@ -110,6 +120,7 @@ class TrainConfig:
             ("max_tokens", 2),
             ("steps", 0),
             ("rows", 1),
+            ("lora_rank", 0),
             ("micro_tokens", 1),
             ("seed", 0),
             ("eval_every", 0),
@@ -137,7 +148,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
-        settings: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        plain = replace(self, env_options={**self.env_options}, eval_options={**self.eval_options})
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(plain)))
         return settings
 
     @classmethod
@@ -173,5 +185,5 @@ class TrainConfig:
 # What a run may go on with otherwise: limits, and where and how often things are written.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
-    | {"out", "threads"}
+    | {"out", "threads", "device"}
 )

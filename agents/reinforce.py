@@ -12,24 +12,19 @@ processes of torchrun share out the questions.
 
 from __future__ import annotations
 
+import copy
 import math
-import signal
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType, MappingProxyType
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-import search_env  # noqa: F401 - registers the ids
 from agents import checkpoints
 from agents.advantages import GROUPED
 from agents.algorithm import Algorithm
@@ -37,15 +32,18 @@ from agents.config import Phase, TrainConfig
 from agents.curriculum import Curriculum, make_curriculum, read_difficulties
 from agents.distributed import Ranks, joined
 from agents.engine import Engine
-from agents.errors import CheckpointError, ModelMismatchError
+from agents.errors import CheckpointError
+from agents.interrupts import held_back
 from agents.learner import Learner
 from agents.logs import Observer, Observers
 from agents.losses import keep_group
+from agents.masters import arrange
 from agents.metrics import evaluation_metrics, rollout_metrics
+from agents.models import check_fits, load_model, save_model, with_lora
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
 from agents.policy import play_questions
-from agents.rollout import by_group, collect, learnable
+from agents.rollout import by_group, collect, learnable, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
 from agents.updates import update
@@ -53,7 +51,7 @@ from search_env.errors import ConfigurationError
 from search_env.vector_env import SearchQAVectorEnv
 from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
 
-__all__ = ["Phase", "TrainConfig", "TrainResult", "load_model", "make_envs", "train", "update"]
+__all__ = ["Phase", "TrainConfig", "TrainResult", "make_envs", "train", "update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,9 @@ class _Run:
 
     def __init__(self, config: TrainConfig, model: PreTrainedModel | None, ranks: Ranks) -> None:
         self.config, self.ranks = config, ranks
-        model = load_model(config.model) if model is None else model
+        model = _model(config, ranks) if model is None else model
+        # Whoever samples needs the whole model, also where the learner has split its own.
+        self.sampler = copy.deepcopy(model) if config.sharded else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
         sampling = Sampling(config.algorithm.temperature, config.algorithm.top_p)
         self.learner = Learner(
@@ -156,17 +156,21 @@ class _Run:
             gradient_checkpointing=config.gradient_checkpointing,
             value_head=any(algorithm.uses_values for algorithm in algorithms),
             reference=any(algorithm.uses_reference for algorithm in algorithms),
+            sharded=config.sharded,
             sampling=sampling,
             ranks=ranks,
         )
-        vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        if config.sharded:
+            arrange(self.sampler, config.dtype, sharded=False)
+        ids = len(self.sampler.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
         options = {"max_tokens": config.max_tokens, **config.env_options}
         self.envs, self.held_out = (
-            make_envs(config.env_id, rows=config.rows, vocabulary=vocabulary, options=given)
+            make_envs(config.env_id, rows=config.rows, vocabulary=ids, options=given)
             for given in (options, {**options, **config.eval_options})
         )
+        check_fits(self.sampler, self.envs.tokenizer)
         self.engine = Engine(
-            model,
+            self.sampler,
             rows=config.rows,
             max_tokens=config.max_tokens,
             sampling=sampling,
@@ -199,8 +203,9 @@ class _Run:
         algorithm = self.config.algorithm_of(phase)
         played, chosen, measured = self._play(algorithm)
         measured["time/rollout"] = time.perf_counter() - started
-        with _uninterrupted():
+        with held_back():
             learnt = update(self.learner, chosen, algorithm, seed=self._seed(1))
+            self._tell_sampler()
             episodes = [t for part in self.ranks.gather(played) for t in part]
             metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
             metrics["time/step"] = time.perf_counter() - started
@@ -261,6 +266,10 @@ class _Run:
             self.monitors.restart()
             self._enter_phase()
 
+    def _tell_sampler(self) -> None:
+        if self.config.sharded:
+            self.sampler.load_state_dict(self.learner.weights())
+
     def _enter_phase(self) -> None:
         phase = self.phases.phase
         self.envs.set_reward(self.config.phases[phase].reward)
@@ -273,7 +282,7 @@ class _Run:
         count = min(self.config.eval_questions, total)
         indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
         own = self.ranks.split(indices)
-        found = play_questions(self.learner.model, self.held_out, own) if own else []
+        found = play_questions(self.sampler, self.held_out, own) if own else []
         metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
@@ -336,8 +345,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint of the last whole step, if weights have not moved on since."""
         whole = self._whole
-        behind = self._saved == whole["step"] or self.learner.updates != whole["updates"]
-        if behind or not self.ranks.is_main:
+        if self._saved == whole["step"] or self.learner.updates != whole["updates"]:
             return
         learner = self.learner.state_dict()
         checkpoint = checkpoints.Checkpoint(
@@ -346,14 +354,16 @@ class _Run:
             state={"learner": learner, "run": whole, "evaluated": self.evaluated},
             config=self.config.lasting(),
         )
-        checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
+        if self.ranks.is_main:
+            checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
         self._saved = whole["step"]
 
     def result(self, reason: str) -> TrainResult:
         """Write the model where transformers can load it; return how the run ended."""
         folder = Path(self.config.out) / "model"
+        weights = self.learner.weights()
         if self.ranks.is_main:
-            self.learner.model.save_pretrained(folder, state_dict=self.learner.weights())
+            save_model(self.sampler, folder, weights)
         return TrainResult(self.step, reason, folder, tuple(self.evaluations), self.phases.history)
 
     def _progress(self) -> dict[str, Any]:
@@ -379,6 +389,7 @@ class _Run:
         self.evaluated = checkpoint.state["evaluated"]
         self._before = run["seconds"]
         self._enter_phase()
+        self._tell_sampler()
         self._whole = self._progress()
 
     def _seed(self, *numbers: int) -> int:
@@ -387,48 +398,14 @@ class _Run:
         return int(sequence.generate_state(1)[0])
 
 
-def load_model(name: str) -> PreTrainedModel:
-    """Return a causal language model in float32, from a folder or the hub."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    return model
-
-
-def make_envs(
-    env_id: str, *, rows: int, vocabulary: int, options: Mapping[str, Any] = MappingProxyType({})
-) -> SearchQAVectorEnv:
-    """Return rows in the form that :func:`agents.rollout.collect` wants.
-
-    Args:
-        env_id: A registered id.
-        rows: How many.
-        vocabulary: Number of ids that the model knows.
-        options: Arguments of the environment.
-
-    Raises:
-        ModelMismatchError: The tokenizer has ids that the model does not know.
-        ConfigurationError: Another kind of environment, or arguments that cannot work.
-    """
-
-    def make(**more: Any) -> SearchQAVectorEnv:
-        arguments = {"on_retrieval_error": "truncate", **options, **more}
-        envs = gym.make_vec(
-            env_id, num_envs=rows, autoreset_mode="Disabled", copy=False, **arguments
-        ).unwrapped
-        if not isinstance(envs, SearchQAVectorEnv):
-            raise ConfigurationError(
-                f"Expected {env_id!r} to be a SearchQAVectorEnv, got {type(envs).__name__}. Choose "
-                "one of this package's ids."
-            )
-        return envs
-
-    envs = make()
-    size = envs.setting.size
-    if size > vocabulary:
-        raise ModelMismatchError(
-            f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
-            f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer."
-        )
-    return envs if size == vocabulary else make(vocab_size=vocabulary)
+def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
+    """Load the model to where it is trained."""
+    device = config.device
+    if device == "auto":
+        cuda = torch.cuda.is_available()
+        device = str(ranks.device) if ranks.size > 1 else "cuda" if cuda else "cpu"
+    model = load_model(config.model, device=device)
+    return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
 
 
 def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:
@@ -463,27 +440,3 @@ def _useful(trajectories: list[Trajectory], algorithm: Algorithm) -> list[Trajec
         if keep_group([t.reward for t in members], -math.inf, math.inf)
         for member in members
     ]
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done; a second one is let through."""
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt

@@ -15,13 +15,16 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from agents.errors import ContextLengthError
+import search_env  # noqa: F401 - registers the ids
+from agents.errors import ContextLengthError, ModelMismatchError
 from agents.trajectories import Trajectory
 from search_env.arguments import check_count
 from search_env.errors import ConfigurationError
@@ -128,6 +131,44 @@ def learnable(trajectories: Iterable[Trajectory], at_least: int = 2) -> list[Tra
     """
     valid = by_group(trajectory for trajectory in trajectories if trajectory.valid)
     return [member for members in valid.values() if len(members) >= at_least for member in members]
+
+
+def make_envs(
+    env_id: str, *, rows: int, vocabulary: int, options: Mapping[str, Any] = MappingProxyType({})
+) -> SearchQAVectorEnv:
+    """Return rows in the form that :func:`agents.rollout.collect` wants.
+
+    Args:
+        env_id: A registered id.
+        rows: How many.
+        vocabulary: Number of ids that the model knows.
+        options: Arguments of the environment.
+
+    Raises:
+        ModelMismatchError: The tokenizer has ids that the model does not know.
+        ConfigurationError: Another kind of environment, or arguments that cannot work.
+    """
+
+    def make(**more: Any) -> SearchQAVectorEnv:
+        arguments = {"on_retrieval_error": "truncate", **options, **more}
+        envs = gym.make_vec(
+            env_id, num_envs=rows, autoreset_mode="Disabled", copy=False, **arguments
+        ).unwrapped
+        if not isinstance(envs, SearchQAVectorEnv):
+            raise ConfigurationError(
+                f"Expected {env_id!r} to be a SearchQAVectorEnv, got {type(envs).__name__}. Choose "
+                "one of this package's ids."
+            )
+        return envs
+
+    envs = make()
+    size = envs.setting.size
+    if size > vocabulary:
+        raise ModelMismatchError(
+            f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
+            f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer."
+        )
+    return envs if size == vocabulary else make(vocab_size=vocabulary)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ class _Batch:
         everything = list(range(len(self.trajectories)))
         if algorithm.uses_values:
             self.values = torch.zeros_like(self.rollout)
+        nobody_drew = bool(self.rollout[self.mask].isnan().any())  # documents, without their mask
+        if algorithm.uses_values or nobody_drew:
             self._score(everything)
         if algorithm.uses_reference and everything:
             self.reference = learner.score(self.trajectories, reference=True).log_probs
@@ -170,7 +172,7 @@ class _Batch:
         """Return the mean k3 estimate of the KL divergence from the reference, over all tokens."""
         terms = 0.0
         if self.reference is not None:
-            terms = float(kl(self.rollout, self.reference, self.mask, "k3").sum())
+            terms = float(kl(self._now(), self.reference, self.mask, "k3").sum())
         total, count = self.learner.ranks.sum([terms, float(self.mask.sum())])
         return total / (count or math.nan)
 
@@ -179,8 +181,7 @@ class _Batch:
         algorithm, trajectories = self.algorithm, self.trajectories
         penalties = None
         if algorithm.kl == "reward" and self.reference is not None:
-            now = torch.where(self.old.isnan(), self.rollout, self.old)
-            penalties = -algorithm.kl_coefficient * kl(now, self.reference, self.mask, "k1")
+            penalties = -algorithm.kl_coefficient * kl(self._now(), self.reference, self.mask, "k1")
         parts = sorted({name for t in trajectories for name in t.reward_parts})
         found = estimate(
             algorithm,
@@ -195,6 +196,10 @@ class _Batch:
             reduce=self._sum_over_ranks,
         )
         return found.advantages, found.returns
+
+    def _now(self) -> Tensor:
+        """Return the policy's log-probabilities before the first update, by whoever said them."""
+        return torch.where(self.old.isnan(), self.rollout, self.old)
 
     def _loss(
         self, outputs: Outputs, rows: Tensor, weights: Tensor

@@ -2,10 +2,9 @@
 
 Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
 :mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. Commands that
-need a language model (``train``, ``label``) are in :mod:`agents.commands`. What a command needs is
-imported inside it, so that ``--help`` answers at once. Exit codes: 0, 2 after an error that its
-message explains, 130 after Ctrl-C. Results go to standard output; progress and errors to standard
-error.
+need a language model are in :mod:`agents.commands`. What a command needs is imported inside it, so
+that ``--help`` answers at once. Exit codes: 0, 2 after an error that its message explains, 130
+after Ctrl-C. Results go to standard output; progress and errors to standard error.
 """
 
 from __future__ import annotations
