@@ -1,0 +1,226 @@
+"""Commands that imitate: ``search-env pretrain`` and ``search-env sft``.
+
+Texts and episodes become examples here; the steps are :mod:`agents.supervised`. Whatever needs
+torch is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search_env.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from agents.trajectories import Example
+    from search_env.env import SearchQAEnv
+
+_WINDOW = 512  # tokens of articles in one example
+_CARDS = 4  # reading cards for each of them
+_HELD_OUT = 64
+_LOOKUPS = 4.4  # one-hop questions that a world has for each article
+_WORLDS_OF_OTHERS = 10_000  # seeds from here on are not those that people train and test on
+
+Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
+Steps = Annotated[int, typer.Option(min=1, help="Updates.")]
+TokensPerStep = Annotated[int, typer.Option(min=1, help="Tokens an update, read ones included.")]
+LearningRate = Annotated[float, typer.Option(min=0.0, help="At its highest.")]
+OptimizerName = Annotated[str, typer.Option(help="adamw or muon.")]
+Dtype = Annotated[str, typer.Option(help="fp32, or bf16 with float32 master weights.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides everything random.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an application."""
+    app.command("pretrain", epilog="Example: search-env pretrain --out runs/reader --steps 500")(
+        pretrain_command
+    )
+    app.command(
+        "sft", epilog="Example: search-env sft episodes.jsonl --model tiny-base --out runs/sft"
+    )(sft_command)
+
+
+def pretrain_command(
+    out: Out,
+    model: Annotated[
+        str | None, typer.Option(help="Folder or name of a model to go on with; a new tiny one.")
+    ] = None,
+    worlds: Annotated[int, typer.Option(min=1, help="Worlds to read about.")] = 4,
+    articles: Annotated[int, typer.Option(min=100, help="Articles of each world.")] = 1000,
+    documents: Annotated[int, typer.Option(min=1, help="Documents on a reading card.")] = 1,
+    steps: Steps = 500,
+    tokens_per_step: TokensPerStep = 2048,
+    learning_rate: LearningRate = 3e-3,
+    optimizer: OptimizerName = "muon",
+    dtype: Dtype = "bf16",
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Language modelling on articles, and single-hop reading: find a sentence, copy from it."""
+    from agents.commands import need_agents
+
+    need_agents("pretrain")
+    held_out = list(itertools.islice(_readings(worlds, articles, documents, seed), _HELD_OUT))
+    examples = [
+        example
+        for world in range(worlds)
+        for example in _readings(world, articles, documents, seed)
+    ]
+    _imitate(
+        model, examples, held_out, out, steps, tokens_per_step,
+        learning_rate, optimizer, dtype, seed, threads,
+    )  # fmt: skip
+
+
+def sft_command(
+    out: Out,
+    episodes: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files of RecordEpisodes; without any, oracle episodes of --env."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Folder or name of a model.")] = "tiny-base",
+    env: Annotated[
+        str, typer.Option(help="Id whose oracle episodes are imitated.")
+    ] = "SearchQA-v0",
+    count: Annotated[int, typer.Option(min=1, help="How many oracle episodes.")] = 500,
+    least: Annotated[
+        float | None, typer.Option(help="Leave recorded episodes out that were paid less.")
+    ] = None,
+    steps: Steps = 100,
+    tokens_per_step: TokensPerStep = 16384,
+    learning_rate: LearningRate = 5e-4,
+    optimizer: OptimizerName = "adamw",
+    dtype: Dtype = "bf16",
+    seed: Seed = 0,
+    threads: Threads = None,
+) -> None:
+    """Imitate episodes; only the policy's own tokens count, documents are read."""
+    from agents.commands import need_agents
+
+    need_agents("sft")
+    found = list(_recorded(episodes, least) if episodes else _oracle(env, count))
+    if not found:
+        raise ConfigurationError(
+            f"Expected episodes to imitate, got none in {[str(p) for p in episodes or ()]}. Lower "
+            "--least, or name other files."
+        )
+    kept = max(1, min(_HELD_OUT, len(found) // 10))
+    _imitate(
+        model, found[kept:] or found, found[:kept], out, steps, tokens_per_step,
+        learning_rate, optimizer, dtype, seed, threads,
+    )  # fmt: skip
+
+
+def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[Example]:
+    """Yield windows of a world's articles, and reading cards on them."""
+    import numpy as np
+
+    from agents.demonstrations import article_examples, reading_examples
+    from search_env.datasets.world import World
+
+    number = _WORLDS_OF_OTHERS + 1000 * seed + world
+    made = World(articles, number)
+    env = _bare("SearchQA-v0", dataset_options={"articles": articles, "seed": number})
+    lookups = made.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
+    cards = reading_examples(env, lookups, np.random.default_rng(number), documents)
+    for window in article_examples(list(made.documents()), env.tokenizer, _WINDOW):
+        yield from itertools.islice(cards, _CARDS)
+        yield window
+
+
+def _recorded(files: Sequence[Path], least: float | None) -> Iterator[Example]:
+    """Yield recorded episodes as examples."""
+    import numpy as np
+
+    from agents.trajectories import Example
+    from search_env.episode_files import read_episodes
+    from search_env.types import Source
+
+    for file in files:
+        for episode in read_episodes(file):
+            if least is None or episode.score.total >= least:
+                transcript = episode.transcript
+                weights = (transcript.sources == Source.POLICY).astype(np.float32)
+                yield Example(transcript.tokens, weights)
+
+
+def _oracle(env_id: str, count: int) -> Iterator[Example]:
+    from agents.demonstrations import oracle_example
+
+    env = _bare(env_id)
+    for index in range(min(count, len(env.questions))):
+        yield oracle_example(env, index)
+
+
+def _bare(env_id: str, **options: Any) -> SearchQAEnv:
+    import gymnasium as gym
+
+    from search_env.evaluation import bare_env
+
+    return bare_env(gym.make(env_id, **options))
+
+
+def _imitate(
+    model: str | None,
+    examples: Iterable[Example],
+    held_out: Sequence[Example],
+    out: Path,
+    steps: int,
+    tokens_per_step: int,
+    learning_rate: float,
+    optimizer: str,
+    dtype: str,
+    seed: int,
+    threads: int | None,
+) -> None:
+    """Train on examples, show it, save the model."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from agents.dashboard import Dashboard
+    from agents.learner import Learner, OptimizerConfig
+    from agents.logs import JsonLinesLog, Observers
+    from agents.models import load_model, save_model, tiny_config
+    from agents.supervised import SupervisedConfig, fit, measure
+    from search_env.arguments import check_choice
+
+    check_choice("optimizer", optimizer, ("adamw", "muon"))
+    check_choice("dtype", dtype, ("fp32", "bf16"))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    started = load_model(model) if model else AutoModelForCausalLM.from_config(tiny_config())
+    config = OptimizerConfig(
+        learning_rate=learning_rate,
+        warmup_steps=min(30, steps // 4),
+        schedule="linear",
+        total_steps=steps,
+        optimizer=optimizer,  # type: ignore[arg-type]  # checked above
+    )
+    learner = Learner(started, config, dtype=dtype)  # type: ignore[arg-type]  # checked above
+    observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
+    observer.begin(steps, {"model": model or "new", "examples": str(len(list(examples)))})
+    every = max(1, steps // 5)
+    reason = "it failed"
+    try:
+        observer.evaluated(0, measure(learner, held_out))
+        fit(
+            learner,
+            list(examples),
+            SupervisedConfig(steps, tokens_per_step, seed, every),
+            held_out=held_out,
+            observer=observer,
+        )
+        reason = "all steps are made"
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
+    finally:
+        observer.end(learner.updates, reason)
+        save_model(learner.model, out / "model")
+    typer.echo(f"Wrote {out / 'model'}")

@@ -1,0 +1,58 @@
+"""The embedded default: the tiny base model learns to search, then to answer, on two CPU cores.
+
+Its numbers are not those of any paper. A model of a million parameters wants greater learning rates
+than one of a billion, and few episodes must do. What they rest on stands in ``docs/learning.md``.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from agents.algorithm import Algorithm
+from agents.config import Phase, TrainConfig
+from search_env.arguments import check_choice
+
+TINY = Algorithm(
+    advantage="grpo",
+    surrogate="ppo",
+    aggregation="token_mean",
+    prompts=8,
+    group_size=8,
+    learning_rate=5e-4,
+)
+"""GRPO with token-level loss; the preset ``tiny``."""
+
+SEARCH = Phase(
+    reward="r1-searcher-stage1",
+    changes=MappingProxyType({"kl": "loss", "kl_estimator": "k3", "kl_coefficient": 0.05}),
+)
+ANSWER = Phase(reward="r1-searcher-stage2")
+PHASES = MappingProxyType({"both": (SEARCH, ANSWER), "1": (SEARCH,), "2": (ANSWER,)})
+"""By what ``--phases`` says."""
+
+
+def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
+    """Return the run that ``search-env train`` makes where nothing else is asked for.
+
+    Args:
+        phases: ``"both"``, ``"1"`` (search) or ``"2"`` (answer).
+        out: Folder of everything it leaves.
+
+    Raises:
+        ConfigurationError: No such phases.
+    """
+    check_choice("phases", phases, list(PHASES))
+    return TrainConfig(
+        model="tiny-base",
+        algorithm=TINY,
+        max_tokens=3072,
+        phases=PHASES[phases],
+        phase_window=128,
+        steps=60,
+        rows=64,
+        dtype="bf16",
+        eval_every=10,
+        eval_questions=100,
+        checkpoint_every=10,
+        out=out,
+    )

@@ -1,0 +1,249 @@
+"""Does it learn? The bundled agent on the world, condition by condition, seed by seed.
+
+    python -m benchmarks.learning run --seeds 0 1 2 3 4 --folder runs/learning
+    python -m benchmarks.learning report --folder runs/learning
+
+``run`` trains what is not there yet, one run after another on one thread, so that several may share
+a machine; ``report`` writes ``benchmarks/results/learning.md`` and its picture. All conditions take
+as many training steps of as many episodes, from the same base model. Scores are of greedy episodes
+on questions of worlds that nobody trained on; intervals are t intervals over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+import search_env  # noqa: F401 - registers the ids
+from agents.config import TrainConfig
+from agents.demonstrations import oracle_example
+from agents.learner import Learner, OptimizerConfig
+from agents.logs import JsonLinesLog, Observers
+from agents.metrics import evaluation_metrics
+from agents.models import load_model, save_model
+from agents.plots import learning_figure, t_quantile
+from agents.policy import play_questions
+from agents.reinforce import make_envs, train
+from agents.supervised import SupervisedConfig, fit
+from agents.tiny import tiny_run
+from benchmarks.report import heading, publish, table
+from search_env.evaluation import bare_env
+
+TESTS: Mapping[str, tuple[int, dict[str, Any]]] = {
+    "test world": (400, {}),
+    "another world": (200, {"dataset_options": {"seed": 77}}),
+    "10,000 articles": (200, {"dataset_options": {"articles": 10_000}}),
+    "protocol search-r1": (200, {"protocol": "search-r1"}),
+    "five documents": (200, {"top_k": 5}),
+}
+"""Where models are tested: number of questions, arguments of the environment."""
+
+CONDITIONS: Mapping[str, Mapping[str, Any]] = {
+    "both phases": {},
+    "phase 2 alone": {"phases": "2"},
+    "phase 1 alone": {"phases": "1"},
+    "no retrieval mask": {"mask_retrieved": False},
+    "REINFORCE++": {"advantage": "reinforce_pp_baseline", "aggregation": "token_mean"},
+    "PPO": {"advantage": "gae", "value_learning_rate": 2e-3},
+    "DAPO": {
+        "aggregation": "token_mean",
+        "eps_high": 0.28,
+        "dynamic_sampling": True,
+        "max_batches": 2,
+    },
+    "phase 1 not handed over": {"phase_search_rate": None, "phase_format_rate": None},
+}
+"""Changes to the bundled run: phases, fields of the run, fields of the algorithm."""
+
+SUPERVISED = "SFT on oracles"
+"""As many oracle episodes as the others play, in as many updates."""
+
+
+def configure(condition: str, seed: int, folder: Path) -> TrainConfig:
+    """Return the run of a condition."""
+    changes = dict(CONDITIONS[condition])
+    config = tiny_run(phases=changes.pop("phases", "both"))
+    run = {name: changes.pop(name) for name in list(changes) if hasattr(config, name)}
+    algorithm = replace(config.algorithm, **changes)
+    return replace(config, algorithm=algorithm, seed=seed, out=str(folder), threads=1, **run)
+
+
+def run_one(condition: str, seed: int, folder: Path) -> None:
+    """Train one model and test it; leave ``result.json``."""
+    torch.set_num_threads(1)
+    log = JsonLinesLog(folder / "metrics.jsonl")
+    started = time.process_time()
+    if condition == SUPERVISED:
+        model = imitate(tiny_run(), seed, folder, log)
+    else:
+        result = train(configure(condition, seed, folder), observer=Observers([log]))
+        model = result.model
+    seconds = time.process_time() - started
+    scores = test(model)
+    record = {"condition": condition, "seed": seed, "cpu_seconds": seconds, "tests": scores}
+    (folder / "result.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def imitate(config: TrainConfig, seed: int, folder: Path, log: JsonLinesLog) -> Path:
+    """Fine-tune on oracle episodes of the training world; return the model's folder."""
+    env = bare_env(gym.make(config.env_id))
+    algorithm = config.algorithm
+    random = np.random.default_rng(seed)
+    count = config.steps * algorithm.sequences
+    drawn = random.integers(len(env.questions), size=count)
+    known = {int(index): oracle_example(env, int(index)) for index in np.unique(drawn)}
+    examples = [known[int(index)] for index in drawn]
+    tokens = sum(len(example.tokens) for example in examples) // config.steps
+    optimizer = OptimizerConfig(learning_rate=algorithm.learning_rate)
+    learner = Learner(load_model(config.model), optimizer, dtype=config.dtype)
+    log.begin(config.steps, {"model": config.model, "condition": SUPERVISED})
+    fit(learner, examples, SupervisedConfig(config.steps, tokens, seed), observer=log)
+    log.end(config.steps, "all steps are made")
+    return save_model(learner.model, folder / "model", learner.weights())
+
+
+def test(model: Path | str) -> dict[str, dict[str, float]]:
+    """Return the scores of greedy episodes on all tests."""
+    loaded = load_model(model, dtype=torch.bfloat16)
+    config = tiny_run()
+    scores = {}
+    for name, (count, options) in TESTS.items():
+        options = {"split": "test", "max_tokens": 4096, **options}
+        envs = make_envs(config.env_id, rows=32, vocabulary=1024, options=options)
+        asked = np.linspace(0, len(envs.questions) - 1, count).round().astype(int).tolist()
+        scores[name] = evaluation_metrics(play_questions(loaded, envs, asked))
+    return scores
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train and test all that is not there."""
+    base = arguments.folder / "base.json"
+    if not base.is_file():
+        base.parent.mkdir(parents=True, exist_ok=True)
+        base.write_text(json.dumps(test(tiny_run().model), indent=1) + "\n")
+    for seed in arguments.seeds:
+        for condition in arguments.conditions:
+            folder = arguments.folder / condition.replace(" ", "-") / str(seed)
+            if not folder.exists():
+                folder.mkdir(parents=True)
+                run_one(condition, seed, folder)
+                print(f"{condition}, seed {seed}: done", flush=True)
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the tables and the picture."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(arguments.folder.glob("*/*/result.json")):
+        record = json.loads(file.read_text())
+        found.setdefault(record["condition"], []).append(record)
+    base = json.loads((arguments.folder / "base.json").read_text())
+    order = [name for name in (*CONDITIONS, SUPERVISED) if name in found]
+    runs = {
+        name: sorted((arguments.folder / name.replace(" ", "-")).glob("*/metrics.jsonl"))
+        for name in order
+        if name != SUPERVISED
+    }
+    arguments.picture.parent.mkdir(parents=True, exist_ok=True)
+    learning_figure(runs, arguments.picture)
+    text = heading(
+        "Learning to search, then to answer",
+        "python -m benchmarks.learning run; python -m benchmarks.learning report",
+        ("search-env", "torch", "transformers", "numpy"),
+    )
+    text += f"\n{_table('test world', base, found, order)}\n"
+    for name in TESTS:
+        text += f"\n## {name}\n\n{_by_hops(name, base, found, order)}\n"
+    publish(text, arguments.output)
+
+
+def _table(
+    test_name: str,
+    base: Mapping[str, Any],
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    order: Sequence[str],
+) -> str:
+    columns = [
+        "condition",
+        "seeds",
+        "search rate",
+        "searches",
+        "EM",
+        "F1",
+        "well formed",
+        "CPU min",
+    ]
+    names = ("search_rate", "searches", "exact_match", "f1", "well_formed")
+    first = [f"{base[test_name][f'eval/{name}']:.3f}" for name in names]
+    rows = [["base", "-", *first, "-"]]
+    for condition in order:
+        records = found[condition]
+        cells = [
+            _interval([r["tests"][test_name][f"eval/{name}"] for r in records]) for name in names
+        ]
+        minutes = _interval([r["cpu_seconds"] / 60 for r in records], digits=1)
+        rows.append([condition, str(len(records)), *cells, minutes])
+    return table(columns, rows)
+
+
+def _by_hops(
+    test_name: str,
+    base: Mapping[str, Any],
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    order: Sequence[str],
+) -> str:
+    keys = ["eval/exact_match", *(f"eval/exact_match_{hops}_hops" for hops in (1, 2, 3, 4))]
+    rows = [["base", *(f"{base[test_name].get(key, math.nan):.3f}" for key in keys)]]
+    for condition in order:
+        records = found[condition]
+        rows.append(
+            [
+                condition,
+                *(
+                    _interval([r["tests"][test_name].get(key, math.nan) for r in records])
+                    for key in keys
+                ),
+            ]
+        )
+    return table(["EM", "all", "1 hop", "2 hops", "3 hops", "4 hops"], rows)
+
+
+def _interval(values: Sequence[float], digits: int = 3) -> str:
+    """Return mean and half of the 95 % t interval."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    for name, function in (("run", run), ("report", report)):
+        command = commands.add_parser(name)
+        command.add_argument("--folder", type=Path, default=Path("runs/learning"))
+        command.set_defaults(function=function)
+        if name == "run":
+            everything = [*CONDITIONS, SUPERVISED]
+            command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+            command.add_argument("--conditions", nargs="+", default=everything, choices=everything)
+        else:
+            command.add_argument("--output", type=Path)
+            command.add_argument("--picture", type=Path, default=Path("docs/images/learning.png"))
+    arguments = parser.parse_args()
+    arguments.function(arguments)
+
+
+if __name__ == "__main__":
+    main()
