@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
 from search_env.errors import ConfigurationError
@@ -111,7 +112,8 @@ def make_optimizers(
         value_head: The critic.
 
     Raises:
-        ConfigurationError: Muon with a torch that does not have it.
+        ConfigurationError: Muon with a torch that does not have it, or for matrices that are split
+            over ranks.
     """
     hidden = {n for n, p in parameters.items() if p.ndim == 2 and n not in embeddings}
     rest = {n: p for n, p in parameters.items() if config.optimizer != "muon" or n not in hidden}
@@ -154,6 +156,12 @@ def _muon(config: OptimizerConfig, matrices: list[nn.Parameter]) -> Optimizer:
         raise ConfigurationError(
             f"Expected torch 2.9 or later for Muon, got {torch.__version__}. Update torch, or take "
             "optimizer='adamw'."
+        )
+    if any(isinstance(matrix, DTensor) for matrix in matrices):
+        # Its iterations in bfloat16 over parts of a matrix give another update than over the whole.
+        raise ConfigurationError(
+            "Expected whole matrices for Muon, got matrices split over ranks. Take "
+            "optimizer='adamw', or do without sharded."
         )
     return torch.optim.Muon(
         [{"params": matrices, "decays": True, "critic": False}],

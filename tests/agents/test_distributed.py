@@ -73,6 +73,10 @@ def test_a_rank_with_nothing_to_learn_takes_part(two):
     assert two["lonely"] == pytest.approx(learner.step(), rel=1e-5)
 
 
+def test_muon_needs_whole_matrices(two):
+    assert "whole matrices" in two["muon"]
+
+
 def test_objects_travel(two):
     assert two["broadcast"] == {"rank": 0}
     assert two["gathered"] == [0, 1]

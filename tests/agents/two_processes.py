@@ -10,6 +10,7 @@ from test_learner import BATCH, make_model
 
 from agents.distributed import ALONE, Ranks, joined
 from agents.learner import Learner, OptimizerConfig
+from search_env.errors import ConfigurationError
 
 CONFIG = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
 STEPS = 2
@@ -73,6 +74,10 @@ def main(folder: Path) -> None:
         lonely = Learner(make_model(), CONFIG, ranks=ranks, sharded=True)
         lonely.accumulate_examples([BATCH[0].example()] if ranks.is_main else [])
         results["lonely"] = lonely.step()
+        try:
+            Learner(make_model(), OptimizerConfig(optimizer="muon"), ranks=ranks, sharded=True)
+        except ConfigurationError as error:
+            results["muon"] = str(error)
         results["broadcast"] = ranks.broadcast({"rank": ranks.rank})
         results["gathered"] = ranks.gather(ranks.rank)
         if ranks.is_main:
