@@ -118,7 +118,7 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
     """Split a model's weights over ranks, layer by layer (FSDP2), for models that do not fit.
 
     Each rank keeps its part in float32; a layer is put together in ``dtype`` while it computes.
-    From then on all ranks must run the model the same number of times.
+    From then on all ranks must run the model the same number of times. Needs torch 2.9 or later.
 
     Args:
         model: A model of transformers; the same on each rank. Changed in place.
