@@ -14,7 +14,7 @@ which would scale ids and one-hot the length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -212,18 +212,17 @@ class CausalLMPolicy(ActorCriticPolicy):
             for follower in self._followers.values():
                 follower.forget()
             self._weights = weights
-        follower = self._followers.get((purpose, deterministic))
-        if follower is None or follower.rows != len(tokens):
-            sampling = GREEDY if deterministic else self.sampling
+        key = purpose, deterministic
+        if key not in self._followers or self._followers[key].rows != len(tokens):
             engine = Engine(
                 self.model,
                 rows=len(tokens),
                 max_tokens=tokens.shape[1],
-                sampling=sampling,
+                sampling=GREEDY if deterministic else self.sampling,
                 value_head=self.value_head,
             )
-            follower = self._followers[purpose, deterministic] = _Follower(engine)
-        return follower.decode(tokens, lengths)
+            self._followers[key] = _Follower(engine)
+        return self._followers[key].decode(tokens, lengths)
 
     def _compute(self, obs: Any, compute: _Compute) -> Tensor:
         """Return ``(k, B)``: what ``compute`` says of each observation, in their order."""
@@ -345,12 +344,13 @@ def _context(space: spaces.Space[Any]) -> int:
     parts = space.spaces if isinstance(space, spaces.Dict) else {}
     tokens = parts.get("tokens")
     ids = isinstance(tokens, spaces.Box) and np.issubdtype(tokens.dtype, np.integer)
-    if tokens is None or not ids or len(tokens.shape or ()) != 1 or "length" not in parts:
+    shape = tokens.shape if isinstance(tokens, spaces.Box) and ids else ()
+    if len(shape) != 1 or "length" not in parts:
         raise ConfigurationError(
             "Expected the observations of SearchQAEnv, a Dict with integer 'tokens' (L,) and "
             f"'length', got {space}. Leave out wrappers that change them."
         )
-    return int(tokens.shape[0])
+    return shape[0]
 
 
 def _check_arguments(sampling: Sampling, micro_tokens: int, use_sde: bool) -> None:
@@ -389,7 +389,7 @@ def _model(model: str | Path | PreTrainedModel | PretrainedConfig) -> PreTrained
     if isinstance(model, str | Path):
         return load_model(model)
     if isinstance(model, PretrainedConfig):
-        made: PreTrainedModel = AutoModelForCausalLM.from_config(model)
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(model)  # type: ignore[no-untyped-call]
         return made
     return model
 

@@ -1,0 +1,111 @@
+"""The bundled base model, trained to search by Stable-Baselines3's PPO as it comes.
+
+    python -m agents.examples.sb3_tiny [--steps 60000] [--seed 0]
+
+The reward is that of R1-Searcher's first phase: half for a search, half for the format. Printed are
+the shares of held-out questions where the policy searches and keeps the format, before and after.
+The project's own trainer (``search-env train``) does this in less time, and both phases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecMonitor
+from transformers import PreTrainedModel
+
+import search_env  # noqa: F401 - registers the environments
+from agents.policy import play_questions
+from agents.sampling import Sampling
+from agents.sb3 import CausalLMPolicy, SearchQAVecEnv
+
+MAX_TOKENS = 1024
+
+
+class Score(NamedTuple):
+    """Means over episodes."""
+
+    search_rate: float
+    format_rate: float
+    exact_match: float
+
+
+class Printer(BaseCallback):
+    """Prints a line whenever a rollout is complete."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = time.perf_counter()
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        paid = [episode["r"] for episode in self.model.ep_info_buffer or ()]
+        mean = np.mean(paid) if paid else np.nan
+        seconds = time.perf_counter() - self._start
+        print(f"{self.num_timesteps:7,} tokens, {seconds:4.0f} s: reward {mean:.2f}", flush=True)
+
+
+def score(model: PreTrainedModel, questions: int = 64) -> Score:
+    """Ask questions that are not trained on; sample as in training."""
+    envs = gym.make_vec(
+        "SearchQA-v0", 32, autoreset_mode="Disabled", split="validation", max_tokens=MAX_TOKENS
+    ).unwrapped
+    played = play_questions(model, envs, range(questions), sampling=Sampling())
+    each = [(t.num_searches > 0, t.well_formed, t.scores["exact_match"]) for t in played]
+    return Score(*np.mean(each, axis=0).tolist())
+
+
+def make_ppo(model: str | PreTrainedModel, rows: int, rollout: int, seed: int) -> PPO:
+    """Return PPO over a language model; ``rollout`` is the number of tokens of each row."""
+    envs = gym.make_vec(
+        "SearchQA-Stage1-v0", rows, autoreset_mode="SameStep", max_tokens=MAX_TOKENS, copy=False
+    )
+    return PPO(
+        CausalLMPolicy,
+        VecMonitor(SearchQAVecEnv(envs)),
+        learning_rate=1e-4,
+        n_steps=rollout,
+        batch_size=rows * rollout // 2,  # large ones are cheap: an episode is read once in each
+        n_epochs=2,
+        gamma=1.0,
+        gae_lambda=0.95,
+        target_kl=0.02,  # near the base: phase 1 must not destroy what it can
+        policy_kwargs={"model": model},
+        seed=seed,
+        device="cpu",
+    )
+
+
+def main() -> None:
+    """Score, train, score."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", default="tiny-base", help="name or folder of the base")
+    parser.add_argument("--steps", type=int, default=60_000, help="tokens to write in training")
+    parser.add_argument("--rows", type=int, default=16, help="episodes side by side")
+    parser.add_argument("--rollout", type=int, default=128, help="tokens of each row an update")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--questions", type=int, default=64, help="to score by")
+    parser.add_argument("--save", help="folder for the trained model")
+    given = parser.parse_args()
+    ppo = make_ppo(given.model, given.rows, given.rollout, given.seed)
+    model = ppo.policy.model
+    before = score(model, given.questions)
+    ppo.learn(given.steps, Printer())
+    for name, found in (("before", before), ("after", score(model, given.questions))):
+        print(name, *(f"{key} {value:.2f}" for key, value in found._asdict().items()), sep="  ")
+    if given.save:
+        model.save_pretrained(given.save)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # models this small are slower on more
+    main()
