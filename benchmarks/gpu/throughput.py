@@ -32,8 +32,7 @@ from agents.algorithm import Algorithm
 from agents.engine import Engine
 from agents.learner import Learner, OptimizerConfig
 from agents.models import with_lora
-from agents.reinforce import make_envs
-from agents.rollout import collect
+from agents.rollout import collect, make_envs
 from agents.trajectories import Trajectory
 from agents.updates import update
 from benchmarks.gpu.shapes import (

@@ -41,8 +41,7 @@ from transformers import (
 
 from agents.algorithm import Algorithm
 from agents.learner import Learner, OptimizerConfig
-from agents.reinforce import make_envs
-from agents.rollout import collect
+from agents.rollout import collect, make_envs
 from agents.updates import update
 from benchmarks.report import heading, publish, table
 from benchmarks.scripted import Script, ScriptedEngine, write_scripts
