@@ -107,10 +107,10 @@ class _Batch:
         everything = list(range(len(self.trajectories)))
         if algorithm.uses_values:
             self.values = torch.zeros_like(self.rollout)
-        nobody_drew = bool(self.rollout[self.mask].isnan().any())  # documents, without their mask
-        if algorithm.uses_values or nobody_drew:
+        # Without their mask, documents have no log-probability until the learner gives it.
+        if algorithm.uses_values or self._anywhere(self.rollout[self.mask].isnan().any()):
             self._score(everything)
-        if algorithm.uses_reference and everything:
+        if algorithm.uses_reference:
             self.reference = learner.score(self.trajectories, reference=True).log_probs
         self.advantages, self.returns = self._estimate()
         if algorithm.overlong_filter:
@@ -125,7 +125,7 @@ class _Batch:
         self.live = moves.any(-1)
         if self.steps * algorithm.epochs > 1 and not algorithm.uses_values:
             self._score(self.live.nonzero()[:, 0].tolist())
-        if not self.live.any():  # nothing will be learnt; the drift is known all the same
+        if not self._anywhere(self.live.any()):  # then the drift is known all the same
             self._score(everything[:_SAMPLE])
 
     def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
@@ -236,14 +236,19 @@ class _Batch:
         )
 
     def _score(self, rows: list[int]) -> None:
-        """Let the learner say what it thinks of some rows before the first update."""
-        if not rows:
-            return
+        """Let the learner say what it thinks of some rows before the first update.
+
+        Ranks do so together, those without rows too: their learners may share one model.
+        """
         scores = self.learner.score([self.trajectories[i] for i in rows])
         width = scores.log_probs.shape[1]
         self.old[rows, :width] = scores.log_probs
         if self.values is not None and scores.values is not None:
             self.values[rows, :width] = scores.values
+
+    def _anywhere(self, flag: Tensor) -> bool:
+        """Return whether something is so on any rank."""
+        return self.learner.ranks.sum([float(flag)])[0] > 0
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         total = self.learner.ranks.sum(sums.double().flatten().tolist())
