@@ -3,7 +3,8 @@
 A forward pass carries runs of consecutive tokens of some rows (:class:`Plan`), one behind the
 other. Runs of one token, which is decoding, are computed together: one batched product over all
 pages of :mod:`agents.cache`, then a softmax over each row's pages, so that what is read is what the
-rows hold. Longer runs, prompts and documents, attend to their own row one by one.
+rows hold. A beginning that rows share is read once for all of them. Longer runs, prompts and
+documents, attend to their own row one by one.
 
 Models are told by the name ``"ragged"`` in their configuration; no model code is touched. Sliding
 windows and capped logits (Gemma) are exact. Attention sinks and position biases are refused.
@@ -59,7 +60,9 @@ class Plan:
         write_places: int64 ``(S,)``: the place in that page.
         singles: int64 ``(n,)``: which tokens are runs of one; None where all are.
         runs: The longer runs.
-        pages: Which pages the runs of one read.
+        common: How many pages, the first ones, hold what the runs of one have in common.
+        aside: bool ``(n,)``: which runs of one have no part in that; None where all have.
+        pages: Which pages the runs of one read beside.
         slots: int64 ``(pages,)``: which run of one sees each of these pages.
         firsts: int64 ``(pages,)``: position of each page's first token.
         calls: How many layers have asked for attention.
@@ -70,11 +73,14 @@ class Plan:
     write_places: Tensor
     singles: Tensor | None
     runs: list[Run]
+    common: int
+    aside: Tensor | None
     pages: slice | Tensor
     slots: Tensor
     firsts: Tensor
     calls: int = 0
     _hidden: dict[int | None, Tensor] = field(default_factory=dict)
+    _hidden_common: dict[int | None, Tensor | None] = field(default_factory=dict)
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -95,6 +101,7 @@ class Plan:
         positions = packed_positions(starts, counts)
         single = counts == 1
         pages, slots, firsts = visible_pages(cache, index[single])
+        aside = ~cache.sharers[index[single]]
         longer = (values[~single].tolist() for values in (index, starts, counts, offsets))
 
         def to(array: Index) -> Tensor:
@@ -109,6 +116,8 @@ class Plan:
                 Run(to(cache.pages(row, start + count)), start, count, offset)
                 for row, start, count, offset in zip(*longer, strict=True)
             ],
+            common=0 if aside.all() else cache.common,
+            aside=torch.from_numpy(aside).to(device) if aside.any() else None,
             pages=pages if isinstance(pages, slice) else to(pages),
             slots=to(slots),
             firsts=to(firsts),
@@ -118,14 +127,31 @@ class Plan:
         """Return bool ``(pages, 1, 1, page size)``: what a run of one does not see in its pages."""
         hidden = self._hidden.get(window)
         if hidden is None:
-            positions = self.positions if self.singles is None else self.positions[self.singles]
-            ends = positions.index_select(0, self.slots)[:, None]
+            ends = self._ends().index_select(0, self.slots)[:, None]
             keys = self.firsts[:, None] + torch.arange(page_size, device=ends.device)
             hidden = keys > ends
             if window is not None:
                 hidden |= keys <= ends - window
             hidden = self._hidden[window] = hidden[:, None, None]
         return hidden
+
+    def hidden_common(self, page_size: int, window: int | None) -> Tensor | None:
+        """Return bool ``(n, 1, keys)``: what runs of one do not see of the common beginning.
+
+        None where nothing is hidden.
+        """
+        if window not in self._hidden_common:
+            hidden = None if self.aside is None else self.aside[:, None, None]
+            if window is not None:
+                ends = self._ends()[:, None]
+                keys = torch.arange(self.common * page_size, device=ends.device)
+                far = (keys <= ends - window)[:, None]
+                hidden = far if hidden is None else hidden | far
+            self._hidden_common[window] = hidden
+        return self._hidden_common[window]
+
+    def _ends(self) -> Tensor:
+        return self.positions if self.singles is None else self.positions[self.singles]
 
     def mask(self, start: int, count: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return ``(count, keys)``: 0 for what each token of a longer run sees, else -infinity.
@@ -158,7 +184,7 @@ def packed_positions(starts: Index, counts: Index) -> Index:
 
 
 def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Index, Index]:
-    """Return which pages decoding these rows reads.
+    """Return which pages decoding these rows reads, beside the common beginning.
 
     All pages in use are read in place, also those of other rows, unless that were mostly others'.
 
@@ -166,15 +192,14 @@ def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Inde
         The pages, the place in ``index`` of the row that sees each (0 for pages of other rows),
         and the position of its first token (beyond all positions for pages of other rows).
     """
-    slot_of_row = np.full(len(cache.table) + 1, -1)
+    slot_of_row = np.full(len(cache.table) + 1, -1)  # the last one is for pages of none
     slot_of_row[index] = np.arange(len(index))
-    slots = slot_of_row[cache.owners[: cache.used_pages]]
+    used = slice(cache.common, cache.used_pages)
+    slots, firsts = slot_of_row[cache.owners[used]], cache.firsts[used]
     mine = slots >= 0
     if 3 * np.count_nonzero(mine) < len(slots):
-        pages = np.flatnonzero(mine)
-        return pages, slots[pages], cache.firsts[pages]
-    firsts = np.where(mine, cache.firsts[: len(slots)], HIDDEN_POSITION)
-    return slice(0, len(slots)), np.maximum(slots, 0), firsts
+        return np.flatnonzero(mine) + cache.common, slots[mine], firsts[mine]
+    return used, np.maximum(slots, 0), np.where(mine, firsts, HIDDEN_POSITION)
 
 
 def _first_key(position: int, window: int | None) -> int:
@@ -227,12 +252,13 @@ def ragged_attention(
     batch, heads, length, width = query.shape
     tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)
     if not ragged.runs:
-        out = _decode(tokens, key, value, ragged, sliding_window, softcap)
+        out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(query.dtype)
         return out.view(batch, length, heads, -1), None
     out = query.new_empty(length, heads, value.shape[-1])
     singles = ragged.singles
     if singles is not None and len(singles):
-        out[singles] = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)
+        decoded = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)
+        out[singles] = decoded.to(out.dtype)
     for run in ragged.runs:
         part = slice(run.offset, run.offset + run.count)
         out[part] = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
@@ -259,28 +285,74 @@ def _decode(
         ``(n, heads, width)``.
     """
     rows, heads, width = query.shape
+    query, shared = query.to(key.dtype), (key[: plan.common], value[: plan.common])
     key, value = key[plan.pages], value[plan.pages]
     pages, key_heads, size, _ = key.shape
     groups = heads // key_heads
-    spread = query.to(key.dtype).index_select(0, plan.slots).view(-1, groups, width)
-    logits = torch.bmm(spread, key.flatten(0, 1).transpose(1, 2)).view(
-        pages, key_heads, groups, size
-    )
-    logits = logits.float()
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    spread = query.index_select(0, plan.slots).view(-1, groups, width)
+    logits = _bounded(torch.bmm(spread, key.flatten(0, 1).transpose(1, 2)), softcap)
+    logits = logits.view(pages, key_heads, groups, size)
     logits.masked_fill_(plan.hidden(size, window), -torch.inf)
-    largest = logits.new_full((rows, heads), -torch.inf).scatter_reduce_(
-        0, plan.slots[:, None].expand(-1, heads), logits.amax(-1).view(pages, heads), "amax"
-    )
+    by_head = logits.amax(-1).view(pages, heads)
+    largest = logits.new_full((rows, heads), -torch.inf)
+    largest.scatter_reduce_(0, plan.slots[:, None].expand(-1, heads), by_head, "amax")
+    if plan.common:
+        total, out, largest = _common(query, *shared, plan, window, softcap, largest)
+    else:
+        total, out = logits.new_zeros(rows, heads), logits.new_zeros(rows, heads, value.shape[-1])
     logits -= largest.index_select(0, plan.slots).view(pages, key_heads, groups, 1)
     weights = logits.exp_()
-    total = weights.new_zeros(rows, heads)
     total.index_add_(0, plan.slots, weights.sum(-1).view(pages, heads))
     part = torch.bmm(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))
-    out = weights.new_zeros(rows, heads, value.shape[-1])
     out.index_add_(0, plan.slots, part.view(pages, heads, -1).float())
-    return (out / total[..., None]).to(query.dtype)
+    return out / total[..., None]
+
+
+def _common(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    plan: Plan,
+    window: int | None,
+    softcap: float | None,
+    largest: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend from one token of each row to the beginning that rows have in common.
+
+    Args:
+        query: ``(n, heads, width)``, scaled.
+        key: ``(common pages, key-value heads, page size, width)``.
+        value: The same.
+        plan: Says which rows have a part in it.
+        window: Sliding window.
+        softcap: Bound of the logits.
+        largest: ``(n, heads)``: each row's largest logit elsewhere.
+
+    Returns:
+        Sum of the weights ``(n, heads)``, sum of values under them ``(n, heads, width)``, and each
+        row's largest logit of all ``(n, heads)``, which the weights are relative to.
+    """
+    rows, heads, width = query.shape
+    key_heads, size = key.shape[1:3]
+    key, value = (kept.transpose(0, 1).flatten(1, 2) for kept in (key, value))
+    by_head = query.view(rows, key_heads, -1, width).transpose(0, 1).reshape(key_heads, -1, width)
+    logits = _bounded(torch.bmm(by_head, key.transpose(1, 2)), softcap)
+    logits = logits.view(key_heads, rows, -1, logits.shape[-1])
+    hidden = plan.hidden_common(size, window)
+    if hidden is not None:
+        logits.masked_fill_(hidden, -torch.inf)
+    largest = torch.maximum(largest, logits.amax(-1).transpose(0, 1).reshape(rows, heads))
+    logits -= largest.view(rows, key_heads, -1, 1).transpose(0, 1)
+    weights = logits.exp_()
+    out = torch.bmm(weights.to(value.dtype).flatten(1, 2), value).float()
+    out = out.view(key_heads, rows, -1, value.shape[-1]).transpose(0, 1).contiguous()
+    total = weights.sum(-1).transpose(0, 1).contiguous()  # what is added to them is added faster
+    return total.view(rows, heads), out.view(rows, heads, -1), largest
+
+
+def _bounded(logits: Tensor, softcap: float | None) -> Tensor:
+    logits = logits.float()
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _prefill(
@@ -332,7 +404,7 @@ def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: fl
     """Attend with logits that a hyperbolic tangent bounds, ``(1, heads, tokens, width)``."""
     groups = query.shape[1] // key.shape[1]
     key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
-    logits = softcap * torch.tanh((query @ key.transpose(-1, -2)).float() / softcap)
+    logits = _bounded(query @ key.transpose(-1, -2), softcap)
     weights = (logits + mask).softmax(-1)
     return weights.to(value.dtype) @ value
 

@@ -6,8 +6,9 @@ the new tokens into its rows' pages and hands all pages to the attention functio
 grow, the lowest numbers first, so the pages in use lie together and one batched product reads all
 rows, each to its own length (the idea of vLLM's paged attention, Kwon et al. 2023).
 
-Nothing is padded or moved, and sequences share no pages. Every position that is not written is
-zero, so what a mask hides is finite.
+Nothing is padded or moved. The first pages may hold a common beginning that any number of rows
+share; all other pages have one owner. Every position that is not written is zero, so what a mask
+hides is finite.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ class RaggedCache(Cache):
     Attributes:
         write_pages: int64 ``(S,)``: page of each token of the next forward pass; set it before.
         write_places: int64 ``(S,)``: place of each in its page.
-        table: int64 ``(rows, most pages of one)``: the pages of each row.
+        common: How many pages hold the common beginning: the first ones.
+        common_row: The row that stands for the common beginning, behind all others.
+        sharers: bool ``(rows + 1,)``: which rows begin with it.
+        table: int64 ``(rows + 1, most pages of one)``: the pages of each row.
         owners: int64 ``(pages,)``: the row that holds a page, -1 for none. The last page belongs
             to no row: what is to be forgotten may be written there.
         firsts: int64 ``(pages,)``: position of the page's first token in its row.
@@ -106,12 +110,16 @@ class RaggedCache(Cache):
     ) -> None:
         super().__init__(layers=[])
         most = -(-max_tokens // page_size)
+        pages = (rows + 1) * most
         self.page_size = page_size
-        self.table: Index = np.zeros((rows, most), np.int64)
-        self.owners: Index = np.full(rows * most + 1, -1)
-        self.firsts: Index = np.zeros(rows * most + 1, np.int64)
-        self._held: Index = np.zeros(rows, np.int64)
-        self._free = list(range(rows * most))
+        self.common = 0
+        self.common_row = rows
+        self.sharers: NDArray[np.bool_] = np.zeros(rows + 1, np.bool_)
+        self.table: Index = np.zeros((rows + 1, most), np.int64)
+        self.owners: Index = np.full(pages + 1, -1)
+        self.firsts: Index = np.zeros(pages + 1, np.int64)
+        self._held: Index = np.zeros(rows + 1, np.int64)
+        self._free = list(range(pages))
         self._dtype = dtype
 
     @property
@@ -137,30 +145,43 @@ class RaggedCache(Cache):
                 self.firsts[page] = number * self.page_size
             self._held[row] = last
 
+    def drop_common(self) -> None:
+        """Forget the common beginning; no row may hold a page."""
+        self.release(np.array([self.common_row]))
+        self.common = 0
+
+    def set_common(self) -> None:
+        """Make what ``common_row`` holds, whole pages, the common beginning."""
+        self.common = int(self._held[self.common_row])
+
+    def share_common(self, index: Index) -> None:
+        """Let rows that hold no page begin with the common beginning."""
+        self.table[index, : self.common] = self.table[self.common_row, : self.common]
+        self._held[index] = self.common
+        self.sharers[index] = True
+
     @torch.inference_mode()
     def release(self, index: Index) -> None:
         """Take the pages of rows back and clear them."""
-        index = index[self._held[index] > 0]
-        if not index.size:
-            return
-        freed = np.concatenate([self.table[row, : self._held[row]] for row in index.tolist()])
+        freed = np.flatnonzero(np.isin(self.owners, index))
         self._held[index] = 0
+        self.sharers[index] = False
         self.owners[freed] = -1
         for page in freed.tolist():
             heapq.heappush(self._free, page)
-        for layer in self.layers:
+        for layer in self.layers if freed.size else ():
             for states in (layer.keys, layer.values):
                 states.index_fill_(0, torch.from_numpy(freed).to(states.device), 0)
 
     @torch.inference_mode()
     def copy(self, source: int, index: Index, tokens: int) -> None:
-        """Give rows the first ``tokens`` tokens of another row."""
+        """Give rows the first ``tokens`` tokens of another row that begins as they do."""
         self.reserve(index, np.full(len(index), tokens))
-        targets = np.stack([self.pages(row, tokens) for row in index.tolist()])
+        own = slice(self.common * bool(self.sharers[source]), -(-tokens // self.page_size))
         for layer in self.layers:
             for states in (layer.keys, layer.values):
-                filled = states[torch.from_numpy(self.pages(source, tokens)).to(states.device)]
-                states[torch.from_numpy(targets).to(states.device)] = filled
+                filled = states[torch.from_numpy(self.table[source, own]).to(states.device)]
+                states[torch.from_numpy(self.table[index, own]).to(states.device)] = filled
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object

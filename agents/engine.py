@@ -70,19 +70,19 @@ class Timings:
         decode_seconds: Seconds for the others, sampling included.
         prefill_tokens: Tokens that no token was sampled from.
         decode_tokens: Tokens sampled.
-        copied_tokens: Tokens whose keys and values were copied from a row with the same prompt.
+        shared_tokens: Tokens that were not forwarded, since another row begins with the same.
     """
 
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     prefill_tokens: int = 0
     decode_tokens: int = 0
-    copied_tokens: int = 0
+    shared_tokens: int = 0
 
     def reset(self) -> None:
         """Begin at zero."""
         self.prefill_seconds = self.decode_seconds = 0.0
-        self.prefill_tokens = self.decode_tokens = self.copied_tokens = 0
+        self.prefill_tokens = self.decode_tokens = self.shared_tokens = 0
 
     def add(self, seconds: float, prefilled: int, decoded: int) -> None:
         """Count one forward pass."""
@@ -138,8 +138,9 @@ class Engine:
         self._prefill_chunk = prefill_chunk
         self._vocabulary = embeddings.num_embeddings
         self._device = model.device
-        self._written: Index = np.zeros(rows, np.int64)
-        self._tokens: Index = np.zeros((rows, max_tokens), np.int64)
+        # One row more than there are sequences: what sequences have in common.
+        self._written: Index = np.zeros(rows + 1, np.int64)
+        self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
         self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
         # A CPU multiplies a vector and a matrix of bfloat16 several times slower than of float32.
         kept = torch.float32 if self._device.type == "cpu" else None
@@ -154,7 +155,7 @@ class Engine:
     @property
     def rows(self) -> int:
         """Sequences side by side."""
-        return int(self._tokens.shape[0])
+        return len(self.lengths)
 
     @property
     def max_tokens(self) -> int:
@@ -164,8 +165,10 @@ class Engine:
     def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
         """Begin new sequences; what the rows held before is dropped.
 
-        Equal prompts of one call are forwarded once. The token at position p of a row is drawn by
-        the p-th number of ``np.random.default_rng(seed)``, whatever the other rows do.
+        Equal prompts of one call are forwarded once. So is the beginning that all prompts of a
+        call have in common, if no other row is alive; later calls use it as long as it fits and
+        no weight was changed. The token at position p of a row is drawn by the p-th number of
+        ``np.random.default_rng(seed)``, whatever the other rows do.
 
         Args:
             rows: ``(n,)``, distinct.
@@ -188,14 +191,16 @@ class Engine:
                 "Expected prompts of at least one token, got an empty one. Begin with the "
                 "tokenizer's start token."
             )
+        self.release(index)
+        if not self.lengths.any():
+            self._find_common(prompts)
         twins: dict[bytes, list[int]] = {}
         for row, prompt, seed in zip(index.tolist(), prompts, seeds, strict=True):
             self._tokens[row, : prompt.size] = prompt
             self._uniforms[row] = np.random.default_rng(seed).random(self.max_tokens, np.float32)
             twins.setdefault(prompt.tobytes(), []).append(row)
         self.lengths[index] = [prompt.size for prompt in prompts]
-        self._written[index] = 0
-        self._cache.release(index)
+        self._share_common(index)
         self._share([group for group in twins.values() if len(group) > 1])
 
     def insert(self, rows: Rows, tokens: Sequence[Ids]) -> None:
@@ -245,8 +250,10 @@ class Engine:
                 np.zeros(0, np.int64), none, None if self._runner.value_head is None else none
             )
         # CUDA graphs decode one token of each row and nothing else.
-        self._prefill(index, self._prefill_chunk if self._static is None else 0)
-        start, ahead = time.perf_counter(), int((self.lengths - self._written)[index].sum())
+        leave = self._prefill_chunk if self._static is None else 0
+        self._prefill(index, self.lengths[index] - 1, leave)
+        start = time.perf_counter()
+        ahead = int((self.lengths[index] - self._written[index]).sum())
         with self._named_errors():
             sampled = self._decode(index)
             decoded = Decoded(
@@ -277,23 +284,51 @@ class Engine:
         self._written[index] = 0
         self._cache.release(index)
 
+    def _find_common(self, prompts: Sequence[Index]) -> None:
+        """Forward the beginning that these prompts have in common, in whole pages."""
+        self._cache.drop_common()
+        row = np.array([self._cache.common_row])
+        self._written[row] = 0
+        shortest = min(prompt.size for prompt in prompts) - 1 if len(prompts) > 1 else 0
+        alike = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], 0)
+        length = int(alike.argmin()) if not alike.all() else shortest
+        length -= length % _PAGE_SIZE
+        if length:
+            self._tokens[row, :length] = prompts[0][:length]
+            self._prefill(row, np.array([length]), 0)
+            self._cache.set_common()
+        self._weights = _version(self._runner.model)
+
+    def _share_common(self, index: Index) -> None:
+        """Let those rows that begin with the common beginning have it."""
+        length = int(self._written[self._cache.common_row])
+        common = self._tokens[self._cache.common_row, :length]
+        fits = (self._tokens[index, :length] == common).all(1) & (self.lengths[index] > length)
+        if not length or self._weights != _version(self._runner.model):
+            return
+        sharers = index[fits]
+        self._cache.share_common(sharers)
+        self._written[sharers] = length
+        self.timings.shared_tokens += length * (len(sharers) - 1)
+
     def _share(self, groups: list[list[int]]) -> None:
-        """Forward each group's common prompt once, up to its last token, and copy the cache."""
+        """Forward each group's prompt once, up to its last token, and copy the cache."""
         groups = [group for group in groups if self.lengths[group[0]] > 1]
         if not groups:
             return
-        self._prefill(np.array([group[0] for group in groups]), 0)
+        firsts = np.array([group[0] for group in groups])
+        self._prefill(firsts, self.lengths[firsts] - 1, 0)
         start = time.perf_counter()
         for first, *others in groups:
-            tokens = int(self._written[first])
-            self._cache.copy(first, np.array(others), tokens)
+            begun, tokens = self._written[others[0]], self._written[first]
+            self._cache.copy(first, np.array(others), int(tokens))
             self._written[others] = tokens
-            self.timings.copied_tokens += tokens * len(others)
+            self.timings.shared_tokens += int(tokens - begun) * len(others)
         self.timings.prefill_seconds += time.perf_counter() - start
 
-    def _prefill(self, index: NDArray[np.int64], leave: int) -> None:
-        """Forward tokens before each row's last until at most ``leave`` are left, in chunks."""
-        while (ahead := self.lengths[index] - 1 - self._written[index]).sum() > leave:
+    def _prefill(self, index: Index, ends: Index, leave: int) -> None:
+        """Forward tokens before the rows' ``ends`` until at most ``leave`` are left, in chunks."""
+        while (ahead := ends - self._written[index]).sum() > leave:
             before = np.cumsum(ahead) - ahead
             counts = np.clip(self._prefill_chunk - before, 0, ahead)
             chosen = counts > 0
@@ -402,3 +437,8 @@ class Engine:
                 f"prefill_chunk={self._prefill_chunk}, got: {str(error).splitlines()[0]} "
                 "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass)."
             ) from error
+
+
+def _version(model: PreTrainedModel) -> int:
+    """Return a number that grows when a weight is changed in place."""
+    return sum(parameter._version for parameter in model.parameters())

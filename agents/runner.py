@@ -140,9 +140,9 @@ class StaticDecoder:
         self._runner, self._rows, self._capture = runner, rows, capture
         self._step = -(-pages // _WIDTHS)
         # One buffer, so that one copy brings a step's integers to the device.
-        self._integers = torch.zeros(4 * rows + 2 * pages, dtype=torch.int64, device=device)
+        self._integers = torch.zeros(5 * rows + 2 * pages, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(rows, device=device)
-        self._graphs: dict[int, tuple[torch.cuda.CUDAGraph, Sampled]] = {}
+        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
 
     def decode(self, index: Index, ids: Index, positions: Index, uniforms: Tensor) -> Sampled:
         """Forward one token of some rows and draw the next.
@@ -158,15 +158,16 @@ class StaticDecoder:
         """
         cache, rows = self._runner.cache, self._rows
         width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))
-        host = np.zeros((4, rows), np.int64)
+        host = np.zeros((5, rows), np.int64)
         host[2] = len(cache.owners) - 1  # the page that nobody reads
         host[:, index] = (
             ids,
             positions,
             cache.table[index, positions // cache.page_size],
             positions % cache.page_size,
+            cache.sharers[index],
         )
-        asked = np.zeros(rows + 1, np.bool_)
+        asked = np.zeros(rows + 2, np.bool_)  # the last two: the common beginning, and no row
         asked[index] = True
         owners = cache.owners[:width]
         seen = asked[owners]
@@ -182,15 +183,28 @@ class StaticDecoder:
     def _run(self, width: int) -> Sampled:
         """Decode from the buffers, reading the first ``width`` pages."""
         rows = self._rows
-        ids, positions, write_pages, write_places = self._integers[: 4 * rows].view(4, rows)
-        slots, firsts = self._integers[4 * rows : 4 * rows + 2 * width].view(2, width)
-        plan = Plan(positions, write_pages, write_places, None, [], slice(0, width), slots, firsts)
+        ids, positions, write_pages, write_places, shares = self._integers[: 5 * rows].view(5, rows)
+        slots, firsts = self._integers[5 * rows : 5 * rows + 2 * width].view(2, width)
+        common = self._runner.cache.common
+        plan = Plan(
+            positions=positions,
+            write_pages=write_pages,
+            write_places=write_places,
+            singles=None,
+            runs=[],
+            common=common,
+            aside=shares == 0,
+            pages=slice(common, width),
+            slots=slots[common:],
+            firsts=firsts[common:],
+        )
         logits, values = self._runner.forward(ids[:, None], plan, 1)
         return self._runner.sample(logits, values, self._uniforms)
 
     def _replay(self, width: int) -> Sampled:
-        """Do the same by a graph, captured when the width first comes up."""
-        if width not in self._graphs:
+        """Do the same by a graph, captured when its shape first comes up."""
+        shape = self._runner.cache.common, width
+        if shape not in self._graphs:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries set themselves up outside of the capture
@@ -200,8 +214,8 @@ class StaticDecoder:
             pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
             with torch.cuda.graph(graph, pool=pool):
                 sampled = self._run(width)
-            self._graphs[width] = graph, sampled
-        graph, sampled = self._graphs[width]
+            self._graphs[shape] = graph, sampled
+        graph, sampled = self._graphs[shape]
         graph.replay()
         return sampled
 

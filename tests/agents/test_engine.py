@@ -275,13 +275,50 @@ def test_equal_prompts_are_forwarded_once(models):
     engine = Engine(models["qwen2"], rows=6, max_tokens=100)
     prompts = [np.arange(50)] * 4 + [np.arange(1, 31)] * 2
     engine.begin(range(6), prompts, range(6))
-    assert (engine.timings.prefill_tokens, engine.timings.copied_tokens) == (49 + 29, 3 * 49 + 29)
+    assert (engine.timings.prefill_tokens, engine.timings.shared_tokens) == (49 + 29, 3 * 49 + 29)
     engine.decode(range(6))
     assert (engine.timings.prefill_tokens, engine.timings.decode_tokens) == (49 + 29, 6)
     assert engine.timings.prefill_seconds > 0
     assert engine.timings.decode_seconds > 0
     engine.timings.reset()
     assert engine.timings.prefill_tokens == engine.timings.prefill_seconds == 0
+
+
+@pytest.mark.parametrize("static", [None, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_common_beginning_is_forwarded_once(models, name, static):
+    model, beginning = models[name], np.arange(40)
+    engine = Engine(model, rows=5, max_tokens=POSITIONS, graphs=static)
+    journal = Journal(engine)
+    for _ in range(2):
+        engine.timings.reset()
+        journal.begin([4, 1, 2], [np.append(beginning, journal.ids(n)) for n in (3, 40, 11)])
+        journal.decode([1, 2])
+        journal.decode([4, 2, 1])
+        assert engine.timings.prefill_tokens == 32 + 10 + 47 + 18
+        assert engine.timings.shared_tokens == 2 * 32
+        # Later rows use it where they begin alike; one that is no longer does not.
+        journal.begin([0, 1, 3], [np.append(beginning, [5]), beginning[:32], journal.ids(50)])
+        journal.decode([0, 2])
+        journal.insert([2, 0], [12, 30])
+        for _ in range(4):
+            journal.decode([3, 0, 1, 2])
+        assert engine._cache.sharers.tolist() == [True, False, True, False, True, False]
+        journal.release([0, 1, 2, 3, 4])
+    assert journal.check(model) == 2 * (5 + 2 + 16)
+
+
+def test_a_common_beginning_is_not_used_after_a_weight_changed():
+    model, _ = build("qwen2")
+    journal = Journal(Engine(model, rows=3, max_tokens=90))
+    journal.begin([0, 1], [np.append(np.arange(32), [row]) for row in (1, 2)])
+    model.model.layers[0].self_attn.q_proj.weight.mul_(1.1)
+    journal.begin([1, 2], [np.append(np.arange(32), [row]) for row in (3, 4)])
+    for _ in range(3):
+        journal.decode([1, 2])
+    journal.tokens.pop(0)
+    journal.engine.release([0])
+    assert journal.check(model) == 6
 
 
 def test_each_token_is_forwarded_once(models):
@@ -300,10 +337,10 @@ def test_pages_are_given_back(models):
     for _ in range(5):
         engine.begin([0, 1, 2], [np.arange(60)] * 3, [0, 1, 2])
         engine.decode([0, 1, 2])
-        assert engine._cache.used_pages == 6
+        assert engine._cache.used_pages == 1 + 3
         engine.release([1, 0, 2])
-        assert engine._cache.used_pages == 0
-    assert not any(layer.values.any() for layer in engine._cache.layers)
+        assert engine._cache.used_pages == 1  # the common beginning
+    assert not any(layer.values[1:].any() for layer in engine._cache.layers)
 
 
 def test_bfloat16_stays_near_float32():
