@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from search_env.errors import ConfigurationError
 
@@ -62,7 +63,7 @@ class SearchQAVecEnv(VecEnv):
         self._actions: NDArray[Any] | None = None
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
-    def reset(self) -> dict[str, NDArray[Any]]:
+    def reset(self) -> VecEnvObs:
         """Begin episodes; seeds and options are those set before, once."""
         options = {key: [own[key] for own in self._options] for key in self._options[0]}
         # Rows of a group get one seed from a number, as they would not from a list.
@@ -70,15 +71,14 @@ class SearchQAVecEnv(VecEnv):
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [_of_row(infos, row) for row in range(self.num_envs)]
-        return _copied(observations)
+        first: VecEnvObs = _copied(observations)
+        return first
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Take the actions ``(N,)``; the work is done in :meth:`step_wait`."""
         self._actions = actions
 
-    def step_wait(
-        self,
-    ) -> tuple[dict[str, NDArray[Any]], NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
+    def step_wait(self) -> VecEnvStepReturn:
         """Return observations, rewards float32 ``(N,)``, dones bool ``(N,)`` and infos."""
         observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
         finals, ends = infos.pop("final_info", {}), infos.pop("final_obs", None)
@@ -145,9 +145,11 @@ class SearchQAVecEnv(VecEnv):
             )
 
 
-def _copied(observations: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _copied(observations: Any) -> Any:
     """Return arrays of their own: what is stored is stored after the next step."""
-    return {key: np.array(array) for key, array in observations.items()}
+    if isinstance(observations, dict):
+        return {key: np.array(array) for key, array in observations.items()}
+    return np.array(observations)
 
 
 def _of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:

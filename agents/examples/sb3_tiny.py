@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -21,10 +21,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 from transformers import PreTrainedModel
 
-import search_env  # noqa: F401 - registers the environments
+from agents.models import save_model
 from agents.policy import play_questions
 from agents.sampling import Sampling
 from agents.sb3 import CausalLMPolicy, SearchQAVecEnv
+from search_env.vector_env import SearchQAVectorEnv
 
 MAX_TOKENS = 1024
 
@@ -58,8 +59,9 @@ def score(model: PreTrainedModel, questions: int = 64) -> Score:
     """Ask questions that are not trained on; sample as in training."""
     envs = gym.make_vec(
         "SearchQA-v0", 32, autoreset_mode="Disabled", split="validation", max_tokens=MAX_TOKENS
-    ).unwrapped
-    played = play_questions(model, envs, range(questions), sampling=Sampling())
+    )
+    rows = cast(SearchQAVectorEnv, envs.unwrapped)
+    played = play_questions(model, rows, range(questions), sampling=Sampling())
     each = [(t.num_searches > 0, t.well_formed, t.scores["exact_match"]) for t in played]
     return Score(*np.mean(each, axis=0).tolist())
 
@@ -97,13 +99,13 @@ def main() -> None:
     parser.add_argument("--save", help="folder for the trained model")
     given = parser.parse_args()
     ppo = make_ppo(given.model, given.rows, given.rollout, given.seed)
-    model = ppo.policy.model
+    model = cast(CausalLMPolicy, ppo.policy).model
     before = score(model, given.questions)
     ppo.learn(given.steps, Printer())
     for name, found in (("before", before), ("after", score(model, given.questions))):
         print(name, *(f"{key} {value:.2f}" for key, value in found._asdict().items()), sep="  ")
     if given.save:
-        model.save_pretrained(given.save)
+        save_model(model, given.save)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,16 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_runs import tiny_model
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 import search_env  # noqa: F401
 from agents.errors import ContextLengthError, ModelMismatchError, NonFiniteError
-from agents.models import save_model
+from agents.models import save_model, tiny_config, with_lora
 from agents.sampling import Sampling
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.rewards import Reward
 from search_env.wrappers.staged_reward import VectorStagedReward
+from search_env.wrappers.token_window import VectorTokenWindow
 
 stable_baselines3 = pytest.importorskip("stable_baselines3")
 
@@ -25,6 +27,7 @@ from stable_baselines3 import A2C, PPO  # noqa: E402
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor  # noqa: E402
 
+from agents.examples import sb3_tiny  # noqa: E402
 from agents.sb3 import CausalLMPolicy, SearchQAVecEnv, shared_sequences  # noqa: E402
 
 TOY = "SearchQA-Toy-v0"
@@ -236,6 +239,34 @@ def test_ppo_learns_to_read_the_question():
     assert after > 0.8
 
 
+def test_the_example_trains_and_scores(capsys, monkeypatch):
+    monkeypatch.setattr(sb3_tiny, "MAX_TOKENS", 128)
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(**{**tiny_config().to_dict(), "hidden_size": 16, "intermediate_size": 16})
+    )
+    ppo = sb3_tiny.make_ppo(model, rows=2, rollout=8, seed=0)
+    ppo.learn(16, sb3_tiny.Printer())
+    assert "16 tokens" in capsys.readouterr().out
+    found = sb3_tiny.score(model, 2)
+    assert found.search_rate == 0.0
+    assert found.exact_match == 0.0
+
+
+# peft 0.21 asks models of transformers for what they call otherwise now.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+def test_adapters_are_trained_alone():
+    ppo = make_ppo(model=with_lora(tiny_model(), rank=2), ent_coef=0.1, learning_rate=1e-2)
+    samples, actions = roll_out(ppo)
+    _, log_probs, _ = ppo.policy.evaluate_actions(samples.observations, actions)
+    torch.testing.assert_close(log_probs, samples.old_log_prob, rtol=0, atol=1e-5)
+    adapters = ppo.policy.model.state_dict()
+    first = {key: value.clone() for key, value in adapters.items()}
+    ppo.learn(48)
+    changed = {key for key in adapters if not torch.equal(adapters[key], first[key])}
+    assert changed
+    assert all("lora" in key for key in changed)
+
+
 def test_a2c_takes_it_too():
     ppo = make_ppo(algorithm=A2C, ent_coef=0.1)
     before = ppo.policy.parameters_to_vector()
@@ -423,6 +454,12 @@ def test_attributes_and_methods_of_all_rows():
     with pytest.raises(ConfigurationError, match="for all rows"):
         rows.env_method("set_phase", 0, indices=0)
     rows.close()
+
+
+def test_rows_serve_other_policies():
+    envs = gym.make_vec(TOY, num_envs=2, autoreset_mode="SameStep", copy=False)
+    rows = SearchQAVecEnv(VectorTokenWindow(envs, 3, keep="last"))
+    PPO("MlpPolicy", rows, n_steps=8, batch_size=16, device="cpu", seed=0).learn(32)
 
 
 def test_other_autoreset_modes_are_refused():
