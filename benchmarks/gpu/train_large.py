@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -38,7 +39,7 @@ from agents.supervised import SupervisedConfig, fit, measure
 from agents.tiny import PHASES, TINY
 from benchmarks.gpu.ladder import SEED, Stage, stage_examples, untrained
 from benchmarks.gpu.throughput import device_of
-from benchmarks.report import heading, processor, publish, table
+from benchmarks.report import heading, publish, table
 
 STAGES = ("pretrain", "train", "report")
 HOPS = (1, 2, 3, 4)
@@ -61,6 +62,7 @@ class Size:
         rows: Episodes side by side.
         rate: Learning rate of the phases.
         micro_tokens: Most tokens in one forward and backward pass.
+        max_tokens: Context of the phases and of the test.
         questions: How many the test asks.
     """
 
@@ -75,6 +77,7 @@ class Size:
     rows: int
     rate: float
     micro_tokens: int
+    max_tokens: int
     questions: int
 
 
@@ -102,6 +105,7 @@ _LARGE = Size(
     rows=256,
     rate=1e-4,
     micro_tokens=65_536,
+    max_tokens=4096,
     questions=800,
 )
 SIZES = {
@@ -116,6 +120,7 @@ SIZES = {
         group=2,
         rows=2,
         micro_tokens=4096,
+        max_tokens=512,
         questions=4,
     ),
     "30m": _LARGE,
@@ -194,7 +199,7 @@ def reinforce(size: Size, folder: Path, minutes: float) -> bool:
         ),
         env_options={"dataset_options": _questions(size.world, 4 * size.steps * size.prompts)},
         eval_options={"split": "validation", "dataset_options": _questions(size.articles, 100)},
-        max_tokens=4096,
+        max_tokens=size.max_tokens,
         phases=PHASES["both"],
         phase_episodes=max(1, size.steps // 3) * episodes,
         phase_window=episodes,
@@ -233,7 +238,7 @@ def report(name: str, folder: Path) -> str:
                 vocabulary=model.config.vocab_size,
                 options={
                     "split": "test",
-                    "max_tokens": 4096,
+                    "max_tokens": size.max_tokens,
                     "dataset_options": _questions(size.world, size.questions),
                 },
             )
@@ -250,7 +255,7 @@ def markdown(name: str, folder: Path, found: dict[str, Any]) -> str:
     command = f"python -m benchmarks.gpu.train_large --size {name}"
     head = heading("A larger model in a large world", command, packages)
     if torch.cuda.is_available():
-        head = head.replace(f"* Machine: {processor()}", f"* GPU: {torch.cuda.get_device_name()}")
+        head += f"* GPU: {torch.cuda.get_device_name()}\n"
     names = ("search_rate", "searches", "exact_match", "f1")
     by_hops = [f"exact_match_{hops}_hops" for hops in HOPS]
     rows = [
@@ -315,17 +320,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="as --size tiny")
     parser.add_argument("--folder", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--minutes", type=float, default=8.0, help="most of each stage")
-    parser.add_argument("--workers", type=int, default=0, help="processes that write examples")
+    parser.add_argument("--workers", type=int, help="processes that write examples")
     parser.add_argument("--output", type=Path, help="Markdown file of the report")
     given = parser.parse_args(arguments)
     name = "tiny" if given.tiny else given.size
     size = SIZES[name]
+    spare = 0 if given.tiny else max(0, (os.cpu_count() or 1) - 2)
+    workers = spare if given.workers is None else given.workers
     for stage in given.stage:
         if stage == "report":
             publish(report(name, given.folder), given.output)
             continue
         done = (
-            pretrain(size, given.folder, given.minutes, given.workers)
+            pretrain(size, given.folder, given.minutes, workers)
             if stage == "pretrain"
             else reinforce(size, given.folder, given.minutes)
         )
