@@ -70,19 +70,19 @@ class Timings:
         decode_seconds: Seconds for the others, sampling included.
         prefill_tokens: Tokens that no token was sampled from.
         decode_tokens: Tokens sampled.
-        shared_tokens: Tokens that were not forwarded, since another row begins with the same.
+        copied_tokens: Tokens that were not forwarded, since another row begins with the same.
     """
 
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     prefill_tokens: int = 0
     decode_tokens: int = 0
-    shared_tokens: int = 0
+    copied_tokens: int = 0
 
     def reset(self) -> None:
         """Begin at zero."""
         self.prefill_seconds = self.decode_seconds = 0.0
-        self.prefill_tokens = self.decode_tokens = self.shared_tokens = 0
+        self.prefill_tokens = self.decode_tokens = self.copied_tokens = 0
 
     def add(self, seconds: float, prefilled: int, decoded: int) -> None:
         """Count one forward pass."""
@@ -297,6 +297,7 @@ class Engine:
             self._tokens[row, :length] = prompts[0][:length]
             self._prefill(row, np.array([length]), 0)
             self._cache.set_common()
+            self.timings.copied_tokens -= length  # those of the first of them
         self._weights = _version(self._runner.model)
 
     def _share_common(self, index: Index) -> None:
@@ -309,7 +310,7 @@ class Engine:
         sharers = index[fits]
         self._cache.share_common(sharers)
         self._written[sharers] = length
-        self.timings.shared_tokens += length * (len(sharers) - 1)
+        self.timings.copied_tokens += length * len(sharers)
 
     def _share(self, groups: list[list[int]]) -> None:
         """Forward each group's prompt once, up to its last token, and copy the cache."""
@@ -323,7 +324,7 @@ class Engine:
             begun, tokens = self._written[others[0]], self._written[first]
             self._cache.copy(first, np.array(others), int(tokens))
             self._written[others] = tokens
-            self.timings.shared_tokens += int(tokens - begun) * len(others)
+            self.timings.copied_tokens += int(tokens - begun) * len(others)
         self.timings.prefill_seconds += time.perf_counter() - start
 
     def _prefill(self, index: Index, ends: Index, leave: int) -> None:

@@ -275,7 +275,7 @@ def test_equal_prompts_are_forwarded_once(models):
     engine = Engine(models["qwen2"], rows=6, max_tokens=100)
     prompts = [np.arange(50)] * 4 + [np.arange(1, 31)] * 2
     engine.begin(range(6), prompts, range(6))
-    assert (engine.timings.prefill_tokens, engine.timings.shared_tokens) == (49 + 29, 3 * 49 + 29)
+    assert (engine.timings.prefill_tokens, engine.timings.copied_tokens) == (49 + 29, 3 * 49 + 29)
     engine.decode(range(6))
     assert (engine.timings.prefill_tokens, engine.timings.decode_tokens) == (49 + 29, 6)
     assert engine.timings.prefill_seconds > 0
@@ -296,7 +296,7 @@ def test_a_common_beginning_is_forwarded_once(models, name, static):
         journal.decode([1, 2])
         journal.decode([4, 2, 1])
         assert engine.timings.prefill_tokens == 32 + 10 + 47 + 18
-        assert engine.timings.shared_tokens == 2 * 32
+        assert engine.timings.copied_tokens == 2 * 32
         # Later rows use it where they begin alike; one that is no longer does not.
         journal.begin([0, 1, 3], [np.append(beginning, [5]), beginning[:32], journal.ids(50)])
         journal.decode([0, 2])
