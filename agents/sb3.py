@@ -113,7 +113,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._followers: dict[tuple[str, bool], _Follower] = {}
-        self._weights: tuple[int, ...] = ()
+        self._places: tuple[int, ...] = ()
+        self._versions: tuple[int, ...] = ()
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.train(False)
@@ -123,7 +124,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         super().train(mode)
         self.model.eval()  # type: ignore[no-untyped-call]
         if mode:
-            self._weights = ()
+            self._versions = ()  # a change of .data is not counted
         return self
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,12 +207,7 @@ class CausalLMPolicy(ActorCriticPolicy):
     def _follow(self, purpose: str, obs: Any, deterministic: bool) -> Decoded:
         """Decode from the caches that are kept for this purpose."""
         tokens, lengths = _arrays(obs)
-        # In-place changes count a tensor's version up; replaced memory has another address.
-        weights = tuple(n for p in self.parameters() for n in (p.data_ptr(), p._version))
-        if weights != self._weights:
-            for follower in self._followers.values():
-                follower.forget()
-            self._weights = weights
+        self._drop_outdated()
         key = purpose, deterministic
         if key not in self._followers or self._followers[key].rows != len(tokens):
             engine = Engine(
@@ -223,6 +219,19 @@ class CausalLMPolicy(ActorCriticPolicy):
             )
             self._followers[key] = _Follower(engine)
         return self._followers[key].decode(tokens, lengths)
+
+    def _drop_outdated(self) -> None:
+        """Forget what was computed with other weights."""
+        places = tuple(parameter.data_ptr() for parameter in self.parameters())
+        if places != self._places:
+            self._followers.clear()  # CUDA graphs read the weights where they were
+            self._places = places
+        # In-place changes count a tensor's version up.
+        versions = tuple(parameter._version for parameter in self.parameters())
+        if versions != self._versions:
+            for follower in self._followers.values():
+                follower.forget()
+            self._versions = versions
 
     def _compute(self, obs: Any, compute: _Compute) -> Tensor:
         """Return ``(k, B)``: what ``compute`` says of each observation, in their order."""

@@ -240,7 +240,7 @@ def test_ppo_learns_to_read_the_question():
 
 
 def test_the_example_trains_and_scores(capsys, monkeypatch):
-    monkeypatch.setattr(sb3_tiny, "MAX_TOKENS", 128)
+    monkeypatch.setattr(sb3_tiny, "MAX_TOKENS", 256)
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(**{**tiny_config().to_dict(), "hidden_size": 16, "intermediate_size": 16})
     )
