@@ -339,7 +339,8 @@ def need_agents(command: str) -> None:
         )
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # its bars for loading and writing break the display
+    # Its bars for loading and writing would break the display.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 # -------------------------------------------------------------------------------- to results

@@ -67,13 +67,13 @@ def _assert_equal(one, other) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    run_both_phases(folder, steps=8)
+    run_both_phases(folder, steps=6)
     return _weights(folder)
 
 
 def test_sigkill_at_a_random_moment_then_resume(tmp_path, uninterrupted):
     """The odds that the kill comes before the first or after the last checkpoint do not matter."""
-    command = [sys.executable, "-m", "tests.agents.toy_runs", str(tmp_path), "8"]
+    command = [sys.executable, "-m", "tests.agents.toy_runs", str(tmp_path), "6"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
@@ -81,8 +81,8 @@ def test_sigkill_at_a_random_moment_then_resume(tmp_path, uninterrupted):
             time.sleep(0.01)
         time.sleep(random.random() * 0.8)
         child.send_signal(signal.SIGKILL)
-    result = run_both_phases(tmp_path, steps=8, resume=True)
-    assert (result.steps, len(result.switches)) == (8, 1)
+    result = run_both_phases(tmp_path, steps=6, resume=True)
+    assert (result.steps, len(result.switches)) == (6, 1)
     _assert_equal(_weights(tmp_path), uninterrupted)
 
 
@@ -103,14 +103,14 @@ def test_ctrl_c_saves_the_last_whole_step(tmp_path, uninterrupted, monkeypatch, 
 
         monkeypatch.setattr(module, name, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_both_phases(tmp_path, steps=8, observer=told, checkpoint_every=100)
+        run_both_phases(tmp_path, steps=6, observer=told, checkpoint_every=100)
     monkeypatch.undo()
     saved = checkpoints.load(checkpoints.latest(tmp_path / "checkpoints"))
     assert told.ended == (saved.step, "interrupted")
-    assert 0 < saved.step < 8
+    assert 0 < saved.step < 6
     if where == "in an update":
         assert saved.step == 5  # held back until the step was whole
-    run_both_phases(tmp_path, steps=8, resume=True)
+    run_both_phases(tmp_path, steps=6, resume=True)
     _assert_equal(_weights(tmp_path), uninterrupted)
 
 
@@ -189,7 +189,9 @@ def test_failed_retrieval_reaches_no_loss(tmp_path):
     algorithm = replace(SMALL, prompts=12, group_size=6)
     told = _Told()
     register_retriever("failing", lambda: failing)
-    config = toy_config(tmp_path, algorithm=algorithm, env_options={"retriever": "failing"})
+    config = toy_config(
+        tmp_path, algorithm=algorithm, env_options={"retriever": "failing"}, steps=2
+    )
     train(config, model=tiny_model(), observer=told)
     assert sum(m["episodes/invalid"] for m in told.metrics) > 0
     assert all(m["search/rate"] == 0.0 for m in told.metrics)
@@ -208,7 +210,8 @@ def test_presets_train_and_resume_with_critic_and_reference(tmp_path, name):
 
 def test_bf16_follows_float32_and_tells_its_drift(tmp_path):
     told = _Told()
-    algorithm = replace(SMALL, importance_correction="tis", minibatch=8)
+    algorithm = replace(PRESETS["ppo"], prompts=4, group_size=4, minibatch=8, learning_rate=1e-3)
+    algorithm = replace(algorithm, importance_correction="tis")
     train(
         toy_config(tmp_path, dtype="bf16", algorithm=algorithm), model=tiny_model(), observer=told
     )
@@ -307,3 +310,22 @@ def test_learning_to_search(tmp_path):
     train(config, model=tiny_model(hidden=64), observer=told)
     assert told.metrics[0]["search/rate"] < 0.15
     assert sum(m["search/rate"] for m in told.metrics[-5:]) / 5 > 0.8
+
+
+@pytest.mark.slow
+def test_two_processes_share_questions_and_a_split_model(tmp_path):
+    """That the drift stays small shows that the model that samples follows the split one."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    script = ["-m", "tests.agents.toy_runs", str(tmp_path), "3", "split"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, *script], cwd=ROOT, env=environment, check=True, timeout=300)
+    steps = [row.metrics for row in read_log(tmp_path / "metrics.jsonl").steps]
+    assert [m["episodes/valid"] for m in steps] == [20.0] * 3
+    assert sum(m["policy/updates"] for m in steps) >= 2
+    assert all(m["policy/drift_max"] < 1e-5 for m in steps)
+    assert steps[-1]["policy/kl"] > 0.0
+    trained, base = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("run/model", "base")
+    )
+    assert trained.keys() == base.keys()
+    assert any(not torch.equal(trained[name], base[name]) for name in base)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +16,7 @@ import search_env  # noqa: F401
 from agents.algorithm import Algorithm
 from agents.config import Phase, TrainConfig
 from agents.engine import Engine
+from agents.logs import JsonLinesLog
 from agents.reinforce import TrainResult, train
 from agents.rollout import collect
 from agents.trajectories import Trajectory
@@ -82,6 +85,19 @@ def run_both_phases(out, *, steps: int, resume=False, observer=None, **changes) 
     return train(config, model=tiny_model(), resume=resume, observer=observer)
 
 
-if __name__ == "__main__":  # python -m tests.agents.toy_runs OUT STEPS
+def run_shared(out: Path, *, steps: int) -> TrainResult:
+    """Run with other processes of torchrun; groups do not divide evenly among them."""
+    base = tiny_model(hidden=32)
+    if os.environ["RANK"] == "0":
+        base.save_pretrained(out / "base")
+    algorithm = replace(SMALL, prompts=5, kl="loss", kl_coefficient=0.01, minibatch=10)
+    config = toy_config(out / "run", algorithm=algorithm, steps=steps, sharded=True)
+    return train(config, model=base, observer=JsonLinesLog(out / "metrics.jsonl"))
+
+
+if __name__ == "__main__":  # python -m tests.agents.toy_runs OUT STEPS [split]
     print("ready", flush=True)
-    run_both_phases(sys.argv[1], steps=int(sys.argv[2]))
+    if sys.argv[3:] == ["split"]:
+        run_shared(Path(sys.argv[1]), steps=int(sys.argv[2]))
+    else:
+        run_both_phases(sys.argv[1], steps=int(sys.argv[2]))
