@@ -2,13 +2,14 @@
 
 Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
 :mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. Commands that
-need a language model are in :mod:`agents.commands`. What a command needs is imported inside it, so
+need a language model are the agents' own. What a command needs is imported when it is called, so
 that ``--help`` answers at once. Exit codes: 0, 2 after an error that its message explains, 130
 after Ctrl-C. Results go to standard output; progress and errors to standard error.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shlex
@@ -19,9 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import gymnasium as gym
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from agents import commands
 from search_env.errors import ConfigurationError, SearchEnvError, nearest
 from search_env.registration import ENVIRONMENTS
 
@@ -40,8 +40,38 @@ _PIPE_WIDTH = 100  # columns where the output is no terminal
 _GENERATED = {"world": "test", "toy": "test"}  # published datasets know their evaluation split
 
 
+_OF_AGENTS = {
+    "train": ("agents.commands", "Train a language model to search and to answer."),
+    "label": ("agents.commands", "Measure how difficult questions are for a model."),
+    "pretrain": ("agents.supervised_commands", "Teach a model to read, on articles of worlds."),
+    "sft": ("agents.supervised_commands", "Fine-tune a model on episodes."),
+}
+"""Commands that need a language model: where they are, and what the list of commands says."""
+
+
 class _Group(TyperGroup):
-    """Turns errors that explain themselves into one line, and Ctrl-C into an exit code."""
+    """Turns errors that explain themselves into one line, and Ctrl-C into an exit code.
+
+    Commands of the agents are loaded when one of them is called.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name the agents' commands after those of the environment."""
+        return [*super().list_commands(ctx), *_OF_AGENTS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; one of the agents' that is not called only has its help."""
+        if cmd_name in _OF_AGENTS:
+            return TyperCommand(cmd_name, help=_OF_AGENTS[cmd_name][1])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load the command that is called."""
+        if args and args[0] in _OF_AGENTS:
+            theirs = typer.Typer(rich_markup_mode="rich", add_completion=False)
+            importlib.import_module(_OF_AGENTS[args[0]][0]).register(theirs)
+            return args[0], typer.main.get_group(theirs).commands[args[0]], args[1:]
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the command line, for the record of a run."""
@@ -408,6 +438,3 @@ def _check_file(path: Path | None) -> None:
         raise ConfigurationError(
             f"Expected --out to be a file that can be written, got {path}. Choose another path."
         )
-
-
-commands.register(app)
