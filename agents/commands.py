@@ -111,7 +111,8 @@ def train_command(
         }
         environment = {"protocol": protocol, "tokenizer": tokenizer}
         config = _configure(_only(named), _only(environment), preset, phases, settings or ())
-        _save_config(config)
+        if _is_main():
+            _save_config(config)
     newest = checkpoints.latest(out / "checkpoints")
     done = 0 if newest is None else checkpoints.step_of(newest)
     observer = _observers(config, done if resume else None)

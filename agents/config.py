@@ -130,6 +130,10 @@ class TrainConfig:
         ):
             check_count(name, getattr(self, name), least)
         check_choice("dtype", self.dtype, ("fp32", "bf16"))
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigurationError(
+                f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."
+            )
         if not self.phases:
             raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
         for phase in range(len(self.phases)):

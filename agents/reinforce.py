@@ -102,14 +102,14 @@ def train(
         run.begin(resume)
         told.begin(config.steps, run.description)
         reason = "it failed"
-        try:
-            reason = _train(run, config, told)
-        except KeyboardInterrupt:
-            reason = "interrupted"
-            raise
-        finally:
-            with ExitStack() as last:
-                last.callback(told.end, run.step, reason)
+        with ExitStack() as last:
+            last.callback(lambda: told.end(run.step, reason))
+            try:
+                reason = _train(run, config, told)
+            except KeyboardInterrupt:
+                reason = "interrupted"
+                raise
+            finally:
                 run.save()
         return run.result(reason)
 
@@ -147,6 +147,11 @@ class _Run:
         # Whoever samples needs the whole model, also where the learner has split its own.
         self.sampler = copy.deepcopy(model) if config.sharded else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
+        if min(algorithm.prompts for algorithm in algorithms) < ranks.size:
+            raise ConfigurationError(
+                f"Expected at least one question a step for each of {ranks.size} processes, got "
+                f"prompts={algorithms[0].prompts}. Raise prompts, or start fewer processes."
+            )
         sampling = Sampling(config.algorithm.temperature, config.algorithm.top_p)
         self.learner = Learner(
             model,
@@ -301,9 +306,9 @@ class _Run:
         config = self.config
         if self.step >= config.steps:
             return "all steps are made"
-        if config.minutes is not None and self.seconds >= 60 * config.minutes:
-            return f"{config.minutes:g} minutes are over"
-        return None
+        late = config.minutes is not None and self.seconds >= 60 * config.minutes
+        # One clock decides for all ranks.
+        return f"{config.minutes:g} minutes are over" if self.ranks.broadcast(late) else None
 
     @property
     def folder(self) -> Path:
