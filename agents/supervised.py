@@ -1,8 +1,8 @@
 """Supervised steps: pretraining on texts, fine-tuning on episodes; the learner and data of RL.
 
 An example is tokens with weights (:class:`~agents.trajectories.Example`): all 1 for a text, 1 on
-the policy's tokens for an episode. Batches are drawn in epochs, each in an order that seed and epoch
-number fix, so a run that is broken off goes on as if it had not been.
+the policy's tokens for an episode. Batches are drawn in epochs, each in an order that seed and
+epoch number fix, so a run that is broken off goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def fit(
 ) -> None:
     """Train on examples, from the learner's update count on to ``config.steps``.
 
+    Processes that train together share out each batch; all of them are given the same examples.
+
     Args:
         learner: Its ``updates`` say how many batches of this order it has seen.
         examples: What to imitate.
@@ -78,7 +80,7 @@ def fit(
         if step < done:
             continue
         start = time.perf_counter()
-        loss = learner.accumulate_examples(batch)
+        loss = learner.ranks.sum([learner.accumulate_examples(learner.ranks.split(batch))])[0]
         norm = learner.step()
         tokens = sum(len(example.tokens) for example in batch)
         metrics = {

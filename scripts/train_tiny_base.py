@@ -1,12 +1,14 @@
 """Make the bundled base model: a tiny reader that seldom searches.
 
-    python scripts/train_tiny_base.py --out agents/assets/tiny-base
+    python scripts/train_tiny_base.py --out runs/base
+    torchrun --nproc-per-node 2 scripts/train_tiny_base.py --base runs/base --out runs/base-2
 
-A ladder of supervised stages on procedural worlds that nobody trains or tests on, one learning rate
-that falls over all of them: copy spans of random ids; read one article and answer on it; read what
-a search found; play episodes. Episodes teach how to search by oracles whose decisions between
-searching and answering do not count, and whether to search by people in a hurry, who seldom do.
-The seed is fixed; the same machine, versions and number of threads give the same weights.
+Two rounds of supervised stages on procedural worlds that nobody trains or tests on, in each one
+learning rate that falls over all of it. The first is a ladder: copy spans of random ids; read one
+article and answer on it; read what a search found; play episodes. The second mixes what is hardest.
+Episodes teach how to search by oracles whose decisions between searching and answering do not
+count, and whether to search by people in a hurry, who seldom do. The seed is fixed; the same
+machine, versions, threads and processes give the same weights.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
 from rich.progress import Progress
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 import search_env
 from agents.demonstrations import (
@@ -31,8 +34,10 @@ from agents.demonstrations import (
     oracle_example,
     reading_examples,
 )
+from agents.distributed import Ranks, joined
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import Silent
+from agents.models import load_model, save_model
 from agents.supervised import SupervisedConfig, fit, measure
 from agents.trajectories import Example
 from search_env.datasets.world import World
@@ -43,33 +48,58 @@ LOOKUPS = 4400  # about all that a world of that size has
 HELD_OUT = 64
 SEARCH_RATE, GO_ON_RATE = 0.2, 0.4
 PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
-# Name, updates, tokens an update, worlds, examples a world, documents shown.
-STAGES = (
-    ("copying", 400, 2048, 1, 6400, 0),
-    ("reading-1", 1400, 2048, 24, 600, 1),
-    ("reading-3", 300, 3072, 16, 100, 3),
-    ("episodes-1", 1600, 3072, 40, 280, 1),
-    ("episodes-3", 800, 6144, 40, 140, 3),
+
+
+class Stage(NamedTuple):
+    """Part of a round: updates, tokens an update; worlds, examples of each, documents shown."""
+
+    name: str
+    updates: int
+    tokens: int
+    worlds: int
+    examples: int
+    documents: int
+
+
+FIRST = (
+    Stage("copying", 400, 2048, 1, 6400, 0),
+    Stage("reading", 1400, 2048, 24, 600, 1),
+    Stage("reading", 300, 3072, 16, 100, 3),
+    Stage("episodes", 1600, 3072, 40, 280, 1),
+    Stage("episodes", 800, 6144, 40, 140, 3),
 )
+SECOND = (
+    Stage("mixed", 700, 8192, 14, 280, 3),
+    Stage("mixed", 700, 8192, 14, 280, 3),
+    Stage("mixed", 600, 8192, 12, 280, 3),
+)
+RATES = {FIRST: 4e-3, SECOND: 1.5e-3}
 
 
-def examples_of(stage: str, world: int, count: int, documents: int) -> Iterator[Example]:
+def examples_of(stage: Stage, world: int) -> Iterator[Example]:
     """Yield the examples of a stage that come from one world."""
     random = np.random.default_rng([SEED, world])
-    if stage == "copying":
-        yield from copying_examples(random, count, length=128, vocabulary=1024)
+    if stage.name == "copying":
+        yield from copying_examples(random, stage.examples, length=128, vocabulary=1024)
         return
-    options = {"articles": ARTICLES, "questions": max(count // 2, 1), "seed": SEED + world}
+    few = stage.name == "mixed" and world % 2
     env = gym.make(
         "SearchQA-v0",
         protocol=PROTOCOLS[world % len(PROTOCOLS)],
-        top_k=documents,
-        dataset_options=options,
+        top_k=stage.documents,
+        dataset_options={
+            "articles": ARTICLES,
+            "questions": max(stage.examples // 2, 1),
+            "seed": SEED + world,
+            "hops": [1, 2] if few else [1, 2, 3, 4],
+        },
     ).unwrapped
     assert isinstance(env, search_env.SearchQAEnv)
-    if stage.startswith("reading"):
+    if stage.name != "episodes":
         lookups = World(ARTICLES, SEED + world).questions(LOOKUPS, hops=(1,), kinds=["lookup"])
-        yield from itertools.islice(reading_examples(env, lookups, random, documents), count)
+        cards = reading_examples(env, lookups, random, stage.documents)
+        yield from itertools.islice(cards, stage.examples)
+    if stage.name == "reading":
         return
     for index in range(len(env.questions)):
         yield oracle_example(env, index, decisions=False)
@@ -113,11 +143,10 @@ def untrained() -> Qwen2ForCausalLM:
 
 
 class Bar(Silent):
-    """Shows the progress of the stages."""
+    """Shows the progress of a round."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=sum(stage[1] for stage in STAGES))
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._task = progress, progress.add_task("", total=total)
 
     def step(self, step, metrics, samples) -> None:  # noqa: ANN001
         """Move on."""
@@ -125,23 +154,11 @@ class Bar(Silent):
         self._progress.update(self._task, completed=step, description=loss)
 
 
-def save(learner: Learner, folder: Path) -> None:
-    """Write weights in bfloat16, as they are computed with, and the configuration."""
-    learner.model.save_pretrained(folder)
-
-
-def main() -> None:
-    """Train and save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--scale", type=float, default=1.0, help="Multiplies updates, for trials.")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    scale, start = arguments.scale, time.perf_counter()
-    total = int(sum(stage[1] for stage in STAGES) * scale)
+def train(stages: tuple[Stage, ...], model: PreTrainedModel, out: Path, ranks: Ranks) -> None:
+    """Run a round; write the model, and what it is worth on held-out examples, after each stage."""
+    total, start = sum(stage.updates for stage in stages), time.perf_counter()
     optimizer = OptimizerConfig(
-        learning_rate=4e-3,
+        learning_rate=RATES[stages],
         weight_decay=0.01,
         warmup_steps=100,
         schedule="linear",
@@ -149,26 +166,37 @@ def main() -> None:
         total_steps=total,
         optimizer="muon",
     )
-    learner = Learner(untrained(), optimizer, dtype="bf16")
+    learner = Learner(model, optimizer, dtype="bf16", ranks=ranks)
     log = []
-    with Progress() as progress:
-        bar = Bar(progress)
-        for number, (name, steps, tokens, worlds, count, documents) in enumerate(STAGES):
-            examples = [
-                example
-                for world in range(worlds)
-                for example in examples_of(name, 100 * number + world, count, documents)
-            ]
-            held_out = list(
-                itertools.islice(examples_of(name, 9000 + number, HELD_OUT, documents), HELD_OUT)
-            )
-            until = learner.updates + int(steps * scale)
-            fit(learner, examples, SupervisedConfig(until, tokens, SEED), observer=bar)
-            log.append({"stage": name, "updates": learner.updates, **measure(learner, held_out)})
-            log[-1]["minutes"] = (time.perf_counter() - start) / 60
-            progress.console.print(json.dumps(log[-1]))
-            save(learner, arguments.out)
-    (arguments.out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+    with Progress(disable=not ranks.is_main) as progress:
+        bar = Bar(progress, total)
+        for number, stage in enumerate(stages):
+            first = 100 * number + (500 if stages is SECOND else 0)  # no world comes twice
+            examples = [e for w in range(stage.worlds) for e in examples_of(stage, first + w)]
+            held_out = list(itertools.islice(examples_of(stage, 9000 + number), HELD_OUT))
+            until = learner.updates + stage.updates
+            fit(learner, examples, SupervisedConfig(until, stage.tokens, SEED), observer=bar)
+            minutes = (time.perf_counter() - start) / 60
+            log.append({**stage._asdict(), "minutes": minutes, **measure(learner, held_out)})
+            if ranks.is_main:
+                progress.console.print(json.dumps(log[-1]))
+                save_model(learner.model, out)
+    if ranks.is_main:
+        (out / "training.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, help="Model of the first round: make the second.")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with joined() as ranks:
+        if arguments.base is None:
+            train(FIRST, untrained(), arguments.out, ranks)
+        else:
+            train(SECOND, load_model(arguments.base), arguments.out, ranks)
 
 
 if __name__ == "__main__":
