@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 import search_env
+from agents.engine import Engine
 from agents.errors import ContextLengthError
 from agents.rollout import Rollouts, by_group, collect, learnable
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Source, StopReason
 from tests.agents.scripted_engine import ScriptedEngine
+from tests.agents.toy_runs import tiny_model
 
 
 def _envs(rows: int, **arguments):
@@ -193,3 +195,17 @@ def test_refusals():
     )
     with pytest.raises(ConfigurationError, match="autoreset_mode='Disabled'"):
         collect(resetting, engine, [0])
+
+
+def test_a_models_episodes_do_not_depend_on_the_number_of_rows():
+    model = tiny_model()
+    four, sixteen = (
+        collect(
+            _envs(rows), Engine(model, rows=rows, max_tokens=16), range(9), group_size=4, seed=3
+        )
+        for rows in (4, 16)
+    )
+    assert sum(t.num_searches for t in four.trajectories) > 0
+    for one, other in zip(four.trajectories, sixteen.trajectories, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+        np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
