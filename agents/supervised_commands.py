@@ -180,12 +180,11 @@ def _imitate(
 ) -> None:
     """Train on examples, show it, save the model."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from agents.dashboard import Dashboard
     from agents.learner import Learner, OptimizerConfig
     from agents.logs import JsonLinesLog, Observers
-    from agents.models import load_model, save_model, tiny_config
+    from agents.models import load_model, save_model, tiny_config, untrained
     from agents.supervised import SupervisedConfig, fit, measure
     from search_env.arguments import check_choice
 
@@ -193,8 +192,7 @@ def _imitate(
     check_choice("dtype", dtype, ("fp32", "bf16"))
     if threads is not None:
         torch.set_num_threads(threads)
-    torch.manual_seed(seed)
-    started = load_model(model) if model else AutoModelForCausalLM.from_config(tiny_config())
+    started = load_model(model) if model else untrained(tiny_config(), seed)
     config = OptimizerConfig(
         learning_rate=learning_rate,
         warmup_steps=min(30, steps // 4),

@@ -25,7 +25,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from rich.progress import Progress
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel
 
 import search_env
 from agents.demonstrations import (
@@ -37,7 +37,7 @@ from agents.demonstrations import (
 from agents.distributed import Ranks, joined
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import Silent
-from agents.models import load_model, save_model
+from agents.models import load_model, save_model, tiny_config, untrained
 from agents.supervised import SupervisedConfig, fit, measure
 from agents.trajectories import Example
 from search_env.datasets.world import World
@@ -106,42 +106,6 @@ def examples_of(stage: Stage, world: int) -> Iterator[Example]:
         yield hasty_example(env, index, random, search_rate=SEARCH_RATE, go_on_rate=GO_ON_RATE)
 
 
-def untrained() -> Qwen2ForCausalLM:
-    """Return the model with heads in its first layer that look one, two and three tokens back.
-
-    Position differences are all that a rotary product of two constant vectors depends on, and
-    biases are constant vectors. Copying needs such heads; found by training, they cost more than
-    all the rest.
-    """
-    torch.manual_seed(SEED)
-    config = Qwen2Config(
-        vocab_size=1024,
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=384,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    model = Qwen2ForCausalLM(config)
-    attention = model.model.layers[0].self_attn
-    size = config.hidden_size // config.num_attention_heads
-    pairs = 5  # of the highest frequencies, which tell neighbours apart
-    angles = 10000.0 ** (-torch.arange(pairs) * 2 / size)
-    with torch.no_grad():
-        for head, back in enumerate((1, 2, 3)):
-            query, key = torch.zeros(size), torch.zeros(size)
-            query[:pairs] = 5.0
-            key[:pairs] = 5.0 * torch.cos(back * angles)
-            key[size // 2 : size // 2 + pairs] = 5.0 * torch.sin(back * angles)
-            attention.q_proj.bias[head * size : (head + 1) * size] = query
-            attention.k_proj.bias[head * size : (head + 1) * size] = key
-    return model
-
-
 class Bar(Silent):
     """Shows the progress of a round."""
 
@@ -194,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with joined() as ranks:
         if arguments.base is None:
-            train(FIRST, untrained(), arguments.out, ranks)
+            train(FIRST, untrained(tiny_config(), SEED), arguments.out, ranks)
         else:
             train(SECOND, load_model(arguments.base), arguments.out, ranks)
 

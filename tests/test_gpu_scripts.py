@@ -138,28 +138,6 @@ def test_large_shapes_want_a_gpu(monkeypatch, capsys):
 # Training at size.
 
 
-def test_a_head_looks_back_where_it_should():
-    width = 64
-    model = ladder.untrained(4 * width, 1, 4, 32)
-    seen = []
-    layer = model.requires_grad_(False).model.layers[0].self_attn
-    for head in range(3):
-        own = slice(head * width, (head + 1) * width)
-        query, key = layer.q_proj.bias[own], layer.k_proj.bias[own]
-        half = width // 2
-        angles = 10_000.0 ** (-torch.arange(half) * 2 / width)
-        # A query at distance d from a key: the product of both, turned by d.
-        scores = []
-        for d in range(8):
-            c, s = torch.cos(d * angles), torch.sin(d * angles)
-            turned = torch.cat(
-                [query[:half] * c - query[half:] * s, query[half:] * c + query[:half] * s]
-            )
-            scores.append(float(turned @ key))
-        seen.append(int(np.argmax(scores)))
-    assert seen == [1, 2, 3]
-
-
 def test_worlds_are_functions_of_their_numbers():
     stage = ladder.Stage("episodes-1", 1, 100, 1, 2, 1)
     first, again = (ladder.world_examples(3, stage=stage, articles=100) for _ in range(2))

@@ -9,7 +9,6 @@ stage and world alone, so worlds can be written by several processes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,6 @@ from multiprocessing import get_context
 
 import gymnasium as gym
 import numpy as np
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import search_env
 from agents.demonstrations import (
@@ -113,45 +110,3 @@ def stage_examples(
         return [example for world in worlds for example in write(world)], held_out
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         return [example for found in pool.map(write, worlds) for example in found], held_out
-
-
-def untrained(hidden: int, layers: int, heads: int, feed_forward: int) -> Qwen2ForCausalLM:
-    """Return a Qwen2 with heads in its first layer that look one, two and three tokens back.
-
-    Copying needs such heads; found by training, they cost more than all the rest. A product of two
-    constant vectors under rotary positions depends on their distance alone, and biases are
-    constant vectors.
-    """
-    torch.manual_seed(SEED)
-    config = Qwen2Config(
-        vocab_size=1024,
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=feed_forward,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    model = Qwen2ForCausalLM(config)
-    attention = model.model.layers[0].self_attn
-    queries, keys = attention.q_proj.bias, attention.k_proj.bias
-    with torch.no_grad():
-        for head, (query, key) in enumerate(looking_back(hidden // heads)):
-            own = slice(head * len(query), (head + 1) * len(query))
-            queries[own], keys[own] = query, key
-    return model
-
-
-def looking_back(width: int, distances: tuple[int, ...] = (1, 2, 3)) -> Iterator[tuple]:
-    """Yield a query and a key, ``(width,)`` each, whose rotary product peaks at each distance."""
-    pairs = 5  # of the highest frequencies, which tell neighbours apart
-    angles = 10_000.0 ** (-torch.arange(pairs) * 2 / width)
-    for back in distances:
-        query, key = torch.zeros(width), torch.zeros(width)
-        query[:pairs] = 5.0
-        key[:pairs] = 5.0 * torch.cos(back * angles)
-        key[width // 2 : width // 2 + pairs] = 5.0 * torch.sin(back * angles)
-        yield query, key

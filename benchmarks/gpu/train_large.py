@@ -31,13 +31,13 @@ from agents.config import TrainConfig
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import JsonLinesLog
 from agents.metrics import evaluation_metrics
-from agents.models import load_model, save_model
+from agents.models import load_model, save_model, tiny_config, untrained
 from agents.policy import play_questions
 from agents.reinforce import train
 from agents.rollout import make_envs
 from agents.supervised import SupervisedConfig, fit, measure
 from agents.tiny import PHASES, TINY
-from benchmarks.gpu.ladder import SEED, Stage, stage_examples, untrained
+from benchmarks.gpu.ladder import SEED, Stage, stage_examples
 from benchmarks.gpu.throughput import device_of
 from benchmarks.report import heading, publish, table
 
@@ -149,7 +149,9 @@ def pretrain(size: Size, folder: Path, minutes: float, workers: int) -> bool:
         total_steps=total,
         optimizer="muon",
     )
-    model = untrained(*size.shape).to(device_of())  # type: ignore[arg-type]
+    hidden, layers, heads, wide = size.shape
+    config = tiny_config(hidden_size=hidden, intermediate_size=wide, layers=layers, heads=heads)
+    model = untrained(config, SEED).to(device_of())  # type: ignore[arg-type]
     learner = Learner(model, schedule, dtype="bf16", micro_tokens=size.micro_tokens)
     log: list[dict[str, Any]] = []
     if newest := checkpoints.latest(kept):

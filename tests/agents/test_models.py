@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from agents import models
 from agents.errors import ModelMismatchError
 from agents.learner import Learner, OptimizerConfig
-from agents.models import check_fits, load_model, save_model, tiny_config, with_lora
+from agents.models import check_fits, load_model, save_model, tiny_config, untrained, with_lora
 from agents.packing import packed_logits
 from search_env.errors import ConfigurationError
 from search_env.tokenizer import load_tokenizer
@@ -32,9 +32,25 @@ def logits(model):
 def test_the_tiny_shape():
     config = tiny_config()
     model = AutoModelForCausalLM.from_config(config)
-    assert 1.9e6 < sum(p.numel() for p in model.parameters()) < 2.1e6
+    assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.1e6
     assert config.eos_token_id in load_tokenizer("world-1k").eos_ids
     check_fits(model, load_tokenizer("world-1k"))
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_three_heads_of_a_new_model_look_back(shared):
+    config = tiny_config()
+    config.num_attention_heads, config.num_key_value_heads = 4 * shared, 4
+    config.hidden_size *= shared
+    config._attn_implementation = "eager"
+    model = untrained(config, seed=3)
+    tokens = torch.randint(1, 1024, (1, 60), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        attention = model(tokens, output_attentions=True).attentions[0][0]
+    for head, back in enumerate((1, 2, 3)):
+        at = torch.diagonal(attention[head * shared], offset=-back)[10:]
+        assert at.min() > 0.8
+    assert attention[3 * shared, 30].max() < 0.1  # the others look everywhere
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

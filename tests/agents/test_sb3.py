@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_runs import tiny_model
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 import search_env  # noqa: F401
 from agents.errors import ContextLengthError, ModelMismatchError, NonFiniteError
@@ -241,9 +241,7 @@ def test_ppo_learns_to_read_the_question():
 
 def test_the_example_trains_and_scores(capsys, monkeypatch):
     monkeypatch.setattr(sb3_tiny, "MAX_TOKENS", 256)
-    model = AutoModelForCausalLM.from_config(
-        LlamaConfig(**{**tiny_config().to_dict(), "hidden_size": 16, "intermediate_size": 16})
-    )
+    model = AutoModelForCausalLM.from_config(tiny_config(hidden_size=16, intermediate_size=16))
     ppo = sb3_tiny.make_ppo(model, rows=2, rollout=8, seed=0)
     ppo.learn(16, sb3_tiny.Printer())
     assert "16 tokens" in capsys.readouterr().out
