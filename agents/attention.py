@@ -12,6 +12,7 @@ windows and capped logits (Gemma) are exact. Attention sinks and position biases
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,12 @@ from agents.cache import Index, RaggedCache
 from agents.errors import ModelMismatchError
 
 NAME = "ragged"
+_WIDE_PRODUCTS = torch.__version__ >= "2.9"
 _REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
 HIDDEN_POSITION = np.iinfo(np.int64).max // 2
 """The first position of a page that no decoded row sees: later than any."""
 _QUERIES = 256
-"""Tokens of a longer run that attend together; quickest on CPU, and bounds the memory of masks."""
+"""Tokens of a longer run that attend together on a CPU, where fewer and more are slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Plan:
         slots: int64 ``(pages,)``: which run of one sees each of these pages.
         firsts: int64 ``(pages,)``: position of each page's first token.
         calls: How many layers have asked for attention.
+        run_seconds: How long attention took for the longer runs, on the host's clock.
+        single_seconds: The same for runs of one.
     """
 
     positions: Tensor
@@ -79,6 +83,8 @@ class Plan:
     slots: Tensor
     firsts: Tensor
     calls: int = 0
+    run_seconds: float = 0.0
+    single_seconds: float = 0.0
     _hidden: dict[int | None, Tensor] = field(default_factory=dict)
     _hidden_common: dict[int | None, Tensor | None] = field(default_factory=dict)
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
@@ -255,13 +261,17 @@ def ragged_attention(
         out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(query.dtype)
         return out.view(batch, length, heads, -1), None
     out = query.new_empty(length, heads, value.shape[-1])
+    begun = time.perf_counter()
     singles = ragged.singles
     if singles is not None and len(singles):
         decoded = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)
         out[singles] = decoded.to(out.dtype)
+    middle = time.perf_counter()
     for run in ragged.runs:
         part = slice(run.offset, run.offset + run.count)
         out[part] = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
+    ragged.single_seconds += middle - begun
+    ragged.run_seconds += time.perf_counter() - middle
     return out[None], None
 
 
@@ -290,7 +300,7 @@ def _decode(
     pages, key_heads, size, _ = key.shape
     groups = heads // key_heads
     spread = query.index_select(0, plan.slots).view(-1, groups, width)
-    logits = _bounded(torch.bmm(spread, key.flatten(0, 1).transpose(1, 2)), softcap)
+    logits = _bounded(_product(spread, key.flatten(0, 1).transpose(1, 2)), softcap)
     logits = logits.view(pages, key_heads, groups, size)
     logits.masked_fill_(plan.hidden(size, window), -torch.inf)
     by_head = logits.amax(-1).view(pages, heads)
@@ -303,8 +313,8 @@ def _decode(
     logits -= largest.index_select(0, plan.slots).view(pages, key_heads, groups, 1)
     weights = logits.exp_()
     total.index_add_(0, plan.slots, weights.sum(-1).view(pages, heads))
-    part = torch.bmm(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))
-    out.index_add_(0, plan.slots, part.view(pages, heads, -1).float())
+    part = _product(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))
+    out.index_add_(0, plan.slots, part.view(pages, heads, -1))
     return out / total[..., None]
 
 
@@ -336,7 +346,7 @@ def _common(
     key_heads, size = key.shape[1:3]
     key, value = (kept.transpose(0, 1).flatten(1, 2) for kept in (key, value))
     by_head = query.view(rows, key_heads, -1, width).transpose(0, 1).reshape(key_heads, -1, width)
-    logits = _bounded(torch.bmm(by_head, key.transpose(1, 2)), softcap)
+    logits = _bounded(_product(by_head, key.transpose(1, 2)), softcap)
     logits = logits.view(key_heads, rows, -1, logits.shape[-1])
     hidden = plan.hidden_common(size, window)
     if hidden is not None:
@@ -344,14 +354,20 @@ def _common(
     largest = torch.maximum(largest, logits.amax(-1).transpose(0, 1).reshape(rows, heads))
     logits -= largest.view(rows, key_heads, -1, 1).transpose(0, 1)
     weights = logits.exp_()
-    out = torch.bmm(weights.to(value.dtype).flatten(1, 2), value).float()
+    out = _product(weights.to(value.dtype).flatten(1, 2), value)
     out = out.view(key_heads, rows, -1, value.shape[-1]).transpose(0, 1).contiguous()
     total = weights.sum(-1).transpose(0, 1).contiguous()  # what is added to them is added faster
     return total.view(rows, heads), out.view(rows, heads, -1), largest
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return the batched product in float32, rounded nowhere where the device can help it."""
+    if left.is_cuda and left.dtype != torch.float32 and _WIDE_PRODUCTS:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left, right).float()
+
+
 def _bounded(logits: Tensor, softcap: float | None) -> Tensor:
-    logits = logits.float()
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
@@ -380,21 +396,20 @@ def _prefill(
     """
     key, value = (kept[run.pages].transpose(0, 1).flatten(1, 2)[None] for kept in (key, value))
     query = query.transpose(0, 1)[None].to(key.dtype)
-    grouped = query.shape[1] > key.shape[1]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
+    piece = _QUERIES if query.device.type == "cpu" else run.count
     parts = []
     # In pieces: keys behind a piece's last token are not looked at.
-    for begin in range(0, run.count, _QUERIES):
-        end = min(begin + _QUERIES, run.count)
+    for begin in range(0, run.count, piece):
+        end = min(begin + piece, run.count)
         start = run.start + begin
         seen = slice(_first_key(start, window), run.start + end)
         inputs = query[:, :, begin:end], key[:, :, seen], value[:, :, seen]
         mask = plan.mask(start, end - begin, window, key.dtype)
         if softcap is None:
-            parts.append(
-                functional.scaled_dot_product_attention(
-                    *inputs, mask, scale=1.0, enable_gqa=grouped
-                )
-            )
+            parts.append(functional.scaled_dot_product_attention(*inputs, mask, scale=1.0))
         else:
             parts.append(_capped(*inputs, mask, softcap))
     return torch.cat(parts, 2)[0].transpose(0, 1)
@@ -402,9 +417,7 @@ def _prefill(
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
     """Attend with logits that a hyperbolic tangent bounds, ``(1, heads, tokens, width)``."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
-    logits = _bounded(query @ key.transpose(-1, -2), softcap)
+    logits = _bounded((query @ key.transpose(-1, -2)).float(), softcap)
     weights = (logits + mask).softmax(-1)
     return weights.to(value.dtype) @ value
 

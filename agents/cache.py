@@ -30,22 +30,19 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     Args:
         pages: How many.
         page_size: Tokens of each.
-        dtype: Type of what is kept; None keeps the model's.
     """
 
     keys: Tensor
     values: Tensor
 
-    def __init__(self, pages: int, page_size: int, dtype: torch.dtype | None) -> None:
+    def __init__(self, pages: int, page_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._pages, self._page_size, self._dtype = pages, page_size, dtype
+        self._pages, self._page_size = pages, page_size
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Reserve the memory, in the shape that the model turns out to need."""
         self.keys, self.values = (
-            new.new_zeros(
-                (self._pages, new.shape[1], self._page_size, new.shape[3]), dtype=self._dtype
-            )
+            _zeros(new, (self._pages, new.shape[1], self._page_size, new.shape[3]))
             for new in (key_states, value_states)
         )
         self.is_initialized = True
@@ -87,7 +84,6 @@ class RaggedCache(Cache):
         rows: Sequences side by side.
         max_tokens: Most tokens of each.
         page_size: Tokens of one page.
-        dtype: Type of what is kept; None keeps the model's.
 
     Attributes:
         write_pages: int64 ``(S,)``: page of each token of the next forward pass; set it before.
@@ -105,9 +101,7 @@ class RaggedCache(Cache):
     write_places: Tensor
     layers: list[RaggedLayer]  # type: ignore[assignment]
 
-    def __init__(
-        self, rows: int, max_tokens: int, page_size: int, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, rows: int, max_tokens: int, page_size: int) -> None:
         super().__init__(layers=[])
         most = -(-max_tokens // page_size)
         pages = (rows + 1) * most
@@ -120,7 +114,6 @@ class RaggedCache(Cache):
         self.firsts: Index = np.zeros(pages + 1, np.int64)
         self._held: Index = np.zeros(rows + 1, np.int64)
         self._free = list(range(pages))
-        self._dtype = dtype
 
     @property
     def used_pages(self) -> int:
@@ -188,7 +181,18 @@ class RaggedCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Write one layer's new tokens and return all of its pages."""
         while len(self.layers) <= layer_idx:
-            self.layers.append(RaggedLayer(len(self.owners), self.page_size, self._dtype))
+            self.layers.append(RaggedLayer(len(self.owners), self.page_size))
         return self.layers[layer_idx].update(
             key_states, value_states, self.write_pages, self.write_places
         )
+
+
+def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return zeros of the model's type; on the CPU in float32, and only reserved until used.
+
+    A CPU multiplies vectors and matrices of bfloat16 several times slower than those of float32,
+    and ``torch.zeros`` writes to all of the memory.
+    """
+    if like.device.type == "cpu":
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return like.new_zeros(shape)

@@ -36,7 +36,8 @@ from agents.runner import Runner, Sampled, StaticDecoder, check_context
 from agents.sampling import Sampling
 from search_env.errors import ConfigurationError
 
-_PAGE_SIZE = 32
+_PAGE_SIZES = {"cpu": 32}
+"""Tokens of a page: small ones read less too much, but GPUs multiply larger matrices better."""
 
 Rows = Sequence[int] | NDArray[np.integer]
 Ids = NDArray[np.integer]
@@ -62,8 +63,8 @@ class Decoded:
 class Timings:
     """Where the engine's time went since the last :meth:`reset`.
 
-    A forward pass that carries prompts or documents beside tokens to decode is shared out by the
-    number of tokens.
+    Where a forward pass carries prompts or documents beside tokens to decode, attention counts as
+    what it was for, and the rest is shared out by the number of tokens.
 
     Attributes:
         prefill_seconds: Seconds for tokens that no token was sampled from.
@@ -84,11 +85,15 @@ class Timings:
         self.prefill_seconds = self.decode_seconds = 0.0
         self.prefill_tokens = self.decode_tokens = self.copied_tokens = 0
 
-    def add(self, seconds: float, prefilled: int, decoded: int) -> None:
-        """Count one forward pass."""
+    def add(self, seconds: float, prefilled: int, decoded: int, plan: Plan | None) -> None:
+        """Count one forward pass; ``plan`` is None where it did one of the two only."""
         share = prefilled / (prefilled + decoded)
-        self.prefill_seconds += seconds * share
-        self.decode_seconds += seconds * (1.0 - share)
+        prefill = seconds * share
+        if plan is not None:
+            others = seconds - plan.run_seconds - plan.single_seconds
+            prefill = plan.run_seconds + others * share
+        self.prefill_seconds += prefill
+        self.decode_seconds += seconds - prefill
         self.prefill_tokens += prefilled
         self.decode_tokens += decoded
 
@@ -142,11 +147,10 @@ class Engine:
         self._written: Index = np.zeros(rows + 1, np.int64)
         self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
         self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
-        # A CPU multiplies a vector and a matrix of bfloat16 several times slower than of float32.
-        kept = torch.float32 if self._device.type == "cpu" else None
-        self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZE, kept)
+        self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZES.get(self._device.type, 128))
         self._runner = Runner(model, self._cache, sampling or Sampling(), value_head)
         cuda = self._device.type == "cuda"
+        self._plan: Plan | None = None  # of the last packed pass
         self._static: StaticDecoder | None = None
         if cuda if graphs is None else graphs:
             self._static = StaticDecoder(self._runner, rows, self._device, capture=cuda)
@@ -261,7 +265,8 @@ class Engine:
                 sampled.log_probs.cpu().numpy(),
                 None if sampled.values is None else sampled.values.cpu().numpy(),
             )
-        self.timings.add(time.perf_counter() - start, ahead - len(index), len(index))
+        seconds = time.perf_counter() - start
+        self.timings.add(seconds, ahead - len(index), len(index), self._plan)
         bad = ~np.isfinite(decoded.log_probs)
         if bad.any():
             self._written[index] -= 1  # as if the last token had not been forwarded
@@ -292,7 +297,7 @@ class Engine:
         shortest = min(prompt.size for prompt in prompts) - 1 if len(prompts) > 1 else 0
         alike = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], 0)
         length = int(alike.argmin()) if not alike.all() else shortest
-        length -= length % _PAGE_SIZE
+        length -= length % self._cache.page_size
         if length:
             self._tokens[row, :length] = prompts[0][:length]
             self._prefill(row, np.array([length]), 0)
@@ -338,7 +343,7 @@ class Engine:
                 self._forward(index[chosen], counts[chosen], 1)
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)  # or the time would count as decoding
-            self.timings.add(time.perf_counter() - start, int(counts.sum()), 0)
+            self.timings.add(time.perf_counter() - start, int(counts.sum()), 0, None)
 
     def _decode(self, index: Index) -> Sampled:
         """Forward all that is left of the rows, and sample behind the last token of each."""
@@ -349,6 +354,7 @@ class Engine:
             logits, values = self._forward(index, counts, last)
             return self._runner.sample(logits, values, uniforms.to(self._device))
         at = self._written[index]
+        self._plan = None
         self._cache.reserve(index, at + 1)
         sampled = self._static.decode(index, self._tokens[index, at], at, uniforms)
         self._written[index] += 1
@@ -370,7 +376,7 @@ class Engine:
         starts = self._written[index]
         self._cache.reserve(index, starts + counts)
         positions = packed_positions(starts, counts)
-        plan = Plan.of(self._cache, index, starts, counts, self._device)
+        plan = self._plan = Plan.of(self._cache, index, starts, counts, self._device)
         ids = self._tokens[np.repeat(index, counts), positions]
         results = self._runner.forward(torch.from_numpy(ids)[None].to(self._device), plan, keep)
         self._written[index] += counts
