@@ -108,7 +108,8 @@ class Engine:
         sampling: The distribution that tokens are drawn from.
         prefill_chunk: Most tokens without a sampled one in one forward pass: bounds the memory.
         value_head: Maps the last hidden state ``(n, width)`` to values ``(n, 1)``.
-        graphs: Whether decoding is captured as CUDA graphs; None captures on CUDA.
+        graphs: Whether decoding has fixed shapes and, on CUDA, is captured as graphs; None does so
+            on CUDA. Graphs read weights where they lie: changes in place are seen, others are not.
 
     Raises:
         ModelMismatchError: The model does not take the attention of :mod:`agents.attention`.

@@ -36,6 +36,7 @@ from agents.errors import (
     NonFiniteError,
 )
 from agents.sampling import GREEDY, Sampling
+from benchmarks.speed import rollout
 from search_env.errors import ConfigurationError
 
 VOCABULARY, POSITIONS = 61, 160
@@ -466,3 +467,12 @@ def test_attention_that_is_not_computed_here_is_refused():
     chunked.config.layer_types = ["chunked_attention", "full_attention"]
     with pytest.raises(ModelMismatchError, match="chunked_attention"):
         Engine(chunked, rows=1, max_tokens=20)
+
+
+def test_the_speed_benchmark_compares_equal_work(monkeypatch):
+    monkeypatch.setattr(rollout, "GROUP", 2)
+    ours, peers = rollout.measure(rows=2, questions=1, dtype="fp32", repeats=1, max_tokens=4096)
+    assert ours[0].episodes == peers[0].episodes
+    assert ours[0].policy_tokens == peers[0].policy_tokens > 0
+    assert ours[0].seconds.keys() - peers[0].seconds.keys() == {"retrieval", "prefill", "decode"}
+    assert rollout.rate(ours) == ours[0].policy_tokens / ours[0].seconds["total"]
