@@ -469,6 +469,19 @@ def test_attention_that_is_not_computed_here_is_refused():
         Engine(chunked, rows=1, max_tokens=20)
 
 
+# peft 0.21 asks models of transformers for what they call otherwise now.
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_adapters_of_peft_are_part_of_the_model():
+    peft = pytest.importorskip("peft")
+    lora = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(build("qwen2")[0], lora).eval()
+    engine = Engine(model, rows=2, max_tokens=60)
+    engine.begin([1], [np.arange(20)], [0])
+    decoded = engine.decode([1])
+    expected = model(torch.arange(20)[None]).logits[0, -1].log_softmax(-1)
+    assert decoded.log_probs[0] == pytest.approx(expected[decoded.ids[0]].item(), abs=1e-4)
+
+
 def test_the_speed_benchmark_compares_equal_work(monkeypatch):
     monkeypatch.setattr(rollout, "GROUP", 2)
     ours, peers = rollout.measure(rows=2, questions=1, dtype="fp32", repeats=1, max_tokens=4096)
