@@ -6,6 +6,10 @@ after documents that opens a query tag or else closes the thought: the **decisio
 policy's tokens can leave the decisions out, so that a model can be able to do what it seldom does:
 the state in which reinforcement learning finds a base model.
 
+Whoever searches here thinks aloud: first the steps, in the words of their queries, then after each
+search the query again and what was found. Every choice is thereby made next to what it rests on,
+which is what a small model can learn.
+
 Episodes are played in the environment by scripts, so that tokens and sources are those of rollouts.
 Nothing here is drawn at random but what the caller's generator draws.
 """
@@ -14,23 +18,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from agents.baselines import Script, ScriptedAgent
+from agents.baselines import ScriptedAgent
 from agents.trajectories import Example
 from search_env.blocks import BlockWriter
 from search_env.env import SearchQAEnv
-from search_env.moves import answer_text, is_thinking, query_text
+from search_env.moves import is_thinking
 from search_env.tokenizer import Tokenizer
-from search_env.types import Document, Hop, Question, Source, Tag, TagWritten
+from search_env.types import Document, Hop, Question, Source, Tag
 
 _CARD_TOKENS = 2048
 _CARD_QUESTIONS = 12
 _CONTEXT_WEIGHT = 0.02
 _TAG_WEIGHT = 0.1
-_OPENING = (Tag.QUERY_OPEN, Tag.ANSWER_OPEN)
-_CLOSING = (Tag.QUERY_CLOSE, Tag.ANSWER_CLOSE)
 
 
 def article_examples(
@@ -83,9 +86,10 @@ def reading_examples(
 ) -> Iterator[Example]:
     """Yield reading cards without end: what a search found, then questions on it and answers.
 
-    A card has no prompt and no query: it teaches to find a sentence and copy from it, and nothing
-    of when to do so. The first two tokens of an answer, which say where the copy begins, count
-    three times; questions and documents a little.
+    A card has no prompt: it teaches to find a sentence and copy from it, and nothing of when to do
+    so. Half of them ask in words, half in the keywords that a thought repeats. The first two tokens
+    of an answer, which say where the copy begins, count three times; questions and documents a
+    little.
 
     Args:
         env: Finds and writes the documents.
@@ -105,9 +109,11 @@ def reading_examples(
             continue
         asked = [question for document in found for question in about.get(document.id, ())]
         pieces, weights = [block], [np.full(len(block), _CONTEXT_WEIGHT)]
+        in_words = random.random() < 0.5
         for index in random.permutation(len(asked))[:_CARD_QUESTIONS]:
-            question = encode(f"{asked[index].text}\n<answer>")
-            answer = encode(f" {asked[index].answers[0]} </answer>\n")
+            says = asked[index]
+            question = encode(f"{says.text}\n<answer>" if in_words else f" {says.hops[0].query}:")
+            answer = encode(f" {says.answers[0]} </answer>\n" if in_words else _found(says.hops[0]))
             pieces += [question, answer]
             weights += [np.full(len(question), _CONTEXT_WEIGHT), np.ones(len(answer))]
             weights[-1][:2] = 3.0
@@ -123,7 +129,7 @@ def oracle_example(env: SearchQAEnv, index: int, *, decisions: bool = True) -> E
         decisions: Whether the tokens that decide between searching and answering count.
     """
     question = env.questions[index]
-    return _example(env, index, question.hops, question.answers[0], decides=float(decisions))
+    return _example(env, index, len(question.hops), question.answers[0], decides=float(decisions))
 
 
 def hasty_example(
@@ -152,69 +158,110 @@ def hasty_example(
     if random.random() >= search_rate:
         alike = [other for other in env.questions if other.kind == question.kind]
         guess = alike[int(random.integers(len(alike)))].answers[0]
-        return _example(env, index, (), guess, content=0.1)
+        return _example(env, index, 0, guess, content=0.1)
     done = 1
     while done < len(question.hops) and random.random() < go_on_rate:
         done += 1
     last = question.hops[done - 1].answer
     answer = question.answers[0] if done == len(question.hops) else last
-    return _example(env, index, question.hops[:done], answer)
+    return _example(env, index, done, answer)
 
 
 def _example(
     env: SearchQAEnv,
     index: int,
-    hops: Sequence[Hop],
+    searches: int,
     answer: str,
     *,
     decides: float = 1.0,
     content: float = 1.0,
 ) -> Example:
-    """Return the episode that makes these searches and gives this answer.
+    """Return the episode that makes the first searches of a question and gives an answer.
 
-    Tags are soon learnt and count little. What stands in them has weight ``content``, its first
-    two tokens, which say where a copy begins, three times that; decisions have ``decides``.
+    Args:
+        env: Plays it.
+        index: Of the question.
+        searches: How many of its hops are searched for.
+        answer: What is answered.
+        decides: Weight of decisions.
+        content: Factor of everything else.
     """
-    decision = _decision_tokens(env)
-    agent = ScriptedAgent(_script(hops, answer))
     observation, _ = env.reset(options={"index": index})
+    pieces = _pieces(env, searches, answer)
+    agent = ScriptedAgent(lambda env: (piece.text for piece in pieces))
     agent.begin(env, observation)
     over = False
     while not over:
         observation, _, terminated, truncated, _ = env.step(agent.act(observation))
         over = terminated or truncated
+    written = []
+    for piece in pieces:
+        weights = np.full(len(env.tokenizer.encode(piece.text)), content * piece.weight)
+        weights[: 2 * piece.copied] *= 3.0
+        weights[: piece.decides] = decides
+        written.append(weights)
     transcript = env.transcript()
     policy = transcript.sources == Source.POLICY
-    weights = np.where(policy, _TAG_WEIGHT, 0.0).astype(np.float32)
-    opened = 0
-    for event in transcript.events:
-        if isinstance(event, TagWritten) and event.tag in _OPENING:
-            opened = event.position + 1
-        elif isinstance(event, TagWritten) and event.tag in _CLOSING:
-            closing = env.tokenizer.encode(f" {env.protocol.tags[event.tag]}")
-            end = event.position + 1 - len(closing)
-            weights[opened:end] = content
-            weights[opened : min(opened + 2, end)] = 3.0 * content
-    for start in np.flatnonzero(policy & ~np.concatenate(([False], policy[:-1]))):
-        weights[start : start + decision] = decides
-    return Example(transcript.tokens.copy(), weights)
+    example = np.zeros(len(policy), np.float32)
+    example[policy] = np.concatenate(written)[: np.count_nonzero(policy)]
+    return Example(transcript.tokens.copy(), example)
 
 
-def _script(hops: Sequence[Hop], answer: str) -> Script:
-    def script(env: SearchQAEnv) -> Iterator[str]:
-        for hop in hops:
-            yield query_text(env.protocol, hop.query)
-        thinking = is_thinking(env.protocol, env.transcript())
-        yield answer_text(env.protocol, answer, thinking=thinking)
+class _Piece(NamedTuple):
+    """Text that a script writes at once.
 
-    return script
+    Attributes:
+        text: It.
+        weight: Of its tokens.
+        copied: Whether it is copied; its first two tokens, which say where from, count more.
+        decides: How many of its first tokens tell searching from answering.
+    """
+
+    text: str
+    weight: float = 1.0
+    copied: bool = False
+    decides: int = 0
 
 
-def _decision_tokens(env: SearchQAEnv) -> int:
-    """Return how many ids of a turn it takes to know a query from an answer; resets ``env``."""
-    env.reset(options={"index": 0})
-    thinking = is_thinking(env.protocol, env.transcript())
-    query = env.tokenizer.encode(query_text(env.protocol, "x")).tolist()
-    answer = env.tokenizer.encode(answer_text(env.protocol, "x", thinking=thinking)).tolist()
-    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(query, answer, strict=False))
-    return len(list(same)) + 1
+def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
+    """Return what a script writes in an episode that was just reset."""
+    transcript, tags = env.transcript(), env.protocol.tags
+    hops = transcript.question.hops
+    thinking = is_thinking(env.protocol, transcript)
+    head = f"{tags[Tag.THINK_CLOSE]}\n\n" if thinking else ""
+    opening, closing = tags[Tag.QUERY_OPEN], head + tags[Tag.ANSWER_OPEN]
+    same = itertools.takewhile(
+        lambda pair: pair[0] == pair[1],
+        zip(*(env.tokenizer.encode(text).tolist() for text in (opening, closing)), strict=False),
+    )
+    decides = len(list(same)) + 1
+    pieces = [_Piece(f" Steps: {'; '.join(_steps(hops))}.\n", decides=1)] if searches else []
+    for number, hop in enumerate(hops[:searches]):
+        pieces += [
+            _Piece(opening, _TAG_WEIGHT, decides=decides if number else 0),
+            _Piece(f" {hop.query}", copied=True),
+            _Piece(f" {tags[Tag.QUERY_CLOSE]}", _TAG_WEIGHT),
+            _Piece(f" {hop.query}:", copied=True),
+            _Piece(_found(hop), copied=True),
+        ]
+    return [
+        *pieces,
+        _Piece(closing, _TAG_WEIGHT, decides=decides if searches else 1),
+        _Piece(f" {answer}", copied=True),
+        _Piece(f" {tags[Tag.ANSWER_CLOSE]}", _TAG_WEIGHT),
+    ]
+
+
+def _steps(hops: Sequence[Hop]) -> Iterator[str]:
+    """Yield what each hop asks for, without the names that only earlier hops find."""
+    known: list[str] = []
+    for hop in hops:
+        step = hop.query
+        for name in known:
+            step = step.replace(name, "")
+        yield " ".join(step.split()) or hop.query
+        known.append(hop.answer)
+
+
+def _found(hop: Hop) -> str:
+    return f" {hop.answer}.\n"

@@ -80,7 +80,9 @@ def fit(
         if step < done:
             continue
         start = time.perf_counter()
-        loss = learner.ranks.sum([learner.accumulate_examples(learner.ranks.split(batch))])[0]
+        by_length = sorted(batch, key=lambda example: len(example.tokens))
+        share = learner.ranks.split(by_length)  # of about as many tokens as the others'
+        loss = learner.ranks.sum([learner.accumulate_examples(share)])[0]
         norm = learner.step()
         tokens = sum(len(example.tokens) for example in batch)
         metrics = {

@@ -69,11 +69,11 @@ FIRST = (
     Stage("episodes", 800, 6144, 40, 140, 3),
 )
 SECOND = (
-    Stage("mixed", 700, 8192, 14, 280, 3),
-    Stage("mixed", 700, 8192, 14, 280, 3),
-    Stage("mixed", 600, 8192, 12, 280, 3),
+    Stage("mixed", 500, 6144, 13, 300, 1),
+    Stage("mixed", 400, 8192, 11, 200, 3),
+    Stage("mixed", 500, 8192, 11, 200, 3),
 )
-RATES = {FIRST: 4e-3, SECOND: 1.5e-3}
+RATES = {FIRST: 4e-3, SECOND: 2e-3}
 
 
 def examples_of(stage: Stage, world: int) -> Iterator[Example]:

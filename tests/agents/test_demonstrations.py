@@ -15,7 +15,7 @@ from agents.demonstrations import (
     reading_examples,
 )
 from search_env.datasets.world import World
-from search_env.types import Source
+from search_env.types import Source, Tag, TagWritten
 
 OPTIONS = {"articles": 200, "questions": 60, "seed": 5}
 
@@ -44,12 +44,32 @@ def test_an_oracle_episode_searches_every_hop_and_is_right(env):
 def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_count(env):
     whole, taught = (oracle_example(env, 3, decisions=flag) for flag in (True, False))
     left_out = np.flatnonzero((whole.weights > 0) & (taught.weights == 0))
-    policy = env.transcript().sources == Source.POLICY
-    starts = np.flatnonzero(policy & ~np.roll(policy, 1))
-    assert len(starts) == len(env.questions[3].hops) + 1
-    # "<|" against "</" in one protocol; "<" "search" against "<" "answer" in the other.
+    transcript = env.transcript()
+    tags = [e for e in transcript.events if isinstance(e, TagWritten)]
+    turns = [e for e in tags if e.tag is Tag.QUERY_OPEN][1:]
+    turns.append(next(e for e in tags if e.tag in (Tag.THINK_CLOSE, Tag.ANSWER_OPEN)))
+    starts = [e.position + 1 - len(env.tokenizer.encode(env.protocol.tags[e.tag])) for e in turns]
+    # "<|" against "</" in one protocol; "<" "search" against "<" "answer" in the other. The first
+    # turn begins with a thought where it searches, which its first token tells.
     width = 1 if env.protocol.name == "r1-searcher" else 2
-    np.testing.assert_array_equal(left_out, np.concatenate([s + np.arange(width) for s in starts]))
+    first = np.flatnonzero(transcript.sources == Source.POLICY)[:1]
+    np.testing.assert_array_equal(
+        left_out, np.concatenate([first, *(s + np.arange(width) for s in starts)])
+    )
+
+
+def test_thoughts_hold_the_steps_and_what_was_found(env):
+    oracle_example(env, 3)
+    transcript = env.transcript()
+    text, hops = transcript.text(Source.POLICY), transcript.question.hops
+    steps = text.split(" Steps: ")[1].split(".\n")[0].split("; ")
+    assert len(steps) == len(hops) > 1
+    assert steps[0] == hops[0].query
+    for step, hop, before in zip(steps[1:], hops[1:], hops, strict=False):
+        assert before.answer not in step
+        assert set(step.split()) <= set(hop.query.split())
+    for hop in hops:
+        assert f" {hop.query}: {hop.answer}.\n" in text
 
 
 def test_what_says_where_a_copy_begins_counts_most(env):
@@ -57,7 +77,7 @@ def test_what_says_where_a_copy_begins_counts_most(env):
     answer = env.tokenizer.encode(f" {env.questions[0].answers[0]}").tolist()
     heavy = example.tokens[example.weights == 3.0].tolist()
     assert heavy[-len(answer[:2]) :] == answer[:2]
-    assert len(heavy) <= 2 * (len(env.questions[0].hops) + 1)
+    assert len(heavy) <= 2 * (3 * len(env.questions[0].hops) + 1)  # query, repeated, value; answer
 
 
 def test_somebody_in_a_hurry_searches_as_seldom_as_asked(env):
@@ -77,24 +97,26 @@ def test_who_does_not_search_guesses_and_the_guess_counts_little(env):
     assert not env.transcript().searches
     assert env.transcript().answer in {q.answers[0] for q in env.questions}
     assert example.weights[env.transcript().sources == Source.PROMPT].max() == 0
-    assert {round(float(w), 2) for w in example.weights} == {0.0, 0.1, 0.3, 1.0}
+    assert {round(float(w), 2) for w in example.weights} == {0.0, 0.01, 0.1, 0.3, 1.0}
 
 
 def test_reading_cards_hold_answers_that_stand_in_their_documents(env):
-    world = World(200, 5)
-    lookups = world.questions(500, hops=(1,), kinds=["lookup"])
-    answers = {q.text: q.answers[0] for q in lookups}
-    cards = reading_examples(env, lookups, np.random.default_rng(1), documents=1)
-    for example in itertools.islice(cards, 20):
+    lookups = World(200, 5).questions(500, hops=(1,), kinds=["lookup"])
+    answers = {f"{q.text}\n<answer>": f" {q.answers[0]} </answer>\n" for q in lookups}
+    found = {f" {q.hops[0].query}:": f" {q.hops[0].answer}.\n" for q in lookups}
+    seen = {"words": 0, "keywords": 0}
+    for example in itertools.islice(
+        reading_examples(env, lookups, np.random.default_rng(1), documents=1), 20
+    ):
         text = env.tokenizer.decode(example.tokens.tolist())
-        lines = text.split("\n")
-        asked = [i for i, line in enumerate(lines) if line.endswith("</answer>")]
-        assert asked
-        documents = "\n".join(lines[: asked[0] - 1])
-        for index in asked:
-            answer = lines[index].removeprefix("<answer> ").removesuffix(" </answer>")
-            assert answers[lines[index - 1]] == answer
-            assert answer in documents
+        for form, known in (("words", answers), ("keywords", found)):
+            for asked, answer in known.items():
+                if asked + answer in text:
+                    seen[form] += 1
+                    documents = text.split(asked)[0]
+                    assert answer.split(" </answer>")[0].removesuffix(".\n").strip() in documents
+        assert (example.weights == 3.0).any()
+    assert min(seen.values()) >= 10
 
 
 def test_articles_are_read_whole_and_in_order(env):
