@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from test_learner import BATCH, assert_same, loss_of_all, make_model
 from transformers import AutoModelForCausalLM
 
+import search_env  # noqa: F401 - registers the ids
 from agents import models
+from agents.demonstrations import oracle_example
 from agents.errors import ModelMismatchError
 from agents.learner import Learner, OptimizerConfig
 from agents.models import check_fits, load_model, save_model, tiny_config, untrained, with_lora
@@ -35,6 +40,31 @@ def test_the_tiny_shape():
     assert 0.9e6 < sum(p.numel() for p in model.parameters()) < 1.1e6
     assert config.eos_token_id in load_tokenizer("world-1k").eos_ids
     check_fits(model, load_tokenizer("world-1k"))
+
+
+def test_the_bundled_base_is_small_and_fits_its_environment():
+    model = load_model("tiny-base")
+    folder = Path(models.__file__).parent / "assets" / "tiny-base"
+    assert (folder / "model.safetensors").stat().st_size < 8e6
+    assert (folder / "README.md").is_file()
+    check_fits(model, load_tokenizer("world-1k"))
+    shape = tiny_config()
+    assert model.config.hidden_size == shape.hidden_size
+    assert model.config.num_hidden_layers == shape.num_hidden_layers
+
+
+def test_the_bundled_base_can_read():
+    """Given the oracle's words, most of the next ones are the most likely; it is not noise."""
+    env = gym.make("SearchQA-v0", split="test").unwrapped
+    model = load_model("tiny-base", dtype=torch.bfloat16)
+    right = []
+    for index in range(6):
+        example = oracle_example(env, index, decisions=False)
+        keep = torch.from_numpy(np.flatnonzero(example.weights[1:] > 0))
+        ids = torch.from_numpy(example.tokens.astype(np.int64))
+        with torch.no_grad():
+            right.append(packed_logits(model, [ids], keep).argmax(-1) == ids[keep + 1])
+    assert torch.cat(right).float().mean() > 0.85
 
 
 @pytest.mark.parametrize("shared", [1, 2])
