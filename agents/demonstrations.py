@@ -112,10 +112,10 @@ def reading_examples(
         in_words = random.random() < 0.5
         for index in random.permutation(len(asked))[:_CARD_QUESTIONS]:
             says = asked[index]
-            question = encode(f"{says.text}\n<answer>" if in_words else f" {says.hops[0].query}:")
+            asks = encode(f"{says.text}\n<answer>" if in_words else f" {says.hops[0].query}:")
             answer = encode(f" {says.answers[0]} </answer>\n" if in_words else _found(says.hops[0]))
-            pieces += [question, answer]
-            weights += [np.full(len(question), _CONTEXT_WEIGHT), np.ones(len(answer))]
+            pieces += [asks, answer]
+            weights += [np.full(len(asks), _CONTEXT_WEIGHT), np.ones(len(answer))]
             weights[-1][:2] = 3.0
         yield Example(np.concatenate(pieces), np.concatenate(weights).astype(np.float32))
 

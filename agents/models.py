@@ -76,9 +76,12 @@ def untrained(config: Qwen2Config, seed: int = 0) -> Qwen2ForCausalLM:
     model = Qwen2ForCausalLM(config)
     attention = model.model.layers[0].self_attn
     width = config.hidden_size // config.num_attention_heads
-    shared = config.num_attention_heads // config.num_key_value_heads
+    shared = config.num_attention_heads // (
+        config.num_key_value_heads or config.num_attention_heads
+    )
+    rotary: Any = config.rope_parameters
     pairs = 5  # of the highest frequencies, which tell neighbours apart
-    angles = config.rope_parameters["rope_theta"] ** (-torch.arange(pairs) * 2 / width)
+    angles = float(rotary["rope_theta"]) ** (-torch.arange(pairs) * 2 / width)
     with torch.no_grad():
         for head, back in enumerate((1, 2, 3)):
             query, key = torch.zeros(width), torch.zeros(width)

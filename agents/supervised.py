@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from agents.learner import Learner
-from agents.logs import Observer, Silent
+from agents.logs import Observer, Observers
 from agents.packing import packed_logits
 from agents.trajectories import Example
 from search_env.arguments import check_count
 from search_env.errors import ConfigurationError
 
-_SILENT = Silent()
+_SILENT = Observers(())
 
 
 @dataclass(frozen=True, slots=True)
