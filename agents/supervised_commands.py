@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search_env.arguments import check_choice
 from search_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _WINDOW = 512  # tokens of articles in one example
 _CARDS = 4  # reading cards for each of them
 _HELD_OUT = 64
-_LOOKUPS = 4.4  # one-hop questions that a world has for each article
+_LOOKUPS = 4.0  # one-hop questions that a world has for each article, at the least
 _WORLDS_OF_OTHERS = 10_000  # seeds from here on are not those that people train and test on
 
 Out = Annotated[Path, typer.Option(help="Folder to write the model to.")]
@@ -65,6 +66,7 @@ def pretrain_command(
     from agents.commands import need_agents
 
     need_agents("pretrain")
+    _check(optimizer, dtype)
     held_out = list(itertools.islice(_readings(worlds, articles, documents, seed), _HELD_OUT))
     examples = [
         example
@@ -103,6 +105,7 @@ def sft_command(
     from agents.commands import need_agents
 
     need_agents("sft")
+    _check(optimizer, dtype)
     found = list(_recorded(episodes, least) if episodes else _oracle(env, count))
     if not found:
         raise ConfigurationError(
@@ -114,6 +117,12 @@ def sft_command(
         model, found[kept:] or found, found[:kept], out, steps, tokens_per_step,
         learning_rate, optimizer, dtype, seed, threads,
     )  # fmt: skip
+
+
+def _check(optimizer: str, dtype: str) -> None:
+    """Refuse what does not exist before anything takes time."""
+    check_choice("optimizer", optimizer, ("adamw", "muon"))
+    check_choice("dtype", dtype, ("fp32", "bf16"))
 
 
 def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[Example]:
@@ -186,10 +195,7 @@ def _imitate(
     from agents.logs import JsonLinesLog, Observers
     from agents.models import load_model, save_model, tiny_config, untrained
     from agents.supervised import SupervisedConfig, fit, measure
-    from search_env.arguments import check_choice
 
-    check_choice("optimizer", optimizer, ("adamw", "muon"))
-    check_choice("dtype", dtype, ("fp32", "bf16"))
     if threads is not None:
         torch.set_num_threads(threads)
     started = load_model(model) if model else untrained(tiny_config(), seed)
@@ -198,9 +204,9 @@ def _imitate(
         warmup_steps=min(30, steps // 4),
         schedule="linear",
         total_steps=steps,
-        optimizer=optimizer,  # type: ignore[arg-type]  # checked above
+        optimizer=optimizer,  # type: ignore[arg-type]  # checked before
     )
-    learner = Learner(started, config, dtype=dtype)  # type: ignore[arg-type]  # checked above
+    learner = Learner(started, config, dtype=dtype)  # type: ignore[arg-type]  # checked before
     observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
     observer.begin(steps, {"model": model or "new", "examples": str(len(list(examples)))})
     every = max(1, steps // 5)
