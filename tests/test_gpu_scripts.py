@@ -25,8 +25,9 @@ from benchmarks.gpu.shapes import (
     state_gib,
 )
 from benchmarks.scripted import ScriptedEngine, write_scripts
-from benchmarks.speed import training_step
-from benchmarks.speed.training_step import Measured, Ours, Workload, check
+from benchmarks.speed import training_step, trl_peer
+from benchmarks.speed.training_step import Ours, check
+from benchmarks.speed.workload import END, Measured, Workload
 
 CPU = torch.device("cpu")
 
@@ -207,28 +208,28 @@ def test_figures_are_medians_without_the_first_step(work):
 
 
 def test_the_chat_tokenizer_speaks_the_protocol(work):
-    envs, tokenizer = work.envs, training_step.chat_tokenizer(work.envs)
+    envs, tokenizer = work.envs, trl_peer.chat_tokenizer(work.envs)
     question = envs.questions[0]
     obs, _ = envs.reset(options={"index": 0})
     prompt = obs["tokens"][0, : obs["length"][0]].tolist()
-    message = {"role": "user", "content": training_step.prompt_text(envs, question.text)}
+    message = {"role": "user", "content": trl_peer.prompt_text(envs, question.text)}
     rendered = tokenizer.apply_chat_template([message], tokenize=True, return_dict=False)
     assert rendered == prompt
-    turn = [*work.scripts[0][0][0].tolist(), training_step.END]
+    turn = [*work.scripts[0][0][0].tolist(), END]
     parsed = tokenizer.parse_response(turn, prefix=prompt)
     (call,) = parsed["tool_calls"]
     assert call["function"] == {"name": "search", "arguments": {"query": question.hops[0].query}}
-    block = training_step.search_tool(envs, [])(question.hops[0].query)
+    block = trl_peer.search_tool(envs, [])(question.hops[0].query)
     assert block.startswith(envs.protocol.documents_prefix)
     assert tokenizer.parse_response(
-        [*work.scripts[0][0][-1].tolist(), training_step.END],
+        [*work.scripts[0][0][-1].tolist(), END],
         prefix=[*prompt, *turn, *envs.tokenizer.encode(block).tolist()],
     ).get("tool_calls") in (None, [])
 
 
 def test_rewards_are_those_of_the_environment():
     said = [[{"content": "x </think> <answer> Oslo </answer>"}], [{"content": "Oslo"}]]
-    assert training_step.reward_of(said, [["Oslo"], ["Oslo"]]) == [1.0, 0.0]
+    assert trl_peer.reward_of(said, [["Oslo"], ["Oslo"]]) == [1.0, 0.0]
 
 
 @pytest.mark.slow

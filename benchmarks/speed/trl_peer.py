@@ -1,0 +1,259 @@
+"""TRL's side of the training step: its tool loop, made to write given scripts.
+
+A tokenizer that renders and parses this environment's tags, a model whose ``generate`` follows
+scripts turn by turn, a tool that searches, and a trainer that records what was written.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerFast,
+    Qwen2ForCausalLM,
+    TrainerCallback,
+)
+
+from benchmarks.scripted import Script
+from benchmarks.speed.workload import END, LEARNING_RATE, Measured, Workload, tiny_model
+from search_env.scoring import score_answer
+from search_env.types import Tag
+from search_env.vector_env import SearchQAVectorEnv
+
+_CHAT = (
+    "{%- for m in messages -%}{{ m['content'] }}"
+    "{%- if m['role'] == 'assistant' -%}"
+    "{%- for c in m['tool_calls'] or [] -%}"
+    "[QUERY]{{ c['function']['name'] }} {{ c['function']['arguments'] | tojson }}[/QUERY]"
+    "{%- endfor -%}<|endoftext|>{%- endif -%}{%- endfor -%}"
+)
+
+
+def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
+    """Return the environment's tokenizer with a chat template and a parser of its tags."""
+    tags = envs.protocol.tags
+    asset = files("search_env") / "assets" / "world_1k.json"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.json"
+        path.write_text(asset.read_text("utf-8"), "utf-8")
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_file=str(path), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        )
+    opening, closing = tags[Tag.QUERY_OPEN], tags[Tag.QUERY_CLOSE]
+    tokenizer.chat_template = _CHAT.replace("[QUERY]", opening).replace("[/QUERY]", closing)
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": ["Assistant: <think>", envs.protocol.documents_suffix],
+        "fields": {
+            "tool_calls": {
+                "open": opening,
+                "close": closing,
+                "repeats": True,
+                "content": "text",
+                "transform": {
+                    "type": "function",
+                    "function": {"name": "search", "arguments": {"query": "{content}"}},
+                },
+            },
+            "content": {"close_pattern": r"<\|endoftext\|>\s*", "content": "text"},
+        },
+    }
+    return tokenizer
+
+
+class _Forced(LogitsProcessor):
+    """Leaves one id a row: the turn's, then the end of sequence."""
+
+    def __init__(self, turns: Sequence[Sequence[int]], start: int) -> None:
+        longest = max(map(len, turns)) + 1
+        padded = [[*turn, *[END] * (longest - len(turn))] for turn in turns]
+        self._ids, self._start = torch.tensor(padded), start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        wanted = self._ids[:, input_ids.shape[1] - self._start, None]
+        return torch.full_like(scores, -torch.inf).scatter_(1, wanted, 0.0)
+
+
+class ScriptedModel(Qwen2ForCausalLM):
+    """A model whose ``generate`` writes scripts, turn by turn."""
+
+    scripts: Sequence[Script] = ()
+    turn: int = 0
+    spent: float = 0.0
+
+    def follow(self, scripts: Sequence[Script]) -> None:
+        """Take the scripts of the next step."""
+        self.scripts, self.turn, self.spent = scripts, 0, 0.0
+
+    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
+        """Generate the next turn of all rows that have one; the others are not asked."""
+        turns = [script[self.turn].tolist() for script in self.scripts if len(script) > self.turn]
+        if len(turns) != len(input_ids):
+            raise RuntimeError(f"Expected {len(turns)} rows with a turn, got {len(input_ids)}.")
+        self.turn += 1
+        start = time.perf_counter()
+        forced = LogitsProcessorList([_Forced(turns, input_ids.shape[1])])
+        output: Tensor = super().generate(  # type: ignore[no-untyped-call]
+            input_ids=input_ids, logits_processor=forced, **options
+        )
+        self.spent += time.perf_counter() - start
+        return output
+
+
+def search_tool(envs: SearchQAVectorEnv, spent: list[float]) -> Callable[[str], str]:
+    """Return the function that TRL calls; its seconds are appended to ``spent``."""
+    protocol, retriever = envs.protocol, envs.retriever
+
+    def search(query: str) -> str:
+        """Search the encyclopaedia.
+
+        Args:
+            query: What to look for.
+        """
+        start = time.perf_counter()
+        found = retriever.search([protocol.clean_query(query.strip())], protocol.top_k)[0]
+        ranks = (protocol.document_rank.replace("{rank}", str(n + 1)) for n in range(len(found)))
+        texts = (protocol.document_text(document) for document in found)
+        body = "".join(f"{rank}{text}" for rank, text in zip(ranks, texts, strict=True))
+        block: str = protocol.documents_prefix + body + protocol.documents_suffix
+        spent.append(time.perf_counter() - start)
+        return block
+
+    return search
+
+
+def reward_of(completions: list[Any], answers: list[list[str]], **_: Any) -> list[float]:
+    """Return the F1 of what stands between the answer tags."""
+    scores = []
+    for messages, gold in zip(completions, answers, strict=True):
+        said = re.search(r"<answer>(.*?)</answer>", messages[-1]["content"], re.DOTALL)
+        scores.append(score_answer(said.group(1).strip(), gold).f1 if said else 0.0)
+    return scores
+
+
+def train_with_trl(
+    work: Workload, dtype: str, max_tokens: int, micro: int, after: Callable[[int], None]
+) -> Measured:
+    """Let TRL train and return its steps.
+
+    Args:
+        work: What is asked and written.
+        dtype: ``"bf16"`` is autocast over float32 weights, TRL's default.
+        max_tokens: Context.
+        micro: Episodes in one forward and backward pass.
+        after: Is called with the number of each step that was taken: another contender's turn.
+    """
+    from trl import GRPOTrainer
+
+    measured = Measured()
+    searched: list[float] = []
+    model = tiny_model(max_tokens, ScriptedModel)
+
+    class Recorded(GRPOTrainer):
+        """Keeps what was written."""
+
+        def _generate(self, prompts: list[Any]) -> Any:
+            result = super()._generate(prompts)
+            ids, masks = result[1], result[2]
+            kept = [
+                [i for i, own in zip(*pair, strict=True) if own and i != END]
+                for pair in zip(ids, masks, strict=True)
+            ]
+            measured.written.append(kept)
+            measured.read.append(sum(mask.count(0) for mask in masks))
+            return result
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Recorded(
+            model=model,
+            args=_settings(folder, work, dtype, max_tokens, micro),
+            processing_class=chat_tokenizer(work.envs),
+            reward_funcs=reward_of,
+            train_dataset=_questions(work),
+            tools=[search_tool(work.envs, searched)],
+            callbacks=[_Turns(work, model, searched, measured, after)],
+        )
+        trainer.train()
+    return measured
+
+
+class _Turns(TrainerCallback):
+    """Takes the time of each step, and lets the other contender have its turn."""
+
+    def __init__(
+        self,
+        work: Workload,
+        model: ScriptedModel,
+        searched: list[float],
+        measured: Measured,
+        after: Callable[[int], None],
+    ) -> None:
+        self._work, self._model, self._searched = work, model, searched
+        self._measured, self._after, self._start = measured, after, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._searched.clear()
+        self._model.follow(self._work.scripts[state.global_step])
+        self._start = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._measured.seconds.append(time.perf_counter() - self._start)
+        spent = {"generate": self._model.spent, "search": sum(self._searched)}
+        self._measured.parts.append(spent)
+        self._after(state.global_step - 1)
+
+
+def _questions(work: Workload) -> Any:
+    """Return TRL's dataset."""
+    from datasets import Dataset
+
+    asked = (work.envs.questions[i] for n in range(len(work.scripts)) for i in work.questions(n))
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [{"role": "user", "content": prompt_text(work.envs, question.text)}],
+                "answers": list(question.answers),
+            }
+            for question in asked
+        ]
+    )
+
+
+def _settings(folder: str, work: Workload, dtype: str, max_tokens: int, micro: int) -> Any:
+    """Return TRL's settings: one optimizer step for all episodes, nothing written."""
+    from trl import GRPOConfig
+
+    rows = work.envs.num_envs
+    return GRPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=min(micro, rows),
+        gradient_accumulation_steps=max(1, rows // micro),
+        num_generations=work.group,
+        max_completion_length=max_tokens,
+        max_steps=len(work.scripts),
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="constant",
+        gradient_checkpointing=False,
+        bf16=dtype == "bf16",
+        use_cpu=True,
+        shuffle_dataset=False,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def prompt_text(envs: SearchQAVectorEnv, question: str) -> str:
+    """Return the prompt that the environment writes."""
+    return "".join(text for text, _ in envs.protocol.prompt_pieces(question, "base"))
