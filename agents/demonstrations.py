@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.baselines import ScriptedAgent
 from agents.trajectories import Example
@@ -167,6 +168,30 @@ def hasty_example(
     return _example(env, index, done, answer)
 
 
+def thinking_example(env: SearchQAEnv, index: int) -> Example:
+    """Return the oracle's episode without what the environment writes in it.
+
+    Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
+    teach them. What was found is given and does not count, and no decision does.
+
+    Args:
+        env: Writes the prompt.
+        index: Of the question.
+    """
+    question = env.questions[index]
+    env.reset(options={"index": index})
+    prompt = env.transcript().tokens
+    pieces = _pieces(env, len(question.hops), question.answers[0])
+    found = {_found(hop) for hop in question.hops}
+    tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
+    weights = [np.zeros(len(prompt))]
+    for piece in pieces:
+        weights.append(_weights(env, piece, decides=0.0))
+        if piece.text in found:
+            weights[-1][:] = 0.0
+    return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
+
+
 def _example(
     env: SearchQAEnv,
     index: int,
@@ -194,12 +219,7 @@ def _example(
     while not over:
         observation, _, terminated, truncated, _ = env.step(agent.act(observation))
         over = terminated or truncated
-    written = []
-    for piece in pieces:
-        weights = np.full(len(env.tokenizer.encode(piece.text)), content * piece.weight)
-        weights[: 2 * piece.copied] *= 3.0
-        weights[: piece.decides] = decides
-        written.append(weights)
+    written = [_weights(env, piece, decides=decides, content=content) for piece in pieces]
     transcript = env.transcript()
     policy = transcript.sources == Source.POLICY
     example = np.zeros(len(policy), np.float32)
@@ -221,6 +241,16 @@ class _Piece(NamedTuple):
     weight: float = 1.0
     copied: bool = False
     decides: int = 0
+
+
+def _weights(
+    env: SearchQAEnv, piece: _Piece, *, decides: float, content: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the weights of a piece's tokens."""
+    weights = np.full(len(env.tokenizer.encode(piece.text)), content * piece.weight)
+    weights[: 2 * piece.copied] *= 3.0
+    weights[: piece.decides] = decides
+    return weights
 
 
 def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:

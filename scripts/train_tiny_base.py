@@ -33,11 +33,12 @@ from agents.demonstrations import (
     hasty_example,
     oracle_example,
     reading_examples,
+    thinking_example,
 )
 from agents.distributed import Ranks, joined
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import Silent
-from agents.models import load_model, save_model, tiny_config, untrained
+from agents.models import save_model, tiny_config, untrained
 from agents.supervised import SupervisedConfig, fit, measure
 from agents.trajectories import Example
 from search_env.datasets.world import World
@@ -51,57 +52,52 @@ PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
 
 
 class Stage(NamedTuple):
-    """Part of a round: updates, tokens an update; worlds, examples of each, documents shown."""
+    """Updates, tokens an update; worlds, examples of each kind in each, documents shown."""
 
     name: str
     updates: int
     tokens: int
     worlds: int
-    examples: int
-    documents: int
+    cards: int
+    thoughts: int = 0
+    episodes: int = 0
+    documents: int = 1
 
 
-FIRST = (
-    Stage("copying", 400, 2048, 1, 6400, 0),
-    Stage("reading", 1400, 2048, 24, 600, 1),
-    Stage("reading", 300, 3072, 16, 100, 3),
-    Stage("episodes", 1600, 3072, 40, 280, 1),
-    Stage("episodes", 800, 6144, 40, 140, 3),
+STAGES = (
+    Stage("copying", 400, 2048, 1, 6400),
+    Stage("reading and thinking", 1200, 2048, 16, 300, 200),
+    Stage("one document", 900, 4096, 18, 200, 100, 100),
+    Stage("three documents", 900, 8192, 18, 300, 100, 90, 3),
+    Stage("three documents, slower", 900, 8192, 18, 300, 100, 90, 3),
 )
-SECOND = (
-    Stage("mixed", 500, 6144, 13, 300, 1),
-    Stage("mixed", 400, 8192, 11, 200, 3),
-    Stage("mixed", 500, 8192, 11, 200, 3),
-)
-RATES = {FIRST: 4e-3, SECOND: 2e-3}
+LEARNING_RATE = 4e-3
 
 
 def examples_of(stage: Stage, world: int) -> Iterator[Example]:
     """Yield the examples of a stage that come from one world."""
     random = np.random.default_rng([SEED, world])
     if stage.name == "copying":
-        yield from copying_examples(random, stage.examples, length=128, vocabulary=1024)
+        yield from copying_examples(random, stage.cards, length=128, vocabulary=1024)
         return
-    few = stage.name == "mixed" and world % 2
     env = gym.make(
         "SearchQA-v0",
         protocol=PROTOCOLS[world % len(PROTOCOLS)],
         top_k=stage.documents,
         dataset_options={
             "articles": ARTICLES,
-            "questions": max(stage.examples // 2, 1),
+            "questions": max(stage.thoughts, stage.episodes),
             "seed": SEED + world,
-            "hops": [1, 2] if few else [1, 2, 3, 4],
+            "hops": [1, 2, 3, 4],
         },
     ).unwrapped
     assert isinstance(env, search_env.SearchQAEnv)
-    if stage.name != "episodes":
-        lookups = World(ARTICLES, SEED + world).questions(LOOKUPS, hops=(1,), kinds=["lookup"])
-        cards = reading_examples(env, lookups, random, stage.documents)
-        yield from itertools.islice(cards, stage.examples)
-    if stage.name == "reading":
-        return
-    for index in range(len(env.questions)):
+    lookups = World(ARTICLES, SEED + world).questions(LOOKUPS, hops=(1,), kinds=["lookup"])
+    cards = reading_examples(env, lookups, random, stage.documents)
+    yield from itertools.islice(cards, stage.cards)
+    for index in range(stage.thoughts):
+        yield thinking_example(env, index)
+    for index in range(stage.episodes):
         yield oracle_example(env, index, decisions=False)
         yield hasty_example(env, index, random, search_rate=SEARCH_RATE, go_on_rate=GO_ON_RATE)
 
@@ -118,11 +114,11 @@ class Bar(Silent):
         self._progress.update(self._task, completed=step, description=loss)
 
 
-def train(stages: tuple[Stage, ...], model: PreTrainedModel, out: Path, ranks: Ranks) -> None:
-    """Run a round; write the model, and what it is worth on held-out examples, after each stage."""
-    total, start = sum(stage.updates for stage in stages), time.perf_counter()
+def train(model: PreTrainedModel, out: Path, ranks: Ranks) -> None:
+    """Run all stages; write the model, and what it is worth on held-out examples, after each."""
+    total, start = sum(stage.updates for stage in STAGES), time.perf_counter()
     optimizer = OptimizerConfig(
-        learning_rate=RATES[stages],
+        learning_rate=LEARNING_RATE,
         weight_decay=0.01,
         warmup_steps=100,
         schedule="linear",
@@ -134,10 +130,10 @@ def train(stages: tuple[Stage, ...], model: PreTrainedModel, out: Path, ranks: R
     log = []
     with Progress(disable=not ranks.is_main) as progress:
         bar = Bar(progress, total)
-        for number, stage in enumerate(stages):
-            first = 100 * number + (500 if stages is SECOND else 0)  # no world comes twice
-            examples = [e for w in range(stage.worlds) for e in examples_of(stage, first + w)]
-            held_out = list(itertools.islice(examples_of(stage, 9000 + number), HELD_OUT))
+        for number, stage in enumerate(STAGES):
+            worlds = range(100 * number, 100 * number + stage.worlds)  # none comes twice
+            examples = [example for world in worlds for example in examples_of(stage, world)]
+            held_out = list(examples_of(stage, 9000 + number))[-HELD_OUT:]
             until = learner.updates + stage.updates
             fit(learner, examples, SupervisedConfig(until, stage.tokens, SEED), observer=bar)
             minutes = (time.perf_counter() - start) / 60
@@ -152,15 +148,11 @@ def train(stages: tuple[Stage, ...], model: PreTrainedModel, out: Path, ranks: R
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", type=Path, help="Model of the first round: make the second.")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with joined() as ranks:
-        if arguments.base is None:
-            train(FIRST, untrained(tiny_config(), SEED), arguments.out, ranks)
-        else:
-            train(SECOND, load_model(arguments.base), arguments.out, ranks)
+        train(untrained(tiny_config(), SEED), arguments.out, ranks)
 
 
 if __name__ == "__main__":

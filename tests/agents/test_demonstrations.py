@@ -13,6 +13,7 @@ from agents.demonstrations import (
     hasty_example,
     oracle_example,
     reading_examples,
+    thinking_example,
 )
 from search_env.datasets.world import World
 from search_env.types import Source, Tag, TagWritten
@@ -56,6 +57,22 @@ def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_co
     np.testing.assert_array_equal(
         left_out, np.concatenate([first, *(s + np.arange(width) for s in starts)])
     )
+
+
+def test_thinking_alone_is_the_episode_without_documents_and_findings_that_must_be_read(env):
+    for index in range(8):
+        whole = oracle_example(env, index, decisions=False)
+        sources = env.transcript().sources
+        alone = thinking_example(env, index)
+        np.testing.assert_array_equal(alone.tokens, whole.tokens[sources != Source.RETRIEVED])
+        assert not (alone.weights > whole.weights[sources != Source.RETRIEVED]).any()
+        question = env.questions[index]
+        unread = env.tokenizer.decode(
+            whole.tokens[sources != Source.RETRIEVED][
+                (alone.weights == 0) & (whole.weights[sources != Source.RETRIEVED] > 0)
+            ].tolist()
+        )
+        assert unread == "".join(f" {hop.answer}.\n" for hop in question.hops)
 
 
 def test_thoughts_hold_the_steps_and_what_was_found(env):
