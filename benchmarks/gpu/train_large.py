@@ -5,7 +5,7 @@
     python -m benchmarks.gpu.train_large --folder runs/large --stage report --output FILE.md
     python -m benchmarks.gpu.train_large --folder runs/tiny --tiny
 
-``pretrain`` climbs the ladder of :mod:`benchmarks.gpu.ladder`; ``train`` plays both phases in a
+``pretrain`` climbs the ladder of :mod:`agents.ladder`; ``train`` plays both phases in a
 world of 100,000 articles with questions of one to four hops; ``report`` asks the test world before
 and after. Each ends after ``--minutes`` with a checkpoint; the same command goes on from there and
 says when there is nothing left to do. Weights stay in the folder. ``--tiny`` runs all three with
@@ -28,6 +28,7 @@ import torch
 
 from agents import checkpoints
 from agents.config import TrainConfig
+from agents.ladder import Stage, stage_examples
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import JsonLinesLog
 from agents.metrics import evaluation_metrics
@@ -37,10 +38,11 @@ from agents.reinforce import train
 from agents.rollout import make_envs
 from agents.supervised import SupervisedConfig, fit, measure
 from agents.tiny import PHASES, TINY
-from benchmarks.gpu.ladder import SEED, Stage, stage_examples
 from benchmarks.gpu.throughput import device_of
 from benchmarks.report import heading, publish, table
 
+SEED = 19_001
+"""Of the first pretraining world; nobody trains or tests on these."""
 STAGES = ("pretrain", "train", "report")
 HOPS = (1, 2, 3, 4)
 _SLICE = 50  # updates between two looks at the clock
@@ -82,16 +84,14 @@ class Size:
 
 
 _LARGE_LADDER = (
-    Stage("copying", 400, 16_384, 1, 20_000, 0),
-    Stage("reading-1", 1200, 16_384, 24, 2400, 1),
-    Stage("reading-3", 400, 32_768, 16, 800, 3),
-    Stage("episodes-1", 1200, 32_768, 40, 1500, 1),
-    Stage("episodes-3", 800, 65_536, 40, 800, 3),
+    Stage("copying", 400, 16_384, 1, copies=20_000),
+    Stage("reading and thinking", 1200, 16_384, 24, cards=2400, thoughts=1600),
+    Stage("one document", 1000, 32_768, 24, cards=1200, thoughts=600, episodes=600),
+    Stage("three documents", 1000, 65_536, 40, 0, 1200, 400, 360, documents=3),
 )
 _TINY_LADDER = (
-    Stage("copying", 2, 512, 1, 8, 0),
-    Stage("reading-1", 2, 512, 1, 8, 1),
-    Stage("episodes-1", 2, 1024, 1, 4, 1),
+    Stage("copying", 2, 512, 1, copies=8),
+    Stage("one document", 2, 1024, 1, cards=4, thoughts=2, episodes=2),
 )
 _LARGE = Size(
     shape=(512, 10, 8, 1408),
@@ -163,7 +163,9 @@ def pretrain(size: Size, folder: Path, minutes: float, workers: int) -> bool:
         end += stage.updates
         if learner.updates >= end:
             continue
-        examples, held_out = stage_examples(number, stage, size.articles, workers)
+        examples, held_out = stage_examples(
+            number, stage, articles=size.articles, seed=SEED, workers=workers
+        )
         while learner.updates < end and _left(start, minutes):
             until = min(end, learner.updates + _SLICE)
             fit(learner, examples, SupervisedConfig(until, stage.tokens, SEED))

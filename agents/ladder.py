@@ -1,0 +1,126 @@
+"""The ladder that makes a base model, for any size: stages of supervised examples.
+
+Copy spans of random ids; read one article and answer on it; think without documents; read what a
+search found; play episodes. Episodes teach how to search by oracles whose decisions between
+searching and answering do not count, and whether to search by people in a hurry, who seldom do.
+
+The examples of a world are a function of stage, seed and world alone, so several processes can
+write worlds. Learning from them is :mod:`agents.supervised`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+
+import gymnasium as gym
+import numpy as np
+
+from agents.demonstrations import (
+    copying_examples,
+    hasty_example,
+    oracle_example,
+    reading_examples,
+    thinking_example,
+)
+from agents.trajectories import Example
+from search_env.datasets.world import World
+from search_env.evaluation import bare_env
+
+_SEARCH_RATE, _GO_ON_RATE = 0.2, 0.4  # of people in a hurry
+_PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
+_HOPS = (1, 2, 3, 4)
+_LOOKUPS = 4.4  # one-hop questions for each article: about all that a world has
+_HELD_OUT = 64
+_MOST_WORLDS = 100  # of a stage
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A rung.
+
+    Attributes:
+        name: For people.
+        updates: How many.
+        tokens: Of each.
+        worlds: How many worlds the examples are from, at most 100.
+        copies: Copied spans of each world, which need no articles.
+        cards: Reading cards of each world.
+        thoughts: Questions of each world that are thought about without documents.
+        episodes: Questions of each world that are played twice: by an oracle, and in a hurry.
+        documents: Shown after a search.
+    """
+
+    name: str
+    updates: int
+    tokens: int
+    worlds: int
+    copies: int = 0
+    cards: int = 0
+    thoughts: int = 0
+    episodes: int = 0
+    documents: int = 1
+
+
+def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
+    """Return the examples of a stage that come from one world.
+
+    Args:
+        number: Of the world.
+        stage: What they teach.
+        articles: Size of the world.
+        seed: ``seed + number`` is the world's own.
+    """
+    random = np.random.default_rng([seed, number])
+    examples = list(copying_examples(random, stage.copies, length=128, vocabulary=1024))
+    if not stage.cards + stage.thoughts + stage.episodes:
+        return examples
+    env = bare_env(
+        gym.make(
+            "SearchQA-v0",
+            protocol=_PROTOCOLS[number % len(_PROTOCOLS)],
+            top_k=stage.documents,
+            dataset_options={
+                "articles": articles,
+                "questions": max(stage.thoughts, stage.episodes, 1),
+                "seed": seed + number,
+                "hops": list(_HOPS),
+            },
+        )
+    )
+    if stage.cards:
+        world = World(articles, seed + number)
+        lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
+        cards = reading_examples(env, lookups, random, stage.documents)
+        examples += itertools.islice(cards, stage.cards)
+    examples += (thinking_example(env, index) for index in range(stage.thoughts))
+    rates = {"search_rate": _SEARCH_RATE, "go_on_rate": _GO_ON_RATE}
+    for index in range(stage.episodes):
+        examples.append(oracle_example(env, index, decisions=False))
+        examples.append(hasty_example(env, index, random, **rates))
+    return examples
+
+
+def stage_examples(
+    number: int, stage: Stage, *, articles: int, seed: int, workers: int = 0
+) -> tuple[list[Example], list[Example]]:
+    """Return all examples of a stage, and some of a world that it does not train on.
+
+    Args:
+        number: Of the stage; no two stages share a world.
+        stage: What they teach.
+        articles: Size of its worlds.
+        seed: Of the first world.
+        workers: Processes that write them; 0 for this one.
+    """
+    write = partial(world_examples, stage=stage, articles=articles, seed=seed)
+    first = _MOST_WORLDS * number
+    worlds = range(first, first + stage.worlds)
+    held_out = write(90 * _MOST_WORLDS + number)[-_HELD_OUT:]
+    if not workers:
+        return [example for world in worlds for example in write(world)], held_out
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return [example for found in pool.map(write, worlds) for example in found], held_out
