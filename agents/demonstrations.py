@@ -34,7 +34,8 @@ from search_env.types import Document, Hop, Question, Source, Tag
 _CARD_TOKENS = 2048
 _CARD_QUESTIONS = 12
 _CONTEXT_WEIGHT = 0.02
-_TAG_WEIGHT = 0.1
+TAGS = 0.1
+"""Weight of the tags' tokens, which are easy and many, where nothing else is said."""
 
 
 def article_examples(
@@ -121,16 +122,20 @@ def reading_examples(
         yield Example(np.concatenate(pieces), np.concatenate(weights).astype(np.float32))
 
 
-def oracle_example(env: SearchQAEnv, index: int, *, decisions: bool = True) -> Example:
+def oracle_example(
+    env: SearchQAEnv, index: int, *, decisions: bool = True, tags: float = TAGS
+) -> Example:
     """Return the episode that searches for each hop in turn and answers right.
 
     Args:
         env: Plays it.
         index: Of the question.
         decisions: Whether the tokens that decide between searching and answering count.
+        tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
-    return _example(env, index, len(question.hops), question.answers[0], decides=float(decisions))
+    answer, decides = question.answers[0], float(decisions)
+    return _example(env, index, len(question.hops), answer, decides=decides, tags=tags)
 
 
 def hasty_example(
@@ -140,11 +145,13 @@ def hasty_example(
     *,
     search_rate: float,
     go_on_rate: float,
+    tags: float = TAGS,
+    guesses: float = 0.1,
 ) -> Example:
     """Return an episode of somebody who seldom searches and soon stops.
 
     With probability ``1 - search_rate`` it answers at once, with the answer of another question
-    of the same kind; that guess itself counts little. Otherwise it searches for the first hop and,
+    of the same kind. Otherwise it searches for the first hop and,
     after each search, for the next with probability ``go_on_rate``; what it found last is its
     answer.
 
@@ -154,21 +161,24 @@ def hasty_example(
         random: Draws all this.
         search_rate: Probability of a first search.
         go_on_rate: Probability of each further one.
+        tags: Weight of the tags' tokens.
+        guesses: Factor of all weights behind the decision not to search: who imitates what cannot
+            be known learns nothing else of it, but should learn how it ends.
     """
     question = env.questions[index]
     if random.random() >= search_rate:
         alike = [other for other in env.questions if other.kind == question.kind]
         guess = alike[int(random.integers(len(alike)))].answers[0]
-        return _example(env, index, 0, guess, content=0.1)
+        return _example(env, index, 0, guess, tags=tags, content=guesses)
     done = 1
     while done < len(question.hops) and random.random() < go_on_rate:
         done += 1
     last = question.hops[done - 1].answer
     answer = question.answers[0] if done == len(question.hops) else last
-    return _example(env, index, done, answer)
+    return _example(env, index, done, answer, tags=tags)
 
 
-def thinking_example(env: SearchQAEnv, index: int) -> Example:
+def thinking_example(env: SearchQAEnv, index: int, *, tags: float = TAGS) -> Example:
     """Return the oracle's episode without what the environment writes in it.
 
     Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
@@ -177,6 +187,7 @@ def thinking_example(env: SearchQAEnv, index: int) -> Example:
     Args:
         env: Writes the prompt.
         index: Of the question.
+        tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
     env.reset(options={"index": index})
@@ -186,7 +197,7 @@ def thinking_example(env: SearchQAEnv, index: int) -> Example:
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
     for piece in pieces:
-        weights.append(_weights(env, piece, decides=0.0))
+        weights.append(_weights(env, piece, tags=tags, decides=0.0))
         if piece.text in found:
             weights[-1][:] = 0.0
     return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
@@ -198,6 +209,7 @@ def _example(
     searches: int,
     answer: str,
     *,
+    tags: float,
     decides: float = 1.0,
     content: float = 1.0,
 ) -> Example:
@@ -208,6 +220,7 @@ def _example(
         index: Of the question.
         searches: How many of its hops are searched for.
         answer: What is answered.
+        tags: Weight of tags.
         decides: Weight of decisions.
         content: Factor of everything else.
     """
@@ -219,7 +232,9 @@ def _example(
     while not over:
         observation, _, terminated, truncated, _ = env.step(agent.act(observation))
         over = terminated or truncated
-    written = [_weights(env, piece, decides=decides, content=content) for piece in pieces]
+    written = [
+        _weights(env, piece, tags=tags, decides=decides, content=content) for piece in pieces
+    ]
     transcript = env.transcript()
     policy = transcript.sources == Source.POLICY
     example = np.zeros(len(policy), np.float32)
@@ -232,22 +247,24 @@ class _Piece(NamedTuple):
 
     Attributes:
         text: It.
-        weight: Of its tokens.
+        is_tag: Whether it is nothing but tags.
         copied: Whether it is copied; its first two tokens, which say where from, count more.
         decides: How many of its first tokens tell searching from answering.
     """
 
     text: str
-    weight: float = 1.0
+    is_tag: bool = False
     copied: bool = False
     decides: int = 0
 
 
 def _weights(
-    env: SearchQAEnv, piece: _Piece, *, decides: float, content: float = 1.0
+    env: SearchQAEnv, piece: _Piece, *, tags: float, decides: float, content: float = 1.0
 ) -> NDArray[np.float64]:
     """Return the weights of a piece's tokens."""
-    weights = np.full(len(env.tokenizer.encode(piece.text)), content * piece.weight)
+    weights = np.full(
+        len(env.tokenizer.encode(piece.text)), content * (tags if piece.is_tag else 1.0)
+    )
     weights[: 2 * piece.copied] *= 3.0
     weights[: piece.decides] = decides
     return weights
@@ -268,17 +285,17 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
     pieces = [_Piece(f" Steps: {'; '.join(_steps(hops))}.\n", decides=1)] if searches else []
     for number, hop in enumerate(hops[:searches]):
         pieces += [
-            _Piece(opening, _TAG_WEIGHT, decides=decides if number else 0),
+            _Piece(opening, is_tag=True, decides=decides if number else 0),
             _Piece(f" {hop.query}", copied=True),
-            _Piece(f" {tags[Tag.QUERY_CLOSE]}", _TAG_WEIGHT),
+            _Piece(f" {tags[Tag.QUERY_CLOSE]}", is_tag=True),
             _Piece(f" {hop.query}:", copied=True),
             _Piece(_found(hop), copied=True),
         ]
     return [
         *pieces,
-        _Piece(closing, _TAG_WEIGHT, decides=decides if searches else 1),
+        _Piece(closing, is_tag=True, decides=decides if searches else 1),
         _Piece(f" {answer}", copied=True),
-        _Piece(f" {tags[Tag.ANSWER_CLOSE]}", _TAG_WEIGHT),
+        _Piece(f" {tags[Tag.ANSWER_CLOSE]}", is_tag=True),
     ]
 
 

@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from agents.demonstrations import (
+    TAGS,
     copying_examples,
     hasty_example,
     oracle_example,
@@ -30,7 +31,7 @@ from agents.trajectories import Example
 from search_env.datasets.world import World
 from search_env.evaluation import bare_env
 
-_SEARCH_RATE, _GO_ON_RATE = 0.2, 0.4  # of people in a hurry
+_GO_ON_RATE = 0.4  # of people in a hurry
 _PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
 _HOPS = (1, 2, 3, 4)
 _LOOKUPS = 4.4  # one-hop questions for each article: about all that a world has
@@ -52,6 +53,9 @@ class Stage:
         thoughts: Questions of each world that are thought about without documents.
         episodes: Questions of each world that are played twice: by an oracle, and in a hurry.
         documents: Shown after a search.
+        tags: Weight of the tags' tokens.
+        guesses: Weight of what is answered without a search.
+        search_rate: Of people in a hurry.
     """
 
     name: str
@@ -63,6 +67,9 @@ class Stage:
     thoughts: int = 0
     episodes: int = 0
     documents: int = 1
+    tags: float = TAGS
+    guesses: float = 0.1
+    search_rate: float = 0.2
 
 
 def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
@@ -96,11 +103,19 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
         lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
         cards = reading_examples(env, lookups, random, stage.documents)
         examples += itertools.islice(cards, stage.cards)
-    examples += (thinking_example(env, index) for index in range(stage.thoughts))
-    rates = {"search_rate": _SEARCH_RATE, "go_on_rate": _GO_ON_RATE}
+    examples += (thinking_example(env, index, tags=stage.tags) for index in range(stage.thoughts))
     for index in range(stage.episodes):
-        examples.append(oracle_example(env, index, decisions=False))
-        examples.append(hasty_example(env, index, random, **rates))
+        examples.append(oracle_example(env, index, decisions=False, tags=stage.tags))
+        hasty = hasty_example(
+            env,
+            index,
+            random,
+            search_rate=stage.search_rate,
+            go_on_rate=_GO_ON_RATE,
+            tags=stage.tags,
+            guesses=stage.guesses,
+        )
+        examples.append(hasty)
     return examples
 
 

@@ -23,6 +23,9 @@ TINY = Algorithm(
 )
 """GRPO with token-level loss; the preset ``tiny``."""
 
+ENV_OPTIONS = MappingProxyType({"max_policy_tokens": 384})
+"""Enough for four searches that are thought about; whoever rambles is stopped."""
+
 SEARCH = Phase(
     reward="r1-searcher-stage1",
     changes=MappingProxyType({"kl": "loss", "kl_estimator": "k3", "kl_coefficient": 0.02}),
@@ -46,8 +49,10 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
     return TrainConfig(
         model="tiny-base",
         algorithm=TINY,
+        env_options=ENV_OPTIONS,
         max_tokens=3072,
         phases=PHASES[phases],
+        phase_episodes=1280,
         phase_window=128,
         steps=60,
         rows=64,

@@ -35,7 +35,7 @@ from agents.plots import learning_figure, t_quantile
 from agents.policy import play_questions
 from agents.reinforce import make_envs, train
 from agents.supervised import SupervisedConfig, fit
-from agents.tiny import tiny_run
+from agents.tiny import ENV_OPTIONS, tiny_run
 from benchmarks.report import heading, publish, table
 from search_env.evaluation import bare_env
 
@@ -61,7 +61,12 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
         "dynamic_sampling": True,
         "max_batches": 2,
     },
-    "phase 1 not handed over": {"phase_search_rate": None, "phase_format_rate": None},
+    "phase 1 not handed over": {
+        "phase_search_rate": None,
+        "phase_format_rate": None,
+        "phase_episodes": None,
+    },
+    "asked one and two hops": {"env_options": {**ENV_OPTIONS, "dataset_options": {"hops": [1, 2]}}},
 }
 """Changes to the bundled run: phases, fields of the run, fields of the algorithm."""
 
@@ -118,7 +123,7 @@ def test(model: Path | str) -> dict[str, dict[str, float]]:
     config = tiny_run()
     scores = {}
     for name, (count, options) in TESTS.items():
-        options = {"split": "test", "max_tokens": 4096, **options}
+        options = {"split": "test", "max_tokens": 4096, **ENV_OPTIONS, **options}
         envs = make_envs(config.env_id, rows=32, vocabulary=1024, options=options)
         asked = np.linspace(0, len(envs.questions) - 1, count).round().astype(int).tolist()
         scores[name] = evaluation_metrics(play_questions(loaded, envs, asked))

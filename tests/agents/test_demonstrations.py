@@ -117,6 +117,27 @@ def test_who_does_not_search_guesses_and_the_guess_counts_little(env):
     assert {round(float(w), 2) for w in example.weights} == {0.0, 0.01, 0.1, 0.3, 1.0}
 
 
+def test_tags_and_guesses_count_as_asked(env):
+    def weights(tags, guesses=0.1):
+        rates = {"search_rate": 0.0, "go_on_rate": 0.0}
+        random = np.random.default_rng(0)
+        hasty = hasty_example(env, 1, random, **rates, tags=tags, guesses=guesses)
+        return (
+            oracle_example(env, 1, tags=tags).weights,
+            hasty.weights,
+            thinking_example(env, 1, tags=tags).weights,
+        )
+
+    light, full = weights(0.25), weights(1.0)
+    for less, more in zip(light, full, strict=True):
+        changed = less != more
+        assert changed.any()
+        np.testing.assert_array_equal(less[changed], 0.25 * more[changed])
+    guess = weights(1.0, guesses=0.5)[1]
+    # The decision, the rest of the tags, the two tokens that begin the guess.
+    assert set(guess[guess > 0].tolist()) == {1.0, 0.5, 1.5}
+
+
 def test_reading_cards_hold_answers_that_stand_in_their_documents(env):
     lookups = World(200, 5).questions(500, hops=(1,), kinds=["lookup"])
     answers = {f"{q.text}\n<answer>": f" {q.answers[0]} </answer>\n" for q in lookups}
