@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ from search_env.types import Document, Hop, Question, Source, Tag
 _CARD_TOKENS = 2048
 _CARD_QUESTIONS = 12
 _CONTEXT_WEIGHT = 0.02
+Decisions = Literal["all", "last", "none"]
+
 TAGS = 0.1
 """Weight of the tags' tokens, which are easy and many, where nothing else is said."""
 
@@ -123,19 +125,20 @@ def reading_examples(
 
 
 def oracle_example(
-    env: SearchQAEnv, index: int, *, decisions: bool = True, tags: float = TAGS
+    env: SearchQAEnv, index: int, *, decisions: Decisions = "all", tags: float = TAGS
 ) -> Example:
     """Return the episode that searches for each hop in turn and answers right.
 
     Args:
         env: Plays it.
         index: Of the question.
-        decisions: Whether the tokens that decide between searching and answering count.
+        decisions: Which of the tokens that decide between searching and answering count. The last
+            one, to answer when all is found, says nothing of whether to search.
         tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
-    answer, decides = question.answers[0], float(decisions)
-    return _example(env, index, len(question.hops), answer, decides=decides, tags=tags)
+    answer = question.answers[0]
+    return _example(env, index, len(question.hops), answer, decisions=decisions, tags=tags)
 
 
 def hasty_example(
@@ -178,15 +181,18 @@ def hasty_example(
     return _example(env, index, done, answer, tags=tags)
 
 
-def thinking_example(env: SearchQAEnv, index: int, *, tags: float = TAGS) -> Example:
+def thinking_example(
+    env: SearchQAEnv, index: int, *, decisions: Decisions = "none", tags: float = TAGS
+) -> Example:
     """Return the oracle's episode without what the environment writes in it.
 
     Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
-    teach them. What was found is given and does not count, and no decision does.
+    teach them. What was found is given and does not count.
 
     Args:
         env: Writes the prompt.
         index: Of the question.
+        decisions: Which of them count, as in :func:`oracle_example`.
         tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
@@ -197,7 +203,7 @@ def thinking_example(env: SearchQAEnv, index: int, *, tags: float = TAGS) -> Exa
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
     for piece in pieces:
-        weights.append(_weights(env, piece, tags=tags, decides=0.0))
+        weights.append(_weights(env, piece, tags=tags, decisions=decisions))
         if piece.text in found:
             weights[-1][:] = 0.0
     return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
@@ -210,7 +216,7 @@ def _example(
     answer: str,
     *,
     tags: float,
-    decides: float = 1.0,
+    decisions: Decisions = "all",
     content: float = 1.0,
 ) -> Example:
     """Return the episode that makes the first searches of a question and gives an answer.
@@ -221,7 +227,7 @@ def _example(
         searches: How many of its hops are searched for.
         answer: What is answered.
         tags: Weight of tags.
-        decides: Weight of decisions.
+        decisions: Which of them count.
         content: Factor of everything else.
     """
     observation, _ = env.reset(options={"index": index})
@@ -233,7 +239,7 @@ def _example(
         observation, _, terminated, truncated, _ = env.step(agent.act(observation))
         over = terminated or truncated
     written = [
-        _weights(env, piece, tags=tags, decides=decides, content=content) for piece in pieces
+        _weights(env, piece, tags=tags, decisions=decisions, content=content) for piece in pieces
     ]
     transcript = env.transcript()
     policy = transcript.sources == Source.POLICY
@@ -250,23 +256,25 @@ class _Piece(NamedTuple):
         is_tag: Whether it is nothing but tags.
         copied: Whether it is copied; its first two tokens, which say where from, count more.
         decides: How many of its first tokens tell searching from answering.
+        is_end: Whether all was found before it.
     """
 
     text: str
     is_tag: bool = False
     copied: bool = False
     decides: int = 0
+    is_end: bool = False
 
 
 def _weights(
-    env: SearchQAEnv, piece: _Piece, *, tags: float, decides: float, content: float = 1.0
+    env: SearchQAEnv, piece: _Piece, *, tags: float, decisions: Decisions, content: float = 1.0
 ) -> NDArray[np.float64]:
     """Return the weights of a piece's tokens."""
     weights = np.full(
         len(env.tokenizer.encode(piece.text)), content * (tags if piece.is_tag else 1.0)
     )
     weights[: 2 * piece.copied] *= 3.0
-    weights[: piece.decides] = decides
+    weights[: piece.decides] = decisions == "all" or (decisions == "last" and piece.is_end)
     return weights
 
 
@@ -293,7 +301,12 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
         ]
     return [
         *pieces,
-        _Piece(closing, is_tag=True, decides=decides if searches else 1),
+        _Piece(
+            closing,
+            is_tag=True,
+            decides=decides if searches else 1,
+            is_end=searches == len(hops),
+        ),
         _Piece(f" {answer}", copied=True),
         _Piece(f" {tags[Tag.ANSWER_CLOSE]}", is_tag=True),
     ]

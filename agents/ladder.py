@@ -21,6 +21,7 @@ import numpy as np
 
 from agents.demonstrations import (
     TAGS,
+    Decisions,
     copying_examples,
     hasty_example,
     oracle_example,
@@ -31,7 +32,6 @@ from agents.trajectories import Example
 from search_env.datasets.world import World
 from search_env.evaluation import bare_env
 
-_GO_ON_RATE = 0.4  # of people in a hurry
 _PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
 _HOPS = (1, 2, 3, 4)
 _LOOKUPS = 4.4  # one-hop questions for each article: about all that a world has
@@ -55,7 +55,9 @@ class Stage:
         documents: Shown after a search.
         tags: Weight of the tags' tokens.
         guesses: Weight of what is answered without a search.
+        decisions: Which decisions of oracles count.
         search_rate: Of people in a hurry.
+        go_on_rate: Of theirs, after each search.
     """
 
     name: str
@@ -69,7 +71,9 @@ class Stage:
     documents: int = 1
     tags: float = TAGS
     guesses: float = 0.1
+    decisions: Decisions = "none"
     search_rate: float = 0.2
+    go_on_rate: float = 0.4
 
 
 def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
@@ -103,15 +107,18 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
         lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
         cards = reading_examples(env, lookups, random, stage.documents)
         examples += itertools.islice(cards, stage.cards)
-    examples += (thinking_example(env, index, tags=stage.tags) for index in range(stage.thoughts))
+    examples += (
+        thinking_example(env, index, decisions=stage.decisions, tags=stage.tags)
+        for index in range(stage.thoughts)
+    )
     for index in range(stage.episodes):
-        examples.append(oracle_example(env, index, decisions=False, tags=stage.tags))
+        examples.append(oracle_example(env, index, decisions=stage.decisions, tags=stage.tags))
         hasty = hasty_example(
             env,
             index,
             random,
             search_rate=stage.search_rate,
-            go_on_rate=_GO_ON_RATE,
+            go_on_rate=stage.go_on_rate,
             tags=stage.tags,
             guesses=stage.guesses,
         )

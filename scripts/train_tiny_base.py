@@ -3,10 +3,10 @@
     torchrun --nproc-per-node 2 scripts/train_tiny_base.py --out runs/base
 
 It climbs the ladder of :mod:`agents.ladder` in procedural worlds that nobody trains or tests on, in
-two rounds, each with a learning rate that falls over all of it. In the second, tags and the ends of
-guesses count in full: what is right nearly always is not good enough where a hundred tokens are
-drawn. A run that was broken off goes on after its last whole round. The seed is fixed; the same
-machine, versions, threads and processes give the same weights.
+two rounds, each with a learning rate that falls over all of it. In the second, tags count in full,
+and how guesses and searches end: what is right nearly always is not good enough where a hundred
+tokens are drawn. A run that was broken off goes on after its last whole round. The seed is fixed;
+the same machine, versions, threads and processes give the same weights.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ FINISH = (
         documents=3,
         tags=1.0,
         guesses=0.5,
+        decisions="last",
         search_rate=0.15,
+        go_on_rate=0.5,
     ),
 )
 ROUNDS = ((4e-3, CLIMB), (1.5e-3, FINISH))

@@ -43,7 +43,7 @@ def test_an_oracle_episode_searches_every_hop_and_is_right(env):
 
 
 def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_count(env):
-    whole, taught = (oracle_example(env, 3, decisions=flag) for flag in (True, False))
+    whole, taught = (oracle_example(env, 3, decisions=which) for which in ("all", "none"))
     left_out = np.flatnonzero((whole.weights > 0) & (taught.weights == 0))
     transcript = env.transcript()
     tags = [e for e in transcript.events if isinstance(e, TagWritten)]
@@ -59,9 +59,21 @@ def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_co
     )
 
 
+def test_the_last_decision_is_to_stop_when_all_is_found(env):
+    for make in (oracle_example, thinking_example):
+        none, last, every = (
+            make(env, 3, decisions=which).weights for which in ("none", "last", "all")
+        )
+        stop = np.flatnonzero(last != none)
+        np.testing.assert_array_equal(last[stop], 1.0)
+        ends = np.flatnonzero(every != none)[-len(stop) :]
+        np.testing.assert_array_equal(stop, ends)
+        assert len(stop) == (1 if env.protocol.name == "r1-searcher" else 2)
+
+
 def test_thinking_alone_is_the_episode_without_documents_and_findings_that_must_be_read(env):
     for index in range(8):
-        whole = oracle_example(env, index, decisions=False)
+        whole = oracle_example(env, index, decisions="none")
         sources = env.transcript().sources
         alone = thinking_example(env, index)
         np.testing.assert_array_equal(alone.tokens, whole.tokens[sources != Source.RETRIEVED])
