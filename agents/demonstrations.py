@@ -34,7 +34,7 @@ from search_env.types import Document, Hop, Question, Source, Tag
 _CARD_TOKENS = 2048
 _CARD_QUESTIONS = 12
 _CONTEXT_WEIGHT = 0.02
-Decisions = Literal["all", "last", "none"]
+Decisions = Literal["all", "later", "none"]
 
 TAGS = 0.1
 """Weight of the tags' tokens, which are easy and many, where nothing else is said."""
@@ -132,8 +132,8 @@ def oracle_example(
     Args:
         env: Plays it.
         index: Of the question.
-        decisions: Which of the tokens that decide between searching and answering count. The last
-            one, to answer when all is found, says nothing of whether to search.
+        decisions: Which of the tokens that decide between searching and answering count: all, those
+            after a search, or none.
         tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
@@ -173,18 +173,19 @@ def hasty_example(
         alike = [other for other in env.questions if other.kind == question.kind]
         guess = alike[int(random.integers(len(alike)))].answers[0]
         return _example(env, index, 0, guess, tags=tags, content=guesses)
-    done = 1
-    while done < len(question.hops) and random.random() < go_on_rate:
-        done += 1
-    last = question.hops[done - 1].answer
-    answer = question.answers[0] if done == len(question.hops) else last
-    return _example(env, index, done, answer, tags=tags)
+    done = hops_done(question, random, go_on_rate)
+    return _example(env, index, done, _answer_after(question, done), tags=tags)
 
 
 def thinking_example(
-    env: SearchQAEnv, index: int, *, decisions: Decisions = "none", tags: float = TAGS
+    env: SearchQAEnv,
+    index: int,
+    *,
+    searches: int | None = None,
+    decisions: Decisions = "none",
+    tags: float = TAGS,
 ) -> Example:
-    """Return the oracle's episode without what the environment writes in it.
+    """Return an oracle's episode without what the environment writes in it.
 
     Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
     teach them. What was found is given and does not count.
@@ -192,13 +193,16 @@ def thinking_example(
     Args:
         env: Writes the prompt.
         index: Of the question.
+        searches: How many hops are searched for before what was found last is the answer; None for
+            all, and the right answer.
         decisions: Which of them count, as in :func:`oracle_example`.
         tags: Weight of the tags' tokens.
     """
     question = env.questions[index]
     env.reset(options={"index": index})
     prompt = env.transcript().tokens
-    pieces = _pieces(env, len(question.hops), question.answers[0])
+    done = len(question.hops) if searches is None else searches
+    pieces = _pieces(env, done, _answer_after(question, done))
     found = {_found(hop) for hop in question.hops}
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
@@ -207,6 +211,20 @@ def thinking_example(
         if piece.text in found:
             weights[-1][:] = 0.0
     return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
+
+
+def hops_done(question: Question, random: np.random.Generator, go_on_rate: float) -> int:
+    """Return how many hops somebody searches for who goes on with this probability after each."""
+    done = 1
+    while done < len(question.hops) and random.random() < go_on_rate:
+        done += 1
+    return done
+
+
+def _answer_after(question: Question, done: int) -> str:
+    """Return the answer of somebody who searched for so many hops."""
+    whole = done == len(question.hops)
+    return question.answers[0] if whole else question.hops[done - 1].answer
 
 
 def _example(
@@ -256,14 +274,14 @@ class _Piece(NamedTuple):
         is_tag: Whether it is nothing but tags.
         copied: Whether it is copied; its first two tokens, which say where from, count more.
         decides: How many of its first tokens tell searching from answering.
-        is_end: Whether all was found before it.
+        is_later: Whether something was searched for before it.
     """
 
     text: str
     is_tag: bool = False
     copied: bool = False
     decides: int = 0
-    is_end: bool = False
+    is_later: bool = False
 
 
 def _weights(
@@ -274,7 +292,7 @@ def _weights(
         len(env.tokenizer.encode(piece.text)), content * (tags if piece.is_tag else 1.0)
     )
     weights[: 2 * piece.copied] *= 3.0
-    weights[: piece.decides] = decisions == "all" or (decisions == "last" and piece.is_end)
+    weights[: piece.decides] = decisions == "all" or (decisions == "later" and piece.is_later)
     return weights
 
 
@@ -293,7 +311,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
     pieces = [_Piece(f" Steps: {'; '.join(_steps(hops))}.\n", decides=1)] if searches else []
     for number, hop in enumerate(hops[:searches]):
         pieces += [
-            _Piece(opening, is_tag=True, decides=decides if number else 0),
+            _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
             _Piece(f" {hop.query}", copied=True),
             _Piece(f" {tags[Tag.QUERY_CLOSE]}", is_tag=True),
             _Piece(f" {hop.query}:", copied=True),
@@ -305,7 +323,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
             closing,
             is_tag=True,
             decides=decides if searches else 1,
-            is_end=searches == len(hops),
+            is_later=searches > 0,
         ),
         _Piece(f" {answer}", copied=True),
         _Piece(f" {tags[Tag.ANSWER_CLOSE]}", is_tag=True),

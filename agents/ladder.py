@@ -24,6 +24,7 @@ from agents.demonstrations import (
     Decisions,
     copying_examples,
     hasty_example,
+    hops_done,
     oracle_example,
     reading_examples,
     thinking_example,
@@ -58,6 +59,7 @@ class Stage:
         decisions: Which decisions of oracles count.
         search_rate: Of people in a hurry.
         go_on_rate: Of theirs, after each search.
+        think_on_rate: Of those who think without documents.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Stage:
     decisions: Decisions = "none"
     search_rate: float = 0.2
     go_on_rate: float = 0.4
+    think_on_rate: float = 1.0
 
 
 def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
@@ -107,10 +110,13 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
         lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
         cards = reading_examples(env, lookups, random, stage.documents)
         examples += itertools.islice(cards, stage.cards)
-    examples += (
-        thinking_example(env, index, decisions=stage.decisions, tags=stage.tags)
-        for index in range(stage.thoughts)
-    )
+    thinking = np.random.default_rng([seed, number, 1])
+    for index in range(stage.thoughts):
+        searches = hops_done(env.questions[index], thinking, stage.think_on_rate)
+        thought = thinking_example(
+            env, index, searches=searches, decisions=stage.decisions, tags=stage.tags
+        )
+        examples.append(thought)
     for index in range(stage.episodes):
         examples.append(oracle_example(env, index, decisions=stage.decisions, tags=stage.tags))
         hasty = hasty_example(

@@ -42,18 +42,18 @@ CLIMB = (
 FINISH = (
     Stage(
         "every token",
-        updates=700,
+        updates=600,
         tokens=8192,
-        worlds=16,
+        worlds=14,
         cards=240,
         thoughts=250,
         episodes=100,
         documents=3,
         tags=1.0,
         guesses=0.5,
-        decisions="last",
+        decisions="later",
         search_rate=0.15,
-        go_on_rate=0.5,
+        think_on_rate=0.4,
     ),
 )
 ROUNDS = ((4e-3, CLIMB), (1.5e-3, FINISH))

@@ -59,16 +59,23 @@ def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_co
     )
 
 
-def test_the_last_decision_is_to_stop_when_all_is_found(env):
+def test_later_decisions_are_all_but_whether_to_search(env):
     for make in (oracle_example, thinking_example):
-        none, last, every = (
-            make(env, 3, decisions=which).weights for which in ("none", "last", "all")
+        none, later, every = (
+            make(env, 3, decisions=which).weights for which in ("none", "later", "all")
         )
-        stop = np.flatnonzero(last != none)
-        np.testing.assert_array_equal(last[stop], 1.0)
-        ends = np.flatnonzero(every != none)[-len(stop) :]
-        np.testing.assert_array_equal(stop, ends)
-        assert len(stop) == (1 if env.protocol.name == "r1-searcher" else 2)
+        decisions = np.flatnonzero(every != none)
+        np.testing.assert_array_equal(np.flatnonzero(later != none), decisions[1:])
+        np.testing.assert_array_equal(later[decisions[1:]], 1.0)
+
+
+def test_who_stops_thinking_answers_with_what_was_found_last(env):
+    question = env.questions[3]
+    text = env.tokenizer.decode(thinking_example(env, 3, searches=2).tokens.tolist())
+    assert len(question.hops) == 4
+    assert text.count(question.hops[1].query) == 2
+    assert f"{question.hops[2].query}:" not in text
+    assert f" {question.hops[1].answer} {env.protocol.tags[Tag.ANSWER_CLOSE]}" in text
 
 
 def test_thinking_alone_is_the_episode_without_documents_and_findings_that_must_be_read(env):
