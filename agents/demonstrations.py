@@ -7,8 +7,8 @@ policy's tokens can leave the decisions out, so that a model can be able to do w
 the state in which reinforcement learning finds a base model.
 
 Whoever searches here thinks aloud: first the steps, in the words of their queries, then after each
-search the query again and what was found. Every choice is thereby made next to what it rests on,
-which is what a small model can learn.
+search the query again and what was found, and, where asked for, the steps that are left. Every
+choice is thereby made next to what it rests on, which is what a small model can learn.
 
 Episodes are played in the environment by scripts, so that tokens and sources are those of rollouts.
 Nothing here is drawn at random but what the caller's generator draws.
@@ -17,7 +17,8 @@ Nothing here is drawn at random but what the caller's generator draws.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -125,7 +126,12 @@ def reading_examples(
 
 
 def oracle_example(
-    env: SearchQAEnv, index: int, *, decisions: Decisions = "all", tags: float = TAGS
+    env: SearchQAEnv,
+    index: int,
+    *,
+    decisions: Decisions = "all",
+    tags: float = TAGS,
+    recounts: bool = True,
 ) -> Example:
     """Return the episode that searches for each hop in turn and answers right.
 
@@ -135,10 +141,11 @@ def oracle_example(
         decisions: Which of the tokens that decide between searching and answering count: all, those
             after a search, or none.
         tags: Weight of the tags' tokens.
+        recounts: Whether the steps that are left are said after each search.
     """
     question = env.questions[index]
-    answer = question.answers[0]
-    return _example(env, index, len(question.hops), answer, decisions=decisions, tags=tags)
+    pieces = partial(_pieces, env, len(question.hops), question.answers[0], recounts)
+    return _example(env, index, pieces, decisions=decisions, tags=tags)
 
 
 def hasty_example(
@@ -150,6 +157,7 @@ def hasty_example(
     go_on_rate: float,
     tags: float = TAGS,
     guesses: float = 0.1,
+    recounts: bool = True,
 ) -> Example:
     """Return an episode of somebody who seldom searches and soon stops.
 
@@ -167,14 +175,18 @@ def hasty_example(
         tags: Weight of the tags' tokens.
         guesses: Factor of all weights behind the decision not to search: who imitates what cannot
             be known learns nothing else of it, but should learn how it ends.
+        recounts: Whether the steps that are left are said after each search.
     """
     question = env.questions[index]
     if random.random() >= search_rate:
         alike = [other for other in env.questions if other.kind == question.kind]
         guess = alike[int(random.integers(len(alike)))].answers[0]
-        return _example(env, index, 0, guess, tags=tags, content=guesses)
+        return _example(
+            env, index, partial(_pieces, env, 0, guess, False), tags=tags, content=guesses
+        )
     done = hops_done(question, random, go_on_rate)
-    return _example(env, index, done, _answer_after(question, done), tags=tags)
+    pieces = partial(_pieces, env, done, _answer_after(question, done), recounts)
+    return _example(env, index, pieces, tags=tags)
 
 
 def thinking_example(
@@ -184,6 +196,7 @@ def thinking_example(
     searches: int | None = None,
     decisions: Decisions = "none",
     tags: float = TAGS,
+    recounts: bool = True,
 ) -> Example:
     """Return an oracle's episode without what the environment writes in it.
 
@@ -197,12 +210,13 @@ def thinking_example(
             all, and the right answer.
         decisions: Which of them count, as in :func:`oracle_example`.
         tags: Weight of the tags' tokens.
+        recounts: Whether the steps that are left are said after each search.
     """
     question = env.questions[index]
     env.reset(options={"index": index})
     prompt = env.transcript().tokens
     done = len(question.hops) if searches is None else searches
-    pieces = _pieces(env, done, _answer_after(question, done))
+    pieces = _pieces(env, done, _answer_after(question, done), recounts)
     found = {_found(hop) for hop in question.hops}
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
@@ -230,26 +244,24 @@ def _answer_after(question: Question, done: int) -> str:
 def _example(
     env: SearchQAEnv,
     index: int,
-    searches: int,
-    answer: str,
+    script: Callable[[], list[_Piece]],
     *,
     tags: float,
     decisions: Decisions = "all",
     content: float = 1.0,
 ) -> Example:
-    """Return the episode that makes the first searches of a question and gives an answer.
+    """Return the episode of a script.
 
     Args:
         env: Plays it.
         index: Of the question.
-        searches: How many of its hops are searched for.
-        answer: What is answered.
+        script: Returns what is written, once the episode was reset.
         tags: Weight of tags.
         decisions: Which of them count.
         content: Factor of everything else.
     """
     observation, _ = env.reset(options={"index": index})
-    pieces = _pieces(env, searches, answer)
+    pieces = script()
     agent = ScriptedAgent(lambda env: (piece.text for piece in pieces))
     agent.begin(env, observation)
     over = False
@@ -296,8 +308,8 @@ def _weights(
     return weights
 
 
-def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
-    """Return what a script writes in an episode that was just reset."""
+def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> list[_Piece]:
+    """Return what is written in an episode that was just reset: some searches and an answer."""
     transcript, tags = env.transcript(), env.protocol.tags
     hops = transcript.question.hops
     thinking = is_thinking(env.protocol, transcript)
@@ -308,7 +320,8 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
         zip(*(env.tokenizer.encode(text).tolist() for text in (opening, closing)), strict=False),
     )
     decides = len(list(same)) + 1
-    pieces = [_Piece(f" Steps: {'; '.join(_steps(hops))}.\n", decides=1)] if searches else []
+    steps = list(_steps(hops))
+    pieces = [_Piece(_say(steps), decides=1)] if searches else []
     for number, hop in enumerate(hops[:searches]):
         pieces += [
             _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
@@ -317,6 +330,8 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str) -> list[_Piece]:
             _Piece(f" {hop.query}:", copied=True),
             _Piece(_found(hop), copied=True),
         ]
+        if recounts:
+            pieces.append(_Piece(_say(steps[number + 1 :])))
     return [
         *pieces,
         _Piece(
@@ -339,6 +354,10 @@ def _steps(hops: Sequence[Hop]) -> Iterator[str]:
             step = step.replace(name, "")
         yield " ".join(step.split()) or hop.query
         known.append(hop.answer)
+
+
+def _say(steps: Sequence[str]) -> str:
+    return f" Steps: {'; '.join(steps) or 'none'}.\n"
 
 
 def _found(hop: Hop) -> str:

@@ -60,6 +60,7 @@ class Stage:
         search_rate: Of people in a hurry.
         go_on_rate: Of theirs, after each search.
         think_on_rate: Of those who think without documents.
+        recounts: Whether the steps that are left are said after each search.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Stage:
     search_rate: float = 0.2
     go_on_rate: float = 0.4
     think_on_rate: float = 1.0
+    recounts: bool = True
 
 
 def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
@@ -114,11 +116,20 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
     for index in range(stage.thoughts):
         searches = hops_done(env.questions[index], thinking, stage.think_on_rate)
         thought = thinking_example(
-            env, index, searches=searches, decisions=stage.decisions, tags=stage.tags
+            env,
+            index,
+            searches=searches,
+            decisions=stage.decisions,
+            tags=stage.tags,
+            recounts=stage.recounts,
         )
         examples.append(thought)
     for index in range(stage.episodes):
-        examples.append(oracle_example(env, index, decisions=stage.decisions, tags=stage.tags))
+        examples.append(
+            oracle_example(
+                env, index, decisions=stage.decisions, tags=stage.tags, recounts=stage.recounts
+            )
+        )
         hasty = hasty_example(
             env,
             index,
@@ -127,6 +138,7 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
             go_on_rate=stage.go_on_rate,
             tags=stage.tags,
             guesses=stage.guesses,
+            recounts=stage.recounts,
         )
         examples.append(hasty)
     return examples

@@ -4,9 +4,10 @@
 
 It climbs the ladder of :mod:`agents.ladder` in procedural worlds that nobody trains or tests on, in
 two rounds, each with a learning rate that falls over all of it. In the second, tags count in full,
-and how guesses and searches end: what is right nearly always is not good enough where a hundred
-tokens are drawn. A run that was broken off goes on after its last whole round. The seed is fixed;
-the same machine, versions, threads and processes give the same weights.
+for what is right nearly always is not good enough where a hundred tokens are drawn; and thoughts
+say after each search which steps are left, so that when to stop can be read there. A run that was
+broken off goes on after its last whole round. The seed is fixed; the same machine, versions,
+threads and processes give the same weights.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ SEED = 9001
 ARTICLES = 1000
 CLIMB = (
     Stage("copying", 400, 2048, 1, copies=6400),
-    Stage("reading and thinking", 1200, 2048, 16, cards=300, thoughts=200),
-    Stage("one document", 900, 4096, 18, cards=200, thoughts=100, episodes=100),
-    Stage("three documents", 900, 8192, 18, 0, 300, 100, 90, documents=3),
-    Stage("three documents, slower", 900, 8192, 18, 0, 300, 100, 90, documents=3),
+    Stage("reading and thinking", 1200, 2048, 16, cards=300, thoughts=200, recounts=False),
+    Stage("one document", 900, 4096, 18, 0, 200, 100, 100, recounts=False),
+    Stage("three documents", 900, 8192, 18, 0, 300, 100, 90, 3, recounts=False),
+    Stage("three documents, slower", 900, 8192, 18, 0, 300, 100, 90, 3, recounts=False),
 )
 FINISH = (
     Stage(

@@ -108,6 +108,24 @@ def test_thoughts_hold_the_steps_and_what_was_found(env):
         assert f" {hop.query}: {hop.answer}.\n" in text
 
 
+def test_after_each_search_the_steps_that_are_left_are_said(env):
+    question = env.questions[3]
+    assert len(question.hops) == 4
+    said, unsaid = (
+        env.tokenizer.decode(oracle_example(env, 3, recounts=flag).tokens.tolist())
+        for flag in (True, False)
+    )
+    plans = [line for line in said.splitlines() if " Steps:" in line]
+    steps = plans[0].split(" Steps: ")[1].removesuffix(".").split("; ")
+    assert [plan.split(" Steps: ")[1] for plan in plans[1:]] == [
+        *("; ".join(steps[n:]) + "." for n in (1, 2, 3)),
+        "none.",
+    ]
+    for plan in plans[1:]:
+        said = said.replace(f"{plan}\n", "", 1)
+    assert unsaid == said
+
+
 def test_what_says_where_a_copy_begins_counts_most(env):
     example = oracle_example(env, 0)
     answer = env.tokenizer.encode(f" {env.questions[0].answers[0]}").tolist()
