@@ -11,6 +11,7 @@ write worlds. Learning from them is :mod:`agents.supervised`.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -31,11 +32,13 @@ from agents.demonstrations import (
 )
 from agents.trajectories import Example
 from search_env.datasets.world import World
+from search_env.env import SearchQAEnv
 from search_env.evaluation import bare_env
 
 _PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
 _HOPS = (1, 2, 3, 4)
 _LOOKUPS = 4.4  # one-hop questions for each article: about all that a world has
+_BRANCHED = ("composition", "intersection", "comparison")
 _HELD_OUT = 64
 _MOST_WORLDS = 100  # of a stage
 
@@ -52,6 +55,7 @@ class Stage:
         copies: Copied spans of each world, which need no articles.
         cards: Reading cards of each world.
         thoughts: Questions of each world that are thought about without documents.
+        branched: As many more that are no chains: compositions, intersections, comparisons.
         episodes: Questions of each world that are played twice: by an oracle, and in a hurry.
         documents: Shown after a search.
         tags: Weight of the tags' tokens.
@@ -70,6 +74,7 @@ class Stage:
     copies: int = 0
     cards: int = 0
     thoughts: int = 0
+    branched: int = 0
     episodes: int = 0
     documents: int = 1
     tags: float = TAGS
@@ -92,38 +97,19 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
     """
     random = np.random.default_rng([seed, number])
     examples = list(copying_examples(random, stage.copies, length=128, vocabulary=1024))
-    if not stage.cards + stage.thoughts + stage.episodes:
+    if not stage.cards + stage.thoughts + stage.branched + stage.episodes:
         return examples
-    env = bare_env(
-        gym.make(
-            "SearchQA-v0",
-            protocol=_PROTOCOLS[number % len(_PROTOCOLS)],
-            top_k=stage.documents,
-            dataset_options={
-                "articles": articles,
-                "questions": max(stage.thoughts, stage.episodes, 1),
-                "seed": seed + number,
-                "hops": list(_HOPS),
-            },
-        )
-    )
+    env = _world_env(number, stage, articles, seed + number, max(stage.thoughts, stage.episodes, 1))
     if stage.cards:
         world = World(articles, seed + number)
         lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
         cards = reading_examples(env, lookups, random, stage.documents)
         examples += itertools.islice(cards, stage.cards)
     thinking = np.random.default_rng([seed, number, 1])
-    for index in range(stage.thoughts):
-        searches = hops_done(env.questions[index], thinking, stage.think_on_rate)
-        thought = thinking_example(
-            env,
-            index,
-            searches=searches,
-            decisions=stage.decisions,
-            tags=stage.tags,
-            recounts=stage.recounts,
-        )
-        examples.append(thought)
+    examples += _thoughts(env, stage.thoughts, stage, thinking)
+    if stage.branched:
+        hard = _world_env(number, stage, articles, seed + number, stage.branched, _BRANCHED)
+        examples += _thoughts(hard, stage.branched, stage, thinking)
     for index in range(stage.episodes):
         examples.append(
             oracle_example(
@@ -142,6 +128,42 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
         )
         examples.append(hasty)
     return examples
+
+
+def _world_env(
+    number: int,
+    stage: Stage,
+    articles: int,
+    seed: int,
+    questions: int,
+    kinds: Sequence[str] | None = None,
+) -> SearchQAEnv:
+    """Return the environment of a world."""
+    world = {
+        "articles": articles,
+        "questions": questions,
+        "seed": seed,
+        "hops": list(_HOPS),
+        "kinds": kinds,
+    }
+    protocol = _PROTOCOLS[number % len(_PROTOCOLS)]
+    made = gym.make("SearchQA-v0", protocol=protocol, top_k=stage.documents, dataset_options=world)
+    return bare_env(made)
+
+
+def _thoughts(
+    env: SearchQAEnv, count: int, stage: Stage, random: np.random.Generator
+) -> Iterator[Example]:
+    """Yield thoughts on the first questions."""
+    for index in range(count):
+        yield thinking_example(
+            env,
+            index,
+            searches=hops_done(env.questions[index], random, stage.think_on_rate),
+            decisions=stage.decisions,
+            tags=stage.tags,
+            recounts=stage.recounts,
+        )
 
 
 def stage_examples(

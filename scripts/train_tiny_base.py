@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,32 @@ from agents.supervised import SupervisedConfig, fit, measure
 
 SEED = 9001
 ARTICLES = 1000
+_early = partial(Stage, recounts=False)
+_three = partial(
+    _early, updates=900, tokens=8192, worlds=18, cards=300, thoughts=100, episodes=90, documents=3
+)
 CLIMB = (
-    Stage("copying", 400, 2048, 1, copies=6400),
-    Stage("reading and thinking", 1200, 2048, 16, cards=300, thoughts=200, recounts=False),
-    Stage("one document", 900, 4096, 18, 0, 200, 100, 100, recounts=False),
-    Stage("three documents", 900, 8192, 18, 0, 300, 100, 90, 3, recounts=False),
-    Stage("three documents, slower", 900, 8192, 18, 0, 300, 100, 90, 3, recounts=False),
+    _early("copying", 400, 2048, worlds=1, copies=6400),
+    _early("reading and thinking", 1200, 2048, worlds=16, cards=300, thoughts=200),
+    _early("one document", 900, 4096, worlds=18, cards=200, thoughts=100, episodes=100),
+    _three("three documents"),
+    _three("three documents, slower"),
 )
 FINISH = (
     Stage(
         "every token",
-        updates=600,
+        updates=1500,
         tokens=8192,
-        worlds=14,
+        worlds=20,
         cards=240,
         thoughts=250,
+        branched=500,
         episodes=100,
         documents=3,
         tags=1.0,
         guesses=0.5,
         decisions="later",
-        search_rate=0.15,
+        search_rate=0.22,
         think_on_rate=0.4,
     ),
 )

@@ -87,7 +87,7 @@ _LARGE_LADDER = (
     Stage("copying", 400, 16_384, 1, copies=20_000),
     Stage("reading and thinking", 1200, 16_384, 24, cards=2400, thoughts=1600),
     Stage("one document", 1000, 32_768, 24, cards=1200, thoughts=600, episodes=600),
-    Stage("three documents", 1000, 65_536, 40, 0, 1200, 400, 360, documents=3),
+    Stage("three documents", 1000, 65_536, 40, cards=1200, thoughts=400, episodes=360, documents=3),
 )
 _TINY_LADDER = (
     Stage("copying", 2, 512, 1, copies=8),

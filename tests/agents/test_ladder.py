@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gymnasium as gym
 import pytest
 
 from agents.ladder import Stage, stage_examples, world_examples
+from search_env.evaluation import bare_env
 
 STAGE = Stage("all", 1, 100, 2, copies=2, cards=3, thoughts=4, episodes=5)
 
@@ -29,6 +31,17 @@ def test_stages_share_no_world_and_hold_one_out():
     seen = {tuple(tokens) for tokens in _tokens(train)}
     for others in (held, later, kept):
         assert seen.isdisjoint(map(tuple, _tokens(others)))
+
+
+def test_branched_thoughts_are_on_no_chains():
+    stage = Stage("thinking", 1, 100, 1, branched=6)
+    kinds = ["composition", "intersection", "comparison"]
+    world = {"articles": 100, "questions": 6, "seed": 1, "hops": [1, 2, 3, 4], "kinds": kinds}
+    env = bare_env(gym.make("SearchQA-v0", dataset_options=world))
+    thoughts = _tokens(world_examples(0, stage=stage, articles=100, seed=1))
+    assert len({question.kind for question in env.questions}) > 1
+    for tokens, question in zip(thoughts, env.questions, strict=True):
+        assert question.text in env.tokenizer.decode(tokens)
 
 
 @pytest.mark.slow
