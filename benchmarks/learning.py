@@ -35,16 +35,16 @@ from agents.plots import learning_figure, t_quantile
 from agents.policy import play_questions
 from agents.reinforce import make_envs, train
 from agents.supervised import SupervisedConfig, fit
-from agents.tiny import ENV_OPTIONS, tiny_run
+from agents.tiny import ENV_OPTIONS, TINY, tiny_run
 from benchmarks.report import heading, publish, table
 from search_env.evaluation import bare_env
 
 TESTS: Mapping[str, tuple[int, dict[str, Any]]] = {
     "test world": (400, {}),
-    "another world": (200, {"dataset_options": {"seed": 77}}),
-    "10,000 articles": (200, {"dataset_options": {"articles": 10_000}}),
-    "protocol search-r1": (200, {"protocol": "search-r1"}),
-    "five documents": (200, {"top_k": 5}),
+    "another world": (100, {"dataset_options": {"seed": 77}}),
+    "10,000 articles": (100, {"dataset_options": {"articles": 10_000}}),
+    "protocol search-r1": (100, {"protocol": "search-r1"}),
+    "five documents": (100, {"top_k": 5}),
 }
 """Where models are tested: number of questions, arguments of the environment."""
 
@@ -53,14 +53,16 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "phase 2 alone": {"phases": "2"},
     "phase 1 alone": {"phases": "1"},
     "no retrieval mask": {"mask_retrieved": False},
-    "REINFORCE++": {"advantage": "reinforce_pp_baseline", "aggregation": "token_mean"},
+    "GRPO": {"advantage": "grpo"},
+    "REINFORCE++": {"advantage": "reinforce_pp_baseline"},
     "PPO": {"advantage": "gae", "value_learning_rate": 2e-3},
     "DAPO": {
-        "aggregation": "token_mean",
+        "advantage": "grpo",
         "eps_high": 0.28,
         "dynamic_sampling": True,
         "max_batches": 2,
     },
+    "three times the learning rate": {"learning_rate": 3 * TINY.learning_rate},
     "phase 1 not handed over": {
         "phase_search_rate": None,
         "phase_format_rate": None,

@@ -45,25 +45,23 @@ CLIMB = (
     _three("three documents"),
     _three("three documents, slower"),
 )
-FINISH = (
-    Stage(
-        "every token",
-        updates=1500,
-        tokens=8192,
-        worlds=20,
-        cards=240,
-        thoughts=250,
-        branched=500,
-        episodes=100,
-        documents=3,
-        tags=1.0,
-        guesses=0.5,
-        decisions="later",
-        search_rate=0.22,
-        think_on_rate=0.4,
-    ),
+_whole = partial(
+    Stage,
+    updates=1500,
+    tokens=8192,
+    worlds=20,
+    documents=3,
+    tags=1.0,
+    guesses=0.5,
+    decisions="later",
+    search_rate=0.22,
+    think_on_rate=0.4,
 )
-ROUNDS = ((4e-3, CLIMB), (1.5e-3, FINISH))
+ROUNDS = (
+    (4e-3, CLIMB),
+    (1.5e-3, (_whole("every token", cards=240, thoughts=250, branched=500, episodes=100),)),
+    (1.5e-3, (_whole("every token, again", cards=120, thoughts=300, branched=400, episodes=160),)),
+)
 
 
 class Bar(Silent):
