@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search_env.console import PIPE_WIDTH, open_console, say
 from search_env.errors import ConfigurationError, nearest
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from transformers import PreTrainedModel
 
     from agents.config import TrainConfig
@@ -35,7 +35,6 @@ _NEEDED = ("torch", "transformers", "safetensors")
 # Splits to train on, to watch and to test on: generated worlds have three, published sets two.
 _GENERATED_SPLITS = (None, "validation", "test")
 _PUBLISHED_SPLITS = ("train", None, None)
-_WIDTH = 100
 _RECORD = "config.json"  # in a run's folder: what is run
 
 TokenizerName = Annotated[
@@ -119,7 +118,7 @@ def train_command(
     try:
         result = train(config, observer=observer, resume=newest is not None)
     except KeyboardInterrupt:
-        _say(f"Interrupted. Go on with: search-env train --resume --out {shlex.quote(str(out))}")
+        say(f"Interrupted. Go on with: search-env train --resume --out {shlex.quote(str(out))}")
         raise typer.Exit(_INTERRUPTED) from None
     if _is_main():
         _report(config, result, test_questions)
@@ -181,7 +180,7 @@ def label_command(
         )
     found = [label.level for label in labels.values()]
     shares = ", ".join(f"{found.count(level):,} {level}" for level in LEVELS)
-    _say(
+    say(
         f"{len(found):,} questions: {shares}.\n"
         f"Use it: search-env train {env_id} --difficulties {shlex.quote(str(out))}"
     )
@@ -373,7 +372,7 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
     envs, before, after = _play_test(config, result, count)
     out = Path(config.out)
     with (out / "report.txt").open("w", encoding="utf-8") as file:
-        for console in (_console(), Console(file=file, width=_WIDTH, highlight=False)):
+        for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
             console.print(f"\n{len(after):,} questions never seen in training:\n", markup=False)
             console.print(results_table({"before training": before, "after training": after}))
             show_episodes(tell(after, before), envs.tokenizer, envs.questions, console=console)
@@ -383,7 +382,7 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
 
         training_figure([out / "metrics.jsonl"], out / "training.png")
         written.append(str(out / "training.png"))
-    _say("\nWrote " + ", ".join(written))
+    say("\nWrote " + ", ".join(written))
 
 
 def _play_test(
@@ -428,17 +427,6 @@ def _progress(name: str, total: int) -> Iterator[Any]:
     """Show a bar; yield the function that moves it."""
     from rich.progress import Progress
 
-    with Progress(console=_console(stderr=True), transient=True) as bar:
+    with Progress(console=open_console(stderr=True), transient=True) as bar:
         task = bar.add_task(name, total=total)
         yield lambda done, _: bar.update(task, completed=done)
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH)
-
-
-def _say(text: str) -> None:
-    _console(stderr=False).print(text, markup=False, soft_wrap=True)

@@ -1,10 +1,11 @@
 """The command line: ``search-env eval``, ``play``, ``index``, ``replay`` and ``rescore``.
 
 Only arguments are read and results shown here; the work is in :mod:`search_env.evaluation`,
-:mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. Commands that
-need a language model are the agents' own. What a command needs is imported when it is called, so
-that ``--help`` answers at once. Exit codes: 0, 2 after an error that its message explains, 130
-after Ctrl-C. Results go to standard output; progress and errors to standard error.
+:mod:`search_env.play`, :mod:`search_env.retrieval.bm25` and :mod:`search_env.replay`. Further
+commands are in modules of their own, those that need a language model among the agents. What a
+command needs is imported when it is called, so that ``--help`` answers at once. Exit codes: 0, 2
+after an error that its message explains, 130 after Ctrl-C. Results go to standard output; progress
+and errors to standard error.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import gymnasium as gym
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from search_env.console import check_output, open_console, progress_bar, say
 from search_env.errors import ConfigurationError, SearchEnvError, nearest
 from search_env.registration import ENVIRONMENTS
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
     from rich.table import Table
 
@@ -36,40 +37,39 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
-_PIPE_WIDTH = 100  # columns where the output is no terminal
 _GENERATED = {"world": "test", "toy": "test"}  # published datasets know their evaluation split
 
 
-_OF_AGENTS = {
+_ELSEWHERE = {
     "train": ("agents.commands", "Train a language model to search and to answer."),
     "label": ("agents.commands", "Measure how difficult questions are for a model."),
     "pretrain": ("agents.supervised_commands", "Teach a model to read, on articles of worlds."),
     "sft": ("agents.supervised_commands", "Fine-tune a model on episodes."),
 }
-"""Commands that need a language model: where they are, and what the list of commands says."""
+"""Commands in modules of their own: where they are, and what the list of commands says."""
 
 
 class _Group(TyperGroup):
     """Turns errors that explain themselves into one line, and Ctrl-C into an exit code.
 
-    Commands of the agents are loaded when one of them is called.
+    Commands that are elsewhere are loaded when one of them is called.
     """
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Name the agents' commands after those of the environment."""
-        return [*super().list_commands(ctx), *_OF_AGENTS]
+        """Name the commands that are elsewhere after those of this module."""
+        return [*super().list_commands(ctx), *_ELSEWHERE]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command; one of the agents' that is not called only has its help."""
-        if cmd_name in _OF_AGENTS:
-            return TyperCommand(cmd_name, help=_OF_AGENTS[cmd_name][1])
+        """Return a command; one from elsewhere that is not called only has its help."""
+        if cmd_name in _ELSEWHERE:
+            return TyperCommand(cmd_name, help=_ELSEWHERE[cmd_name][1])
         return super().get_command(ctx, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Load the command that is called."""
-        if args and args[0] in _OF_AGENTS:
+        if args and args[0] in _ELSEWHERE:
             theirs = typer.Typer(rich_markup_mode="rich", add_completion=False)
-            importlib.import_module(_OF_AGENTS[args[0]][0]).register(theirs)
+            importlib.import_module(_ELSEWHERE[args[0]][0]).register(theirs)
             return args[0], typer.main.get_group(theirs).commands[args[0]], args[1:]
         return super().resolve_command(ctx, args)
 
@@ -83,10 +83,10 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except (SearchEnvError, gym.error.Error, OSError) as error:
-            _say(f"Error: {error}", "red", stderr=True)
+            say(f"Error: {error}", "red", stderr=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
-            _say("Interrupted.", "yellow", stderr=True)
+            say("Interrupted.", "yellow", stderr=True)
             raise typer.Exit(INTERRUPTED) from None
 
 
@@ -159,7 +159,7 @@ def eval_command(
     from search_env.report import notes, run_record, setting_line, summary_table, write_json
 
     agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
-    _check_file(out)
+    check_output(out)
     env = make_env(
         env_id,
         split=split,
@@ -171,22 +171,22 @@ def eval_command(
     )
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
-    _say(setting_line(env, count, seed))
+    say(setting_line(env, count, seed))
     records, finished = _evaluate(env, agents, count, seed)
     summaries = {name: summarise(found, seed=seed) for name, found in records.items()}
-    _console().print(summary_table(summaries))
+    open_console().print(summary_table(summaries))
     for note in notes(summaries):
-        _say(note, "dim")
+        say(note, "dim")
     if not finished:
         name = list(records)[-1]
         done = f"{name} after {len(records[name]):,} of {count:,} questions"
         unwritten = f" {out} was not written." if out is not None else ""
-        _say(f"Interrupted in {done}.{unwritten}", "yellow", stderr=True)
+        say(f"Interrupted in {done}.{unwritten}", "yellow", stderr=True)
         raise typer.Exit(INTERRUPTED)
     if out is not None:
         write_json(out, run_record(env, summaries, records, command=context.obj, seed=seed))
-        _say(f"Wrote {out}")
-    _say(
+        say(f"Wrote {out}")
+    say(
         f"Next: take the policy's place with `search-env play {env_id}`, or write an agent of "
         "your own: two methods, see agents/baselines.py."
     )
@@ -221,7 +221,7 @@ def play_command(
     )
     env.reset(seed=seed, options={} if question_id is None else {"question_id": question_id})
     if play(env, _read_line, sys.stdout).stop_reason is None:
-        _say("\nLeft before the end.", "yellow", stderr=True)
+        say("\nLeft before the end.", "yellow", stderr=True)
 
 
 @app.command(
@@ -249,7 +249,7 @@ def index_command(
     index = BM25Retriever.build(read_documents(corpus, format), k1=k1, b=b, progress=True)
     index.save(out)
     size = sum(file.stat().st_size for file in out.iterdir())
-    _say(
+    say(
         f"{len(index):,} passages, {size / 1e6:,.1f} MB, digest {index.digest}\n"
         f"Use it: gym.make(..., corpus={str(out)!r}), or search-env eval SearchQA-Bamboogle-v0 "
         f"--corpus {shlex.quote(str(out))}"
@@ -267,12 +267,12 @@ def replay_command(
     _import(modules)
     episodes = read_episodes(file, torn_tail=torn_tail)
     found = []
-    with file.open("rb") as lines, _progress() as bar:
+    with file.open("rb") as lines, progress_bar() as bar:
         task = bar.add_task("replay", total=sum(1 for _ in lines))
         for replayed in replay_episodes(episodes):
             found.append(replayed)
             bar.advance(task)
-    _say(
+    say(
         f"{len(found):,} episodes, {sum(r.observations for r in found):,} observations and "
         f"{sum(r.searches for r in found):,} searches compared: all as recorded."
     )
@@ -290,11 +290,11 @@ def rescore_command(
 
     _import(modules)
     results = [rescore(file, name, torn_tail=torn_tail) for name in dict.fromkeys(reward)]
-    _console().print(_rescore_table(results))
+    open_console().print(_rescore_table(results))
     valid, invalid = len(results[0].valid), results[0].invalid
-    _say(f"Means over {valid:,} episodes.", "dim")
+    say(f"Means over {valid:,} episodes.", "dim")
     if invalid:
-        _say(f"{invalid:,} left out: retrieval failed in them.", "dim")
+        say(f"{invalid:,} left out: retrieval failed in them.", "dim")
 
 
 def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
@@ -331,7 +331,7 @@ def _evaluate(
 
     records: dict[str, list[EpisodeRecord]] = {}
     try:
-        with _progress() as bar:
+        with progress_bar() as bar:
             tasks = {name: bar.add_task(name, total=count, start=False) for name in agents}
             for name, agent in agents.items():
                 found = records[name] = []
@@ -388,53 +388,8 @@ def _rescore_table(results: Sequence[Rescored]) -> Table:
     return table
 
 
-def _progress() -> Progress:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    return Progress(
-        TextColumn("{task.description:<17}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=_console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-def _console(*, stderr: bool = False) -> Console:
-    """Return a console that does not break the lines of a pipe at 80 columns."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
-    return Console(file=stream, width=width, highlight=False)
-
-
-def _say(text: str, style: str = "", *, stderr: bool = False) -> None:
-    """Print text as it stands: no markup, no line breaks of rich's."""
-    _console(stderr=stderr).print(text, style=style, markup=False, soft_wrap=True)
-
-
 def _read_line() -> str | None:
     try:
         return input("> ")
     except EOFError:
         return None
-
-
-def _check_file(path: Path | None) -> None:
-    """Refuse a path that cannot be written before the work is done, not after."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigurationError(
-            f"Expected --out to be a file that can be written, got {path}. Choose another path."
-        )
