@@ -205,7 +205,7 @@ def _measure(episodes: Iterable[Trajectory | EpisodeRecord]) -> list[_Measured]:
             continue
         if isinstance(episode, EpisodeRecord):
             scores = (episode.exact_match, episode.f1)
-            searches, well_formed = episode.searches, None
+            searches, well_formed = episode.searches or 0, None
         else:
             scores = (episode.scores["exact_match"], episode.scores["f1"])
             searches, well_formed = episode.num_searches, float(episode.well_formed)

@@ -2,21 +2,30 @@
 
 :func:`evaluate` runs, :func:`record_of` measures one transcript, :func:`summarise` averages. The
 measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
-(:data:`search_env.scoring.R1_SEARCHER`), whatever the protocol or dataset. No printing, no files.
+(:data:`search_env.scoring.R1_SEARCHER`), whatever the protocol or dataset, unless another is given.
+Outputs of other systems become the same records in :mod:`search_env.outputs`. No printing, no
+files.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import gymnasium as gym
 
 from search_env.env import Observation, SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.scoring import R1_SEARCHER, cover_exact_match, exact_match, token_f1
+from search_env.scoring import (
+    R1_SEARCHER,
+    ScoringRule,
+    contiguous_cover_exact_match,
+    cover_exact_match,
+    exact_match,
+    token_f1,
+)
 from search_env.statistics import RESAMPLES, Interval, bootstrap_mean
 from search_env.types import Transcript
 
@@ -41,10 +50,11 @@ class Agent(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """What one episode came to. Plain values, ready for JSON.
+    """What one episode came to. Plain values, ready for JSON; None where it is not known.
 
     Attributes:
         question_id: Which question.
+        question: Its text.
         kind: The dataset's own question type, "" where it has none.
         hops: Number of known single-hop steps, None where unknown.
         answer: What was answered, None where nothing was.
@@ -52,6 +62,7 @@ class EpisodeRecord:
         exact_match: See :func:`search_env.scoring.exact_match`.
         f1: See :func:`search_env.scoring.token_f1`.
         cover_exact_match: See :func:`search_env.scoring.cover_exact_match`.
+        contiguous_cover_exact_match: See :func:`search_env.scoring.contiguous_cover_exact_match`.
         episode_return: Undiscounted sum of the rewards that the environment paid.
         searches: Searches that were run.
         policy_tokens: Tokens that the policy wrote.
@@ -66,9 +77,12 @@ class EpisodeRecord:
         answer_recall: 1.0 where the words of some gold answer stand in a row in the title and text
             of some retrieved document, both normalised, else 0.0. Golds that are closed answers
             (yes, no) or have no word left are not looked for; None where no other is left.
+        judged: 1.0 where a language model judged the answer right, 0.0 where wrong; None where
+            none was asked.
     """
 
     question_id: str
+    question: str
     kind: str
     hops: int | None
     answer: str | None
@@ -76,9 +90,10 @@ class EpisodeRecord:
     exact_match: float
     f1: float
     cover_exact_match: float
-    episode_return: float
-    searches: int
-    policy_tokens: int
+    contiguous_cover_exact_match: float
+    episode_return: float | None
+    searches: int | None
+    policy_tokens: int | None
     stop_reason: str
     valid: bool
     format_faults: tuple[str, ...]
@@ -87,16 +102,21 @@ class EpisodeRecord:
     supporting_recall: float | None
     all_supports: float | None
     answer_recall: float | None
+    judged: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Recall:
-    """Mean retrieval measures of one group of questions; None where the data cannot tell."""
+class Means:
+    """Means of one group of questions, named as the records' fields; None where nothing has it."""
 
     episodes: int
+    exact_match: float | None
+    f1: float | None
+    cover_exact_match: float | None
     supporting_recall: float | None
     all_supports: float | None
     answer_recall: float | None
+    searches: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +126,10 @@ class Summary:
     Attributes:
         episodes: Valid episodes.
         invalid: Episodes left out of everything but the stop reasons.
-        exact_match: Mean of the records' field of the same name, as are the next eight.
+        exact_match: Mean of the records' field of the same name, as are the next ten.
         stop_reasons: Number of episodes by stop reason, most frequent first; all episodes.
-        by_kind: Retrieval by the dataset's question type; empty where it has none.
-        by_hops: Retrieval by number of hops; empty where unknown.
+        by_kind: Means by the dataset's question type; empty where it has none.
+        by_hops: Means by number of hops; empty where unknown.
     """
 
     episodes: int
@@ -117,15 +137,17 @@ class Summary:
     exact_match: Interval | None
     f1: Interval | None
     cover_exact_match: Interval | None
+    contiguous_cover_exact_match: Interval | None
     episode_return: Interval | None
     supporting_recall: Interval | None
     all_supports: Interval | None
     answer_recall: Interval | None
     searches: Interval | None
     policy_tokens: Interval | None
+    judged: Interval | None
     stop_reasons: dict[str, int]
-    by_kind: dict[str, Recall]
-    by_hops: dict[int, Recall]
+    by_kind: dict[str, Means]
+    by_hops: dict[int, Means]
 
 
 def evaluate(
@@ -183,12 +205,15 @@ def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:
     return bare
 
 
-def record_of(transcript: Transcript, episode_return: float) -> EpisodeRecord:
+def record_of(
+    transcript: Transcript, episode_return: float | None, rule: ScoringRule = R1_SEARCHER
+) -> EpisodeRecord:
     """Measure one finished episode.
 
     Args:
         transcript: Of the episode.
         episode_return: Sum of the rewards that were paid in it.
+        rule: How answers are compared.
 
     Raises:
         ConfigurationError: The episode has not ended.
@@ -203,13 +228,12 @@ def record_of(transcript: Transcript, episode_return: float) -> EpisodeRecord:
     supporting = supporting_recall(transcript)
     return EpisodeRecord(
         question_id=question.id,
+        question=question.text,
         kind=question.kind,
         hops=len(question.hops) or None,
         answer=answer,
         golds=question.answers,
-        exact_match=exact_match(answer, question.answers),
-        f1=token_f1(answer, question.answers),
-        cover_exact_match=cover_exact_match(answer, question.answers),
+        **answer_measures(answer, question.answers, rule),
         episode_return=episode_return,
         searches=len(searches),
         policy_tokens=transcript.num_policy_tokens,
@@ -224,6 +248,28 @@ def record_of(transcript: Transcript, episode_return: float) -> EpisodeRecord:
     )
 
 
+def answer_measures(
+    answer: str | None, golds: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> dict[str, float]:
+    """Return the fields of a record that compare its answer with the golds, by name.
+
+    Args:
+        answer: What was answered, None where nothing was.
+        golds: Gold answer and aliases.
+        rule: How to compare.
+
+    Example:
+        >>> answer_measures("the city of Paris", ["Paris"])["f1"]
+        0.5
+    """
+    return {
+        "exact_match": exact_match(answer, golds, rule),
+        "f1": token_f1(answer, golds, rule),
+        "cover_exact_match": cover_exact_match(answer, golds, rule),
+        "contiguous_cover_exact_match": contiguous_cover_exact_match(answer, golds, rule),
+    }
+
+
 def supporting_recall(transcript: Transcript) -> float | None:
     """Return :attr:`EpisodeRecord.supporting_recall`."""
     wanted = frozenset(transcript.question.supporting)
@@ -232,15 +278,23 @@ def supporting_recall(transcript: Transcript) -> float | None:
 
 def answer_recall(transcript: Transcript) -> float | None:
     """Return :attr:`EpisodeRecord.answer_recall`."""
-    normalised = map(R1_SEARCHER.normalize, transcript.question.answers)
-    golds = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
-    if not golds:
+    found = transcript.documents.values()
+    return answer_recall_in([f"{d.title} {d.text}" for d in found], transcript.question.answers)
+
+
+def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
+    """Return :attr:`EpisodeRecord.answer_recall` of texts that were retrieved.
+
+    Args:
+        texts: Title and text of each document.
+        golds: Gold answer and aliases.
+    """
+    normalised = map(R1_SEARCHER.normalize, golds)
+    wanted = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
+    if not wanted:
         return None
-    texts = [
-        R1_SEARCHER.normalize(f"{document.title} {document.text}")
-        for document in transcript.documents.values()
-    ]
-    return float(any(contains_words(text, gold) for text in texts for gold in golds))
+    read = map(R1_SEARCHER.normalize, texts)
+    return float(any(contains_words(text, gold) for text in read for gold in wanted))
 
 
 def contains_words(text: str, words: str) -> bool:
@@ -274,28 +328,19 @@ def summarise(
     return Summary(
         episodes=len(valid),
         invalid=len(records) - len(valid),
-        exact_match=interval("exact_match"),
-        f1=interval("f1"),
-        cover_exact_match=interval("cover_exact_match"),
-        episode_return=interval("episode_return"),
-        supporting_recall=interval("supporting_recall"),
-        all_supports=interval("all_supports"),
-        answer_recall=interval("answer_recall"),
-        searches=interval("searches"),
-        policy_tokens=interval("policy_tokens"),
+        **{field: interval(field) for field in _AVERAGED},
         stop_reasons=dict(Counter(record.stop_reason for record in records).most_common()),
-        by_kind={kind: _recall([r for r in valid if r.kind == kind]) for kind in kinds},
-        by_hops={hops: _recall([r for r in valid if r.hops == hops]) for hops in counts},
+        by_kind={kind: _means([r for r in valid if r.kind == kind]) for kind in kinds},
+        by_hops={hops: _means([r for r in valid if r.hops == hops]) for hops in counts},
     )
 
 
-def _recall(records: Sequence[EpisodeRecord]) -> Recall:
-    return Recall(
-        episodes=len(records),
-        supporting_recall=_mean(_values(records, "supporting_recall")),
-        all_supports=_mean(_values(records, "all_supports")),
-        answer_recall=_mean(_values(records, "answer_recall")),
-    )
+_AVERAGED = tuple(field.name for field in fields(Summary) if field.type == "Interval | None")
+_GROUPED = tuple(field.name for field in fields(Means) if field.name != "episodes")
+
+
+def _means(records: Sequence[EpisodeRecord]) -> Means:
+    return Means(len(records), **{field: _mean(_values(records, field)) for field in _GROUPED})
 
 
 def _values(records: Sequence[EpisodeRecord], field: str) -> list[float]:

@@ -69,11 +69,14 @@ def notes(summaries: Mapping[str, Summary]) -> list[str]:
     return lines
 
 
-def summary_table(summaries: Mapping[str, Summary]) -> Table:
+def summary_table(
+    summaries: Mapping[str, Summary], scores: Sequence[tuple[str, str]] = _SCORES
+) -> Table:
     """Return agents as rows, each mean above its interval; at most 100 columns wide.
 
     Args:
         summaries: By the agents' names.
+        scores: Header and field of each column of scores from 0 to 1; searches follow them.
     """
     from rich import box
     from rich.table import Table
@@ -81,12 +84,12 @@ def summary_table(summaries: Mapping[str, Summary]) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     table.add_column("agent", no_wrap=True)
-    for header in (*(header for header, _ in _SCORES), "searches"):
+    for header in (*(header for header, _ in scores), "searches"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("stop reasons", overflow="fold")
     for name, summary in summaries.items():
-        scores = [_score_cell(getattr(summary, field)) for _, field in _SCORES]
-        cells = [_cell(top, below) for top, below in (*scores, _searches_cell(summary.searches))]
+        means = [_score_cell(getattr(summary, field)) for _, field in scores]
+        cells = [_cell(top, below) for top, below in (*means, _searches_cell(summary.searches))]
         reasons = "\n".join(f"{why} {n}" for why, n in summary.stop_reasons.items())
         table.add_row(Text(name, "bold"), *cells, Text(reasons))
     return table

@@ -1,11 +1,15 @@
-"""The mean of a score over questions, and how far to trust it.
+"""The mean of a score over questions, how far to trust it, and whether two agents differ.
 
 One interval is offered, the percentile bootstrap over questions: it needs no assumption about the
-scores' distribution. It says nothing about other sources of chance, such as training seeds.
+scores' distribution. Two agents that answered the same questions are compared question by question,
+which is far sharper than looking at whether their intervals overlap. None of this says anything
+about other sources of chance, such as training seeds.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,3 +84,116 @@ def bootstrap_mean(
     )
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(array.mean()), float(low), float(high), count)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How one agent's score differs from another's on the same questions.
+
+    Attributes:
+        difference: Mean of first minus second, with its paired bootstrap interval.
+        first_only: Questions on which the first scored more.
+        second_only: Questions on which the second scored more.
+        p_value: Two-sided; how surprising so uneven a split of the questions on which they differ
+            would be if both were equally good.
+    """
+
+    difference: Interval
+    first_only: int
+    second_only: int
+    p_value: float
+
+
+def compare_paired(
+    first: Sequence[float],
+    second: Sequence[float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two agents' scores of the same questions, in the same order.
+
+    The interval is the paired bootstrap's: whole questions are drawn. The p-value is the exact
+    sign test over the questions on which the agents differ; for scores of 0 and 1 that is
+    McNemar's exact test (McNemar 1947).
+
+    Args:
+        first: One finite score for each question.
+        second: The other agent's.
+        resamples: As for :func:`bootstrap_mean`.
+        seed: As for :func:`bootstrap_mean`.
+
+    Raises:
+        ConfigurationError: The lengths differ, there is no score, or one that is not finite.
+
+    Example:
+        >>> found = compare_paired([1, 1, 1, 0], [0, 0, 0, 0])
+        >>> found.first_only, found.second_only, found.p_value
+        (3, 0, 0.25)
+    """
+    if len(first) != len(second):
+        raise ConfigurationError(
+            f"Expected two scores of every question, got {len(first)} and {len(second)}. "
+            "Compare the questions that both answered."
+        )
+    differences = [float(a) - float(b) for a, b in zip(first, second, strict=True)]
+    interval = bootstrap_mean(differences, resamples=resamples, seed=seed)
+    more = sum(difference > 0 for difference in differences)
+    less = sum(difference < 0 for difference in differences)
+    return Comparison(interval, more, less, sign_test(more, less))
+
+
+def sign_test(more: int, less: int) -> float:
+    """Return the exact two-sided p-value of a split under a fair coin.
+
+    Args:
+        more: Outcomes of the one kind.
+        less: Outcomes of the other.
+
+    Example:
+        >>> sign_test(0, 0), sign_test(5, 0), sign_test(3, 3)
+        (1.0, 0.0625, 1.0)
+    """
+    count = more + less
+    tail = sum(math.comb(count, k) for k in range(min(more, less) + 1))
+    return min(1.0, 2 * tail / (1 << count))
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Return the chance that some of ``k`` samples drawn from those taken is right.
+
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
+
+    Args:
+        samples: Samples of one question.
+        right: How many of them are right.
+        k: How many are drawn, at most ``samples``.
+
+    Raises:
+        ConfigurationError: The numbers do not fit each other.
+
+    Example:
+        >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 1, 4)
+        (0.25, 0.5, 1.0)
+    """
+    if not (0 <= right <= samples and 1 <= k <= samples):
+        raise ConfigurationError(
+            f"Expected 0 <= right <= samples and 1 <= k <= samples, got right {right}, samples "
+            f"{samples}, k {k}. Take more samples or lower k."
+        )
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def majority_vote(answers: Sequence[str | None]) -> str | None:
+    """Return the most frequent answer, the earliest of equals; None where nothing was answered.
+
+    Args:
+        answers: One for each sample, normalised so that equal answers are equal strings; None
+            where a sample did not answer, which is no vote.
+
+    Example:
+        >>> majority_vote(["ulm", None, "bonn", "bonn"]), majority_vote([None, None])
+        ('bonn', None)
+    """
+    votes = Counter(answer for answer in answers if answer is not None)
+    return votes.most_common(1)[0][0] if votes else None

@@ -22,7 +22,7 @@ from search_env import (
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.evaluation import (
     EpisodeRecord,
-    Recall,
+    Means,
     bare_env,
     contains_words,
     evaluate,
@@ -71,6 +71,7 @@ def test_every_field_of_a_record():
     )
     assert record == EpisodeRecord(
         question_id="q1",
+        question=QUESTION.text,
         kind="2hop",
         hops=2,
         answer="The city of New York",
@@ -78,6 +79,7 @@ def test_every_field_of_a_record():
         exact_match=0.0,
         f1=pytest.approx(2 * (2 / 4) * (2 / 2) / (2 / 4 + 2 / 2)),  # city of new york, new york
         cover_exact_match=1.0,
+        contiguous_cover_exact_match=1.0,
         episode_return=0.25,
         searches=2,
         policy_tokens=4,
@@ -165,10 +167,11 @@ def test_summary_by_hand():
     assert summary.policy_tokens == Interval(4.0, 4.0, 4.0, 3)
     assert summary.stop_reasons == {"answered": 3, "retrieval_error": 1}
     assert summary.by_kind == {
-        "2hop": Recall(2, 0.75, 0.5, 1.0),
-        "other": Recall(1, None, None, 0.0),
+        "2hop": Means(2, 0.5, 0.5, 0.5, 0.75, 0.5, 1.0, 0.5),
+        "other": Means(1, 0.0, pytest.approx(2 / 3), 0.0, None, None, 0.0, 0.0),
     }
-    assert summary.by_hops == {2: Recall(2, 0.75, 0.5, 1.0)}
+    assert summary.by_hops == {2: summary.by_kind["2hop"]}
+    assert summary.judged is None
 
 
 def test_summary_of_nothing():

@@ -120,7 +120,8 @@ def diagnose(
 
 def _diagnosed(world: Diagnostic, agent: Agent, split: str) -> Diagnosis:
     env = gym.make(world.id, split=split)
-    mean = fmean(record.episode_return for record in evaluate(env, agent))
+    paid = (record.episode_return for record in evaluate(env, agent))
+    mean = fmean(value for value in paid if value is not None)
     share = (mean - world.without) / (world.optimal - world.without)
     score = min(1.0, max(0.0, share))
     return Diagnosis(world.id, world.skill, mean, world.without, world.optimal, score)
