@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called after each finished episode with how many are finished, and how many there will be."""
+OnEpisode = Callable[[int, Transcript, Trajectory], None]
+"""Called with each finished episode: index of its question, its transcript, its trajectory."""
 
 _SCORES = ("exact_match", "f1", "cover_exact_match")
 
@@ -76,6 +78,7 @@ def collect(
     token_limit: int | None = None,
     wait_for_all: bool = True,
     progress: Progress | None = None,
+    on_episode: OnEpisode | None = None,
 ) -> Rollouts:
     """Play ``group_size`` episodes of each question and return them.
 
@@ -95,6 +98,7 @@ def collect(
             last bit in every run, and a fast retriever costs nothing. With False, rows go on while
             others wait: right for slow retrievers.
         progress: Told of each finished episode.
+        on_episode: Given each finished episode, in the order in which they finish.
 
     Raises:
         ConfigurationError: A bad argument, or an environment in another mode.
@@ -103,7 +107,7 @@ def collect(
     """
     _check(envs, engine, questions, group_size)
     queue = _Queue(questions, group_size, seed, token_limit)
-    play = _Play(envs, engine, queue, version, progress)
+    play = _Play(envs, engine, queue, version, progress, on_episode)
     try:
         play.start()
         while play.running:
@@ -241,10 +245,11 @@ class _Play:
         queue: _Queue,
         version: int,
         progress: Progress | None,
+        on_episode: OnEpisode | None,
     ) -> None:
         rows = envs.num_envs
         self._envs, self._engine, self._queue = envs, engine, queue
-        self._version, self._progress = version, progress
+        self._version, self._progress, self._on_episode = version, progress, on_episode
         self._tickets: dict[int, _Ticket] = {}  # by row, of the episodes under way
         self._ready = np.zeros(rows, np.bool_)  # plays, and waits for the policy's next token
         self._length = np.zeros(rows, np.int64)
@@ -348,6 +353,8 @@ class _Play:
         self._faults += trajectory.valid * len(transcript.faults)
         if self._progress is not None:
             self._progress(len(self._finished), self._queue.total)
+        if self._on_episode is not None:
+            self._on_episode(ticket.question, transcript, trajectory)
 
     def _refill(self, rows: list[int]) -> None:
         self._engine.release(rows)

@@ -89,6 +89,21 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
             hub={"dev": "musique/dev.jsonl", "train": "musique/train.jsonl"},
             aliases=("musique_ans",),
         ),
+        "nq": DatasetEntry(
+            "test",
+            files={split: (f"nq/{split}.jsonl",) for split in ("test", "dev", "train")},
+            hub={split: f"nq/{split}.jsonl" for split in ("test", "dev", "train")},
+            aliases=("nq_open", "natural_questions"),
+        ),
+        "popqa": DatasetEntry(
+            "test", files={"test": ("popqa/test.jsonl",)}, hub={"test": "popqa/test.jsonl"}
+        ),
+        "triviaqa": DatasetEntry(
+            "test",
+            files={split: (f"triviaqa/{split}.jsonl",) for split in ("test", "dev", "train")},
+            hub={split: f"triviaqa/{split}.jsonl" for split in ("test", "dev", "train")},
+            aliases=("tqa", "trivia_qa"),
+        ),
     }
 )
 """The known datasets. Any other file is read with ``read_questions``."""

@@ -1,0 +1,1 @@
+"""2WikiMultiHopQA, development set: compositions, comparisons, inferences (Ho et al. 2020)."""

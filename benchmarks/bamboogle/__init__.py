@@ -1,0 +1,1 @@
+"""Bamboogle: 125 compositional questions, two hops each (Press et al. 2022)."""

@@ -1,0 +1,215 @@
+"""``search-env bench``: the protocols, or one agent on one of them.
+
+Playing is :mod:`benchmarks.run`'s. This module is imported for every command, so whatever needs
+torch or an endpoint's client is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search_env.console import check_output, open_console, progress_bar, say
+
+if TYPE_CHECKING:
+    from benchmarks.protocol import BenchmarkProtocol
+    from benchmarks.results import Played, Results
+
+_INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "bench",
+        epilog="Example: search-env bench world-2hop/r1-searcher/bm25-world1k/v1 "
+        "--agent model:tiny-trained",
+    )(bench_command)
+
+
+def bench_command(
+    context: typer.Context,
+    protocol_id: Annotated[
+        str | None, typer.Argument(help="What is played; left out, all are listed.")
+    ] = None,
+    agent: Annotated[
+        str,
+        typer.Option(
+            help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."
+        ),
+    ] = "question-as-query",
+    out: Annotated[
+        Path | None, typer.Option(help="File of results; by default named in runs/bench.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    control: Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Episodes of each question.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of the probability that is kept.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of environment and agent.")] = 0,
+    corpus: Annotated[
+        str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
+    ] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="Your own questions; the id then names them so.")
+    ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Of a model or an endpoint.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of a model: its context.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Of a model: base or its family.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Of a model: episodes side by side.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of a model: fp32 or bf16.")] = None,
+    model: Annotated[str | None, typer.Option(help="Of an endpoint: the model's name.")] = None,
+    api: Annotated[
+        str | None, typer.Option(help="Of an endpoint: completions, chat or tokens.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Of an endpoint or a function: episodes at a time.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")] = None,
+    retries: Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")] = None,
+) -> None:
+    """Score an agent under a protocol; a run that was stopped goes on where it was."""
+    if protocol_id is None:
+        _list()
+        return
+    from benchmarks.catalogue import get_protocol
+    from benchmarks.players import Decoding, make_player
+
+    protocol = get_protocol(protocol_id)
+    if questions is not None:
+        protocol = protocol.over_questions(questions)
+    if corpus is not None:
+        protocol = protocol.over_corpus(corpus)
+    decoding = Decoding(temperature, top_p, samples)
+    player = make_player(
+        agent,
+        protocol,
+        seed=seed,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        prompt=prompt,
+        rows=rows,
+        dtype=dtype,
+        model=model,
+        api=api,
+        concurrency=concurrency,
+        timeout=timeout,
+        retries=retries,
+    )
+    _warn_of_overlap(protocol, trained_on or [])
+    name = str(player.description["name"])
+    path = out or default_path(protocol, name, decoding.label, control, limit)
+    check_output(path)
+    results = play(
+        protocol,
+        player,
+        path,
+        control=control,
+        decoding=decoding,
+        limit=limit,
+        seed=seed,
+        command=context.obj or "",
+    )
+    _show(results, name)
+
+
+def play(protocol: BenchmarkProtocol, player: Any, path: Path, **options: Any) -> Results:
+    """Play behind a progress bar; arguments and errors are those of :func:`benchmarks.run.run`."""
+    from benchmarks.run import run
+
+    failed: list[Played] = []
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(str(player.description["name"])[:17], total=None)
+
+            def begin(done: int, total: int) -> None:
+                bar.update(task, total=total, completed=done)
+                if done:
+                    then = "going on" if done < total else "nothing is left to play"
+                    say(f"{path} holds {done:,} of {total:,} episodes; {then}.", stderr=True)
+
+            def progress(played: Played) -> None:
+                bar.advance(task)
+                if not played.record.valid:
+                    failed.append(played)
+
+            results = run(protocol, player, path, begin=begin, progress=progress, **options)
+    except KeyboardInterrupt:
+        say(f"Interrupted. Run the same command to go on with {path}.", "yellow", stderr=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    if failed:
+        say(
+            f"Retrieval failed in {len(failed):,} episodes; they are not scored. Run the same "
+            "command to play them again.",
+            "yellow",
+            stderr=True,
+        )
+    return results
+
+
+def _list() -> None:
+    """Show every protocol."""
+    from rich import box
+    from rich.table import Table
+
+    from benchmarks.catalogue import protocols
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("protocol", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for protocol in protocols().values():
+        table.add_row(protocol.id, protocol.note)
+    open_console().print(table)
+    say("\nPlay one: search-env bench PROTOCOL --agent AGENT")
+
+
+def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
+    """Say so where questions that are asked were trained on."""
+    from benchmarks.run import overlap
+    from search_env.setting import Setting
+    from search_env.tasks import load_questions
+
+    asked = Setting(**protocol.environment()).questions if trained_on else ()
+    for source in trained_on:
+        dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
+        shared = overlap(load_questions(dataset, split or None, None), asked)
+        if shared:
+            say(
+                f"Warning: {len(shared):,} of the {len(asked):,} questions are in {source}, such "
+                f"as {shared[0]}. Scores on them say little of other questions.",
+                "yellow",
+                stderr=True,
+            )
+
+
+def default_path(
+    protocol: BenchmarkProtocol, agent: str, decoding: str, control: str | None, limit: int | None
+) -> Path:
+    """Return the file of results that a run has where none is named."""
+    parts = [agent, decoding, control or "", f"first{limit}" if limit else ""]
+    name = "+".join(part for part in parts if part)
+    return Path("runs", "bench", *protocol.id.split("/")) / (
+        re.sub(r"[^\w.+-]+", "_", name).strip("_") + ".jsonl"
+    )
+
+
+def _show(results: Results, name: str) -> None:
+    """Print the scores."""
+    from benchmarks.tables import breakdown_tables, endings_line, sample_line, score_table
+
+    console = open_console()
+    say(f"{results.header['protocol']}\n", "bold")
+    console.print(score_table({name: results}))
+    say(endings_line(results), "dim")
+    for table in breakdown_tables(results):
+        console.print("\n", table, sep="")
+    if line := sample_line(results):
+        say("\n" + line)
+    say(f"\nWrote {results.path}")

@@ -1,0 +1,1 @@
+"""Natural Questions, open: single-hop questions people asked (Kwiatkowski et al. 2019)."""

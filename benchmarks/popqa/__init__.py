@@ -1,0 +1,1 @@
+"""PopQA: single facts about entities of all popularities (Mallen et al. 2023)."""

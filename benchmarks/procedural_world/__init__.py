@@ -1,0 +1,1 @@
+"""The procedural world: invented articles, so that nothing can be known without a search."""

@@ -1,0 +1,13 @@
+"""How the set falls into groups: by the kind of question that the generator made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.results import Played
+from benchmarks.scores import Groups, by_kind
+
+
+def groups(episodes: Sequence[Played]) -> dict[str, Groups]:
+    """Return the episodes by kind."""
+    return {"kind": by_kind(episodes)}

@@ -1,0 +1,8 @@
+"""What the report plays: one to four hops of the test world, by every bundled agent."""
+
+from __future__ import annotations
+
+from benchmarks.procedural_world.task import PROTOCOLS
+from benchmarks.sweep import BUNDLED, Run
+
+SWEEP = tuple(Run(protocol.id, *agent) for protocol in PROTOCOLS for agent in BUNDLED)

@@ -1,0 +1,141 @@
+"""All bundled agents on all sets that the sample data has evidence for: the committed report.
+
+    SEARCH_ENV_DATA=... python -m benchmarks.sweep --output benchmarks/results/scores.md
+
+Each row is one ``search-env bench`` command, which is printed with it; results lie in
+``runs/bench`` and are gone on with. ``--limit`` plays the first questions of each set, under ids
+that say so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.catalogue import NAMES, get_protocol, part
+from benchmarks.commands import default_path, play
+from benchmarks.players import make_player
+from benchmarks.report import heading, publish
+from benchmarks.results import Results
+from benchmarks.scores import MEASURES, score
+from benchmarks.tables import GROUPED, breakdowns, score_markdown
+from search_env.errors import DataError
+
+PACKAGES = ("search-env", "gymnasium", "numpy", "tokenizers", "bm25s", "torch", "transformers")
+
+BUNDLED: tuple[tuple[str, str | None], ...] = (
+    ("closed-book", None),
+    ("question-as-query", None),
+    ("oracle-queries", None),
+    ("oracle", None),
+    ("model:tiny-trained", None),
+    ("model:tiny-trained", "no-documents"),
+    ("model:tiny-trained", "shuffled-documents"),
+)
+"""Agents that the package brings, with the controls that say what searching is worth to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One row of a report.
+
+    Attributes:
+        protocol: Its id.
+        agent: As on the command line.
+        control: One of :data:`~benchmarks.controls.CONTROLS`, or None.
+    """
+
+    protocol: str
+    agent: str
+    control: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Return what the row is called."""
+        name = self.agent.removeprefix("model:")
+        return f"{name}, {self.control}" if self.control else name
+
+    def command(self, limit: int | None) -> str:
+        """Return the command that makes the row."""
+        words = ["search-env", "bench", self.protocol, "--agent", self.agent]
+        words += ["--control", self.control] if self.control else []
+        words += ["--limit", str(limit)] if limit else []
+        return shlex.join(words)
+
+
+def main() -> None:
+    """Play what is not there yet and publish one page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="question sets")
+    parser.add_argument("--limit", type=int, help="only the first N questions of each set")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    given = parser.parse_args()
+    command = "SEARCH_ENV_DATA=... python -m benchmarks.sweep"
+    if given.limit:
+        command += f" --limit {given.limit}"
+    parts = [heading("Scores of the bundled agents", command, PACKAGES), _LEGEND]
+    for name in given.only:
+        runs = part(name, "sweep").SWEEP
+        for protocol in dict.fromkeys(run.protocol for run in runs):
+            rows = [run for run in runs if run.protocol == protocol]
+            parts.append(section(protocol, rows, given.limit))
+    publish("\n".join(parts), given.output)
+
+
+def section(protocol: str, runs: Sequence[Run], limit: int | None) -> str:
+    """Return the tables of one protocol; a line that says so where its data is missing."""
+    try:
+        found = {run: play_one(run, limit) for run in runs}
+    except DataError as error:
+        return f"## {protocol}\n\nNot run: {str(error).splitlines()[0]}\n"
+    scores = {run.label: score(results.episodes) for run, results in found.items()}
+    any_of_them = next(iter(found.values()))
+    lines = [
+        f"## {any_of_them.header['protocol']}\n",
+        f"{get_protocol(protocol).note} {_digests(any_of_them)}\n",
+        score_markdown(scores, "agent", list(MEASURES)) + "\n",
+    ]
+    for run, results in found.items():
+        if run.agent in _BROKEN_DOWN and run.control is None:
+            for title, groups in breakdowns(results).items():
+                held = {name: score(episodes) for name, episodes in groups.items()}
+                lines += [
+                    f"{run.label}, by {title}:\n",
+                    score_markdown(held, title, GROUPED) + "\n",
+                ]
+    lines += ["```", *(run.command(limit) for run in runs), "```\n"]
+    return "\n".join(lines)
+
+
+def play_one(run: Run, limit: int | None) -> Results:
+    """Return the results of a row, played as far as they are not there."""
+    protocol = get_protocol(run.protocol)
+    player = make_player(run.agent, protocol, seed=0)
+    path = default_path(protocol, str(player.description["name"]), "", run.control, limit)
+    return play(
+        protocol, player, path, control=run.control, limit=limit, command=run.command(limit)
+    )
+
+
+_BROKEN_DOWN = ("question-as-query", "oracle-queries", "model:tiny-trained")
+_LEGEND = """
+Means with 95 % bootstrap intervals (2,000 resamples) over questions. *cover EM*: every word of a
+gold answer is in the answer; *in a row*: as a substring; *answer recall*: a gold answer stands in a
+retrieved passage; *support recall*: share of a question's supporting passages among all that the
+episode retrieved; *all supports*: all of them; *format faults*: share of episodes with any. The
+oracle's answer is the gold answer, so its scores only say that the harness is right and what its
+queries find. Controls take the evidence away: *no-documents* finds nothing, *shuffled-documents*
+finds what another question would. Tables of different ids are not to be compared.
+"""
+
+
+def _digests(results: Results) -> str:
+    held = results.header["digests"]
+    return f"Questions {held['questions'][:12]}, corpus {held['corpus'][:12]}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Playing: every kind of player, controls, samples, going on after a stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from agents.baselines import make_baseline
+from benchmarks.catalogue import get_protocol
+from benchmarks.controls import ShuffledDocuments, controlled
+from benchmarks.errors import BenchmarkError, ResultsMismatchError
+from benchmarks.players import AgentPlayer, Decoding, make_player
+from benchmarks.run import overlap, result_id, run
+from benchmarks.text_player import callable_player
+from search_env.env import SearchQAEnv
+from search_env.errors import ConfigurationError
+from search_env.evaluation import evaluate
+from search_env.moves import answer_text, query_text
+from search_env.retrieval.base import FakeRetriever
+from search_env.types import Document, Question
+
+WORLD = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
+GREEDY = Decoding()
+
+
+def baseline(name="oracle"):
+    return AgentPlayer(name, make_baseline(name))
+
+
+def test_the_same_records_as_evaluate(tmp_path):
+    found = run(WORLD, baseline(), tmp_path / "r.jsonl", limit=12)
+    env = SearchQAEnv(**WORLD.environment())
+    assert found.records == evaluate(env, make_baseline("oracle"), range(12))
+    assert found.header["protocol"] == WORLD.id + "@first12"
+    assert found.header["agent"] == {"name": "oracle", "kind": "scripted"}
+    assert {"python", "search-env", "gymnasium"} <= found.header["versions"].keys()
+
+
+class Dies(Exception):
+    """Stops a run."""
+
+
+def test_a_run_that_was_stopped_scores_every_question_once(tmp_path):
+    path, count = tmp_path / "r.jsonl", 0
+
+    def dies(played):
+        nonlocal count
+        count += 1
+        if count == 5:
+            raise Dies
+
+    with pytest.raises(Dies):
+        run(WORLD, baseline(), path, limit=12, progress=dies)
+    begun = []
+    found = run(WORLD, baseline(), path, limit=12, begin=lambda *n: begun.append(n))
+    assert begun == [(5, 12)]
+    assert [p.index for p in found.episodes] == list(range(12))
+    assert len(path.read_text("utf-8").splitlines()) == 13
+    again = run(WORLD, baseline(), path, limit=12, progress=lambda p: pytest.fail("played again"))
+    assert again.episodes == found.episodes
+
+
+def test_another_agent_cannot_go_on(tmp_path):
+    path = tmp_path / "r.jsonl"
+    run(WORLD, baseline(), path, limit=2)
+    with pytest.raises(ResultsMismatchError, match="results of agent"):
+        run(WORLD, baseline("closed-book"), path, limit=2)
+
+
+def test_episodes_whose_retrieval_failed_are_not_scored(tmp_path, monkeypatch):
+    broken = FakeRetriever(error=None)
+
+    def fail(queries, k):
+        from search_env.errors import RetrievalError
+
+        raise RetrievalError("the index is gone")
+
+    broken.search = fail
+    monkeypatch.setattr("benchmarks.run.controlled", lambda *_: broken)
+    told = []
+    path = tmp_path / "r.jsonl"
+    found = run(WORLD, baseline(), path, control="no-documents", limit=3, progress=told.append)
+    assert found.episodes == ()
+    assert [p.record.valid for p in told] == [False] * 3
+    monkeypatch.undo()
+    assert len(run(WORLD, baseline(), path, control="no-documents", limit=3).episodes) == 3
+
+
+# Controls.
+
+
+def test_controls_take_the_evidence_away(tmp_path):
+    found = {
+        control: run(WORLD, baseline(), tmp_path / f"{control}.jsonl", control=control, limit=30)
+        for control in (None, "no-documents", "shuffled-documents")
+    }
+    recall = {
+        control: sum(record.supporting_recall for record in results.records) / 30
+        for control, results in found.items()
+    }
+    assert recall[None] > 0.99
+    assert recall["no-documents"] == 0.0
+    assert recall["shuffled-documents"] < 0.1
+    shuffled = found["shuffled-documents"].records
+    assert all(len(ids) for record in shuffled for ids in record.document_ids)
+    assert found["no-documents"].header["protocol"].endswith("@no-documents+first30")
+
+
+def test_shuffled_documents_repeat_and_are_never_the_questions_own():
+    questions = [Question(str(i), f"Question {i}?", ("x",)) for i in range(2)]
+    documents = {q.text: [Document(q.id, q.text, "text")] for q in questions}
+    control = ShuffledDocuments(FakeRetriever(documents), questions)
+    for i, question in enumerate(questions):
+        ((found,),) = control.search([question.text], 3)
+        assert found.id == str(1 - i)
+    queries = [f"query {n}" for n in range(40)]
+    first = control.search(queries, 3)
+    assert control.search(queries, 3) == first
+    assert {found[0].id for found in first} == {"0", "1"}
+    same = FakeRetriever()
+    assert controlled(None, same, questions) is same
+
+
+def test_no_such_control(tmp_path):
+    with pytest.raises(ConfigurationError, match="no-documents"):
+        run(WORLD, baseline(), tmp_path / "r.jsonl", control="no-document")
+
+
+# Models.
+
+
+def test_a_model_plays_as_the_engine_does(tmp_path):
+    player = make_player("model:tiny-trained", WORLD, seed=0, rows=8)
+    found = run(WORLD, player, tmp_path / "r.jsonl", limit=12)
+    assert sum(record.exact_match for record in found.records) >= 4
+    assert sum(record.searches for record in found.records) >= 20
+    assert found.header["agent"]["weights"]
+    assert found.header["agent"]["name"] == "tiny-trained"
+
+
+def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
+    decoding = Decoding(temperature=1.0, samples=3)
+
+    def play(path, **more):
+        player = make_player("model:tiny-base", WORLD, seed=0, rows=4)
+        return run(WORLD, player, path, decoding=decoding, limit=4, seed=5, **more)
+
+    whole = play(tmp_path / "whole.jsonl")
+    assert len(whole.episodes) == 12
+    answers = {
+        i: {(p.record.answer, p.record.queries) for p in whole.episodes if p.index == i}
+        for i in range(4)
+    }
+    assert any(len(held) > 1 for held in answers.values())
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "part.jsonl").write_bytes(b"".join(lines[:6]))
+    assert play(tmp_path / "part.jsonl").records == whole.records
+
+
+# Functions.
+
+
+def oracle_function(prompt, stop):
+    """Answers every question with one search for nothing in particular."""
+    if "<|end_of_documents|>\n\n" in prompt:
+        return " So. </think> <answer> Ulm </answer> and more"
+    return " I look. <|begin_of_query|> a city <|end_of_query|> and more"
+
+
+def test_a_function_plays(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.run_functions", None, raising=False)
+    player = callable_player(f"{__name__}:oracle_function", concurrency=2)
+    found = run(WORLD, player, tmp_path / "r.jsonl", limit=6)
+    assert {record.answer for record in found.records} == {"Ulm"}
+    assert {record.queries for record in found.records} == {("a city",)}
+    assert {record.format_faults for record in found.records} == {()}
+
+
+def test_a_function_that_returns_no_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.oracle_function", lambda prompt, stop: None)
+    player = callable_player(f"{__name__}:oracle_function")
+    with pytest.raises(BenchmarkError, match="return a string, got NoneType"):
+        run(WORLD, player, tmp_path / "r.jsonl", limit=2)
+
+
+def test_text_and_tokens_come_to_the_same(tmp_path):
+    """A scripted agent as a function writes what it writes as an agent."""
+    env = SearchQAEnv(**WORLD.environment())
+    by_text = {q.text: q for q in env.questions}
+
+    def complete(asked):
+        from benchmarks.text_player import Piece
+
+        question = by_text[asked.question]
+        done = asked.prompt.count("<|end_of_documents|>\n\n")
+        if done < len(question.hops):
+            return Piece(query_text(env.protocol, question.hops[done].query))
+        return Piece(answer_text(env.protocol, question.answers[0], thinking=True))
+
+    from benchmarks.text_player import TextPlayer
+
+    texts = run(WORLD, TextPlayer(complete, {"name": "t"}), tmp_path / "t.jsonl", limit=10)
+    agents = run(WORLD, baseline(), tmp_path / "a.jsonl", limit=10)
+    assert texts.records == agents.records
+
+
+# What an agent is called, and what it takes.
+
+
+@pytest.mark.parametrize(
+    ("agent", "options", "message"),
+    [
+        ("oracel", {}, "Did you mean 'oracle'"),
+        ("oracle", {"rows": 3}, "options of oracle among none, got rows"),
+        ("model:tiny-trained", {"api": "chat"}, "got api"),
+        ("python:no_such_module:f", {}, "PYTHONPATH"),
+        ("python:json:no_such", {}, "PYTHONPATH"),
+        ("http://localhost:1/v1", {}, "Pass --model"),
+    ],
+)
+def test_agents_that_cannot_be(agent, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        make_player(agent, WORLD, seed=0, **options)
+
+
+def test_greedy_samples_would_all_be_the_same():
+    with pytest.raises(ConfigurationError, match="--temperature 1"):
+        Decoding(samples=4)
+
+
+def test_ids_say_what_departs_from_the_plain_run():
+    assert result_id(WORLD) == WORLD.id
+    assert result_id(WORLD, limit=500, questions=500) == WORLD.id
+    assert result_id(WORLD, Decoding(0.7, 0.9, 2)) == WORLD.id + "@t0.7p0.9x2"
+
+
+def test_questions_that_were_trained_on():
+    asked = [Question("1", "Who  is it?", ("x",)), Question("2", "What?", ("y",))]
+    known = [replace(asked[0], id="9", text="who is it? ")]
+    assert overlap(known, asked) == ["1"]
+    assert overlap([], asked) == []
+
+
+def test_headers_are_plain_json(tmp_path):
+    run(WORLD, baseline(), tmp_path / "r.jsonl", limit=1)
+    first = (tmp_path / "r.jsonl").read_text("utf-8").splitlines()[0]
+    assert json.loads(first)["search_env_results"] == 1
