@@ -74,6 +74,10 @@ def bench_command(
     ] = None,
     timeout: Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")] = None,
     retries: Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
 ) -> None:
     """Score an agent under a protocol; a run that was stopped goes on where it was."""
     if protocol_id is None:
@@ -117,6 +121,8 @@ def bench_command(
         seed=seed,
         command=context.obj or "",
     )
+    if judge is not None:
+        results = _judge(results, judge, judge_model)
     _show(results, name)
 
 
@@ -152,6 +158,31 @@ def play(protocol: BenchmarkProtocol, player: Any, path: Path, **options: Any) -
             stderr=True,
         )
     return results
+
+
+def _judge(results: Results, url: str, model: str | None) -> Results:
+    """Have the answers judged behind a progress bar."""
+    from benchmarks.endpoint import Endpoint
+    from benchmarks.judge import Judge, prompt_digest
+    from benchmarks.results import with_verdicts
+    from search_env.errors import ConfigurationError
+
+    if model is None:
+        raise ConfigurationError(
+            f"Expected the name of the judge at {url}, got none. Pass --judge-model."
+        )
+    with progress_bar() as bar:
+        task = bar.add_task("judge", total=len(results.episodes))
+        records, tally = Judge(Endpoint(url, model, api="chat"), model).judge(
+            results.records, lambda: bar.advance(task)
+        )
+    tokens = ", ".join(f"{count:,} {kind}" for kind, count in tally.cost.items())
+    say(
+        f"Judge {model}: {tally.asked:,} answers asked about, {tally.known:,} known; tokens: "
+        f"{tokens or 'not told'}.",
+        stderr=True,
+    )
+    return with_verdicts(results, records, {"model": model, "prompt": prompt_digest()})
 
 
 def _list() -> None:
@@ -208,6 +239,8 @@ def _show(results: Results, name: str) -> None:
     say(f"{results.header['protocol']}\n", "bold")
     console.print(score_table({name: results}))
     say(endings_line(results), "dim")
+    judge = results.header.get("judge")
+    say(f"Judge: {judge['model'] if judge else 'not run (--judge URL --judge-model NAME)'}", "dim")
     for table in breakdown_tables(results):
         console.print("\n", table, sep="")
     if line := sample_line(results):

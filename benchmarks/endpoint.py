@@ -74,7 +74,7 @@ class Endpoint:
         self._openai, self._url, self._model, self._api = openai, url, model, api
         self._protocol, self._extra = protocol, dict(extra or {})
         self._timeout = timeout
-        self._client = openai.OpenAI(
+        self._client: Any = openai.OpenAI(
             base_url=url,
             api_key=os.environ.get(KEY) or "none",
             timeout=timeout,
@@ -145,7 +145,7 @@ class Endpoint:
     def _common(self, asked: Asked, extra: Mapping[str, Any]) -> dict[str, Any]:
         decoding = asked.decoding
         return {
-            "stop": list(asked.stop),
+            **({"stop": list(asked.stop)} if asked.stop else {}),
             "max_tokens": asked.max_tokens,
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,

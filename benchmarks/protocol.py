@@ -46,7 +46,8 @@ class BenchmarkProtocol:
         retrieval: Retriever and corpus.
         version: Counts up with every change of what the id stands for.
         env_id: A registered environment.
-        arguments: Of the environment; tokenizer and context are the agent's.
+        arguments: Of the environment, ``protocol`` among them; tokenizer and context are the
+            agent's.
         questions_digest: First digits of :func:`questions_digest`; "" where it is not pinned.
         corpus_digest: First digits of the corpus's digest; "" where it is not pinned.
         rules_digest: First digits of :func:`rules_digest`.

@@ -12,14 +12,16 @@ import dataclasses
 import json
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from benchmarks.errors import ResultsError, ResultsMismatchError
+from search_env.datasets.files import open_binary
 from search_env.evaluation import EpisodeRecord
+from search_env.paths import atomic_path
 
 VERSION = 1
 _MARK = "search_env_results"
@@ -144,7 +146,7 @@ class ResultsWriter:
         return results.episodes
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = _line(row)
         start = self._file.seek(0, os.SEEK_END)
         if self._file.write(line) != len(line):  # the disk is full
             self._file.truncate(start)
@@ -158,8 +160,6 @@ def read_results(path: Path) -> Results:
         DataNotFoundError: There is no such file.
         ResultsError: It is none of results, or is damaged before its last line.
     """
-    from search_env.datasets.files import open_binary
-
     with open_binary(path) as file:
         content = file.read()
     whole = content.rfind(b"\n") + 1
@@ -170,6 +170,26 @@ def read_results(path: Path) -> Results:
             stacklevel=2,
         )
     return _parse(path, content[:whole])
+
+
+def with_verdicts(
+    results: Results, records: Sequence[EpisodeRecord], judge: Mapping[str, Any]
+) -> Results:
+    """Put a judge's verdicts into a file of results, whole or not at all, and return them.
+
+    Args:
+        results: As they were read.
+        records: The same episodes' records with verdicts, in order.
+        judge: JSON values that name the judge, for the header.
+    """
+    episodes = [
+        dataclasses.replace(played, record=record)
+        for played, record in zip(results.episodes, records, strict=True)
+    ]
+    rows = [{**results.header, "judge": dict(judge)}, *map(_row, episodes)]
+    with atomic_path(results.path) as temporary:
+        temporary.write_bytes(b"".join(map(_line, rows)))
+    return read_results(results.path)
 
 
 def _parse(path: Path, content: bytes) -> Results:
@@ -201,6 +221,10 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise ResultsError(f"{path}, line {number}: expected an object, got {line[:60]!r}.")
     return row
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
 def _row(played: Played) -> dict[str, Any]:

@@ -17,6 +17,7 @@ def _protocol(hops: int) -> BenchmarkProtocol:
         retrieval="bm25-world1k",
         env_id="SearchQA-v0",
         arguments={
+            "protocol": "r1-searcher",
             "split": "test",
             "dataset_options": {"questions": QUESTIONS, "hops": [hops]},
             "max_policy_tokens": 384,
