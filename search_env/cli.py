@@ -42,6 +42,7 @@ _GENERATED = {"world": "test", "toy": "test"}  # published datasets know their e
 
 _ELSEWHERE = {
     "score": ("search_env.commands.score", "Score others' outputs by all measures; compare them."),
+    "view": ("search_env.commands.view", "Make a page of recorded episodes to look at."),
     "bench": ("benchmarks.commands", "Score an agent under a protocol that can be compared."),
     "train": ("agents.commands", "Train a language model to search and to answer."),
     "label": ("agents.commands", "Measure how difficult questions are for a model."),

@@ -14,8 +14,11 @@ import json
 import mmap
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from search_env.arguments import check_choice
 from search_env.episode_record import (
@@ -103,7 +106,12 @@ class EpisodeWriter:
             _mend(self.path)
 
     def write(
-        self, transcript: Transcript, *, seed: int | None = None, reward: Reward | None = None
+        self,
+        transcript: Transcript,
+        *,
+        seed: int | None = None,
+        reward: Reward | None = None,
+        signals: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         """Append one finished episode.
 
@@ -111,13 +119,15 @@ class EpisodeWriter:
             transcript: Of the environment.
             seed: What the episode's ``reset`` was given.
             reward: That was in force at the end; None for the environment's present one.
+            signals: Numbers about each of the policy's tokens, by name, such as ``log_prob``.
 
         Raises:
-            ConfigurationError: The episode has not ended, or the reward is not registered.
+            ConfigurationError: The episode has not ended, the reward is not registered, or a signal
+                does not fit the policy's tokens.
             RewardError: The reward function failed.
         """
         reward = self._env.reward if reward is None else reward
-        self._append(encode(self._common, transcript, seed=seed, reward=reward))
+        self._append(encode(self._common, transcript, seed=seed, reward=reward, signals=signals))
 
     def _append(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -102,6 +102,8 @@ class RecordedEpisode:
         score: What that reward made of the episode; 0 and no parts where retrieval failed.
         tokenizer: That wrote the tokens; also the transcript's ``decode``.
         versions: Of Python and the packages that had a part, by name.
+        signals: Numbers about each of the policy's tokens, float32 of as many, by name, such as
+            ``log_prob``, ``value`` or ``advantage``.
     """
 
     place: str
@@ -114,6 +116,7 @@ class RecordedEpisode:
     score: Score
     tokenizer: RecordedTokenizer
     versions: dict[str, str]
+    signals: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     @property
     def actions(self) -> NDArray[np.int32]:
@@ -140,7 +143,12 @@ class Recordable(Protocol):
 
 
 def encode(
-    common: Mapping[str, Any], transcript: Transcript, *, seed: int | None, reward: Reward
+    common: Mapping[str, Any],
+    transcript: Transcript,
+    *,
+    seed: int | None,
+    reward: Reward,
+    signals: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> bytes:
     """Return the line of a finished episode, newline included.
 
@@ -149,9 +157,11 @@ def encode(
         transcript: Of the episode.
         seed: What the episode's ``reset`` was given.
         reward: That was in force at the end.
+        signals: As :attr:`RecordedEpisode.signals`; four digits are kept.
 
     Raises:
-        ConfigurationError: The episode has not ended, or the reward is not registered.
+        ConfigurationError: The episode has not ended, the reward is not registered, or a signal
+            does not have a finite number for each of the policy's tokens.
         RewardError: The reward function failed.
     """
     stop = transcript.stop_reason
@@ -175,6 +185,8 @@ def encode(
         },
         "reward": {"name": reward_name(reward), "total": score.total, "parts": score.parts},
     }
+    if signals:
+        row["signals"] = {name: _signal(name, of, transcript) for name, of in signals.items()}
     return _dump({**row, "sha256": _checksum(row)}) + b"\n"
 
 
@@ -256,6 +268,17 @@ def _runs(transcript: Transcript) -> list[list[Any]]:
     tokens, sources = transcript.tokens.tolist(), transcript.sources.tolist()
     cuts = (np.flatnonzero(np.diff(transcript.sources)) + 1).tolist()
     return [[sources[a], tokens[a:b]] for a, b in pairwise([0, *cuts, len(tokens)])]
+
+
+def _signal(name: str, values: NDArray[np.float32], transcript: Transcript) -> list[float]:
+    wanted = transcript.num_policy_tokens
+    if len(values) != wanted or not np.isfinite(values).all():
+        raise ConfigurationError(
+            f"Expected {wanted} finite numbers as signal {name!r}, one for each token of the "
+            f"policy, got {len(values)} of which {int(np.isfinite(values).sum())} are finite. "
+            "Leave out the tokens that the environment wrote."
+        )
+    return [float(f"{value:.4g}") for value in values.tolist()]
 
 
 def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
@@ -343,6 +366,11 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
     )
     if transcript.stop_reason is None or not transcript.num_policy_tokens:
         raise ValueError("an episode that has not ended")
+    signals = {
+        name: np.array(values, np.float32) for name, values in row.get("signals", {}).items()
+    }
+    if any(len(values) != transcript.num_policy_tokens for values in signals.values()):
+        raise ValueError("signals of another number of tokens")
     return RecordedEpisode(
         place=place,
         env_id=row["spec"]["id"],
@@ -354,6 +382,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         score=Score(row["reward"]["total"], row["reward"]["parts"]),
         tokenizer=tokenizer,
         versions=row["versions"],
+        signals=signals,
     )
 
 

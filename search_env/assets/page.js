@@ -1,0 +1,377 @@
+// The trajectory viewer. Everything is in the page: an index of all episodes, the bytes of the ids
+// that occur, and one deflated block an episode, which is unpacked when it is looked at.
+"use strict";
+const data = JSON.parse(document.getElementById("index").textContent);
+const $ = (id) => document.getElementById(id);
+const make = (name, cls, text) => {
+  const node = document.createElement(name);
+  if (cls) node.className = cls;
+  if (text !== undefined) node.textContent = text;
+  return node;
+};
+const ROW = 58;
+const SOURCES = ["padding", "prompt", "policy", "retrieved", "notice"];
+const state = { shown: [], at: -1, pinned: null, color: "source", open: false };
+
+// ---------------------------------------------------------------------------------- tabs, theme
+for (const button of document.querySelectorAll("nav button[data-tab]")) {
+  button.addEventListener("click", () => show(button.dataset.tab));
+}
+function show(tab) {
+  for (const section of document.querySelectorAll("section.tab")) {
+    section.hidden = section.id !== tab;
+  }
+  for (const button of document.querySelectorAll("nav button[data-tab]")) {
+    button.setAttribute("aria-selected", String(button.dataset.tab === tab));
+  }
+  if (tab === "viewer") drawList();
+}
+$("theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+});
+
+// ------------------------------------------------------------------------------ unpacking
+// This script stands before the blocks, so that the list is there while they are still read.
+const loaded = new Promise((resolve) => {
+  if (document.readyState === "loading") addEventListener("DOMContentLoaded", resolve);
+  else resolve();
+});
+let blocks = null;
+async function unpack(number) {
+  await loaded;
+  blocks ??= $("blocks").textContent.trim().split("\n");
+  const bytes = Uint8Array.from(atob(blocks[number]), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return JSON.parse(await new Response(stream).text());
+}
+const vocabularies = data.vocabularies.map((words) =>
+  Object.fromEntries(
+    Object.entries(words).map(([id, b64]) => [id, Uint8Array.from(atob(b64), (c) => c.charCodeAt(0))]),
+  ),
+);
+// Bytes of a character that is cut in two go to the token that ends it.
+function texts(ids, vocabulary) {
+  const decoder = new TextDecoder("utf-8");
+  return ids.map((id) => decoder.decode(vocabulary[id] ?? new Uint8Array(), { stream: true }));
+}
+
+// ------------------------------------------------------------------------------ the list
+function outcome(row) {
+  if (!row.valid) return "invalid";
+  if (row.em >= 1) return "right";
+  if (row.answer === null) return "no answer";
+  return row.f1 > 0 ? "partly" : "wrong";
+}
+function options(id, values, all) {
+  $(id).replaceChildren(new Option(all, ""), ...values.map((v) => new Option(v, v)));
+}
+const distinct = (get) => [...new Set(data.episodes.map(get))];
+if (data.episodes.length) {
+  const order = ["right", "partly", "wrong", "no answer", "invalid"];
+  options("f-outcome", order.filter((o) => data.episodes.some((e) => outcome(e) === o)), "any outcome");
+  options("f-stop", distinct((e) => e.stop).sort(), "any ending");
+  options("f-searches", distinct((e) => e.searches).sort((a, b) => a - b).map(String), "any searches");
+  options("f-run", distinct((e) => e.run), "all runs");
+  $("f-run").hidden = distinct((e) => e.run).length < 2;
+  for (const id of ["f-text", "f-outcome", "f-stop", "f-searches", "f-run"]) {
+    $(id).addEventListener("input", filter);
+  }
+}
+function filter() {
+  const text = $("f-text").value.trim().toLowerCase();
+  const is = (id, value) => $(id).value === "" || $(id).value === value;
+  state.shown = data.episodes
+    .map((row, number) => number)
+    .filter((number) => {
+      const row = data.episodes[number];
+      return (
+        is("f-outcome", outcome(row)) && is("f-stop", row.stop) && is("f-run", row.run) &&
+        is("f-searches", String(row.searches)) && (!text || row.text.includes(text))
+      );
+    });
+  const shown = state.shown.length.toLocaleString("en"), all = data.episodes.length.toLocaleString("en");
+  $("count").textContent = shown === all ? `${all} episodes` : `${shown} of ${all} episodes`;
+  $("list").scrollTop = 0;
+  state.at = -1;
+  drawList();
+}
+function drawList() {
+  const list = $("list"), height = list.clientHeight || 600;
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
+  const last = Math.min(state.shown.length, Math.ceil((list.scrollTop + height) / ROW) + 5);
+  const rows = [];
+  for (let place = first; place < last; place++) rows.push(rowOf(place));
+  const space = make("div");
+  space.style.height = `${state.shown.length * ROW}px`;
+  list.replaceChildren(space, ...rows);
+}
+function rowOf(place) {
+  const row = data.episodes[state.shown[place]], kind = outcome(row);
+  const cls = kind === "right" ? "right" : kind === "partly" ? "partly" : "wrong";
+  const node = make("div", `row ${cls}`);
+  node.style.top = `${place * ROW}px`;
+  node.setAttribute("role", "option");
+  node.id = `row-${place}`;
+  node.setAttribute("aria-selected", String(place === state.at));
+  const runs = $("f-run").hidden ? "" : `${row.run} · `;
+  node.append(
+    make("div", "q", row.question),
+    make("div", "a", `${runs}${kind} · ${row.answer ?? row.stop} · ${row.searches} ${row.searches === 1 ? "search" : "searches"}`),
+  );
+  node.addEventListener("click", () => select(place));
+  return node;
+}
+$("list").addEventListener("scroll", () => requestAnimationFrame(drawList));
+addEventListener("resize", drawList);
+
+async function select(place) {
+  if (place < 0 || place >= state.shown.length) return;
+  state.at = place;
+  const list = $("list"), top = place * ROW;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+  drawList();
+  list.setAttribute("aria-activedescendant", `row-${place}`);
+  $("viewer").classList.add("reading");
+  await drawPanes();
+}
+
+// ------------------------------------------------------------------------------ an episode
+async function drawPanes() {
+  const wanted = [state.pinned, state.at < 0 ? null : state.shown[state.at]].filter((n) => n !== null);
+  const numbers = [...new Set(wanted)];
+  const panes = await Promise.all(numbers.map(drawPane));
+  const still = state.at < 0 ? null : state.shown[state.at];
+  if (numbers.length && ![state.pinned, still].includes(numbers.at(-1))) return; // gone on since
+  $("panes").replaceChildren(...panes);
+}
+async function drawPane(number) {
+  const row = data.episodes[number], episode = await unpack(number);
+  const pane = make("article", state.open ? "pane open" : "pane");
+  pane.tabIndex = 0;
+  pane.append(make("h2", "", row.question), facts(row, episode), tools(number, episode));
+  pane.append(timeline(row, episode), stream(row, episode));
+  return pane;
+}
+function facts(row, episode) {
+  const node = make("div", "facts"), good = row.em >= 1;
+  const add = (name, value, cls) => {
+    const part = make("span", "", `${name} `);
+    part.append(make("b", cls ?? "", value));
+    node.append(part);
+  };
+  add("answer", row.answer ?? "none", good ? "good" : "bad");
+  add("gold", row.golds.join(" / "));
+  add("F1", row.f1.toFixed(2));
+  add("ending", row.stop);
+  add("searches", String(row.searches));
+  add("tokens", `${row.policy} of ${episode.tokens.length}`);
+  if (row.faults.length) add("format faults", row.faults.join(", "), "bad");
+  add("run", row.run);
+  add("question", row.id);
+  return node;
+}
+function tools(number, episode) {
+  const node = make("div", "tools");
+  const back = make("button", "", "Back to the list");
+  back.id = "back";
+  back.addEventListener("click", () => $("viewer").classList.remove("reading"));
+  const color = make("select");
+  color.setAttribute("aria-label", "Colour tokens by");
+  const known = ["source", ...Object.keys(episode.signals)];
+  color.append(...known.map((name) => new Option(`colour: ${name.replace("_", "-")}`, name)));
+  color.value = known.includes(state.color) ? state.color : "source";
+  color.addEventListener("change", () => { state.color = color.value; drawPanes(); });
+  const pin = make("button", "", state.pinned === number ? "Unpin" : "Pin for comparison");
+  pin.setAttribute("aria-pressed", String(state.pinned === number));
+  pin.addEventListener("click", () => { togglePin(number); });
+  const open = make("button", "", "Whole documents");
+  open.setAttribute("aria-pressed", String(state.open));
+  open.addEventListener("click", toggleOpen);
+  node.append(back, color, pin, open);
+  const scale = scaleOf(episode);
+  if (scale) {
+    const legend = make("span", "legend", `${format(scale.low)} `);
+    const bar = make("i");
+    bar.style.background = `linear-gradient(90deg, ${shade(scale, scale.low)}, ${shade(scale, scale.zero)}, ${shade(scale, scale.high)})`;
+    legend.append(bar, ` ${format(scale.high)}`);
+    node.append(legend);
+  }
+  return node;
+}
+function togglePin(number) {
+  state.pinned = state.pinned === number ? null : number;
+  drawPanes();
+}
+function toggleOpen() {
+  state.open = !state.open;
+  for (const pane of document.querySelectorAll(".pane")) pane.classList.toggle("open", state.open);
+  drawPanes();
+}
+
+// A signal's colours: red below its middle, blue above; log-probabilities are red where unlikely.
+function scaleOf(episode) {
+  const values = episode.signals[state.color];
+  if (!values || !values.length) return null;
+  const low = Math.min(...values), high = Math.max(...values);
+  const zero = state.color === "log_prob" ? high : low < 0 && high > 0 ? 0 : (low + high) / 2;
+  return { low, high, zero };
+}
+function shade(scale, value) {
+  const reach = Math.max(scale.high - scale.zero, scale.zero - scale.low) || 1;
+  const share = Math.max(-1, Math.min(1, (value - scale.zero) / reach));
+  const strength = Math.sqrt(Math.abs(share)) * 0.75;
+  return `rgba(var(${share < 0 ? "--warm" : "--cold"}), ${strength.toFixed(3)})`;
+}
+const format = (value) => (Math.abs(value) < 0.001 && value !== 0 ? value.toExponential(1) : value.toFixed(3));
+
+function stream(row, episode) {
+  const node = make("div", "stream"), words = texts(episode.tokens, vocabularies[row.vocabulary]);
+  const scale = scaleOf(episode), faults = new Set(episode.faults), tags = tagTokens(episode);
+  const searches = new Map(episode.searches.map((search) => [search.start, search]));
+  let policy = 0, i = 0;
+  while (i < words.length) {
+    const source = SOURCES[episode.sources[i]];
+    if (source === "prompt") {
+      const end = runEnd(episode.sources, i), fold = make("details", "prompt");
+      fold.append(make("summary", "", `prompt, ${end - i} tokens`), words.slice(i, end).join(""));
+      node.append(fold);
+      i = end;
+    } else if (searches.has(i)) {
+      const search = searches.get(i);
+      node.append(card(row, search));
+      i = Math.max(search.end, i + 1);
+    } else {
+      let cls = source;
+      if (tags.has(i)) cls = "tag";
+      if (faults.has(i)) cls = "fault";
+      const token = make("span", cls, words[i]);
+      token.dataset.i = i;
+      if (source === "policy") {
+        token.dataset.p = policy;
+        if (scale) token.style.background = shade(scale, episode.signals[state.color][policy]);
+        policy += 1;
+      }
+      node.append(token);
+      i += 1;
+    }
+  }
+  node.addEventListener("pointermove", (event) => tip(event, episode, words));
+  node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+  return node;
+}
+function runEnd(sources, start) {
+  let end = start;
+  while (end < sources.length && sources[end] === sources[start]) end += 1;
+  return end;
+}
+function tagTokens(episode) {
+  const found = new Set();
+  for (const [start, end] of episode.tags) for (let i = start; i <= end; i++) found.add(i);
+  return found;
+}
+function card(row, search) {
+  const node = make("div", "card"), head = make("div", "query", `Search: ${search.query}`);
+  node.append(head);
+  if (!search.documents.length) node.append(make("div", "doc", "Nothing was found."));
+  search.documents.forEach(([title, text, supporting], rank) => {
+    const doc = make("div", "doc"), name = make("span", "title", `${rank + 1}. `);
+    name.append(...marked(title, row.golds));
+    doc.append(name);
+    if (supporting) doc.append(make("span", "support", " supporting"));
+    const body = make("div", "text");
+    body.append(...marked(text, row.golds));
+    doc.append(body);
+    node.append(doc);
+  });
+  return node;
+}
+function marked(text, golds) {
+  const wanted = golds.filter((gold) => gold.length > 1).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (!wanted.length) return [text];
+  const parts = text.split(new RegExp(`(${wanted.join("|")})`, "gi"));
+  return parts.map((part, i) => (i % 2 ? make("mark", "", part) : part));
+}
+function tip(event, episode, words) {
+  const token = event.target.closest("span[data-i]"), box = $("tip");
+  box.hidden = !token;
+  if (!token) return;
+  const i = Number(token.dataset.i);
+  const lines = [`${JSON.stringify(words[i])}  id ${episode.tokens[i]}`, `position ${i}, ${SOURCES[episode.sources[i]]}`];
+  if (token.dataset.p !== undefined) {
+    for (const [name, values] of Object.entries(episode.signals)) {
+      lines.push(`${name.replace("_", "-")} ${format(values[Number(token.dataset.p)])}`);
+    }
+  }
+  box.textContent = lines.join("\n");
+  box.style.left = `${Math.min(event.clientX + 12, innerWidth - box.offsetWidth - 8)}px`;
+  box.style.top = `${Math.min(event.clientY + 14, innerHeight - box.offsetHeight - 8)}px`;
+}
+
+// What happened when, along the tokens; below it what was paid, by part, at the end.
+function timeline(row, episode) {
+  const node = make("div", "time"), track = make("div", "track"), count = Math.max(1, episode.tokens.length);
+  node.setAttribute("role", "img");
+  node.setAttribute("aria-label", `Who wrote what along ${count} tokens, and the reward by part`);
+  for (let i = 0; i < count; ) {
+    const end = runEnd(episode.sources, i), part = make("i", SOURCES[episode.sources[i]]);
+    part.style.width = `${(100 * (end - i)) / count}%`;
+    part.title = `${SOURCES[episode.sources[i]]}, tokens ${i} to ${end - 1}`;
+    track.append(part);
+    i = end;
+  }
+  for (const i of episode.faults) {
+    const mark = make("b");
+    mark.style.left = `${(100 * i) / count}%`;
+    mark.title = `format fault at token ${i}`;
+    track.append(mark);
+  }
+  node.append(track);
+  const parts = Object.entries(row.parts), most = Math.max(0.001, ...parts.map(([, value]) => Math.abs(value)));
+  for (const [name, value] of parts) {
+    const line = make("div", "part"), bar = make("i", value < 0 ? "minus" : "plus");
+    bar.style.width = `${(60 * Math.abs(value)) / most}%`;
+    line.append(make("span", "", `reward, ${name}: ${value.toFixed(3)}`), bar);
+    node.append(line);
+  }
+  return node;
+}
+
+// ------------------------------------------------------------------------------ keyboard
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || $("viewer")?.hidden !== false) return;
+  if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
+    if (event.key === "Escape") event.target.blur();
+    return;
+  }
+  const keys = {
+    j: () => select(state.at + 1), ArrowDown: () => select(state.at + 1),
+    k: () => select(state.at - 1), ArrowUp: () => select(state.at - 1),
+    Home: () => select(0), End: () => select(state.shown.length - 1),
+    "/": () => $("f-text").focus(),
+    c: nextColor, e: toggleOpen, p: () => state.at >= 0 && togglePin(state.shown[state.at]),
+    "?": () => $("help").showModal(),
+    Escape: () => $("viewer").classList.remove("reading"),
+  };
+  const action = keys[event.key];
+  if (!action || event.target.closest?.(".pane") && event.key.startsWith("Arrow")) return;
+  event.preventDefault();
+  action();
+});
+function nextColor() {
+  const select = document.querySelector(".tools select");
+  if (!select) return;
+  const next = (select.selectedIndex + 1) % select.options.length;
+  state.color = select.options[next].value;
+  drawPanes();
+}
+
+if (data.episodes.length) {
+  filter();
+  if (matchMedia("(min-width: 46.01rem)").matches && !$("viewer").hidden) select(0);
+}
+document.documentElement.dataset.ready = "yes";
