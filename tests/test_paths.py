@@ -9,13 +9,18 @@ import pytest
 from search_env.paths import atomic_path
 
 
+def write_half(path):
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+
 def test_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file"
     with atomic_path(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        write_half(path)
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
 

@@ -285,9 +285,14 @@ def test_a_phones_width(opened):
     opened.locator("#list .row").first.click()
     read_pane(opened)
     assert not opened.locator("#side").is_visible()
+    opened.keyboard.press("p")
+    opened.keyboard.press("j")
+    opened.wait_for_function("document.querySelectorAll('.pane').length === 2")
+    upper, lower = (opened.locator(".pane").nth(n).bounding_box() for n in (0, 1))
+    assert upper["y"] + upper["height"] <= lower["y"] + 1  # one below the other
     wide = opened.evaluate("document.documentElement.scrollWidth")
     assert wide <= 390
-    opened.locator("#back").click()
+    opened.locator("#back").first.click()
     assert opened.locator("#side").is_visible()
 
 
