@@ -44,6 +44,9 @@ def bench_command(
     out: Annotated[
         Path | None, typer.Option(help="File of results; by default named in runs/bench.")
     ] = None,
+    episodes: Annotated[
+        Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     control: Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Episodes of each question.")] = 1,
@@ -111,6 +114,7 @@ def bench_command(
     name = str(player.description["name"])
     path = out or default_path(protocol, name, decoding.label, control, limit)
     check_output(path)
+    check_output(episodes)
     results = play(
         protocol,
         player,
@@ -120,6 +124,7 @@ def bench_command(
         limit=limit,
         seed=seed,
         command=context.obj or "",
+        episodes=episodes,
     )
     if judge is not None:
         results = _judge(results, judge, judge_model)

@@ -16,7 +16,7 @@ from agents.models import BUNDLED, check_fits, load_model
 from agents.rollout import collect, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
-from benchmarks.players import Ask, Finished, Game
+from benchmarks.players import Ask, Ending, Finished, Game
 from benchmarks.results import Played
 from search_env.arguments import check_choice, check_count
 from search_env.evaluation import record_of
@@ -91,8 +91,9 @@ class ModelPlayer:
 
             def tell(index: int, transcript: Transcript, trajectory: Trajectory) -> None:
                 seconds = time.perf_counter() - start  # noqa: B023 - called within this round
-                record = record_of(transcript, trajectory.reward)
-                finished(Played(index, sample, record, seconds))  # noqa: B023
+                played = Played(index, sample, record_of(transcript, trajectory.reward), seconds)  # noqa: B023
+                signals = {"log_prob": trajectory.log_probs[trajectory.policy]}
+                finished(played, Ending(envs, transcript, None, signals))
 
             questions = [index for index, of in asked if of == sample]
             collect(envs, engine, questions, seed=game.seed + sample, on_episode=tell)

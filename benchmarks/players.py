@@ -13,18 +13,40 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
 
 from agents.baselines import BASELINES, make_baseline
 from benchmarks.protocol import BenchmarkProtocol
 from benchmarks.results import Played
 from search_env.env import SearchQAEnv
+from search_env.episode_record import Recordable
 from search_env.errors import ConfigurationError, nearest
 from search_env.evaluation import Agent, record_of
-from search_env.retrieval.base import Retriever
+from search_env.types import Transcript
 
 Ask = tuple[int, int]
 """Index of a question, number of its sample."""
-Finished = Callable[[Played], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A finished episode as it was played.
+
+    Attributes:
+        env: Whose episode it is.
+        transcript: All of it.
+        seed: What its ``reset`` was given.
+        signals: Numbers about each of the policy's tokens, by name.
+    """
+
+    env: Recordable
+    transcript: Transcript
+    seed: int | None
+    signals: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+Finished = Callable[[Played, Ending], None]
 """Told of each finished episode."""
 
 
@@ -64,13 +86,13 @@ class Game:
 
     Attributes:
         protocol: Fixes the environment.
-        retriever: In place of the protocol's, for a control; None for its own.
+        retriever: Name of the one in place of the protocol's, for a control; None for its own.
         seed: Of environment and player.
         decoding: How tokens are chosen.
     """
 
     protocol: BenchmarkProtocol
-    retriever: Retriever | None = None
+    retriever: str | None = None
     seed: int = 0
     decoding: Decoding = field(default_factory=Decoding)
 
@@ -140,8 +162,9 @@ class AgentPlayer:
                 )
                 paid += float(reward)
                 over = terminated or truncated
-            record = record_of(env.transcript(), paid)
-            finished(Played(index, sample, record, time.perf_counter() - start))
+            transcript = env.transcript()
+            played = Played(index, sample, record_of(transcript, paid), time.perf_counter() - start)
+            finished(played, Ending(env, transcript, game.seed + sample))
 
 
 def make_player(agent: str, protocol: BenchmarkProtocol, *, seed: int, **options: Any) -> Player:

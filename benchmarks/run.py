@@ -22,13 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.controls import CONTROLS, controlled
-from benchmarks.players import Ask, Decoding, Game, Player
+from benchmarks.players import Ask, Decoding, Ending, Game, Player
 from benchmarks.protocol import BenchmarkProtocol
 from benchmarks.report import processor
 from benchmarks.results import Played, Results, ResultsWriter, read_results
 from search_env.arguments import check_choice
 from search_env.datasets.records import one_line
+from search_env.episode_files import EpisodeWriter
 from search_env.setting import Setting
+from search_env.tasks import register_retriever
 from search_env.types import Question
 
 _PACKAGES = ("gymnasium", "numpy", "tokenizers", "bm25s", "torch", "transformers", "openai")
@@ -45,6 +47,7 @@ def run(
     limit: int | None = None,
     seed: int = 0,
     command: str = "",
+    episodes: Path | None = None,
     begin: Callable[[int, int], None] | None = None,
     progress: Callable[[Played], None] | None = None,
 ) -> Results:
@@ -62,6 +65,8 @@ def run(
         limit: Only the first questions; None for all. The id then says so.
         seed: Of environment and player.
         command: That began it, for the record.
+        episodes: A file to record whole episodes in, to look at them; None for none. Episodes that
+            an earlier call has played are in the file that it was given.
         begin: Told how many episodes are there and how many there will be, before the first.
         progress: Told of each episode that was finished.
 
@@ -74,7 +79,7 @@ def run(
     setting = Setting(**protocol.environment())
     protocol.check(setting)
     asked = _asked(setting.questions, limit, decoding.samples)
-    retriever = controlled(control, setting.retriever, setting.questions) if control else None
+    retriever = _registered(control, protocol, setting) if control else None
     header = {
         "protocol": result_id(protocol, decoding, control, limit, len(setting.questions)),
         "digests": protocol.digests(setting),
@@ -87,12 +92,14 @@ def run(
     }
     with ResultsWriter(path, header) as writer:
         left = [ask for ask in asked if ask not in writer.done]
+        recorder = _Recorder(episodes)
         if begin is not None:
             begin(len(asked) - len(left), len(asked))
 
-        def finished(played: Played) -> None:
+        def finished(played: Played, ending: Ending) -> None:
             if played.record.valid:
                 writer.write(played)
+                recorder.write(ending)
             if progress is not None:
                 progress(played)
 
@@ -131,6 +138,30 @@ def circumstances() -> dict[str, Any]:
         "versions": versions,
         "hardware": f"{processor()}, {os.cpu_count()} cores, {platform.system()}",
     }
+
+
+class _Recorder:
+    """Writes whole episodes, each by the writer of its own environment."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._writers: dict[int, EpisodeWriter] = {}
+
+    def write(self, ending: Ending) -> None:
+        if self._path is None:
+            return
+        key = id(ending.env.setting)
+        if key not in self._writers:
+            self._writers[key] = EpisodeWriter(self._path, ending.env)
+        self._writers[key].write(ending.transcript, seed=ending.seed, signals=ending.signals)
+
+
+def _registered(control: str, protocol: BenchmarkProtocol, setting: Setting) -> str:
+    """Make a control's retriever known by name, so that recorded episodes can say what it was."""
+    name = f"{control} of {protocol.id}"
+    retriever = controlled(control, setting.retriever, setting.questions)
+    register_retriever(name, lambda: retriever)
+    return name
 
 
 def _version(package: str) -> str | None:

@@ -14,13 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.errors import BenchmarkError, EndpointError
-from benchmarks.players import Ask, Decoding, Finished, Game
+from benchmarks.players import Ask, Decoding, Ending, Finished, Game
 from benchmarks.results import Played
 from search_env.env import SearchQAEnv
 from search_env.errors import ConfigurationError
@@ -73,6 +73,10 @@ class Piece:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
+_Result: TypeAlias = tuple[Played, Ending] | BaseException | None
+"""What a worker tells: an episode, a failure, or that it has ended."""
+
+
 class Completer(Protocol):
     """Goes on with a text. Called from several threads at once."""
 
@@ -115,7 +119,7 @@ class TextPlayer:
         Raises:
             EndpointError: Some episodes could not be played, or too many in a row.
         """
-        results: queue.Queue[Played | BaseException | None] = queue.Queue()
+        results: queue.Queue[_Result] = queue.Queue()
         waiting, lock, stop = iter(asked), threading.Lock(), threading.Event()
         workers = [
             threading.Thread(
@@ -135,7 +139,7 @@ class TextPlayer:
         game: Game,
         waiting: Iterator[Ask],
         lock: threading.Lock,
-        results: queue.Queue[Played | BaseException | None],
+        results: queue.Queue[_Result],
         stop: threading.Event,
     ) -> None:
         try:
@@ -154,7 +158,7 @@ class TextPlayer:
         finally:
             results.put(None)
 
-    def _episode(self, env: SearchQAEnv, game: Game, ask: Ask) -> Played:
+    def _episode(self, env: SearchQAEnv, game: Game, ask: Ask) -> tuple[Played, Ending]:
         index, sample = ask
         start, cost = time.perf_counter(), Counter[str]()
         env.reset(seed=game.seed + sample, options={"index": index})
@@ -165,13 +169,12 @@ class TextPlayer:
             cost.update(piece.cost)
             paid, over = _write(env, _ids(env, asked, piece))
             total += paid
-        record = record_of(env.transcript(), total)
-        return Played(index, sample, record, time.perf_counter() - start, dict(cost))
+        transcript, seconds = env.transcript(), time.perf_counter() - start
+        played = Played(index, sample, record_of(transcript, total), seconds, dict(cost))
+        return played, Ending(env, transcript, game.seed + sample)
 
 
-def _tell(
-    results: queue.Queue[Played | BaseException | None], workers: int, finished: Finished
-) -> None:
+def _tell(results: queue.Queue[_Result], workers: int, finished: Finished) -> None:
     """Hand episodes on until all workers have ended."""
     failed, in_a_row, last = 0, 0, None
     while workers:
@@ -186,7 +189,7 @@ def _tell(
             raise result
         else:
             in_a_row = 0
-            finished(result)
+            finished(*result)
     if last is not None:
         raise type(last)(
             f"{failed} episodes could not be played; the others are kept. The last error: {last} "

@@ -15,8 +15,9 @@ from benchmarks.players import AgentPlayer, Decoding, make_player
 from benchmarks.run import overlap, result_id, run
 from benchmarks.text_player import callable_player
 from search_env.env import SearchQAEnv
+from search_env.episode_files import read_episodes
 from search_env.errors import ConfigurationError
-from search_env.evaluation import evaluate
+from search_env.evaluation import evaluate, record_of
 from search_env.moves import answer_text, query_text
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Question
@@ -159,6 +160,21 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
     assert play(tmp_path / "part.jsonl").records == whole.records
 
 
+def test_whole_episodes_are_recorded(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    player = make_player("model:tiny-trained", WORLD, seed=0, rows=4)
+    found = run(WORLD, player, tmp_path / "r.jsonl", limit=4, episodes=path)
+    recorded = {e.transcript.question.id: e for e in read_episodes(path)}
+    assert len(recorded) == 4
+    for record in found.records:
+        episode = recorded[record.question_id]
+        assert record_of(episode.transcript, episode.score.total) == record
+        assert len(episode.signals["log_prob"]) == record.policy_tokens
+    run(WORLD, baseline(), tmp_path / "o.jsonl", limit=2, episodes=path, control="no-documents")
+    *_, last = read_episodes(path)
+    assert last.arguments["retriever"] == f"no-documents of {WORLD.id}"
+
+
 # Functions.
 
 
@@ -169,8 +185,7 @@ def oracle_function(prompt, stop):
     return " I look. <|begin_of_query|> a city <|end_of_query|> and more"
 
 
-def test_a_function_plays(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.run_functions", None, raising=False)
+def test_a_function_plays(tmp_path):
     player = callable_player(f"{__name__}:oracle_function", concurrency=2)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=6)
     assert {record.answer for record in found.records} == {"Ulm"}
