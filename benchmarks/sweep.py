@@ -4,23 +4,25 @@
 
 Each row is one ``search-env bench`` command, which is printed with it; results lie in
 ``runs/bench`` and are gone on with. ``--limit`` plays the first questions of each set, under ids
-that say so.
+that say so. Scores go into the store beside the page, and a leaderboard is made of the store.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.catalogue import NAMES, get_protocol, part
 from benchmarks.commands import default_path, play
+from benchmarks.pages import leaderboard
 from benchmarks.players import make_player
 from benchmarks.report import heading, publish
 from benchmarks.results import Results
 from benchmarks.scores import MEASURES, score
+from benchmarks.store import add, entry_of, read
 from benchmarks.tables import GROUPED, breakdowns, score_markdown
 from search_env.errors import DataError
 
@@ -72,6 +74,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="question sets")
     parser.add_argument("--limit", type=int, help="only the first N questions of each set")
     parser.add_argument("--output", type=Path, help="Markdown file to write")
+    parser.add_argument("--store", type=Path, help="store to put the scores into")
+    parser.add_argument("--leaderboard", type=Path, help="Markdown file to make of the store")
     given = parser.parse_args()
     command = "SEARCH_ENV_DATA=... python -m benchmarks.sweep"
     if given.limit:
@@ -81,16 +85,27 @@ def main() -> None:
         runs = part(name, "sweep").SWEEP
         for protocol in dict.fromkeys(run.protocol for run in runs):
             rows = [run for run in runs if run.protocol == protocol]
-            parts.append(section(protocol, rows, given.limit))
+            try:
+                found = {run: play_one(run, given.limit) for run in rows}
+            except DataError as error:
+                parts.append(f"## {protocol}\n\nNot run: {str(error).splitlines()[0]}\n")
+                continue
+            parts.append(section(protocol, found, given.limit))
+            if given.store is not None:
+                add(given.store, map(entry_of, found.values()))
     publish("\n".join(parts), given.output)
+    if given.store is not None and given.leaderboard is not None:
+        given.leaderboard.write_text(f"# Leaderboard\n\n{leaderboard(read(given.store))}", "utf-8")
 
 
-def section(protocol: str, runs: Sequence[Run], limit: int | None) -> str:
-    """Return the tables of one protocol; a line that says so where its data is missing."""
-    try:
-        found = {run: play_one(run, limit) for run in runs}
-    except DataError as error:
-        return f"## {protocol}\n\nNot run: {str(error).splitlines()[0]}\n"
+def section(protocol: str, found: Mapping[Run, Results], limit: int | None) -> str:
+    """Return the tables of one protocol.
+
+    Args:
+        protocol: Its id.
+        found: Results by row.
+        limit: How many questions were asked of each set; None for all.
+    """
     scores = {run.label: score(results.episodes) for run, results in found.items()}
     any_of_them = next(iter(found.values()))
     lines = [
@@ -106,7 +121,7 @@ def section(protocol: str, runs: Sequence[Run], limit: int | None) -> str:
                     f"{run.label}, by {title}:\n",
                     score_markdown(held, title, GROUPED) + "\n",
                 ]
-    lines += ["```", *(run.command(limit) for run in runs), "```\n"]
+    lines += ["```", *(run.command(limit) for run in found), "```\n"]
     return "\n".join(lines)
 
 
