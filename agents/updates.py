@@ -212,10 +212,13 @@ class _Batch:
 
         if self.old[rows].isnan().all():  # the policy has not moved since: the ratio is 1
             self.old[rows, :width] = outputs.log_probs.detach().float().cpu()
-        old, mask, rollout = self.old[rows, :width], self.mask[rows, :width], self.rollout
+        old, mask = self.old[rows, :width], self.mask[rows, :width]
+        rollout = self.rollout[rows, :width]
+        if not algorithm.mask_retrieved:  # documents were not drawn: there is nothing to correct
+            rollout = torch.where(rollout.isnan(), old, rollout)
         importance = importance_weights(
             old,
-            rollout[rows, :width],
+            rollout,
             mask,
             algorithm.importance_correction,
             algorithm.importance_cap,

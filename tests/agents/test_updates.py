@@ -257,3 +257,13 @@ def test_without_the_mask_documents_are_pushed_like_the_policy_s_own_tokens(epis
     assert metrics["policy/drift_max"] < 1e-5  # over tokens that were drawn
     masked, _ = _gradient(episodes, PLAIN)
     assert any(not torch.allclose(masked[0][n], gradients[0][n], atol=1e-6) for n in masked[0])
+
+
+@pytest.mark.parametrize("correction", ["tis", "sequence_tis", "icepop"])
+def test_without_the_mask_only_what_was_drawn_is_corrected(episodes, correction):
+    """Documents have no log-probability of a rollout; their weight is 1 and not NaN."""
+    bare = replace(PLAIN, mask_retrieved=False)
+    plain, _ = _gradient(episodes, bare)
+    corrected, metrics = _gradient(episodes, replace(bare, importance_correction=correction))
+    assert np.isfinite(metrics["policy/loss"])
+    _assert_same(corrected[0], plain[0])  # in float32 both say the same of every token drawn
