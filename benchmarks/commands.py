@@ -20,6 +20,50 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 
+ProtocolId = Annotated[str | None, typer.Argument(help="What is played; left out, all are listed.")]
+AgentName = Annotated[
+    str,
+    typer.Option(help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."),
+]
+OutFile = Annotated[
+    Path | None, typer.Option(help="File of results; by default named in runs/bench.")
+]
+Episodes = Annotated[
+    Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")]
+ControlName = Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")]
+Samples = Annotated[int, typer.Option(min=1, help="Episodes of each question.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Share of the probability that is kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of environment and agent.")]
+Corpus = Annotated[
+    str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
+]
+Questions = Annotated[
+    str | None, typer.Option(help="Your own questions; the id then names them so.")
+]
+TrainedOn = Annotated[
+    list[str] | None,
+    typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
+]
+Tokenizer = Annotated[str | None, typer.Option(help="Of a model or an endpoint.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Of a model: its context.")]
+Prompt = Annotated[str | None, typer.Option(help="Of a model: base or its family.")]
+Rows = Annotated[int | None, typer.Option(help="Of a model: episodes side by side.")]
+Dtype = Annotated[str | None, typer.Option(help="Of a model: fp32 or bf16.")]
+Model = Annotated[str | None, typer.Option(help="Of an endpoint: the model's name.")]
+Api = Annotated[str | None, typer.Option(help="Of an endpoint: completions, chat or tokens.")]
+Concurrency = Annotated[
+    int | None, typer.Option(help="Of an endpoint or a function: episodes at a time.")
+]
+Timeout = Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")]
+Retries = Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")]
+Judge = Annotated[
+    str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
+]
+JudgeModel = Annotated[str | None, typer.Option(help="Its model.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -32,55 +76,31 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     context: typer.Context,
-    protocol_id: Annotated[
-        str | None, typer.Argument(help="What is played; left out, all are listed.")
-    ] = None,
-    agent: Annotated[
-        str,
-        typer.Option(
-            help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."
-        ),
-    ] = "question-as-query",
-    out: Annotated[
-        Path | None, typer.Option(help="File of results; by default named in runs/bench.")
-    ] = None,
-    episodes: Annotated[
-        Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
-    control: Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Episodes of each question.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Share of the probability that is kept.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of environment and agent.")] = 0,
-    corpus: Annotated[
-        str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
-    ] = None,
-    questions: Annotated[
-        str | None, typer.Option(help="Your own questions; the id then names them so.")
-    ] = None,
-    trained_on: Annotated[
-        list[str] | None,
-        typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
-    ] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Of a model or an endpoint.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of a model: its context.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Of a model: base or its family.")] = None,
-    rows: Annotated[int | None, typer.Option(help="Of a model: episodes side by side.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Of a model: fp32 or bf16.")] = None,
-    model: Annotated[str | None, typer.Option(help="Of an endpoint: the model's name.")] = None,
-    api: Annotated[
-        str | None, typer.Option(help="Of an endpoint: completions, chat or tokens.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Of an endpoint or a function: episodes at a time.")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")] = None,
-    retries: Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
-    ] = None,
-    judge_model: Annotated[str | None, typer.Option(help="Its model.")] = None,
+    protocol_id: ProtocolId = None,
+    agent: AgentName = "question-as-query",
+    out: OutFile = None,
+    episodes: Episodes = None,
+    limit: Limit = None,
+    control: ControlName = None,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    corpus: Corpus = None,
+    questions: Questions = None,
+    trained_on: TrainedOn = None,
+    tokenizer: Tokenizer = None,
+    max_tokens: MaxTokens = None,
+    prompt: Prompt = None,
+    rows: Rows = None,
+    dtype: Dtype = None,
+    model: Model = None,
+    api: Api = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
 ) -> None:
     """Score an agent under a protocol; a run that was stopped goes on where it was."""
     if protocol_id is None:
@@ -95,6 +115,10 @@ def bench_command(
     if corpus is not None:
         protocol = protocol.over_corpus(corpus)
     decoding = Decoding(temperature, top_p, samples)
+    if agent.startswith("model:"):
+        from agents.commands import need_agents
+
+        need_agents("bench")
     player = make_player(
         agent,
         protocol,
