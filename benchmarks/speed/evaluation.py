@@ -1,6 +1,6 @@
-"""How long an evaluation takes: the harness with scripted agents, and the bundled model.
+r"""How long an evaluation takes: the harness with scripted agents, and the bundled model.
 
-    SEARCH_ENV_DATA=... python -m benchmarks.speed.evaluation \\
+    SEARCH_ENV_DATA=... python -m benchmarks.speed.evaluation \
         --output benchmarks/results/speed_evaluation.md
 
 Each row is what ``search-env bench`` does, results written line by line, on the first questions of
