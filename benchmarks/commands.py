@@ -262,13 +262,21 @@ def default_path(
 
 def _show(results: Results, name: str) -> None:
     """Print the scores."""
-    from benchmarks.tables import breakdown_tables, endings_line, sample_line, score_table
+    from benchmarks.tables import (
+        breakdown_tables,
+        cost_line,
+        endings_line,
+        sample_line,
+        score_table,
+    )
 
     console = open_console()
     say(f"{results.header['protocol']}\n", "bold")
     console.print(score_table({name: results}))
     say(endings_line(results), "dim")
     judge = results.header.get("judge")
+    if line := cost_line(results):
+        say(line, "dim")
     say(f"Judge: {judge['model'] if judge else 'not run (--judge URL --judge-model NAME)'}", "dim")
     for table in breakdown_tables(results):
         console.print("\n", table, sep="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,16 @@ def sample_line(results: Results) -> str:
     ks = sorted({1, *(2**i for i in range(1, least.bit_length()) if 2**i <= least), least})
     cells = [f"pass@{k} {cell(pass_at(results.episodes, k))}" for k in ks]
     return "  ".join([*cells, f"majority of {least} {cell(majority(results.episodes))}"])
+
+
+def cost_line(results: Results) -> str:
+    """Return what an endpoint charged in tokens, in all and an episode, else ""."""
+    total: Counter[str] = Counter()
+    for played in results.episodes:
+        total.update(played.cost)
+    count = len(results.episodes)
+    parts = [f"{n:,} {kind} ({n / count:,.0f} an episode)" for kind, n in total.items()]
+    return "Tokens charged: " + ", ".join(parts) if any(total.values()) else ""
 
 
 def score_markdown(scores: Mapping[str, Scores], first: str, measures: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from benchmarks.errors import (
 )
 from benchmarks.players import AgentPlayer, Decoding, make_player
 from benchmarks.run import run
+from benchmarks.tables import cost_line
 from search_env.env import SearchQAEnv
 from search_env.moves import answer_text, query_text
 from search_env.protocols import R1_SEARCHER
@@ -82,6 +83,8 @@ def test_every_api_comes_to_the_same(tmp_path, wanted, api):
     assert all(request["model"] == "m" for request in requests)
     if api == "completions":
         assert sum(p.cost["prompt"] for p in found.episodes) == 7 * len(requests)
+        line = f"Tokens charged: {7 * len(requests):,} prompt ("
+        assert cost_line(found).startswith(line)
     if api == "tokens":
         assert all(request["return_token_ids"] for request in requests)
     if api == "chat":
