@@ -12,6 +12,7 @@ layout           what writes it
                  ``input``, ``output`` and ``gts``
 ``episodes``     this package's :class:`~search_env.wrappers.record_episodes.RecordEpisodes`
 ``run``          this package's ``search-env eval --out``: one object, several agents
+``bench``        this package's ``search-env bench``: a header, then an episode a line
 ===============  ================================================================================
 
 Answers are taken as their system extracted them, and scored anew: what a file says of its own
@@ -90,6 +91,7 @@ def output_format(path: Path) -> str:
 
 
 _RULES = (
+    ({"search_env_results"}, "bench"),
     ({"search_env_episode"}, "episodes"),
     ({"question", "answer", "pred_ans"}, "r1-searcher"),
     ({"golden_answers", "output"}, "flashrag"),
@@ -257,12 +259,23 @@ def _run(path: Path, rule: ScoringRule) -> Outputs:
             ) from error
 
 
+def _bench(path: Path, rule: ScoringRule) -> Outputs:
+    header, *rows = iter_records(path)
+    try:
+        name = str(header.data["agent"]["name"])
+        return {name: [_rescored(row.data, rule) for row in rows]}
+    except (KeyError, TypeError) as error:
+        raise file_fault(
+            path,
+            "results that search-env bench has written",
+            f"{type(error).__name__}: {error}",
+            "Write them anew if they are of an older version.",
+        ) from error
+
+
 def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeRecord:
     """Return a record that was written as JSON, with its answer compared anew."""
-    names = {field.name for field in fields(EpisodeRecord)}
-    if row.keys() != names:
-        raise KeyError(", ".join(sorted(names ^ row.keys())))
-    plain: dict[str, Any] = dict(row)
+    plain: dict[str, Any] = {field.name: row[field.name] for field in fields(EpisodeRecord)}
     plain |= answer_measures(row["answer"], row["golds"], rule)
     for name in ("golds", "format_faults", "queries"):
         plain[name] = tuple(row[name])
@@ -277,6 +290,7 @@ FORMATS: Mapping[str, Callable[[Path, ScoringRule], Outputs]] = MappingProxyType
         "verl": _rows(_verl),
         "episodes": _episodes,
         "run": _run,
+        "bench": _bench,
     }
 )
 """Readers by layout."""

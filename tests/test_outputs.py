@@ -12,6 +12,9 @@ import pytest
 from slow_scoring import slow_contiguous, slow_cover, slow_exact, slow_f1
 
 from agents.baselines import make_baseline
+from benchmarks.catalogue import get_protocol
+from benchmarks.players import AgentPlayer
+from benchmarks.run import run
 from search_env.comparison import on_shared_questions
 from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
 from search_env.evaluation import evaluate, summarise
@@ -184,6 +187,17 @@ def test_our_own_episodes_come_back_as_they_were(tmp_path):
     assert read_outputs(path) == {"episodes": played}
 
 
+def test_results_of_a_benchmark_come_back_as_they_were(tmp_path):
+    path, id = tmp_path / "results.jsonl", "world-1hop/r1-searcher/bm25-world1k/v1"
+    player = AgentPlayer("mine", make_baseline("oracle-queries"))
+    results = run(get_protocol(id), player, path, limit=3)
+    assert output_format(path) == "bench"
+    assert read_outputs(path) == {"mine": results.records}
+    path.write_text(path.read_text("utf-8") + '{"question_id": "q"}\n', "utf-8")
+    with pytest.raises(DataFormatError, match="search-env bench has written"):
+        read_outputs(path)
+
+
 def test_the_rule_decides(tmp_path):
     row = {**R1_ROW, "answer": "USA", "pred_ans": "U.S.A."}
     path = written(tmp_path / "theirs.jsonl", row)
@@ -241,7 +255,7 @@ def test_no_file_no_layout(tmp_path):
         read_outputs(tmp_path / "none.jsonl")
     with pytest.raises(ConfigurationError, match="Did you mean 'flashrag'"):
         read_outputs(written(tmp_path / "x.jsonl", R1_ROW), "flashrg")
-    assert set(FORMATS) == {"r1-searcher", "flashrag", "verl", "episodes", "run"}
+    assert set(FORMATS) == {"r1-searcher", "flashrag", "verl", "episodes", "run", "bench"}
 
 
 # Whose questions are the same.

@@ -41,7 +41,7 @@ def score_command(
     format: Annotated[
         str | None,
         typer.Option(
-            help="r1-searcher, flashrag, verl, episodes or run; by default told from each file."
+            help="r1-searcher, flashrag, verl, episodes, run or bench; told from each file."
         ),
     ] = None,
     rule: Annotated[
