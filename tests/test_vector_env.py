@@ -320,10 +320,10 @@ def test_groups_ask_the_same_questions_again_and_again():
 
 def test_groups_without_a_seed_still_agree():
     env = SearchQAVectorEnv(6, group_size=3, **TOY)
-    first, second = questions_of(env.reset()[1]), questions_of(env.reset()[1])
-    for ids in (first, second):
+    drawn = [questions_of(env.reset()[1]) for _ in range(6)]
+    for ids in drawn:
         assert len(set(ids[:3])) == len(set(ids[3:])) == 1
-    assert first != second
+    assert any(ids != drawn[0] for ids in drawn)  # two alone are the same once in 4,096 times
 
 
 def test_reset_options_for_all_rows_or_each():
