@@ -32,6 +32,9 @@ APIS = os.environ.get("SEARCH_ENV_ENDPOINT_APIS", "completions").split(",")
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
 WORLD = get_protocol(ID)
 LIMIT = 60
+LEAST = {"tokens": 0.9, "completions": 0.8, "chat": 0.0}
+"""Share of equal answers. Ids are exact but where two are equally likely; text is encoded anew by
+the server, which may cut what the model wrote into other tokens; a chat begins otherwise."""
 
 pytestmark = [
     pytest.mark.skipif(not URL, reason="SEARCH_ENV_ENDPOINT names no server"),
@@ -51,9 +54,8 @@ def test_the_server_answers_as_the_engine_does(tmp_path, here, api):
     player = endpoint_player(URL, MODEL, api=api, protocol=R1_SEARCHER, max_tokens=4096)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=LIMIT).records
     same = sum(a.answer == b.answer for a, b in zip(found, here, strict=True))
-    # A chat begins with other words; the others differ where two tokens are equally likely.
-    assert same >= (0 if api == "chat" else 0.9 * LIMIT)
     print(f"{api}: {same} of {LIMIT} answers as in the engine")
+    assert same >= LEAST[api] * LIMIT
 
 
 def test_a_run_that_is_killed_goes_on_and_scores_every_question_once(tmp_path, here):
