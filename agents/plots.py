@@ -36,6 +36,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 _DASHES = ("-", "--", "-.", ":")
 _SMOOTHED = 25  # a moving mean is a 25th of the run wide
+_BANDED = 3  # seeds that a band needs
 _GRID = 200  # points at which runs are averaged that were not measured at the same ones
 _PARTS = ("decode", "prefill", "environment", "retrieval", "score", "learn")
 # Quantiles .975 of Student's t for 1 to 10 degrees of freedom; beyond, an expansion (Abramowitz and
@@ -213,6 +214,9 @@ def learning_figure(
 ) -> None:
     """Compare conditions: a panel a metric, a line a condition, its band the spread over seeds.
 
+    Two seeds have no band: their interval is nine standard deviations wide on each side and would
+    hide the others.
+
     Args:
         runs: Logs of each condition's seeds, by the condition's name.
         path: As for :func:`training_figure`.
@@ -237,8 +241,11 @@ def learning_figure(
         markers = metric.startswith("eval/") and not minutes  # interpolated points are no marks
         for number, (name, group) in enumerate(logs.items()):
             band = average(group, metric, minutes=minutes)
-            if band is not None:
-                _draw_band(axis, band, number, f"{name} (n = {len(group)})", markers=markers)
+            if band is None:
+                continue
+            if len(group) < _BANDED:
+                band = Band(band.x, band.mean, np.zeros_like(band.half))
+            _draw_band(axis, band, number, f"{name} (n = {len(group)})", markers=markers)
         axis.set_title(_NAMES.get(metric, metric), fontsize=10)
         axis.set_xlabel("minutes" if minutes else "step", fontsize=8)
     handles: dict[str, Artist] = {}
