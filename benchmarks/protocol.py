@@ -26,6 +26,7 @@ from search_env.errors import ConfigurationError, DataNotFoundError
 from search_env.paths import DATA_VARIABLE, data_dir
 from search_env.protocols import Protocol
 from search_env.registration import ENVIRONMENTS
+from search_env.scoring import R1_SEARCHER
 from search_env.setting import Setting
 from search_env.tasks import load_questions
 from search_env.types import Question
@@ -131,7 +132,6 @@ class BenchmarkProtocol:
 
         Raises:
             DataError: The file is missing or damaged.
-            ConfigurationError: It is the plain path of nothing.
         """
         arguments = {**self.arguments, "corpus": corpus}
         found = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
@@ -181,7 +181,7 @@ def questions_digest(questions: Sequence[Question]) -> str:
 
 
 def rules_digest(protocol: Protocol, max_tokens: int) -> str:
-    """Return the SHA-256 over tags, prompts, document layout, limits and faults' consequences.
+    """Return the SHA-256 over tags, prompts, layout, limits, faults' consequences and scoring.
 
     Args:
         protocol: With its limits.
@@ -194,7 +194,9 @@ def rules_digest(protocol: Protocol, max_tokens: int) -> str:
     }
     content["tags"] = protocol.tag_texts
     content["faults"] = sorted((kind.value, then.value) for kind, then in protocol.faults.items())
+    content["cleaning"] = [protocol.clean_question.__name__, protocol.clean_query.__name__]
     content["max_tokens"] = max_tokens
+    content["scoring"] = R1_SEARCHER.name
     return _sha(content)
 
 

@@ -23,7 +23,7 @@ R1_SEARCHER: Mapping[str, Any] = {
 SEARCH_R1: Mapping[str, Any] = {"protocol": "search-r1", "top_k": 3, "max_tokens": 4596}
 SYSTEMS = {"r1-searcher": R1_SEARCHER, "search-r1": SEARCH_R1}
 
-RULES_DIGESTS = {"r1-searcher": "5a1f70746741", "search-r1": "33ac69ebf58d"}
+RULES_DIGESTS = {"r1-searcher": "6a4544ea1917", "search-r1": "c686c953a66d"}
 POOL = "bm25-pool81k"
 POOL_DIGEST = "d7041fa21f54"
 
