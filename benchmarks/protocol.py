@@ -7,7 +7,8 @@ the corpus, and of the rules (tags, prompts, document layout and limits), so tha
 changed under an id is an error and not another number.
 
 An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``. What departs
-from greedy decoding or from the plain corpus says so behind an ``@`` (:meth:`variant`).
+from greedy decoding or from all questions says so behind an ``@``
+(:func:`benchmarks.run.result_id`).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def run(
     asked = _asked(setting.questions, limit, decoding.samples)
     retriever = _registered(control, protocol, setting) if control else None
     header = {
-        "protocol": result_id(protocol, decoding, control, limit, len(setting.questions)),
+        "protocol": result_id(protocol, decoding, limit, len(setting.questions)),
         "digests": protocol.digests(setting),
         "agent": dict(player.description),
         "decoding": {"temperature": decoding.temperature, "top_p": decoding.top_p},
@@ -111,20 +111,21 @@ def run(
 def result_id(
     protocol: BenchmarkProtocol,
     decoding: Decoding = GREEDY,
-    control: str | None = None,
     limit: int | None = None,
     questions: int | None = None,
 ) -> str:
     """Return the id that results are filed under: the protocol's, and what departs from it.
 
+    A control is no part of it: it stands beside the agent that it takes the evidence from.
+
     Example:
         >>> from benchmarks.catalogue import get_protocol
         >>> world = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
-        >>> result_id(world, Decoding(1.0, samples=8), "no-documents", limit=50)
-        'world-2hop/r1-searcher/bm25-world1k/v1@t1x8+no-documents+first50'
+        >>> result_id(world, Decoding(1.0, samples=8), limit=50)
+        'world-2hop/r1-searcher/bm25-world1k/v1@t1x8+first50'
     """
     first = f"first{limit}" if limit is not None and limit < (questions or limit + 1) else ""
-    said = [part for part in (decoding.label, control or "", first) if part]
+    said = [part for part in (decoding.label, first) if part]
     return protocol.id + ("@" + "+".join(said) if said else "")
 
 

@@ -80,7 +80,10 @@ def main() -> None:
     command = "SEARCH_ENV_DATA=... python -m benchmarks.sweep"
     if given.limit:
         command += f" --limit {given.limit}"
-    parts = [heading("Scores of the bundled agents", command, PACKAGES), _LEGEND]
+    head = heading("Scores of the bundled agents", command, PACKAGES).replace(
+        "one thread;", "torch's own number of threads, one of the harness;"
+    )
+    parts = [head, _LEGEND]
     for name in given.only:
         runs = part(name, "sweep").SWEEP
         for protocol in dict.fromkeys(run.protocol for run in runs):

@@ -96,8 +96,13 @@ def test_groups_leave_out_what_is_not_known(records):
 
 
 def test_protocols_share_no_table(runs):
-    held = by_protocol(read_results(runs / f"{n}.jsonl") for n in ("oracle", "control"))
-    assert list(held) == [ID + "@first20", ID + "@no-documents+first20"]
+    one = read_results(runs / "oracle.jsonl")
+    other = replace(one, header={**one.header, "protocol": ID + "@t1x8"})
+    held = by_protocol([one, read_results(runs / "control.jsonl"), other])
+    assert {id: list(agents) for id, agents in held.items()} == {
+        ID + "@first20": ["oracle", "oracle, no-documents"],  # a control stands beside its agent
+        ID + "@t1x8": ["oracle"],
+    }
     assert score_markdown(held).count("\n## ") == 2
 
 
@@ -135,7 +140,7 @@ def test_report_of_a_folder(runs, tmp_path):
     assert "http" not in re.sub(r'"(data:|http://www.w3)[^"]*"', "", page).split("<body>")[0]
     markdown = text.read_text("utf-8")
     assert f"## {ID}@first20" in markdown
-    assert "| against oracle | questions |" in markdown
+    assert "| against oracle, no-documents | questions |" in markdown
 
 
 def test_report_of_what_is_no_run(tmp_path):

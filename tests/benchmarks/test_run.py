@@ -106,7 +106,8 @@ def test_controls_take_the_evidence_away(tmp_path):
     assert recall["shuffled-documents"] < 0.1
     shuffled = found["shuffled-documents"].records
     assert all(len(ids) for record in shuffled for ids in record.document_ids)
-    assert found["no-documents"].header["protocol"].endswith("@no-documents+first30")
+    assert found["no-documents"].header["protocol"] == WORLD.id + "@first30"
+    assert found["no-documents"].header["control"] == "no-documents"
 
 
 def test_shuffled_documents_repeat_and_are_never_the_questions_own():
