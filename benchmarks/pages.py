@@ -19,7 +19,8 @@ from benchmarks.report import table as markdown_table
 from benchmarks.results import Results
 from benchmarks.scores import MEASURES, Scores, question_scores, score
 from benchmarks.store import Entry
-from benchmarks.tables import GROUPED, breakdowns, cell, endings_line, sample_line
+from benchmarks.tables import GROUPED, breakdowns, cell, endings_line, sample_line, score_rows
+from benchmarks.tables import score_markdown as scores_as_markdown
 from search_env.errors import ConfigurationError
 from search_env.rendering.page import Tab
 from search_env.statistics import compare_paired
@@ -98,7 +99,7 @@ def score_markdown(results: Mapping[str, Named]) -> str:
     for id, agents in results.items():
         scores = {name: score(held.episodes) for name, held in agents.items()}
         parts.append(f"## {id}\n")
-        parts.append(markdown_table(*_rows("agent", scores, list(MEASURES))) + "\n")
+        parts.append(scores_as_markdown(scores, "agent", list(MEASURES)) + "\n")
         if len(agents) > 1:
             head, *rows = comparison_rows(agents)
             parts.append(markdown_table(head, rows) + "\n")
@@ -106,7 +107,7 @@ def score_markdown(results: Mapping[str, Named]) -> str:
             for title, groups in breakdowns(held).items():
                 grouped = {group: score(episodes) for group, episodes in groups.items()}
                 parts.append(f"{name}, by {title}:\n")
-                parts.append(markdown_table(*_rows(title, grouped, GROUPED)) + "\n")
+                parts.append(scores_as_markdown(grouped, title, GROUPED) + "\n")
     return "\n".join(parts)
 
 
@@ -180,21 +181,10 @@ def _given(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _rows(
-    first: str, scores: Mapping[str, Scores], measures: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
-    known = [n for n in measures if any(s.measures[n] is not None for s in scores.values())]
-    rows = [
-        [name, f"{held.questions:,}", *(cell(held.measures[m], m) for m in known)]
-        for name, held in scores.items()
-    ]
-    return [first, "questions", *known], rows
-
-
 def _score_table(
     first: str, scores: Mapping[str, Scores], measures: Sequence[str], caption: str = ""
 ) -> str:
-    head, rows = _rows(first, scores, measures)
+    head, rows = score_rows(scores, first, measures)
     return _html([head, *rows], caption)
 
 

@@ -86,12 +86,19 @@ def score_markdown(scores: Mapping[str, Scores], first: str, measures: Sequence[
         first: Header of the first column.
         measures: Columns; those that nothing has are left out.
     """
+    return markdown(*score_rows(scores, first, measures))
+
+
+def score_rows(
+    scores: Mapping[str, Scores], first: str, measures: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a table; the arguments are those of :func:`score_markdown`."""
     known = [name for name in _measures(scores.values()) if name in measures]
     rows = [
         [name, f"{held.questions:,}", *(cell(held.measures[m], m) for m in known)]
         for name, held in scores.items()
     ]
-    return markdown([first, "questions", *known], rows)
+    return [first, "questions", *known], rows
 
 
 def cell(value: Interval | None, measure: str = "") -> str:
