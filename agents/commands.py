@@ -383,6 +383,9 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
         training_figure([out / "metrics.jsonl"], out / "training.png")
         written.append(str(out / "training.png"))
     say("\nWrote " + ", ".join(written))
+    recorded = sorted((out / "episodes").glob("step-*.jsonl"))
+    if recorded:
+        say(f"Look into training: search-env view {shlex.join(map(str, recorded))} --open")
 
 
 def _play_test(

@@ -78,7 +78,10 @@ class TrainConfig:
         eval_questions: How many held-out questions are asked, evenly spread over the split.
         checkpoint_every: Steps between checkpoints; one is always made at the end.
         keep_checkpoints: How many of them stay.
-        out: Folder of checkpoints and of the trained model.
+        record_every: Steps between those whose episodes are written, with their log-probabilities,
+            values and advantages, for ``search-env view``; 0: none. With several processes, those
+            of the first.
+        out: Folder of checkpoints, recorded episodes and of the trained model.
         threads: Of torch; None leaves them.
     """
 
@@ -111,6 +114,7 @@ class TrainConfig:
     eval_questions: int = 200
     checkpoint_every: int = 20
     keep_checkpoints: int = 2
+    record_every: int = 0
     out: str = "runs/train"
     threads: int | None = None
 
@@ -127,6 +131,7 @@ class TrainConfig:
             ("eval_questions", 1),
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
+            ("record_every", 0),
         ):
             check_count(name, getattr(self, name), least)
         check_choice("dtype", self.dtype, ("fp32", "bf16"))
@@ -189,5 +194,5 @@ class TrainConfig:
 # What a run may go on with otherwise: limits, and where and how often things are written.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
-    | {"out", "threads", "device"}
+    | {"out", "threads", "device", "record_every"}
 )

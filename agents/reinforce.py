@@ -43,6 +43,7 @@ from agents.models import check_fits, load_model, save_model, with_lora
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
 from agents.policy import play_questions
+from agents.recording import Recording
 from agents.rollout import by_group, collect, learnable, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
@@ -206,10 +207,17 @@ class _Run:
         started = time.perf_counter()
         phase = self.phases.phase
         algorithm = self.config.algorithm_of(phase)
-        played, chosen, measured = self._play(algorithm)
+        recording = Recording(self.envs) if self._is_recorded() else None
+        played, chosen, measured = self._play(algorithm, recording)
         measured["time/rollout"] = time.perf_counter() - started
         with held_back():
-            learnt = update(self.learner, chosen, algorithm, seed=self._seed(1))
+            learnt = update(
+                self.learner,
+                chosen,
+                algorithm,
+                seed=self._seed(1),
+                on_advantages=None if recording is None else recording.learnt,
+            )
             self._tell_sampler()
             episodes = [t for part in self.ranks.gather(played) for t in part]
             metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
@@ -218,10 +226,17 @@ class _Run:
             self.step += 1
             self._book(episodes)
             self._whole = self._progress()
+        if recording is not None:
+            recording.write(Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl")
         return metrics, episodes, warnings
 
+    def _is_recorded(self) -> bool:
+        """Return whether the episodes of the next step are written by this rank."""
+        every = self.config.record_every
+        return bool(every) and (self.step + 1) % every == 0 and self.ranks.is_main
+
     def _play(
-        self, algorithm: Algorithm
+        self, algorithm: Algorithm, recording: Recording | None
     ) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
         """Return this rank's episodes, those to learn from, and what was measured."""
         played: list[Trajectory] = []
@@ -238,6 +253,7 @@ class _Run:
                 seed=self._seed(2, number, self.ranks.rank),
                 version=self.learner.updates,
                 wait_for_all=self.config.wait_for_all,
+                on_episode=None if recording is None else recording.played,
             )
             found = self._renumbered(rollouts.trajectories, number * algorithm.prompts)
             played += found

@@ -64,5 +64,6 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
         eval_every=12,
         eval_questions=100,
         checkpoint_every=12,
+        record_every=12,
         out=out,
     )

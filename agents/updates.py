@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,11 +31,19 @@ from agents.losses import importance_weights, kl, overlong_filter, policy_loss, 
 from agents.trajectories import Trajectory
 from search_env.types import Source
 
+OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], None]
+"""Called with episodes and their advantages, float32 ``(T,)`` each, NaN where nothing is learnt."""
+
 _SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
 
 
 def update(
-    learner: Learner, trajectories: Sequence[Trajectory], algorithm: Algorithm, *, seed: int = 0
+    learner: Learner,
+    trajectories: Sequence[Trajectory],
+    algorithm: Algorithm,
+    *,
+    seed: int = 0,
+    on_advantages: OnAdvantages | None = None,
 ) -> dict[str, float]:
     """Learn from one rollout set: advantages, then minibatches of it, as often as is asked.
 
@@ -44,6 +52,7 @@ def update(
         trajectories: Valid ones, of whole groups; this rank's share.
         algorithm: What to compute.
         seed: Decides the order of minibatches.
+        on_advantages: Told this rank's advantages before the first optimizer step.
 
     Returns:
         Metrics over all ranks; those of the loss are means over tokens that were learnt from, NaN
@@ -58,6 +67,8 @@ def update(
     if not algorithm.mask_retrieved:
         trajectories = [_unmasked(trajectory) for trajectory in trajectories]
     batch = _Batch(learner, trajectories, algorithm)
+    if on_advantages is not None:
+        on_advantages(batch.trajectories, batch.token_advantages())
     scored = time.perf_counter()
     random = np.random.default_rng(seed)
     sums: Counter[str] = Counter()
@@ -167,6 +178,16 @@ class _Batch:
             "policy/drift_max": most if count else math.nan,
             "policy/drift_mean": total / (count or math.nan),
         }
+
+    def token_advantages(self) -> list[NDArray[np.float32]]:
+        """Return each episode's advantages at its tokens' places, NaN where nothing is learnt."""
+        learnt = self.advantages.float().masked_fill(~self.mask, torch.nan).numpy()
+        found = []
+        for trajectory, row in zip(self.trajectories, learnt, strict=True):
+            whole = np.full(len(trajectory.tokens), np.nan, np.float32)
+            whole[trajectory.policy] = row[: trajectory.num_policy_tokens]
+            found.append(whole)
+        return found
 
     def distance(self) -> float:
         """Return the mean k3 estimate of the KL divergence from the reference, over all tokens."""

@@ -1,0 +1,68 @@
+"""Recordings of training episodes with what was learnt from each token, for ``search-env view``.
+
+A line is that of :mod:`search_env.episode_files`; its signals are ``log_prob`` (of the distribution
+that the token was drawn from), ``value`` where there is a critic, and ``advantage`` where the
+episode was learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.trajectories import Trajectory
+from search_env.episode_files import EpisodeWriter
+from search_env.paths import atomic_path
+from search_env.types import Transcript
+from search_env.vector_env import SearchQAVectorEnv
+
+
+class Recording:
+    """The episodes of one step.
+
+    Args:
+        envs: That they are played in; its present reward is the one that is noted.
+    """
+
+    def __init__(self, envs: SearchQAVectorEnv) -> None:
+        self._envs, self._reward = envs, envs.reward
+        self._episodes: list[tuple[Transcript, Trajectory]] = []
+        self._advantages: dict[int, NDArray[np.float32]] = {}
+
+    def played(self, question: int, transcript: Transcript, trajectory: Trajectory) -> None:
+        """Take in a finished episode; as :data:`agents.rollout.OnEpisode`."""
+        del question
+        self._episodes.append((transcript, trajectory))
+
+    def learnt(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[NDArray[np.float32]]
+    ) -> None:
+        """Take in what episodes were worth; as :data:`agents.updates.OnAdvantages`."""
+        for trajectory, advantage in zip(trajectories, advantages, strict=True):
+            # Groups may have been given other numbers since; the array of ids is the same.
+            self._advantages[id(trajectory.tokens)] = advantage
+
+    def write(self, path: Path) -> None:
+        """Write all episodes, groups together, to a new file or in place of what is there.
+
+        Raises:
+            ConfigurationError: The environment's arguments or its reward have no names.
+        """
+        ordered = sorted(self._episodes, key=lambda episode: episode[1].group)
+        with atomic_path(path) as temporary:
+            writer = EpisodeWriter(temporary, self._envs)
+            for transcript, trajectory in ordered:
+                signals = self._signals(trajectory)
+                writer.write(transcript, reward=self._reward, signals=signals)
+
+    def _signals(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:
+        known = {
+            "log_prob": trajectory.log_probs,
+            "value": trajectory.values,
+            "advantage": self._advantages.get(id(trajectory.tokens)),
+        }
+        written = {n: of[trajectory.policy] for n, of in known.items() if of is not None}
+        return {name: of for name, of in written.items() if np.isfinite(of).all()}
