@@ -196,8 +196,8 @@ function tools(number, episode) {
   const scale = scaleOf(episode);
   if (scale) {
     const legend = make("span", "legend", `${format(scale.low)} `);
-    const bar = make("i");
-    bar.style.background = `linear-gradient(90deg, ${shade(scale, scale.low)}, ${shade(scale, scale.zero)}, ${shade(scale, scale.high)})`;
+    const bar = make("i"), zero = (100 * -scale.low) / (scale.high - scale.low || 1);
+    bar.style.background = `linear-gradient(90deg, ${shade(scale, scale.low)}, ${shade(scale, 0)} ${zero}%, ${shade(scale, scale.high)})`;
     legend.append(bar, ` ${format(scale.high)}`);
     node.append(legend);
   }
@@ -213,17 +213,15 @@ function toggleOpen() {
   drawPanes();
 }
 
-// A signal's colours: red below its middle, blue above; log-probabilities are red where unlikely.
+// A signal's colours: red below 0, blue above, full at the largest in any episode, so that episodes
+// compare: an advantage is often the same for all tokens of one.
 function scaleOf(episode) {
-  const values = episode.signals[state.color];
-  if (!values || !values.length) return null;
-  const low = Math.min(...values), high = Math.max(...values);
-  const zero = state.color === "log_prob" ? high : low < 0 && high > 0 ? 0 : (low + high) / 2;
-  return { low, high, zero };
+  if (!episode.signals[state.color]) return null;
+  const [low, high] = data.ranges[state.color];
+  return { low, high };
 }
 function shade(scale, value) {
-  const reach = Math.max(scale.high - scale.zero, scale.zero - scale.low) || 1;
-  const share = Math.max(-1, Math.min(1, (value - scale.zero) / reach));
+  const share = value / (Math.max(scale.high, -scale.low) || 1);
   const strength = Math.sqrt(Math.abs(share)) * 0.75;
   return `rgba(var(${share < 0 ? "--warm" : "--cold"}), ${strength.toFixed(3)})`;
 }

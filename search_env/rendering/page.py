@@ -79,6 +79,7 @@ class _Index:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._ranges: dict[str, tuple[float, float]] = {}  # of signals, over all episodes
         self._vocabularies: dict[str, tuple[Tokenizer, set[int]]] = {}
 
     def add(self, seen: Seen) -> str:
@@ -90,6 +91,12 @@ class _Index:
         used.update(np.unique(transcript.tokens).tolist())
         vocabulary = list(self._vocabularies).index(tokenizer.digest)
         self.rows.append(_row(seen, vocabulary))
+        for name, values in episode.signals.items():
+            low, high = self._ranges.get(name, (0.0, 0.0))
+            self._ranges[name] = (
+                min(low, float(values.min(initial=0.0))),
+                max(high, float(values.max(initial=0.0))),
+            )
         return _packed(_block(transcript, tokenizer, episode.signals))
 
     def content(self) -> dict[str, Any]:
@@ -98,7 +105,7 @@ class _Index:
             {str(i): base64.b64encode(tokenizer.token_bytes[i]).decode() for i in sorted(used)}
             for tokenizer, used in self._vocabularies.values()
         ]
-        return {"episodes": self.rows, "vocabularies": words}
+        return {"episodes": self.rows, "vocabularies": words, "ranges": self._ranges}
 
 
 def _row(seen: Seen, vocabulary: int) -> dict[str, Any]:

@@ -323,3 +323,32 @@ def test_two_thousand_long_episodes_open_in_seconds(browser, files, tmp_path):
     window.locator("#list .row").nth(3).click()
     window.wait_for_selector(".pane .stream span[data-p]")
     window.close()
+
+
+def test_colours_compare_episodes(browser, files, tmp_path):
+    """An advantage that is the same for all tokens is coloured, by its size among all episodes."""
+    base = next(read_episodes(files[1]))
+    path = tmp_path / "page.html"
+    advantages = (-0.25, 1.0, 0.0)
+    many = (
+        Seen("run", replace(base, signals={"advantage": np.full(length, a, np.float32)}))
+        for a in advantages
+        for length in [base.transcript.num_policy_tokens]
+    )
+    write_page(path, "Advantages", many)
+    assert parts(path)[0]["ranges"] == {"advantage": [-0.25, 1.0]}
+    window = browser.new_page()
+    window.goto(path.as_uri())
+    window.locator("#list .row").first.click()
+    window.get_by_label("Colour tokens by").select_option("advantage")
+    # Strength goes with the root: a quarter of the largest is half as strong.
+    shades = ("var(--warm), 0.375)", "var(--cold), 0.750)", "var(--cold), 0.000)")
+    for number, shade in enumerate(shades):
+        window.locator("#list .row").nth(number).click()
+        window.wait_for_function(
+            "wanted => { const all = [...document.querySelectorAll('.pane .stream span[data-p]')]; "
+            "return all.length && all.every(token => token.style.background.includes(wanted)); }",
+            arg=shade,
+            timeout=10_000,
+        )
+    window.close()
