@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from agents.errors import ModelMismatchError
-from search_env.errors import ConfigurationError
+from search_env.errors import ConfigurationError, nearest
 from search_env.tokenizer import Tokenizer
 
 BUNDLED = ("tiny-base", "tiny-trained")
@@ -127,10 +127,10 @@ def load_model(
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigurationError(
-            f"Expected a causal language model at {source}, got an error: {reason} Pass a folder "
-            "with config.json and model.safetensors, one of "
-            f"{', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. Without a "
-            "network, run `hf download ID --local-dir FOLDER` where there is one and pass FOLDER."
+            f"Expected a causal language model at {source}, got an error: {reason} "
+            f"{nearest(str(source), BUNDLED)}Pass a folder with config.json and model.safetensors, "
+            f"one of {', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. "
+            "Without a network, run `hf download ID --local-dir FOLDER` where there is one and pass FOLDER."
         ) from error
     model: PreTrainedModel
     model, report = loaded

@@ -43,9 +43,10 @@ def get_protocol(id: str) -> BenchmarkProtocol:
     """
     known = protocols()
     if id not in known:
+        begun = [other for other in known if id and other.startswith(id)]
+        hint = f"Ids that begin so: {', '.join(begun)}. " if begun else nearest(id, known)
         raise ConfigurationError(
-            f"Expected a protocol id, got {id!r}. {nearest(id, known)}List them with: "
-            "search-env bench"
+            f"Expected a protocol id, got {id!r}. {hint}List all with: search-env bench"
         )
     return known[id]
 

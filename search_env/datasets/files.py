@@ -42,7 +42,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
         raw = open(path, "rb")  # noqa: SIM115 - closed by the with below
     except OSError as error:
         raise DataNotFoundError(
-            f"Expected a readable file at {path}, got {type(error).__name__}. Check the path."
+            f"Expected a readable file at {path}, got: {error.strerror}. Check the path."
         ) from error
     with raw:
         head = raw.peek(len(_XZ))

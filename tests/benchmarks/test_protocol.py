@@ -128,6 +128,8 @@ def test_a_context_longer_than_the_protocols():
 def test_no_such_id_and_no_data(monkeypatch):
     with pytest.raises(ConfigurationError, match=r"Did you mean .*world-2hop"):
         get_protocol("world-2hop/r1-searcher/bm25-world1k/v2")
+    with pytest.raises(ConfigurationError, match=r"begin so: nq-test/search-r1/bm25-own/v1"):
+        get_protocol("nq")
     monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
     with pytest.raises(DataNotFoundError, match="Set it to the folder"):
         get_protocol("musique-500/r1-searcher/bm25-pool81k/v1").environment()
