@@ -130,7 +130,8 @@ def load_model(
             f"Expected a causal language model at {source}, got an error: {reason} "
             f"{nearest(str(source), BUNDLED)}Pass a folder with config.json and model.safetensors, "
             f"one of {', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. "
-            "Without a network, run `hf download ID --local-dir FOLDER` where there is one and pass FOLDER."
+            "Without a network, run `hf download ID --local-dir FOLDER` where there is one and "
+            "pass FOLDER."
         ) from error
     model: PreTrainedModel
     model, report = loaded

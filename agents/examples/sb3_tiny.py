@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +27,13 @@ from agents.sampling import Sampling
 from agents.sb3 import CausalLMPolicy, SearchQAVecEnv
 from search_env.vector_env import SearchQAVectorEnv
 
-MAX_TOKENS = 1024
+TASK: dict[str, Any] = {
+    "dataset_options": {"hops": [1]},
+    "max_tokens": 1024,
+    "max_policy_tokens": 256,
+}
+"""One-hop questions: Stable-Baselines3 keeps every observation whole, and short ones are cheap."""
+SAMPLING = Sampling(top_p=0.95)
 
 
 class Score(NamedTuple):
@@ -57,20 +63,16 @@ class Printer(BaseCallback):
 
 def score(model: PreTrainedModel, questions: int = 64) -> Score:
     """Ask questions that are not trained on; sample as in training."""
-    envs = gym.make_vec(
-        "SearchQA-v0", 32, autoreset_mode="Disabled", split="validation", max_tokens=MAX_TOKENS
-    )
+    envs = gym.make_vec("SearchQA-v0", 32, autoreset_mode="Disabled", split="validation", **TASK)
     rows = cast(SearchQAVectorEnv, envs.unwrapped)
-    played = play_questions(model, rows, range(questions), sampling=Sampling())
+    played = play_questions(model, rows, range(questions), sampling=SAMPLING)
     each = [(t.num_searches > 0, t.well_formed, t.scores["exact_match"]) for t in played]
     return Score(*np.mean(each, axis=0).tolist())
 
 
 def make_ppo(model: str | PreTrainedModel, rows: int, rollout: int, seed: int) -> PPO:
     """Return PPO over a language model; ``rollout`` is the number of tokens of each row."""
-    envs = gym.make_vec(
-        "SearchQA-Stage1-v0", rows, autoreset_mode="SameStep", max_tokens=MAX_TOKENS, copy=False
-    )
+    envs = gym.make_vec("SearchQA-Stage1-v0", rows, autoreset_mode="SameStep", copy=False, **TASK)
     return PPO(
         CausalLMPolicy,
         VecMonitor(SearchQAVecEnv(envs)),
@@ -79,9 +81,9 @@ def make_ppo(model: str | PreTrainedModel, rows: int, rollout: int, seed: int) -
         batch_size=rows * rollout // 2,  # large ones are cheap: an episode is read once in each
         n_epochs=2,
         gamma=1.0,
-        gae_lambda=0.95,
+        gae_lambda=1.0,  # whether to search is decided a hundred tokens before it is paid
         target_kl=0.02,  # near the base: phase 1 must not destroy what it can
-        policy_kwargs={"model": model},
+        policy_kwargs={"model": model, "sampling": SAMPLING},
         seed=seed,
         device="cpu",
     )

@@ -240,7 +240,7 @@ def test_ppo_learns_to_read_the_question():
 
 
 def test_the_example_trains_and_scores(capsys, monkeypatch):
-    monkeypatch.setattr(sb3_tiny, "MAX_TOKENS", 256)
+    monkeypatch.setattr(sb3_tiny, "TASK", {"max_tokens": 256})
     model = AutoModelForCausalLM.from_config(tiny_config(hidden_size=16, intermediate_size=16))
     ppo = sb3_tiny.make_ppo(model, rows=2, rollout=8, seed=0)
     ppo.learn(16, sb3_tiny.Printer())
