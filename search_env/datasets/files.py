@@ -15,6 +15,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _CHUNK = 1 << 16
 _LONGEST_LITERAL = 16
 """A cut "-Infinity" or escape lies at most this far from the end of the text it was cut from."""
+_REST = re.compile(r"[-+.eE0-9]*")
+"""What may stand between a number that is whole as it is and the cut in the number that it was."""
 
 
 @contextmanager
@@ -246,8 +249,9 @@ class _JsonStream:
                 continue
             except (ValueError, RecursionError) as error:
                 raise self._fault(error, self._at) from error
-            # "12" at the end of the buffer may be the start of "123".
-            if at < len(self._buffer) or self._buffer[at - 1] in '"}]' or not self._grow():
+            # "12" at the end of the buffer may be the start of "123", and "12e" that of "12e9".
+            is_whole = self._buffer[at - 1] in '"}]' or not _REST.fullmatch(self._buffer, at)
+            if is_whole or not self._grow():
                 self._at = at
                 return value
 

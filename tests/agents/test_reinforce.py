@@ -258,11 +258,11 @@ def test_nan_ends_the_run_with_the_state_intact(tmp_path, monkeypatch):
 
     calls = []
 
-    def poisoned(learner, trajectories, algorithm, *, seed):
+    def poisoned(learner, trajectories, algorithm, *, seed, **others):
         calls.append(seed)
         if len(calls) == 3:
             trajectories = [replace(t, reward=float("nan")) for t in trajectories]
-        return original(learner, trajectories, algorithm, seed=seed)
+        return original(learner, trajectories, algorithm, seed=seed, **others)
 
     monkeypatch.setattr(module, "update", poisoned)
     told = _Told()

@@ -59,6 +59,16 @@ def test_mapping_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, pai
     assert [(key, value) for _, key, value in found] == list(pairs.items())
 
 
+@pytest.mark.parametrize("number", [12, -1.5, 2.5e-07, 1e300, -3e-05])
+def test_numbers_may_be_cut_anywhere(tmp_path, monkeypatch, number):
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"one": number, "two": [number], "three": number}))
+    for chunk in range(1, 60):
+        monkeypatch.setattr(files, "_CHUNK", chunk)
+        found = [value for _, _, value in iter_json_mapping(path)]
+        assert found == [number, [number], number]
+
+
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".dat"])
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_compression_is_transparent(write, name, ending):
