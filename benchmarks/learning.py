@@ -155,10 +155,14 @@ def report(arguments: argparse.Namespace) -> None:
         found.setdefault(record["condition"], []).append(record)
     base = json.loads((arguments.folder / "base.json").read_text())
     order = [name for name in (*CONDITIONS, SUPERVISED) if name in found]
+    # Curves compare on the same held-out questions; runs that are not over have none yet.
     runs = {
-        name: sorted((arguments.folder / name.replace(" ", "-")).glob("*/metrics.jsonl"))
+        name: [
+            result.with_name("metrics.jsonl")
+            for result in sorted((arguments.folder / name.replace(" ", "-")).glob("*/result.json"))
+        ]
         for name in order
-        if name != SUPERVISED
+        if name != SUPERVISED and "env_options" not in CONDITIONS[name]
     }
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     learning_figure(runs, arguments.picture)
