@@ -3,7 +3,7 @@
     python -m agents.examples.sb3_tiny [--steps 131072] [--seed 0]
 
 The reward is that of R1-Searcher's first phase: half for a search, half for the format. Training
-ends once episodes are paid 0.85 on average: what comes after only does harm. Printed are the shares
+ends once episodes are paid 0.85 on average: what came after did harm. Printed are the shares
 of held-out questions where the policy searches and keeps the format, before and after.
 The project's own trainer (``search-env train``) does this in less time, and both phases.
 """
@@ -36,6 +36,7 @@ TASK: dict[str, Any] = {
 """One-hop questions: Stable-Baselines3 keeps every observation whole, and short ones are cheap."""
 SAMPLING = Sampling(top_p=0.95)
 ENOUGH = 0.85
+"""Mean reward of the last 100 episodes at which training ends."""
 
 
 class Score(NamedTuple):
@@ -47,18 +48,14 @@ class Score(NamedTuple):
 
 
 class Printer(BaseCallback):
-    """Prints a line whenever a rollout is complete; ends the training once it is paid enough.
+    """Prints a line whenever a rollout is complete; ends the training once it is paid enough."""
 
-    Args:
-        enough: Mean reward of the last 100 episodes.
-    """
-
-    def __init__(self, enough: float = ENOUGH) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._start, self._enough, self._mean = time.perf_counter(), enough, np.nan
+        self._start, self._mean = time.perf_counter(), np.nan
 
     def _on_step(self) -> bool:
-        return not self._mean >= self._enough
+        return not self._mean >= ENOUGH
 
     def _on_rollout_end(self) -> None:
         paid = [episode["r"] for episode in self.model.ep_info_buffer or ()]
