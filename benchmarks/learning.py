@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import search_env  # noqa: F401 - registers the ids
-from agents.config import TrainConfig
+from agents.config import Phase, TrainConfig
 from agents.demonstrations import oracle_example
 from agents.learner import Learner, OptimizerConfig
 from agents.logs import JsonLinesLog, Observers
@@ -35,9 +35,12 @@ from agents.plots import learning_figure, t_quantile
 from agents.policy import play_questions
 from agents.reinforce import make_envs, train
 from agents.supervised import SupervisedConfig, fit
-from agents.tiny import ENV_OPTIONS, TINY, tiny_run
+from agents.tiny import ANSWER, ENV_OPTIONS, SEARCH, TINY, tiny_run
 from benchmarks.report import heading, publish, table
 from search_env.evaluation import bare_env
+from search_env.rewards import R1_SEARCHER_STAGE2, Reward, register_reward
+from search_env.scoring import exact_match
+from search_env.types import Transcript
 
 TESTS: Mapping[str, tuple[int, dict[str, Any]]] = {
     "test world": (400, {}),
@@ -48,10 +51,20 @@ TESTS: Mapping[str, tuple[int, dict[str, Any]]] = {
 }
 """Where models are tested: number of questions, arguments of the environment."""
 
+
+def _paid_by_exact_match(transcript: Transcript) -> dict[str, float]:
+    right = exact_match(transcript.answer, transcript.question.answers)
+    return {**R1_SEARCHER_STAGE2(transcript).parts, "answer": right}
+
+
+EXACT = register_reward(Reward("stage2-exact-match", ("answer", "format"), _paid_by_exact_match))
+"""Phase 2's reward with exact match where F1 was. The paper's pays 1 or -1; here 1 or 0, so that
+nothing but the measure differs."""
+
 CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "both phases": {},
-    "phase 2 alone": {"phases": "2"},
-    "phase 1 alone": {"phases": "1"},
+    "phase 2 alone": {"phases": (ANSWER,)},
+    "phase 1 alone": {"phases": (SEARCH,)},
     "no retrieval mask": {"mask_retrieved": False},
     "GRPO": {"advantage": "grpo"},
     "REINFORCE++": {"advantage": "reinforce_pp_baseline"},
@@ -68,6 +81,7 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
         "phase_format_rate": None,
         "phase_episodes": None,
     },
+    "EM as reward": {"phases": (SEARCH, Phase(reward=EXACT.name))},
     "asked one and two hops": {"env_options": {**ENV_OPTIONS, "dataset_options": {"hops": [1, 2]}}},
 }
 """Changes to the bundled run: phases, fields of the run, fields of the algorithm."""
@@ -79,7 +93,7 @@ SUPERVISED = "SFT on oracles"
 def configure(condition: str, seed: int, folder: Path) -> TrainConfig:
     """Return the run of a condition."""
     changes = dict(CONDITIONS[condition])
-    config = tiny_run(phases=changes.pop("phases", "both"))
+    config = tiny_run()
     run = {name: changes.pop(name) for name in list(changes) if hasattr(config, name)}
     algorithm = replace(config.algorithm, **changes)
     return replace(config, algorithm=algorithm, seed=seed, out=str(folder), threads=1, **run)
