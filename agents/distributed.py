@@ -8,6 +8,7 @@ very step that one would. Without torchrun everything here is the identity.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,6 +146,11 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
 ALONE = Ranks()
 """One process."""
 
+# A thread of gloo holds a collective's tensors for a moment after it is done. If it lets go of them
+# while the interpreter ends, the process aborts (pytorch/pytorch#179291); and where FSDP was used,
+# caches of DTensor keep the group, and so its threads, to the very end.
+_LAST_HOLD = 0.2  # seconds
+
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
@@ -174,3 +180,5 @@ def joined() -> Iterator[Ranks]:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+        if device.type == "cpu":
+            time.sleep(_LAST_HOLD)
