@@ -31,12 +31,12 @@ from agents.learner import Learner, OptimizerConfig
 from agents.logs import JsonLinesLog, Observers
 from agents.metrics import evaluation_metrics
 from agents.models import load_model, save_model
-from agents.plots import learning_figure, t_quantile
+from agents.plots import learning_figure
 from agents.policy import play_questions
 from agents.reinforce import make_envs, train
 from agents.supervised import SupervisedConfig, fit
 from agents.tiny import ANSWER, ENV_OPTIONS, SEARCH, TINY, tiny_run
-from benchmarks.report import heading, publish, table
+from benchmarks.report import heading, interval, publish, table
 from search_env.evaluation import bare_env
 from search_env.rewards import R1_SEARCHER_STAGE2, Reward, register_reward
 from search_env.scoring import exact_match
@@ -213,9 +213,9 @@ def _table(
     for condition in order:
         records = found[condition]
         cells = [
-            _interval([r["tests"][test_name][f"eval/{name}"] for r in records]) for name in names
+            interval([r["tests"][test_name][f"eval/{name}"] for r in records]) for name in names
         ]
-        minutes = _interval([r["cpu_seconds"] / 60 for r in records], digits=1)
+        minutes = interval([r["cpu_seconds"] / 60 for r in records], digits=1)
         rows.append([condition, str(len(records)), *cells, minutes])
     return table(columns, rows)
 
@@ -234,21 +234,12 @@ def _by_hops(
             [
                 condition,
                 *(
-                    _interval([r["tests"][test_name].get(key, math.nan) for r in records])
+                    interval([r["tests"][test_name].get(key, math.nan) for r in records])
                     for key in keys
                 ),
             ]
         )
     return table(["EM", "all", "1 hop", "2 hops", "3 hops", "4 hops"], rows)
-
-
-def _interval(values: Sequence[float], digits: int = 3) -> str:
-    """Return mean and half of the 95 % t interval."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def main() -> None:

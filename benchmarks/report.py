@@ -6,6 +6,7 @@ Every result names its command, date, versions and machine; nothing here measure
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import platform
 import sys
@@ -13,7 +14,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 import search_env
+from agents.plots import t_quantile
 
 
 def heading(title: str, command: str, packages: Sequence[str]) -> str:
@@ -48,6 +52,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
     ruled = [f"|{'|'.join(cells)}|" if cells is lines[1] else _row(cells) for cells in lines]
     return "\n".join(ruled)
+
+
+def interval(values: Sequence[float], digits: int = 3) -> str:
+    """Return the mean of some seeds and half of its 95 % t interval; of one seed its value alone.
+
+    Example:
+        >>> interval([0.6, 0.7, 0.8])
+        '0.700 ± 0.248'
+    """
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return f"{mean:.{digits}f}"
+    half = t_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def publish(text: str, output: Path | None) -> None:
