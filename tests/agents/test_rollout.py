@@ -11,6 +11,7 @@ from agents.engine import Engine
 from agents.errors import ContextLengthError
 from agents.rollout import Rollouts, by_group, collect, learnable
 from search_env.errors import ConfigurationError, RetrievalError
+from search_env.retrieval.background import BackgroundSearch
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Source, StopReason
 from tests.agents.scripted_engine import ScriptedEngine
@@ -156,7 +157,7 @@ class _Patient:
     def search(self, queries, k):
         if not self.asked.is_set():
             self.asked.set()
-            self.in_time = self.decoded.wait(5)
+            self.in_time = self.decoded.wait(20)
         return [[Document("d", "", "a")] for _ in queries]
 
 
@@ -167,13 +168,20 @@ class _ToldEngine(ScriptedEngine):
         return super().decode(rows)
 
 
-def test_rows_go_on_while_others_wait():
-    retriever = _Patient()
+def test_rows_go_on_while_others_wait(monkeypatch):
+    retriever, submit = _Patient(), BackgroundSearch.submit
+
+    def submit_and_be_heard(search, queries):
+        submit(search, queries)
+        assert retriever.asked.wait(60)  # or a busy machine asks only when no row is left
+
+    monkeypatch.setattr(BackgroundSearch, "submit", submit_and_be_heard)
     envs = _envs(8, retriever=retriever)
     engine = _ToldEngine(8, envs.setting.size)
     engine.retriever = retriever
     going_on = collect(envs, engine, range(16), group_size=8, wait_for_all=False)
     assert retriever.in_time
+    monkeypatch.undo()
     known = {"retriever": _Patient()}
     known["retriever"].asked.set()
     _same(going_on, _play(8, range(16), group_size=8, arguments=known))
