@@ -1,4 +1,4 @@
-"""How speed is written down: where it was measured, and tables of figures.
+"""How results are written down: where they were measured, tables of figures, intervals of seeds.
 
 Every result names its command, date, versions and machine; nothing here measures anything.
 """
