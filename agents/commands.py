@@ -83,6 +83,9 @@ def train_command(
         int, typer.Option(min=1, help="Unseen questions for the table at the end.")
     ] = 200,
     seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share out the work, on CPUs.")
+    ] = None,
     threads: Threads = None,
     settings: Annotated[
         list[str] | None,
@@ -98,15 +101,15 @@ def train_command(
     from agents.reinforce import train
 
     if resume:
-        _refuse_options(context, ("out", "resume", "steps", "minutes", "threads", "test_questions"))
-        asked = {"steps": steps, "minutes": minutes, "threads": threads}
+        asked = {"steps": steps, "minutes": minutes, "processes": processes, "threads": threads}
+        _refuse_options(context, ("out", "resume", "test_questions", *asked))
         config = _saved_config(out, asked)
     else:
         named: dict[str, Any] = {
             **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
             **{"rows": rows, "max_tokens": max_tokens, "dtype": dtype, "seed": seed},
-            **{"threads": threads, "difficulties": difficulties and str(difficulties)},
-            "model": model,
+            **{"processes": processes, "threads": threads, "model": model},
+            "difficulties": difficulties and str(difficulties),
         }
         environment = {"protocol": protocol, "tokenizer": tokenizer}
         config = _configure(_only(named), _only(environment), preset, phases, settings or ())

@@ -79,10 +79,11 @@ class TrainConfig:
         checkpoint_every: Steps between checkpoints; one is always made at the end.
         keep_checkpoints: How many of them stay.
         record_every: Steps between those whose episodes are written, with their log-probabilities,
-            values and advantages, for ``search-env view``; 0: none. With several processes, those
-            of the first.
+            values and advantages, for ``search-env view``; 0: none.
         out: Folder of checkpoints, recorded episodes and of the trained model.
-        threads: Of torch; None leaves them.
+        processes: Train by so many processes, which share out questions and threads: on CPUs,
+            where a small model gains little from threads. Under torchrun its number counts.
+        threads: Of torch, in each process; None leaves them, or what each has a share of.
     """
 
     model: str
@@ -116,6 +117,7 @@ class TrainConfig:
     keep_checkpoints: int = 2
     record_every: int = 0
     out: str = "runs/train"
+    processes: int = 1
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -132,12 +134,18 @@ class TrainConfig:
             ("checkpoint_every", 1),
             ("keep_checkpoints", 1),
             ("record_every", 0),
+            ("processes", 1),
         ):
             check_count(name, getattr(self, name), least)
         check_choice("dtype", self.dtype, ("fp32", "bf16"))
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigurationError(
                 f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."
+            )
+        if self.processes > 1 and (self.sharded or self.device not in ("auto", "cpu")):
+            raise ConfigurationError(
+                f"Expected whole models on the CPU with processes={self.processes}, got "
+                f"device={self.device!r}, sharded={self.sharded}. Start the processes by torchrun."
             )
         if not self.phases:
             raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
@@ -194,5 +202,5 @@ class TrainConfig:
 # What a run may go on with otherwise: limits, and where and how often things are written.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
-    | {"out", "threads", "device", "record_every"}
+    | {"out", "processes", "threads", "device", "record_every"}
 )

@@ -153,29 +153,57 @@ _LAST_HOLD = 0.2  # seconds
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: str = "auto") -> Iterator[Ranks]:
     """Join the processes that torchrun started, for the length of a block.
 
     nccl on CUDA (one GPU a process, by ``LOCAL_RANK``), gloo elsewhere. Without torchrun's
     environment variables there is one process and nothing is set up.
 
+    Args:
+        device: Where models go: ``"cpu"``, or ``"auto"`` for GPUs where there are some.
+
     Raises:
         ConfigurationError: More processes than GPUs on this machine.
     """
-    if "WORLD_SIZE" not in os.environ:
+    if not by_torchrun():
         yield ALONE
         return
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
+    place = torch.device("cpu")
+    if device != "cpu" and torch.cuda.is_available():
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ConfigurationError(
                 f"Expected one GPU a process, got {torch.cuda.device_count()} GPUs and local rank "
                 f"{local}. Lower --nproc-per-node."
             )
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        place = torch.device("cuda", local)
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    with _while_joined(place) as ranks:
+        yield ranks
+
+
+def by_torchrun() -> bool:
+    """Return whether torchrun started this process."""
+    return "WORLD_SIZE" in os.environ
+
+
+@contextmanager
+def met(address: str, rank: int, size: int) -> Iterator[Ranks]:
+    """Join processes of this machine's CPUs, for the length of a block.
+
+    Args:
+        address: Where they meet, ``"tcp://HOST:PORT"``; the same for all.
+        rank: Number of this one, from 0.
+        size: How many there are.
+    """
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
+    with _while_joined(torch.device("cpu")) as ranks:
+        yield ranks
+
+
+@contextmanager
+def _while_joined(device: torch.device) -> Iterator[Ranks]:
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.distributed import ALONE, Ranks
 from agents.trajectories import Trajectory
 from search_env.episode_files import EpisodeWriter
 from search_env.paths import atomic_path
@@ -45,17 +46,24 @@ class Recording:
             # Groups may have been given other numbers since; the array of ids is the same.
             self._advantages[id(trajectory.tokens)] = advantage
 
-    def write(self, path: Path) -> None:
-        """Write all episodes, groups together, to a new file or in place of what is there.
+    def write(self, path: Path, ranks: Ranks = ALONE) -> None:
+        """Write all ranks' episodes, groups together, to a new file or in place of what is there.
+
+        Args:
+            path: The file; the main rank writes it.
+            ranks: The processes that train together, all of which must call.
 
         Raises:
             ConfigurationError: The environment's arguments or its reward have no names.
         """
         ordered = sorted(self._episodes, key=lambda episode: episode[1].group)
+        own = [(transcript, self._signals(trajectory)) for transcript, trajectory in ordered]
+        gathered = ranks.gather(own)
+        if not ranks.is_main:
+            return
         with atomic_path(path) as temporary:
             writer = EpisodeWriter(temporary, self._envs)
-            for transcript, trajectory in ordered:
-                signals = self._signals(trajectory)
+            for transcript, signals in (episode for part in gathered for episode in part):
                 writer.write(transcript, reward=self._reward, signals=signals)
 
     def _signals(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:

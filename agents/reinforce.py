@@ -7,7 +7,7 @@ checkpoints, and the observer that is told of everything.
 Everything random is drawn from the seed and the number of the step, and episodes never outlive a
 step. So a run that was killed goes on from its checkpoint as if it had not been: on one thread, in
 fp32, its weights are the same to the last bit. Ctrl-C is held back while weights change. Several
-processes of torchrun share out the questions.
+processes share out the questions: torchrun's, or those that ``processes`` asks for.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from agents import checkpoints
 from agents.advantages import GROUPED
 from agents.algorithm import Algorithm
 from agents.config import Phase, TrainConfig
+from agents.crew import crew
 from agents.curriculum import Curriculum, make_curriculum, read_difficulties
-from agents.distributed import Ranks, joined
+from agents.distributed import Ranks, by_torchrun, joined
 from agents.engine import Engine
 from agents.errors import CheckpointError
 from agents.interrupts import held_back
@@ -87,32 +88,58 @@ def train(
 
     Args:
         config: What to run.
-        model: Instead of loading ``config.model``; changed in place.
+        model: Instead of loading ``config.model``; changed in place. With one process only.
         observer: Is told, on the main process only.
         resume: Go on from the newest checkpoint in ``config.out``.
 
     Raises:
         ConfigurationError: Settings that cannot work, or a folder that holds another run.
         CheckpointError: Nothing to resume, or not with these settings.
+        WorkerDiedError: One of several processes could not start, or was killed.
     """
+    if config.processes == 1 or by_torchrun():
+        with joined(config.device) as ranks:
+            return _train_together(ranks, config, resume, model, observer)
+    if model is not None or _finds_gpu(config):
+        raise ConfigurationError(
+            f"Expected a model's folder and no GPU with processes={config.processes}, got "
+            f"{'a GPU' if model is None else 'a model in memory'}. Pass processes=1, or start one "
+            "process a GPU by torchrun."
+        )
+    with crew(config.processes, _train_as_member, config.to_json(), resume) as ranks:
+        return _train_together(ranks, config, resume, None, observer)
+
+
+def _train_as_member(ranks: Ranks, settings: dict[str, Any], resume: bool) -> None:
+    """Train in a process that another one started."""
+    _train_together(ranks, TrainConfig.from_json(settings), resume, None, None)
+
+
+def _train_together(
+    ranks: Ranks,
+    config: TrainConfig,
+    resume: bool,
+    model: PreTrainedModel | None,
+    observer: Observer | None,
+) -> TrainResult:
+    """Train as one of ``ranks``."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    with joined() as ranks:
-        run = _Run(config, model, ranks)
-        told = Observers([observer] if observer is not None and ranks.is_main else [])
-        run.begin(resume)
-        told.begin(config.steps, run.description)
-        reason = "it failed"
-        with ExitStack() as last:
-            last.callback(lambda: told.end(run.step, reason))
-            try:
-                reason = _train(run, config, told)
-            except KeyboardInterrupt:
-                reason = "interrupted"
-                raise
-            finally:
-                run.save()
-        return run.result(reason)
+    run = _Run(config, model, ranks)
+    told = Observers([observer] if observer is not None and ranks.is_main else [])
+    run.begin(resume)
+    told.begin(config.steps, run.description)
+    reason = "it failed"
+    with ExitStack() as last:
+        last.callback(lambda: told.end(run.step, reason))
+        try:
+            reason = _train(run, config, told)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            raise
+        finally:
+            run.save()
+    return run.result(reason)
 
 
 def _train(run: _Run, config: TrainConfig, observer: Observer) -> str:
@@ -227,13 +254,14 @@ class _Run:
             self._book(episodes)
             self._whole = self._progress()
         if recording is not None:
-            recording.write(Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl")
+            file = Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl"
+            recording.write(file, self.ranks)
         return metrics, episodes, warnings
 
     def _is_recorded(self) -> bool:
-        """Return whether the episodes of the next step are written by this rank."""
+        """Return whether the episodes of the next step are written."""
         every = self.config.record_every
-        return bool(every) and (self.step + 1) % every == 0 and self.ranks.is_main
+        return bool(every) and (self.step + 1) % every == 0
 
     def _play(
         self, algorithm: Algorithm, recording: Recording | None
@@ -419,12 +447,16 @@ class _Run:
         return int(sequence.generate_state(1)[0])
 
 
+def _finds_gpu(config: TrainConfig) -> bool:
+    return config.device == "auto" and torch.cuda.is_available()
+
+
 def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
     """Load the model to where it is trained."""
     device = config.device
     if device == "auto":
-        cuda = torch.cuda.is_available()
-        device = str(ranks.device) if ranks.size > 1 else "cuda" if cuda else "cpu"
+        gpu = "cuda" if _finds_gpu(config) else "cpu"
+        device = str(ranks.device) if ranks.size > 1 else gpu
     model = load_model(config.model, device=device)
     return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
 

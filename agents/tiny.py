@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+import torch
+
 from agents.algorithm import Algorithm
 from agents.config import Phase, TrainConfig
 from search_env.arguments import check_choice
@@ -40,6 +42,8 @@ PHASES = MappingProxyType({"both": (SEARCH, ANSWER), "1": (SEARCH,), "2": (ANSWE
 def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
     """Return the run that ``search-env train`` makes where nothing else is asked for.
 
+    Two processes train where there are two cores and no GPU.
+
     Args:
         phases: ``"both"``, ``"1"`` (search) or ``"2"`` (answer).
         out: Folder of everything it leaves.
@@ -58,12 +62,13 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
         phase_search_rate=0.9,
         phase_format_rate=0.85,
         phase_window=128,
-        steps=36,
+        steps=24,
         rows=64,
         dtype="bf16",
         eval_every=12,
         eval_questions=100,
         checkpoint_every=12,
         record_every=12,
+        processes=1 if torch.cuda.is_available() else min(2, torch.get_num_threads()),
         out=out,
     )
