@@ -15,6 +15,7 @@ from test_learner import BATCH, make_model
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+import agents.sampling
 from agents.engine import Engine
 from agents.errors import DeviceMemoryError
 from agents.learner import Learner, OptimizerConfig
@@ -70,8 +71,9 @@ def test_decoding_sees_weights_that_changed_in_place(device):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_decoding_never_waits_for_the_device(name):
+def test_decoding_never_waits_for_the_device(name, monkeypatch):
     """Tensors without contents: whatever asks for one, as a graph must not, is an error."""
+    monkeypatch.setattr(agents.sampling, "_is_on_host", lambda logits: False)
     model, _ = build(name)
     sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)
     engine, _ = engine_of(model, "cpu", sampling=sampling, value_head=nn.Linear(32, 1))

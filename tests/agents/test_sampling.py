@@ -13,6 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+import agents.sampling
 from agents.sampling import GREEDY, Sampling
 from search_env.errors import ConfigurationError
 
@@ -64,6 +65,29 @@ def test_filters_by_hand():
     assert Sampling(temperature=0.5).log_probs(logits).exp()[0].tolist() == pytest.approx(
         [0.25 / 0.345, 0.0625 / 0.345, 0.0225 / 0.345, 0.01 / 0.345]
     )
+
+
+def test_who_is_as_likely_as_the_last_of_the_nucleus_is_in_it():
+    """Or rollouts and learner could part ways over the order of equals."""
+    logits = torch.tensor([0.4, 0.1, 0.2, 0.1, 0.2]).log()
+    kept = [[2 / 4, 0, 1 / 4, 0, 1 / 4], [0.4, 0.1, 0.2, 0.1, 0.2]]
+    for top_p, expected in zip((0.5, 0.85), kept, strict=True):
+        found = Sampling(top_p=top_p).log_probs(logits).exp().tolist()
+        assert found == pytest.approx(expected)
+
+
+@given(seed=seeds, top_p=st.floats(0.05, 0.99), peak=st.sampled_from([0.1, 3.0, 30.0]))
+def test_hosts_and_devices_sort_alike(seed, top_p, peak):
+    logits = (peak * random_logits(seed)).bfloat16()  # with equals
+    logits[0, 3:9] = -torch.inf
+    logits[1, 5] = torch.nan
+    sampling = Sampling(top_p=top_p)
+    host = sampling.log_probs(logits)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agents.sampling, "_is_on_host", lambda logits: False)
+        device = sampling.log_probs(logits)
+    torch.testing.assert_close(host, device, atol=0, rtol=0, equal_nan=True)
+    assert host[1].isnan().all()
 
 
 @settings(deadline=None)
