@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from agents import checkpoints
 from agents.advantages import GROUPED
@@ -111,7 +112,8 @@ def train(
 
 
 def _train_as_member(ranks: Ranks, settings: dict[str, Any], resume: bool) -> None:
-    """Train in a process that another one started."""
+    """Train in a process that another one started, and say nothing."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _train_together(ranks, TrainConfig.from_json(settings), resume, None, None)
 
 
@@ -276,14 +278,16 @@ class _Run:
             rollouts = collect(
                 self.envs,
                 self.engine,
-                self.ranks.split(questions),
+                questions,
                 group_size=algorithm.group_size,
-                seed=self._seed(2, number, self.ranks.rank),
+                seed=self._seed(2, number),
+                share=(self.ranks.rank, self.ranks.size),
                 version=self.learner.updates,
                 wait_for_all=self.config.wait_for_all,
                 on_episode=None if recording is None else recording.played,
             )
-            found = self._renumbered(rollouts.trajectories, number * algorithm.prompts)
+            first = number * algorithm.prompts
+            found = [replace(t, group=first + t.group) for t in rollouts.trajectories]
             played += found
             chosen += _useful(found, algorithm)
             for name, seconds in rollouts.seconds.items():
@@ -298,13 +302,6 @@ class _Run:
         share = math.ceil(algorithm.prompts / self.ranks.size)
         kept = list(by_group(chosen).values())[:share]
         return played, [member for members in kept for member in members], dict(measured)
-
-    def _renumbered(self, trajectories: list[Trajectory], first: int) -> list[Trajectory]:
-        """Return trajectories whose groups have numbers of their own among ranks and batches."""
-        if self.ranks.size == 1 and not first:
-            return trajectories
-        own = self.ranks.rank
-        return [replace(t, group=first + own + t.group * self.ranks.size) for t in trajectories]
 
     def _book(self, episodes: list[Trajectory]) -> None:
         """Count episodes of all ranks; go on to the next phase if this one is over."""

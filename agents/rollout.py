@@ -74,6 +74,7 @@ def collect(
     *,
     group_size: int = 1,
     seed: int = 0,
+    share: tuple[int, int] = (0, 1),
     version: int = 0,
     token_limit: int | None = None,
     wait_for_all: bool = True,
@@ -91,6 +92,8 @@ def collect(
         questions: Indices into ``envs.questions``; each of them is one group.
         group_size: Episodes of each question.
         seed: Non-negative; with question and member it decides what is sampled.
+        share: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
+            and the episodes that they have among all, so n processes play what one would.
         version: Noted in every trajectory.
         token_limit: Begin no further group once the policy has written so many tokens; None for
             no limit. Which groups are played then depends on the number of rows.
@@ -101,12 +104,13 @@ def collect(
         on_episode: Given each finished episode, in the order in which they finish.
 
     Raises:
-        ConfigurationError: A bad argument, or an environment in another mode.
+        ConfigurationError: A bad argument, a share without a group, or an environment in another
+            mode.
         ContextLengthError: Episodes may grow longer than the engine's cache.
         RetrievalError: A search failed and the environment was not told to truncate.
     """
     _check(envs, engine, questions, group_size)
-    queue = _Queue(questions, group_size, seed, token_limit)
+    queue = _Queue(questions, group_size, seed, share, token_limit)
     play = _Play(envs, engine, queue, version, progress, on_episode)
     try:
         play.start()
@@ -189,19 +193,30 @@ class _Queue:
     """The episodes that are still to be played, groups in order."""
 
     def __init__(
-        self, questions: Sequence[int], group_size: int, seed: int, token_limit: int | None
+        self,
+        questions: Sequence[int],
+        group_size: int,
+        seed: int,
+        share: tuple[int, int],
+        token_limit: int | None,
     ) -> None:
-        self.total = len(questions) * group_size
         self._limit = token_limit
         self._size = group_size
         tickets = []
+        first, every = share
         asked: Counter[int] = Counter()  # a question asked twice is two groups with other seeds
         for group, question in enumerate(map(int, questions)):
-            for member in range(group_size):
+            for member in range(group_size) if group % every == first else ():
                 own = np.random.SeedSequence((seed, question, asked[question], member))
                 number = int(own.generate_state(1, np.uint64)[0] >> np.uint64(1))
                 tickets.append(_Ticket(group * group_size + member, group, question, number))
             asked[question] += 1
+        if not tickets:
+            raise ConfigurationError(
+                f"Expected a share of {len(questions)} groups, got share={share}, which has none "
+                "of them. Pass more questions, or fewer processes."
+            )
+        self.total = len(tickets)
         self._left = deque(tickets)
 
     def take(self, count: int, policy_tokens: int) -> list[_Ticket]:

@@ -64,7 +64,8 @@ def test_what_to_install_is_said(monkeypatch, tmp_path):
 
 def test_train_leaves_a_model_a_log_and_a_report(tmp_path, model):
     out = tmp_path / "run"
-    result = run("train", *TOY, "--model", model, "--out", out, "--steps", 2, *SMALL)
+    command = ("train", *TOY, "--model", model, "--out", out, "--steps", 2, *SMALL)
+    result = run(*command, "--processes", 2)
     assert result.exit_code == 0, result.output
     assert "12 questions never seen in training" in result.stdout
     assert re.search(r"before training.*\n", result.stdout)
@@ -79,7 +80,7 @@ def test_train_leaves_a_model_a_log_and_a_report(tmp_path, model):
     assert list((out / "tensorboard").iterdir())
 
     refused(run("train", *TOY, "--model", model, "--out", out), "holds a run", "--resume")
-    more = run("train", "--resume", "--out", out, "--steps", 3, "--test-questions", 12)
+    more = run("train", "--resume", "--out", out, "--steps", 3, "--processes", 1)
     assert more.exit_code == 0, more.output
     assert [row.step for row in read_log(out / "metrics.jsonl").steps] == [1, 2, 3]
     refused(run("train", "--resume", "--out", out, "--seed", 4), "got seed", "own settings")

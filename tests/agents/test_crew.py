@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.utils import logging
 
 from agents import checkpoints
 from agents.crew import crew
@@ -118,8 +119,9 @@ def _kill_the_other():
     child.join()
 
 
-def test_a_run_is_the_same_whatever_happens_to_it(tmp_path):
-    """Ctrl-C after a step, and a process that is killed: resumed, weights are as without."""
+def test_a_run_is_the_same_whatever_happens_to_it(tmp_path, capfd):
+    """One process or two, Ctrl-C after a step, a process that is killed and what is resumed."""
+    logging.disable_progress_bar()
     tiny_model().save_pretrained(tmp_path / "base")
     settings = {"model": str(tmp_path / "base"), "processes": 2, "record_every": 2}
     straight = toy_config(tmp_path / "straight", **settings)
@@ -133,6 +135,11 @@ def test_a_run_is_the_same_whatever_happens_to_it(tmp_path):
     questions = [episode.transcript.question.id for episode in recorded]
     assert questions == sorted(questions, key=questions.index), "groups stand together"
 
+    alone = train(toy_config(tmp_path / "alone", **{**settings, "processes": 1}))
+    for name, weight in load_file(alone.model / "model.safetensors").items():
+        near = load_file(whole.model / "model.safetensors")[name]
+        torch.testing.assert_close(weight, near, atol=1e-5, rtol=1e-4)
+
     config = toy_config(tmp_path / "other", **settings)
     with _nothing_left(), pytest.raises(KeyboardInterrupt):
         train(config, observer=Observers([_At(2, _interrupt)]))
@@ -144,6 +151,7 @@ def test_a_run_is_the_same_whatever_happens_to_it(tmp_path):
     assert resumed.steps == whole.steps == 4
     left, right = (load_file(run.model / "model.safetensors") for run in (whole, resumed))
     assert left.keys() == right.keys()
+    assert not capfd.readouterr().err, "rank 0 alone talks"
     for name, weight in left.items():
         np.testing.assert_array_equal(weight.numpy(), right[name].numpy())
 

@@ -62,6 +62,24 @@ def test_members_and_repeated_questions_differ():
     assert len(groups[0]) == len(groups[1]) == 8
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_shares_together_are_what_one_process_plays(size):
+    """Also where the repeats of a question go to several processes."""
+    questions = [2, 0, 2, 5, 2]
+    whole = _play(4, questions, group_size=3, seed=7).trajectories
+    shares = [
+        _play(4, questions, group_size=3, seed=7, share=(rank, size)).trajectories
+        for rank in range(size)
+    ]
+    assert [{t.group for t in share} for share in shares] == [
+        set(range(rank, 5, size)) for rank in range(size)
+    ]
+    together = sorted((t for share in shares for t in share), key=lambda t: t.group)
+    for one, other in zip(whole, together, strict=True):
+        assert one.group == other.group
+        np.testing.assert_array_equal(one.tokens, other.tokens)
+
+
 def test_log_probs_stand_at_the_policys_tokens():
     rollouts = _play(4, range(12), group_size=4, critic=True)
     searched = 0
@@ -194,6 +212,8 @@ def test_refusals():
         collect(envs, engine, [])
     with pytest.raises(ConfigurationError, match="group_size"):
         collect(envs, engine, [0], group_size=0)
+    with pytest.raises(ConfigurationError, match=r"2 groups, got share=\(2, 3\)"):
+        collect(envs, engine, [0, 1], share=(2, 3))
     with pytest.raises(ConfigurationError, match="at least 2 rows, got 1"):
         collect(envs, ScriptedEngine(1, envs.setting.size), [0])
     with pytest.raises(ContextLengthError, match="max_tokens=16"):
