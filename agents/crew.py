@@ -1,7 +1,7 @@
 """Processes of one machine's CPUs that train together, started by the one that asked for them.
 
 The matrices of small models are too small for threads to share: on two cores, two processes of one
-thread each train the bundled model half again as fast as one process of two (measured in
+thread each train the bundled model in four fifths of the time of one process of two (measured in
 ``docs/agent.md``). The process that asks is rank 0; the others run the same function. Ctrl-C and
 errors are the asking process's business: the others end with it, and what ended one of them is
 raised here.
