@@ -12,6 +12,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -24,7 +25,7 @@ from agents.distributed import Ranks, met
 from search_env.errors import WorkerDiedError
 
 _LAST_WORDS = 5.0
-"""Seconds that a process has to say why it ended."""
+"""Seconds that a process has to say why it ended, or to end."""
 
 
 class _Member(NamedTuple):
@@ -71,8 +72,7 @@ def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
         raise
     finally:
         for member in members:
-            member.process.terminate()
-            member.process.join()
+            _end(member.process)
         torch.set_num_threads(threads)
 
 
@@ -108,6 +108,7 @@ def _run(
 ) -> None:
     """Be another process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; rank 0 decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # tidily: what is left behind is warned of
     torch.set_num_threads(threads)
     words.send(None)
     try:
@@ -117,6 +118,16 @@ def _run(
         if not is_lost(error):
             with suppress(OSError):  # nobody listens any more
                 words.send(error)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
+
+
+def _end(process: BaseProcess) -> None:
+    """End a process, if it has not ended by itself."""
+    process.terminate()
+    process.join(_LAST_WORDS)
+    process.kill()
+    process.join()
 
 
 def _await_start(rank: int, size: int, member: _Member) -> None:
