@@ -28,6 +28,17 @@ _LAST_WORDS = 5.0
 """Seconds that a process has to say why it ended, or to end."""
 
 
+class _Task(NamedTuple):
+    """What another process is started with."""
+
+    address: str
+    rank: int
+    size: int
+    threads: int
+    work: Callable[..., object]
+    args: tuple[Any, ...]
+
+
 class _Member(NamedTuple):
     """Another process, and the end of a pipe on which it says that it runs, or why it ended."""
 
@@ -58,7 +69,7 @@ def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
     torch.set_num_threads(share)
     try:
         members.extend(
-            _start(rank, (address, rank, size), share, work, args) for rank in range(1, size)
+            _start(_Task(address, rank, size, share, work, args)) for rank in range(1, size)
         )
         for rank, member in enumerate(members, 1):
             _await_start(rank, size, member)
@@ -67,7 +78,7 @@ def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
         for member in members:
             member.process.join()
     except RuntimeError as error:
-        if is_lost(error):
+        if _is_lost(error):
             _raise_cause(members, size, error)
         raise
     finally:
@@ -76,46 +87,27 @@ def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
         torch.set_num_threads(threads)
 
 
-def is_lost(error: BaseException) -> bool:
-    """Return whether an error says no more than that another process is gone."""
-    return isinstance(error, RuntimeError) and "gloo" in str(error)
-
-
-def _start(
-    rank: int,
-    place: tuple[str, int, int],
-    threads: int,
-    work: Callable[..., object],
-    args: tuple[Any, ...],
-) -> _Member:
+def _start(task: _Task) -> _Member:
     # Spawned: a fork would copy locks of torch's threads.
     context = multiprocessing.get_context("spawn")
     words, theirs = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_run, args=(theirs, place, threads, work, args), name=f"rank {rank}", daemon=True
-    )
+    process = context.Process(target=_run, args=(theirs, task), daemon=True)
     process.start()
     theirs.close()  # so that the pipe ends when the process does
     return _Member(process, words)
 
 
-def _run(
-    words: Connection,
-    place: tuple[str, int, int],
-    threads: int,
-    work: Callable[..., object],
-    args: tuple[Any, ...],
-) -> None:
+def _run(words: Connection, task: _Task) -> None:
     """Be another process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; rank 0 decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # tidily: what is left behind is warned of
-    torch.set_num_threads(threads)
+    torch.set_num_threads(task.threads)
     words.send(None)
     try:
-        with met(*place) as ranks:
-            work(ranks, *args)
+        with met(task.address, task.rank, task.size) as ranks:
+            task.work(ranks, *task.args)
     except Exception as error:
-        if not is_lost(error):
+        if not _is_lost(error):
             with suppress(OSError):  # nobody listens any more
                 words.send(error)
     finally:
@@ -160,6 +152,11 @@ def _raise_cause(members: list[_Member], size: int, error: RuntimeError) -> None
                 "memory sends). Lower processes or micro_tokens; --resume goes on."
             )
         raise cause from error
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Return whether an error says no more than that another process is gone."""
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def _free_port() -> int:

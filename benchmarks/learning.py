@@ -197,10 +197,11 @@ def report(arguments: argparse.Namespace) -> None:
     }
     arguments.picture.parent.mkdir(parents=True, exist_ok=True)
     learning_figure(runs, arguments.picture)
+    seeds = sorted({record["seed"] for records in found.values() for record in records})
     text = heading(
         "Learning to search, then to answer",
-        f"python -m benchmarks.learning run --conditions {shlex.join(order)}; "
-        "python -m benchmarks.learning report",
+        f"python -m benchmarks.learning run --seeds {' '.join(map(str, seeds))} "
+        f"--conditions {shlex.join(order)}; python -m benchmarks.learning report",
         ("search-env", "torch", "transformers", "numpy"),
     )
     text += f"\n{_table('test world', base, found, order)}\n"
