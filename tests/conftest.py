@@ -11,6 +11,11 @@ from hypothesis import HealthCheck, settings
 
 from search_env.tokenizer import Tokenizer, load_tokenizer
 
+# Workers of `pytest -n` share the cores: a thread each, or those of torch wait for one another.
+# Set before torch is imported, for it is read then.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says more about what else the machine does than about the code.
 _BUSY = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("suite", derandomize=True, **_BUSY)
