@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from transformers import (
 
 from agents.errors import ModelMismatchError
 from search_env.errors import ConfigurationError, nearest
+from search_env.paths import atomic_folder
 from search_env.tokenizer import Tokenizer
 
 BUNDLED = ("tiny-base", "tiny-trained")
@@ -176,17 +175,8 @@ def save_model(
         adapted: Any = copy.deepcopy(model)
         adapted.load_state_dict(weights or {}, strict=weights is not None)
         model, weights = adapted.merge_and_unload(), None
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
-    try:
-        model.save_pretrained(
-            temporary / "new", state_dict=None if weights is None else {**weights}
-        )
-        if final.exists():
-            os.replace(final, temporary / "old")
-        os.replace(temporary / "new", final)
-    finally:
-        shutil.rmtree(temporary)
+    with atomic_folder(final) as new:
+        model.save_pretrained(new, state_dict=None if weights is None else {**weights})
     return final
 
 

@@ -7,10 +7,16 @@ indexes and tables that can be deleted at any time.
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 DATA_VARIABLE = "SEARCH_ENV_DATA"
 CACHE_VARIABLE = "SEARCH_ENV_CACHE"
@@ -47,6 +53,66 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` on success and vanishes on failure.
+
+    A folder that is at ``path`` is replaced by two renames. An error or Ctrl-C anywhere leaves the
+    old folder or the new one there. A process killed between the renames leaves the old one beside
+    it; the next call with this path puts that back first, and removes what killed ones left.
+
+    Raises:
+        OSError: A folder could not be made or renamed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(path)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
+    with _locked(scratch):
+        try:
+            new.mkdir()
+            yield new
+            if path.exists():
+                os.replace(path, old)
+            os.replace(new, path)
+        finally:
+            if old.exists() and not path.exists():
+                os.replace(old, path)  # should this fail, too, the old folder stays where it is
+            shutil.rmtree(scratch)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Put back the old folder if a killed process left none, and remove what it wrote."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
+    for scratch in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
+        if not scratch.is_dir():
+            continue  # of atomic_path
+        with _locked(scratch) as is_free:
+            if not is_free:
+                continue  # another process is writing this folder now
+            if (scratch / "old").exists() and not path.exists():
+                os.replace(scratch / "old", path)
+            shutil.rmtree(scratch)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder, until the process ends at the latest; yield whether nobody else has."""
+    if sys.platform == "win32":  # no such locks: what is left there stays
+        yield False
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
 
 
 def _permissions(path: Path) -> int:

@@ -8,9 +8,6 @@ holds pickled objects. Contents are not re-read on opening: flipped bits of the 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError, IndexFormatError
+from search_env.paths import atomic_folder
 
 FORMAT = "search-env bm25 index"
 VERSION = 1
@@ -41,23 +39,12 @@ def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, 
             f"Expected a new path, an empty folder or an old index to write to, got {path}. "
             "Choose another path, or move away what is there."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        new = scratch / "new"
-        new.mkdir()
+    with atomic_folder(path) as new:
         for name, array in arrays.items():
             np.save(new / f"{name}.npy", array, allow_pickle=False)
         sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
         content = {"format": FORMAT, "version": VERSION, **manifest, "files": sizes}
         (new / _MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        if path.exists():
-            os.replace(path, scratch / "old")
-        os.replace(new, path)
-    finally:
-        if (scratch / "old").exists() and not path.exists():
-            os.replace(scratch / "old", path)  # interrupted between the two renames
-        shutil.rmtree(scratch)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def test_saving_replaces_and_a_failure_leaves_what_was_there(tmp_path, monkeypat
     assert_same(load_model(folder).state_dict(), first.state_dict())
     save_model(second, folder)
     assert_same(load_model(folder).state_dict(), second.state_dict())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_fault_at_a_rename_leaves_the_old_model(tmp_path, monkeypatch, failing):
+    folder = save_model(make_model(0), tmp_path / "model")
+    real, calls = os.replace, []
+
+    def replace(source, target):
+        calls.append(source)
+        if len(calls) == failing:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        save_model(make_model(1), folder)
+    assert_same(load_model(folder).state_dict(), make_model(0).state_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
