@@ -128,6 +128,16 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
     return Checkpoint(record["step"], weights, state, record["config"])
 
 
+def settings(path: str | Path) -> dict[str, Any]:
+    """Return what the run that wrote a checkpoint was configured with.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or it is damaged or of another version.
+    """
+    found: dict[str, Any] = _read_record(Path(path))["config"]
+    return found
+
+
 def step_of(path: Path) -> int:
     """Return the step that a checkpoint's folder is named after."""
     return int(path.name.removeprefix("step-"))

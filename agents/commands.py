@@ -73,7 +73,9 @@ def train_command(
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Context in tokens.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32, or bf16 with float32 weights.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, fp32, or bf16 with float32 weights.")
+    ] = None,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
     difficulties: Annotated[
@@ -203,6 +205,7 @@ def _configure(
     from dataclasses import replace
 
     from agents.config import PHASES, TrainConfig
+    from agents.precision import resolve_dtype
     from agents.presets import get_preset
     from agents.tiny import tiny_run
     from search_env.arguments import check_choice
@@ -217,7 +220,7 @@ def _configure(
         )
     changes = _settings(settings)
     train, held_out, _ = _splits(str(named["env_id"]))
-    return replace(
+    config = replace(
         base,
         algorithm=replace(base.algorithm, **changes["algorithm"]),
         optimizer=replace(base.optimizer, **changes["optimizer"]),
@@ -225,6 +228,7 @@ def _configure(
         eval_options=held_out,
         **{**named, **changes["run"]},
     )
+    return replace(config, dtype=resolve_dtype(config.dtype, config.device))
 
 
 def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from agents.algorithm import Algorithm
 from agents.curriculum import USED_LEVELS
 from agents.optimizers import OptimizerConfig
+from agents.precision import DTYPES, Dtype
 from search_env.arguments import check_choice, check_count
 from search_env.errors import ConfigurationError
 
@@ -70,7 +71,9 @@ class TrainConfig:
         lora_rank: Train adapters of this rank only; 0 trains all weights.
         device: Where the model goes; ``"auto"`` is the GPU where there is one.
         sharded: Split weights and optimizer over the processes of torchrun.
-        dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights.
+        dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights; ``"auto"`` as
+            :func:`~agents.precision.resolve_dtype` decides when the run begins. A resumed run keeps
+            what it began with.
         micro_tokens: Most tokens in one forward and backward pass.
         gradient_checkpointing: Less memory, more time.
         seed: Decides everything that is random.
@@ -107,7 +110,7 @@ class TrainConfig:
     lora_rank: int = 0
     device: str = "auto"
     sharded: bool = False
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Dtype = "auto"
     micro_tokens: int = 16384
     gradient_checkpointing: bool = False
     seed: int = 0
@@ -137,7 +140,7 @@ class TrainConfig:
             ("processes", 1),
         ):
             check_count(name, getattr(self, name), least)
-        check_choice("dtype", self.dtype, ("fp32", "bf16"))
+        check_choice("dtype", self.dtype, DTYPES)
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigurationError(
                 f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."

@@ -16,7 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from agents.errors import CheckpointError, ContextLengthError, DeviceMemoryError
 from agents.masters import Masters, arrange, split_state, total_norm, whole, whole_state
 from agents.optimizers import OptimizerConfig, configure, make_optimizers
 from agents.packing import packed_attention, packed_forward, packed_logits
+from agents.precision import Dtype
 from agents.sampling import Sampling
 from agents.trajectories import Example, Trajectory
 from search_env.errors import ConfigurationError
@@ -63,7 +64,7 @@ class Learner:
             and clipping follow; optimizer, betas and eps stay.
         dtype: ``"fp32"``: the model is optimised as it is. ``"bf16"``: the model computes in
             bfloat16 and follows float32 copies that are optimised, so that updates too small for
-            bfloat16 add up. Either way it stays the same object, to sample from.
+            bfloat16 add up. Either way it stays the same object. See also ``resolve_dtype``.
         micro_tokens: Most tokens in one forward and backward pass; a longer sequence has its own.
         gradient_checkpointing: Compute each layer again in the backward pass: less memory, more
             time.
@@ -90,7 +91,7 @@ class Learner:
         model: PreTrainedModel,
         config: OptimizerConfig | None = None,
         *,
-        dtype: Literal["fp32", "bf16"] = "fp32",
+        dtype: Dtype = "fp32",
         micro_tokens: int = 16384,
         gradient_checkpointing: bool = False,
         value_head: bool = False,

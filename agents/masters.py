@@ -12,7 +12,7 @@ Three arrangements, behind the same few methods:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from agents.distributed import shard
+from agents.precision import Dtype, resolve_dtype
 from search_env.errors import ConfigurationError
 
 
@@ -30,7 +31,7 @@ class Masters:
 
     Args:
         model: Changed in place. Parameters that ask for no gradient stay as they are.
-        dtype: What it computes in.
+        dtype: What it computes in, as for :func:`~agents.precision.resolve_dtype`.
         sharded: Split it over ranks.
 
     Attributes:
@@ -40,9 +41,7 @@ class Masters:
         ConfigurationError: Another dtype, or nothing to train.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, dtype: Literal["fp32", "bf16"], *, sharded: bool = False
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, dtype: Dtype, *, sharded: bool = False) -> None:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigurationError(
                 "Expected a model with parameters to train, got one where all are frozen. Call "
@@ -50,6 +49,7 @@ class Masters:
             )
         self._model = model
         copies = {}
+        dtype = resolve_dtype(dtype, model.device)
         if dtype == "bf16" and not sharded:
             trained = self._trained().items()
             copies = {n: nn.Parameter(p.detach().float().clone()) for n, p in trained}
@@ -96,11 +96,9 @@ def arrange(model: PreTrainedModel, dtype: str, *, sharded: bool = False) -> Non
     """Bring a model into the type it computes in, and split it over ranks if asked for.
 
     Raises:
-        ConfigurationError: Another dtype than ``"fp32"`` or ``"bf16"``.
+        ConfigurationError: Another dtype than :func:`~agents.precision.resolve_dtype` knows.
     """
-    if dtype not in ("fp32", "bf16"):
-        raise ConfigurationError(f"Expected dtype to be fp32 or bf16, got {dtype!r}. Choose one.")
-    compute = torch.bfloat16 if dtype == "bf16" else torch.float32
+    compute = torch.bfloat16 if resolve_dtype(dtype, model.device) == "bf16" else torch.float32
     for parameter in model.parameters():
         # Not model.to(): buffers, such as frequencies of rotary positions, keep their precision.
         parameter.data = parameter.data.to(torch.float32 if sharded else compute)

@@ -25,10 +25,11 @@ from typing import Any
 from agents.errors import CheckpointError
 from search_env.errors import ConfigurationError
 
-DRIFT_LIMITS: Mapping[str, float] = {"fp32": 1e-5, "bf16": 0.75}
+DRIFT_LIMITS: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.75}
 """Greatest difference of a token's log-probability between rollout and learner, by dtype.
 
-In bfloat16 the tiny base differs by .1 to .4 in a set of 64 episodes, on tokens that were unlikely.
+In float32 the tiny base differs by up to 2.4e-5 on processors with AVX2 alone; in bfloat16, by .1
+to .4 in a set of 64 episodes, on tokens that were unlikely.
 """
 
 _MEASURED = ("reward/mean", "policy/entropy", "policy/grad_norm")

@@ -27,7 +27,6 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from agents import checkpoints
-from agents.advantages import GROUPED
 from agents.algorithm import Algorithm
 from agents.config import Phase, TrainConfig
 from agents.crew import crew
@@ -38,18 +37,18 @@ from agents.errors import CheckpointError
 from agents.interrupts import held_back
 from agents.learner import Learner
 from agents.logs import Observer, Observers
-from agents.losses import keep_group
 from agents.masters import arrange
 from agents.metrics import evaluation_metrics, rollout_metrics
 from agents.models import check_fits, load_model, save_model, with_lora
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
 from agents.policy import play_questions
+from agents.precision import dtype_in_words, dtype_of_run
 from agents.recording import Recording
-from agents.rollout import by_group, collect, learnable, make_envs
+from agents.rollout import by_group, collect, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
-from agents.updates import update
+from agents.updates import update, useful
 from search_env.errors import ConfigurationError
 from search_env.vector_env import SearchQAVectorEnv
 from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
@@ -98,6 +97,8 @@ def train(
         CheckpointError: Nothing to resume, or not with these settings.
         WorkerDiedError: One of several processes could not start, or was killed.
     """
+    newest = checkpoints.latest(Path(config.out) / "checkpoints") if resume else None
+    config = replace(config, dtype=dtype_of_run(config.dtype, config.device, newest))
     if config.processes == 1 or by_torchrun():
         with joined(config.device) as ranks:
             return _train_together(ranks, config, resume, model, observer)
@@ -127,6 +128,7 @@ def _train_together(
     """Train as one of ``ranks``."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    config = replace(config, dtype=ranks.broadcast(config.dtype))  # machines may differ
     run = _Run(config, model, ranks)
     told = Observers([observer] if observer is not None and ranks.is_main else [])
     run.begin(resume)
@@ -289,7 +291,7 @@ class _Run:
             first = number * algorithm.prompts
             found = [replace(t, group=first + t.group) for t in rollouts.trajectories]
             played += found
-            chosen += _useful(found, algorithm)
+            chosen += useful(found, algorithm)
             for name, seconds in rollouts.seconds.items():
                 measured[f"time/{name}"] += seconds
             measured["format/faults"] += rollouts.format_faults
@@ -359,12 +361,13 @@ class _Run:
     @property
     def description(self) -> dict[str, str]:
         """What is run, in words."""
-        algorithm = self.config.algorithm
+        config, algorithm = self.config, self.config.algorithm
         return {
-            "model": self.config.model,
-            "environment": self.config.env_id,
+            "model": config.model,
+            "environment": config.env_id,
+            "dtype": dtype_in_words(config.dtype, config.device, resumed=bool(self._saved)),
             "algorithm": f"{algorithm.advantage}, {algorithm.prompts} x {algorithm.group_size}",
-            "phases": ", ".join(phase.reward for phase in self.config.phases),
+            "phases": ", ".join(phase.reward for phase in config.phases),
         }
 
     def begin(self, resume: bool) -> None:
@@ -477,16 +480,3 @@ def _optimizer(config: TrainConfig, algorithm: Algorithm) -> OptimizerConfig:
         value_learning_rate=algorithm.value_learning_rate,
         warmup_steps=algorithm.warmup_steps * algorithm.updates,
     )
-
-
-def _useful(trajectories: list[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
-    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
-    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
-    if not algorithm.dynamic_sampling:
-        return valid
-    return [
-        member
-        for members in by_group(valid).values()
-        if keep_group([t.reward for t in members], -math.inf, math.inf)
-        for member in members
-    ]

@@ -31,7 +31,7 @@ Steps = Annotated[int, typer.Option(min=1, help="Updates.")]
 TokensPerStep = Annotated[int, typer.Option(min=1, help="Tokens an update, read ones included.")]
 LearningRate = Annotated[float, typer.Option(min=0.0, help="At its highest.")]
 OptimizerName = Annotated[str, typer.Option(help="adamw or muon.")]
-Dtype = Annotated[str, typer.Option(help="fp32, or bf16 with float32 master weights.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, or bf16 with float32 weights.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
 
@@ -58,7 +58,7 @@ def pretrain_command(
     tokens_per_step: TokensPerStep = 2048,
     learning_rate: LearningRate = 3e-3,
     optimizer: OptimizerName = "muon",
-    dtype: Dtype = "bf16",
+    dtype: Dtype = "auto",
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
@@ -97,7 +97,7 @@ def sft_command(
     tokens_per_step: TokensPerStep = 16384,
     learning_rate: LearningRate = 5e-4,
     optimizer: OptimizerName = "adamw",
-    dtype: Dtype = "bf16",
+    dtype: Dtype = "auto",
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
@@ -121,8 +121,10 @@ def sft_command(
 
 def _check(optimizer: str, dtype: str) -> None:
     """Refuse what does not exist before anything takes time."""
+    from agents.precision import DTYPES
+
     check_choice("optimizer", optimizer, ("adamw", "muon"))
-    check_choice("dtype", dtype, ("fp32", "bf16"))
+    check_choice("dtype", dtype, DTYPES)
 
 
 def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[Example]:
@@ -194,6 +196,7 @@ def _imitate(
     from agents.learner import Learner, OptimizerConfig
     from agents.logs import JsonLinesLog, Observers
     from agents.models import load_model, save_model, tiny_config, untrained
+    from agents.precision import resolve_dtype
     from agents.supervised import SupervisedConfig, fit, measure
 
     if threads is not None:
@@ -206,9 +209,11 @@ def _imitate(
         total_steps=steps,
         optimizer=optimizer,  # type: ignore[arg-type]  # checked before
     )
-    learner = Learner(started, config, dtype=dtype)  # type: ignore[arg-type]  # checked before
+    precision = resolve_dtype(dtype, started.device)
+    learner = Learner(started, config, dtype=precision)
     observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
-    observer.begin(steps, {"model": model or "new", "examples": str(len(list(examples)))})
+    told = {"model": model or "new", "dtype": precision, "examples": str(len(list(examples)))}
+    observer.begin(steps, told)
     every = max(1, steps // 5)
     reason = "it failed"
     try:

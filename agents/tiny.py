@@ -64,7 +64,6 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
         phase_window=128,
         steps=24,
         rows=64,
-        dtype="bf16",
         micro_tokens=4096,  # as fast as 16,384 here, and two processes hold what they need
         eval_every=12,
         eval_questions=100,

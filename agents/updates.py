@@ -23,11 +23,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.advantages import estimate
+from agents.advantages import GROUPED, estimate
 from agents.algorithm import Algorithm
 from agents.batches import Outputs
 from agents.learner import Learner
-from agents.losses import importance_weights, kl, overlong_filter, policy_loss, token_weights
+from agents.losses import (
+    importance_weights,
+    keep_group,
+    kl,
+    overlong_filter,
+    policy_loss,
+    token_weights,
+)
+from agents.rollout import by_group, learnable
 from agents.trajectories import Trajectory
 from search_env.types import Source
 
@@ -35,6 +43,19 @@ OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], N
 """Called with episodes and their advantages, float32 ``(T,)`` each, NaN where nothing is learnt."""
 
 _SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
+
+
+def useful(trajectories: list[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
+    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
+    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
+    if not algorithm.dynamic_sampling:
+        return valid
+    return [
+        member
+        for members in by_group(valid).values()
+        if keep_group([t.reward for t in members], -math.inf, math.inf)
+        for member in members
+    ]
 
 
 def update(

@@ -90,7 +90,7 @@ def train(
         total_steps=total,
         optimizer="muon",
     )
-    learner = Learner(model, optimizer, dtype="bf16", ranks=ranks)
+    learner = Learner(model, optimizer, dtype="auto", ranks=ranks)
     with Progress(disable=not ranks.is_main) as progress:
         bar = Bar(progress, total)
         for number, stage in enumerate(stages, first):

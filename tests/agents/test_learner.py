@@ -469,7 +469,7 @@ def test_out_of_memory_names_the_setting():
 def test_bad_arguments():
     with pytest.raises(ConfigurationError, match="micro_tokens"):
         Learner(make_model(), micro_tokens=0)
-    with pytest.raises(ConfigurationError, match="fp32 or bf16"):
+    with pytest.raises(ConfigurationError, match=r"among \['auto', 'fp32', 'bf16'\], got 'fp16'"):
         Learner(make_model(), dtype="fp16")
     with pytest.raises(ConfigurationError, match="all are frozen"):
         Learner(make_model().requires_grad_(False))

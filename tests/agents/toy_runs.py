@@ -49,6 +49,7 @@ def toy_config(out, **changes) -> TrainConfig:
         "algorithm": SMALL,
         "env_id": "SearchQA-Toy-v0",
         "max_tokens": 16,
+        "dtype": "fp32",
         "phases": ONE_PHASE,
         "phase_search_rate": None,
         "phase_format_rate": None,
