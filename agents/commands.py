@@ -38,7 +38,8 @@ _PUBLISHED_SPLITS = ("train", None, None)
 _RECORD = "config.json"  # in a run's folder: what is run
 
 TokenizerName = Annotated[
-    str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
+    str | None,
+    typer.Option(help="Bundled name, path to a tokenizer.json, or hub id; else the model's own."),
 ]
 ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
@@ -153,7 +154,7 @@ def label_command(
 
     from agents.curriculum import LEVELS, label_difficulty
     from agents.engine import Engine
-    from agents.models import check_fits, load_model
+    from agents.models import check_fits, load_model, with_tokenizer
     from agents.rollout import make_envs
     from agents.sampling import Sampling
 
@@ -165,7 +166,7 @@ def label_command(
         env_id,
         rows=rows,
         vocabulary=_ids(loaded),
-        options=_only(given),
+        options=with_tokenizer(_only(given), loaded),
     )
     check_fits(loaded, envs.tokenizer)
     engine = Engine(
@@ -401,20 +402,21 @@ def _play_test(
     """Return the test's rows and the greedy episodes of the base and of the trained model."""
     import numpy as np
 
-    from agents.models import load_model
+    from agents.models import load_model, with_tokenizer
     from agents.policy import play_questions
     from agents.rollout import make_envs
 
     base = load_model(config.model)
+    options = {
+        "max_tokens": config.max_tokens,
+        **config.env_options,
+        **_splits(config.env_id)[2],
+    }
     envs = make_envs(
         config.env_id,
         rows=config.rows,
         vocabulary=_ids(base),
-        options={
-            "max_tokens": config.max_tokens,
-            **config.env_options,
-            **_splits(config.env_id)[2],
-        },
+        options=with_tokenizer(options, base),
     )
     last = len(envs.questions) - 1
     asked = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()

@@ -5,7 +5,10 @@ Only the file formats of transformers are used, with safetensors; no code from a
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +22,13 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.models.auto import tokenization_auto
 
 from agents.errors import ModelMismatchError
-from search_env.errors import ConfigurationError, nearest
+from search_env.errors import ConfigurationError, UnsupportedTokenizerError, nearest
+from search_env.hub import hub_file
 from search_env.paths import atomic_folder
-from search_env.tokenizer import Tokenizer
+from search_env.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("tiny-base", "tiny-trained")
 """Names of models that ship with the package."""
@@ -146,9 +151,13 @@ def load_model(
 
 
 def save_model(
-    model: PreTrainedModel, folder: str | Path, weights: Mapping[str, Tensor] | None = None
+    model: PreTrainedModel,
+    folder: str | Path,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
-    """Write a model so that :func:`load_model` and transformers can load it.
+    """Write a model so that this package, transformers and inference servers can load it.
 
     The folder is there whole or not at all; one that was there is replaced in the end. Adapters of
     peft are merged into their model.
@@ -158,6 +167,9 @@ def save_model(
         folder: Where to; its parents are made.
         weights: By name: those of :meth:`~agents.learner.Learner.weights` keep the precision they
             were trained in.
+        tokenizer: What its ids mean: written beside it, with its end ids as those of generation.
+            None for the model's own, where :func:`own_tokenizer` finds one. (``"toy"`` leaves no
+            files.)
 
     Returns:
         The folder.
@@ -175,9 +187,57 @@ def save_model(
         adapted: Any = copy.deepcopy(model)
         adapted.load_state_dict(weights or {}, strict=weights is not None)
         model, weights = adapted.merge_and_unload(), None
+    tokenizer = _own(model) if tokenizer is None else tokenizer
     with atomic_folder(final) as new:
         model.save_pretrained(new, state_dict=None if weights is None else {**weights})
+        if tokenizer is not None:
+            _write_tokenizer(tokenizer, str(model.config.model_type), new)
     return final
+
+
+def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
+    """Return the name of the tokenizer that lies with a model, for :func:`load_tokenizer`.
+
+    Args:
+        model: As for :func:`load_model`, or a loaded model, which knows where it is from.
+
+    Returns:
+        ``"world-1k"`` for bundled models; the folder or hub id that has a ``tokenizer.json``; None
+        where there is none, or none that could be fetched.
+    """
+    name = _name_of(model)
+    folder = Path(name)
+    if name in BUNDLED or folder.parent == _ASSETS:
+        return "world-1k"
+    if not name or folder.is_dir():
+        return name if name and (folder / "tokenizer.json").is_file() else None
+    try:
+        hub_file(name, "tokenizer.json")
+    except (ImportError, OSError, ValueError):
+        return None
+    return name
+
+
+def with_tokenizer(
+    options: Mapping[str, Any], model: str | Path | PreTrainedModel
+) -> dict[str, Any]:
+    """Return arguments of an environment that name a tokenizer: the model's own if they did not.
+
+    Those of a model that was made in memory stay as they are.
+
+    Raises:
+        ConfigurationError: No tokenizer lies with the model.
+    """
+    if options.get("tokenizer") is not None or not _name_of(model):
+        return {**options}
+    own = own_tokenizer(model)
+    if own is None:
+        raise ConfigurationError(
+            f"Expected a tokenizer.json with the model {_name_of(model)}, got none, so nothing "
+            "says what its ids mean. Put the file there, or name the tokenizer that the model was "
+            "trained with: --tokenizer NAME (tokenizer=NAME), a bundled name, path or hub id."
+        )
+    return {**options, "tokenizer": own}
 
 
 def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
@@ -188,7 +248,8 @@ def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
         tokenizer: The environment's; its size is that of the action space.
 
     Raises:
-        ModelMismatchError: They do not belong together; the message names both numbers.
+        ModelMismatchError: They do not belong together: sizes differ (the message names both), or
+            the model's own tokenizer gives an id another meaning.
     """
     read: Any = model.get_input_embeddings()
     written: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -204,6 +265,29 @@ def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
             f"Expected a model that samples the environment's {tokenizer.size} actions, got one "
             f"that samples {sampled} ids. Pass vocab_size={sampled} to the environment."
         )
+    own = _own(model)
+    if own is not None:
+        check_same_ids(own, tokenizer)
+
+
+def check_same_ids(own: Tokenizer, tokenizer: Tokenizer) -> None:
+    """Check that ids mean the same bytes in a model's own tokenizer and in another one.
+
+    Padding means nothing: one of them may have more ids without text.
+
+    Raises:
+        ModelMismatchError: An id does not.
+    """
+    if own.token_bytes == tokenizer.token_bytes:
+        return
+    pairs = itertools.zip_longest(own.token_bytes, tokenizer.token_bytes, fillvalue=b"")
+    for index, (meant, found) in enumerate(pairs):
+        if meant != found:
+            raise ModelMismatchError(
+                f"Expected the model's own tokenizer {own.name!r}, in which id {index} is "
+                f"{meant!r}, got {tokenizer.name!r}, in which it is {found!r}. Leave --tokenizer "
+                "(tokenizer=) out, and the model's own is used."
+            )
 
 
 def with_lora(
@@ -248,7 +332,7 @@ def _source(name: str) -> str:
                 f"Expected config.json in {folder}, got none. Pass the folder that save_model or "
                 "save_pretrained wrote."
             )
-        return str(folder)
+        return str(folder.absolute())
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if name in BUNDLED or looks_local:
         raise ConfigurationError(
@@ -256,6 +340,54 @@ def _source(name: str) -> str:
             f"{', or reinstall the package' if name in BUNDLED else ''}."
         )
     return name
+
+
+def _name_of(model: str | Path | PreTrainedModel) -> str:
+    """Return where a model is from; empty for one that was made in memory."""
+    return str(model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
+
+
+def _own(model: PreTrainedModel) -> Tokenizer | None:
+    """Return a model's own tokenizer, where it is there and of a kind that this package reads."""
+    name = own_tokenizer(model)
+    if name is None:
+        return None
+    with contextlib.suppress(UnsupportedTokenizerError):
+        tokenizer = load_tokenizer(name)
+        # One with more ids than the model was never its own: only its config is from there.
+        if tokenizer.size <= len(model.get_input_embeddings().weight):  # type: ignore[arg-type]
+            return tokenizer
+    return None
+
+
+def _write_tokenizer(tokenizer: Tokenizer, model_type: str, folder: Path) -> None:
+    """Write a tokenizer's files beside a model, and its end ids where generation looks for them."""
+    for name, text in tokenizer.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    ends = sorted(tokenizer.eos_ids)
+    if tokenizer.files and "tokenizer_config.json" not in tokenizer.files:
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        config["clean_up_tokenization_spaces"] = False
+        if ends:
+            config["eos_token"] = tokenizer.token_bytes[ends[0]].decode()
+        if model_type in getattr(tokenization_auto, _REBUILT, ()):
+            config["auto_map"] = {"AutoTokenizer": [_NO_CODE, _NO_CODE]}
+        _write_json(folder / "tokenizer_config.json", config)
+    generation = folder / "generation_config.json"
+    if ends and generation.is_file():
+        said = json.loads(generation.read_text(encoding="utf-8"))
+        _write_json(generation, {**said, "eos_token_id": ends if len(ends) > 1 else ends[0]})
+
+
+# For models of these types (Qwen2 is one) transformers 5 takes vocabulary and merges alone from
+# tokenizer.json and splits text by the rules of the type's usual tokenizer. It reads all of the
+# file where the configuration points at code that it was not told to trust: there is none.
+_REBUILT = "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS"
+_NO_CODE = "no_remote_code_needed.TokenizersBackend"
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _is_empty_folder(path: Path) -> bool:

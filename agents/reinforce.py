@@ -39,7 +39,7 @@ from agents.learner import Learner
 from agents.logs import Observer, Observers
 from agents.masters import arrange
 from agents.metrics import evaluation_metrics, rollout_metrics
-from agents.models import check_fits, load_model, save_model, with_lora
+from agents.models import check_fits, load_model, save_model, with_lora, with_tokenizer
 from agents.monitors import DRIFT_LIMITS, Limits, Monitors
 from agents.optimizers import OptimizerConfig
 from agents.policy import play_questions
@@ -200,7 +200,8 @@ class _Run:
         if config.sharded:
             arrange(self.sampler, config.dtype, sharded=False)
         ids = len(self.sampler.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-        options = {"max_tokens": config.max_tokens, **config.env_options}
+        given = {"max_tokens": config.max_tokens, **config.env_options}
+        options = with_tokenizer(given, self.sampler)
         self.envs, self.held_out = (
             make_envs(config.env_id, rows=config.rows, vocabulary=ids, options=given)
             for given in (options, {**options, **config.eval_options})
@@ -365,6 +366,7 @@ class _Run:
         return {
             "model": config.model,
             "environment": config.env_id,
+            "tokenizer": self.envs.tokenizer.name,
             "dtype": dtype_in_words(config.dtype, config.device, resumed=bool(self._saved)),
             "algorithm": f"{algorithm.advantage}, {algorithm.prompts} x {algorithm.group_size}",
             "phases": ", ".join(phase.reward for phase in config.phases),
@@ -412,7 +414,7 @@ class _Run:
         folder = Path(self.config.out) / "model"
         weights = self.learner.weights()
         if self.ranks.is_main:
-            save_model(self.sampler, folder, weights)
+            save_model(self.sampler, folder, weights, tokenizer=self.envs.tokenizer)
         return TrainResult(self.step, reason, folder, tuple(self.evaluations), self.phases.history)
 
     def _progress(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,8 +18,11 @@ from search_env.arguments import check_choice
 from search_env.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from agents.trajectories import Example
     from search_env.env import SearchQAEnv
+    from search_env.tokenizer import Tokenizer
 
 _WINDOW = 512  # tokens of articles in one example
 _CARDS = 4  # reading cards for each of them
@@ -67,14 +71,12 @@ def pretrain_command(
 
     need_agents("pretrain")
     _check(optimizer, dtype)
-    held_out = list(itertools.islice(_readings(worlds, articles, documents, seed), _HELD_OUT))
-    examples = [
-        example
-        for world in range(worlds)
-        for example in _readings(world, articles, documents, seed)
-    ]
+    base = _base(model, None, seed)
+    reading = partial(_readings, articles, documents, seed, base.tokenizer)
+    held_out = list(itertools.islice(reading(worlds), _HELD_OUT))
+    examples = [example for world in range(worlds) for example in reading(world)]
     _imitate(
-        model, examples, held_out, out, steps, tokens_per_step,
+        base, examples, held_out, out, steps, tokens_per_step,
         learning_rate, optimizer, dtype, seed, threads,
     )  # fmt: skip
 
@@ -93,6 +95,10 @@ def sft_command(
     least: Annotated[
         float | None, typer.Option(help="Leave recorded episodes out that were paid less.")
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Bundled name, path or hub id; else the model's own."),
+    ] = None,
     steps: Steps = 100,
     tokens_per_step: TokensPerStep = 16384,
     learning_rate: LearningRate = 5e-4,
@@ -106,7 +112,9 @@ def sft_command(
 
     need_agents("sft")
     _check(optimizer, dtype)
-    found = list(_recorded(episodes, least) if episodes else _oracle(env, count))
+    base = _base(model, tokenizer, seed)
+    read_by = base.tokenizer
+    found = list(_recorded(episodes, least, read_by) if episodes else _oracle(env, count, read_by))
     if not found:
         raise ConfigurationError(
             f"Expected episodes to imitate, got none in {[str(p) for p in episodes or ()]}. Lower "
@@ -114,7 +122,7 @@ def sft_command(
         )
     kept = max(1, min(_HELD_OUT, len(found) // 10))
     _imitate(
-        model, found[kept:] or found, found[:kept], out, steps, tokens_per_step,
+        base, found[kept:] or found, found[:kept], out, steps, tokens_per_step,
         learning_rate, optimizer, dtype, seed, threads,
     )  # fmt: skip
 
@@ -127,7 +135,33 @@ def _check(optimizer: str, dtype: str) -> None:
     check_choice("dtype", dtype, DTYPES)
 
 
-def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[Example]:
+class _Base(NamedTuple):
+    """The model that is trained, the tokenizer of its ids, and what the display calls it."""
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    name: str
+
+
+def _base(model: str | None, tokenizer: str | None, seed: int) -> _Base:
+    """Return the model that is named; a new tiny one where none is."""
+    from agents.models import check_fits, load_model, tiny_config, untrained, with_tokenizer
+    from search_env.tokenizer import load_tokenizer
+
+    if model is None:
+        return _Base(untrained(tiny_config(), seed), load_tokenizer("world-1k"), "new")
+    started = load_model(model)
+    name = with_tokenizer({"tokenizer": tokenizer}, started)["tokenizer"]
+    ids = len(started.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+    read_by = load_tokenizer(name)
+    read_by = read_by.padded(max(ids, read_by.size))
+    check_fits(started, read_by)
+    return _Base(started, read_by, model)
+
+
+def _readings(
+    articles: int, documents: int, seed: int, read_by: Tokenizer, world: int
+) -> Iterator[Example]:
     """Yield windows of a world's articles, and reading cards on them."""
     import numpy as np
 
@@ -136,7 +170,7 @@ def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[
 
     number = _WORLDS_OF_OTHERS + 1000 * seed + world
     made = World(articles, number)
-    env = _bare("SearchQA-v0", dataset_options={"articles": articles, "seed": number})
+    env = _bare("SearchQA-v0", read_by, dataset_options={"articles": articles, "seed": number})
     lookups = made.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
     cards = reading_examples(env, lookups, np.random.default_rng(number), documents)
     for window in article_examples(list(made.documents()), env.tokenizer, _WINDOW):
@@ -144,40 +178,46 @@ def _readings(world: int, articles: int, documents: int, seed: int) -> Iterator[
         yield window
 
 
-def _recorded(files: Sequence[Path], least: float | None) -> Iterator[Example]:
-    """Yield recorded episodes as examples."""
+def _recorded(files: Sequence[Path], least: float | None, read_by: Tokenizer) -> Iterator[Example]:
+    """Yield recorded episodes as examples, if their ids are the model's."""
     import numpy as np
 
+    from agents.models import check_same_ids
     from agents.trajectories import Example
     from search_env.episode_files import read_episodes
     from search_env.types import Source
 
+    known = {read_by.digest}
     for file in files:
         for episode in read_episodes(file):
+            if episode.tokenizer.digest not in known:
+                check_same_ids(read_by, episode.tokenizer.load())
+                known.add(episode.tokenizer.digest)
             if least is None or episode.score.total >= least:
                 transcript = episode.transcript
                 weights = (transcript.sources == Source.POLICY).astype(np.float32)
                 yield Example(transcript.tokens, weights)
 
 
-def _oracle(env_id: str, count: int) -> Iterator[Example]:
+def _oracle(env_id: str, count: int, read_by: Tokenizer) -> Iterator[Example]:
     from agents.demonstrations import oracle_example
 
-    env = _bare(env_id)
+    env = _bare(env_id, read_by)
     for index in range(min(count, len(env.questions))):
         yield oracle_example(env, index)
 
 
-def _bare(env_id: str, **options: Any) -> SearchQAEnv:
+def _bare(env_id: str, read_by: Tokenizer, **options: Any) -> SearchQAEnv:
     import gymnasium as gym
 
     from search_env.evaluation import bare_env
 
+    options |= {"tokenizer": read_by.name, "vocab_size": read_by.size}
     return bare_env(gym.make(env_id, **options))
 
 
 def _imitate(
-    model: str | None,
+    base: _Base,
     examples: Iterable[Example],
     held_out: Sequence[Example],
     out: Path,
@@ -195,13 +235,12 @@ def _imitate(
     from agents.dashboard import Dashboard
     from agents.learner import Learner, OptimizerConfig
     from agents.logs import JsonLinesLog, Observers
-    from agents.models import load_model, save_model, tiny_config, untrained
+    from agents.models import save_model
     from agents.precision import resolve_dtype
     from agents.supervised import SupervisedConfig, fit, measure
 
     if threads is not None:
         torch.set_num_threads(threads)
-    started = load_model(model) if model else untrained(tiny_config(), seed)
     config = OptimizerConfig(
         learning_rate=learning_rate,
         warmup_steps=min(30, steps // 4),
@@ -209,10 +248,15 @@ def _imitate(
         total_steps=steps,
         optimizer=optimizer,  # type: ignore[arg-type]  # checked before
     )
-    precision = resolve_dtype(dtype, started.device)
-    learner = Learner(started, config, dtype=precision)
+    precision = resolve_dtype(dtype, base.model.device)
+    learner = Learner(base.model, config, dtype=precision)
     observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
-    told = {"model": model or "new", "dtype": precision, "examples": str(len(list(examples)))}
+    told = {
+        "model": base.name,
+        "tokenizer": base.tokenizer.name,
+        "dtype": precision,
+        "examples": str(len(list(examples))),
+    }
     observer.begin(steps, told)
     every = max(1, steps // 5)
     reason = "it failed"
@@ -231,5 +275,5 @@ def _imitate(
         raise
     finally:
         observer.end(learner.updates, reason)
-        save_model(learner.model, out / "model")
+        save_model(learner.model, out / "model", tokenizer=base.tokenizer)
     typer.echo(f"Wrote {out / 'model'}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from agents.engine import Engine
-from agents.models import BUNDLED, check_fits, load_model
+from agents.models import check_fits, load_model, with_tokenizer
 from agents.rollout import collect, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
@@ -31,7 +30,7 @@ class ModelPlayer:
     Args:
         name: Bundled name, folder, or hub id.
         tokenizer: As for :func:`~search_env.tokenizer.load_tokenizer`; None for the one that lies
-            with the model, and the world's for bundled ones.
+            with the model (``world-1k`` for bundled ones).
         prompt: ``"base"``, or the chat template of the model's family.
         rows: Episodes side by side.
         max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.
@@ -39,7 +38,8 @@ class ModelPlayer:
         device: None for a GPU where there is one.
 
     Raises:
-        ConfigurationError: There is no such model, or an option is no such thing.
+        ConfigurationError: There is no such model, no tokenizer with it, or an option is no such
+            thing.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ModelPlayer:
         head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._ids = len(head.weight)
         self._rows, self._max_tokens = rows, max_tokens
-        self._options: dict[str, Any] = {"tokenizer": tokenizer or _tokenizer_of(name)}
+        self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
         if prompt != "base":
             self._options["prompt"] = prompt
         self.description: Mapping[str, Any] = {
@@ -114,11 +114,3 @@ def weights_digest(model: PreTrainedModel) -> str:
         total.update(name.encode())
         total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:12]
-
-
-def _tokenizer_of(name: str) -> str:
-    """Return the tokenizer that lies with a model."""
-    folder = Path(name)
-    if name in BUNDLED or (folder.is_dir() and not (folder / "tokenizer.json").is_file()):
-        return "world-1k"
-    return name

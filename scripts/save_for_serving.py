@@ -1,4 +1,4 @@
-r"""Save a bundled model as the folder that inference servers load, with its tokenizer.
+r"""Save a bundled model as the folder that inference servers load, with a chat template.
 
 python scripts/save_for_serving.py tiny-trained served/tiny-trained
 vllm serve served/tiny-trained --served-model-name tiny-trained --max-model-len 4096
@@ -9,13 +9,9 @@ search-env bench world-2hop/r1-searcher/bm25-world1k/v1 --agent http://localhost
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 from pathlib import Path
 
-from transformers import PreTrainedTokenizerFast
-
-from agents.models import load_model
-from search_env.tokenizer import END_OF_TEXT
+from agents.models import load_model, save_model
 
 CHAT = (
     "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -30,12 +26,8 @@ def main() -> None:
     parser.add_argument("model", help="bundled name")
     parser.add_argument("folder", type=Path, help="where to")
     given = parser.parse_args()
-    load_model(given.model).save_pretrained(given.folder)
-    asset = importlib.resources.files("search_env") / "assets" / "world_1k.json"
-    with importlib.resources.as_file(asset) as path:
-        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=END_OF_TEXT)
-    tokenizer.chat_template = CHAT
-    tokenizer.save_pretrained(given.folder)
+    folder = save_model(load_model(given.model), given.folder)
+    (folder / "chat_template.jinja").write_text(CHAT, encoding="utf-8")
 
 
 if __name__ == "__main__":

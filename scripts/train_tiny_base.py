@@ -31,6 +31,7 @@ from agents.learner import Learner, OptimizerConfig
 from agents.logs import Silent
 from agents.models import load_model, save_model, tiny_config, untrained
 from agents.supervised import SupervisedConfig, fit, measure
+from search_env.tokenizer import load_tokenizer
 
 SEED = 9001
 ARTICLES = 1000
@@ -122,7 +123,7 @@ def main() -> None:
                 if ranks.is_main:
                     print(json.dumps(result), flush=True)
             if ranks.is_main:
-                save_model(model, out)
+                save_model(model, out, tokenizer=load_tokenizer("world-1k"))
                 file.write_text(json.dumps(log, indent=1) + "\n")
             ranks.broadcast(None)  # nobody reads before it is written
 

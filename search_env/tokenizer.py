@@ -22,8 +22,9 @@ import json
 import lzma
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,9 @@ _END_NAMES = frozenset(
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name: a misspelt bundled name must fail at once
 _KINDS = "byte-level BPE, or BPE/Unigram with byte_fallback and all 256 <0x..> tokens"
 
+# Beside a tokenizer.json: what transformers and inference servers read with it.
+_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
 Encoder = Callable[[str, bool], Sequence[int]]
 
 
@@ -67,6 +71,8 @@ class Tokenizer:
         encode: ``(text, special) -> ids``; ``special`` says whether the names of special tokens
             in the text become those tokens.
         eos_ids: Ids that end a sequence.
+        files: Text of the files that a folder needs to be read as this tokenizer, by name; none
+            for ``"toy"``, which no ``tokenizer.json`` can express.
 
     Example:
         >>> tokenizer = load_tokenizer("byte")
@@ -75,11 +81,17 @@ class Tokenizer:
     """
 
     def __init__(
-        self, name: str, token_bytes: Sequence[bytes], encode: Encoder, eos_ids: Iterable[int]
+        self,
+        name: str,
+        token_bytes: Sequence[bytes],
+        encode: Encoder,
+        eos_ids: Iterable[int],
+        files: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.token_bytes = tuple(token_bytes)
         self.eos_ids = frozenset(eos_ids)
+        self.files = files
         self._encode = encode
 
     @property
@@ -132,8 +144,8 @@ class Tokenizer:
                 f"Expected vocab_size of at least {self.size} for tokenizer {self.name!r}, got "
                 f"{size}. Pass the model's number of logits, or leave it out."
             )
-        padding = (b"",) * (size - self.size)
-        return Tokenizer(self.name, self.token_bytes + padding, self._encode, self.eos_ids)
+        table = self.token_bytes + (b"",) * (size - self.size)
+        return Tokenizer(self.name, table, self._encode, self.eos_ids, self.files)
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, size={self.size})"
@@ -170,7 +182,9 @@ def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
         path = path / "tokenizer.json"
     if not path.is_file():
         path = _from_hub(name)
-    return _from_json(name, _read_text(path), _configured_ends(path.parent))
+    sides = {side: path.parent / side for side in _SIDE_FILES}
+    files = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
+    return _from_json(name, _read_text(path), _configured_ends(path.parent), files)
 
 
 def _byte_tokenizer() -> Tokenizer:
@@ -184,7 +198,21 @@ def _byte_tokenizer() -> Tokenizer:
             ids += ([256] if i else []) + list(part.encode())
         return ids
 
-    return Tokenizer("byte", table, encode, [256])
+    end = {"id": 256, "content": END_OF_TEXT, "normalized": False, "special": True}
+    spec = {
+        "version": "1.0",
+        "added_tokens": [{**end, "single_word": False, "lstrip": False, "rstrip": False}],
+        "pre_tokenizer": _BYTE_LEVEL,
+        "decoder": _BYTE_LEVEL,
+        "model": {"type": "BPE", "vocab": _byte_characters(), "merges": []},
+    }
+    return Tokenizer("byte", table, encode, [256], {"tokenizer.json": json.dumps(spec)})
+
+
+_BYTE_LEVEL = {
+    **{"type": "ByteLevel", "add_prefix_space": False},
+    **{"trim_offsets": True, "use_regex": False},
+}
 
 
 # One id a symbol; words carry the space after them, so that decoded text can be read.
@@ -208,8 +236,13 @@ def _symbol_tokenizer(name: str, symbols: Sequence[str]) -> Tokenizer:
     return Tokenizer(name, [s.encode() for s in symbols], encode, [0])
 
 
-def _from_json(name: str, text: str, ends: frozenset[str] = frozenset()) -> Tokenizer:
-    """Build a tokenizer from the text of a ``tokenizer.json``."""
+def _from_json(
+    name: str,
+    text: str,
+    ends: frozenset[str] = frozenset(),
+    files: Mapping[str, str] = MappingProxyType({}),
+) -> Tokenizer:
+    """Build a tokenizer from the text of a ``tokenizer.json`` and of the files beside it."""
     try:
         spec = json.loads(text)
         model, added = spec["model"], spec.get("added_tokens") or []
@@ -229,7 +262,7 @@ def _from_json(name: str, text: str, ends: frozenset[str] = frozenset()) -> Toke
     for entry in added:
         table[entry["id"]] = entry["content"].encode()
     eos = [entry["id"] for entry in added if entry["content"] in _END_NAMES | ends]
-    return Tokenizer(name, table, _encoder(name, spec), eos)
+    return Tokenizer(name, table, _encoder(name, spec), eos, {**files, "tokenizer.json": text})
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
@@ -380,7 +413,7 @@ def _from_hub(name: str) -> Path:
             f"Expected {where}; got {name!r}, and the hub did not give its tokenizer.json "
             f"({type(error).__name__}). {hint}Offline, pass the path of the file instead."
         ) from error
-    # Optional: it only names the end token.
-    with contextlib.suppress(OSError, ValueError):
-        hub_file(name, "tokenizer_config.json")
+    for side in _SIDE_FILES:  # optional: they name the end token and the chat template
+        with contextlib.suppress(OSError, ValueError):
+            hub_file(name, side)
     return path

@@ -40,6 +40,7 @@ from agents.supervised import SupervisedConfig, fit, measure
 from agents.tiny import PHASES, TINY
 from benchmarks.gpu.throughput import device_of
 from benchmarks.report import heading, publish, table
+from search_env.tokenizer import load_tokenizer
 
 SEED = 19_001
 """Of the first pretraining world; nobody trains or tests on these."""
@@ -180,7 +181,7 @@ def pretrain(size: Size, folder: Path, minutes: float, workers: int) -> bool:
     checkpoints.save(kept, checkpoint, keep_last=1)
     if learner.updates < total:
         return False
-    save_model(model, folder / "base", learner.weights())
+    save_model(model, folder / "base", learner.weights(), tokenizer=load_tokenizer("world-1k"))
     (folder / "pretrain.json").write_text(json.dumps(log, indent=1) + "\n", "utf-8")
     return True
 

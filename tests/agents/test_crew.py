@@ -123,6 +123,7 @@ def test_a_run_is_the_same_whatever_happens_to_it(tmp_path, capfd):
     logging.disable_progress_bar()
     tiny_model().save_pretrained(tmp_path / "base")
     settings = {"model": str(tmp_path / "base"), "processes": 2, "record_every": 2}
+    settings["env_options"] = {"tokenizer": "toy"}  # no file can express it
     straight = toy_config(tmp_path / "straight", **settings)
     log = tmp_path / "straight" / "metrics.jsonl"
     with _nothing_left():

@@ -40,6 +40,7 @@ def test_sft_on_recorded_episodes_makes_them_likelier(tmp_path, base):
     _record(tmp_path / "episodes.jsonl")
     done = _run(
         *("sft", tmp_path / "episodes.jsonl", "--model", base, "--out", tmp_path / "sft"),
+        *("--tokenizer", "toy"),
         *("--steps", 20, "--tokens-per-step", 60, "--learning-rate", 0.01, "--dtype", "fp32"),
     )
     assert done.exit_code == 0, done.output
@@ -61,7 +62,8 @@ def test_pretrain_makes_a_new_tiny_model(tmp_path):
 
 def test_nothing_paid_enough_is_an_error(tmp_path, base):
     episodes = _record(tmp_path / "episodes.jsonl")
-    done = _run("sft", episodes, "--least", 2, "--model", base, "--out", tmp_path / "sft")
+    command = ("sft", episodes, "--model", base, "--tokenizer", "toy", "--out", tmp_path / "sft")
+    done = _run(*command, "--least", 2)
     assert done.exit_code == 2
     assert "got none in" in " ".join(done.output.split())
 
