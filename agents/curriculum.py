@@ -26,7 +26,7 @@ from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundE
 from search_env.types import Question
 
 if TYPE_CHECKING:
-    from agents.engine import Engine
+    from agents.rollout_engine import RolloutEngine
     from search_env.vector_env import SearchQAVectorEnv
 
 LEVELS = ("easy", "medium", "difficult")
@@ -188,7 +188,7 @@ def level_of(rollouts_needed: int | None) -> str:
 
 def label_difficulty(
     envs: SearchQAVectorEnv,
-    engine: Engine,
+    engine: RolloutEngine,
     path: str | Path,
     *,
     indices: Sequence[int] | None = None,
@@ -262,7 +262,7 @@ def read_difficulties(path: str | Path) -> dict[str, Difficulty]:
 
 def _labels(
     envs: SearchQAVectorEnv,
-    engine: Engine,
+    engine: RolloutEngine,
     asked: Sequence[int],
     rollouts: int,
     at_once: int,

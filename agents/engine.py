@@ -32,31 +32,13 @@ from agents.errors import (
     ModelMismatchError,
     NonFiniteError,
 )
+from agents.rollout_engine import Decoded, Ids, Rows, Weights
 from agents.runner import Runner, Sampled, StaticDecoder, check_context
 from agents.sampling import Sampling
 from search_env.errors import ConfigurationError
 
 _PAGE_SIZES = {"cpu": 32}
 """Tokens of a page: small ones read less too much, but GPUs multiply larger matrices better."""
-
-Rows = Sequence[int] | NDArray[np.integer]
-Ids = NDArray[np.integer]
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """One new token of each of n rows.
-
-    Attributes:
-        ids: int64 ``(n,)``.
-        log_probs: float32 ``(n,)``: of the distribution that each id was drawn from.
-        values: float32 ``(n,)``: the value head's estimate of the state in which each id was
-            chosen; None without a value head.
-    """
-
-    ids: NDArray[np.int64]
-    log_probs: NDArray[np.float32]
-    values: NDArray[np.float32] | None
 
 
 @dataclass(slots=True)
@@ -101,6 +83,8 @@ class Timings:
 class Engine:
     """Rows of a causal LM that are decoded together.
 
+    It is a :class:`~agents.rollout_engine.RolloutEngine`.
+
     Args:
         model: Any transformers causal LM. Its configuration and mode are as before after each call.
         rows: Sequences side by side.
@@ -110,6 +94,12 @@ class Engine:
         value_head: Maps the last hidden state ``(n, width)`` to values ``(n, 1)``.
         graphs: Whether decoding has fixed shapes and, on CUDA, is captured as graphs; None does so
             on CUDA. Graphs read weights where they lie: changes in place are seen, others are not.
+        shares_weights: Whether whoever trains changes this very model in place. Then
+            :meth:`update_weights` has nothing to copy.
+
+    Attributes:
+        has_log_probs: Always.
+        weights_version: As told by :meth:`update_weights`.
 
     Raises:
         ModelMismatchError: The model does not take the attention of :mod:`agents.attention`.
@@ -127,6 +117,7 @@ class Engine:
         prefill_chunk: int = 2048,
         value_head: nn.Module | None = None,
         graphs: bool | None = None,
+        shares_weights: bool = False,
     ) -> None:
         for name, count in (
             ("rows", rows),
@@ -141,6 +132,8 @@ class Engine:
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         self.lengths: Index = np.zeros(rows, np.int64)
         self.timings = Timings()
+        self.has_log_probs, self.weights_version = True, 0
+        self._shares_weights = shares_weights
         self._prefill_chunk = prefill_chunk
         self._vocabulary = embeddings.num_embeddings
         self._device = model.device
@@ -166,6 +159,16 @@ class Engine:
     def max_tokens(self) -> int:
         """Most tokens of one sequence."""
         return int(self._tokens.shape[1])
+
+    @property
+    def sampling(self) -> Sampling:
+        """The distribution that tokens are drawn from."""
+        return self._runner.sampling
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Seconds for tokens that no token was sampled from, since timings were reset."""
+        return self.timings.prefill_seconds
 
     def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
         """Begin new sequences; what the rows held before is dropped.
@@ -289,6 +292,30 @@ class Engine:
         self.lengths[index] = 0
         self._written[index] = 0
         self._cache.release(index)
+
+    def update_weights(self, weights: Weights, version: int) -> None:
+        """Copy weights into the model, unless it shares them; note their version.
+
+        What rows in use have in their cache stays as it was computed.
+
+        Args:
+            weights: Returns all of the model's, by name.
+            version: What :attr:`weights_version` is from now on.
+
+        Raises:
+            ModelMismatchError: They are those of another model. Nothing has changed then.
+        """
+        if not self._shares_weights:
+            own, new = self._runner.model.state_dict(), weights()
+            wrong = own.keys() ^ new.keys() or [n for n in own if own[n].shape != new[n].shape]
+            if wrong:
+                raise ModelMismatchError(
+                    f"Expected the weights of this engine's {type(self._runner.model).__name__}, "
+                    f"got others: {min(wrong)!r} differs. Build the engine for the trained model."
+                )
+            for name, tensor in own.items():
+                tensor.copy_(new[name])  # in place, where CUDA graphs read them
+        self.weights_version = version
 
     def _find_common(self, prompts: Sequence[Index]) -> None:
         """Forward the beginning that these prompts have in common, in whole pages."""

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from agents.engine import Engine
 from agents.errors import ModelMismatchError
 from agents.rollout import Progress, collect
+from agents.rollout_engine import RolloutEngine, check_engine
 from agents.sampling import GREEDY, Sampling
 from agents.trajectories import Trajectory
 from search_env.env import Observation, SearchQAEnv
@@ -92,7 +93,7 @@ class LanguageModelAgent:
 
 
 def play_questions(
-    model: PreTrainedModel,
+    player: PreTrainedModel | RolloutEngine,
     envs: SearchQAVectorEnv,
     questions: Sequence[int] | None = None,
     *,
@@ -103,7 +104,8 @@ def play_questions(
     """Play each question once and return the episodes in the order of the questions.
 
     Args:
-        model: As for :class:`LanguageModelAgent`.
+        player: A model as for :class:`LanguageModelAgent`, or an engine of at least as many rows
+            and tokens as ``envs``, which samples from ``sampling``.
         envs: With ``autoreset_mode="Disabled"``; more rows are faster and take more memory.
         questions: Indices into ``envs.questions``; None for all.
         sampling: The distribution that tokens are drawn from.
@@ -111,15 +113,20 @@ def play_questions(
         progress: Told of each finished episode.
 
     Raises:
-        ConfigurationError: The environment has another mode, or there is no question.
+        ConfigurationError: The environment has another mode, the engine another sampling, or
+            there is no question.
         ModelMismatchError: The model has more ids than the environment, or fewer.
         ContextLengthError: The environment's context is longer than the model's.
         DeviceMemoryError: Memory ran out.
         RetrievalError: A search failed.
     """
-    _check_ids(model, envs.tokenizer)
-    size = envs.protocol.max_tokens
-    engine = Engine(model, rows=envs.num_envs, max_tokens=size, sampling=sampling)
+    if isinstance(player, RolloutEngine):
+        check_engine(player, sampling)
+        engine = player
+    else:  # not asked for by its class: a model with adapters of peft is no PreTrainedModel
+        _check_ids(player, envs.tokenizer)
+        size = envs.protocol.max_tokens
+        engine = Engine(player, rows=envs.num_envs, max_tokens=size, sampling=sampling)
     asked = range(len(envs.questions)) if questions is None else questions
     return collect(envs, engine, asked, seed=seed, progress=progress).trajectories
 

@@ -18,6 +18,7 @@ import time
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ from agents.policy import play_questions
 from agents.precision import dtype_in_words, dtype_of_run
 from agents.recording import Recording
 from agents.rollout import by_group, collect, make_envs
-from agents.sampling import Sampling
+from agents.rollout_engine import EngineFactory, RolloutEngine, check_engine, check_portable
+from agents.sampling import GREEDY, Sampling
 from agents.trajectories import Trajectory
 from agents.updates import update, useful
 from search_env.errors import ConfigurationError
@@ -81,6 +83,7 @@ def train(
     model: PreTrainedModel | None = None,
     observer: Observer | None = None,
     resume: bool = False,
+    engine: EngineFactory | None = None,
 ) -> TrainResult:
     """Train, evaluate and write checkpoints.
 
@@ -91,9 +94,13 @@ def train(
         model: Instead of loading ``config.model``; changed in place. With one process only.
         observer: Is told, on the main process only.
         resume: Go on from the newest checkpoint in ``config.out``.
+        engine: Makes what samples, for rollouts and evaluation, in each process; None for
+            :class:`~agents.engine.Engine` on the trained model's own weights. It is no setting
+            of the run: whoever resumes passes it again.
 
     Raises:
-        ConfigurationError: Settings that cannot work, or a folder that holds another run.
+        ConfigurationError: Settings that cannot work, also with this engine, or a folder that
+            holds another run.
         CheckpointError: Nothing to resume, or not with these settings.
         WorkerDiedError: One of several processes could not start, or was killed.
     """
@@ -101,27 +108,31 @@ def train(
     config = replace(config, dtype=dtype_of_run(config.dtype, config.device, newest))
     if config.processes == 1 or by_torchrun():
         with joined(config.device) as ranks:
-            return _train_together(ranks, config, resume, model, observer)
+            return _train_together(ranks, config, resume, engine, model, observer)
     if model is not None or _finds_gpu(config):
         raise ConfigurationError(
             f"Expected a model's folder and no GPU with processes={config.processes}, got "
             f"{'a GPU' if model is None else 'a model in memory'}. Pass processes=1, or start one "
             "process a GPU by torchrun."
         )
-    with crew(config.processes, _train_as_member, config.to_json(), resume) as ranks:
-        return _train_together(ranks, config, resume, None, observer)
+    check_portable(engine)
+    with crew(config.processes, _train_as_member, config.to_json(), resume, engine) as ranks:
+        return _train_together(ranks, config, resume, engine, None, observer)
 
 
-def _train_as_member(ranks: Ranks, settings: dict[str, Any], resume: bool) -> None:
+def _train_as_member(
+    ranks: Ranks, settings: dict[str, Any], resume: bool, engine: EngineFactory | None
+) -> None:
     """Train in a process that another one started, and say nothing."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    _train_together(ranks, TrainConfig.from_json(settings), resume, None, None)
+    _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
 
 
 def _train_together(
     ranks: Ranks,
     config: TrainConfig,
     resume: bool,
+    engine: EngineFactory | None,
     model: PreTrainedModel | None,
     observer: Observer | None,
 ) -> TrainResult:
@@ -129,7 +140,7 @@ def _train_together(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config = replace(config, dtype=ranks.broadcast(config.dtype))  # machines may differ
-    run = _Run(config, model, ranks)
+    run = _Run(config, model, ranks, engine)
     told = Observers([observer] if observer is not None and ranks.is_main else [])
     run.begin(resume)
     told.begin(config.steps, run.description)
@@ -173,7 +184,13 @@ def _train(run: _Run, config: TrainConfig, observer: Observer) -> str:
 class _Run:
     """All that a run consists of, and its step."""
 
-    def __init__(self, config: TrainConfig, model: PreTrainedModel | None, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: PreTrainedModel | None,
+        ranks: Ranks,
+        engine: EngineFactory | None,
+    ) -> None:
         self.config, self.ranks = config, ranks
         model = _model(config, ranks) if model is None else model
         # Whoever samples needs the whole model, also where the learner has split its own.
@@ -207,13 +224,11 @@ class _Run:
             for given in (options, {**options, **config.eval_options})
         )
         check_fits(self.sampler, self.envs.tokenizer)
-        self.engine = Engine(
-            self.sampler,
-            rows=config.rows,
-            max_tokens=config.max_tokens,
-            sampling=sampling,
-            value_head=self.learner.value_head,
+        self._make_engine = engine or partial(
+            Engine, value_head=self.learner.value_head, shares_weights=not config.sharded
         )
+        self.engine = self._engine_for(self.envs, sampling)
+        check_engine(self.engine, sampling, algorithms)
         self.curricula = _curricula(config, self.envs)
         self.rule = PhaseRule(
             len(config.phases),
@@ -250,7 +265,7 @@ class _Run:
                 seed=self._seed(1),
                 on_advantages=None if recording is None else recording.learnt,
             )
-            self._tell_sampler()
+            self.engine.update_weights(self.learner.weights, self.learner.updates)
             episodes = [t for part in self.ranks.gather(played) for t in part]
             metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
             metrics["time/step"] = time.perf_counter() - started
@@ -285,7 +300,6 @@ class _Run:
                 group_size=algorithm.group_size,
                 seed=self._seed(2, number),
                 share=(self.ranks.rank, self.ranks.size),
-                version=self.learner.updates,
                 wait_for_all=self.config.wait_for_all,
                 on_episode=None if recording is None else recording.played,
             )
@@ -315,9 +329,11 @@ class _Run:
             self.monitors.restart()
             self._enter_phase()
 
-    def _tell_sampler(self) -> None:
-        if self.config.sharded:
-            self.sampler.load_state_dict(self.learner.weights())
+    def _engine_for(self, envs: SearchQAVectorEnv, sampling: Sampling) -> RolloutEngine:
+        size = envs.protocol.max_tokens
+        return self._make_engine(
+            self.sampler, rows=envs.num_envs, max_tokens=size, sampling=sampling
+        )
 
     def _enter_phase(self) -> None:
         phase = self.phases.phase
@@ -331,7 +347,9 @@ class _Run:
         count = min(self.config.eval_questions, total)
         indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
         own = self.ranks.split(indices)
-        found = play_questions(self.sampler, self.held_out, own) if own else []
+        engine = self._engine_for(self.held_out, GREEDY)
+        engine.update_weights(self.learner.weights, self.learner.updates)
+        found = play_questions(engine, self.held_out, own) if own else []
         metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
@@ -392,6 +410,7 @@ class _Run:
             )
         if newest is not None:
             self._restore(checkpoints.load(newest, config=self.config.lasting()))
+        self.engine.update_weights(self.learner.weights, self.learner.updates)
 
     def save(self) -> None:
         """Write a checkpoint of the last whole step, if weights have not moved on since."""
@@ -440,7 +459,6 @@ class _Run:
         self.evaluated = checkpoint.state["evaluated"]
         self._before = run["seconds"]
         self._enter_phase()
-        self._tell_sampler()
         self._whole = self._progress()
 
     def _seed(self, *numbers: int) -> int:

@@ -1,4 +1,4 @@
-"""Rollouts: the engine against the vector environment, whole groups, one token a row at a time.
+"""Rollouts: an engine against the vector environment, whole groups, one token a row at a time.
 
 Rules. What the policy sampled is what is stored; nothing is decoded or encoded here. A row whose
 episode ended begins the next one of the queue at once. What an episode samples is decided by the
@@ -32,7 +32,7 @@ from search_env.types import Question, StopReason, Transcript
 from search_env.vector_env import SearchQAVectorEnv
 
 if TYPE_CHECKING:
-    from agents.engine import Engine
+    from agents.rollout_engine import RolloutEngine
 
 Progress = Callable[[int, int], None]
 """Called after each finished episode with how many are finished, and how many there will be."""
@@ -69,13 +69,12 @@ class Rollouts:
 
 def collect(
     envs: SearchQAVectorEnv,
-    engine: Engine,
+    engine: RolloutEngine,
     questions: Sequence[int],
     *,
     group_size: int = 1,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
-    version: int = 0,
     token_limit: int | None = None,
     wait_for_all: bool = True,
     progress: Progress | None = None,
@@ -88,13 +87,13 @@ def collect(
 
     Args:
         envs: With ``autoreset_mode="Disabled"``; ``copy=False`` is fastest.
-        engine: With at least as many rows, and as long a context.
+        engine: With at least as many rows, and as long a context. The version of its weights is
+            noted in every trajectory.
         questions: Indices into ``envs.questions``; each of them is one group.
         group_size: Episodes of each question.
         seed: Non-negative; with question and member it decides what is sampled.
         share: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
             and the episodes that they have among all, so n processes play what one would.
-        version: Noted in every trajectory.
         token_limit: Begin no further group once the policy has written so many tokens; None for
             no limit. Which groups are played then depends on the number of rows.
         wait_for_all: Decode when every row has its documents. Then results are the same to the
@@ -111,7 +110,7 @@ def collect(
     """
     _check(envs, engine, questions, group_size)
     queue = _Queue(questions, group_size, seed, share, token_limit)
-    play = _Play(envs, engine, queue, version, progress, on_episode)
+    play = _Play(envs, engine, queue, progress, on_episode)
     try:
         play.start()
         while play.running:
@@ -256,25 +255,25 @@ class _Play:
     def __init__(
         self,
         envs: SearchQAVectorEnv,
-        engine: Engine,
+        engine: RolloutEngine,
         queue: _Queue,
-        version: int,
         progress: Progress | None,
         on_episode: OnEpisode | None,
     ) -> None:
         rows = envs.num_envs
         self._envs, self._engine, self._queue = envs, engine, queue
-        self._version, self._progress, self._on_episode = version, progress, on_episode
+        self._progress, self._on_episode = progress, on_episode
         self._tickets: dict[int, _Ticket] = {}  # by row, of the episodes under way
         self._ready = np.zeros(rows, np.bool_)  # plays, and waits for the policy's next token
         self._length = np.zeros(rows, np.int64)
+        self._versions = np.zeros(rows, np.int64)  # of the weights that each episode began with
         size = envs.setting.protocol.max_tokens
         self._log_probs = np.full((rows, size), np.nan, np.float32)
         self._values: NDArray[np.float32] | None = None
         self._finished: list[tuple[int, Trajectory]] = []
         self._policy_tokens = self._faults = self._steps = 0
         self._clock = _Clock()
-        self._prefill = engine.timings.prefill_seconds
+        self._prefill = engine.prefill_seconds
 
     @property
     def running(self) -> bool:
@@ -306,7 +305,7 @@ class _Play:
     def result(self) -> Rollouts:
         """Return everything that was played, in order."""
         seconds = self._clock.seconds
-        prefill = self._engine.timings.prefill_seconds - self._prefill
+        prefill = self._engine.prefill_seconds - self._prefill
         seconds["prefill"], seconds["decode"] = prefill, seconds["decode"] - prefill
         ordered = [trajectory for _, trajectory in sorted(self._finished, key=lambda f: f[0])]
         return Rollouts(ordered, seconds, self._policy_tokens, self._faults, self._steps)
@@ -362,7 +361,7 @@ class _Play:
             values=values,
             reward=reward,
             info=_of_row(infos, row),
-            version=self._version,
+            version=int(self._versions[row]),
         )
         self._finished.append((ticket.order, trajectory))
         self._faults += trajectory.valid * len(transcript.faults)
@@ -386,6 +385,7 @@ class _Play:
 
     def _begin(self, rows: list[int], tickets: Sequence[_Ticket], obs: Mapping[str, Any]) -> None:
         self._length[rows] = obs["length"][rows]
+        self._versions[rows] = self._engine.weights_version
         self._log_probs[rows] = np.nan
         if self._values is not None:
             self._values[rows] = np.nan
@@ -442,7 +442,7 @@ def _of_row(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
 
 
 def _check(
-    envs: SearchQAVectorEnv, engine: Engine, questions: Sequence[int], group_size: int
+    envs: SearchQAVectorEnv, engine: RolloutEngine, questions: Sequence[int], group_size: int
 ) -> None:
     check_count("group_size", group_size, 1)
     if not len(questions):
@@ -464,7 +464,7 @@ def _check(
     context = envs.setting.protocol.max_tokens
     if context > engine.max_tokens:
         raise ContextLengthError(
-            f"Expected episodes of at most {engine.max_tokens} tokens, which the engine's cache "
-            f"holds, got an environment with max_tokens={context}. Lower the environment's "
+            f"Expected episodes of at most {engine.max_tokens} tokens, which the engine's rows "
+            f"hold, got an environment with max_tokens={context}. Lower the environment's "
             "max_tokens, or raise the engine's."
         )

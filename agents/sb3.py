@@ -30,10 +30,11 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from agents.batches import Targets, packs
-from agents.engine import Decoded, Engine
+from agents.engine import Engine
 from agents.errors import ModelMismatchError
 from agents.models import load_model
 from agents.packing import Packed, packed_forward
+from agents.rollout_engine import Decoded
 from agents.runner import check_context
 from agents.sampling import GREEDY, Sampling
 from agents.sb3_env import SearchQAVecEnv

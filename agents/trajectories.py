@@ -51,7 +51,7 @@ class Trajectory:
         num_searches: Searches that were run.
         hops: Known single-hop steps of the question, 0 where unknown.
         kind: The dataset's question type.
-        version: Number of updates behind the policy that wrote it.
+        version: Of the engine's weights when it began: how many updates were behind them.
     """
 
     question_id: str

@@ -118,6 +118,19 @@ def update(
     return metrics
 
 
+def useful(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
+    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
+    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
+    if not algorithm.dynamic_sampling:
+        return valid
+    return [
+        member
+        for members in by_group(valid).values()
+        if keep_group([t.reward for t in members], -math.inf, math.inf)
+        for member in members
+    ]
+
+
 class _Batch:
     """A rollout set as tensors over policy tokens, ``(B, P)``, on the CPU, and how to learn it."""
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.engine import Decoded, Engine, Rows
+from agents.engine import Engine
+from agents.rollout_engine import Decoded, Rows
 from search_env.moves import answer_text, query_text
 from search_env.vector_env import SearchQAVectorEnv
 

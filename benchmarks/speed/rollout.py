@@ -35,8 +35,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from agents.engine import Decoded, Engine, Rows
+from agents.engine import Engine
 from agents.rollout import collect
+from agents.rollout_engine import Decoded, Rows
 from agents.sampling import Sampling
 from benchmarks.report import heading, publish, table
 from search_env.env import Observation

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
-from numpy.typing import NDArray
 
-
-@dataclass
-class _Decoded:
-    ids: NDArray[np.int64]
-    log_probs: NDArray[np.float32]
-    values: NDArray[np.float32] | None
+from agents.rollout_engine import Decoded
+from agents.sampling import Sampling
 
 
 @dataclass
@@ -25,7 +19,10 @@ class ScriptedEngine:
     max_tokens: int = 16
     critic: bool = False
     inserted: list[tuple[int, list[int]]] = field(default_factory=list)
-    timings: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(prefill_seconds=0.0))
+    sampling: Sampling = field(default_factory=Sampling)
+    has_log_probs: bool = True
+    weights_version: int = 0
+    prefill_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         self.lengths = np.zeros(self.rows, np.int64)
@@ -48,7 +45,10 @@ class ScriptedEngine:
         ids = np.array([self.random[row].integers(self.size) for row in rows])
         log_probs = -self.lengths[rows].astype(np.float32)
         self.lengths[rows] += 1
-        return _Decoded(ids, log_probs, 10 * log_probs if self.critic else None)
+        return Decoded(ids, log_probs, 10 * log_probs if self.critic else None)
 
     def release(self, rows):
         self.released.update(int(row) for row in rows)
+
+    def update_weights(self, weights, version):
+        self.weights_version = version
