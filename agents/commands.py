@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130  # 128 + SIGINT
 _NEEDED = ("torch", "transformers", "safetensors")
-# Splits to train on, to watch and to test on: generated worlds have three, published sets two.
-_GENERATED_SPLITS = (None, "validation", "test")
-_PUBLISHED_SPLITS = ("train", None, None)
 _RECORD = "config.json"  # in a run's folder: what is run
 
 TokenizerName = Annotated[
@@ -117,6 +114,7 @@ def train_command(
         environment = {"protocol": protocol, "tokenizer": tokenizer}
         config = _configure(_only(named), _only(environment), preset, phases, settings or ())
         if _is_main():
+            _warn_of_one_split(config)
             _save_config(config)
     newest = checkpoints.latest(out / "checkpoints")
     done = 0 if newest is None else checkpoints.step_of(newest)
@@ -220,13 +218,11 @@ def _configure(
             model=str(named["model"]), algorithm=get_preset(preset), phases=chosen[phases]
         )
     changes = _settings(settings)
-    train, held_out, _ = _splits(str(named["env_id"]))
     config = replace(
         base,
         algorithm=replace(base.algorithm, **changes["algorithm"]),
         optimizer=replace(base.optimizer, **changes["optimizer"]),
-        env_options={**base.env_options, **train, **environment},
-        eval_options=held_out,
+        env_options={**base.env_options, **environment},
         **{**named, **changes["run"]},
     )
     return replace(config, dtype=resolve_dtype(config.dtype, config.device))
@@ -258,17 +254,6 @@ def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
             )
         changes[part][name] = value
     return changes
-
-
-def _splits(env_id: str) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
-    """Return the arguments that choose the questions to train on, to watch and to test on."""
-    from search_env.registration import ENVIRONMENTS
-
-    dataset = ENVIRONMENTS.get(env_id, {}).get("dataset", "world")
-    published = env_id in ENVIRONMENTS and ENVIRONMENTS[env_id].get("tokenizer") == "world-1k"
-    splits = _PUBLISHED_SPLITS if published and dataset != "world" else _GENERATED_SPLITS
-    first, second, third = ({} if split is None else {"split": split} for split in splits)
-    return first, second, third
 
 
 def _parse(setting: str) -> tuple[str, Any]:
@@ -371,6 +356,25 @@ def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
     return Observers(told)
 
 
+def _warn_of_one_split(config: TrainConfig) -> None:
+    """Say so where a run is evaluated on the questions that it trains on."""
+    if not (_is_held_out(config, "evaluation") and _is_held_out(config, "test")):
+        split = config.options_for("train")["split"]
+        say(
+            f"Warning: {config.env_id} is evaluated on questions that it is trained on "
+            f"({'all of them' if split is None else f'split {split!r}'}). Give some of them "
+            "another split to evaluate on, such as 'dev'.",
+            "yellow",
+            stderr=True,
+        )
+
+
+def _is_held_out(config: TrainConfig, purpose: Literal["evaluation", "test"]) -> bool:
+    """Return whether other questions than those trained on are asked."""
+    train, asked = config.options_for("train"), config.options_for(purpose)
+    return (train["split"], train.get("dataset")) != (asked["split"], asked.get("dataset"))
+
+
 def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
     """Show what the model does before and after, a picture, and episodes to read."""
     from rich.console import Console
@@ -378,10 +382,11 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
     from agents.showing import results_table, show_episodes, tell
 
     envs, before, after = _play_test(config, result, count)
+    seen = "never seen in training" if _is_held_out(config, "test") else "trained on"
     out = Path(config.out)
     with (out / "report.txt").open("w", encoding="utf-8") as file:
         for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
-            console.print(f"\n{len(after):,} questions never seen in training:\n", markup=False)
+            console.print(f"\n{len(after):,} questions {seen}:\n", markup=False)
             console.print(results_table({"before training": before, "after training": after}))
             show_episodes(tell(after, before), envs.tokenizer, envs.questions, console=console)
     written = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
@@ -407,16 +412,11 @@ def _play_test(
     from agents.rollout import make_envs
 
     base = load_model(config.model)
-    options = {
-        "max_tokens": config.max_tokens,
-        **config.env_options,
-        **_splits(config.env_id)[2],
-    }
     envs = make_envs(
         config.env_id,
         rows=config.rows,
         vocabulary=_ids(base),
-        options=with_tokenizer(options, base),
+        options=with_tokenizer(config.options_for("test"), base),
     )
     last = len(envs.questions) - 1
     asked = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()

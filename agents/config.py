@@ -15,7 +15,9 @@ from agents.curriculum import USED_LEVELS
 from agents.optimizers import OptimizerConfig
 from agents.precision import DTYPES, Dtype
 from search_env.arguments import check_choice, check_count
+from search_env.datasets.splits import splits_of
 from search_env.errors import ConfigurationError
+from search_env.registration import arguments_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,9 @@ class TrainConfig:
         algorithm: How it learns; questions a step, group size and learning rate are in it.
         env_id: What it learns in.
         env_options: Arguments of the environment.
-        eval_options: Those that are other for evaluation.
+        eval_options: Those that are other for evaluation. The splits to train on and to evaluate on
+            are the dataset's own where these name none
+            (:func:`~search_env.datasets.splits.splits_of`).
         max_tokens: Context: of the environment, and of the engine's cache.
         phases: One after the other.
         phase_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
@@ -93,7 +97,7 @@ class TrainConfig:
     algorithm: Algorithm
     env_id: str = "SearchQA-v0"
     env_options: Mapping[str, Any] = field(default_factory=dict)
-    eval_options: Mapping[str, Any] = field(default_factory=lambda: {"split": "validation"})
+    eval_options: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 1024
     phases: tuple[Phase, ...] = PHASES
     phase_episodes: int | None = 5600
@@ -165,6 +169,29 @@ class TrainConfig:
         for name in self.phases[phase].changes:
             check_choice("the changes of a phase", name, known)
         return replace(self.algorithm, **self.phases[phase].changes)
+
+    def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
+        """Return the arguments of the environment to train in, to watch training by or to test in.
+
+        A split that is given to the id or in ``env_options`` is for training alone.
+
+        Raises:
+            ConfigurationError: No such id or dataset, or one without a split to train on.
+            DataError: The dataset is a damaged file.
+        """
+        own = arguments_of(self.env_id)
+        given = {"split": own.get("split"), "max_tokens": self.max_tokens, **self.env_options}
+        if purpose != "train":
+            given["split"] = None
+        if purpose == "evaluation":
+            given.update(self.eval_options)
+        if given["split"] is None:
+            splits = splits_of(given.get("dataset", own.get("dataset", "world")))
+            if purpose == "train":
+                given["split"] = splits.train
+            else:
+                given["split"] = splits.test if purpose == "test" else splits.evaluation
+        return given
 
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""

@@ -217,11 +217,14 @@ class _Run:
         if config.sharded:
             arrange(self.sampler, config.dtype, sharded=False)
         ids = len(self.sampler.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-        given = {"max_tokens": config.max_tokens, **config.env_options}
-        options = with_tokenizer(given, self.sampler)
         self.envs, self.held_out = (
-            make_envs(config.env_id, rows=config.rows, vocabulary=ids, options=given)
-            for given in (options, {**options, **config.eval_options})
+            make_envs(
+                config.env_id,
+                rows=config.rows,
+                vocabulary=ids,
+                options=with_tokenizer(given, self.sampler),
+            )
+            for given in (config.options_for("train"), config.options_for("evaluation"))
         )
         check_fits(self.sampler, self.envs.tokenizer)
         self._make_engine = engine or partial(

@@ -24,8 +24,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from search_env.console import check_output, open_console, progress_bar, say
-from search_env.errors import ConfigurationError, SearchEnvError, nearest
-from search_env.registration import ENVIRONMENTS
+from search_env.datasets.splits import splits_of
+from search_env.errors import ConfigurationError, SearchEnvError
+from search_env.registration import ENVIRONMENTS, arguments_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -36,9 +37,6 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
-
-_GENERATED = {"world": "test", "toy": "test"}  # published datasets know their evaluation split
-
 
 _ELSEWHERE = {
     "score": ("search_env.commands.score", "Score others' outputs by all measures; compare them."),
@@ -311,15 +309,10 @@ def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
     Raises:
         ConfigurationError: No such id; or as raised by the environment.
     """
-    if ":" not in env_id and env_id not in gym.registry:
-        raise ConfigurationError(
-            f"Expected env id among {', '.join(ENVIRONMENTS)}, got {env_id!r}. "
-            f"{nearest(env_id, ENVIRONMENTS)}Ids of your own go with their module, MODULE:ID."
-        )
     given = {name: value for name, value in arguments.items() if value is not None}
-    dataset = ENVIRONMENTS.get(env_id, {}).get("dataset")
-    if "split" not in given and dataset in _GENERATED:
-        given["split"] = _GENERATED[dataset]
+    known = {**arguments_of(env_id), **given}
+    if "split" not in known and "dataset" in known:
+        given["split"] = splits_of(known["dataset"]).test
     return gym.make(env_id, **given)
 
 

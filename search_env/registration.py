@@ -6,9 +6,12 @@ Each id is a set of keyword arguments, all small JSON values, for one class and 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from gymnasium.envs.registration import register, registry
+
+from search_env.errors import ConfigurationError, nearest
 
 _WORLD = {"dataset": "world", "max_tokens": 4096}
 _SYMBOLS = {"protocol": "toy", "tokenizer": "toy"}
@@ -52,3 +55,28 @@ def register_environments() -> None:
                 vector_entry_point="search_env.vector_env:SearchQAVectorEnv",
                 kwargs=arguments,
             )
+
+
+def arguments_of(env_id: str) -> dict[str, Any]:
+    """Return the keyword arguments that an id is registered with.
+
+    Args:
+        env_id: A registered id, or ``MODULE:ID``; the module is imported.
+
+    Raises:
+        ConfigurationError: No such id, or no such module.
+    """
+    module, _, own = env_id.rpartition(":")
+    try:
+        importlib.import_module(module or __name__)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"Expected a module to import in {env_id!r}, got: {error}. Start where it lies, or "
+            "install it."
+        ) from error
+    if own not in registry:
+        raise ConfigurationError(
+            f"Expected env id among {', '.join(ENVIRONMENTS)}, got {env_id!r}. "
+            f"{nearest(env_id, ENVIRONMENTS)}Ids of your own go with their module, MODULE:ID."
+        )
+    return dict(registry[own].kwargs)

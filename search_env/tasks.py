@@ -18,11 +18,12 @@ from search_env.datasets.diagnostics import (
     diagnostic_questions,
     diagnostic_retriever,
 )
+from search_env.datasets.splits import published, splits_of
 from search_env.datasets.toy import toy_questions, toy_retriever
 from search_env.errors import ConfigurationError, IndexFormatError, nearest
 from search_env.paths import cache_dir
 from search_env.retrieval.base import Retriever
-from search_env.types import SPLITS, Document, Question
+from search_env.types import Document, Question
 
 if TYPE_CHECKING:
     from search_env.datasets.world import World
@@ -142,14 +143,14 @@ def _lookup(dataset: str, split: str) -> Retriever:
 
 
 def _generated_split(dataset: str, split: str | None) -> str:
-    if split is None:
-        return "train"
-    if split not in SPLITS:
+    splits = splits_of(dataset)
+    chosen = splits.default if split is None else split
+    if chosen not in splits.names:
         raise ConfigurationError(
-            f"Expected split of dataset {dataset!r} to be one of {list(SPLITS)}, got {split!r}. "
-            f"{nearest(split, SPLITS)}"
+            f"Expected split of dataset {dataset!r} to be one of {list(splits.names)}, got "
+            f"{chosen!r}. {nearest(str(chosen), splits.names)}"
         )
-    return split
+    return chosen
 
 
 def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
@@ -194,15 +195,8 @@ def _world_questions(split: str, options: str) -> Sequence[Question]:
 def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
     from search_env.datasets import formats, resolve
 
-    known = [*resolve.DATASETS, *(a for e in resolve.DATASETS.values() for a in e.aliases)]
-    if dataset in known:
+    if published(dataset) is not None:
         return tuple(resolve.load_questions(dataset, split))
-    if not Path(dataset).expanduser().is_file():
-        known = ["world", *_LOOKUP, *known]
-        raise ConfigurationError(
-            f"Expected dataset to be a file or one of {known}, got {dataset!r}. "
-            f"{nearest(dataset, known)}"
-        )
     held = list(formats.read_questions(Path(dataset).expanduser()))
     questions = tuple(q for q in held if split is None or q.split == split)
     if not questions:

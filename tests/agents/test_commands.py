@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 
+import gymnasium as gym
 import pytest
 from typer.testing import CliRunner
 
@@ -153,3 +154,41 @@ def test_label_counts_rollouts_and_training_takes_its_file(tmp_path, model):
         *("--difficulties", labels, "--phases", 2),
     )
     assert trained.exit_code == 0, trained.output
+
+
+@pytest.fixture
+def train_on(monkeypatch, tmp_path, model):
+    """Begin a run on an id of one's own; return the splits it asks for and what was printed."""
+    begun = []
+
+    def begin(config, **options):
+        purposes = ("train", "evaluation", "test")
+        begun.append([config.options_for(purpose)["split"] for purpose in purposes])
+        raise KeyboardInterrupt
+
+    def train(**arguments):
+        gym.register("Mine-v0", vector_entry_point="search_env:SearchQAVectorEnv", kwargs=arguments)
+        out = tmp_path / f"run-{len(begun)}"
+        result = run("train", "json:Mine-v0", "--model", model, "--out", out, *SMALL)
+        gym.registry.pop("Mine-v0")
+        return (begun[-1] if begun else None), result
+
+    monkeypatch.setattr("agents.reinforce.train", begin)
+    return train
+
+
+def test_training_on_an_id_of_ones_own_takes_the_splits_of_its_dataset(train_on, tmp_path):
+    splits, result = train_on(dataset="hotpotqa", tokenizer="byte")
+    assert splits == ["train", "dev", "dev"]
+    assert "Warning" not in result.stderr
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"id": "q", "question": "Who?", "answers": ["I"]}\n')
+    splits, result = train_on(dataset=str(file), tokenizer="byte")
+    assert splits == [None, None, None]
+    assert "evaluated on questions that it is trained on (all of them)" in result.stderr
+
+
+def test_a_set_only_for_testing_is_refused_and_leaves_nothing(train_on, tmp_path):
+    _, result = train_on(dataset="bamboogle")
+    refused(result, "with test", "Train on another dataset")
+    assert not list(tmp_path.glob("run-*"))
