@@ -6,6 +6,7 @@ indexes and tables that can be deleted at any time.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
+
+FileKey: TypeAlias = tuple[tuple[str, tuple[int, ...], bytes], ...]
+
+_HASHED_UP_TO = 1 << 20  # bytes; a millisecond's work
 
 if sys.platform != "win32":
     import fcntl
@@ -35,6 +41,36 @@ def cache_dir() -> Path:
         return Path(value).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "search-env"
+
+
+def file_key(*paths: Path) -> FileKey:
+    """Return what changes whenever one of the files does: the key for caches of what they hold.
+
+    It names the resolved paths, so it does not depend on how a path is spelt or on the working
+    directory. Two writes within one tick of the file system's clock leave the same times, so files
+    of up to 1 MiB count by content too; a larger one takes longer than a tick to write.
+
+    Args:
+        paths: Files; one that does not exist counts as missing. Of a folder, its entries count.
+    """
+    return tuple(entry for path in paths for entry in _entries(path.expanduser().resolve()))
+
+
+def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
+    try:
+        if path.is_dir():
+            for inner in sorted(path.iterdir()):
+                if not inner.is_dir():
+                    yield from _entries(inner)
+            return
+        stat = path.stat()
+        small = stat.st_size <= _HASHED_UP_TO
+        content = hashlib.sha256(path.read_bytes()).digest() if small else b""
+    except OSError:
+        yield str(path), (), b""
+        return
+    times = (stat.st_mtime_ns, stat.st_ctime_ns)
+    yield str(path), (stat.st_dev, stat.st_ino, stat.st_size, *times), content
 
 
 @contextmanager

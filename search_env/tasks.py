@@ -1,7 +1,8 @@
 """From names and paths to questions and retrievers, each loaded once a process.
 
 Environments take only small JSON values; this module turns them into objects and keeps those
-objects, so that the tenth ``gym.make`` of a corpus costs nothing.
+objects, so that the tenth ``gym.make`` of a corpus costs nothing. What was read from files is kept
+by :func:`~search_env.paths.file_key`: a file that has changed is read again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from search_env.datasets.diagnostics import (
 from search_env.datasets.splits import published, splits_of
 from search_env.datasets.toy import toy_questions, toy_retriever
 from search_env.errors import ConfigurationError, IndexFormatError, nearest
-from search_env.paths import cache_dir
+from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
 from search_env.types import Document, Question
 
@@ -108,7 +109,7 @@ def load_retriever(
             "Add your own with register_retriever()."
         )
     if corpus is not None:
-        return _bm25_from_path(str(Path(corpus).expanduser().resolve()))
+        return _bm25_from_path(Path(corpus))
     if dataset == "world":
         chosen = json.loads(_world_options(options))
         return _bm25_of_world(chosen["articles"], chosen["seed"], _generated_split(dataset, split))
@@ -119,7 +120,7 @@ def load_retriever(
         )
     from search_env.datasets.resolve import find_corpus
 
-    return _bm25_from_path(str(find_corpus().resolve()))
+    return _bm25_from_path(find_corpus())
 
 
 def register_retriever(name: str, factory: RetrieverFactory) -> None:
@@ -191,17 +192,32 @@ def _world_questions(split: str, options: str) -> Sequence[Question]:
     )
 
 
-@functools.lru_cache(maxsize=8)
 def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
-    from search_env.datasets import formats, resolve
+    from search_env.datasets import resolve
 
     if published(dataset) is not None:
-        return tuple(resolve.load_questions(dataset, split))
-    held = list(formats.read_questions(Path(dataset).expanduser()))
+        places = resolve.local_places(dataset, split)
+        return _known_questions(dataset, split, file_key(*places))
+    path = Path(dataset).expanduser()
+    return _questions_from_file(path.absolute(), split, file_key(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _known_questions(dataset: str, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets import resolve
+
+    return tuple(resolve.load_questions(dataset, split))
+
+
+@functools.lru_cache(maxsize=8)
+def _questions_from_file(path: Path, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets import formats
+
+    held = list(formats.read_questions(path))
     questions = tuple(q for q in held if split is None or q.split == split)
     if not questions:
         raise ConfigurationError(
-            f"Expected questions of split {split!r} in {dataset}, which holds "
+            f"Expected questions of split {split!r} in {path}, which holds "
             f"{sorted({q.split for q in held})}. Choose one of these, or leave split out."
         )
     return questions
@@ -216,15 +232,20 @@ def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
     return _bm25(key, world.documents, len(world))
 
 
+def _bm25_from_path(path: Path) -> Retriever:
+    path = path.expanduser().absolute()
+    return _bm25_from_files(path, file_key(path))
+
+
 @functools.lru_cache(maxsize=4)
-def _bm25_from_path(path: str) -> Retriever:
+def _bm25_from_files(path: Path, files: FileKey) -> Retriever:
     from search_env.datasets.formats import read_documents
     from search_env.retrieval.bm25 import BM25Retriever
 
-    if Path(path).is_dir():
+    if path.is_dir():
         return BM25Retriever.load(path)
     sha = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while piece := file.read(1 << 20):
             sha.update(piece)
     return _bm25(sha.hexdigest(), lambda: read_documents(path), _CACHE_INDEX_FROM)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from search_env.errors import TokenizerError, UnsupportedTokenizerError, nearest
 from search_env.hub import hub_file
+from search_env.paths import FileKey, file_key
 
 BUNDLED = ("world-1k", "byte", "toy")
 """Tokenizers that ship with the package."""
@@ -154,9 +155,10 @@ class Tokenizer:
         return load_tokenizer, (self.name, self.size)
 
 
-@functools.lru_cache(maxsize=8)
 def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
-    """Return a tokenizer by bundled name, path or hub id; the same object for the same arguments.
+    """Return a tokenizer by bundled name, path or hub id.
+
+    The same arguments give the same object, until a file that it was read from changes.
 
     Args:
         name: ``"world-1k"`` (byte-level BPE of about 1,000 ids trained on the procedural world),
@@ -168,23 +170,32 @@ def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
         TokenizerError: Nothing by that name, or the file cannot be read.
         UnsupportedTokenizerError: A kind whose ids have no exact bytes.
     """
-    if size is not None:
-        return load_tokenizer(name).padded(size)
-    if name == "byte":
-        return _byte_tokenizer()
-    if name == "toy":
-        return _symbol_tokenizer("toy", TOY_SYMBOLS)
-    if name == "world-1k":
-        asset = importlib.resources.files("search_env") / "assets" / "world_1k.json"
-        return _from_json(name, asset.read_text("utf-8"))
+    if name in BUNDLED:
+        return _kept(name, size, None, ())
     path = Path(name).expanduser()
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
         path = _from_hub(name)
+    sides = [path.parent / side for side in _SIDE_FILES]
+    return _kept(name, size, path.absolute(), file_key(path, *sides))
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(name: str, size: int | None, path: Path | None, files: FileKey) -> Tokenizer:
+    """Return a tokenizer that was read once; ``path`` is None for a bundled one."""
+    if size is not None:
+        return _kept(name, None, path, files).padded(size)
+    if name == "byte":
+        return _byte_tokenizer()
+    if name == "toy":
+        return _symbol_tokenizer("toy", TOY_SYMBOLS)
+    if path is None:
+        asset = importlib.resources.files("search_env") / "assets" / "world_1k.json"
+        return _from_json(name, asset.read_text("utf-8"))
     sides = {side: path.parent / side for side in _SIDE_FILES}
-    files = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
-    return _from_json(name, _read_text(path), _configured_ends(path.parent), files)
+    read = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
+    return _from_json(name, _read_text(path), _configured_ends(path.parent), read)
 
 
 def _byte_tokenizer() -> Tokenizer:
@@ -400,6 +411,7 @@ def _configured_ends(folder: Path) -> frozenset[str]:
     return frozenset({content} if isinstance(content, str) else ())
 
 
+@functools.lru_cache(maxsize=8)  # asking the hub again takes a connection
 def _from_hub(name: str) -> Path:
     """Return the path of a hub repository's ``tokenizer.json``, fetched if need be."""
     hint = nearest(name, BUNDLED)

@@ -98,21 +98,6 @@ def path(tmp_path):
     return tmp_path / "episodes.jsonl"
 
 
-@pytest.fixture(autouse=True)
-def _changed_files_are_read_again():
-    yield
-    forget()
-
-
-def forget():
-    """Drop what this process remembers of files, as a fresh one would know nothing of them."""
-    from search_env import tasks
-
-    for cached in (tasks._bm25_from_path, tasks._published_questions, tasks._registered):
-        cached.cache_clear()
-    load_tokenizer.cache_clear()
-
-
 def in_a_fresh_process(path, *options):
     code = "from search_env.cli import main; main()"
     command = [sys.executable, "-c", code, "replay", str(path), *options]
@@ -173,7 +158,6 @@ def test_a_changed_corpus_is_named_in_a_fresh_process(path, mine, tmp_path):
 def test_another_order_of_documents_is_named(path, mine, tmp_path):
     (episode,) = record(path, SearchQAEnv(**mine), QUERY.format("city") + ANSWER.format("x"))
     write_rows(tmp_path / "passages.jsonl", PASSAGES[::-1])
-    forget()
     with pytest.raises(
         ReplayMismatchError, match=r"'city' to find documents \['u', 'p'\], got \['p', 'u'\]"
     ):
@@ -183,7 +167,6 @@ def test_another_order_of_documents_is_named(path, mine, tmp_path):
 def test_a_missing_corpus_is_missing_data_not_a_difference(path, mine, tmp_path):
     (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
     (tmp_path / "passages.jsonl").unlink()
-    forget()
     with pytest.raises((DataNotFoundError, FileNotFoundError), match=r"passages.jsonl"):
         replay_episode(episode)
 
@@ -199,7 +182,6 @@ def test_a_missing_corpus_is_missing_data_not_a_difference(path, mine, tmp_path)
 def test_changed_questions_are_named(path, mine, tmp_path, field, value, parts):
     (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
     write_rows(tmp_path / "questions.jsonl", [{**QUESTION, field: value}])
-    forget()
     for part in (*parts, "reset: expected", "Likely cause: the dataset changed"):
         with pytest.raises(ReplayMismatchError, match=part):
             replay_episode(episode)
@@ -217,7 +199,6 @@ def change(path, edit):
     spec = json.loads(path.read_text("utf-8"))
     edit(spec)
     path.write_text(json.dumps(spec), "utf-8")
-    forget()
 
 
 def test_a_changed_vocabulary_is_named(path, mine, tokenizer_file):
@@ -338,7 +319,7 @@ def test_failed_retrieval_fails_again_in_replay(path, mine):
     env = SearchQAEnv(**mine, retriever="flaky", on_retrieval_error="truncate")
     (episode,) = record(path, env, QUERY.format("Ulm") + "x" + QUERY.format("Bonn"))
     assert not episode.valid
-    forget()
+    search_env.register_retriever("flaky", lambda: Flaky(documents))
     fresh = SearchQAEnv(**mine, retriever="flaky")
     search_env.register_retriever("flaky", lambda: FakeRetriever(documents))
     replayed = replay_episode(episode)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.results import Played
 from benchmarks.scores import Groups, by_hops, by_kind, group
 from search_env.datasets.files import iter_records
 from search_env.datasets.resolve import find_questions
 from search_env.errors import DataError
+from search_env.paths import FileKey, file_key
 
 JOINED = "peterbaile/lag"
 """How the ``source`` of a joined record begins."""
@@ -31,13 +33,17 @@ def groups(episodes: Sequence[Played]) -> dict[str, Groups]:
     return found
 
 
-@functools.cache
 def joined_ids() -> frozenset[str]:
     """Return the ids of joined records in the data that there is; none without data."""
     try:
         path, _ = find_questions("musique")
     except DataError:
         return frozenset()
+    return _joined_ids(path, file_key(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
     return frozenset(
         record.data["id"]
         for record in iter_records(path)

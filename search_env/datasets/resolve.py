@@ -175,6 +175,17 @@ def find_questions(
     )
 
 
+def local_places(dataset: str, split: str | None = None) -> list[Path]:
+    """Return every path where this machine may hold a dataset's split, whether it does or not.
+
+    While none of these files changes, :func:`find_questions` finds the same one. Arguments and
+    errors as for :func:`load_questions`.
+    """
+    name, chosen = _dataset_and_split(dataset, split, None)
+    names = (COMBINED_NAME, *DATASETS[name].files.get(chosen, ()))
+    return [place for folder in _folders(None, []) for place in _places(folder, names)]
+
+
 def find_corpus(path: str | Path | None = None) -> Path:
     """Return the file of passages to search in.
 
@@ -254,10 +265,12 @@ def _folders(path: str | Path | None, tried: list[str]) -> Iterator[Path]:
 
 def _candidates(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     """Yield the files of a folder that go by one of the names, most wanted name first."""
+    return (place for place in _places(folder, names) if place.is_file())
+
+
+def _places(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     for name, subfolder, suffix in product(names, _SUBFOLDERS, _SUFFIXES):
-        candidate = folder / subfolder / f"{name}{suffix}"
-        if candidate.is_file():
-            yield candidate
+        yield folder / subfolder / f"{name}{suffix}"
 
 
 def _splits_until(path: Path, dataset: str, split: str) -> list[str]:

@@ -72,7 +72,7 @@ class Cassette:
         *,
         backend: str | None = None,
     ) -> None:
-        self.path = Path(path) if path is not None else None
+        self.path = Path(path).absolute() if path is not None else None
         self.inner = inner
         recordings = _read(self.path, must_exist=inner is None)
         self.name = backend or _backend(inner, recordings)
