@@ -76,13 +76,15 @@ class FakeRetriever:
 def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Document]]:
     """Call a retriever and check what it did, so that nothing but documents gets through.
 
+    The retriever gets a list of queries of its own, and the caller lists of documents.
+
     Raises:
         RetrievalError: As raised by the retriever; any other exception of it is wrapped in one.
         InvalidRetrievalError: The answer has the wrong length or holds something else.
     """
     name = type(retriever).__name__
     try:
-        results = retriever.search(queries, k)
+        results = retriever.search(list(queries), k)
     except RetrievalError:
         raise
     except Exception as error:
@@ -106,7 +108,7 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
                 f"Expected at most k={k} documents from {name}.search, got {len(found)}. "
                 "Cut the list to k."
             )
-    return results
+    return [list(found) for found in results]
 
 
 def _describe(value: object) -> str:

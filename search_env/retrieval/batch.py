@@ -40,4 +40,5 @@ def retrieve_each(
         else:
             for query in distinct:
                 found[query] = retrieve_each(retriever, [query], k)[0]
-    return [found[query] for query in queries]
+    answers = [found[query] for query in queries]
+    return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share nothing
