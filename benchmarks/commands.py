@@ -233,10 +233,10 @@ def _list() -> None:
 def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
     """Say so where questions that are asked were trained on."""
     from benchmarks.run import overlap
-    from search_env.setting import Setting
+    from search_env.setting import EnvConfig, Setting
     from search_env.tasks import load_questions
 
-    asked = Setting(**protocol.environment()).questions if trained_on else ()
+    asked = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
     for source in trained_on:
         dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
         shared = overlap(load_questions(dataset, split or None, None), asked)

@@ -28,7 +28,7 @@ from search_env.paths import DATA_VARIABLE, data_dir
 from search_env.protocols import Protocol
 from search_env.registration import ENVIRONMENTS
 from search_env.scoring import R1_SEARCHER
-from search_env.setting import Setting
+from search_env.setting import EnvConfig, Setting
 from search_env.tasks import load_questions
 from search_env.types import Question
 
@@ -136,7 +136,7 @@ class BenchmarkProtocol:
         """
         arguments = {**self.arguments, "corpus": corpus}
         found = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
-        digest = found.digests(Setting(**found.environment()))["corpus"]
+        digest = found.digests(Setting(EnvConfig(**found.environment())))["corpus"]
         return replace(found, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_questions(self, questions: str) -> BenchmarkProtocol:

@@ -29,7 +29,7 @@ from benchmarks.results import Played, Results, ResultsWriter, read_results
 from search_env.arguments import check_choice
 from search_env.datasets.records import one_line
 from search_env.episode_files import EpisodeWriter
-from search_env.setting import Setting
+from search_env.setting import EnvConfig, Setting
 from search_env.tasks import register_retriever
 from search_env.types import Question
 
@@ -76,7 +76,7 @@ def run(
         ConfigurationError: A bad argument.
     """
     check_choice("control", control, [None, *CONTROLS])
-    setting = Setting(**protocol.environment())
+    setting = Setting(EnvConfig(**protocol.environment()))
     protocol.check(setting)
     asked = _asked(setting.questions, limit, decoding.samples)
     retriever = _registered(control, protocol, setting) if control else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from numpy.typing import NDArray
 from search_env.arguments import check_choice
 from search_env.episode import SavedEpisode
 from search_env.errors import EpisodeOverError, RetrievalError
-from search_env.retrieval.base import retrieve
+from search_env.retrieval.base import Retriever, retrieve
 from search_env.rewards import Reward, get_reward
-from search_env.setting import Info, Setting, ending, faults_since, standing
+from search_env.setting import EnvConfig, Info, Setting, ending, faults_since, standing
 from search_env.types import Question, Transcript
 
 if TYPE_CHECKING:
-    from search_env.action_mask import ActionMasks
+    from gymnasium.envs.registration import EnvSpec
+
     from search_env.rendering.frame import Frame
     from search_env.rendering.renderer import Renderer
 
@@ -129,10 +131,50 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         "render_fps": 20,
     }
 
-    def __init__(self, *, render_mode: str | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dataset: str = "world",
+        split: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        corpus: str | None = None,
+        retriever: str | Retriever | None = None,
+        protocol: str = "r1-searcher",
+        prompt: str = "base",
+        tokenizer: str = "world-1k",
+        vocab_size: int | None = None,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+        reward: str | Reward = "f1",
+        action_mask: bool = False,
+        on_retrieval_error: str = "raise",
+        render_mode: str | None = None,
+    ) -> None:
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
-        self.setting = setting = Setting.of(arguments, own=["render_mode"])
-        self._arguments = {**setting.arguments, "render_mode": render_mode}
+        config = EnvConfig(
+            dataset=dataset,
+            split=split,
+            dataset_options=dataset_options,
+            corpus=corpus,
+            retriever=retriever,
+            protocol=protocol,
+            prompt=prompt,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            max_policy_tokens=max_policy_tokens,
+            max_searches=max_searches,
+            reward=reward,
+            action_mask=action_mask,
+            on_retrieval_error=on_retrieval_error,
+        )
+        self._assemble(Setting(config), render_mode)
+
+    def _assemble(self, setting: Setting, render_mode: str | None) -> None:
+        self.setting = setting
         self.render_mode = render_mode
         self.protocol = setting.protocol
         self.tokenizer = setting.tokenizer
@@ -141,7 +183,6 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._dynamics = setting.dynamics(1)
         self._action = np.zeros(1, np.int64)
         self._running = False
-        self._masks: ActionMasks | None = None
         self._renderer: Renderer | None = None
         self.action_space = setting.action_space()
         self.observation_space = setting.observation_space()
@@ -242,11 +283,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         The name and form that sb3-contrib's ``MaskablePPO`` asks for; ``action_space.sample``
         takes it as ``mask=``.
         """
-        if self._masks is None:
-            from search_env.action_mask import ActionMasks
-
-            self._masks = ActionMasks(self._dynamics)
-        return self._masks.of(self._dynamics, 0)
+        return self.setting.masks.of(self._dynamics, 0)
 
     def transcript(self) -> Transcript:
         """Return what the episode has left behind so far."""
@@ -275,23 +312,19 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         """Return an independent environment in the same state.
 
         What never changes (questions, retriever, tables) is shared; the rest, spaces and random
-        generators included, is its own.
+        generators included, is its own. (``copy.deepcopy`` and pickling load anew what is shared
+        here.) A subclass with attributes of its own extends ``__getstate__`` and ``__setstate__``.
         """
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__)
-        twin._dynamics = self._dynamics.like()
-        twin._action = self._action.copy()
-        twin._np_random = None  # a generator of its own, which set_state puts into this state
-        twin._renderer = None
-        twin.action_space = self.setting.action_space()
-        twin.observation_space = self.setting.observation_space()
-        twin.set_state(self.get_state())
+        twin = copy.copy(self)
+        twin.retriever = self.retriever  # somebody may have put another one there
         return twin
 
-    def __reduce__(self) -> tuple[Callable[..., SearchQAEnv], tuple[Any, ...], EnvState]:
-        return _rebuild, (type(self), self._arguments, self.spec), self.get_state()
+    def __getstate__(self) -> tuple[Setting, str | None, EnvSpec | None, EnvState]:
+        return self.setting, self.render_mode, self.spec, self.get_state()
 
-    def __setstate__(self, state: EnvState) -> None:
+    def __setstate__(self, parts: tuple[Setting, str | None, EnvSpec | None, EnvState]) -> None:
+        setting, render_mode, self.spec, state = parts
+        self._assemble(setting, render_mode)
         self.set_state(state)
 
     def _checked(self, action: int | np.integer[Any]) -> int:
@@ -330,9 +363,3 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         if self.setting.action_mask:
             info["action_mask"] = self.action_masks()
         return info
-
-
-def _rebuild(kind: type[SearchQAEnv], arguments: dict[str, Any], spec: Any) -> SearchQAEnv:
-    env = kind(**arguments)
-    env.spec = spec
-    return env

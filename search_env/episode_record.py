@@ -197,10 +197,12 @@ def common_fields(env: Recordable) -> dict[str, Any]:
         ConfigurationError: An argument of the environment is an object without a name.
     """
     setting, spec = env.setting, env.spec
-    arguments = dict(setting.arguments)
+    arguments = dict(vars(setting.config))
     if spec is not None and isinstance(env, SearchQAEnv):
         arguments |= spec.kwargs  # a class of one's own may take more
         arguments.pop("render_mode", None)
+        # The specification holds the caller's dictionary, which may have changed since.
+        arguments["dataset_options"] = setting.config.dataset_options
     tokenizer = setting.tokenizer
     return {
         "spec": {

@@ -5,7 +5,6 @@ Each leaf also derives from the standard-library type a caller would have caught
 
 * SearchEnvError
     * ConfigurationError (ValueError)
-        * UnknownArgumentError (TypeError)
         * ProtocolError
         * TokenizerError
             * UnsupportedTokenizerError
@@ -40,10 +39,6 @@ class SearchEnvError(Exception):
 
 class ConfigurationError(SearchEnvError, ValueError):
     """An argument has a value that cannot work."""
-
-
-class UnknownArgumentError(ConfigurationError, TypeError):
-    """A keyword argument does not exist; the message names the nearest one that does."""
 
 
 class ProtocolError(ConfigurationError):

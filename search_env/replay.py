@@ -107,14 +107,22 @@ def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:
         DataError: A file among the arguments is missing or damaged.
     """
     arguments = {**episode.arguments, **_OVERRIDES}
-    if episode.env_id is None:
-        return SearchQAEnv(**arguments)
-    if episode.env_id not in gym.registry:
+    if episode.env_id is not None and episode.env_id not in gym.registry:
         raise ConfigurationError(
             f"{episode.place}: expected a registered id, got {episode.env_id!r}. Import the module "
             "that registers it first (--import MODULE)."
         )
-    return bare_env(gym.make(episode.env_id, disable_env_checker=True, **arguments))
+    try:
+        if episode.env_id is None:
+            return SearchQAEnv(**arguments)
+        return bare_env(gym.make(episode.env_id, disable_env_checker=True, **arguments))
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise ConfigurationError(
+            f"{episode.place}: expected arguments that this version knows, got one more: {error}. "
+            "Replay with the version that recorded the file."
+        ) from error
 
 
 def replay_episodes(episodes: Iterable[RecordedEpisode]) -> Iterator[Replayed]:

@@ -7,11 +7,12 @@ is built; environments share it with their clones.
 
 from __future__ import annotations
 
+import copy
 import functools
-import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
@@ -19,12 +20,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from search_env.arguments import check_choice
 from search_env.dynamics import Dynamics
 from search_env.episode import Episode
-from search_env.errors import (
-    ConfigurationError,
-    InvalidActionError,
-    UnknownArgumentError,
-    nearest,
-)
+from search_env.errors import ConfigurationError, InvalidActionError, nearest
 from search_env.grammar import format_violations
 from search_env.matcher import load_matcher
 from search_env.protocols import get_protocol
@@ -35,18 +31,56 @@ from search_env.tasks import load_questions, load_retriever
 from search_env.tokenizer import load_tokenizer
 from search_env.types import FormatFault, Question, Source, Transcript
 
+if TYPE_CHECKING:
+    from search_env.action_mask import ActionMasks
+
 Info = dict[str, Any]
 
 _ON_ERROR = ("raise", "truncate")
 _OPTIONS = ("question_id", "index")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The arguments that single and vector environment share, as plain data.
+
+    The table in :class:`~search_env.env.SearchQAEnv` describes them; both constructors list the
+    same names with the same types and defaults. ``dataset_options`` is a copy of what was given.
+
+    Raises:
+        ConfigurationError: A value that is none of those to choose from.
+    """
+
+    dataset: str = "world"
+    split: str | None = None
+    dataset_options: dict[str, Any] | None = None
+    corpus: str | None = None
+    retriever: str | Retriever | None = None
+    protocol: str = "r1-searcher"
+    prompt: str = "base"
+    tokenizer: str = "world-1k"
+    vocab_size: int | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    max_policy_tokens: int | None = None
+    max_searches: int | None = None
+    reward: str | Reward = "f1"
+    action_mask: bool = False
+    on_retrieval_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_choice("on_retrieval_error", self.on_retrieval_error, _ON_ERROR)
+        check_choice("action_mask", self.action_mask, (False, True))
+        # The caller may go on to change the dictionary; pickles and records must not follow.
+        object.__setattr__(self, "dataset_options", copy.deepcopy(self.dataset_options))
+
+
 class Setting:
-    """Arguments turned into what they name. The table in :class:`SearchQAEnv` describes them.
+    """A configuration turned into what it names.
 
     Attributes:
-        arguments: As given, defaults filled in.
-        protocol: With the limits of the arguments.
+        config: What it was made from; pickling keeps only this.
+        protocol: With the limits of the configuration.
         tokenizer: Ids and their bytes.
         questions: In an order that never changes.
         retriever: Finds the documents.
@@ -54,77 +88,53 @@ class Setting:
         size: Number of token ids.
     """
 
-    def __init__(
-        self,
-        *,
-        dataset: str = "world",
-        split: str | None = None,
-        dataset_options: dict[str, Any] | None = None,
-        corpus: str | None = None,
-        retriever: str | Retriever | None = None,
-        protocol: str = "r1-searcher",
-        prompt: str = "base",
-        tokenizer: str = "world-1k",
-        vocab_size: int | None = None,
-        top_k: int | None = None,
-        max_tokens: int | None = None,
-        max_policy_tokens: int | None = None,
-        max_searches: int | None = None,
-        reward: str | Reward = "f1",
-        action_mask: bool = False,
-        on_retrieval_error: str = "raise",
-    ) -> None:
-        self.arguments = dict(locals())
-        del self.arguments["self"]
-        check_choice("on_retrieval_error", on_retrieval_error, _ON_ERROR)
-        check_choice("action_mask", action_mask, (False, True))
-        self.protocol = get_protocol(protocol).limited(
-            top_k=top_k,
-            max_tokens=max_tokens,
-            max_policy_tokens=max_policy_tokens,
-            max_searches=max_searches,
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self.protocol = get_protocol(config.protocol).limited(
+            top_k=config.top_k,
+            max_tokens=config.max_tokens,
+            max_policy_tokens=config.max_policy_tokens,
+            max_searches=config.max_searches,
         )
-        self.tokenizer = load_tokenizer(tokenizer, vocab_size)
-        self.questions: Sequence[Question] = load_questions(dataset, split, dataset_options)
+        self.tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
+        self.questions: Sequence[Question] = load_questions(
+            config.dataset, config.split, config.dataset_options
+        )
         self.retriever: Retriever = (
             load_retriever(
-                retriever, dataset=dataset, split=split, options=dataset_options, corpus=corpus
+                config.retriever,
+                dataset=config.dataset,
+                split=config.split,
+                options=config.dataset_options,
+                corpus=config.corpus,
             )
-            if isinstance(retriever, str | None)
-            else retriever
+            if isinstance(config.retriever, str | None)
+            else config.retriever
         )
-        self.prompt = prompt
-        self.reward = get_reward(reward)
-        self.action_mask = action_mask
-        self.truncate_on_error = on_retrieval_error == "truncate"
+        self.prompt = config.prompt
+        self.reward = get_reward(config.reward)
+        self.action_mask = config.action_mask
+        self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
 
-    @classmethod
-    def of(cls, arguments: Mapping[str, Any], own: Sequence[str]) -> Setting:
-        """Return the setting of some arguments.
-
-        Args:
-            arguments: Any of this class's.
-            own: Names that the caller took out; only for the error.
-
-        Raises:
-            UnknownArgumentError: There is no such argument; the nearest one is named.
-        """
-        known = [*inspect.signature(cls).parameters, *own]
-        for name in arguments:
-            if name not in known:
-                raise UnknownArgumentError(
-                    f"Expected arguments among {sorted(known)}, got {name!r}. "
-                    f"{nearest(name, known)}"
-                )
-        return cls(**arguments)
+    def __reduce__(self) -> tuple[type[Setting], tuple[EnvConfig]]:
+        return Setting, (self.config,)
 
     def dynamics(self, rows: int) -> Dynamics:
-        """Return new dynamics."""
+        """Return new dynamics; those of one setting share their tables."""
+        return self._first.like(rows)
+
+    @functools.cached_property
+    def _first(self) -> Dynamics:
         matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
-        return Dynamics(
-            self.protocol, self.tokenizer, rows=rows, prompt=self.prompt, matcher=matcher
-        )
+        return Dynamics(self.protocol, self.tokenizer, prompt=self.prompt, matcher=matcher)
+
+    @functools.cached_property
+    def masks(self) -> ActionMasks:
+        """The masks of well-formed actions, made when they are first asked for."""
+        from search_env.action_mask import ActionMasks
+
+        return ActionMasks(self._first)
 
     def action_space(self) -> Discrete:
         """Return a new space of token ids."""

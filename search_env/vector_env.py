@@ -23,33 +23,19 @@ from numpy.typing import NDArray
 from search_env.arguments import check_choice, check_count
 from search_env.env import Observation
 from search_env.episode import Query
-from search_env.errors import (
-    ConfigurationError,
-    EpisodeOverError,
-    InvalidActionError,
-    RetrievalError,
-)
+from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.background import BackgroundSearch, Ticket
+from search_env.retrieval.base import Retriever
 from search_env.retrieval.batch import retrieve_each
 from search_env.rewards import Reward, get_reward
-from search_env.setting import Info, Setting
+from search_env.setting import EnvConfig, Info, Setting
 from search_env.types import Document, Transcript
 from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
 
 if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
 
-_OWN = (
-    "num_envs",
-    "autoreset_mode",
-    "group_size",
-    "copy",
-    "retrieval_threads",
-    "max_episode_steps",
-    "render_mode",
-    "render_row",
-)
 _BROKEN_OFF = "an error broke the last step off"
 
 
@@ -149,10 +135,56 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
         render_row: int = 0,
-        **arguments: Any,
+        dataset: str = "world",
+        split: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        corpus: str | None = None,
+        retriever: str | Retriever | None = None,
+        protocol: str = "r1-searcher",
+        prompt: str = "base",
+        tokenizer: str = "world-1k",
+        vocab_size: int | None = None,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+        reward: str | Reward = "f1",
+        action_mask: bool = False,
+        on_retrieval_error: str = "raise",
     ) -> None:
-        setting = Setting.of(_limited(arguments, max_episode_steps), own=_OWN)
+        # Steps are policy tokens.
+        limits = [n for n in (max_policy_tokens, max_episode_steps) if n is not None]
+        config = EnvConfig(
+            dataset=dataset,
+            split=split,
+            dataset_options=dataset_options,
+            corpus=corpus,
+            retriever=retriever,
+            protocol=protocol,
+            prompt=prompt,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            max_policy_tokens=min(limits, default=None),
+            max_searches=max_searches,
+            reward=reward,
+            action_mask=action_mask,
+            on_retrieval_error=on_retrieval_error,
+        )
+        self._assemble(Setting(config), num_envs, autoreset_mode, group_size, copy)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        self.render_mode, self.render_row = render_mode, render_row
+        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
+
+    def _assemble(
+        self,
+        setting: Setting,
+        num_envs: int,
+        autoreset_mode: str | AutoresetMode,
+        group_size: int,
+        copy: bool,
+    ) -> None:
         check_choice("copy", copy, (True, False))
         mode = _mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
@@ -163,7 +195,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
                 f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}. "
                 "Change one of them."
             )
-        self.render_mode, self.render_row = render_mode, render_row
         self.protocol, self.tokenizer = setting.protocol, setting.tokenizer
         self.questions, self.retriever = setting.questions, setting.retriever
         self.reward = setting.reward
@@ -173,7 +204,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.setting = setting
         self._rows = VectorRows(setting, num_envs, mode, copy=copy)
-        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
@@ -275,7 +305,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             RetrievalError: A search failed and ``on_retrieval_error="raise"``.
             RewardError: The reward function failed.
         """
-        tokens = self._checked(actions, self.num_envs)
+        tokens = self._rows.checked(actions, self.num_envs)
         if self._broken or self._num_under_way:
             raise self._not_ready()
         queries = self._rows.advance(None, tokens)
@@ -300,8 +330,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             EpisodeOverError: As for :meth:`step`, or a row is under way already.
             InvalidActionError: As for :meth:`step`.
         """
-        chosen = np.arange(self.num_envs) if rows is None else self._row_numbers(rows)
-        tokens = self._checked(actions, len(chosen))
+        chosen = np.arange(self.num_envs) if rows is None else self._rows.numbers(rows)
+        tokens = self._rows.checked(actions, len(chosen))
         if self._broken:
             raise self._not_ready()
         late = chosen[self._under_way[chosen]]
@@ -447,30 +477,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     # Refusals.
 
-    def _checked(self, actions: Any, count: int) -> NDArray[np.int64]:
-        array = np.asarray(actions)
-        if array.shape != (count,) or array.dtype.kind not in "iu":
-            raise InvalidActionError(
-                f"Expected an integer array of {count} token ids, got shape {array.shape} of "
-                f"{array.dtype}. Pass one id for each row."
-            )
-        tokens = array.astype(np.int64, copy=False)
-        unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
-        if unsigned.item(unsigned.argmax()) >= self.setting.size:
-            wrong = (tokens < 0) | (tokens >= self.setting.size)
-            raise self.setting.invalid_action(int(tokens[wrong][0]))
-        return tokens
-
-    def _row_numbers(self, rows: Sequence[int] | Rows) -> Rows:
-        array = np.asarray(rows)
-        fits = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
-        if not fits or array[0] < 0 or array[-1] >= self.num_envs or (np.diff(array) <= 0).any():
-            raise InvalidActionError(
-                f"Expected ascending row numbers from 0 to {self.num_envs - 1}, got {rows!r}. "
-                "Pass np.flatnonzero(infos['ready'])."
-            )
-        return array.astype(np.intp, copy=False)
-
     def _not_ready(self, otherwise: str = "rows are under way: call recv() first") -> Exception:
         why = self._broken or otherwise
         return EpisodeOverError(
@@ -483,12 +489,3 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:
     check_choice("autoreset_mode", mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
     return AutoresetMode(mode)
-
-
-def _limited(arguments: dict[str, Any], max_episode_steps: int | None) -> dict[str, Any]:
-    """Return the arguments with ``max_episode_steps`` (steps are policy tokens) taken in."""
-    if max_episode_steps is None:
-        return arguments
-    own = arguments.get("max_policy_tokens")
-    least = max_episode_steps if own is None else min(own, max_episode_steps)
-    return {**arguments, "max_policy_tokens": least}

@@ -18,7 +18,12 @@ from numpy.typing import NDArray
 
 from search_env.env import Observation
 from search_env.episode import Query, SavedEpisode
-from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
+from search_env.errors import (
+    ConfigurationError,
+    EpisodeOverError,
+    InvalidActionError,
+    RetrievalError,
+)
 from search_env.rewards import Reward
 from search_env.setting import Info, Setting, ending, faults_since, standing
 from search_env.types import Document, Transcript
@@ -217,6 +222,40 @@ class VectorRows:
             "length": dynamics.length(row),
             "sources": dynamics.sources[row].copy(),
         }
+
+    def checked(self, actions: Any, count: int) -> NDArray[np.int64]:
+        """Return actions as int64 ``(count,)``.
+
+        Raises:
+            InvalidActionError: They are something else than ``count`` token ids.
+        """
+        array = np.asarray(actions)
+        if array.shape != (count,) or array.dtype.kind not in "iu":
+            raise InvalidActionError(
+                f"Expected an integer array of {count} token ids, got shape {array.shape} of "
+                f"{array.dtype}. Pass one id for each row."
+            )
+        tokens = array.astype(np.int64, copy=False)
+        unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
+        if unsigned.item(unsigned.argmax()) >= self.setting.size:
+            wrong = (tokens < 0) | (tokens >= self.setting.size)
+            raise self.setting.invalid_action(int(tokens[wrong][0]))
+        return tokens
+
+    def numbers(self, rows: Sequence[int] | Rows) -> Rows:
+        """Return row numbers as an array.
+
+        Raises:
+            InvalidActionError: They are not ascending, or there is no such row.
+        """
+        array = np.asarray(rows)
+        fits = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
+        if not fits or array[0] < 0 or array[-1] >= self.count or (np.diff(array) <= 0).any():
+            raise InvalidActionError(
+                f"Expected ascending row numbers from 0 to {self.count - 1}, got {rows!r}. "
+                "Pass np.flatnonzero(infos['ready'])."
+            )
+        return array.astype(np.intp, copy=False)
 
     def action_masks(self, rows: Sequence[int]) -> NDArray[np.int8]:
         """Return which ids keep the episodes of some rows well formed, int8 ``(R, n)``."""

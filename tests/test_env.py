@@ -25,7 +25,6 @@ from search_env.errors import (
     InvalidRetrievalError,
     RetrievalError,
     RetrievalTimeoutError,
-    UnknownArgumentError,
 )
 from search_env.registration import ENVIRONMENTS
 from search_env.retrieval.base import FakeRetriever
@@ -223,13 +222,6 @@ def test_actions_outside_the_vocabulary(action):
     with pytest.raises(InvalidActionError, match="from 0 to 23"):
         env.step(action)
     env.step(np.int64(1))  # the episode is unharmed
-
-
-def test_misspelt_arguments_name_the_nearest():
-    with pytest.raises(UnknownArgumentError, match="Did you mean 'max_tokens'"):
-        search_env.SearchQAEnv(max_token=5)
-    with pytest.raises(TypeError, match="Did you mean 'protocol'"):
-        gym.make("SearchQA-Toy-v0", protcol="toy")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from search_env.errors import (
     InvalidActionError,
     RetrievalError,
     RewardError,
-    UnknownArgumentError,
 )
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import Reward
@@ -272,8 +271,6 @@ def test_make_vec_takes_the_vector_entry_point_and_names():
     assert json.loads(env.spec.to_json())["kwargs"]["group_size"] == 2
     again = gym.make_vec(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
     assert (again.num_envs, again.group_size) == (4, 2)
-    with pytest.raises(UnknownArgumentError, match="group_size"):
-        gym.make_vec("SearchQA-Toy-v0", num_envs=4, groupsize=2)
     with pytest.raises(ConfigurationError, match="SameStep"):
         gym.make_vec("SearchQA-Toy-v0", num_envs=4, autoreset_mode="Samestep")
     with pytest.raises(ConfigurationError, match="multiple of group_size=3"):

@@ -269,9 +269,9 @@ def test_bench_warns_of_questions_that_were_trained_on(tmp_path, monkeypatch):
 
 
 def read_questions_of_the_set():
-    from search_env.setting import Setting
+    from search_env.setting import EnvConfig, Setting
 
-    return Setting(**WORLD.environment()).questions
+    return Setting(EnvConfig(**WORLD.environment())).questions
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from benchmarks.catalogue import NAMES, get_protocol, name_of, part, protocols
 from benchmarks.errors import DigestMismatchError
 from benchmarks.protocol import NO_CORPUS, questions_digest, rules_digest
 from search_env.errors import ConfigurationError, DataNotFoundError
-from search_env.setting import Setting
+from search_env.setting import EnvConfig, Setting
 from search_env.types import Question
 
 WORLD = "world-2hop/r1-searcher/bm25-world1k/v1"
@@ -30,7 +30,7 @@ def test_ids_are_unique_and_name_their_folder():
 def test_every_pin_of_the_world_holds():
     for hops in (1, 2, 3, 4):
         protocol = get_protocol(f"world-{hops}hop/r1-searcher/bm25-world1k/v1")
-        setting = Setting(**protocol.environment())
+        setting = Setting(EnvConfig(**protocol.environment()))
         protocol.check(setting)
         assert "" not in (protocol.questions_digest, protocol.corpus_digest, protocol.rules_digest)
         assert len(setting.questions) == 500
@@ -41,7 +41,7 @@ def test_every_pin_of_the_published_sets_holds(data_dir):
     pinned = [p for p in protocols().values() if "pool81k" in p.id]
     assert len(pinned) == 11
     for protocol in pinned:
-        protocol.check(Setting(**protocol.environment()))
+        protocol.check(Setting(EnvConfig(**protocol.environment())))
 
 
 def test_published_settings():
@@ -56,7 +56,7 @@ def test_published_settings():
 def test_what_changed_under_an_id_is_an_error(what):
     protocol = replace(get_protocol(WORLD), **{f"{what}_digest": "0123456789ab"})
     with pytest.raises(DigestMismatchError, match=f"{what} with digest 0123456789ab under {WORLD}"):
-        protocol.check(Setting(**protocol.environment()))
+        protocol.check(Setting(EnvConfig(**protocol.environment())))
 
 
 def test_every_rule_is_in_the_digest():
@@ -99,7 +99,7 @@ def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
     with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
         own.environment()
     own = own.over_corpus(str(corpus))
-    setting = Setting(**own.environment())
+    setting = Setting(EnvConfig(**own.environment()))
     own.check(setting)
     found = own.digests(setting)
     assert own.id == f"nq-{found['questions'][:12]}/search-r1/bm25-{found['corpus'][:12]}/v1"
@@ -107,7 +107,7 @@ def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
     other.write_text('{"id": "u", "title": "Ulm", "text": "A town."}\n', "utf-8")
     changed = replace(own, arguments={**own.arguments, "corpus": str(other)})
     with pytest.raises(DigestMismatchError, match="corpus with digest"):
-        changed.check(Setting(**changed.environment()))
+        changed.check(Setting(EnvConfig(**changed.environment())))
 
 
 def test_sets_without_evidence_say_so():
