@@ -12,23 +12,16 @@ runs out does a row enter the slow path (:meth:`Dynamics._settle`).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.blocks import BlockWriter
+from search_env.dynamics_tables import DynamicsTables
 from search_env.episode import Episode, Ids, Query, SavedEpisode, no_episode
 from search_env.errors import ConfigurationError
-from search_env.matcher import (
-    EVENT_SHIFT,
-    STATE_MASK,
-    Ends,
-    Matcher,
-    build_matcher,
-)
+from search_env.matcher import Ends, Matcher, build_matcher
 from search_env.protocols import Consequence, Protocol
 from search_env.tokenizer import Tokenizer
 from search_env.types import (
@@ -51,7 +44,6 @@ Rows: TypeAlias = slice | NDArray[np.intp]
 # Unused ids between rows: rows a power of two apart would share cache sets (1.5 times the cost of
 # a step at 1,024 rows of 4,096).
 _PITCH = 64
-_KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
 _NO_ROWS: Sequence[int] = ()
 _NEVER = np.iinfo(np.int64).max
 _POLICY = int(Source.POLICY)
@@ -66,6 +58,7 @@ class Dynamics:
         rows: Number of episodes.
         prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
         matcher: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
+        tables: Of other dynamics of the same rules; use :meth:`like`.
 
     Attributes:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
@@ -83,20 +76,19 @@ class Dynamics:
         rows: int = 1,
         prompt: str = "base",
         matcher: Matcher | None = None,
+        tables: DynamicsTables | None = None,
     ) -> None:
         self.protocol = protocol
         self.tokenizer = tokenizer
         self.prompt = prompt
-        self._tags = sorted(protocol.tags)
-        self._matcher = matcher or build_matcher(tokenizer, protocol.tag_texts)
-        # Flat tables indexed by state + class; a state is the number of its row's first entry.
-        columns = self._matcher.table.shape[1]
-        self._classes = self._matcher.classes.astype(np.int64)
-        self._next = (self._matcher.table.ravel() & STATE_MASK).astype(np.int64) * columns
-        self._event = (self._matcher.table.ravel() >> EVENT_SHIFT).astype(np.uint16)
-        self._prompt_ids = _prompt_encoder(protocol, tokenizer, prompt)
-        self._notice = tokenizer.encode(protocol.notice)
-        self._blocks = BlockWriter(protocol, tokenizer)
+        if tables is None:
+            matcher = matcher or build_matcher(tokenizer, protocol.tag_texts)
+            tables = DynamicsTables.of(protocol, tokenizer, prompt, matcher)
+        self._tables = tables
+        self._tags, self._matcher = tables.tags, tables.matcher
+        self._prompt_ids = tables.prompt_ids
+        self._classes, self._next, self._event = tables.classes, tables.next, tables.event
+        self._notice, self._blocks = tables.notice, tables.blocks
         self._allocate(rows)
 
     def _allocate(self, rows: int) -> None:
@@ -116,10 +108,8 @@ class Dynamics:
 
     def like(self, rows: int = 1) -> Dynamics:
         """Return dynamics of the same rules with rows of their own; tables are shared."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
-        other._allocate(rows)
-        return other
+        tables, prompt = self._tables, self.prompt
+        return Dynamics(self.protocol, self.tokenizer, rows=rows, prompt=prompt, tables=tables)
 
     def begin(self, row: int, question: Question) -> None:
         """Start an episode: clear the row and write the prompt.
@@ -323,9 +313,12 @@ class Dynamics:
                 self._fault(row, FaultKind.NESTED_OPEN)
                 if episode.notice or episode.stop_reason is not None:
                     return  # the segment ends with this fault; nothing stays open
-            name = "query_start" if tag is Tag.QUERY_OPEN else "answer_start"
-            if getattr(episode, name) is None or not self.protocol.first_opening:
-                setattr(episode, name, (position, bytes_after))
+            first = self.protocol.first_opening
+            if tag is Tag.QUERY_OPEN:
+                if episode.query_start is None or not first:
+                    episode.query_start = (position, bytes_after)
+            elif episode.answer_start is None or not first:
+                episode.answer_start = (position, bytes_after)
         elif tag is Tag.DOCUMENTS_OPEN or tag is Tag.DOCUMENTS_CLOSE:
             self._fault(row, FaultKind.FORGED_DOCUMENTS)
 
@@ -464,14 +457,3 @@ class Dynamics:
 
 def _spent(used: int, limit: int | None) -> bool:
     return limit is not None and used >= limit
-
-
-def _prompt_encoder(protocol: Protocol, tokenizer: Tokenizer, style: str) -> Callable[[str], Ids]:
-    """Return the function from a question's text to the ids of its prompt."""
-
-    @functools.lru_cache(maxsize=_KEPT_PROMPTS)
-    def encode(question: str) -> Ids:
-        pieces = protocol.prompt_pieces(question, style)
-        return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])
-
-    return encode

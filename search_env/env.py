@@ -324,6 +324,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def __setstate__(self, parts: tuple[Setting, str | None, EnvSpec | None, EnvState]) -> None:
         setting, render_mode, self.spec, state = parts
+        self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state puts it where it was
         self._assemble(setting, render_mode)
         self.set_state(state)
 

@@ -66,7 +66,7 @@ class VectorRows:
 
     def __init__(self, setting: Setting, count: int, mode: AutoresetMode, *, copy: bool) -> None:
         self.setting, self.count, self.mode, self.copy = setting, count, mode, copy
-        self.dynamics = setting.dynamics(count)
+        self.dynamics, self._size = setting.dynamics(count), setting.size
         self.random: list[np.random.Generator | None] = [None] * count
         self.serial = [0] * count
         self.transcripts: dict[int, Transcript] = {}
@@ -237,8 +237,8 @@ class VectorRows:
             )
         tokens = array.astype(np.int64, copy=False)
         unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
-        if unsigned.item(unsigned.argmax()) >= self.setting.size:
-            wrong = (tokens < 0) | (tokens >= self.setting.size)
+        if unsigned.item(unsigned.argmax()) >= self._size:
+            wrong = (tokens < 0) | (tokens >= self._size)
             raise self.setting.invalid_action(int(tokens[wrong][0]))
         return tokens
 

@@ -447,3 +447,18 @@ def test_restoring_into_a_smaller_context_is_refused():
     dynamics.begin(0, QUESTION)
     with pytest.raises(ConfigurationError, match="as large as it was"):
         rules(R1.limited(max_tokens=100)).restore(0, dynamics.save(0))
+
+
+def test_dynamics_of_the_same_rules_share_tables_and_no_rows():
+    one = rules(R1, rows=2)
+    other = one.like(3)
+    assert (other.protocol, other.tokenizer, other.prompt) == (
+        one.protocol,
+        one.tokenizer,
+        one.prompt,
+    )
+    assert np.shares_memory(other._next, one._next)
+    assert not np.shares_memory(other.tokens, one.tokens)
+    assert (len(one.episodes), len(other.episodes)) == (2, 3)
+    with pytest.raises(AttributeError):
+        one._tables.notice = None

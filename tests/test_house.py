@@ -59,8 +59,9 @@ def test_arrows_run_downwards(path: Path):
     assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
-def test_dynamics_do_no_io():
-    imports = (ROOT / "search_env" / "dynamics.py").read_text("utf-8")
+@pytest.mark.parametrize("name", ["dynamics.py", "dynamics_tables.py"])
+def test_dynamics_do_no_io(name: str):
+    imports = (ROOT / "search_env" / name).read_text("utf-8")
     for forbidden in (
         "search_env.retrieval",
         "search_env.datasets",
