@@ -19,7 +19,8 @@ from search_env.protocols import Consequence, Protocol, get_protocol
 from search_env.types import Event, FormatFault, Source, Tag, TagWritten, Transcript
 
 _NOTICE = 255  # beside the numbers of tags
-_SPARE = 2  # ids of white space that may follow the prompt's last tag
+_SPARE = 2  # ids of white space that mostly follow the prompt's last tag
+_CUT = 4  # characters that a cut through the bytes of one may leave, and one more
 
 
 class GrammarState(NamedTuple):
@@ -138,5 +139,9 @@ def prompt_opens_thought(transcript: Transcript) -> bool:
     if opening is None:
         return False
     length = transcript.sources.tobytes().rfind(Source.PROMPT) + 1
-    tail = transcript.tokens[max(0, length - len(opening) - _SPARE) : length]
-    return transcript.decode(tail).rstrip().endswith(opening)
+    taken = len(opening) + _SPARE
+    while True:  # prompts are long, and mostly the first look at their end decides
+        tail = transcript.decode(transcript.tokens[max(0, length - taken) : length]).rstrip()
+        if taken >= length or len(tail) >= len(opening) + _CUT:
+            return tail.endswith(opening)
+        taken *= 2

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
+from search_env.grammar import prompt_opens_thought
 from search_env.protocols import Protocol
-from search_env.types import Source, Tag, TagWritten, Transcript
+from search_env.types import Tag, TagWritten, Transcript
 
 
 def query_text(protocol: Protocol, query: str) -> str:
@@ -51,8 +52,7 @@ def is_thinking(protocol: Protocol, transcript: Transcript) -> bool:
     for event in reversed(transcript.events):
         if isinstance(event, TagWritten) and event.tag in (Tag.THINK_OPEN, Tag.THINK_CLOSE):
             return event.tag is Tag.THINK_OPEN
-    prompt = transcript.text(Source.PROMPT).rstrip()
-    return prompt.endswith(protocol.tags[Tag.THINK_OPEN])
+    return prompt_opens_thought(transcript)
 
 
 def without_tags(protocol: Protocol, text: str) -> str:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env import SearchQAEnv, Tag
+from search_env import Question, SearchQAEnv, Source, Tag, Transcript
+from search_env.grammar import format_violations, prompt_opens_thought
 from search_env.moves import answer_text, is_thinking, query_text, without_tags
-from search_env.protocols import R1_SEARCHER, SEARCH_R1, TOY
+from search_env.protocols import R1_SEARCHER, SEARCH_R1, TOY, register_protocol
+from search_env.tokenizer import load_tokenizer
 
 PROTOCOLS = [R1_SEARCHER, SEARCH_R1, TOY]
 
@@ -80,3 +85,38 @@ def test_not_thinking_without_think_tags():
     env.reset(seed=0)
     assert Tag.THINK_OPEN not in env.protocol.tags
     assert not is_thinking(env.protocol, env.transcript())
+
+
+def after_prompt(prompt, tokenizer):
+    ids = tokenizer.encode(prompt)
+    sources = np.full(len(ids), Source.PROMPT, np.int8)
+    question = Question("q", "who", ("a",))
+    return Transcript(question, "r1-searcher", ids, sources, (), decode=tokenizer.decode)
+
+
+ENDS = ["<think>", "</think>", "<thin", "k>", " ", "\n", "\n\n\n", "\u3000", "é", "\ufffd", "x"]
+
+
+@pytest.mark.parametrize("name", ["byte", "world-1k"])
+@given(parts=st.lists(st.sampled_from(ENDS), max_size=12))
+def test_a_thought_is_open_where_the_prompt_ends_with_its_tag_and_white_space(name, parts):
+    prompt = "Answer. " + "".join(parts)
+    found = after_prompt(prompt, load_tokenizer(name))
+    expected = prompt.rstrip().endswith("<think>")
+    assert prompt_opens_thought(found) == expected
+    assert is_thinking(R1_SEARCHER, found) == expected
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n\n", " \n" * 9])
+def test_the_packages_own_answer_is_well_formed_whatever_white_space_ends_the_prompt(ending):
+    protocol = dataclasses.replace(
+        R1_SEARCHER, name="spaced", base_prompt="{question}<think>" + ending
+    )
+    register_protocol(protocol, replace=True)
+    env = SearchQAEnv(dataset="toy", protocol="spaced", tokenizer="byte")
+    env.reset(seed=0)
+    thinking = is_thinking(env.protocol, env.transcript())
+    for token in env.tokenizer.encode(answer_text(env.protocol, "value1", thinking=thinking)):
+        env.step(token)
+    assert env.transcript().answer == "value1"
+    assert not format_violations(env.transcript())
