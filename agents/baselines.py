@@ -19,7 +19,8 @@ from agents.reader import guess, read
 from search_env.env import Observation, SearchQAEnv
 from search_env.errors import ConfigurationError, EpisodeOverError, nearest
 from search_env.evaluation import Agent
-from search_env.moves import answer_text, is_thinking, query_text, without_tags
+from search_env.grammar import open_thoughts
+from search_env.moves import answer_text, query_text, without_tags
 from search_env.types import Question
 
 Script: TypeAlias = Callable[[SearchQAEnv], Iterator[str]]
@@ -145,8 +146,7 @@ def _question(env: SearchQAEnv) -> Question:
 
 
 def _answer(env: SearchQAEnv, answer: str) -> str:
-    thinking = is_thinking(env.protocol, env.transcript())
-    return answer_text(env.protocol, answer, thinking=thinking)
+    return answer_text(env.protocol, answer, thoughts=open_thoughts(env.transcript()))
 
 
 def _oracle_searches(env: SearchQAEnv) -> Iterator[str]:

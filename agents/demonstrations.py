@@ -28,9 +28,10 @@ from agents.baselines import ScriptedAgent
 from agents.trajectories import Example
 from search_env.blocks import BlockWriter
 from search_env.env import SearchQAEnv
-from search_env.moves import is_thinking
+from search_env.grammar import open_thoughts
+from search_env.moves import thoughts_closed
 from search_env.tokenizer import Tokenizer
-from search_env.types import Document, Hop, Question, Source, Tag
+from search_env.types import Document, Hop, Question, Source, TagRole
 
 _CARD_TOKENS = 2048
 _CARD_QUESTIONS = 12
@@ -310,11 +311,11 @@ def _weights(
 
 def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> list[_Piece]:
     """Return what is written in an episode that was just reset: some searches and an answer."""
-    transcript, tags = env.transcript(), env.protocol.tags
+    transcript, protocol = env.transcript(), env.protocol
     hops = transcript.question.hops
-    thinking = is_thinking(env.protocol, transcript)
-    head = f"{tags[Tag.THINK_CLOSE]}\n\n" if thinking else ""
-    opening, closing = tags[Tag.QUERY_OPEN], head + tags[Tag.ANSWER_OPEN]
+    query, final = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
+    head = thoughts_closed(protocol, open_thoughts(transcript))
+    opening, closing = query.open, head + final.open
     same = itertools.takewhile(
         lambda pair: pair[0] == pair[1],
         zip(*(env.tokenizer.encode(text).tolist() for text in (opening, closing)), strict=False),
@@ -326,7 +327,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
         pieces += [
             _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
             _Piece(f" {hop.query}", copied=True),
-            _Piece(f" {tags[Tag.QUERY_CLOSE]}", is_tag=True),
+            _Piece(f" {query.close}", is_tag=True),
             _Piece(f" {hop.query}:", copied=True),
             _Piece(_found(hop), copied=True),
         ]
@@ -341,7 +342,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
             is_later=searches > 0,
         ),
         _Piece(f" {answer}", copied=True),
-        _Piece(f" {tags[Tag.ANSWER_CLOSE]}", is_tag=True),
+        _Piece(f" {final.close}", is_tag=True),
     ]
 
 

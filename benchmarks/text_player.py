@@ -25,7 +25,7 @@ from benchmarks.results import Played
 from search_env.env import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.evaluation import record_of
-from search_env.types import Source, Tag, Transcript
+from search_env.types import Source, TagPair, TagRole, Transcript
 
 _FAILURES = 3
 """So many failures in a row for each episode side by side end the run: the endpoint is gone."""
@@ -204,13 +204,12 @@ def _asked(env: SearchQAEnv, game: Game, sample: int) -> Asked:
         room.append(protocol.max_segment_tokens)
     if protocol.max_policy_tokens is not None:
         room.append(protocol.max_policy_tokens - transcript.num_policy_tokens)
-    tags = protocol.tags
     return Asked(
         prompt=transcript.text(),
         tokens=transcript.tokens,
         segments=transcript.segments(),
         question=transcript.question.text,
-        stop=(tags[Tag.QUERY_CLOSE], tags[Tag.ANSWER_CLOSE]),
+        stop=tuple(pair.close for pair in _stops(env)),
         max_tokens=max(1, min(room)),
         decoding=game.decoding,
         seed=game.seed + sample,
@@ -240,15 +239,16 @@ def with_stop(before: str, text: str, env: SearchQAEnv) -> str:
         text: The piece.
         env: Holds the protocol.
     """
-    tags = env.protocol.tags
-    for opening, closing in (
-        (tags[Tag.QUERY_OPEN], tags[Tag.QUERY_CLOSE]),
-        (tags[Tag.ANSWER_OPEN], tags[Tag.ANSWER_CLOSE]),
-    ):
-        at = (before + text).rfind(opening)
-        if at >= 0 and closing not in (before + text)[at:]:
-            return text + closing
+    for pair in _stops(env):
+        at = (before + text).rfind(pair.open)
+        if at >= 0 and pair.close not in (before + text)[at:]:
+            return text + pair.close
     return text
+
+
+def _stops(env: SearchQAEnv) -> tuple[TagPair, ...]:
+    """Return the pairs of tags whose closing the environment acts on."""
+    return env.protocol.pairs(TagRole.TOOL) + env.protocol.pairs(TagRole.ANSWER)
 
 
 def _policy_text(transcript: Transcript) -> str:

@@ -29,8 +29,8 @@ def main() -> None:
     plain = env.unwrapped
     assert isinstance(plain, search_env.SearchQAEnv)
     question = plain.transcript().question
-    tags = plain.protocol.tags
-    text = f"{tags[search_env.Tag.QUERY_OPEN]}{question.text}{tags[search_env.Tag.QUERY_CLOSE]}"
+    query = plain.protocol.pair(search_env.TagRole.TOOL)
+    text = f"{query.open}{question.text}{query.close}"
     info: dict[str, object] = {}
     for token in plain.tokenizer.encode(text):
         *_, info = env.step(int(np.int64(token)))

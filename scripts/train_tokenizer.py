@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from search_env.datasets.world import World
 from search_env.protocols import Protocol, get_protocol
 from search_env.tokenizer import END_OF_TEXT
-from search_env.types import Question, Tag
+from search_env.types import Question, TagRole
 
 ASSET = Path(__file__).parents[1] / "search_env" / "assets" / "world_1k.json"
 SIZE = 1024
@@ -40,15 +40,15 @@ def texts() -> Iterator[str]:
 
 def episode(protocol: Protocol, question: Question, by_id: dict) -> Iterator[str]:
     """Yield the pieces of an oracle episode as policy and environment write them."""
-    tags = protocol.tags
+    query, answer = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
     yield from (text for text, _ in protocol.prompt_pieces(question.text, "base"))
     for hop in question.hops:
-        yield f"{tags[Tag.QUERY_OPEN]} {hop.query} {tags[Tag.QUERY_CLOSE]}"
+        yield f"{query.open} {hop.query} {query.close}"
         body = protocol.document_text(by_id[hop.document_id])
         rank = protocol.document_rank.replace("{rank}", "1")
         yield f"{protocol.documents_prefix}{rank}{body}{protocol.documents_suffix}"
-    yield f"{tags[Tag.THINK_CLOSE]}\n\n{tags[Tag.ANSWER_OPEN]} {question.answers[0]} "
-    yield tags[Tag.ANSWER_CLOSE]
+    yield f"{protocol.pair(TagRole.REASON).close}\n\n{answer.open} {question.answers[0]} "
+    yield answer.close
 
 
 def trained() -> Tokenizer:

@@ -20,17 +20,11 @@ from numpy.typing import NDArray
 
 from search_env.dynamics import Dynamics
 from search_env.episode import Episode
-from search_env.grammar import GrammarState, advance, prompt_opens_thought, start, steps
+from search_env.grammar import GrammarState, grammar_of, prompt_thoughts
 from search_env.matcher import EVENT_SHIFT, Ends, load_matcher
-from search_env.types import Tag
+from search_env.types import TagPair, TagRole, pairs_by_tag
 
 _KEPT_STATES = 4096  # each holds a few ids, at most some hundred
-
-_HELD = {
-    (query, answer): frozenset([Tag.QUERY_OPEN] * query + [Tag.ANSWER_OPEN] * answer)
-    for query in (False, True)
-    for answer in (False, True)
-}
 
 Mask: TypeAlias = NDArray[np.int8]
 Places: TypeAlias = NDArray[np.int64]
@@ -42,14 +36,14 @@ class _Standing(NamedTuple):
     Attributes:
         automaton: State of the matcher.
         grammar: State of the grammar.
-        held: The opening tags of what the environment holds open. It is what the grammar holds
-            open, unless the grammar was broken before.
+        held: Names of the queries and answers that the environment holds open. It is what the
+            grammar holds open, unless the grammar was broken before.
         searches: How many queries may still be closed and run: 0, 1 or (two or more) 2.
     """
 
     automaton: int
     grammar: GrammarState
-    held: frozenset[Tag]
+    held: frozenset[str]
     searches: int
 
 
@@ -82,8 +76,9 @@ class ActionMasks:
 
     def __init__(self, dynamics: Dynamics) -> None:
         self._protocol, self._tokenizer = dynamics.protocol, dynamics.tokenizer
-        self._tags = sorted(self._protocol.tags)
-        self._close = len(self._protocol.tags[Tag.QUERY_CLOSE].encode())
+        self._tags = tuple(pairs_by_tag(self._protocol.tags).items())
+        self._tools = {pair.name: pair for pair in self._protocol.pairs(TagRole.TOOL)}
+        self._grammar = grammar_of(self._protocol.markup)
         matcher = load_matcher(self._tokenizer, self._protocol.tag_texts)
         self._classes, self._ends = matcher.classes, matcher.events
         self._event = matcher.table >> EVENT_SHIFT
@@ -131,7 +126,7 @@ class ActionMasks:
     def _standing(self, dynamics: Dynamics, row: int) -> _Standing:
         episode = dynamics.episodes[row]
         grammar = self._follow(dynamics, row)
-        held = _HELD[episode.query_start is not None, episode.answer_start is not None]
+        held = frozenset(episode.opened)
         searches = self._searches_left(dynamics, row)
         return _Standing(dynamics.automaton_state(row), grammar, held, searches)
 
@@ -140,10 +135,10 @@ class ActionMasks:
         episode = dynamics.episodes[row]
         known, seen, state = self._followed.get(row, (None, 0, None))
         if known is not episode or state is None:
-            seen, state = 0, start(prompt_opens_thought(dynamics.transcript(row)))
+            seen, state = 0, self._grammar.start(prompt_thoughts(dynamics.transcript(row)))
         if known is not episode or seen < len(episode.events):
-            for _, tag in steps(episode.events[seen:], self._protocol):
-                state = advance(state, tag) or state
+            for _, tag in self._grammar.steps(episode.events[seen:]):
+                state = self._grammar.advance(state, tag) or state
             self._followed[row] = (episode, len(episode.events), state)
         return state
 
@@ -164,10 +159,11 @@ class ActionMasks:
 
     def _blanks(self, standing: _Standing, dynamics: Dynamics, row: int) -> tuple[bool, ...]:
         """Return, for each way to close the open query now, whether it would be empty."""
-        if standing.grammar.open is not Tag.QUERY_OPEN:
+        pair = standing.grammar.open
+        if pair not in self._tools:
             return ()
-        closings = self._closings(standing.automaton)
-        query = dynamics.query_so_far(row) if closings else None
+        closings = self._closings(standing.automaton, pair)
+        query = dynamics.written_inside(row, pair) if closings else None
         if query is None:
             return ()
         return tuple(self._is_blank(query[: len(query) - c.cut] + c.more) for c in closings)
@@ -185,15 +181,16 @@ class ActionMasks:
             for event in np.unique(events[events > 0]).tolist()
         )
 
-    def _find_closings(self, automaton: int) -> tuple[_Closing, ...]:
+    def _find_closings(self, automaton: int, pair: str) -> tuple[_Closing, ...]:
         """Return the ids that close an open query before they end anything else."""
         ways: dict[tuple[int, bytes], list[int]] = {}
+        closing = self._tools[pair].closing
         for ends, ids in self._enders(automaton):
-            if ends[0].tag < 0 or self._tags[ends[0].tag] is not Tag.QUERY_CLOSE:
+            if ends[0].tag < 0 or self._tags[ends[0].tag][0] != closing:
                 continue
             for token in ids.tolist():
                 text = self._tokenizer.token_bytes[token]
-                begin = len(text) - ends[0].bytes_after - self._close
+                begin = len(text) - ends[0].bytes_after - _closing_bytes(self._tools[pair])
                 ways.setdefault((max(0, -begin), text[: max(0, begin)]), []).append(token)
         return tuple(_Closing(*way, np.array(ids)) for way, ids in ways.items())
 
@@ -206,7 +203,7 @@ class ActionMasks:
             else:
                 refused += ids.tolist()
         if blanks:
-            closings = self._closings(standing.automaton)
+            closings = self._closings(standing.automaton, standing.grammar.open)
             for closing, blank in zip(closings, blanks, strict=True):
                 refused += closing.ids.tolist() if blank else []
         places = np.unique(np.array(refused, np.int64))
@@ -217,31 +214,44 @@ class ActionMasks:
         _, state, held, searches = standing
         closed = False
         for end in ends:
-            tag = None if end.tag < 0 else self._tags[end.tag]
-            after = None if tag is None else advance(state, tag)
+            if end.tag < 0:
+                return False
+            tag, pair = self._tags[end.tag]
+            after = self._grammar.advance(state, tag)
             if after is None:
                 return False
-            if tag is Tag.ANSWER_CLOSE:  # ends the episode: a query just closed gets no documents
-                return Tag.ANSWER_OPEN in held and not closed
-            if tag is Tag.QUERY_CLOSE:
-                if closed or not searches:
-                    return False
-                held, searches, closed = _HELD[False, False], searches - 1, True
-            elif tag is Tag.QUERY_OPEN or tag is Tag.ANSWER_OPEN:
-                if held or (tag is Tag.QUERY_OPEN and not searches):
-                    return False
-                held = frozenset({tag})
             state = after
+            if pair.role is TagRole.REASON:
+                continue
+            if tag.side == "open":
+                if held or (pair.role is TagRole.TOOL and not searches):
+                    return False
+                held = frozenset({pair.name})
+            elif pair.name not in held or closed:
+                return False  # of two queries in one id, only the last would get documents
+            elif pair.role is TagRole.ANSWER:
+                return True
+            elif not searches:
+                return False
+            else:
+                held, searches, closed = frozenset(), searches - 1, True
         return True
 
     def _holds_blank(self, token: int, ends: Ends) -> bool:
         """Return whether an id opens a query and closes it around nothing."""
-        text, opened = self._tokenizer.token_bytes[token], None
+        text = self._tokenizer.token_bytes[token]
+        opened: dict[str, int] = {}
         for end in ends:
-            tag = None if end.tag < 0 else self._tags[end.tag]
+            if end.tag < 0:
+                break
+            tag, pair = self._tags[end.tag]
             stop = len(text) - end.bytes_after
-            if tag is Tag.QUERY_OPEN:
-                opened = stop
-            elif tag is Tag.QUERY_CLOSE and opened is not None:
-                return self._is_blank(text[opened : stop - self._close])
+            if tag.side == "open":
+                opened[pair.name] = stop
+            elif pair.role is TagRole.TOOL and pair.name in opened:
+                return self._is_blank(text[opened[pair.name] : stop - _closing_bytes(pair)])
         return False
+
+
+def _closing_bytes(pair: TagPair) -> int:
+    return len(pair.close.encode())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.dynamics_tables import DynamicsTables
-from search_env.episode import Episode, Ids, Query, SavedEpisode, no_episode
+from search_env.episode import Episode, Ids, Opening, Query, SavedEpisode, no_episode
 from search_env.errors import ConfigurationError
 from search_env.matcher import Ends, Matcher, build_matcher
 from search_env.protocols import Consequence, Protocol
@@ -35,6 +35,8 @@ from search_env.types import (
     Source,
     StopReason,
     Tag,
+    TagPair,
+    TagRole,
     TagWritten,
     Transcript,
 )
@@ -191,7 +193,7 @@ class Dynamics:
             episode.documents[document.id] = document
         ids = tuple([document.id for document in documents])
         end = start + len(block)
-        episode.events.append(Searched(start - 1, query, ids, start, end))
+        episode.events.append(Searched(start - 1, query, ids, start, end, episode.tool))
         self._insert(row, block, Source.RETRIEVED)
 
     def fail_retrieval(self, row: int) -> None:
@@ -253,9 +255,19 @@ class Dynamics:
         """Return the state of the matcher in which a row stands."""
         return int(self._state[row] // self._matcher.table.shape[1])
 
-    def query_so_far(self, row: int) -> bytes | None:
-        """Return what the policy has written of an open query, or None where none is open."""
-        start = self.episodes[row].query_start
+    def pending(self, row: int) -> Query | None:
+        """Return the query whose documents a row waits for, or None."""
+        episode = self.episodes[row]
+        return None if episode.pending is None else Query(row, episode.pending, episode.tool)
+
+    def written_inside(self, row: int, pair: str) -> bytes | None:
+        """Return what the policy has written inside a query or answer, or None where none is open.
+
+        Args:
+            row: Of the episode.
+            pair: Name of the pair of tags.
+        """
+        start = self.episodes[row].opened.get(pair)
         return None if start is None else self._since(row, start)
 
     # The slow path: tags, faults, budgets.
@@ -269,9 +281,9 @@ class Dynamics:
         queries = []
         for row, number in zip(self.settled, event[places].tolist(), strict=True):
             self._settle(row, self._matcher.events[number])
-            pending = self.episodes[row].pending
+            pending = self.pending(row)
             if pending is not None:
-                queries.append(Query(row, pending))
+                queries.append(pending)
         if look:
             self._slack = int((self._deadline - self._end_of).min())
         return queries
@@ -283,7 +295,7 @@ class Dynamics:
             if end.tag < 0:  # END_OF_SEQUENCE
                 self._no_action(row, StopReason.END_OF_SEQUENCE)
             else:
-                self._on_tag(row, self._tags[end.tag], end.bytes_after)
+                self._on_tag(row, *self._tags[end.tag], end.bytes_after)
             if episode.stop_reason is not None:
                 break
         if episode.stop_reason is None and (
@@ -300,34 +312,38 @@ class Dynamics:
             self._insert_notice(row)
         episode.notice = False
 
-    def _on_tag(self, row: int, tag: Tag, bytes_after: int) -> None:
+    def _on_tag(self, row: int, tag: Tag, pair: TagPair, bytes_after: int) -> None:
+        """Act on a tag that the row's last token ended, ``bytes_after`` before the token's end."""
         episode = self.episodes[row]
-        position = self.length(row) - 1
-        episode.events.append(TagWritten(position, tag))
-        if tag is Tag.QUERY_CLOSE:
-            self._close_query(row, bytes_after)
-        elif tag is Tag.ANSWER_CLOSE:
-            self._close_answer(row, bytes_after)
-        elif tag is Tag.QUERY_OPEN or tag is Tag.ANSWER_OPEN:
-            if episode.query_start is not None or episode.answer_start is not None:
-                self._fault(row, FaultKind.NESTED_OPEN)
-                if episode.notice or episode.stop_reason is not None:
-                    return  # the segment ends with this fault; nothing stays open
-            first = self.protocol.first_opening
-            if tag is Tag.QUERY_OPEN:
-                if episode.query_start is None or not first:
-                    episode.query_start = (position, bytes_after)
-            elif episode.answer_start is None or not first:
-                episode.answer_start = (position, bytes_after)
-        elif tag is Tag.DOCUMENTS_OPEN or tag is Tag.DOCUMENTS_CLOSE:
+        episode.events.append(TagWritten(self.length(row) - 1, tag))
+        if pair.role is TagRole.DOCUMENTS:
             self._fault(row, FaultKind.FORGED_DOCUMENTS)
+        elif pair.role is not TagRole.REASON:
+            if tag.side == "open":
+                self._note_opening(row, pair, bytes_after)
+            elif pair.name not in episode.opened:
+                self._fault(row, FaultKind.UNOPENED_CLOSE)
+            else:
+                text = self._inside(row, pair, bytes_after)
+                if pair.role is TagRole.TOOL:
+                    self._close_query(row, text, pair.tool)
+                else:
+                    episode.events.append(Answered(self.length(row) - 1, text.strip()))
+                    self._end(row, StopReason.ANSWERED)
 
-    def _close_query(self, row: int, bytes_after: int) -> None:
+    def _note_opening(self, row: int, pair: TagPair, bytes_after: int) -> None:
+        """Note where a query or an answer begins."""
         episode = self.episodes[row]
-        if episode.query_start is None:
-            self._fault(row, FaultKind.UNOPENED_CLOSE)
-            return
-        text = self._between(row, episode.query_start, bytes_after, Tag.QUERY_CLOSE)
+        if episode.opened:
+            self._fault(row, FaultKind.NESTED_OPEN)
+            if episode.notice or episode.stop_reason is not None:
+                return  # the segment ends with this fault; nothing stays open
+        if pair.name not in episode.opened or not self.protocol.first_opening:
+            episode.opened[pair.name] = (self.length(row) - 1, bytes_after)
+
+    def _close_query(self, row: int, text: str, tool: str) -> None:
+        """Take what stood between the tags of a query as the one to run, if it is one."""
+        episode = self.episodes[row]
         self._begin_segment(row)
         query = self.protocol.clean_query(text)
         if not query.strip():
@@ -335,24 +351,15 @@ class Dynamics:
             return
         if episode.pending is not None:  # two queries closed in one token: the last one is run
             self._fault(row, FaultKind.UNANSWERED_QUERY)
-        episode.pending = query
+        episode.pending, episode.tool = query, tool
 
-    def _close_answer(self, row: int, bytes_after: int) -> None:
-        episode = self.episodes[row]
-        if episode.answer_start is None:
-            self._fault(row, FaultKind.UNOPENED_CLOSE)
-            return
-        text = self._between(row, episode.answer_start, bytes_after, Tag.ANSWER_CLOSE)
-        episode.events.append(Answered(self.length(row) - 1, text.strip()))
-        self._end(row, StopReason.ANSWERED)
-
-    def _between(self, row: int, start: tuple[int, int], bytes_after: int, close: Tag) -> str:
+    def _inside(self, row: int, pair: TagPair, bytes_after: int) -> str:
         """Return the policy's text between an opening and the closing tag that just ended."""
-        written = self._since(row, start)
-        last = len(written) - bytes_after - len(self.protocol.tags[close].encode())
+        written = self._since(row, self.episodes[row].opened[pair.name])
+        last = len(written) - bytes_after - len(pair.close.encode())
         return written[:last].decode("utf-8", "replace")
 
-    def _since(self, row: int, start: tuple[int, int]) -> bytes:
+    def _since(self, row: int, start: Opening) -> bytes:
         """Return what the policy has written after an opening tag."""
         position, skipped = start
         stretch = slice(position, self.length(row))
@@ -412,7 +419,7 @@ class Dynamics:
     def _begin_segment(self, row: int) -> None:
         episode = self.episodes[row]
         episode.segment_start = self.length(row)
-        episode.query_start = episode.answer_start = None
+        episode.opened.clear()
         self._set_deadline(row)
 
     # Writing what is not the policy's.

@@ -14,7 +14,7 @@ from search_env.episode import Ids
 from search_env.matcher import EVENT_SHIFT, STATE_MASK, Matcher
 from search_env.protocols import Protocol
 from search_env.tokenizer import Tokenizer
-from search_env.types import Tag
+from search_env.types import Tag, TagPair, pairs_by_tag
 
 _KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
 
@@ -26,7 +26,7 @@ class DynamicsTables:
     A state is the number of its row's first entry, so state + class is an index.
 
     Attributes:
-        tags: The protocol's tags, by the matcher's numbers.
+        tags: The protocol's tags and the pairs they belong to, by the matcher's numbers.
         matcher: Of the tags over the tokenizer.
         classes: int64 ``(vocabulary,)``: the column of each id.
         next: int64 ``(states * columns,)``: the next state.
@@ -36,7 +36,7 @@ class DynamicsTables:
         blocks: Writes document blocks.
     """
 
-    tags: list[Tag]
+    tags: tuple[tuple[Tag, TagPair], ...]
     matcher: Matcher
     classes: NDArray[np.int64]
     next: NDArray[np.int64]
@@ -52,7 +52,7 @@ class DynamicsTables:
         """Return new tables; ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`."""
         table = matcher.table.ravel()
         return cls(
-            tags=sorted(protocol.tags),
+            tags=tuple(pairs_by_tag(protocol.tags).items()),
             matcher=matcher,
             classes=matcher.classes.astype(np.int64),
             next=(table & STATE_MASK).astype(np.int64) * matcher.table.shape[1],

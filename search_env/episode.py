@@ -12,22 +12,24 @@ from numpy.typing import NDArray
 from search_env.types import Document, Event, Question, StopReason
 
 Ids: TypeAlias = NDArray[np.int32]
+Opening: TypeAlias = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that was closed in ``row`` and waits for its documents."""
+    """A query that was closed in ``row`` and waits for its documents; ``tool`` is to run it."""
 
     row: int
     text: str
+    tool: str
 
 
 @dataclass(slots=True)
 class Episode:
     """What one row knows beside its tokens.
 
-    ``query_start`` and ``answer_start`` hold where a tag was opened, as (position of the token,
-    bytes of it that follow the tag).
+    ``opened`` holds where the query and answer tags that are open were opened: by name of the pair
+    (position of the token, bytes of it that follow the tag). ``tool`` is that of a pending query.
     """
 
     question: Question
@@ -37,9 +39,9 @@ class Episode:
     num_searches: int = 0
     num_turns: int = 0
     num_faults: int = 0
-    query_start: tuple[int, int] | None = None
-    answer_start: tuple[int, int] | None = None
+    opened: dict[str, Opening] = field(default_factory=dict)
     pending: str | None = None
+    tool: str = ""
     notice: bool = False
     stop_reason: StopReason | None = None
     events: list[Event] = field(default_factory=list)
@@ -47,7 +49,12 @@ class Episode:
 
     def copy(self) -> Episode:
         """Return a copy that shares nothing that changes."""
-        return dataclasses.replace(self, events=self.events.copy(), documents=self.documents.copy())
+        return dataclasses.replace(
+            self,
+            opened=self.opened.copy(),
+            events=self.events.copy(),
+            documents=self.documents.copy(),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from search_env.rewards import Reward, Score, get_reward, reward_names
 from search_env.setting import Setting
 from search_env.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
+    SEARCH,
     Answered,
     Document,
     Ended,
@@ -286,10 +287,11 @@ def _signal(name: str, values: NDArray[np.float32], transcript: Transcript) -> l
 def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
     match event:
         case TagWritten(position, tag):
-            return ["tag", position, tag.name.lower()]
-        case Searched(position, query, ids, start, end):
+            return ["tag", position, str(tag)]
+        case Searched(position, query, ids, start, end, tool):
             found = digest(documents[key] for key in ids)
-            return ["search", position, query, list(ids), start, end, found]
+            named = [] if tool == SEARCH else [tool]
+            return ["search", position, query, list(ids), start, end, found, *named]
         case Answered(position, text):
             return ["answer", position, text]
         case FormatFault(position, kind):
@@ -379,7 +381,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         arguments=row["spec"]["kwargs"],
         seed=row["seed"],
         transcript=transcript,
-        digests=tuple(fields[-1] for fields in row["events"] if fields[0] == "search"),
+        digests=tuple(fields[6] for fields in row["events"] if fields[0] == "search"),
         reward=row["reward"]["name"],
         score=Score(row["reward"]["total"], row["reward"]["parts"]),
         tokenizer=tokenizer,
@@ -402,9 +404,9 @@ def _question(fields: Mapping[str, Any]) -> Question:
 def _event(kind: str, position: int, *rest: Any) -> Event:
     match kind, rest:
         case "tag", [name]:
-            return TagWritten(position, Tag[name.upper()])
-        case "search", [query, ids, start, end, _]:
-            return Searched(position, query, tuple(ids), start, end)
+            return TagWritten(position, Tag.parse(name))
+        case "search", [query, ids, start, end, _, *tool]:
+            return Searched(position, query, tuple(ids), start, end, *tool)
         case "answer", [text]:
             return Answered(position, text)
         case "fault", [name]:

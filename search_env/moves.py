@@ -8,51 +8,73 @@ query it stands in. Nothing is encoded here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from search_env.grammar import prompt_opens_thought
+from search_env.errors import ProtocolError, nearest
 from search_env.protocols import Protocol
-from search_env.types import Tag, TagWritten, Transcript
+from search_env.types import TagPair, TagRole
 
 
-def query_text(protocol: Protocol, query: str) -> str:
+def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> str:
     """Return what a policy writes to search.
+
+    Args:
+        protocol: Whose tags to write.
+        query: The query's text.
+        tool: The tool to call; None for that of the protocol's first query.
+
+    Raises:
+        ProtocolError: The protocol has no tags for that tool.
 
     Example:
         >>> from search_env.protocols import SEARCH_R1
         >>> query_text(SEARCH_R1, "capital of </search> Norway")
         '<search> capital of Norway </search>'
     """
-    return _between(protocol, Tag.QUERY_OPEN, query, Tag.QUERY_CLOSE)
+    if tool is None:
+        return _between(protocol, protocol.pair(TagRole.TOOL), query)
+    tools = {pair.tool: pair for pair in reversed(protocol.pairs(TagRole.TOOL))}
+    if tool not in tools:
+        raise ProtocolError(
+            f"Expected a tool of protocol {protocol.name!r}, one of {sorted(tools)}, got {tool!r}. "
+            f"{nearest(tool, tools)}"
+        )
+    return _between(protocol, tools[tool], query)
 
 
-def answer_text(protocol: Protocol, answer: str, *, thinking: bool = False) -> str:
+def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()) -> str:
     r"""Return what a policy writes to answer.
 
     Args:
         protocol: Whose tags to write.
         answer: The answer's text.
-        thinking: Whether a think tag is open and must be closed first, see :func:`is_thinking`.
+        thoughts: Names of the thoughts that are open and must be closed first, the last opened
+            last, see :func:`search_env.grammar.open_thoughts`.
 
     Example:
         >>> from search_env.protocols import R1_SEARCHER
-        >>> answer_text(R1_SEARCHER, "Oslo", thinking=True)
+        >>> answer_text(R1_SEARCHER, "Oslo", thoughts=["think"])
         '</think>\n\n<answer> Oslo </answer>'
     """
-    head = protocol.tags[Tag.THINK_CLOSE] + "\n\n" if thinking else ""
-    return head + _between(protocol, Tag.ANSWER_OPEN, answer, Tag.ANSWER_CLOSE)
+    return thoughts_closed(protocol, thoughts) + _between(
+        protocol, protocol.pair(TagRole.ANSWER), answer
+    )
 
 
-def is_thinking(protocol: Protocol, transcript: Transcript) -> bool:
-    """Return whether the policy stands inside a think tag, one that the prompt left open included.
+def thoughts_closed(protocol: Protocol, thoughts: Sequence[str]) -> str:
+    r"""Return what a policy writes to close thoughts, the last opened first.
 
-    False in a protocol without think tags.
+    Args:
+        protocol: Whose tags to write.
+        thoughts: Names of the pairs of tags, the last opened last.
+
+    Example:
+        >>> from search_env.protocols import R1_SEARCHER
+        >>> thoughts_closed(R1_SEARCHER, ["think"])
+        '</think>\n\n'
     """
-    if not {Tag.THINK_OPEN, Tag.THINK_CLOSE} <= protocol.tags.keys():
-        return False
-    for event in reversed(transcript.events):
-        if isinstance(event, TagWritten) and event.tag in (Tag.THINK_OPEN, Tag.THINK_CLOSE):
-            return event.tag is Tag.THINK_OPEN
-    return prompt_opens_thought(transcript)
+    closings = {pair.name: pair.close for pair in protocol.pairs(TagRole.REASON)}
+    return "".join(f"{closings[name]}\n\n" for name in reversed(thoughts))
 
 
 def without_tags(protocol: Protocol, text: str) -> str:
@@ -63,13 +85,13 @@ def without_tags(protocol: Protocol, text: str) -> str:
         >>> without_tags(SEARCH_R1, "a <sea<answer>rch> b")
         'a b'
     """
-    tags = re.compile("|".join(re.escape(tag) for tag in protocol.tags.values()))
+    tags = re.compile("|".join(re.escape(tag) for tag in protocol.tag_texts))
     found = 1
     while found:  # taking one tag out may join the two halves of another
         text, found = tags.subn("", text)
     return " ".join(text.split())
 
 
-def _between(protocol: Protocol, opening: Tag, text: str, closing: Tag) -> str:
+def _between(protocol: Protocol, pair: TagPair, text: str) -> str:
     """Return the text in tags, spaces around it so that no tag can form with its neighbours."""
-    return f"{protocol.tags[opening]} {without_tags(protocol, text)} {protocol.tags[closing]}"
+    return f"{pair.open} {without_tags(protocol, text)} {pair.close}"

@@ -38,7 +38,7 @@ from search_env.evaluation import EpisodeRecord, answer_measures, answer_recall_
 from search_env.protocols import R1_SEARCHER as R1_SEARCHER_PROTOCOL
 from search_env.protocols import SEARCH_R1 as SEARCH_R1_PROTOCOL
 from search_env.scoring import R1_SEARCHER, ScoringRule
-from search_env.types import Tag
+from search_env.types import TagPair, TagRole
 
 Outputs: TypeAlias = dict[str, list[EpisodeRecord]]
 """Records by agent; the agent of a file that names none is the file's name."""
@@ -316,25 +316,24 @@ def _golds(record: Record, name: str) -> tuple[str, ...]:
 
 def _read_text(text: str) -> _Said:
     """Take a text apart by whichever published tags it holds."""
-    best = max(_TAGS, key=lambda tags: sum(text.count(tag) for tag in tags.values()))
-    answers = re.findall(_between(best, Tag.ANSWER_OPEN, Tag.ANSWER_CLOSE), text, re.DOTALL)
-    documents = re.compile(_between(best, Tag.DOCUMENTS_OPEN, Tag.DOCUMENTS_CLOSE), re.DOTALL)
+    best = max(_PROTOCOLS, key=lambda protocol: sum(text.count(t) for t in protocol.tag_texts))
+    answers = re.findall(_between(best.pair(TagRole.ANSWER)), text, re.DOTALL)
+    documents = re.compile(_between(best.pair(TagRole.DOCUMENTS)), re.DOTALL)
     queries, end = [], 0
     for block in documents.finditer(text):
-        asked = re.findall(
-            _between(best, Tag.QUERY_OPEN, Tag.QUERY_CLOSE), text[end : block.start()], re.DOTALL
-        )
+        query = _between(best.pair(TagRole.TOOL))
+        asked = re.findall(query, text[end : block.start()], re.DOTALL)
         queries.append(" ".join(asked[-1].split()) if asked else "")
         end = block.end()
     return _Said(answers[-1] if answers else None, tuple(queries), tuple(documents.findall(text)))
 
 
-_TAGS = (R1_SEARCHER_PROTOCOL.tags, SEARCH_R1_PROTOCOL.tags)
+_PROTOCOLS = (R1_SEARCHER_PROTOCOL, SEARCH_R1_PROTOCOL)
 
 
-def _between(tags: Mapping[Tag, str], opening: Tag, closing: Tag) -> str:
+def _between(pair: TagPair) -> str:
     """Return the pattern of what stands between two tags, the nearest opening counting."""
-    start, end = re.escape(tags[opening]), re.escape(tags[closing])
+    start, end = re.escape(pair.open), re.escape(pair.close)
     return f"{start}((?:(?!{start}).)*?){end}"
 
 

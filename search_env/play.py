@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TextIO
 
 from search_env.env import SearchQAEnv
-from search_env.moves import answer_text, is_thinking, query_text, without_tags
+from search_env.grammar import open_thoughts
+from search_env.moves import answer_text, query_text, without_tags
 from search_env.rendering.live import LiveTerminal
-from search_env.types import Tag, Transcript
+from search_env.types import TagRole, Transcript
 
 SEARCH_SIGN = "?"
 ANSWER_SIGN = "!"
@@ -54,12 +55,10 @@ def play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO) 
 
 def instructions(env: SearchQAEnv) -> str:
     """Return how to search and to answer, in the protocol's own tags."""
-    tags = env.protocol.tags
+    query, answer = (env.protocol.pair(role) for role in (TagRole.TOOL, TagRole.ANSWER))
     return (
-        f"{SEARCH_SIGN} words   searches, the same as {tags[Tag.QUERY_OPEN]} words "
-        f"{tags[Tag.QUERY_CLOSE]}\n"
-        f"{ANSWER_SIGN} words   answers, the same as {tags[Tag.ANSWER_OPEN]} words "
-        f"{tags[Tag.ANSWER_CLOSE]}\n"
+        f"{SEARCH_SIGN} words   searches, the same as {query.open} words {query.close}\n"
+        f"{ANSWER_SIGN} words   answers, the same as {answer.open} words {answer.close}\n"
         "Anything else is written as it stands. Ctrl-D leaves.\n"
     )
 
@@ -73,8 +72,7 @@ def text_of(env: SearchQAEnv, line: str) -> str | None:
         return None
     if sign == SEARCH_SIGN:
         return query_text(env.protocol, words)
-    thinking = is_thinking(env.protocol, env.transcript())
-    return answer_text(env.protocol, words, thinking=thinking)
+    return answer_text(env.protocol, words, thoughts=open_thoughts(env.transcript()))
 
 
 def write(env: SearchQAEnv, text: str) -> None:

@@ -8,13 +8,14 @@ tags, document layout and numbers are the published ones.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from search_env.errors import ProtocolError, nearest
-from search_env.types import Document, FaultKind, Tag
+from search_env.types import SEARCH, Document, FaultKind, Markup, TagPair, TagRole, pairs_by_tag
 
 
 class Consequence(str, Enum):
@@ -41,6 +42,7 @@ CHAT_MARKUP: dict[str, str] = {
 }
 """Chat templates of model families, by the name that ``prompt=`` takes (beside ``"base"``)."""
 
+_PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _MARKER = re.compile(r"(<\|[a-z_]+\|>)")
 
 
@@ -51,7 +53,8 @@ class Protocol:
     Attributes:
         name: What ``protocol=`` takes.
         source: Paper section, or repository file at commit.
-        tags: Text of each tag that the protocol has.
+        tags: The pairs of tags, in the order in which the automaton numbers them: one of the role
+            ANSWER, one DOCUMENTS, one or more TOOL, and any number REASON.
         base_prompt: Prompt for a base model; holds ``{question}``.
         chat_system: System message for a chat model.
         chat_user: User message for a chat model; holds ``{question}``.
@@ -78,7 +81,7 @@ class Protocol:
 
     name: str
     source: str
-    tags: Mapping[Tag, str]
+    tags: tuple[TagPair, ...]
     base_prompt: str
     documents_prefix: str
     document_rank: str
@@ -102,12 +105,14 @@ class Protocol:
     max_turns: int | None = None
 
     def __post_init__(self) -> None:
+        self._check_tags()
+        documents = self.pair(TagRole.DOCUMENTS)
         needed = {
             "base_prompt": "{question}",
             "chat_user": "{question}",
             "document_body": "{text}",
-            "documents_prefix": self._needed_tag(Tag.DOCUMENTS_OPEN),
-            "documents_suffix": self._needed_tag(Tag.DOCUMENTS_CLOSE),
+            "documents_prefix": documents.open,
+            "documents_suffix": documents.close,
         }
         for field, part in needed.items():
             if part not in getattr(self, field):
@@ -115,8 +120,6 @@ class Protocol:
                     f"Expected {field} of protocol {self.name!r} to hold {part!r}, got "
                     f"{getattr(self, field)!r}. Put it where it belongs."
                 )
-        for tag in (Tag.QUERY_OPEN, Tag.QUERY_CLOSE, Tag.ANSWER_OPEN, Tag.ANSWER_CLOSE):
-            self._needed_tag(tag)
         if Consequence.NOTICE in self.faults.values() and not self.notice:
             raise ProtocolError(
                 f"Expected a notice text in protocol {self.name!r}, got ''. Set notice=, or choose "
@@ -135,13 +138,54 @@ class Protocol:
                     f"{' or None' if optional else ''}, got {value!r}. Pass {least} or more."
                 )
 
-    def _needed_tag(self, tag: Tag) -> str:
-        if tag not in self.tags:
+    def _check_tags(self) -> None:
+        """Check that pairs have names of their own and roles that make a protocol.
+
+        Texts are the matcher's to check.
+        """
+        names = [pair.name for pair in self.tags]
+        if len(set(names)) < len(names) or not all(map(_PAIR_NAME.fullmatch, names)):
             raise ProtocolError(
-                f"Expected protocol {self.name!r} to have a tag {tag.name}, got only "
-                f"{', '.join(t.name for t in self.tags)}. Add its text to tags=."
+                f"Expected the pairs of tags of protocol {self.name!r} to have names of their own "
+                f"in lower case, got {names}. Rename them."
             )
-        return self.tags[tag]
+        for role in (TagRole.TOOL, TagRole.ANSWER, TagRole.DOCUMENTS):
+            pairs = self.pairs(role)
+            if not pairs or (len(pairs) > 1 and role is not TagRole.TOOL):
+                raise ProtocolError(
+                    f"Expected protocol {self.name!r} to have one pair of tags of the role "
+                    f"{role.name}{' or more' if role is TagRole.TOOL else ''}, got "
+                    f"{[pair.name for pair in pairs]}. Change tags=."
+                )
+        for pair in self.tags:
+            if bool(pair.tool) != (pair.role is TagRole.TOOL):
+                raise ProtocolError(
+                    f"Expected pairs of the role TOOL, and only those, to name a tool, got "
+                    f"{pair.tool!r} for {pair.name!r} of the role {pair.role.name} in protocol "
+                    f"{self.name!r}. Set tool={SEARCH!r} for a search, or leave tool= out."
+                )
+
+    def pairs(self, role: TagRole) -> tuple[TagPair, ...]:
+        """Return the pairs of a role, in order."""
+        return tuple(pair for pair in self.tags if pair.role is role)
+
+    def pair(self, role: TagRole) -> TagPair:
+        """Return the pair of a role; where there are several, the first.
+
+        Raises:
+            ProtocolError: There is none.
+
+        Example:
+            >>> get_protocol("search-r1").pair(TagRole.TOOL).open
+            '<search>'
+        """
+        for pair in self.tags:
+            if pair.role is role:
+                return pair
+        raise ProtocolError(
+            f"Expected protocol {self.name!r} to have a pair of tags of the role {role.name}, got "
+            f"{[pair.name for pair in self.tags]}. Add one to tags=."
+        )
 
     def limited(
         self,
@@ -162,8 +206,21 @@ class Protocol:
 
     @property
     def tag_texts(self) -> tuple[str, ...]:
-        """The tags' texts in the order of :class:`~search_env.types.Tag`."""
-        return tuple(self.tags[tag] for tag in sorted(self.tags))
+        """The tags' texts in the order in which the automaton numbers them."""
+        return tuple(pair.text(tag.side) for tag, pair in pairs_by_tag(self.tags).items())
+
+    @functools.cached_property
+    def markup(self) -> Markup:
+        """What readers of this protocol's transcripts need to know of it."""
+        noticed = [kind for kind, then in self.faults.items() if then is Consequence.NOTICE]
+        return Markup(
+            tags=self.tags,
+            noticed=frozenset(noticed),
+            documents_prefix=self.documents_prefix,
+            document_rank=self.document_rank,
+            document_body=self.document_body,
+            documents_suffix=self.documents_suffix,
+        )
 
     def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
         """Return the prompt as ``(text, special)`` pieces.
@@ -201,10 +258,7 @@ class Protocol:
 
     def document_text(self, document: Document) -> str:
         """Return a document as it is inserted, without its rank."""
-        head, _, tail = self.document_body.partition("{text}")
-        if not document.title:
-            return document.text + tail
-        return head.replace("{title}", document.title) + document.text + tail
+        return self.markup.document_text(document)
 
 
 _LIMITS = (
@@ -250,16 +304,12 @@ R1_SEARCHER = Protocol(
     source=(
         "arXiv 2503.05592; RUCAIBox/R1-Searcher@631167c: experience_maker.py, prompts_dataset.py"
     ),
-    tags={
-        Tag.THINK_OPEN: "<think>",
-        Tag.THINK_CLOSE: "</think>",
-        Tag.QUERY_OPEN: "<|begin_of_query|>",
-        Tag.QUERY_CLOSE: "<|end_of_query|>",
-        Tag.ANSWER_OPEN: "<answer>",
-        Tag.ANSWER_CLOSE: "</answer>",
-        Tag.DOCUMENTS_OPEN: "<|begin_of_documents|>",
-        Tag.DOCUMENTS_CLOSE: "<|end_of_documents|>",
-    },
+    tags=(
+        TagPair("think", TagRole.REASON, "<think>", "</think>"),
+        TagPair("query", TagRole.TOOL, "<|begin_of_query|>", "<|end_of_query|>", tool=SEARCH),
+        TagPair("answer", TagRole.ANSWER, "<answer>", "</answer>"),
+        TagPair("documents", TagRole.DOCUMENTS, "<|begin_of_documents|>", "<|end_of_documents|>"),
+    ),
     base_prompt=(
         "The User asks a question and the Assistant solves it. "
         + _R1_RULES.format(who="the Assistant", who_is="it is")
@@ -302,16 +352,12 @@ SEARCH_R1 = Protocol(
         "arXiv 2503.09516; PeterGriffinJin/Search-R1@a14dc3a: search_r1/llm_agent/generation.py, "
         "scripts/nq_hotpotqa/v0.2"
     ),
-    tags={
-        Tag.THINK_OPEN: "<think>",
-        Tag.THINK_CLOSE: "</think>",
-        Tag.QUERY_OPEN: "<search>",
-        Tag.QUERY_CLOSE: "</search>",
-        Tag.ANSWER_OPEN: "<answer>",
-        Tag.ANSWER_CLOSE: "</answer>",
-        Tag.DOCUMENTS_OPEN: "<information>",
-        Tag.DOCUMENTS_CLOSE: "</information>",
-    },
+    tags=(
+        TagPair("think", TagRole.REASON, "<think>", "</think>"),
+        TagPair("query", TagRole.TOOL, "<search>", "</search>", tool=SEARCH),
+        TagPair("answer", TagRole.ANSWER, "<answer>", "</answer>"),
+        TagPair("documents", TagRole.DOCUMENTS, "<information>", "</information>"),
+    ),
     base_prompt=_SEARCH_R1_USER,
     chat_system="You are a helpful assistant.",
     chat_user=_SEARCH_R1_USER,
@@ -341,14 +387,11 @@ SEARCH_R1 = Protocol(
 TOY = Protocol(
     name="toy",
     source="this project",
-    tags={
-        Tag.QUERY_OPEN: "<q>",
-        Tag.QUERY_CLOSE: "</q>",
-        Tag.ANSWER_OPEN: "<a>",
-        Tag.ANSWER_CLOSE: "</a>",
-        Tag.DOCUMENTS_OPEN: "<d>",
-        Tag.DOCUMENTS_CLOSE: "</d>",
-    },
+    tags=(
+        TagPair("query", TagRole.TOOL, "<q>", "</q>", tool=SEARCH),
+        TagPair("answer", TagRole.ANSWER, "<a>", "</a>"),
+        TagPair("documents", TagRole.DOCUMENTS, "<d>", "</d>"),
+    ),
     base_prompt="{question}",
     documents_prefix="<d>",
     document_rank="",

@@ -23,13 +23,13 @@ from search_env.episode import Episode
 from search_env.errors import ConfigurationError, InvalidActionError, nearest
 from search_env.grammar import format_violations
 from search_env.matcher import load_matcher
-from search_env.protocols import get_protocol
+from search_env.protocols import Protocol, get_protocol
 from search_env.retrieval.base import Retriever
 from search_env.rewards import Reward, get_reward
 from search_env.scoring import score_answer
 from search_env.tasks import load_questions, load_retriever
 from search_env.tokenizer import load_tokenizer
-from search_env.types import FormatFault, Question, Source, Transcript
+from search_env.types import SEARCH, FormatFault, Question, Source, TagRole, Transcript
 
 if TYPE_CHECKING:
     from search_env.action_mask import ActionMasks
@@ -96,6 +96,7 @@ class Setting:
             max_policy_tokens=config.max_policy_tokens,
             max_searches=config.max_searches,
         )
+        check_tools(self.protocol)
         self.tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
         self.questions: Sequence[Question] = load_questions(
             config.dataset, config.split, config.dataset_options
@@ -189,6 +190,22 @@ class Setting:
             f"Expected a token id from 0 to {self.size - 1}, got {action!r}. Sample from "
             "env.action_space, or check that the policy uses the environment's tokenizer."
         )
+
+
+def check_tools(protocol: Protocol) -> None:
+    """Check that the environments have a retriever for each tool of a protocol.
+
+    Raises:
+        ConfigurationError: They have not.
+    """
+    for pair in protocol.pairs(TagRole.TOOL):
+        if pair.tool != SEARCH:
+            raise ConfigurationError(
+                f"Expected a protocol whose only tool is {SEARCH!r}, for which an environment has "
+                f"a retriever, got {pair.tool!r} of the tags {pair.name!r} in {protocol.name!r}. "
+                "Leave the pair out, or drive search_env.dynamics.Dynamics, whose queries name "
+                "their tool."
+            )
 
 
 def standing(episode: Episode) -> Info:

@@ -5,14 +5,16 @@ Plain frozen data, no behaviour beyond views of itself, so that every other modu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Side: TypeAlias = Literal["open", "close"]
 
 SPLITS = ("train", "validation", "test")
 """Splits of the generated datasets; published ones have their own."""
@@ -117,17 +119,101 @@ class StopReason(str, Enum):
 _TERMINATED = frozenset({StopReason.ANSWERED, StopReason.END_OF_SEQUENCE, StopReason.FORMAT_FAULT})
 
 
-class Tag(IntEnum):
-    """The role of a tag in a protocol. Values index the automaton's tag list."""
+class TagRole(str, Enum):
+    """What a pair of tags encloses."""
 
-    THINK_OPEN = 0
-    THINK_CLOSE = 1
-    QUERY_OPEN = 2
-    QUERY_CLOSE = 3
-    ANSWER_OPEN = 4
-    ANSWER_CLOSE = 5
-    DOCUMENTS_OPEN = 6
-    DOCUMENTS_CLOSE = 7
+    REASON = "reason"
+    """A thought, which the environment only reads past."""
+    TOOL = "tool"
+    """A query: closing the pair runs a tool on what stands inside."""
+    ANSWER = "answer"
+    """The answer: closing the pair ends the episode."""
+    DOCUMENTS = "documents"
+    """What a tool found. Only the environment may write this pair."""
+
+
+SEARCH = "search"
+"""The tool that finds documents for a text; the one that every environment has."""
+
+
+class Tag(NamedTuple):
+    """One side of a pair of tags; in recorded episodes ``query_open``, ``query_close`` and so on.
+
+    Attributes:
+        pair: Name of the pair.
+        side: ``"open"`` or ``"close"``.
+
+    Example:
+        >>> str(Tag("query", "open")), Tag.parse("image_query_close").pair
+        ('query_open', 'image_query')
+    """
+
+    pair: str
+    side: Side
+
+    def __str__(self) -> str:
+        """Return the name in recorded episodes."""
+        return f"{self.pair}_{self.side}"
+
+    @classmethod
+    def parse(cls, name: str) -> Tag:
+        """Return the tag of a name as ``str`` writes it.
+
+        Raises:
+            ValueError: It is no such name.
+        """
+        pair, _, side = name.rpartition("_")
+        if pair and side == "open":
+            return cls(pair, "open")
+        if pair and side == "close":
+            return cls(pair, "close")
+        raise ValueError(
+            f"Expected a pair's name with _open or _close behind it, got {name!r}. Write tags "
+            "with str(tag)."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TagPair:
+    """Two tags of a protocol and what they enclose.
+
+    Attributes:
+        name: Of its own in the protocol, in lower case, such as ``"think"`` or ``"image_query"``.
+        role: What the pair encloses.
+        open: Text of the opening tag.
+        close: Text of the closing tag.
+        tool: What closing the pair runs; set in the role ``TOOL`` alone.
+
+    Example:
+        >>> pair = TagPair("query", TagRole.TOOL, "<q>", "</q>", tool=SEARCH)
+        >>> str(pair.opening), pair.text("close")
+        ('query_open', '</q>')
+    """
+
+    name: str
+    role: TagRole
+    open: str
+    close: str
+    tool: str = ""
+
+    @property
+    def opening(self) -> Tag:
+        """The opening tag."""
+        return Tag(self.name, "open")
+
+    @property
+    def closing(self) -> Tag:
+        """The closing tag."""
+        return Tag(self.name, "close")
+
+    def text(self, side: Side) -> str:
+        """Return the text of one side."""
+        return self.open if side == "open" else self.close
+
+
+def pairs_by_tag(pairs: Iterable[TagPair]) -> dict[Tag, TagPair]:
+    """Return the pair of each tag, in the order in which the automaton numbers the tags."""
+    return {tag: pair for pair in pairs for tag in (pair.opening, pair.closing)}
 
 
 class FaultKind(str, Enum):
@@ -157,13 +243,14 @@ class TagWritten:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A query was run and its documents inserted as tokens ``start:end``."""
+    """A query was run by ``tool`` and its documents inserted as tokens ``start:end``."""
 
     position: int
     query: str
     document_ids: tuple[str, ...]
     start: int
     end: int
+    tool: str = SEARCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +278,34 @@ class Ended:
 
 
 Event: TypeAlias = TagWritten | Searched | Answered | FormatFault | Ended
+
+
+@dataclass(frozen=True, slots=True)
+class Markup:
+    """What an episode is written in: the part of a protocol that readers of transcripts need.
+
+    Attributes:
+        tags: The pairs of tags, in the protocol's order.
+        noticed: The faults that the environment answers with a notice.
+        documents_prefix: Begins an inserted block.
+        document_rank: Begins a document; holds ``{rank}``, which counts from 1.
+        document_body: The document; holds ``{text}`` and before it, if at all, ``{title}``.
+        documents_suffix: Ends the block.
+    """
+
+    tags: tuple[TagPair, ...]
+    noticed: frozenset[FaultKind] = frozenset()
+    documents_prefix: str = ""
+    document_rank: str = ""
+    document_body: str = "{text}"
+    documents_suffix: str = ""
+
+    def document_text(self, document: Document) -> str:
+        """Return a document as it is inserted, without its rank."""
+        head, _, tail = self.document_body.partition("{text}")
+        if not document.title:
+            return document.text + tail
+        return head.replace("{title}", document.title) + document.text + tail
 
 
 @dataclass(frozen=True, slots=True)

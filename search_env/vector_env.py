@@ -466,8 +466,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._num_under_way = int(self._under_way.sum())
         self._news = set(np.flatnonzero(self._under_way).tolist())
         self._broken = ""
-        asked = [(row, self._rows.pending(row)) for row in sorted(self._news)]
-        self._submit([Query(row, text) for row, text in asked if text is not None])
+        asked = [self._rows.dynamics.pending(row) for row in sorted(self._news)]
+        self._submit([query for query in asked if query is not None])
 
     def close_extras(self, **kwargs: Any) -> None:
         """Let the background threads go."""

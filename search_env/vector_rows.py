@@ -129,7 +129,7 @@ class VectorRows:
         return self.dynamics.append(rows[~due], tokens[~due])
 
     def pending(self, row: int) -> str | None:
-        """Return the query that a row waits for, or None."""
+        """Return the text of the query that a row waits for, or None."""
         return self.dynamics.episodes[row].pending
 
     def take(self, row: int, found: list[Document] | RetrievalError) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from search_env.action_mask import ActionMasks
 from search_env.dynamics import Dynamics
-from search_env.grammar import advance, format_violations, prompt_opens_thought, start, steps
+from search_env.grammar import format_violations, grammar_of, prompt_thoughts
 from search_env.matcher import load_matcher
 from search_env.protocols import Protocol, get_protocol
 from search_env.retrieval.base import FakeRetriever
@@ -29,6 +29,7 @@ from search_env.types import (
     Question,
     StopReason,
     Tag,
+    TagRole,
     TagWritten,
 )
 
@@ -45,8 +46,9 @@ R1, SR1, TOY = (get_protocol(name) for name in ("r1-searcher", "search-r1", "toy
 def tight(protocol: Protocol, **limits: int | None) -> Protocol:
     """The protocol with short prompts, so that small contexts hold it."""
     prompt = "{question}<think>" if protocol is R1 else "{question}"
-    short = {"documents_prefix": protocol.tags[Tag.DOCUMENTS_OPEN], "notice": protocol.notice[:4]}
-    short["documents_suffix"] = protocol.tags[Tag.DOCUMENTS_CLOSE]
+    documents = protocol.pair(TagRole.DOCUMENTS)
+    short = {"documents_prefix": documents.open, "notice": protocol.notice[:4]}
+    short["documents_suffix"] = documents.close
     return dataclasses.replace(protocol, base_prompt=prompt, **short, **limits)
 
 
@@ -97,10 +99,11 @@ def made(*tokens: str | bytes) -> Tokenizer:
 
 def broken(dynamics: Dynamics) -> tuple[int, list[FormatFault]]:
     """How many tags are out of place, and the faults."""
-    state, misplaced = start(prompt_opens_thought(dynamics.transcript(0))), 0
+    grammar = grammar_of(dynamics.protocol.markup)
+    state, misplaced = grammar.start(prompt_thoughts(dynamics.transcript(0))), 0
     events = dynamics.episodes[0].events
-    for _, tag in steps(events, dynamics.protocol):
-        after = advance(state, tag)
+    for _, tag in grammar.steps(events):
+        after = grammar.advance(state, tag)
         state, misplaced = (state, misplaced + 1) if after is None else (after, misplaced)
     return misplaced, [e for e in events if isinstance(e, FormatFault)]
 
@@ -127,10 +130,9 @@ def breaks(dynamics: Dynamics, token: int) -> bool:
         for e in episode.events
         if isinstance(e, TagWritten) and e.position == dynamics.length(0)
     ]
-    opened = tags[-1:] == [Tag.QUERY_OPEN]
-    return opened and not could_run(
-        dynamics, episode.num_searches, dynamics.episodes[0].num_turns + tags.count(Tag.QUERY_CLOSE)
-    )
+    opened = tags[-1:] == [Tag("query", "open")]
+    turns = dynamics.episodes[0].num_turns + tags.count(Tag("query", "close"))
+    return opened and not could_run(dynamics, episode.num_searches, turns)
 
 
 def could_run(dynamics: Dynamics, searches: int, turns: int) -> bool:
@@ -176,7 +178,9 @@ def vocabularies(draw: st.DrawFn, protocol: Protocol) -> Tokenizer:
     tokens = draw(st.lists(token, min_size=1, max_size=12, unique=True))
     if draw(st.booleans()):  # so that deep states are reached
         tokens = [*dict.fromkeys([*tokens, *protocol.tag_texts, "x"])]
-    return made(*tokens, draw(st.sampled_from(["<end>", protocol.tags[Tag.ANSWER_CLOSE] + "."])))
+    return made(
+        *tokens, draw(st.sampled_from(["<end>", protocol.pair(TagRole.ANSWER).close + "."]))
+    )
 
 
 @given(st.data())

@@ -28,7 +28,7 @@ from search_env.errors import (
 )
 from search_env.registration import ENVIRONMENTS
 from search_env.retrieval.base import FakeRetriever
-from search_env.types import Document, Source, StopReason, Tag
+from search_env.types import Document, Source, StopReason, TagRole
 
 GENERATED = ("SearchQA-v0", "SearchQA-Toy-v0")
 
@@ -116,12 +116,10 @@ def written(env, text: str):
 
 def gold_text(env) -> str:
     """Search the first hop, then answer with the gold answer."""
-    question, tags = env.unwrapped.transcript().question, env.unwrapped.protocol.tags
+    question, protocol = env.unwrapped.transcript().question, env.unwrapped.protocol
+    search, answer = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
     query = question.hops[0].query if question.hops else question.text
-    return (
-        f"{tags[Tag.QUERY_OPEN]}{query}{tags[Tag.QUERY_CLOSE]}"
-        f"{tags[Tag.ANSWER_OPEN]}{question.answers[0]}{tags[Tag.ANSWER_CLOSE]}"
-    )
+    return f"{search.open}{query}{search.close}{answer.open}{question.answers[0]}{answer.close}"
 
 
 @pytest.mark.parametrize("env_id", GENERATED)
@@ -145,8 +143,8 @@ def test_the_first_search_of_the_world_finds_its_article():
     for seed in range(20):
         env.reset(seed=seed)
         hop = env.unwrapped.transcript().question.hops[0]
-        tags = env.unwrapped.protocol.tags
-        *_, info = written(env, f"{tags[Tag.QUERY_OPEN]}{hop.query}{tags[Tag.QUERY_CLOSE]}")
+        search = env.unwrapped.protocol.pair(TagRole.TOOL)
+        *_, info = written(env, f"{search.open}{hop.query}{search.close}")
         found += hop.document_id in info["document_ids"]
     assert found >= 18
 

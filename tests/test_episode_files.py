@@ -94,7 +94,7 @@ def odd_env(request):
 
 def soup(protocol) -> st.SearchStrategy[str]:
     words = ["a", " ", "key1 ", "value2 ", "<", "é", "\U0001f600"]
-    pieces = [*protocol.tags.values(), *words, *(query_text(protocol, word) for word in words)]
+    pieces = [*protocol.tag_texts, *words, *(query_text(protocol, word) for word in words)]
     return st.lists(st.sampled_from(pieces), max_size=30).map("".join)
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env import Question, SearchQAEnv, Source, Tag, Transcript
-from search_env.grammar import format_violations, prompt_opens_thought
-from search_env.moves import answer_text, is_thinking, query_text, without_tags
+from search_env import Question, SearchQAEnv, Source, TagRole, Transcript
+from search_env.grammar import format_violations, open_thoughts, prompt_thoughts
+from search_env.moves import answer_text, query_text, without_tags
 from search_env.protocols import R1_SEARCHER, SEARCH_R1, TOY, register_protocol
 from search_env.tokenizer import load_tokenizer
 
@@ -18,7 +18,7 @@ PROTOCOLS = [R1_SEARCHER, SEARCH_R1, TOY]
 
 def pieces(protocol):
     """Text made of tags, of parts of tags and of what stands between them."""
-    tags = list(protocol.tags.values())
+    tags = list(protocol.tag_texts)
     parts = [tag[:3] for tag in tags] + [tag[3:] for tag in tags]
     return st.lists(st.sampled_from([*tags, *parts, "<", ">", " ", "\n", "a", "é", "|"])).map(
         "".join
@@ -30,7 +30,7 @@ def pieces(protocol):
 def test_no_tag_is_left_and_other_words_stay(protocol, data):
     text = data.draw(pieces(protocol))
     clean = without_tags(protocol, text)
-    assert not any(tag in clean for tag in protocol.tags.values())
+    assert not any(tag in clean for tag in protocol.tag_texts)
     assert clean == " ".join(clean.split())
     assert without_tags(protocol, clean) == clean
     plain = text.replace("<", "").replace(">", "")
@@ -61,13 +61,13 @@ def test_texts_by_protocol():
 def written(env, text):
     for token in env.tokenizer.encode(text):
         env.step(token)
-    return is_thinking(env.protocol, env.transcript())
+    return open_thoughts(env.transcript())
 
 
 def test_thinking_follows_the_tags():
     env = SearchQAEnv(dataset="toy", protocol="r1-searcher", tokenizer="byte")
     env.reset(seed=0)
-    assert is_thinking(env.protocol, env.transcript())  # the prompt leaves <think> open
+    assert open_thoughts(env.transcript())  # the prompt leaves <think> open
     assert written(env, "well")
     assert not written(env, "</think>")
     assert written(env, "\n<think>")
@@ -76,15 +76,15 @@ def test_thinking_follows_the_tags():
 def test_not_thinking_where_the_prompt_only_speaks_of_it():
     env = SearchQAEnv(dataset="toy", protocol="search-r1", tokenizer="byte")
     env.reset(seed=0)
-    assert not is_thinking(env.protocol, env.transcript())
+    assert not open_thoughts(env.transcript())
     assert written(env, "<think>")
 
 
 def test_not_thinking_without_think_tags():
     env = SearchQAEnv(dataset="toy", protocol="toy", tokenizer="toy")
     env.reset(seed=0)
-    assert Tag.THINK_OPEN not in env.protocol.tags
-    assert not is_thinking(env.protocol, env.transcript())
+    assert not env.protocol.pairs(TagRole.REASON)
+    assert not open_thoughts(env.transcript())
 
 
 def after_prompt(prompt, tokenizer):
@@ -102,9 +102,9 @@ ENDS = ["<think>", "</think>", "<thin", "k>", " ", "\n", "\n\n\n", "\u3000", "é
 def test_a_thought_is_open_where_the_prompt_ends_with_its_tag_and_white_space(name, parts):
     prompt = "Answer. " + "".join(parts)
     found = after_prompt(prompt, load_tokenizer(name))
-    expected = prompt.rstrip().endswith("<think>")
-    assert prompt_opens_thought(found) == expected
-    assert is_thinking(R1_SEARCHER, found) == expected
+    expected = ("think",) if prompt.rstrip().endswith("<think>") else ()
+    assert prompt_thoughts(found) == expected
+    assert open_thoughts(found) == expected
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n\n", " \n" * 9])
@@ -115,8 +115,8 @@ def test_the_packages_own_answer_is_well_formed_whatever_white_space_ends_the_pr
     register_protocol(protocol, replace=True)
     env = SearchQAEnv(dataset="toy", protocol="spaced", tokenizer="byte")
     env.reset(seed=0)
-    thinking = is_thinking(env.protocol, env.transcript())
-    for token in env.tokenizer.encode(answer_text(env.protocol, "value1", thinking=thinking)):
+    text = answer_text(env.protocol, "value1", thoughts=open_thoughts(env.transcript()))
+    for token in env.tokenizer.encode(text):
         env.step(token)
     assert env.transcript().answer == "value1"
     assert not format_violations(env.transcript())

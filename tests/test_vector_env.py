@@ -78,7 +78,7 @@ def by_gymnasium(mode, count, **arguments):
 
 def likely(env):
     """Ids that make things happen: the tags' ids, and some words."""
-    texts = list(env.protocol.tags.values())
+    texts = list(env.protocol.tag_texts)
     ids = [int(i) for text in texts for i in env.tokenizer.encode(text)]
     return ids + env.tokenizer.encode(" key1 key7 value1").tolist()
 
@@ -94,14 +94,15 @@ def token_rows(env, rows, steps):
 
 def tag_texts(env):
     """Strategy for texts in which searches and answers come to pass."""
-    tags = env.protocol.tags
+    search = env.protocol.pair(search_env.TagRole.TOOL)
+    answer = env.protocol.pair(search_env.TagRole.ANSWER)
     pieces = [
-        *tags.values(),
+        *env.protocol.tag_texts,
         "who",
         "a river",
         "\n",
-        tags[search_env.Tag.QUERY_OPEN] + "Where is it?" + tags[search_env.Tag.QUERY_CLOSE],
-        tags[search_env.Tag.ANSWER_OPEN] + "no" + tags[search_env.Tag.ANSWER_CLOSE],
+        search.open + "Where is it?" + search.close,
+        answer.open + "no" + answer.close,
     ]
     return st.lists(st.sampled_from(pieces), min_size=1, max_size=12).map("".join)
 
@@ -419,11 +420,8 @@ def test_calls_out_of_order_are_named():
 
 def search_line(env, queries):
     """Streams that make row i ask queries[i], all closing in the same step."""
-    tags = env.protocol.tags
-    texts = [
-        tags[search_env.Tag.QUERY_OPEN] + query + tags[search_env.Tag.QUERY_CLOSE]
-        for query in queries
-    ]
+    search = env.protocol.pair(search_env.TagRole.TOOL)
+    texts = [search.open + query + search.close for query in queries]
     return np.array([env.tokenizer.encode(text) for text in texts]).T
 
 

@@ -27,7 +27,7 @@ from transformers import (
 from benchmarks.scripted import Script
 from benchmarks.speed.workload import END, LEARNING_RATE, Measured, Workload, tiny_model
 from search_env.scoring import score_answer
-from search_env.types import Tag
+from search_env.types import TagRole
 from search_env.vector_env import SearchQAVectorEnv
 
 _CHAT = (
@@ -41,7 +41,6 @@ _CHAT = (
 
 def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
     """Return the environment's tokenizer with a chat template and a parser of its tags."""
-    tags = envs.protocol.tags
     asset = files("search_env") / "assets" / "world_1k.json"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
@@ -49,7 +48,8 @@ def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(path), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
         )
-    opening, closing = tags[Tag.QUERY_OPEN], tags[Tag.QUERY_CLOSE]
+    query = envs.protocol.pair(TagRole.TOOL)
+    opening, closing = query.open, query.close
     tokenizer.chat_template = _CHAT.replace("[QUERY]", opening).replace("[/QUERY]", closing)
     tokenizer.response_template = {
         "defaults": {"role": "assistant"},

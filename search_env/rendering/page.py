@@ -25,7 +25,7 @@ from search_env.evaluation import record_of
 from search_env.paths import atomic_path
 from search_env.protocols import get_protocol
 from search_env.tokenizer import Tokenizer
-from search_env.types import FormatFault, TagWritten, Transcript
+from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +160,13 @@ def _block(
 def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """Return the first and last token of each tag that the policy wrote."""
     try:
-        tags = get_protocol(transcript.protocol).tags
+        pairs = pairs_by_tag(get_protocol(transcript.protocol).tags)
     except ProtocolError:  # of somebody's own, not registered here
         return []
     spans = []
     for event in transcript.events:
         if isinstance(event, TagWritten):
-            start, left = event.position, len(tags[event.tag].encode())
+            start, left = event.position, len(pairs[event.tag].text(event.tag.side).encode())
             left -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
             while left > 0 and start > 0:
                 start -= 1

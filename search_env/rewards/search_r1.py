@@ -11,28 +11,27 @@ Source: PeterGriffinJin/Search-R1@a14dc3a, ``verl/utils/reward_score/qa_em.py``,
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search_env.arguments import check_amount
 from search_env.errors import ConfigurationError
-from search_env.grammar import prompt_opens_thought
-from search_env.protocols import Protocol, get_protocol
+from search_env.grammar import prompt_thoughts
+from search_env.protocols import get_protocol
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.evidence import passages_seen
 from search_env.scoring import SQUAD, exact_match, normalize_squad
-from search_env.types import Source, Tag, Transcript
-
-_THINKING = frozenset({Tag.THINK_OPEN, Tag.THINK_CLOSE})
+from search_env.types import Side, Source, TagPair, TagRole, Transcript, pairs_by_tag
 
 # The state machine of v0.3. A state is the last thing read; what may follow, and where it leads.
 # Tags are the policy's; RETRIEVED stands for a block that the environment inserted.
-_NEXT: dict[str, dict[Tag | Source, str]] = {
-    "start": {Tag.THINK_OPEN: "in thought"},
-    "in thought": {Tag.THINK_CLOSE: "thought"},
-    "thought": {Tag.QUERY_OPEN: "in query", Tag.ANSWER_OPEN: "in answer"},
-    "in query": {Tag.QUERY_CLOSE: "query"},
+_NEXT: dict[str, dict[tuple[TagRole, Side] | Source, str]] = {
+    "start": {(TagRole.REASON, "open"): "in thought"},
+    "in thought": {(TagRole.REASON, "close"): "thought"},
+    "thought": {(TagRole.TOOL, "open"): "in query", (TagRole.ANSWER, "open"): "in answer"},
+    "in query": {(TagRole.TOOL, "close"): "query"},
     "query": {Source.RETRIEVED: "start"},  # and the next thought
-    "in answer": {Tag.ANSWER_CLOSE: "answer"},
+    "in answer": {(TagRole.ANSWER, "close"): "answer"},
     "answer": {},
 }
 
@@ -107,31 +106,39 @@ def structure_is_right(transcript: Transcript) -> bool:
     Raises:
         ConfigurationError: The protocol has no tags for thoughts.
     """
-    protocol = get_protocol(transcript.protocol)
-    if not protocol.tags.keys() >= _THINKING:
+    tags = get_protocol(transcript.protocol).tags
+    if not any(pair.role is TagRole.REASON for pair in tags):
         raise ConfigurationError(
-            f"Expected a protocol with tags for thoughts, got {protocol.name!r}. Without them no "
-            "structure is right; take 'search-r1-em' or 'r1-searcher-stage2'."
+            f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "
+            "them no structure is right; take 'search-r1-em' or 'r1-searcher-stage2'."
         )
-    state = "in thought" if prompt_opens_thought(transcript) else "start"
+    thoughts = prompt_thoughts(transcript)
+    state, inside = ("in thought", thoughts[-1]) if thoughts else ("start", "")
     for source, text in transcript.segments():
         if source is Source.PROMPT:
             continue
-        pieces = _pieces(protocol, text) if source is Source.POLICY else [source]
-        for piece in pieces:
+        for piece in _pieces(tags, text) if source is Source.POLICY else [source]:
             if isinstance(piece, str):
                 if not state.startswith("in ") and piece.strip():
                     return False
-            elif piece in _NEXT[state]:
-                state = _NEXT[state][piece]
+                continue
+            read: tuple[TagRole, Side] | Source
+            if isinstance(piece, Source):
+                read = piece
             else:
+                pair, side = piece
+                if side == "close" and pair.name != inside:
+                    return False
+                read, inside = (pair.role, side), pair.name
+            if read not in _NEXT[state]:
                 return False
+            state = _NEXT[state][read]
     return state == "answer"
 
 
-def _pieces(protocol: Protocol, text: str) -> list[Tag | Source | str]:
+def _pieces(pairs: Sequence[TagPair], text: str) -> list[tuple[TagPair, Side] | Source | str]:
     """Return a text of the policy as tags and what stands between them."""
-    tags = {text: tag for tag, text in protocol.tags.items()}
+    tags = {pair.text(tag.side): (pair, tag.side) for tag, pair in pairs_by_tag(pairs).items()}
     return [tags.get(p, p) for p in re.split(f"({'|'.join(map(re.escape, tags))})", text)]
 
 

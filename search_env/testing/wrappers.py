@@ -19,7 +19,8 @@ from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from search_env.errors import ConfigurationError
 from search_env.evaluation import bare_env
-from search_env.moves import answer_text, is_thinking, query_text
+from search_env.grammar import open_thoughts
+from search_env.moves import answer_text, query_text
 from search_env.testing.base import (
     broken,
     first_difference,
@@ -285,8 +286,8 @@ def _search_and_answer(env: Environment) -> Iterator[int]:
     question = bare.transcript().question
     for hop in question.hops:
         yield from bare.tokenizer.encode(query_text(bare.protocol, hop.query)).tolist()
-    thinking = is_thinking(bare.protocol, bare.transcript())
-    answer = answer_text(bare.protocol, question.answers[0], thinking=thinking)
+    thoughts = open_thoughts(bare.transcript())
+    answer = answer_text(bare.protocol, question.answers[0], thoughts=thoughts)
     yield from bare.tokenizer.encode(answer).tolist()
 
 

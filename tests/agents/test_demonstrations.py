@@ -16,7 +16,7 @@ from agents.demonstrations import (
     thinking_example,
 )
 from search_env.datasets.world import World
-from search_env.types import Source, Tag, TagWritten
+from search_env.types import Source, Tag, TagRole, TagWritten, pairs_by_tag
 
 OPTIONS = {"articles": 200, "questions": 60, "seed": 5}
 
@@ -47,9 +47,12 @@ def test_without_decisions_the_tokens_that_tell_a_query_from_an_answer_do_not_co
     left_out = np.flatnonzero((whole.weights > 0) & (taught.weights == 0))
     transcript = env.transcript()
     tags = [e for e in transcript.events if isinstance(e, TagWritten)]
-    turns = [e for e in tags if e.tag is Tag.QUERY_OPEN][1:]
-    turns.append(next(e for e in tags if e.tag in (Tag.THINK_CLOSE, Tag.ANSWER_OPEN)))
-    starts = [e.position + 1 - len(env.tokenizer.encode(env.protocol.tags[e.tag])) for e in turns]
+    turns = [e for e in tags if e.tag == Tag("query", "open")][1:]
+    turns.append(next(e for e in tags if e.tag in (Tag("think", "close"), Tag("answer", "open"))))
+    pairs = pairs_by_tag(env.protocol.tags)
+    texts = [pairs[e.tag].text(e.tag.side) for e in turns]
+    lengths = [len(env.tokenizer.encode(text)) for text in texts]
+    starts = [e.position + 1 - n for e, n in zip(turns, lengths, strict=True)]
     # "<|" against "</" in one protocol; "<" "search" against "<" "answer" in the other. The first
     # turn begins with a thought where it searches, which its first token tells.
     width = 1 if env.protocol.name == "r1-searcher" else 2
@@ -75,7 +78,7 @@ def test_who_stops_thinking_answers_with_what_was_found_last(env):
     assert len(question.hops) == 4
     assert text.count(question.hops[1].query) == 2
     assert f"{question.hops[2].query}:" not in text
-    assert f" {question.hops[1].answer} {env.protocol.tags[Tag.ANSWER_CLOSE]}" in text
+    assert f" {question.hops[1].answer} {env.protocol.pair(TagRole.ANSWER).close}" in text
 
 
 def test_thinking_alone_is_the_episode_without_documents_and_findings_that_must_be_read(env):

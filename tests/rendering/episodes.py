@@ -63,9 +63,9 @@ class Writer:
         return self
 
     def search(self, query, *documents):
-        self.tag("<search>", Tag.QUERY_OPEN)
+        self.tag("<search>", Tag("query", "open"))
         self.write(Source.POLICY, query)
-        self.tag("</search>", Tag.QUERY_CLOSE)
+        self.tag("</search>", Tag("query", "close"))
         position = self.last
         block = "\n".join(documents)
         self.write(Source.RETRIEVED, f"\n<information>{block}</information>\n")
@@ -73,9 +73,9 @@ class Writer:
         return self
 
     def answer(self, text):
-        self.tag("<answer>", Tag.ANSWER_OPEN)
+        self.tag("<answer>", Tag("answer", "open"))
         self.write(Source.POLICY, text)
-        self.tag("</answer>", Tag.ANSWER_CLOSE)
+        self.tag("</answer>", Tag("answer", "close"))
         self.events.append(Answered(self.last, text))
         return self.end(StopReason.ANSWERED)
 
@@ -108,7 +108,7 @@ def episode():
     writer = Writer().write(Source.PROMPT, "Answer the question.\n")
     writer.write(Source.POLICY, "<think>Who wrote it?</think>\n")
     writer.search("author of The Salt Road", "(1) The Salt Road is a novel by Ana Lindqvist.")
-    writer.tag("</answer>", Tag.ANSWER_CLOSE).fault(FaultKind.UNOPENED_CLOSE)
+    writer.tag("</answer>", Tag("answer", "close")).fault(FaultKind.UNOPENED_CLOSE)
     writer.write(Source.NOTICE, "\nThat tag was not open.\n")
     writer.search("Ana Lindqvist born", "(1) Ana Lindqvist was born in Tromsø, Norway.")
     return writer.answer("Norway")

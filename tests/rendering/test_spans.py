@@ -67,7 +67,7 @@ def test_text_around_a_tag_in_one_token():
         "p",
         np.arange(3, dtype=np.int32),
         np.full(3, Source.POLICY, np.int8),
-        (TagWritten(1, Tag.QUERY_OPEN),),
+        (TagWritten(1, Tag("query", "open")),),
         decode=lambda ids: "".join(pieces[i] for i in ids),
     )
     assert spans(transcript) == [
@@ -129,7 +129,7 @@ def build(runs):
     for source, text, event in runs:
         writer.write(source, text)
         if event == "tag":
-            writer.events.append(TagWritten(writer.last, Tag.QUERY_OPEN))
+            writer.events.append(TagWritten(writer.last, Tag("query", "open")))
         elif event == "fault":
             writer.fault(FaultKind.NESTED_OPEN)
     return writer

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from search_env.env import SearchQAEnv
 from search_env.errors import InvalidActionError
-from search_env.types import Source, Tag
+from search_env.types import Source, TagRole
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
 
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
@@ -66,14 +66,14 @@ def paying(setting: str) -> Paying:
 @functools.cache
 def pieces(setting: str) -> tuple[str, ...]:
     """Texts that make searches, answers, faults and endings likely."""
-    tags = bare(setting).protocol.tags
-    query = f"{tags[Tag.QUERY_OPEN]}key1 key1{tags[Tag.QUERY_CLOSE]}"
-    answer = f"{tags[Tag.ANSWER_OPEN]}value0 {tags[Tag.ANSWER_CLOSE]}"
+    search, final = (bare(setting).protocol.pair(r) for r in (TagRole.TOOL, TagRole.ANSWER))
+    query = f"{search.open}key1 key1{search.close}"
+    answer = f"{final.open}value0 {final.close}"
     names = [
         bare(setting).tokenizer.token_bytes[i].decode() for i in bare(setting).tokenizer.eos_ids
     ]
     others = ("so ", "東京", "key2 key1 ", "value0 ", " ", ">\n", *names)
-    return (*tags.values(), query, query, query, answer, *others)
+    return (*bare(setting).protocol.tag_texts, query, query, query, answer, *others)
 
 
 def ids_of(setting: str) -> st.SearchStrategy[list[int]]:
