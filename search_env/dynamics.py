@@ -244,6 +244,7 @@ class Dynamics:
             events=tuple(episode.events),
             documents=dict(episode.documents),
             decode=self.tokenizer.decode,
+            markup=self.protocol.markup,
         )
 
     def policy_tokens(self, row: int) -> int:

@@ -23,7 +23,8 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from search_env.env import SearchQAEnv
-from search_env.errors import ConfigurationError, EpisodeFileError, TokenizerError
+from search_env.errors import ConfigurationError, EpisodeFileError, ProtocolError, TokenizerError
+from search_env.protocols import get_protocol
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.digests import digest
 from search_env.rewards import Reward, Score, get_reward, reward_names
@@ -38,6 +39,7 @@ from search_env.types import (
     FaultKind,
     FormatFault,
     Hop,
+    Markup,
     Question,
     Searched,
     Source,
@@ -367,6 +369,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         events=tuple(_event(*fields) for fields in row["events"]),
         documents={key: Document(key, *fields) for key, fields in row["documents"].items()},
         decode=tokenizer,
+        markup=_markup(row["protocol"]),
     )
     if transcript.stop_reason is None or not transcript.num_policy_tokens:
         raise ValueError("an episode that has not ended")
@@ -388,6 +391,14 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         versions=row["versions"],
         signals=signals,
     )
+
+
+def _markup(protocol: str) -> Markup | None:
+    """Return the markup of the protocol that an episode was recorded under, if it is known here."""
+    try:
+        return get_protocol(protocol).markup
+    except ProtocolError:  # of somebody's own: readers of events alone do without
+        return None
 
 
 def _question(fields: Mapping[str, Any]) -> Question:

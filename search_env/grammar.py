@@ -16,7 +16,6 @@ import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from search_env.protocols import get_protocol
 from search_env.types import (
     Event,
     FormatFault,
@@ -127,6 +126,9 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
     Each is the value of a :class:`~search_env.types.FaultKind`, or one of ``misplaced_tag``,
     ``unclosed_tag`` and ``no_answer``.
 
+    Raises:
+        ConfigurationError: The transcript has no markup.
+
     Example:
         >>> import gymnasium as gym
         >>> env = gym.make("SearchQA-Toy-v0")
@@ -138,7 +140,7 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
     events = transcript.events
     found = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
     faulty = {position for position, _ in found}
-    grammar = grammar_of(get_protocol(transcript.protocol).markup)
+    grammar = grammar_of(transcript.known_markup())
     moves = grammar.steps(events)
     misplaced, ending = _read(grammar, prompt_thoughts(transcript), tuple([t for _, t in moves]))
     # Where a fault stands beside it, that says it already.
@@ -171,11 +173,15 @@ def _read(
 
 
 def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
-    """Return the thoughts that the prompt leaves open: those that its last words open, in order."""
-    pairs = get_protocol(transcript.protocol).pairs(TagRole.REASON)
-    if not pairs:
+    """Return the thoughts that the prompt leaves open: those that its last words open, in order.
+
+    Raises:
+        ConfigurationError: The transcript has no markup.
+    """
+    pairs = transcript.known_markup().tags
+    names = {pair.open: pair.name for pair in pairs if pair.role is TagRole.REASON}
+    if not names:
         return ()
-    names = {pair.open: pair.name for pair in pairs}
     longest = max(map(len, names))
     length = transcript.sources.tobytes().rfind(Source.PROMPT) + 1
     taken = longest + _SPARE
@@ -195,8 +201,12 @@ def open_thoughts(transcript: Transcript) -> tuple[str, ...]:
     """Return the names of the thoughts that the policy stands in, the last opened last.
 
     One that the prompt left open counts, and so does one that the policy should not have opened.
+
+    Raises:
+        ConfigurationError: The transcript has no markup.
     """
-    reasons = {pair.name for pair in get_protocol(transcript.protocol).pairs(TagRole.REASON)}
+    pairs = transcript.known_markup().tags
+    reasons = {pair.name for pair in pairs if pair.role is TagRole.REASON}
     thoughts = list(prompt_thoughts(transcript))
     for event in transcript.events:
         if isinstance(event, TagWritten) and event.tag.pair in reasons:

@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.errors import ConfigurationError
+
 Side: TypeAlias = Literal["open", "close"]
 
 SPLITS = ("train", "validation", "test")
@@ -320,6 +322,8 @@ class Transcript:
         events: In order of position.
         documents: Retrieved documents by id, for display and retrieval metrics.
         decode: Ids to text, by the tokenizer that wrote them.
+        markup: What the episode is written in, ``Protocol.markup``; None where that is not known,
+            which is enough for readers of events alone.
     """
 
     question: Question
@@ -331,6 +335,21 @@ class Transcript:
     decode: Callable[[NDArray[np.int32]], str] = field(
         default=lambda ids: " ".join(map(str, ids)), repr=False, compare=False
     )
+    markup: Markup | None = field(default=None, repr=False)
+
+    def known_markup(self) -> Markup:
+        """Return the markup.
+
+        Raises:
+            ConfigurationError: The transcript was made without one.
+        """
+        if self.markup is None:
+            raise ConfigurationError(
+                f"Expected a transcript with the markup of its protocol {self.protocol!r}, got "
+                "one without. Make it with markup=get_protocol(name).markup, or register the "
+                "protocol before you read recorded episodes of it."
+            )
+        return self.markup
 
     @property
     def stop_reason(self) -> StopReason | None:

@@ -91,7 +91,15 @@ def after_prompt(prompt, tokenizer):
     ids = tokenizer.encode(prompt)
     sources = np.full(len(ids), Source.PROMPT, np.int8)
     question = Question("q", "who", ("a",))
-    return Transcript(question, "r1-searcher", ids, sources, (), decode=tokenizer.decode)
+    return Transcript(
+        question,
+        "r1-searcher",
+        ids,
+        sources,
+        (),
+        decode=tokenizer.decode,
+        markup=R1_SEARCHER.markup,
+    )
 
 
 ENDS = ["<think>", "</think>", "<thin", "k>", " ", "\n", "\n\n\n", "\u3000", "é", "\ufffd", "x"]

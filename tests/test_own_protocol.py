@@ -25,10 +25,13 @@ from search_env.errors import ConfigurationError, ProtocolError
 from search_env.grammar import format_violations, open_thoughts
 from search_env.moves import answer_text, query_text
 from search_env.protocols import Consequence
+from search_env.rendering.page import _tags
+from search_env.rendering.palette import TAG
+from search_env.rendering.spans import SpanStream
 from search_env.replay import replay_episode
 from search_env.rewards import get_reward
 from search_env.tokenizer import load_tokenizer
-from search_env.types import Answered, FaultKind, FormatFault, Searched, TagWritten
+from search_env.types import Answered, FaultKind, FormatFault, Searched, Source, TagWritten
 
 OWN = Protocol(
     name="own",
@@ -57,6 +60,7 @@ PLAYED = dataclasses.replace(
     tags=tuple(dataclasses.replace(p, tool="search" if p.tool else "") for p in OWN.tags),
 )
 BYTE = load_tokenizer("byte")
+ANSWER_TAGS = ("</think>", "<answer>", "</answer>")
 ANSWER = "</think><answer>Oslo</answer>"
 
 
@@ -189,6 +193,20 @@ def test_scripted_answers_close_every_thought():
     write(dynamics, answer_text(OWN, "Oslo", thoughts=thoughts))
     assert dynamics.transcript(0).answer == "Oslo"
     assert not format_violations(dynamics.transcript(0))
+
+
+def test_the_viewer_reads_the_list_of_pairs():
+    dynamics, stream = begun(), SpanStream()
+    shown = []
+    for part in ("a [x] <b> [look", " for]photo[/look for]", ANSWER):
+        write(dynamics, part)
+        shown += stream.advance(dynamics.transcript(0))
+    marked = [span.text for span in shown if span.style is TAG]
+    assert marked == ["[look for]", "[/look for]", "</think><answer>", "</answer>"]
+    text = "".join(span.text for span in shown if span.source is Source.POLICY)
+    assert text == "a [x] <b> [look for]photo[/look for]" + ANSWER
+    numbers = {row[1] - row[0] + 1 for row in _tags(dynamics.transcript(0), BYTE)}
+    assert numbers == {len(tag) for tag in ("[look for]", "[/look for]", *ANSWER_TAGS)}
 
 
 def test_a_record_holds_tags_and_tools():

@@ -20,10 +20,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from search_env.episode_record import RecordedEpisode
-from search_env.errors import ProtocolError
 from search_env.evaluation import record_of
 from search_env.paths import atomic_path
-from search_env.protocols import get_protocol
 from search_env.tokenizer import Tokenizer
 from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
 
@@ -159,10 +157,9 @@ def _block(
 
 def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """Return the first and last token of each tag that the policy wrote."""
-    try:
-        pairs = pairs_by_tag(get_protocol(transcript.protocol).tags)
-    except ProtocolError:  # of somebody's own, not registered here
+    if transcript.markup is None:
         return []
+    pairs = pairs_by_tag(transcript.markup.tags)
     spans = []
     for event in transcript.events:
         if isinstance(event, TagWritten):

@@ -11,6 +11,7 @@ are no UTF-8; text of a run of tokens is then the text of its parts but for a ch
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -20,11 +21,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.rendering.palette import FAULT, SOURCES, TAG, Style
-from search_env.types import Event, FormatFault, Source, TagWritten, Transcript
+from search_env.types import (
+    Event,
+    FormatFault,
+    Markup,
+    Source,
+    TagWritten,
+    Transcript,
+    pairs_by_tag,
+)
 
 _REPLACEMENT = "\ufffd"
-_TAG_TEXT = re.compile(r"<[^<>\s]{1,40}>")
-_TAG_BEGUN = re.compile(r"<[^<>\s]{0,40}$")
+_SOME_TAG = (re.compile(r"<[^<>\s]{1,40}>"), re.compile(r"<[^<>\s]{0,40}$"))
+
+
+@functools.lru_cache(maxsize=64)
+def _tag_patterns(markup: Markup | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return the patterns of a tag, and of a text's end that may become one.
+
+    Where the tags are not known, anything in angle brackets is taken for one.
+    """
+    if markup is None:
+        return _SOME_TAG
+    tags = [pair.text(tag.side) for tag, pair in pairs_by_tag(markup.tags).items()]
+    begun = sorted({tag[:length] for tag in tags for length in range(1, len(tag))}, key=len)
+    any_tag, any_begun = ("|".join(map(re.escape, texts)) for texts in (tags, reversed(begun)))
+    return re.compile(any_tag), re.compile(rf"(?:{any_begun})\Z")
 
 
 def _stand_ins() -> dict[int, str]:
@@ -87,10 +109,12 @@ class SpanStream:
         self._taken = 0  # characters of them that were given out
         self._held = ""  # policy text that may become a tag
         self._events = 0
+        self._tag, self._begun = _SOME_TAG
 
     def advance(self, transcript: Transcript) -> list[Span]:
         """Return the spans of the tokens since the last call; the last ones once it has ended."""
         marks = self._marks(transcript.events)
+        self._tag, self._begun = _tag_patterns(transcript.markup)
         spans: list[Span] = []
         for begin, end in _pieces(transcript.sources, self.position, marks):
             source = Source(int(transcript.sources[begin]))
@@ -142,14 +166,20 @@ class SpanStream:
             return
         held = self._held + text
         done = 0
-        for begin, end in _marked(held, len(text)) if mark else ():
+        for begin, end in self._marked(held, len(text)) if mark else ():
             yield Span(held[done:begin], plain, self._source)
             yield Span(held[begin:end], mark or plain, self._source)
             done = end
-        begun = _TAG_BEGUN.search(held, done)
+        begun = self._begun.search(held, done)
         cut = begun.start() if begun else len(held)
         yield Span(held[done:cut], plain, self._source)
         self._held = held[cut:]
+
+    def _marked(self, text: str, new: int) -> list[tuple[int, int]]:
+        """Return where tags end in the last ``new`` characters; without one, those characters."""
+        first = len(text) - new
+        found = [match.span() for match in self._tag.finditer(text) if match.end() > first]
+        return found or [(first, len(text))]
 
     def _end_run(self, transcript: Transcript) -> Iterator[Span]:
         """Yield what is held back; nothing can complete it any more."""
@@ -184,13 +214,6 @@ def _pieces(
         cuts |= {position, position + 1}
     edges = [start, *sorted(cut for cut in cuts if start < cut < total), total]
     yield from itertools.pairwise(edges)
-
-
-def _marked(text: str, new: int) -> list[tuple[int, int]]:
-    """Return where tags end in the last ``new`` characters; without one, those characters."""
-    first = len(text) - new
-    found = [match.span() for match in _TAG_TEXT.finditer(text) if match.end() > first]
-    return found or [(first, len(text))]
 
 
 def _join(parts: Sequence[Span]) -> list[Span]:

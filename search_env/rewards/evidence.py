@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search_env.arguments import check_amount
-from search_env.protocols import get_protocol
 from search_env.rewards.base import Reward, register_reward
 from search_env.scoring import R1_SEARCHER
 from search_env.types import Transcript
@@ -56,15 +55,15 @@ def passages_seen(transcript: Transcript) -> list[str]:
     had to be cut, its last passages are cut or empty. Passages are told apart by their lengths in
     characters, so a tokenizer that changes text (few do) shifts their borders by as much.
     """
-    protocol = get_protocol(transcript.protocol)
+    markup = transcript.known_markup()
     passages = []
     for search in transcript.searches:
         block = transcript.decode(transcript.tokens[search.start : search.end])
-        block = block.removesuffix(protocol.documents_suffix)
-        position = len(protocol.documents_prefix)
+        block = block.removesuffix(markup.documents_suffix)
+        position = len(markup.documents_prefix)
         for rank, document_id in enumerate(search.document_ids, 1):
-            position += len(protocol.document_rank.replace("{rank}", str(rank)))
-            end = position + len(protocol.document_text(transcript.documents[document_id]))
+            position += len(markup.document_rank.replace("{rank}", str(rank)))
+            end = position + len(markup.document_text(transcript.documents[document_id]))
             passages.append(block[position:end])
             position = end
     return passages

@@ -23,7 +23,7 @@ import re
 from dataclasses import dataclass
 
 from search_env.errors import ConfigurationError
-from search_env.protocols import R1_SEARCHER, get_protocol
+from search_env.protocols import R1_SEARCHER
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.r1_searcher import GARBLED
 from search_env.scoring import cover_exact_match, token_f1
@@ -52,11 +52,10 @@ class _Text:
 
     @classmethod
     def of(cls, transcript: Transcript) -> _Text:
-        protocol = get_protocol(transcript.protocol)
-        if protocol.tags != R1_SEARCHER.tags:
+        if transcript.known_markup().tags != R1_SEARCHER.tags:
             raise ConfigurationError(
-                f"Expected a protocol with R1-Searcher's tags, got {protocol.name!r}. Take a "
-                "reward by events, such as 'r1-searcher-stage2', which reads any protocol."
+                f"Expected a protocol with R1-Searcher's tags, got {transcript.protocol!r}. Take "
+                "a reward by events, such as 'r1-searcher-stage2', which reads any protocol."
             )
         solution = transcript.text(Source.POLICY, Source.RETRIEVED, Source.NOTICE)
         return cls(solution, transcript.question.answers[0])

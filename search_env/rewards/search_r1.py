@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from search_env.arguments import check_amount
 from search_env.errors import ConfigurationError
 from search_env.grammar import prompt_thoughts
-from search_env.protocols import get_protocol
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.evidence import passages_seen
 from search_env.scoring import SQUAD, exact_match, normalize_squad
@@ -106,7 +105,7 @@ def structure_is_right(transcript: Transcript) -> bool:
     Raises:
         ConfigurationError: The protocol has no tags for thoughts.
     """
-    tags = get_protocol(transcript.protocol).tags
+    tags = transcript.known_markup().tags
     if not any(pair.role is TagRole.REASON for pair in tags):
         raise ConfigurationError(
             f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "

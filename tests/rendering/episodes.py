@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from search_env.protocols import SEARCH_R1
 from search_env.rendering import Frame
 from search_env.types import (
     Answered,
@@ -93,6 +94,7 @@ class Writer:
             np.array(self.sources[:length], np.int8),
             tuple(e for e in self.events if e.position < length),
             decode=decode,
+            markup=SEARCH_R1.markup,
         )
 
     def frame(self, length=None, **changes):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search_env.dynamics import Dynamics
 from search_env.matcher import load_matcher
-from search_env.protocols import get_protocol
+from search_env.protocols import R1_SEARCHER, get_protocol
 from search_env.retrieval.base import FakeRetriever, Retriever
 from search_env.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import Document, Question, Source, Transcript
@@ -68,6 +68,7 @@ def by_hand(text: str, question: Question = QUESTION) -> Transcript:
         np.array(sources, np.int8),
         (),
         decode=BYTE.decode,
+        markup=R1_SEARCHER.markup,
     )
 
 
