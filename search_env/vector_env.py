@@ -28,9 +28,10 @@ from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.background import BackgroundSearch, Ticket
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.batch import retrieve_each
-from search_env.rewards import Reward, get_reward
+from search_env.rewards import GroupReward, Reward, get_reward
 from search_env.setting import EnvConfig, Info, Setting
 from search_env.types import Document, Transcript
+from search_env.vector_groups import Groups, check_group_size
 from search_env.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     ## Rewards
     As in the single environment, float64 `(N,)`. An error of the reward function, or of the
     retriever under `on_retrieval_error="raise"`, breaks the step off; go on with `reset`.
+    What `group_reward` pays is no part of them: infos tell of it.
 
     ## Starting State
     Each row draws its questions from a generator of its own. With `group_size=G` the rows of each
@@ -90,7 +92,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     ## Information
     The single environment's, as arrays with masks (`key` and `_key`), types constant: `str` and
-    lists in object arrays. `recv` adds `ready`.
+    lists in object arrays. `recv` adds `ready`. With `group_reward`, an ending has `group`; the step
+    that completes a group has `complete_group`, `group_reward`, `group_reward_parts` in its rows.
 
     ## Slow retrievers
     `step` waits for all documents. `send(actions, rows)` does not: queries go to background
@@ -105,6 +108,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     | `num_envs` | int | 1 | rows |
     | `autoreset_mode` | str or AutoresetMode | `"NextStep"` | or `SameStep`, `Disabled` |
     | `group_size` | int | 1 | neighbouring rows that ask the same questions |
+    | `group_reward` | str, GroupReward or None | None | scores the episodes of a complete group |
     | `copy` | bool | True | whether observations and infos are copies |
     | `retrieval_threads` | int | 1 | simultaneous calls of the retriever after `send` |
     | `max_episode_steps` | int or None | None | as `max_policy_tokens` |
@@ -130,6 +134,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         *,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         group_size: int = 1,
+        group_reward: str | GroupReward | None = None,
         copy: bool = True,
         retrieval_threads: int = 1,
         max_episode_steps: int | None = None,
@@ -172,7 +177,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
         )
-        self._assemble(Setting(config), num_envs, autoreset_mode, group_size, copy)
+        self._assemble(
+            Setting(config), num_envs, autoreset_mode, group_size, group_reward, copy
+        )
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.render_mode, self.render_row = render_mode, render_row
         self._threads = check_count("retrieval_threads", retrieval_threads, 1)
@@ -183,27 +190,24 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         num_envs: int,
         autoreset_mode: str | AutoresetMode,
         group_size: int,
+        group_reward: str | GroupReward | None,
         copy: bool,
     ) -> None:
         check_choice("copy", copy, (True, False))
         mode = _mode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self.num_envs = check_count("num_envs", num_envs, 1)
-        self.group_size = check_count("group_size", group_size, 1)
-        if num_envs % group_size:
-            raise ConfigurationError(
-                f"Expected num_envs to be a multiple of group_size={group_size}, got {num_envs}. "
-                "Change one of them."
-            )
+        self.group_size = check_group_size(group_size, num_envs)
         self.protocol, self.tokenizer = setting.protocol, setting.tokenizer
         self.questions, self.retriever = setting.questions, setting.retriever
-        self.reward = setting.reward
         self.single_action_space = setting.action_space()
         self.single_observation_space = setting.observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.setting = setting
-        self._rows = VectorRows(setting, num_envs, mode, copy=copy)
+        groups = Groups.of(group_reward, group_size, num_envs)
+        self._rows = VectorRows(setting, num_envs, mode, copy=copy, groups=groups)
+        self.set_reward(setting.reward)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
@@ -242,6 +246,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             raise self._not_ready()
         self._seed(rows, seed)
         self._broken = _BROKEN_OFF
+        self._rows.begin_together(rows)
         for row in rows:
             self._rows.begin(row, of_row(chosen, row, self.num_envs))
         if self._num_under_way:
@@ -412,9 +417,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         """Pay another reward from the next ending on, in all rows.
 
         Raises:
-            ConfigurationError: No reward of that name.
+            ConfigurationError: No reward of that name, or the group reward has a part of its.
         """
-        self.reward = get_reward(reward)
+        self.reward = self._rows.payable(get_reward(reward))
 
     @property
     def reward_name(self) -> str:

@@ -24,9 +24,10 @@ from search_env.errors import (
     InvalidActionError,
     RetrievalError,
 )
-from search_env.rewards import Reward
+from search_env.rewards import Reward, get_group_reward
 from search_env.setting import Info, Setting, ending, faults_since, standing
 from search_env.types import Document, Transcript
+from search_env.vector_groups import Groups, GroupsState
 
 if TYPE_CHECKING:
     from search_env.action_mask import ActionMasks
@@ -46,6 +47,7 @@ class RowsState:
     ended: NDArray[np.bool_]
     told: tuple[int, ...]
     found: dict[int, Info]
+    groups: GroupsState | None
 
 
 class VectorRows:
@@ -56,6 +58,7 @@ class VectorRows:
         count: Number of rows.
         mode: What follows an ending.
         copy: Whether observations and infos are copies.
+        groups: Where rows are grouped and a group reward is paid.
 
     Attributes:
         dynamics: The rows' tokens and tags.
@@ -64,8 +67,17 @@ class VectorRows:
         transcripts: Of the episodes that ended in the last result, by row.
     """
 
-    def __init__(self, setting: Setting, count: int, mode: AutoresetMode, *, copy: bool) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        count: int,
+        mode: AutoresetMode,
+        *,
+        copy: bool,
+        groups: Groups | None = None,
+    ) -> None:
         self.setting, self.count, self.mode, self.copy = setting, count, mode, copy
+        self.groups = groups
         self.dynamics, self._size = setting.dynamics(count), setting.size
         self.random: list[np.random.Generator | None] = [None] * count
         self.serial = [0] * count
@@ -86,6 +98,21 @@ class VectorRows:
         every = np.ones(count, np.bool_)
         self._standing.update({f"_{key}": every for key in list(self._standing)})
 
+    def payable(self, reward: Reward) -> Reward:
+        """Return a reward that endings can pay.
+
+        Raises:
+            ConfigurationError: It has a part of the same name as the group reward.
+        """
+        if self.groups is not None:
+            get_group_reward(self.groups.reward, beside=reward)
+        return reward
+
+    def begin_together(self, rows: Sequence[int]) -> None:
+        """Take note that some rows, or all, are going to begin in one reset."""
+        if self.groups is not None:
+            self.groups.reset_together(rows)
+
     def begin(self, row: int, wish: Mapping[str, Any]) -> None:
         """Start an episode with the question that the options wish for.
 
@@ -96,6 +123,8 @@ class VectorRows:
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
         question = self.setting.choose(wish, random)
+        if self.groups is not None:
+            self.groups.begin(row, question)
         self.dynamics.begin(row, question)
         self._question_id[row], self._num_searches[row] = question.id, 0
         self._stop_reason[row] = ""
@@ -151,7 +180,7 @@ class VectorRows:
             reward: What endings pay.
 
         Raises:
-            RewardError: The reward function failed.
+            RewardError: The reward function, or that of the group reward, failed.
         """
         count = self.count
         rewards = np.zeros(count)
@@ -170,10 +199,14 @@ class VectorRows:
             if stop is not None:
                 self.transcripts[row] = transcript = self.dynamics.transcript(row)
                 rewards[row], final = ending(transcript, reward)
+                if self.groups is not None:
+                    final["group"] = self.groups.end(row, transcript)
                 terminated[row], truncated[row] = stop.terminated, not stop.terminated
                 info = self._end(row, {**info, **final})
             if info:
                 add_info(special, info, row, count)
+        for row, info in () if self.groups is None else self.groups.take_complete():
+            add_info(special, info, row, count)
         infos = self.standing()
         infos.update(special)
         return self.observations(), rewards, terminated, truncated, infos
@@ -273,19 +306,28 @@ class VectorRows:
             self._ended.copy(),
             tuple(self._told),
             {row: dict(info) for row, info in self._found.items()},
+            None if self.groups is None else self.groups.get_state(),
         )
 
     def set_state(self, state: RowsState) -> None:
         """Go on from a saved state.
 
         Raises:
-            ConfigurationError: It has another number of rows.
+            ConfigurationError: It has another number of rows, or groups and these rows none, or
+                the other way round.
         """
         if len(state.episodes) != self.count:
             raise ConfigurationError(
                 f"Expected a state of {self.count} rows, got one of {len(state.episodes)}. "
                 "Restore it in an environment with the same arguments."
             )
+        if (state.groups is None) != (self.groups is None):
+            raise ConfigurationError(
+                "Expected the state of an environment that has a group_reward where this one has "
+                "one, got another. Restore it in an environment with the same arguments."
+            )
+        if self.groups is not None and state.groups is not None:
+            self.groups.set_state(state.groups)
         for row, saved in enumerate(state.episodes):
             self.dynamics.restore(row, saved)
             episode = self.dynamics.episodes[row]

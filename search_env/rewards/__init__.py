@@ -18,6 +18,13 @@ from search_env.rewards.evidence import (
     answer_found,
     evidence_recall,
 )
+from search_env.rewards.group import (
+    GroupReward,
+    get_group_reward,
+    group_reward_names,
+    group_scores,
+    register_group_reward,
+)
 from search_env.rewards.r1_searcher import (
     R1_SEARCHER_STAGE1,
     R1_SEARCHER_STAGE2,
@@ -60,13 +67,18 @@ __all__ = [
     "SEARCH_R1_EM",
     "SEARCH_R1_FORMAT",
     "SOFT_OVERLONG",
+    "GroupReward",
     "Reward",
     "Score",
     "answer_found",
     "evidence_recall",
+    "get_group_reward",
     "get_reward",
+    "group_reward_names",
+    "group_scores",
     "r1_searcher_stage1",
     "r1_searcher_stage2",
+    "register_group_reward",
     "register_reward",
     "reward_names",
     "search_cost",

@@ -70,33 +70,7 @@ class Reward:
                 f"Expected reward {self.name!r} to score {_which(transcript)}, it raised "
                 f"{error!r}. See the cause above; nothing was paid."
             ) from error
-        if not isinstance(found, Mapping):
-            raise RewardError(
-                f"Expected reward {self.name!r} to give a mapping of its parts "
-                f"{list(self.parts)}, got {found!r} for {_which(transcript)}. Return a dictionary."
-            )
-        if tuple(found) != self.parts and found.keys() != set(self.parts):
-            raise RewardError(
-                f"Expected reward {self.name!r} to give the parts {list(self.parts)}, got "
-                f"{list(found)} for {_which(transcript)}. Return exactly the parts it names."
-            )
-        parts = {part: found[part] for part in self.parts}  # the function may keep its own
-        for part, value in parts.items():
-            if type(value) is not float or not math.isfinite(value):
-                parts[part] = self._number(part, value, transcript)
-        return Score(sum(parts.values()), parts)
-
-    def _number(self, part: str, value: object, transcript: Transcript) -> float:
-        try:
-            number = math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            raise RewardError(
-                f"Expected part {part!r} of reward {self.name!r} to be a finite number, got "
-                f"{value!r} for {_which(transcript)}. Return a number for every episode."
-            )
-        return number
+        return checked_score(self.name, self.parts, found, transcript)
 
     def __add__(self, other: Reward) -> Reward:
         """Return the reward that pays the parts of both."""
@@ -156,6 +130,50 @@ class Reward:
             return dataclasses.replace(self, name=name)
         new = tuple(parts.get(part, part) for part in self.parts)
         return Reward(name, new, _Renamed(self.function, parts))
+
+
+def checked_score(
+    name: str, parts: tuple[str, ...], found: object, transcript: Transcript
+) -> Score:
+    """Return what a reward's function found as a score.
+
+    Args:
+        name: Of the reward, for errors.
+        parts: What it must hold, in order.
+        found: What the function returned.
+        transcript: Of the episode, for errors.
+
+    Raises:
+        RewardError: It is no mapping of exactly these parts to finite numbers.
+    """
+    if not isinstance(found, Mapping):
+        raise RewardError(
+            f"Expected reward {name!r} to give a mapping of its parts {list(parts)}, got "
+            f"{found!r} for {_which(transcript)}. Return a dictionary."
+        )
+    if tuple(found) != parts and found.keys() != set(parts):
+        raise RewardError(
+            f"Expected reward {name!r} to give the parts {list(parts)}, got {list(found)} for "
+            f"{_which(transcript)}. Return exactly the parts it names."
+        )
+    numbers = {part: found[part] for part in parts}  # the function may keep its own
+    for part, value in numbers.items():
+        if type(value) is not float or not math.isfinite(value):
+            numbers[part] = _number(name, part, value, transcript)
+    return Score(sum(numbers.values()), numbers)
+
+
+def _number(name: str, part: str, value: object, transcript: Transcript) -> float:
+    try:
+        number = math.nan if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RewardError(
+            f"Expected part {part!r} of reward {name!r} to be a finite number, got "
+            f"{value!r} for {_which(transcript)}. Return a number for every episode."
+        )
+    return number
 
 
 # Classes, not closures: rewards must survive pickling into worker processes.
