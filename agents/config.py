@@ -18,6 +18,7 @@ from search_env.arguments import check_choice, check_count
 from search_env.datasets.splits import splits_of
 from search_env.errors import ConfigurationError
 from search_env.registration import arguments_of
+from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,18 +27,31 @@ class Phase:
 
     Attributes:
         reward: Its name.
+        group_reward: Name of what is paid beside it to the episodes of each group; None: nothing.
         changes: Fields of the algorithm that are other than in the rest of the run, for example
             ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
         levels: Difficulties that it asks, where questions are labelled.
     """
 
     reward: str
+    group_reward: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     levels: tuple[str, ...] = USED_LEVELS
 
     def __post_init__(self) -> None:
         """Keep a plain copy of the changes, which can be JSON whatever they came as."""
         object.__setattr__(self, "changes", dict(self.changes))
+
+    def rewards(self) -> tuple[Reward, GroupReward | None]:
+        """Return what the names name.
+
+        Raises:
+            ConfigurationError: A name is not registered, or both rewards have a part in common.
+        """
+        reward = get_reward(self.reward)
+        if self.group_reward is None:
+            return reward, None
+        return reward, get_group_reward(self.group_reward, beside=reward)
 
 
 PHASES = (
@@ -170,7 +184,7 @@ class TrainConfig:
             check_choice("the changes of a phase", name, known)
         return replace(self.algorithm, **self.phases[phase].changes)
 
-    def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
+    def options_for(self, purpose: Literal[train, evaluation, test]) -> dict[str, Any]:
         """Return the arguments of the environment to train in, to watch training by or to test in.
 
         A split that is given to the id or in ``env_options`` is for training alone.

@@ -7,6 +7,7 @@ episode was learnt from.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from agents.distributed import ALONE, Ranks
 from agents.trajectories import Trajectory
-from search_env.episode_files import EpisodeWriter
+from search_env.episode_files import EpisodeWriter, RecordedGroup
 from search_env.paths import atomic_path
 from search_env.types import Transcript
 from search_env.vector_env import SearchQAVectorEnv
@@ -43,11 +44,12 @@ class Recording:
     ) -> None:
         """Take in what episodes were worth; as :data:`agents.updates.OnAdvantages`."""
         for trajectory, advantage in zip(trajectories, advantages, strict=True):
-            # Groups may have been given other numbers since; the array of ids is the same.
             self._advantages[id(trajectory.tokens)] = advantage
 
     def write(self, path: Path, ranks: Ranks = ALONE) -> None:
         """Write all ranks' episodes, groups together, to a new file or in place of what is there.
+
+        The id of a group is the file's stem and the group's number in the step.
 
         Args:
             path: The file; the main rank writes it.
@@ -57,14 +59,22 @@ class Recording:
             ConfigurationError: The environment's arguments or its reward have no names.
         """
         ordered = sorted(self._episodes, key=lambda episode: episode[1].group)
-        own = [(transcript, self._signals(trajectory)) for transcript, trajectory in ordered]
+        sizes = Counter(trajectory.group for _, trajectory in ordered)  # ranks share no group
+        own = [
+            (
+                transcript,
+                self._signals(trajectory),
+                RecordedGroup(f"{path.stem}/{trajectory.group}", sizes[trajectory.group]),
+            )
+            for transcript, trajectory in ordered
+        ]
         gathered = ranks.gather(own)
         if not ranks.is_main:
             return
         with atomic_path(path) as temporary:
             writer = EpisodeWriter(temporary, self._envs)
-            for transcript, signals in (episode for part in gathered for episode in part):
-                writer.write(transcript, reward=self._reward, signals=signals)
+            for transcript, signals, group in (episode for part in gathered for episode in part):
+                writer.write(transcript, reward=self._reward, signals=signals, group=group)
 
     def _signals(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:
         known = {

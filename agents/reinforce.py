@@ -196,6 +196,7 @@ class _Run:
         # Whoever samples needs the whole model, also where the learner has split its own.
         self.sampler = copy.deepcopy(model) if config.sharded else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
+        self.rewards = [phase.rewards() for phase in config.phases]
         if min(algorithm.prompts for algorithm in algorithms) < ranks.size:
             raise ConfigurationError(
                 f"Expected at least one question a step for each of {ranks.size} processes, got "
@@ -301,15 +302,15 @@ class _Run:
                 self.engine,
                 questions,
                 group_size=algorithm.group_size,
+                group_reward=self.rewards[self.phases.phase][1],
+                first_group=number * algorithm.prompts,
                 seed=self._seed(2, number),
                 share=(self.ranks.rank, self.ranks.size),
                 wait_for_all=self.config.wait_for_all,
                 on_episode=None if recording is None else recording.played,
             )
-            first = number * algorithm.prompts
-            found = [replace(t, group=first + t.group) for t in rollouts.trajectories]
-            played += found
-            chosen += useful(found, algorithm)
+            played += rollouts.trajectories
+            chosen += useful(rollouts.trajectories, algorithm)
             for name, seconds in rollouts.seconds.items():
                 measured[f"time/{name}"] += seconds
             measured["format/faults"] += rollouts.format_faults
@@ -340,7 +341,7 @@ class _Run:
 
     def _enter_phase(self) -> None:
         phase = self.phases.phase
-        self.envs.set_reward(self.config.phases[phase].reward)
+        self.envs.set_reward(self.rewards[phase][0])
         self.learner.config = _optimizer(self.config, self.config.algorithm_of(phase))
 
     def evaluate(self) -> dict[str, float]:

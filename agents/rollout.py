@@ -25,9 +25,11 @@ from numpy.typing import NDArray
 
 import search_env  # noqa: F401 - registers the ids
 from agents.errors import ContextLengthError, ModelMismatchError
+from agents.groups import Finished, WholeGroups
 from agents.trajectories import Trajectory
 from search_env.arguments import check_count
 from search_env.errors import ConfigurationError
+from search_env.rewards import GroupReward, get_group_reward
 from search_env.types import Question, StopReason, Transcript
 from search_env.vector_env import SearchQAVectorEnv
 
@@ -73,6 +75,8 @@ def collect(
     questions: Sequence[int],
     *,
     group_size: int = 1,
+    group_reward: str | GroupReward | None = None,
+    first_group: int = 0,
     seed: int = 0,
     share: tuple[int, int] = (0, 1),
     token_limit: int | None = None,
@@ -91,6 +95,9 @@ def collect(
             noted in every trajectory.
         questions: Indices into ``envs.questions``; each of them is one group.
         group_size: Episodes of each question.
+        group_reward: Paid beside the environment's reward: trajectories have the sum and the parts
+            of both. Groups are whole here, whatever ``share`` and ``token_limit`` say.
+        first_group: Number of the first question's group; the others follow.
         seed: Non-negative; with question and member it decides what is sampled.
         share: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
             and the episodes that they have among all, so n processes play what one would.
@@ -100,17 +107,23 @@ def collect(
             last bit in every run, and a fast retriever costs nothing. With False, rows go on while
             others wait: right for slow retrievers.
         progress: Told of each finished episode.
-        on_episode: Given each finished episode, in the order in which they finish.
+        on_episode: Given each finished episode, in the order in which they finish; with a group
+            reward, when its group is complete.
 
     Raises:
-        ConfigurationError: A bad argument, a share without a group, or an environment in another
-            mode.
+        ConfigurationError: A bad argument, a share without a group, an environment in another
+            mode, or a group reward with a part that the environment's reward has.
         ContextLengthError: Episodes may grow longer than the engine's cache.
         RetrievalError: A search failed and the environment was not told to truncate.
+        RewardError: A reward failed.
     """
     _check(envs, engine, questions, group_size)
-    queue = _Queue(questions, group_size, seed, share, token_limit)
-    play = _Play(envs, engine, queue, progress, on_episode)
+    beside = None
+    if group_reward is not None:
+        beside = get_group_reward(group_reward, beside=envs.reward)
+    queue = _Queue(questions, group_size, seed, share, token_limit, first_group)
+    groups = WholeGroups(beside, group_size)
+    play = _Play(envs, engine, queue, progress, on_episode, groups)
     try:
         play.start()
         while play.running:
@@ -198,6 +211,7 @@ class _Queue:
         seed: int,
         share: tuple[int, int],
         token_limit: int | None,
+        first_group: int,
     ) -> None:
         self._limit = token_limit
         self._size = group_size
@@ -208,7 +222,8 @@ class _Queue:
             for member in range(group_size) if group % every == first else ():
                 own = np.random.SeedSequence((seed, question, asked[question], member))
                 number = int(own.generate_state(1, np.uint64)[0] >> np.uint64(1))
-                tickets.append(_Ticket(group * group_size + member, group, question, number))
+                order = group * group_size + member
+                tickets.append(_Ticket(order, first_group + group, question, number))
             asked[question] += 1
         if not tickets:
             raise ConfigurationError(
@@ -259,8 +274,11 @@ class _Play:
         queue: _Queue,
         progress: Progress | None,
         on_episode: OnEpisode | None,
+        groups: WholeGroups,
     ) -> None:
         rows = envs.num_envs
+        self._groups = groups
+        self._ended = 0
         self._envs, self._engine, self._queue = envs, engine, queue
         self._progress, self._on_episode = progress, on_episode
         self._tickets: dict[int, _Ticket] = {}  # by row, of the episodes under way
@@ -363,12 +381,15 @@ class _Play:
             info=_of_row(infos, row),
             version=int(self._versions[row]),
         )
-        self._finished.append((ticket.order, trajectory))
+        self._ended += 1
         self._faults += trajectory.valid * len(transcript.faults)
         if self._progress is not None:
-            self._progress(len(self._finished), self._queue.total)
-        if self._on_episode is not None:
-            self._on_episode(ticket.question, transcript, trajectory)
+            self._progress(self._ended, self._queue.total)
+        finished = Finished(ticket.order, ticket.question, transcript, trajectory)
+        for order, question, transcript, trajectory in self._groups.take(finished):
+            self._finished.append((order, trajectory))
+            if self._on_episode is not None:
+                self._on_episode(question, transcript, trajectory)
 
     def _refill(self, rows: list[int]) -> None:
         self._engine.release(rows)

@@ -41,7 +41,8 @@ class Trajectory:
             policy did not write.
         values: float32 ``(T,)``: the critic's value of the state in which each token was chosen;
             NaN where the policy did not write, None without a critic.
-        reward: What the environment paid in total.
+        reward: What it is worth in total: what the environment paid and, where there is one, the
+            group reward.
         reward_parts: The same by part.
         stop_reason: How it ended.
         valid: False where retrieval failed; such an episode is never learnt from.

@@ -284,6 +284,12 @@ def replay_command(
 def rescore_command(
     file: EpisodeFile,
     reward: Annotated[list[str], typer.Option(help="Name of a reward, repeatable.")],
+    group_reward: Annotated[
+        str | None, typer.Option(help="Name of a group reward, added to each of them.")
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="Groups: record, as they were played, or question.")
+    ] = "record",
     torn_tail: TornTail = "raise",
     modules: Modules = None,
 ) -> None:
@@ -291,7 +297,10 @@ def rescore_command(
     from search_env.replay import rescore
 
     _import(modules)
-    results = [rescore(file, name, torn_tail=torn_tail) for name in dict.fromkeys(reward)]
+    results = [
+        rescore(file, name, group_reward=group_reward, group_by=group_by, torn_tail=torn_tail)
+        for name in dict.fromkeys(reward)
+    ]
     open_console().print(_rescore_table(results))
     valid, invalid = len(results[0].valid), results[0].invalid
     say(f"Means over {valid:,} episodes.", "dim")

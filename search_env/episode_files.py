@@ -25,6 +25,7 @@ from search_env.episode_record import (
     LINE_START,
     Recordable,
     RecordedEpisode,
+    RecordedGroup,
     common_fields,
     decode,
     encode,
@@ -34,7 +35,7 @@ from search_env.errors import DataNotFoundError, EpisodeFileError
 from search_env.rewards import Reward
 from search_env.types import Transcript
 
-__all__ = ["EpisodeWriter", "RecordedEpisode", "read_episodes"]
+__all__ = ["EpisodeWriter", "RecordedEpisode", "RecordedGroup", "read_episodes"]
 
 _TORN_TAIL = ("raise", "skip")
 
@@ -112,6 +113,7 @@ class EpisodeWriter:
         seed: int | None = None,
         reward: Reward | None = None,
         signals: Mapping[str, NDArray[np.float32]] | None = None,
+        group: RecordedGroup | None = None,
     ) -> None:
         """Append one finished episode.
 
@@ -120,14 +122,18 @@ class EpisodeWriter:
             seed: What the episode's ``reset`` was given.
             reward: That was in force at the end; None for the environment's present one.
             signals: Numbers about each of the policy's tokens, by name, such as ``log_prob``.
+            group: That it was played in; None for an episode played alone.
 
         Raises:
-            ConfigurationError: The episode has not ended, the reward is not registered, or a signal
-                does not fit the policy's tokens.
+            ConfigurationError: The episode has not ended, the reward is not registered, a signal
+                does not fit the policy's tokens, or the group has no id or no size.
             RewardError: The reward function failed.
         """
         reward = self._env.reward if reward is None else reward
-        self._append(encode(self._common, transcript, seed=seed, reward=reward, signals=signals))
+        line = encode(
+            self._common, transcript, seed=seed, reward=reward, signals=signals, group=group
+        )
+        self._append(line)
 
     def _append(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,7 @@ import tokenizers
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
+from search_env.arguments import check_count
 from search_env.env import SearchQAEnv
 from search_env.errors import ConfigurationError, EpisodeFileError, ProtocolError, TokenizerError
 from search_env.protocols import get_protocol
@@ -90,6 +91,18 @@ class RecordedTokenizer:
         return self.load().decode(ids)
 
 
+class RecordedGroup(NamedTuple):
+    """The group that an episode was played in.
+
+    Attributes:
+        id: Shared by its members, and by no other group in what will be scored together.
+        size: How many members it has, those whose retrieval failed included.
+    """
+
+    id: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedEpisode:
     """One line of an episode file.
@@ -107,6 +120,7 @@ class RecordedEpisode:
         versions: Of Python and the packages that had a part, by name.
         signals: Numbers about each of the policy's tokens, float32 of as many, by name, such as
             ``log_prob``, ``value`` or ``advantage``.
+        group: That it was played in, None where it was played alone.
     """
 
     place: str
@@ -120,6 +134,7 @@ class RecordedEpisode:
     tokenizer: RecordedTokenizer
     versions: dict[str, str]
     signals: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    group: RecordedGroup | None = None
 
     @property
     def actions(self) -> NDArray[np.int32]:
@@ -152,6 +167,7 @@ def encode(
     seed: int | None,
     reward: Reward,
     signals: Mapping[str, NDArray[np.float32]] | None = None,
+    group: RecordedGroup | None = None,
 ) -> bytes:
     """Return the line of a finished episode, newline included.
 
@@ -161,10 +177,12 @@ def encode(
         seed: What the episode's ``reset`` was given.
         reward: That was in force at the end.
         signals: As :attr:`RecordedEpisode.signals`; four digits are kept.
+        group: As :attr:`RecordedEpisode.group`.
 
     Raises:
-        ConfigurationError: The episode has not ended, the reward is not registered, or a signal
-            does not have a finite number for each of the policy's tokens.
+        ConfigurationError: The episode has not ended, the reward is not registered, a signal does
+            not have a finite number for each of the policy's tokens, or the group has no id or no
+            size.
         RewardError: The reward function failed.
     """
     stop = transcript.stop_reason
@@ -190,6 +208,8 @@ def encode(
     }
     if signals:
         row["signals"] = {name: _signal(name, of, transcript) for name, of in signals.items()}
+    if group is not None:
+        row["group"] = _group_row(*group)
     return _dump({**row, "sha256": _checksum(row)}) + b"\n"
 
 
@@ -284,6 +304,15 @@ def _signal(name: str, values: NDArray[np.float32], transcript: Transcript) -> l
             "Leave out the tokens that the environment wrote."
         )
     return [float(f"{value:.4g}") for value in values.tolist()]
+
+
+def _group_row(id: str, size: int) -> list[Any]:
+    if not isinstance(id, str) or not id:
+        raise ConfigurationError(
+            f"Expected the id of a group to be a text, got {id!r}. Pass one that no other group of "
+            "the file has."
+        )
+    return [id, check_count("the size of a group", size, 1)]
 
 
 def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
@@ -390,6 +419,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         tokenizer=tokenizer,
         versions=row["versions"],
         signals=signals,
+        group=RecordedGroup(*row["group"]) if "group" in row else None,
     )
 
 

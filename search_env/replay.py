@@ -19,14 +19,27 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.arguments import check_choice
 from search_env.env import Observation, SearchQAEnv
 from search_env.episode_files import read_episodes
-from search_env.episode_record import RecordedEpisode, current_versions
-from search_env.errors import ConfigurationError, ReplayMismatchError, RetrievalError
+from search_env.episode_record import RecordedEpisode, RecordedGroup, current_versions
+from search_env.errors import (
+    ConfigurationError,
+    EpisodeFileError,
+    ReplayMismatchError,
+    RetrievalError,
+)
 from search_env.evaluation import bare_env
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.digests import digest
-from search_env.rewards import Reward, Score, get_reward
+from search_env.rewards import (
+    GroupReward,
+    Reward,
+    Score,
+    get_group_reward,
+    get_reward,
+    group_scores,
+)
 from search_env.types import Searched, Source, StopReason, Transcript
 
 # What replay changes of the recorded arguments, none of which changes an observation: a mask costs
@@ -80,23 +93,94 @@ class Rescored:
         return Score(sum(score.total for score in valid) / len(valid), parts)
 
 
-def rescore(path: str | Path, reward: str | Reward, *, torn_tail: str = "raise") -> Rescored:
+def rescore(
+    path: str | Path,
+    reward: str | Reward,
+    *,
+    group_reward: str | GroupReward | None = None,
+    group_by: str = "record",
+    torn_tail: str = "raise",
+) -> Rescored:
     """Score recorded episodes by another reward; nothing is executed and no dataset is needed.
 
     Args:
         path: Of an episode file.
         reward: A reward or the name of one.
+        group_reward: Paid beside it to the episodes of each group; None for nothing.
+        group_by: What is a group: ``"record"`` for the group that an episode was recorded with, or
+            ``"question"`` for all episodes of a question in the file, whatever was recorded.
         torn_tail: As for :func:`~search_env.episode_files.read_episodes`.
 
     Raises:
-        ConfigurationError: No reward of that name.
-        EpisodeFileError: The file is damaged.
+        ConfigurationError: No reward of that name, two parts of one name, or a group of several
+            questions.
+        EpisodeFileError: The file is damaged; or a group reward asks for groups, and an episode was
+            recorded without one or members of one are missing.
         RewardError: The reward failed on an episode.
     """
+    check_choice("group_by", group_by, list(_GROUPS))
     reward = get_reward(reward)
+    beside = None if group_reward is None else get_group_reward(group_reward, beside=reward)
     episodes = read_episodes(path, torn_tail=torn_tail)
-    scores = tuple(reward(e.transcript) if e.valid else None for e in episodes)
-    return Rescored(reward.name, reward.parts, scores)
+    if beside is None:
+        scores = tuple(reward(e.transcript) if e.valid else None for e in episodes)
+        return Rescored(reward.name, reward.parts, scores)
+    return Rescored(
+        f"{reward.name} + {beside.name}",
+        reward.parts + beside.parts,
+        _in_groups(_GROUPS[group_by](episodes), reward, beside),
+    )
+
+
+_Members = list[tuple[int, RecordedEpisode]]  # with each episode's number in the file
+
+
+def _in_groups(
+    groups: Iterable[_Members], reward: Reward, beside: GroupReward
+) -> tuple[Score | None, ...]:
+    """Return each episode's score with its share of the group's."""
+    scores: dict[int, Score | None] = {}
+    for members in groups:
+        own = [reward(e.transcript) if e.valid else Score(0.0, {}) for _, e in members]
+        paid = group_scores(beside, [episode.transcript for _, episode in members], own)
+        for (number, episode), score in zip(members, paid, strict=True):
+            scores[number] = score if episode.valid else None
+    return tuple(scores[number] for number in range(len(scores)))
+
+
+def _by_record(episodes: Iterable[RecordedEpisode]) -> Iterator[_Members]:
+    """Yield the groups that were recorded, each as soon as it is complete."""
+    groups: dict[RecordedGroup, _Members] = {}
+    for number, episode in enumerate(episodes):
+        if episode.group is None:
+            raise EpisodeFileError(
+                f"{episode.place}: expected an episode that was recorded with its group, got one "
+                "without. To take all episodes of a question in the file as its group, pass "
+                "group_by='question' (--group-by question)."
+            )
+        members = groups.setdefault(episode.group, [])
+        members.append((number, episode))
+        if len(members) == episode.group.size:
+            yield groups.pop(episode.group)
+    for group, members in groups.items():
+        raise EpisodeFileError(
+            f"{members[0][1].place}: expected all {group.size} episodes of group {group.id!r} in "
+            f"the file, got {len(members)}. Score the whole file that was recorded, or pass "
+            "group_by='question' (--group-by question)."
+        )
+
+
+def _by_question(episodes: Iterable[RecordedEpisode]) -> Iterator[_Members]:
+    """Yield the episodes of each question, whatever group they were recorded with."""
+    groups: dict[tuple[str, str, str], _Members] = {}
+    for number, episode in enumerate(episodes):
+        question = episode.transcript.question
+        key = question.dataset, question.split, question.id
+        groups.setdefault(key, []).append((number, episode))
+    yield from groups.values()
+
+
+_GROUPS = {"record": _by_record, "question": _by_question}
 
 
 def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:

@@ -92,8 +92,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     ## Information
     The single environment's, as arrays with masks (`key` and `_key`), types constant: `str` and
-    lists in object arrays. `recv` adds `ready`. With `group_reward`, an ending has `group`; the step
-    that completes a group has `complete_group`, `group_reward`, `group_reward_parts` in its rows.
+    lists in object arrays. `recv` adds `ready`. With `group_reward`, an ending has `group`;
+    the step that completes a group, `complete_group`, `group_reward` and `group_reward_parts`.
 
     ## Slow retrievers
     `step` waits for all documents. `send(actions, rows)` does not: queries go to background
