@@ -8,7 +8,7 @@ from search_env.errors import ConformanceError
 from search_env.testing.diagnosis import DIAGNOSTICS, Diagnosis, Diagnostic, diagnose
 from search_env.testing.episodes import failed_episode, sample_episodes
 from search_env.testing.retrievers import RetrieverReport, check_retriever
-from search_env.testing.rewards import check_reward
+from search_env.testing.rewards import check_group_reward, check_reward
 from search_env.testing.vectors import check_vector_env
 from search_env.testing.wrappers import check_wrapper
 
@@ -18,6 +18,7 @@ __all__ = [
     "Diagnosis",
     "Diagnostic",
     "RetrieverReport",
+    "check_group_reward",
     "check_retriever",
     "check_reward",
     "check_vector_env",

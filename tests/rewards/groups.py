@@ -1,0 +1,68 @@
+"""Group rewards and toy episodes for the tests of both: a function of a module, so picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search_env.env import SearchQAEnv
+from search_env.rewards import GroupReward
+from search_env.scoring import cover_exact_match
+from search_env.types import Transcript
+
+TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy", "max_tokens": 64, "max_searches": 4}
+QUERY = "<q>key1 key1 </q>"
+SCRIPTS = (
+    "<a>{gold}</a>",
+    QUERY + "<a>{gold}</a>",
+    QUERY + QUERY + "<a>{gold}</a>",
+    QUERY * 3 + "<a>{gold}</a>",
+    "<a>key1 </a>",
+    QUERY + "<a></a>",
+    QUERY,
+)
+"""Right after 0 to 3 searches, wrong without and with one, and without an answer."""
+
+
+def right(transcript: Transcript) -> bool:
+    return cover_exact_match(transcript.answer, transcript.question.answers) == 1.0
+
+
+def fewest_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
+    """Pay 1 to right members with the fewest searches."""
+    counts = [len(member.searches) for member in group if right(member)]
+    return [
+        {"frugal": float(right(member) and len(member.searches) == min(counts))} for member in group
+    ]
+
+
+def spread_of_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
+    """Pay min(2 var, 2) to right members with the fewest, as R1-Searcher++ does."""
+    counts = [len(member.searches) for member in group if right(member)]
+    mean = sum(counts) / max(len(counts), 1)
+    variance = sum((count - mean) ** 2 for count in counts) / max(len(counts), 1)
+    worth = min(2 * variance, 2.0)
+    return [{"group": worth if right(m) and len(m.searches) == min(counts) else 0.0} for m in group]
+
+
+FEWEST = GroupReward("test-fewest-searches", ("frugal",), fewest_searches)
+SPREAD = GroupReward("test-spread-of-searches", ("group",), spread_of_searches)
+
+
+def ids_of(script: str, transcript: Transcript, tokenizer) -> list[int]:
+    """Return the ids that write a script, and the end of sequence after it."""
+    text = script.replace("{gold}", transcript.question.answers[0])
+    return [*tokenizer.encode(text).tolist(), *tokenizer.eos_ids]
+
+
+def played(*scripts: str, index: int = 9, **arguments) -> list[Transcript]:
+    """Return an episode of one question for each script."""
+    found = []
+    for script in scripts:
+        env = SearchQAEnv(**{**TOY, **arguments})
+        env.reset(seed=0, options={"index": index})
+        for token in ids_of(script, env.transcript(), env.tokenizer):
+            _, _, terminated, truncated, _ = env.step(token)
+            if terminated or truncated:
+                break
+        found.append(env.transcript())
+    return found

@@ -1,0 +1,113 @@
+"""check_group_reward: good ones pass, and each rule fails on one that breaks it alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from search_env.errors import ConfigurationError, ConformanceError
+from search_env.rewards import F1, GroupReward, Score
+from search_env.testing import check_group_reward, failed_episode, sample_episodes
+from tests.rewards.groups import FEWEST, SPREAD, played
+
+
+@pytest.mark.parametrize("reward", [FEWEST, SPREAD])
+def test_good_ones_pass(reward):
+    scores = check_group_reward(reward)
+    assert {len(group) for group in scores} >= {1, 2}
+    assert sum(map(len, scores)) == 2 * len(sample_episodes()) + 2 * 3
+
+
+def test_own_groups_come_first_without_what_failed():
+    own = played("<a>{gold}</a>", "<q>key1 key1 </q><a>{gold}</a>")
+    scores = check_group_reward(FEWEST, [[failed_episode()], [own[1], failed_episode(), own[0]]])
+    assert [score.total for score in scores[0]] == [0.0, 1.0]
+
+
+def test_bad_arguments_are_named():
+    with pytest.raises(ConfigurationError, match="Expected protocols among"):
+        check_group_reward(FEWEST, protocols=["r1"])
+    mixed = [*played("<a></a>", index=3), *played("<a></a>")]
+    with pytest.raises(ConfigurationError, match="episodes of one question"):
+        check_group_reward(FEWEST, [mixed])
+
+
+def pays_the_first(group):
+    return [{"x": float(i == 0)} for i in range(len(group))]
+
+
+def rounds_in_order(group):
+    """Sums that depend on the order in their last bits only are no fault."""
+    total = sum(0.1 * len(member.tokens) for member in group)
+    return [{"x": total} for _ in group]
+
+
+def compares_with_the_next(group):
+    return [{"x": 1.0 / len(group)} for _ in group[1:]]
+
+
+def divides_by_the_others(group):
+    return [{"x": 1.0 / (len(group) - 1)} for _ in group]
+
+
+def writes_tokens(group):
+    group[0].tokens[0] += 1
+    return [{"x": 1.0} for _ in group]
+
+
+def draws(group):
+    return [{"x": float(random.random() >= 0)} for _ in group]
+
+
+class Counting:
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, group):
+        self.count += 1
+        return [{"x": float(self.count)} for _ in group]
+
+
+class ForgetsInPickle:
+    def __init__(self, bonus=1.0):
+        self.bonus = bonus
+
+    def __call__(self, group):
+        return [{"x": self.bonus} for _ in group]
+
+    def __reduce__(self):
+        return (ForgetsInPickle, (0.0,))
+
+
+class AnotherTotal(GroupReward):
+    def __call__(self, transcripts):
+        return tuple(Score(2.0, {"x": 1.0}) for _ in transcripts)
+
+
+def ones(group):
+    return [{"x": 1.0} for _ in group]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reward"),
+    [
+        ("type", F1),
+        ("order", GroupReward("mine", ("x",), pays_the_first)),
+        ("score", GroupReward("mine", ("x",), compares_with_the_next)),
+        ("score", GroupReward("mine", ("x",), divides_by_the_others)),
+        ("transcript", GroupReward("mine", ("x",), writes_tokens)),
+        ("random", GroupReward("mine", ("x",), draws)),
+        ("pure", GroupReward("mine", ("x",), Counting())),
+        ("picklable", GroupReward("mine", ("x",), ForgetsInPickle())),
+        ("picklable", GroupReward("mine", ("x",), lambda group: ones(group))),
+        ("sum", AnotherTotal("mine", ("x",), ones)),
+    ],
+)
+def test_a_broken_rule_is_named(rule, reward):
+    with pytest.raises(ConformanceError, match=rf"^\[{rule}\]"):
+        check_group_reward(reward)
+
+
+def test_what_only_rounds_passes():
+    check_group_reward(GroupReward("mine", ("x",), rounds_in_order))
