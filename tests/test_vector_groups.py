@@ -13,12 +13,11 @@ from gymnasium.vector import AutoresetMode
 import search_env  # noqa: F401 - registers the ids
 from search_env.errors import ConfigurationError, RetrievalError, RewardError, UnknownArgumentError
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import GroupReward, Reward, register_group_reward
+from search_env.rewards import GroupReward, Reward
 from search_env.testing import check_vector_env
 from search_env.vector_env import SearchQAVectorEnv
 from tests.rewards.groups import FEWEST, SCRIPTS, SPREAD, TOY, ids_of
 
-register_group_reward(FEWEST)
 MODES = list(AutoresetMode)
 KEYS = {"group", "complete_group", "group_reward", "group_reward_parts"}
 

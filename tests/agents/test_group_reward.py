@@ -21,7 +21,6 @@ from tests.agents.scripted_engine import ScriptedEngine
 from tests.agents.toy_runs import tiny_model, toy_config
 from tests.rewards.groups import FEWEST, SCRIPTS, SPREAD, TOY, ids_of
 
-register_group_reward(FEWEST)
 QUESTIONS = [9, 3, 9, 12, 5]
 
 

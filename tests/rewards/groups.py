@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_env.env import SearchQAEnv
-from search_env.rewards import GroupReward
+from search_env.rewards import GroupReward, register_group_reward
 from search_env.scoring import cover_exact_match
 from search_env.types import Transcript
 
@@ -44,7 +44,7 @@ def spread_of_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
     return [{"group": worth if right(m) and len(m.searches) == min(counts) else 0.0} for m in group]
 
 
-FEWEST = GroupReward("test-fewest-searches", ("frugal",), fewest_searches)
+FEWEST = register_group_reward(GroupReward("test-fewest-searches", ("frugal",), fewest_searches))
 SPREAD = GroupReward("test-spread-of-searches", ("group",), spread_of_searches)
 
 
