@@ -18,6 +18,7 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.bm25 import BM25Retriever
 from search_env.tasks import register_retriever
 from search_env.wrappers.record_episodes import RecordEpisodes
+from tests.rewards.groups import FEWEST
 
 COMMAND = [sys.executable, "-c", "from search_env.cli import main; main()"]
 PASSAGES = '{"id": "u", "title": "Ulm", "text": "A city."}\n{"id": "p", "title": "", "text": "x"}\n'
@@ -222,6 +223,16 @@ def test_rescore_prints_totals_and_parts(episodes):
     ]
     assert means == "Means over 2 episodes."
     assert left_out == "1 left out: retrieval failed in them."
+
+
+def test_rescore_adds_a_group_reward(episodes):
+    group = ("--group-reward", FEWEST.name)
+    refused(run("rescore", episodes, "--reward", "f1", *group), "--group-by question")
+    result = run("rescore", episodes, "--reward", "f1", *group, "--group-by", "question")
+    assert result.exit_code == 0, result.output
+    assert "f1 + test-fewest-searches" in result.stdout
+    rows = dict(line.split()[-2:] for line in result.stdout.splitlines()[2:5])
+    assert rows == {"total": "1.0000", "f1": "0.5000", "frugal": "0.5000"}
 
 
 @pytest.mark.parametrize("command", [["replay"], ["rescore", "--reward", "f1"]])

@@ -83,7 +83,7 @@ class GroupReward:
         """Return what the function makes of the valid members, one thing for each."""
         which = f"{len(valid)} episodes of question {valid[0].question.id!r}"
         try:
-            found = self.function(tuple(valid))
+            found: object = self.function(tuple(valid))
         except Exception as error:
             raise RewardError(
                 f"Expected group reward {self.name!r} to score {which}, it raised {error!r}. See "
