@@ -44,7 +44,10 @@ def spread_of_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
     return [{"group": worth if right(m) and len(m.searches) == min(counts) else 0.0} for m in group]
 
 
-FEWEST = register_group_reward(GroupReward("test-fewest-searches", ("frugal",), fewest_searches))
+FEWEST = register_group_reward(
+    GroupReward("test-fewest-searches", ("frugal",), fewest_searches),
+    replace=True,  # doctests import this module by another name, too
+)
 SPREAD = GroupReward("test-spread-of-searches", ("group",), spread_of_searches)
 
 
