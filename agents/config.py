@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from agents.algorithm import Algorithm
 from agents.curriculum import USED_LEVELS
@@ -184,7 +184,7 @@ class TrainConfig:
             check_choice("the changes of a phase", name, known)
         return replace(self.algorithm, **self.phases[phase].changes)
 
-    def options_for(self, purpose: Literal[train, evaluation, test]) -> dict[str, Any]:
+    def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
         """Return the arguments of the environment to train in, to watch training by or to test in.
 
         A split that is given to the id or in ``env_options`` is for training alone.

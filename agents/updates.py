@@ -45,19 +45,6 @@ OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], N
 _SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
 
 
-def useful(trajectories: list[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
-    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
-    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
-    if not algorithm.dynamic_sampling:
-        return valid
-    return [
-        member
-        for members in by_group(valid).values()
-        if keep_group([t.reward for t in members], -math.inf, math.inf)
-        for member in members
-    ]
-
-
 def update(
     learner: Learner,
     trajectories: Sequence[Trajectory],

@@ -177,9 +177,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
         )
-        self._assemble(
-            Setting(config), num_envs, autoreset_mode, group_size, group_reward, copy
-        )
+        self._assemble(Setting(config), num_envs, autoreset_mode, group_size, group_reward, copy)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.render_mode, self.render_row = render_mode, render_row
         self._threads = check_count("retrieval_threads", retrieval_threads, 1)
