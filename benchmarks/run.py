@@ -2,8 +2,8 @@
 
 ::
 
-    from benchmarks.catalogue import get_protocol
-    from benchmarks.players import AgentPlayer
+    from benchmarks.question_sets.registry import get_protocol
+    from benchmarks.players.base import AgentPlayer
     from benchmarks.run import run
 
     protocol = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
@@ -21,11 +21,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.controls import CONTROLS, controlled
-from benchmarks.players import Ask, Decoding, Ending, Game, Player
-from benchmarks.protocol import BenchmarkProtocol
-from benchmarks.report import processor
-from benchmarks.results import Played, Results, ResultsWriter, read_results
+from benchmarks.harness.ablations import CONTROLS, controlled
+from benchmarks.harness.results_file import Played, Results, ResultsWriter, read_results
+from benchmarks.harness.spec import BenchmarkProtocol
+from benchmarks.players.base import Ask, Decoding, Ending, Game, Player
+from benchmarks.reports.measurement_page import processor
 from search_env.arguments import check_choice
 from search_env.datasets.records import one_line
 from search_env.episode_files import EpisodeWriter
@@ -60,7 +60,7 @@ def run(
         protocol: Fixes everything but the agent.
         player: Plays.
         path: Of the results: a new file, or one that the same run has begun.
-        control: One of :data:`~benchmarks.controls.CONTROLS`, or None.
+        control: One of :data:`~benchmarks.harness.ablations.CONTROLS`, or None.
         decoding: How a model's tokens are chosen, and how often.
         limit: Only the first questions; None for all. The id then says so.
         seed: Of environment and player.
@@ -119,7 +119,7 @@ def result_id(
     A control is no part of it: it stands beside the agent that it takes the evidence from.
 
     Example:
-        >>> from benchmarks.catalogue import get_protocol
+        >>> from benchmarks.question_sets.registry import get_protocol
         >>> world = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
         >>> result_id(world, Decoding(1.0, samples=8), limit=50)
         'world-2hop/r1-searcher/bm25-world1k/v1@t1x8+first50'

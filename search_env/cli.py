@@ -41,8 +41,8 @@ INTERRUPTED = 130
 _ELSEWHERE = {
     "score": ("search_env.commands.score", "Score others' outputs by all measures; compare them."),
     "view": ("search_env.commands.view", "Make a page of recorded episodes to look at."),
-    "bench": ("benchmarks.commands", "Score an agent under a protocol that can be compared."),
-    "report": ("benchmarks.report_command", "Make a page of scores, curves and episodes."),
+    "bench": ("benchmarks.cli.bench", "Score an agent under a protocol that can be compared."),
+    "report": ("benchmarks.cli.report", "Make a page of scores, curves and episodes."),
     "train": ("agents.commands", "Train a language model to search and to answer."),
     "label": ("agents.commands", "Measure how difficult questions are for a model."),
     "pretrain": ("agents.supervised_commands", "Teach a model to read, on articles of worlds."),

@@ -12,8 +12,8 @@ import pytest
 from slow_scoring import slow_contiguous, slow_cover, slow_exact, slow_f1
 
 from agents.baselines import make_baseline
-from benchmarks.catalogue import get_protocol
-from benchmarks.players import AgentPlayer
+from benchmarks.players.base import AgentPlayer
+from benchmarks.question_sets.registry import get_protocol
 from benchmarks.run import run
 from search_env.comparison import on_shared_questions
 from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError

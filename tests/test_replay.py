@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import search_env
-from benchmarks.published import FILES, read_trajectories
+from benchmarks.speed.published_trajectories import FILES, read_trajectories
 from search_env.retrieval.cassette import Cassette
 from search_env.scoring import cover_exact_match, exact_match, token_f1
 from search_env.types import Source, StopReason

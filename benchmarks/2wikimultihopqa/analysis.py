@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.results import Played
-from benchmarks.scores import Groups, by_kind
+from benchmarks.harness.results_file import Played
+from benchmarks.harness.scores import Groups, by_kind
 
 
 def groups(episodes: Sequence[Played]) -> dict[str, Groups]:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks.sweep import BUNDLED, Run
+from benchmarks.studies.sweep import BUNDLED, Run
 
 SWEEP = tuple(Run("2wikimultihopqa-dev/r1-searcher/bm25-pool81k/v1", *agent) for agent in BUNDLED)

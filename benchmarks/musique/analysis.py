@@ -10,8 +10,8 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.results import Played
-from benchmarks.scores import Groups, by_hops, by_kind, group
+from benchmarks.harness.results_file import Played
+from benchmarks.harness.scores import Groups, by_hops, by_kind, group
 from search_env.datasets.files import iter_records
 from search_env.datasets.resolve import find_questions
 from search_env.errors import DataError

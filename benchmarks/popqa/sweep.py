@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from benchmarks.sweep import Run
+from benchmarks.studies.sweep import Run
 
 SWEEP: tuple[Run, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.procedural_world.task import PROTOCOLS
-from benchmarks.sweep import BUNDLED, Run
+from benchmarks.question_sets.encyclopaedia import PROTOCOLS
+from benchmarks.studies.sweep import BUNDLED, Run
 
 SWEEP = tuple(Run(protocol.id, *agent) for protocol in PROTOCOLS for agent in BUNDLED)

@@ -1,1 +1,1 @@
-"""What the environment's own code costs: one step, bulk stepping, and published peers."""
+"""What steps, searches, rollouts and updates cost, beside published peers."""

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.catalogue import get_protocol
-from benchmarks.players import Player, make_player
-from benchmarks.protocol import BenchmarkProtocol
-from benchmarks.report import heading, publish, table
+from benchmarks.harness.spec import BenchmarkProtocol
+from benchmarks.players.base import Player, make_player
+from benchmarks.question_sets.registry import get_protocol
+from benchmarks.reports.measurement_page import heading, publish, table
 from benchmarks.run import run
 
 QUESTIONS = 500

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.report import heading, publish, table
+from benchmarks.reports.measurement_page import heading, publish, table
 from benchmarks.speed.replays import (
     LONGEST,
     TOP_K,

@@ -22,7 +22,7 @@ from typing import Protocol as Structural
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.published import FILES, PublishedTrajectory, read_trajectories
+from benchmarks.speed.published_trajectories import FILES, PublishedTrajectory, read_trajectories
 from search_env.dynamics import Dynamics
 from search_env.env import SearchQAEnv
 from search_env.protocols import Protocol

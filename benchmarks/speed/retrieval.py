@@ -33,7 +33,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from benchmarks.report import heading, publish, table
+from benchmarks.reports.measurement_page import heading, publish, table
 from search_env.retrieval import BM25Retriever
 from search_env.types import Document
 

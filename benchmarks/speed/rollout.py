@@ -39,7 +39,7 @@ from agents.engine import Engine
 from agents.rollout import collect
 from agents.rollout_engine import Decoded, Rows
 from agents.sampling import Sampling
-from benchmarks.report import heading, publish, table
+from benchmarks.reports.measurement_page import heading, publish, table
 from search_env.env import Observation
 from search_env.moves import answer_text, query_text
 from search_env.vector_env import SearchQAVectorEnv

@@ -23,7 +23,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from numpy.typing import NDArray
 
-from benchmarks.report import heading, publish, table
+from benchmarks.reports.measurement_page import heading, publish, table
 from search_env.dynamics import Dynamics
 from search_env.env import SearchQAEnv
 from search_env.paths import data_dir

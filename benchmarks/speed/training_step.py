@@ -9,7 +9,7 @@ Both train the same model from the same weights with GRPO, one optimizer step fo
 episodes. TRL plays them by its own tool loop (``tools=``): ``generate`` for all active rows, calls
 parsed out of the text, the same retriever behind a function ``search``, documents through the chat
 template, ``generate`` again from all tokens. Both policies sample as usual and are then made to
-write the same scripts (:mod:`benchmarks.scripted`), so searches and tokens are equal, which is
+write the same scripts (:mod:`benchmarks.speed.scripted`), so searches and tokens are equal, which is
 checked; TRL needs an end-of-sequence token to end a turn, which is not counted. Steps are taken in
 turn, so a slow minute of the machine falls on both.
 """
@@ -31,8 +31,8 @@ from agents.algorithm import Algorithm
 from agents.learner import Learner, OptimizerConfig
 from agents.rollout import collect
 from agents.updates import update
-from benchmarks.report import heading, publish, table
-from benchmarks.scripted import ScriptedEngine
+from benchmarks.reports.measurement_page import heading, publish, table
+from benchmarks.speed.scripted import ScriptedEngine
 from benchmarks.speed.trl_peer import train_with_trl
 from benchmarks.speed.workload import LEARNING_RATE, Measured, Workload, tiny_model
 

@@ -24,7 +24,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from benchmarks.scripted import Script
+from benchmarks.speed.scripted import Script
 from benchmarks.speed.workload import END, LEARNING_RATE, Measured, Workload, tiny_model
 from search_env.scoring import score_answer
 from search_env.types import TagRole

@@ -21,7 +21,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
 
-from benchmarks.report import heading, publish, table
+from benchmarks.reports.measurement_page import heading, publish, table
 from benchmarks.speed.step import LENGTH, PROTOCOL, TEXT, Vocabulary, vocabularies
 from search_env.env import SearchQAEnv
 from search_env.moves import answer_text, query_text

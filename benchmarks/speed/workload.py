@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from agents.rollout import make_envs
-from benchmarks.scripted import Script, write_scripts
+from benchmarks.speed.scripted import Script, write_scripts
 from search_env.vector_env import SearchQAVectorEnv
 
 ModelT = TypeVar("ModelT", bound=Qwen2ForCausalLM)

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from agents.baselines import make_baseline
-from benchmarks.catalogue import get_protocol
-from benchmarks.controls import ShuffledDocuments, controlled
-from benchmarks.errors import BenchmarkError, ResultsMismatchError
-from benchmarks.players import AgentPlayer, Decoding, make_player
+from benchmarks.harness.ablations import ShuffledDocuments, controlled
+from benchmarks.harness.errors import BenchmarkError, ResultsMismatchError
+from benchmarks.players.base import AgentPlayer, Decoding, make_player
+from benchmarks.players.text import callable_player
+from benchmarks.question_sets.registry import get_protocol
 from benchmarks.run import overlap, result_id, run
-from benchmarks.text_player import callable_player
 from search_env.env import SearchQAEnv
 from search_env.episode_files import read_episodes
 from search_env.errors import ConfigurationError
@@ -207,7 +207,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
     by_text = {q.text: q for q in env.questions}
 
     def complete(asked):
-        from benchmarks.text_player import Piece
+        from benchmarks.players.text import Piece
 
         question = by_text[asked.question]
         done = asked.prompt.count("<|end_of_documents|>\n\n")
@@ -215,7 +215,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
             return Piece(query_text(env.protocol, question.hops[done].query))
         return Piece(answer_text(env.protocol, question.answers[0], thinking=True))
 
-    from benchmarks.text_player import TextPlayer
+    from benchmarks.players.text import TextPlayer
 
     texts = run(WORLD, TextPlayer(complete, {"name": "t"}), tmp_path / "t.jsonl", limit=10)
     agents = run(WORLD, baseline(), tmp_path / "a.jsonl", limit=10)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.published import FILES, read_trajectories
+from benchmarks.speed.published_trajectories import FILES, read_trajectories
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import get_reward, r1_searcher_stage2
 from search_env.tokenizer import load_tokenizer

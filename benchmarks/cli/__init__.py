@@ -1,0 +1,1 @@
+"""Commands of ``search-env`` that need benchmarks, one a file."""

@@ -1,0 +1,285 @@
+"""``search-env bench``: the protocols, or one agent on one of them.
+
+Playing is :mod:`benchmarks.run`'s. This module is imported for every command, so whatever needs
+torch or an endpoint's client is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search_env.console import check_output, open_console, progress_bar, say
+
+if TYPE_CHECKING:
+    from benchmarks.harness.results_file import Played, Results
+    from benchmarks.harness.spec import BenchmarkProtocol
+
+_INTERRUPTED = 130
+
+ProtocolId = Annotated[str | None, typer.Argument(help="What is played; left out, all are listed.")]
+AgentName = Annotated[
+    str,
+    typer.Option(help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."),
+]
+OutFile = Annotated[
+    Path | None, typer.Option(help="File of results; by default named in runs/bench.")
+]
+Episodes = Annotated[
+    Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")]
+ControlName = Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")]
+Samples = Annotated[int, typer.Option(min=1, help="Episodes of each question.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
+TopP = Annotated[float, typer.Option(help="Share of the probability that is kept.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of environment and agent.")]
+Corpus = Annotated[
+    str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
+]
+Questions = Annotated[
+    str | None, typer.Option(help="Your own questions; the id then names them so.")
+]
+TrainedOn = Annotated[
+    list[str] | None,
+    typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
+]
+Tokenizer = Annotated[str | None, typer.Option(help="Of a model or an endpoint.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Of a model: its context.")]
+Prompt = Annotated[str | None, typer.Option(help="Of a model: base or its family.")]
+Rows = Annotated[int | None, typer.Option(help="Of a model: episodes side by side.")]
+Dtype = Annotated[str | None, typer.Option(help="Of a model: fp32 or bf16.")]
+Model = Annotated[str | None, typer.Option(help="Of an endpoint: the model's name.")]
+Api = Annotated[str | None, typer.Option(help="Of an endpoint: completions, chat or tokens.")]
+Concurrency = Annotated[
+    int | None, typer.Option(help="Of an endpoint or a function: episodes at a time.")
+]
+Timeout = Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")]
+Retries = Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")]
+Judge = Annotated[
+    str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
+]
+JudgeModel = Annotated[str | None, typer.Option(help="Its model.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "bench",
+        epilog="Example: search-env bench world-2hop/r1-searcher/bm25-world1k/v1 "
+        "--agent model:tiny-trained",
+    )(bench_command)
+
+
+def bench_command(
+    context: typer.Context,
+    protocol_id: ProtocolId = None,
+    agent: AgentName = "question-as-query",
+    out: OutFile = None,
+    episodes: Episodes = None,
+    limit: Limit = None,
+    control: ControlName = None,
+    samples: Samples = 1,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    corpus: Corpus = None,
+    questions: Questions = None,
+    trained_on: TrainedOn = None,
+    tokenizer: Tokenizer = None,
+    max_tokens: MaxTokens = None,
+    prompt: Prompt = None,
+    rows: Rows = None,
+    dtype: Dtype = None,
+    model: Model = None,
+    api: Api = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    judge: Judge = None,
+    judge_model: JudgeModel = None,
+) -> None:
+    """Score an agent under a protocol; a run that was stopped goes on where it was."""
+    if protocol_id is None:
+        _list()
+        return
+    from benchmarks.players.base import Decoding, make_player
+    from benchmarks.question_sets.registry import get_protocol
+
+    protocol = get_protocol(protocol_id)
+    if questions is not None:
+        protocol = protocol.over_questions(questions)
+    if corpus is not None:
+        protocol = protocol.over_corpus(corpus)
+    decoding = Decoding(temperature, top_p, samples)
+    if agent.startswith("model:"):
+        from agents.commands import need_agents
+
+        need_agents("bench")
+    player = make_player(
+        agent,
+        protocol,
+        seed=seed,
+        tokenizer=tokenizer,
+        max_tokens=max_tokens,
+        prompt=prompt,
+        rows=rows,
+        dtype=dtype,
+        model=model,
+        api=api,
+        concurrency=concurrency,
+        timeout=timeout,
+        retries=retries,
+    )
+    _warn_of_overlap(protocol, trained_on or [])
+    name = str(player.description["name"])
+    path = out or default_path(protocol, name, decoding.label, control, limit)
+    check_output(path)
+    check_output(episodes)
+    results = play(
+        protocol,
+        player,
+        path,
+        control=control,
+        decoding=decoding,
+        limit=limit,
+        seed=seed,
+        command=context.obj or "",
+        episodes=episodes,
+    )
+    if judge is not None:
+        results = _judge(results, judge, judge_model)
+    _show(results, name)
+
+
+def play(protocol: BenchmarkProtocol, player: Any, path: Path, **options: Any) -> Results:
+    """Play behind a progress bar; arguments and errors are those of :func:`benchmarks.run.run`."""
+    from benchmarks.run import run
+
+    failed: list[Played] = []
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(str(player.description["name"])[:17], total=None)
+
+            def begin(done: int, total: int) -> None:
+                bar.update(task, total=total, completed=done)
+                if done:
+                    then = "going on" if done < total else "nothing is left to play"
+                    say(f"{path} holds {done:,} of {total:,} episodes; {then}.", stderr=True)
+
+            def progress(played: Played) -> None:
+                bar.advance(task)
+                if not played.record.valid:
+                    failed.append(played)
+
+            results = run(protocol, player, path, begin=begin, progress=progress, **options)
+    except KeyboardInterrupt:
+        say(f"Interrupted. Run the same command to go on with {path}.", "yellow", stderr=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    if failed:
+        say(
+            f"Retrieval failed in {len(failed):,} episodes; they are not scored. Run the same "
+            "command to play them again.",
+            "yellow",
+            stderr=True,
+        )
+    return results
+
+
+def _judge(results: Results, url: str, model: str | None) -> Results:
+    """Have the answers judged behind a progress bar."""
+    from benchmarks.harness.results_file import with_verdicts
+    from benchmarks.players.judge import Judge, prompt_digest
+    from benchmarks.players.openai_endpoint import Endpoint
+    from search_env.errors import ConfigurationError
+
+    if model is None:
+        raise ConfigurationError(
+            f"Expected the name of the judge at {url}, got none. Pass --judge-model."
+        )
+    with progress_bar() as bar:
+        task = bar.add_task("judge", total=len(results.episodes))
+        records, tally = Judge(Endpoint(url, model, api="chat"), model).judge(
+            results.records, lambda: bar.advance(task)
+        )
+    tokens = ", ".join(f"{count:,} {kind}" for kind, count in tally.cost.items())
+    say(
+        f"Judge {model}: {tally.asked:,} answers asked about, {tally.known:,} known; tokens: "
+        f"{tokens or 'not told'}.",
+        stderr=True,
+    )
+    return with_verdicts(results, records, {"model": model, "prompt": prompt_digest()})
+
+
+def _list() -> None:
+    """Show every protocol."""
+    from rich import box
+    from rich.table import Table
+
+    from benchmarks.question_sets.registry import protocols
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("protocol", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    for protocol in protocols().values():
+        table.add_row(protocol.id, protocol.note)
+    open_console().print(table)
+    say("\nPlay one: search-env bench PROTOCOL --agent AGENT")
+
+
+def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
+    """Say so where questions that are asked were trained on."""
+    from benchmarks.run import overlap
+    from search_env.setting import EnvConfig, Setting
+    from search_env.tasks import load_questions
+
+    asked = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
+    for source in trained_on:
+        dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
+        shared = overlap(load_questions(dataset, split or None, None), asked)
+        if shared:
+            say(
+                f"Warning: {len(shared):,} of the {len(asked):,} questions are in {source}, such "
+                f"as {shared[0]}. Scores on them say little of other questions.",
+                "yellow",
+                stderr=True,
+            )
+
+
+def default_path(
+    protocol: BenchmarkProtocol, agent: str, decoding: str, control: str | None, limit: int | None
+) -> Path:
+    """Return the file of results that a run has where none is named."""
+    parts = [agent, decoding, control or "", f"first{limit}" if limit else ""]
+    name = "+".join(part for part in parts if part)
+    return Path("runs", "bench", *protocol.id.split("/")) / (
+        re.sub(r"[^\w.+-]+", "_", name).strip("_") + ".jsonl"
+    )
+
+
+def _show(results: Results, name: str) -> None:
+    """Print the scores."""
+    from benchmarks.reports.tables import (
+        breakdown_tables,
+        cost_line,
+        endings_line,
+        sample_line,
+        score_table,
+    )
+
+    console = open_console()
+    say(f"{results.header['protocol']}\n", "bold")
+    console.print(score_table({name: results}))
+    say(endings_line(results), "dim")
+    judge = results.header.get("judge")
+    if line := cost_line(results):
+        say(line, "dim")
+    say(f"Judge: {judge['model'] if judge else 'not run (--judge URL --judge-model NAME)'}", "dim")
+    for table in breakdown_tables(results):
+        console.print("\n", table, sep="")
+    if line := sample_line(results):
+        say("\n" + line)
+    say(f"\nWrote {results.path}")

@@ -1,0 +1,116 @@
+"""``search-env report``: runs of any kind as one page, and as Markdown.
+
+The page is :mod:`benchmarks.reports.pages`'s.
+"""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search_env.console import check_output, say
+
+if TYPE_CHECKING:
+    from search_env.rendering.page import Tab
+
+_LOG = "metrics.jsonl"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("report", epilog="Example: search-env report runs/bench runs/train --open")(
+        report_command
+    )
+
+
+def report_command(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Results of search-env bench, recorded episodes, folders of search-env train, or "
+            "folders of these."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
+    markdown: Annotated[
+        Path | None, typer.Option(help="Markdown file for the scores as well.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N episodes of each recording.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Report",
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Write one self-contained page: scores, learning curves, and every token of every episode."""
+    from benchmarks.harness.results_file import read_results
+    from benchmarks.reports.pages import by_protocol, score_markdown, score_tab, training_tab
+    from search_env.commands.view import seen_in
+    from search_env.errors import ConfigurationError
+    from search_env.rendering.page import write_page
+
+    check_output(out)
+    check_output(markdown)
+    results, recordings, trainings = sorted_out(runs)
+    if not (results or recordings or trainings):
+        raise ConfigurationError(
+            f"Expected runs in {', '.join(map(str, runs))}, got none. Make some with search-env "
+            "bench or search-env train."
+        )
+    held = by_protocol(read_results(path) for path in results)
+    tabs: list[Tab] = [score_tab(held)] if held else []
+    tabs += [training_tab(trainings)] if trainings else []
+    count = write_page(out, title, seen_in(recordings, limit, "skip"), tabs)
+    say(
+        f"Wrote {out}: {len(results):,} results, {len(trainings):,} trainings, {count:,} episodes, "
+        f"{out.stat().st_size / 1e6:.1f} MB"
+    )
+    if markdown is not None:
+        markdown.write_text(f"# {title}\n\n{score_markdown(held)}", "utf-8")
+        say(f"Wrote {markdown}")
+    if open_page:
+        webbrowser.open(out.resolve().as_uri())
+
+
+def sorted_out(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the files of results, recordings of episodes, and folders of trainings.
+
+    Args:
+        runs: Any of them, or folders that hold them at any depth.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        ResultsError: A file that was named is none of these.
+    """
+    from benchmarks.harness.errors import ResultsError
+    from search_env.errors import DataNotFoundError
+
+    kinds: dict[str, list[Path]] = {"results": [], "episodes": [], "training": []}
+    for run in runs:
+        if not run.exists():
+            raise DataNotFoundError(
+                f"Expected a run at {run}, got no such file or folder. Check the path."
+            )
+        for path in sorted(run.rglob("*.jsonl")) if run.is_dir() else [run]:
+            kind = kind_of(path)
+            if kind is None and path == run:
+                raise ResultsError(
+                    f"Expected results, recorded episodes or a training's folder at {path}, got "
+                    "another kind of file. Score outputs of other systems with search-env score."
+                )
+            if kind is not None:
+                kinds[kind].append(path.parent if kind == "training" else path)
+    return kinds["results"], kinds["episodes"], kinds["training"]
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file is, by its first bytes and its name."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b'{"search_env_results"'):
+        return "results"
+    if head.startswith(b'{"search_env_episode"'):
+        return "episodes"
+    return "training" if path.name == _LOG else None

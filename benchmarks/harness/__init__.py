@@ -1,0 +1,1 @@
+"""What scores depend on: protocols, settings, files of results, measures, ablations."""

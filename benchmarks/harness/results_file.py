@@ -1,0 +1,287 @@
+"""Files of results: who played what, then one line for each finished episode.
+
+The first line says everything that a score depends on: protocol id and digests, agent, decoding,
+seed, versions, machine, date, command. Every further line is one finished episode, written whole as
+soon as it is finished, so a run that was stopped goes on where it was and scores nothing twice. A
+line that was cut off with its writer is dropped, and its episode played again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from benchmarks.harness.errors import ResultsError, ResultsMismatchError
+from search_env.datasets.files import open_binary
+from search_env.evaluation import EpisodeRecord
+from search_env.paths import atomic_path
+
+VERSION = 1
+_MARK = "search_env_results"
+
+IDENTITY = ("protocol", "digests", "agent", "decoding", "control", "seed")
+"""Fields of a header that two runs must share for one to go on with the other's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """One finished episode.
+
+    Attributes:
+        index: Of the question in the protocol's set.
+        sample: Counts the samples of one question from 0.
+        record: What it came to.
+        seconds: From its first token to its end, with whatever ran beside it.
+        cost: What the endpoint charged, in tokens by kind; empty for models that run here.
+    """
+
+    index: int
+    sample: int
+    record: EpisodeRecord
+    seconds: float = 0.0
+    cost: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A file that was read.
+
+    Attributes:
+        path: Where it lies.
+        header: Its first line.
+        episodes: In the order of question and sample.
+    """
+
+    path: Path
+    header: dict[str, Any]
+    episodes: tuple[Played, ...]
+
+    @property
+    def records(self) -> list[EpisodeRecord]:
+        """Return the episodes' records in order."""
+        return [played.record for played in self.episodes]
+
+
+class ResultsWriter:
+    """Appends episodes to a file, and knows which are there.
+
+    Args:
+        path: A new file, or one that a run with the same identity has begun.
+        header: JSON values; has the fields of :data:`IDENTITY`.
+
+    Raises:
+        ResultsMismatchError: The file belongs to something else.
+        ResultsError: The file is none of results, or is damaged before its last line.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = path.open("a+b", buffering=0)
+        try:
+            _lock(self._file, path)
+            self.done = {(played.index, played.sample) for played in self._begun(header)}
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, played: Played) -> None:
+        """Append an episode; one that is there already is refused.
+
+        Raises:
+            ResultsError: Question and sample have a line.
+        """
+        key = (played.index, played.sample)
+        if key in self.done:
+            raise ResultsError(
+                f"Expected an episode that {self.path} does not hold, got question {key[0]}, "
+                f"sample {key[1]} again. Ask only what is not in `done`."
+            )
+        self._append(_row(played))
+        self.done.add(key)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> ResultsWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _begun(self, header: Mapping[str, Any]) -> tuple[Played, ...]:
+        """Return what the file holds; write the header where it holds nothing."""
+        size = self._file.seek(0, os.SEEK_END)
+        if not size:
+            self._append({_MARK: VERSION, **header})
+            return ()
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < size:
+            warnings.warn(
+                f"Expected {self.path} to end with a whole line, got {size - whole} bytes of one "
+                "whose writer was stopped. They were removed; that episode is played again.",
+                stacklevel=4,
+            )
+            self._file.truncate(whole)
+        if not whole:
+            self._append({_MARK: VERSION, **header})
+            return ()
+        results = _parse(self.path, content[:whole])
+        _check_same(self.path, results.header, header)
+        return results.episodes
+
+    def _append(self, row: Mapping[str, Any]) -> None:
+        line = _line(row)
+        start = self._file.seek(0, os.SEEK_END)
+        if self._file.write(line) != len(line):  # the disk is full
+            self._file.truncate(start)
+            raise OSError(f"Expected room for {len(line)} bytes in {self.path}, got less.")
+
+
+def read_results(path: Path) -> Results:
+    """Read a file of results; a last line that is cut off is left out with a warning.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        ResultsError: It is none of results, or is damaged before its last line.
+    """
+    with open_binary(path) as file:
+        content = file.read()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        warnings.warn(
+            f"Expected {path} to end with a whole line, got {len(content) - whole} bytes of one "
+            "whose writer was stopped. It was left out; run the same command again to go on.",
+            stacklevel=2,
+        )
+    return _parse(path, content[:whole])
+
+
+def with_verdicts(
+    results: Results, records: Sequence[EpisodeRecord], judge: Mapping[str, Any]
+) -> Results:
+    """Put a judge's verdicts into a file of results, whole or not at all, and return them.
+
+    Args:
+        results: As they were read.
+        records: The same episodes' records with verdicts, in order.
+        judge: JSON values that name the judge, for the header.
+    """
+    episodes = [
+        dataclasses.replace(played, record=record)
+        for played, record in zip(results.episodes, records, strict=True)
+    ]
+    rows = [{**results.header, "judge": dict(judge)}, *map(_row, episodes)]
+    with atomic_path(results.path) as temporary:
+        temporary.write_bytes(b"".join(map(_line, rows)))
+    return read_results(results.path)
+
+
+def _parse(path: Path, content: bytes) -> Results:
+    lines = content.splitlines()
+    header = _decode(path, 1, lines[0]) if lines else {}
+    if header.get(_MARK) != VERSION:
+        raise ResultsError(
+            f"Expected {path} to be a file of results of version {VERSION}, got "
+            f"{header.get(_MARK, 'another kind of file')}. Write one with search-env bench."
+        )
+    episodes = [_played(path, n, _decode(path, n, line)) for n, line in enumerate(lines[1:], 2)]
+    found = {(played.index, played.sample): played for played in episodes}
+    if len(found) < len(episodes):
+        raise ResultsError(
+            f"Expected every question and sample once in {path}, got {len(episodes)} lines of "
+            f"{len(found)} episodes. It was joined from several files; delete the copies."
+        )
+    return Results(path, header, tuple(found[key] for key in sorted(found)))
+
+
+def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ResultsError(
+            f"{path}, line {number}: expected JSON, got {line[:60]!r} ({error}). Delete the line; "
+            "its episode is played again."
+        ) from error
+    if not isinstance(row, dict):
+        raise ResultsError(f"{path}, line {number}: expected an object, got {line[:60]!r}.")
+    return row
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _row(played: Played) -> dict[str, Any]:
+    row = {"index": played.index, "sample": played.sample, "seconds": round(played.seconds, 3)}
+    cost = {"cost": dict(played.cost)} if played.cost else {}
+    return {**row, **cost, **dataclasses.asdict(played.record)}
+
+
+def _played(path: Path, number: int, row: dict[str, Any]) -> Played:
+    names = [field.name for field in fields(EpisodeRecord)]
+    missing = [name for name in ("index", "sample", "seconds", *names) if name not in row]
+    if missing:
+        raise ResultsError(
+            f"{path}, line {number}: expected a finished episode, got a line without "
+            f"{', '.join(missing)}. Delete the line, or run anew into another file."
+        )
+    plain = {name: row[name] for name in names}
+    for name in ("golds", "format_faults", "queries"):
+        plain[name] = tuple(plain[name])
+    plain["document_ids"] = tuple(map(tuple, plain["document_ids"]))
+    return Played(
+        row["index"], row["sample"], EpisodeRecord(**plain), row["seconds"], row.get("cost", {})
+    )
+
+
+def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    for name in IDENTITY:
+        if found.get(name) != wanted.get(name):
+            raise ResultsMismatchError(
+                f"Expected {path} to hold results of {name} {_short(wanted.get(name))}, got "
+                f"{_short(found.get(name))}. Choose another file, or delete this one."
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Refuse a file that another process writes to, where the system can tell."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ResultsError(
+            f"Expected {path} to be free, got a file that another process writes to. Wait for it, "
+            "or choose another file."
+        ) from error
+
+
+def by_sample(episodes: Iterable[Played]) -> dict[int, list[Played]]:
+    """Return the episodes of each question, samples in order."""
+    found: dict[int, list[Played]] = {}
+    for played in episodes:
+        found.setdefault(played.index, []).append(played)
+    return found

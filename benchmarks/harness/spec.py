@@ -1,0 +1,206 @@
+"""A protocol id fixes everything that decides a score but the agent.
+
+``musique-dev/r1-searcher/bm25-pool81k/v1`` reads: the questions, whose tags, prompt and limits,
+retriever and corpus, and a number that changes with any of these. Scores under different ids never
+share a column. What an id stands for is pinned by digests: of the questions with their answers, of
+the corpus, and of the rules (tags, prompts, document layout and limits), so that a file that
+changed under an id is an error and not another number.
+
+An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``. What departs
+from greedy decoding or from all questions says so behind an ``@``
+(:func:`benchmarks.run.result_id`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks.harness.errors import DigestMismatchError
+from search_env.errors import ConfigurationError, DataNotFoundError
+from search_env.paths import DATA_VARIABLE, data_dir
+from search_env.protocols import Protocol
+from search_env.registration import ENVIRONMENTS
+from search_env.scoring import R1_SEARCHER
+from search_env.setting import EnvConfig, Setting
+from search_env.tasks import load_questions
+from search_env.types import Question
+
+NO_CORPUS = "bm25-own"
+"""The retrieval of protocols whose corpus is the user's to bring."""
+DIGITS = 12
+"""Hexadecimal digits of a digest that ids and tables show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkProtocol:
+    """One way to score agents.
+
+    Attributes:
+        question_set: Questions and their split.
+        system: Whose setting it is; first the name of a :class:`search_env.protocols.Protocol`.
+        retrieval: Retriever and corpus.
+        version: Counts up with every change of what the id stands for.
+        env_id: A registered environment.
+        arguments: Of the environment, ``protocol`` among them; tokenizer and context are the
+            agent's.
+        questions_digest: First digits of :func:`questions_digest`; "" where it is not pinned.
+        corpus_digest: First digits of the corpus's digest; "" where it is not pinned.
+        rules_digest: First digits of :func:`rules_digest`.
+        note: What a reader must know; one sentence or two.
+    """
+
+    question_set: str
+    system: str
+    retrieval: str
+    version: int = 1
+    env_id: str = "SearchQA-v0"
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    questions_digest: str = ""
+    corpus_digest: str = ""
+    rules_digest: str = ""
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        """Return the id."""
+        return f"{self.question_set}/{self.system}/{self.retrieval}/v{self.version}"
+
+    def environment(self, **agents: Any) -> dict[str, Any]:
+        """Return the arguments of the environment that episodes are played in.
+
+        Args:
+            **agents: What is the agent's to say: ``tokenizer``, ``vocab_size``, ``prompt``,
+                ``max_tokens`` (a model's context; it may only be shorter than the protocol's) and
+                ``on_retrieval_error``; None leaves one as it is.
+
+        Raises:
+            ConfigurationError: The context is longer than the protocol's, or there is no corpus.
+        """
+        given = {name: value for name, value in agents.items() if value is not None}
+        arguments = {**ENVIRONMENTS[self.env_id], **self.arguments}
+        if self.retrieval == NO_CORPUS:
+            raise ConfigurationError(
+                f"Expected a corpus for {self.id}, got none. Pass one as --corpus."
+            )
+        if arguments.get("dataset", "").startswith(_IN_DATA):
+            arguments["dataset"] = str(_data_dir() / arguments["dataset"].removeprefix(_IN_DATA))
+        longest = arguments["max_tokens"]
+        if given.get("max_tokens", longest) > longest:
+            raise ConfigurationError(
+                f"Expected a context of at most {longest} tokens, which {self.id} allows, got "
+                f"{given['max_tokens']}. Lower max_tokens."
+            )
+        return {**arguments, **given}
+
+    def check(self, setting: Setting) -> None:
+        """Make sure that an environment is what the id stands for.
+
+        Args:
+            setting: Of an environment made from :meth:`environment`.
+
+        Raises:
+            DigestMismatchError: Questions, corpus or rules are others.
+        """
+        found = self.digests(setting)
+        for what, remedy in _REMEDIES.items():
+            pinned = getattr(self, f"{what}_digest")
+            if pinned and not found[what].startswith(pinned):
+                raise DigestMismatchError(
+                    f"Expected {what} with digest {pinned} under {self.id}, got "
+                    f"{found[what][:DIGITS]}. {remedy}"
+                )
+
+    def digests(self, setting: Setting) -> dict[str, str]:
+        """Return the digests of ``questions``, ``corpus`` and ``rules``, 64 digits each."""
+        return {
+            "questions": questions_digest(setting.questions),
+            "corpus": str(getattr(setting.retriever, "digest", "")),
+            "rules": rules_digest(setting.protocol, self.environment()["max_tokens"]),
+        }
+
+    def over_corpus(self, corpus: str) -> BenchmarkProtocol:
+        """Return the protocol over somebody's own corpus, with an id of its own.
+
+        Args:
+            corpus: A corpus file, or an index made by ``search-env index``.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        arguments = {**self.arguments, "corpus": corpus}
+        found = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
+        digest = found.digests(Setting(EnvConfig(**found.environment())))["corpus"]
+        return replace(found, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
+
+    def over_questions(self, questions: str) -> BenchmarkProtocol:
+        """Return the protocol with somebody's own questions, with an id of its own.
+
+        Args:
+            questions: A file of questions in any known layout.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        arguments = {**self.arguments, "dataset": questions, "split": None}
+        found = replace(self, arguments=arguments, questions_digest="")
+        digest = questions_digest(load_questions(questions, None, None))
+        name = f"{self.question_set.partition('-')[0]}-{digest[:DIGITS]}"
+        return replace(found, question_set=name, questions_digest=digest)
+
+
+_IN_DATA = f"${DATA_VARIABLE}/"
+
+
+def _data_dir() -> Path:
+    found = data_dir()
+    if found is None:
+        raise DataNotFoundError(
+            f"Expected ${DATA_VARIABLE} to name the folder of the questions, got no such variable. "
+            "Set it to the folder that holds them."
+        )
+    return found
+
+
+_REMEDIES = {
+    "questions": "Put that file in its place, or pass yours as --questions for an id of its own.",
+    "corpus": "Put that corpus in its place, or pass yours as --corpus for an id of its own.",
+    "rules": "Set them back, or give the protocol its next version.",
+}
+
+
+def questions_digest(questions: Sequence[Question]) -> str:
+    """Return the SHA-256 over ids, texts and answers in order, as 64 hexadecimal digits."""
+    rows = [[question.id, question.text, *question.answers] for question in questions]
+    return _sha(rows)
+
+
+def rules_digest(protocol: Protocol, max_tokens: int) -> str:
+    """Return the SHA-256 over tags, prompts, layout, limits, faults' consequences and scoring.
+
+    Args:
+        protocol: With its limits.
+        max_tokens: The longest context; an agent's own may be shorter.
+    """
+    content = {
+        field.name: getattr(protocol, field.name)
+        for field in dataclasses.fields(protocol)
+        if field.name not in ("name", "source") and not callable(getattr(protocol, field.name))
+    }
+    content["tags"] = protocol.tag_texts
+    content["faults"] = sorted((kind.value, then.value) for kind, then in protocol.faults.items())
+    content["cleaning"] = [protocol.clean_question.__name__, protocol.clean_query.__name__]
+    content["max_tokens"] = max_tokens
+    content["scoring"] = R1_SEARCHER.name
+    return _sha(content)
+
+
+def _sha(content: object) -> str:
+    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

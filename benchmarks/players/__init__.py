@@ -1,0 +1,1 @@
+"""Agents of any origin that play whole question sets."""

@@ -1,0 +1,178 @@
+"""A language model as judge of answers, behind any OpenAI-compatible endpoint.
+
+The judge sees question, gold answers and the answer, and says True or False, as in R1-Searcher's
+ACC_L (RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_gpt_as_judge.py``; the wording here is
+our own, so figures of the two are not the same measure). Verdicts are kept in a file by what was
+asked of whom, so nothing is asked or paid twice. Whoever has no endpoint has no verdict: nothing
+is guessed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness.errors import EndpointReplyError
+from benchmarks.players.base import Decoding
+from benchmarks.players.openai_endpoint import Endpoint
+from benchmarks.players.text import Asked
+from search_env.evaluation import EpisodeRecord
+from search_env.paths import cache_dir
+from search_env.types import Source
+
+PROMPT = """\
+You compare an answer with the reference answers to a question.
+
+Question: {question}
+Reference answers: {golds}
+Answer: {answer}
+
+Does the answer say the same as one of the reference answers? Other wording, spelling or more \
+detail is fine; another person, place, number or date is not. Reply with one word: True or False."""
+"""What the judge is asked; a verdict belongs to the whole text."""
+
+_VERDICT = re.compile(r"\b(true|false)\b", re.IGNORECASE)
+_MAX_TOKENS = 16
+
+
+@dataclass(slots=True)
+class Tally:
+    """What judging came to.
+
+    Attributes:
+        asked: Verdicts that were asked for now.
+        known: Verdicts that were in the file.
+        cost: Tokens charged, by kind.
+    """
+
+    asked: int = 0
+    known: int = 0
+    cost: Counter[str] = field(default_factory=Counter)
+
+
+class Judge:
+    """Judges answers and remembers its verdicts.
+
+    Args:
+        endpoint: A chat endpoint.
+        model: Its model, for the key.
+        path: Where verdicts are kept; None for the cache.
+        concurrency: Questions at a time.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, model: str, *, path: Path | None = None, concurrency: int = 8
+    ) -> None:
+        self._endpoint, self._model, self._concurrency = endpoint, model, concurrency
+        name = hashlib.sha256(model.encode()).hexdigest()[:16]
+        self._path = path or cache_dir() / "judge" / f"{name}.jsonl"
+        self._known = _read(self._path)
+
+    def judge(
+        self, records: Sequence[EpisodeRecord], progress: Callable[[], None] = lambda: None
+    ) -> tuple[list[EpisodeRecord], Tally]:
+        """Return the records with verdicts, and what they took.
+
+        An answer that is none is wrong without being asked about.
+
+        Args:
+            records: Of any agent.
+            progress: Told of each verdict that came in.
+
+        Raises:
+            EndpointError: A verdict could not be had; those before it are kept.
+        """
+        tally = Tally()
+        wanted: dict[str, EpisodeRecord] = {}
+        for record in records:
+            if record.answer is not None:
+                wanted.setdefault(self._key(record), record)
+        missing = {key: record for key, record in wanted.items() if key not in self._known}
+        tally.known = len(wanted) - len(missing)
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            futures = {pool.submit(self._ask, record): key for key, record in missing.items()}
+            try:
+                for future in as_completed(futures):
+                    verdict, cost = future.result()
+                    self._keep(futures[future], verdict)
+                    tally.asked += 1
+                    tally.cost.update(cost)
+                    progress()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [replace(record, judged=self._verdict(record)) for record in records], tally
+
+    def _verdict(self, record: EpisodeRecord) -> float:
+        return 0.0 if record.answer is None else self._known[self._key(record)]
+
+    def _key(self, record: EpisodeRecord) -> str:
+        content = json.dumps([self._model, _question(record)], ensure_ascii=False)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _ask(self, record: EpisodeRecord) -> tuple[float, dict[str, int]]:
+        prompt = _question(record)
+        piece = self._endpoint(
+            Asked(
+                prompt=prompt,
+                tokens=np.zeros(0, np.int32),
+                segments=[(Source.PROMPT, prompt)],
+                question=record.question,
+                stop=(),
+                max_tokens=_MAX_TOKENS,
+                decoding=Decoding(),
+                seed=0,
+            )
+        )
+        found = _VERDICT.findall(piece.text)
+        if not found:
+            raise EndpointReplyError(
+                f"Expected True or False from the judge {self._model}, got {piece.text[:80]!r}. "
+                "Choose a model that follows instructions."
+            )
+        return float(found[-1].lower() == "true"), dict(piece.cost)
+
+    def _keep(self, key: str, verdict: float) -> None:
+        self._known[key] = verdict
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "verdict": verdict}) + "\n")
+
+
+def prompt_digest() -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 of :data:`PROMPT`."""
+    return hashlib.sha256(PROMPT.encode()).hexdigest()[:12]
+
+
+def _question(record: EpisodeRecord) -> str:
+    golds = "; ".join(record.golds)
+    return PROMPT.format(
+        question=record.question, golds=golds, answer=(record.answer or "").strip()
+    )
+
+
+def _read(path: Path) -> dict[str, float]:
+    """Return the verdicts of a file; a last line that was cut off is ended, and is no verdict."""
+    if not path.is_file():
+        return {}
+    text = path.read_text("utf-8")
+    if text and not text.endswith("\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
+    return dict(verdict for line in text.splitlines() if (verdict := _parse(line)) is not None)
+
+
+def _parse(line: str) -> tuple[str, float] | None:
+    try:
+        row = json.loads(line)
+        return str(row["key"]), float(row["verdict"])
+    except (ValueError, KeyError, TypeError):
+        return None

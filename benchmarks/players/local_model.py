@@ -1,0 +1,116 @@
+"""A causal language model of transformers as a player: many episodes side by side in one engine."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from agents.engine import Engine
+from agents.models import check_fits, load_model, with_tokenizer
+from agents.rollout import collect, make_envs
+from agents.sampling import Sampling
+from agents.trajectories import Trajectory
+from benchmarks.harness.results_file import Played
+from benchmarks.players.base import Ask, Ending, Finished, Game
+from search_env.arguments import check_choice, check_count
+from search_env.evaluation import record_of
+from search_env.types import Transcript
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class ModelPlayer:
+    """Plays a model through :class:`~agents.engine.Engine`.
+
+    Args:
+        name: Bundled name, folder, or hub id.
+        tokenizer: As for :func:`~search_env.tokenizer.load_tokenizer`; None for the one that lies
+            with the model (``world-1k`` for bundled ones).
+        prompt: ``"base"``, or the chat template of the model's family.
+        rows: Episodes side by side.
+        max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.
+        dtype: ``"fp32"`` or ``"bf16"``.
+        device: None for a GPU where there is one.
+
+    Raises:
+        ConfigurationError: There is no such model, no tokenizer with it, or an option is no such
+            thing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        tokenizer: str | None = None,
+        prompt: str = "base",
+        rows: int = 64,
+        max_tokens: int | None = None,
+        dtype: str = "fp32",
+        device: str | None = None,
+    ) -> None:
+        check_choice("dtype", dtype, list(_DTYPES))
+        check_count("rows", rows, 1)
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = load_model(name, dtype=_DTYPES[dtype], device=chosen)
+        head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._ids = len(head.weight)
+        self._rows, self._max_tokens = rows, max_tokens
+        self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
+        if prompt != "base":
+            self._options["prompt"] = prompt
+        self.description: Mapping[str, Any] = {
+            "name": name,
+            "kind": "model",
+            "weights": weights_digest(self._model),
+            "dtype": dtype,
+            "prompt": prompt,
+            "max_tokens": max_tokens,
+        }
+
+    def play(self, game: Game, asked: Sequence[Ask], finished: Finished) -> None:
+        """Play the episodes, as many side by side as there are rows."""
+        context = self._context(game)
+        options = game.arguments(**self._options, max_tokens=context)
+        envs = make_envs(
+            game.protocol.env_id,
+            rows=min(self._rows, len(asked)),
+            vocabulary=self._ids,
+            options=options,
+        )
+        check_fits(self._model, envs.tokenizer)
+        decoding = game.decoding
+        sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p)
+        engine = Engine(self._model, rows=envs.num_envs, max_tokens=context, sampling=sampling)
+        for sample in sorted({sample for _, sample in asked}):
+            start = time.perf_counter()
+
+            def tell(index: int, transcript: Transcript, trajectory: Trajectory) -> None:
+                seconds = time.perf_counter() - start  # noqa: B023 - called within this round
+                played = Played(index, sample, record_of(transcript, trajectory.reward), seconds)  # noqa: B023
+                signals = {"log_prob": trajectory.log_probs[trajectory.policy]}
+                finished(played, Ending(envs, transcript, None, signals))
+
+            questions = [index for index, of in asked if of == sample]
+            collect(envs, engine, questions, seed=game.seed + sample, on_episode=tell)
+
+    def _context(self, game: Game) -> int:
+        """Return the context that the agent asks for, or the longest that both can have."""
+        if self._max_tokens is not None:
+            return self._max_tokens
+        config = self._model.config.get_text_config(decoder=True)
+        longest = game.protocol.environment()["max_tokens"]
+        return int(min(longest, getattr(config, "max_position_embeddings", None) or longest))
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 over all weights, names in order."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:12]

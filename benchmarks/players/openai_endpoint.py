@@ -1,0 +1,237 @@
+"""Any OpenAI-compatible endpoint as a completer: vLLM, SGLang, llama.cpp, a commercial service.
+
+=================  ===========================================================================
+``api``            what is asked
+=================  ===========================================================================
+``completions``    the text so far; for base models, and exact to the character
+``chat``           system and user message of the protocol; what the model wrote comes back as
+                   the assistant's messages, documents as the user's
+``tokens``         the ids so far, and ids back (vLLM: ``return_token_ids``): exact to the
+                   token, with the model's own tokenizer in the environment
+=================  ===========================================================================
+
+Time limits and repeated tries are the openai client's, which waits longer each time and heeds
+``Retry-After``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.harness.errors import (
+    EndpointError,
+    EndpointRefusedError,
+    EndpointReplyError,
+    EndpointTimeoutError,
+)
+from benchmarks.players.text import Asked, Piece, TextPlayer
+from search_env.arguments import check_choice
+from search_env.errors import ConfigurationError
+from search_env.protocols import Protocol
+from search_env.types import Source
+
+APIS = ("completions", "chat", "tokens")
+KEY = "OPENAI_API_KEY"
+
+
+class Endpoint:
+    """Asks an endpoint to go on.
+
+    Args:
+        url: Of the API, such as ``http://localhost:8000/v1``.
+        model: As the endpoint names it.
+        api: See the table above.
+        protocol: Whose messages a chat begins with.
+        timeout: Seconds for one reply.
+        retries: Further tries where the endpoint was not reached, was busy or failed.
+        extra: Further fields of every request.
+
+    Raises:
+        ConfigurationError: No such API, or the openai package is not installed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api: str = "completions",
+        protocol: Protocol | None = None,
+        timeout: float = 120.0,
+        retries: int = 3,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_choice("api", api, APIS)
+        try:
+            import openai
+        except ImportError as error:
+            raise ConfigurationError(
+                "Expected the openai package for an endpoint, got none. Run "
+                '`pip install "search-env[endpoints]"`.'
+            ) from error
+        self._openai, self._url, self._model, self._api = openai, url, model, api
+        self._protocol, self._extra = protocol, dict(extra or {})
+        self._timeout = timeout
+        self._client: Any = openai.OpenAI(
+            base_url=url,
+            api_key=os.environ.get(KEY) or "none",
+            timeout=timeout,
+            max_retries=retries,
+        )
+
+    def __call__(self, asked: Asked) -> Piece:
+        """Return the next piece.
+
+        Raises:
+            EndpointTimeoutError: No reply came in time.
+            EndpointRefusedError: The request was refused: key, model, or its form.
+            EndpointReplyError: The reply is no completion.
+            EndpointError: The endpoint could not be reached, or failed.
+        """
+        openai = self._openai
+        try:
+            return self._chat(asked) if self._api == "chat" else self._complete(asked)
+        except openai.APITimeoutError as error:
+            raise EndpointTimeoutError(
+                f"Expected a reply from {self._url} within {self._timeout:g} s, got none. Raise "
+                "--timeout, or lower --concurrency."
+            ) from error
+        except openai.APIConnectionError as error:
+            raise EndpointError(
+                f"Expected an endpoint at {self._url}, got no connection ({error.__cause__}). "
+                "Start it, or mend the address; it usually ends in /v1."
+            ) from error
+        except openai.APIStatusError as error:
+            kind = EndpointRefusedError if error.status_code < 500 else EndpointError
+            raise kind(
+                f"Expected {self._url} to go on with a text, got status {error.status_code}: "
+                f"{_short(error.message)} {_remedy(error.status_code)}"
+            ) from error
+        except (openai.APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
+            raise EndpointReplyError(
+                f"Expected a completion from {self._url}, got something else "
+                f"({type(error).__name__}: {_short(str(error))}). Check that the address is that "
+                "of an OpenAI-compatible API, and --api."
+            ) from error
+
+    def _complete(self, asked: Asked) -> Piece:
+        by_tokens = self._api == "tokens"
+        extra = {"return_token_ids": True, "include_stop_str_in_output": True} if by_tokens else {}
+        reply = self._client.completions.create(
+            model=self._model,
+            prompt=asked.tokens.tolist() if by_tokens else asked.prompt,
+            **self._common(asked, extra),
+        )
+        choice = _first(reply)
+        ids = getattr(choice, "token_ids", None)
+        if by_tokens and not (isinstance(ids, list) and all(isinstance(i, int) for i in ids)):
+            raise EndpointReplyError(
+                f"Expected {self._url} to return token ids, got none. It takes text alone: pass "
+                "--api completions."
+            )
+        return self._piece(choice, choice.text, reply, ids if by_tokens else None)
+
+    def _chat(self, asked: Asked) -> Piece:
+        reply = self._client.chat.completions.create(
+            model=self._model, messages=self._messages(asked), **self._common(asked, {})
+        )
+        choice = _first(reply)
+        # A refusal is what the model has to say: it ends the episode without an answer.
+        text = choice.message.content or ""
+        return self._piece(choice, text, reply, None)
+
+    def _common(self, asked: Asked, extra: Mapping[str, Any]) -> dict[str, Any]:
+        decoding = asked.decoding
+        return {
+            **({"stop": list(asked.stop)} if asked.stop else {}),
+            "max_tokens": asked.max_tokens,
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "seed": asked.seed,
+            "extra_body": {**extra, **self._extra},
+        }
+
+    def _piece(self, choice: Any, text: object, reply: Any, ids: list[int] | None) -> Piece:
+        if not isinstance(text, str):
+            raise EndpointReplyError(
+                f"Expected text from {self._url}, got {type(text).__name__}. Check --api."
+            )
+        usage = getattr(reply, "usage", None)
+        cost = {
+            name: getattr(usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion")
+        }
+        return Piece(text, ids, ended=choice.finish_reason != "length", cost=cost)
+
+    def _messages(self, asked: Asked) -> list[dict[str, str]]:
+        """Return the episode so far as messages."""
+        protocol = self._protocol
+        if protocol is not None and protocol.chat_system:
+            question = protocol.clean_question(asked.question)
+            messages = [
+                {"role": "system", "content": protocol.chat_system},
+                {"role": "user", "content": protocol.chat_user.replace("{question}", question)},
+            ]
+        else:
+            messages = [{"role": "user", "content": asked.segments[0][1]}]
+        for source, text in asked.segments[1:]:
+            role = "assistant" if source == Source.POLICY else "user"
+            messages.append({"role": role, "content": text})
+        return messages
+
+
+def endpoint_player(
+    url: str,
+    model: str,
+    *,
+    api: str = "completions",
+    protocol: Protocol | None = None,
+    tokenizer: str = "world-1k",
+    concurrency: int = 8,
+    max_tokens: int | None = None,
+    timeout: float = 120.0,
+    retries: int = 3,
+) -> TextPlayer:
+    """Return the player of an endpoint.
+
+    Args:
+        url: As for :class:`Endpoint`, as are all that are not below.
+        model: As the endpoint names it.
+        api: See this module's table.
+        protocol: Whose messages a chat begins with.
+        tokenizer: As for :class:`~benchmarks.players.text.TextPlayer`.
+        concurrency: Episodes at a time.
+        max_tokens: Context; None for the protocol's.
+        timeout: Seconds for one reply.
+        retries: Further tries.
+    """
+    complete = Endpoint(url, model, api=api, protocol=protocol, timeout=timeout, retries=retries)
+    description = {"name": model, "kind": "endpoint", "api": api}
+    return TextPlayer(
+        complete,
+        description,
+        tokenizer=tokenizer,
+        concurrency=concurrency,
+        max_tokens=max_tokens,
+    )
+
+
+def _first(reply: Any) -> Any:
+    choices = getattr(reply, "choices", None)
+    if not choices:
+        raise ValueError("a reply without choices")
+    return choices[0]
+
+
+def _remedy(status: int) -> str:
+    if status in (401, 403):
+        return f"Set ${KEY}."
+    if status == 404:
+        return "Check the address and --model."
+    return "Mend what it names, or try again later."
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 200 else line[:200] + "..."

@@ -1,0 +1,314 @@
+"""Players that know text alone: a function, or anything behind an endpoint.
+
+What the policy says is asked for piece by piece, up to a tag that makes the environment act, and
+encoded once, when it is written. Episodes run side by side in threads, each in an environment of
+its own; what came of them is told from the calling thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.harness.errors import BenchmarkError, EndpointError
+from benchmarks.harness.results_file import Played
+from benchmarks.players.base import Ask, Decoding, Ending, Finished, Game
+from search_env.env import SearchQAEnv
+from search_env.errors import ConfigurationError
+from search_env.evaluation import record_of
+from search_env.types import Source, TagPair, TagRole, Transcript
+
+_FAILURES = 3
+"""So many failures in a row for each episode side by side end the run: the endpoint is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a model is asked to go on with.
+
+    Attributes:
+        prompt: Everything so far, as text.
+        tokens: The same as ids of the environment's tokenizer.
+        segments: The same by who wrote it.
+        question: As asked.
+        stop: Strings that end the piece; they belong to it.
+        max_tokens: How many tokens there is room for.
+        decoding: How tokens are chosen.
+        seed: Of the episode's sampling.
+    """
+
+    prompt: str
+    tokens: NDArray[np.int32]
+    segments: Sequence[tuple[Source, str]]
+    question: str
+    stop: tuple[str, ...]
+    max_tokens: int
+    decoding: Decoding
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a model replied.
+
+    Attributes:
+        text: The piece; a stop string at its end may be left out.
+        tokens: The same as ids, stop string included, where the model gave them; None otherwise.
+        ended: Whether the model has nothing more to say, unless a stop string ended the piece.
+        cost: Tokens charged, by kind.
+    """
+
+    text: str
+    tokens: Sequence[int] | None = None
+    ended: bool = True
+    cost: Mapping[str, int] = field(default_factory=dict)
+
+
+_Result: TypeAlias = tuple[Played, Ending] | BaseException | None
+"""What a worker tells: an episode, a failure, or that it has ended."""
+
+
+class Completer(Protocol):
+    """Goes on with a text. Called from several threads at once."""
+
+    def __call__(self, asked: Asked) -> Piece:
+        """Return the next piece.
+
+        Raises:
+            EndpointError: It could not be had.
+        """
+        ...
+
+
+class TextPlayer:
+    """Plays whatever completes text.
+
+    Args:
+        complete: Goes on with a text.
+        description: Names the agent; see :class:`~benchmarks.players.base.Player`.
+        tokenizer: Counts tokens and turns text into ids; best the model's own.
+        concurrency: Episodes side by side.
+        max_tokens: Context; None for the protocol's.
+    """
+
+    def __init__(
+        self,
+        complete: Completer,
+        description: Mapping[str, Any],
+        *,
+        tokenizer: str = "world-1k",
+        concurrency: int = 8,
+        max_tokens: int | None = None,
+    ) -> None:
+        self._complete, self._concurrency = complete, concurrency
+        self._options = {"tokenizer": tokenizer, "max_tokens": max_tokens}
+        self.description = {**description, **self._options}
+
+    def play(self, game: Game, asked: Sequence[Ask], finished: Finished) -> None:
+        """Play the episodes; those that failed are told of by an error at the end.
+
+        Raises:
+            EndpointError: Some episodes could not be played, or too many in a row.
+        """
+        results: queue.Queue[_Result] = queue.Queue()
+        waiting, lock, stop = iter(asked), threading.Lock(), threading.Event()
+        workers = [
+            threading.Thread(
+                target=self._work, args=(game, waiting, lock, results, stop), daemon=True
+            )
+            for _ in range(min(self._concurrency, len(asked)))
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            _tell(results, len(workers), finished)
+        finally:
+            stop.set()
+
+    def _work(
+        self,
+        game: Game,
+        waiting: Iterator[Ask],
+        lock: threading.Lock,
+        results: queue.Queue[_Result],
+        stop: threading.Event,
+    ) -> None:
+        try:
+            env = game.make_env(**self._options)
+            while not stop.is_set():
+                with lock:
+                    ask = next(waiting, None)
+                if ask is None:
+                    return
+                try:
+                    results.put(self._episode(env, game, ask))
+                except EndpointError as error:
+                    results.put(error)
+        except BaseException as error:
+            results.put(error)
+        finally:
+            results.put(None)
+
+    def _episode(self, env: SearchQAEnv, game: Game, ask: Ask) -> tuple[Played, Ending]:
+        index, sample = ask
+        start, cost = time.perf_counter(), Counter[str]()
+        env.reset(seed=game.seed + sample, options={"index": index})
+        total, over = 0.0, False
+        while not over:
+            asked = _asked(env, game, sample)
+            piece = self._complete(asked)
+            cost.update(piece.cost)
+            paid, over = _write(env, _ids(env, asked, piece))
+            total += paid
+        transcript, seconds = env.transcript(), time.perf_counter() - start
+        played = Played(index, sample, record_of(transcript, total), seconds, dict(cost))
+        return played, Ending(env, transcript, game.seed + sample)
+
+
+def _tell(results: queue.Queue[_Result], workers: int, finished: Finished) -> None:
+    """Hand episodes on until all workers have ended."""
+    failed, in_a_row, last = 0, 0, None
+    while workers:
+        result = results.get()
+        if result is None:
+            workers -= 1
+        elif isinstance(result, EndpointError):
+            failed, in_a_row, last = failed + 1, in_a_row + 1, result
+            if in_a_row >= _FAILURES * workers:
+                raise result
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            in_a_row = 0
+            finished(*result)
+    if last is not None:
+        raise type(last)(
+            f"{failed} episodes could not be played; the others are kept. The last error: {last} "
+            "Run the same command again to play those that are missing."
+        ) from last
+
+
+def _asked(env: SearchQAEnv, game: Game, sample: int) -> Asked:
+    transcript, protocol = env.transcript(), env.protocol
+    room = [protocol.max_tokens - len(transcript.tokens)]
+    if protocol.max_segment_tokens is not None:
+        room.append(protocol.max_segment_tokens)
+    if protocol.max_policy_tokens is not None:
+        room.append(protocol.max_policy_tokens - transcript.num_policy_tokens)
+    return Asked(
+        prompt=transcript.text(),
+        tokens=transcript.tokens,
+        segments=transcript.segments(),
+        question=transcript.question.text,
+        stop=tuple(pair.close for pair in _stops(env)),
+        max_tokens=max(1, min(room)),
+        decoding=game.decoding,
+        seed=game.seed + sample,
+    )
+
+
+def _ids(env: SearchQAEnv, asked: Asked, piece: Piece) -> list[int]:
+    """Return what a piece writes; an end that was meant becomes an end-of-sequence id."""
+    if piece.tokens is not None:
+        ids, stopped = list(piece.tokens), piece.text.rstrip().endswith(asked.stop)
+    else:
+        text = with_stop(_policy_text(env.transcript()), piece.text, env)
+        ids, stopped = env.tokenizer.encode(text).tolist(), text.endswith(asked.stop)
+    if (piece.ended and not stopped) or not ids:
+        ids.append(min(env.tokenizer.eos_ids, default=0))
+    return ids
+
+
+def with_stop(before: str, text: str, env: SearchQAEnv) -> str:
+    """Return a piece with the stop string that its server cut off.
+
+    Servers leave it out as OpenAI's does, and few say which it was: it is the one whose tag stands
+    open.
+
+    Args:
+        before: What the policy wrote since documents last came in.
+        text: The piece.
+        env: Holds the protocol.
+    """
+    for pair in _stops(env):
+        at = (before + text).rfind(pair.open)
+        if at >= 0 and pair.close not in (before + text)[at:]:
+            return text + pair.close
+    return text
+
+
+def _stops(env: SearchQAEnv) -> tuple[TagPair, ...]:
+    """Return the pairs of tags whose closing the environment acts on."""
+    return env.protocol.pairs(TagRole.TOOL) + env.protocol.pairs(TagRole.ANSWER)
+
+
+def _policy_text(transcript: Transcript) -> str:
+    """Return what the policy wrote last, if it was the last to write."""
+    segments = transcript.segments()
+    source, text = segments[-1]
+    return text if source == Source.POLICY else ""
+
+
+def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
+    """Write ids until the environment writes or ends; return what was paid and whether it ended."""
+    total, length = 0.0, len(env.transcript().tokens)
+    for token in ids:
+        observation, reward, terminated, truncated, _ = env.step(token)
+        total += float(reward)
+        if terminated or truncated:
+            return total, True
+        length += 1
+        if observation["length"] > length:
+            break
+    return total, False
+
+
+class _Called:
+    """A user's function as a completer."""
+
+    def __init__(self, function: Callable[[str, tuple[str, ...]], str], name: str) -> None:
+        self._function, self._name = function, name
+
+    def __call__(self, asked: Asked) -> Piece:
+        text = self._function(asked.prompt, asked.stop)
+        if not isinstance(text, str):
+            raise BenchmarkError(
+                f"Expected {self._name} to return a string, got {type(text).__name__}. It takes "
+                "the text so far and the stop strings, and returns what comes next."
+            )
+        cut = [text.find(stop) + len(stop) for stop in asked.stop if stop in text]
+        return Piece(text[: min(cut)] if cut else text)
+
+
+def callable_player(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextPlayer:
+    """Return the player of a function ``(prompt, stop) -> text``.
+
+    Args:
+        name: ``MODULE:FUNCTION``.
+        tokenizer: As for :class:`TextPlayer`.
+        concurrency: Calls at a time, from threads.
+
+    Raises:
+        ConfigurationError: There is no such function.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Expected python:MODULE:FUNCTION that can be imported, got python:{name} ({error}). "
+            "Run the command in the module's folder, or set PYTHONPATH."
+        ) from error
+    description = {"name": name, "kind": "python"}
+    return TextPlayer(
+        _Called(function, name), description, tokenizer=tokenizer, concurrency=concurrency
+    )

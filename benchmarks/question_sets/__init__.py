@@ -1,0 +1,1 @@
+"""Question sets, one a file, and their registry."""

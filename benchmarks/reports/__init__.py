@@ -1,0 +1,1 @@
+"""Tables, pages, pictures and the leaderboard of scores."""

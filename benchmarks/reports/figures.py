@@ -1,0 +1,92 @@
+"""Pictures of scores: does finding help answering, and do harder questions get more searches?"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.harness.results_file import Results
+from benchmarks.harness.scores import by_hops, score
+from search_env.statistics import Interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vP*X<>"
+
+
+def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
+    """Return exact match against retrieval, a point an agent; None where no retrieval is measured.
+
+    Args:
+        results: By the agents' names, all under one protocol.
+    """
+    points = []
+    for name, held in results.items():
+        measures = score(held.episodes).measures
+        found = measures["all supports"] or measures["answer recall"]
+        if found is not None and measures["EM"] is not None:
+            points.append((name, found, measures["EM"]))
+    if not points:
+        return None
+    label = "all supporting passages found"
+    if score(next(iter(results.values())).episodes).measures["all supports"] is None:
+        label = "a gold answer stands in what was found"
+    figure, axes = _figure(1)
+    for (name, x, y), marker in zip(points, _MARKERS * 9, strict=False):
+        axes[0].errorbar(
+            x.mean, y.mean, xerr=_whiskers(x), yerr=_whiskers(y), fmt=marker, label=name, capsize=2
+        )
+    axes[0].set(xlabel=f"share of questions: {label}", ylabel="exact match")
+    axes[0].set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def hops_figure(results: Mapping[str, Results]) -> Figure | None:
+    """Return exact match and searches against hops; None where all questions have as many.
+
+    Args:
+        results: By the agents' names, all under one protocol.
+    """
+    grouped = {name: by_hops(held.episodes) for name, held in results.items()}
+    if max((len(groups) for groups in grouped.values()), default=0) < 2:
+        return None
+    figure, axes = _figure(2)
+    for (name, groups), marker in zip(grouped.items(), _MARKERS * 9, strict=False):
+        scores = {int(hops): score(held).measures for hops, held in groups.items()}
+        for axis, measure in zip(axes, ("EM", "searches"), strict=True):
+            known = {hops: value for hops, held in scores.items() if (value := held[measure])}
+            whiskers = np.array([_whiskers(value) for value in known.values()])[..., 0].T
+            means = [value.mean for value in known.values()]
+            axis.errorbar(list(known), means, yerr=whiskers, marker=marker, label=name, capsize=2)
+    axes[0].set(xlabel="hops", ylabel="exact match", ylim=(-0.03, 1.03))
+    axes[1].set(xlabel="hops", ylabel="searches an episode")
+    axes[0].legend(fontsize=8)
+    return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """Return a picture as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _figure(count: int) -> tuple[Figure, Sequence[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * count, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    for axis in axes:
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def _whiskers(value: Interval) -> list[list[float]]:
+    return [[value.mean - value.low], [value.high - value.mean]]

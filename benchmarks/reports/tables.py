@@ -1,0 +1,147 @@
+"""Scores as tables, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from benchmarks.harness.results_file import Results, by_sample
+from benchmarks.harness.scores import MEASURES, Groups, Scores, majority, pass_at, score
+from benchmarks.question_sets.registry import name_of, part
+from benchmarks.reports.measurement_page import table as markdown
+from search_env.statistics import Interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COUNTS = ("searches", "policy tokens")
+"""Measures that are no shares."""
+_BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
+GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
+"""Measures that are shown of groups of questions."""
+
+
+def score_table(results: Mapping[str, Results]) -> Table:
+    """Return agents as rows, each mean above its interval.
+
+    Args:
+        results: By the agents' names, all under one protocol.
+    """
+    scores = {name: score(held.episodes) for name, held in results.items()}
+    return _table("agent", scores, [name for name in MEASURES if name not in _BELOW])
+
+
+def endings_line(results: Results) -> str:
+    """Return how long episodes were, how many broke the format, and how they ended."""
+    scores = score(results.episodes)
+    tokens, faults = (scores.measures[name] for name in _BELOW[1:])
+    parts = [f"{why} {count:,}" for why, count in scores.stop_reasons.items()]
+    if tokens is not None and faults is not None:
+        parts.append(f"{tokens.mean:.0f} tokens written; format faults in {faults.mean:.1%}")
+    return "Endings: " + ", ".join(parts)
+
+
+def breakdown_tables(results: Results) -> list[Table]:
+    """Return a table for each way in which a question set falls into groups."""
+    return [
+        _table(title, {name: score(held) for name, held in groups.items()}, GROUPED)
+        for title, groups in breakdowns(results).items()
+    ]
+
+
+def breakdowns(results: Results) -> dict[str, Groups]:
+    """Return the groups of a question set's own analysis that have more than one member."""
+    analysis = part(name_of(results.header["protocol"]), "analysis")
+    found: dict[str, Groups] = analysis.groups(results.episodes)
+    return {title: groups for title, groups in found.items() if len(groups) > 1}
+
+
+def sample_line(results: Results) -> str:
+    """Return pass@k and the majority's vote where questions have several samples, else ""."""
+    counts = {len(held) for held in by_sample(results.episodes).values()}
+    least = min(counts, default=1)
+    if least < 2:
+        return ""
+    ks = sorted({1, *(2**i for i in range(1, least.bit_length()) if 2**i <= least), least})
+    cells = [f"pass@{k} {cell(pass_at(results.episodes, k))}" for k in ks]
+    return "  ".join([*cells, f"majority of {least} {cell(majority(results.episodes))}"])
+
+
+def cost_line(results: Results) -> str:
+    """Return what an endpoint charged in tokens, in all and an episode, else ""."""
+    total: Counter[str] = Counter()
+    for played in results.episodes:
+        total.update(played.cost)
+    count = len(results.episodes)
+    parts = [f"{n:,} {kind} ({n / count:,.0f} an episode)" for kind, n in total.items()]
+    return "Tokens charged: " + ", ".join(parts) if any(total.values()) else ""
+
+
+def score_markdown(scores: Mapping[str, Scores], first: str, measures: Sequence[str]) -> str:
+    """Return scores as a Markdown table.
+
+    Args:
+        scores: By what a row is about.
+        first: Header of the first column.
+        measures: Columns; those that nothing has are left out.
+    """
+    return markdown(*score_rows(scores, first, measures))
+
+
+def score_rows(
+    scores: Mapping[str, Scores], first: str, measures: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of a table; the arguments are those of :func:`score_markdown`."""
+    known = [name for name in _measures(scores.values()) if name in measures]
+    rows = [
+        [name, f"{held.questions:,}", *(cell(held.measures[m], m) for m in known)]
+        for name, held in scores.items()
+    ]
+    return [first, "questions", *known], rows
+
+
+def cell(value: Interval | None, measure: str = "") -> str:
+    """Return a mean with its interval on one line."""
+    if value is None:
+        return "-"
+    digits = 2 if measure in COUNTS else 3
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _measures(scores: Iterable[Scores]) -> list[str]:
+    """Return the measures that some scores have, in order."""
+    held = list(scores)
+    return [name for name in MEASURES if any(s.measures[name] is not None for s in held)]
+
+
+def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    known = [name for name in _measures(scores.values()) if name in measures]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column(first, overflow="fold", min_width=10)
+    table.add_column("n", justify="right", no_wrap=True)
+    for name in known:
+        table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for name, held in scores.items():
+        cells = [_two_lines(held.measures[measure], measure) for measure in known]
+        table.add_row(Text(name), f"{held.questions:,}", *cells)
+    return table
+
+
+def _two_lines(value: Interval | None, measure: str) -> str:
+    """Return a mean above its interval, shares without their leading zero."""
+    if value is None:
+        return "-"
+    if measure in COUNTS:
+        digits = 2 if value.high < 100 else 0
+        return f"{value.mean:.{digits}f}\n[dim]{value.low:.{digits}f}-{value.high:.{digits}f}[/dim]"
+    return f"{_share(value.mean, 3)}\n[dim]{_share(value.low, 2)}-{_share(value.high, 2)}[/dim]"
+
+
+def _share(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.startswith("0") else text[:-1]

@@ -1,0 +1,269 @@
+r"""Learning on the toy: stock programs and the single file, through two phases to a real search.
+
+    python -m benchmarks.studies.toy_learning --output benchmarks/results/toy_learning.md \
+        --plot docs/images/toy_learning.png
+
+Stable-Baselines3's PPO and sb3-contrib's MaskablePPO, both stock with `MlpPolicy`, and the PPO of
+`agents/examples/ppo_toy.py`: same settings, same phases, same seeds. Beside them an ablation: the
+same without the shaping term. Every run is a process of its own on one thread.
+
+Needs matplotlib for the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
+from benchmarks.reports.measurement_page import heading, publish, table
+from search_env.wrappers.phases import FinishedEpisode, PhaseRule
+from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
+from search_env.wrappers.token_window import TokenWindow
+
+SOLVED = 0.95  # of the optimal return, which is 1
+STEPS = 500_000
+MASKED_STEPS = 300_000
+
+Run = list[Progress]
+
+
+class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
+    """Calls a spent budget an end, as it is one: a rule of this task, not a cut by its user.
+
+    Stable-Baselines3 adds the value of the last observation to a truncated episode. With no
+    discount, running out of tokens would then cost nothing, and the policy would never answer.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; every end is a termination."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated or truncated, False, info
+
+
+class Phases(BaseCallback):
+    """Switches the phase of all rows together, and scores the policy every few updates.
+
+    Stable-Baselines3's vector form is a list of environments, each in a wrapper of its own. They
+    are told their phase, by the same rule that the wrappers follow elsewhere.
+    """
+
+    def __init__(self, args: Args) -> None:
+        super().__init__()
+        self.run: Run = []
+        self._args, self._start, self._updates = args, time.perf_counter(), 0
+        rates = SWITCH["search_rate"], SWITCH["format_rate"], SWITCH["window"]
+        self._rule = PhaseRule(len(args.phases), None, *rates)
+        self._state = self._rule.start(0)
+
+    def _on_step(self) -> bool:
+        ended = [
+            i for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done
+        ]
+        facts = [FinishedEpisode(i["num_searches"], i["well_formed"], i["valid"]) for i in ended]
+        before, (self._state, _) = self._state, self._rule.observe(self._state, facts)
+        if self._state.phase != before.phase:
+            self.training_env.env_method("set_phase", self._state.phase)
+        return True
+
+    def _on_rollout_start(self) -> None:  # that is, after an update
+        if self._updates and self._updates % self._args.score_every == 0:
+            self._score()
+        self._updates += 1
+
+    def _on_training_end(self) -> None:
+        self._score()
+
+    def _score(self) -> None:
+        scores = (score(self._choose, self._args.window, s) for s in ("train", "validation"))
+        seconds = time.perf_counter() - self._start
+        self.run.append(Progress(self.num_timesteps, seconds, self._state.phase, *scores))
+
+    def _choose(self, windows: Any, masks: Any) -> Any:
+        extra = {"action_masks": masks} if self._args.masked else {}
+        return self.model.predict(windows, deterministic=True, **extra)[0]
+
+
+def stable_baselines(args: Args) -> Run:
+    """Train a stock algorithm with a stock policy on single environments."""
+
+    def make() -> gym.Env[Any, Any]:
+        env = TokenWindow(gym.make("SearchQA-Toy-v0"), args.window, keep="last")
+        return BudgetEnds(StagedReward(env, args.phases, after_episodes=None))
+
+    callback = Phases(args)
+    model = (MaskablePPO if args.masked else PPO)(
+        "MlpPolicy",
+        DummyVecEnv([make] * args.num_envs),
+        learning_rate=lambda left: left * args.learning_rate,
+        n_steps=args.num_steps,
+        batch_size=args.minibatch,
+        n_epochs=args.epochs,
+        gamma=args.gamma,
+        ent_coef=args.entropy,
+        policy_kwargs={"net_arch": [128, 128], "activation_fn": torch.nn.ReLU},
+        seed=args.seed,
+        device="cpu",
+    )
+    model.learn(args.total_steps, callback)
+    return callback.run
+
+
+@dataclass(frozen=True)
+class Contender:
+    """What is trained, and how."""
+
+    name: str
+    learn: Callable[[Args], Run]
+    masked: bool = False
+    shaped: bool = True
+
+    def run(self, seed: int) -> Run:
+        """Train with one seed; with masks, for fewer steps."""
+        steps = MASKED_STEPS if self.masked else STEPS
+        torch.set_num_threads(1)
+        phases = {} if self.shaped else {"phases": R1_SEARCHER_PHASES}
+        return self.learn(Args(seed=seed, masked=self.masked, total_steps=steps, **phases))
+
+
+def single_file(args: Args) -> Run:
+    """Train with the example."""
+    return list(train(args))
+
+
+CONTENDERS = (
+    Contender("Stable-Baselines3 PPO", stable_baselines),
+    Contender("sb3-contrib MaskablePPO", stable_baselines, masked=True),
+    Contender("ppo_toy.py", single_file),
+    Contender("MaskablePPO, no shaping", stable_baselines, masked=True, shaped=False),
+)
+
+
+def run_all(seeds: Sequence[int], jobs: int) -> dict[str, list[Run]]:
+    """Train every contender with every seed, ``jobs`` at a time."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        asked = {c.name: [pool.submit(c.run, seed) for seed in seeds] for c in CONTENDERS}
+        return {name: [future.result() for future in futures] for name, futures in asked.items()}
+
+
+def first(run: Run, reached: Callable[[Progress], bool], field: str) -> float:
+    """Return the steps or seconds at which something first held; NaN where it never did."""
+    return next((float(getattr(at, field)) for at in run if reached(at)), float("nan"))
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """Return the mean and the range of some seeds' figures."""
+    if np.isnan(values).any():
+        known = np.count_nonzero(~np.isnan(values))
+        return "never" if not known else f"in {known} of {len(values)}"
+    low, high = min(values), max(values)
+    return f"{np.mean(values):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+
+
+def rows(runs: dict[str, list[Run]]) -> list[list[str]]:
+    """Return the table: a row a contender."""
+    found = []
+    for name, seeds in runs.items():
+        solved = [first(r, lambda at: at.train.episode_return >= SOLVED, "steps") for r in seeds]
+        held = [first(r, lambda at: at.validation.episode_return >= SOLVED, "steps") for r in seeds]
+        seconds = [first(r, lambda p: p.train.episode_return >= SOLVED, "seconds") for r in seeds]
+        ends = [run[-1] for run in seeds]
+        found.append(
+            [
+                name,
+                spread([first(run, lambda at: at.phase == 1, "steps") for run in seeds]),
+                spread(solved),
+                spread(seconds),
+                spread(held),
+                spread([at.train.episode_return for at in ends], 2),
+                spread([at.validation.episode_return for at in ends], 2),
+                spread([at.train.evidence_rate for at in ends], 2),
+            ]
+        )
+    return found
+
+
+def plot(runs: dict[str, list[Run]], path: Path) -> None:
+    """Draw the learning curves: mean and range over seeds, train and validation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, split in zip(axes, ("train", "validation"), strict=True):
+        for number, (name, seeds) in enumerate(runs.items()):
+            steps = [at.steps for at in seeds[0]]
+            curves = np.array([[getattr(at, split).episode_return for at in run] for run in seeds])
+            colour = f"C{number}"
+            axis.plot(steps, curves.mean(0), color=colour, label=name)
+            axis.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
+            switch = np.nanmean([first(run, lambda at: at.phase == 1, "steps") for run in seeds])
+            axis.plot(switch, 0.0, marker="^", color=colour, clip_on=False, zorder=3)
+        axis.axhline(1.0, color="0.5", lw=0.8, ls="--")
+        axis.set_title(
+            {"train": "questions trained on", "validation": "questions never seen"}[split]
+        )
+        axis.set_xlabel("environment steps (triangle: phase 2 begins)")
+        axis.set_ylim(-0.02, 1.05)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("return (F1) of the greedy policy; best is 1")
+    axes[1].legend(loc="upper left", fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def result(runs: dict[str, list[Run]], seeds: int, jobs: int, command: str) -> str:
+    """Return the result as Markdown."""
+    packages = ["search-env", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
+    columns = ["contender", "steps to phase 2", "steps to .95", "seconds to .95"]
+    columns += ["steps to .95, unseen", "return at the end", "return, unseen", "finds the document"]
+    return f"""{heading("Learning on the toy", command, packages)}
+`SearchQA-Toy-v0`, {seeds} seeds, {STEPS:,} steps each ({MASKED_STEPS:,} with masks), {jobs} runs at
+a time on one thread each; the learning rate falls to 0 over them. Return is F1 of the greedy policy
+over all 64 questions of a split: `train`, and `validation`, whose answers the policy never saw (a
+guess is worth 1/8 there). Mean and range over seeds; steps are those of the first score that
+reached it, one every {Args.num_envs * Args.num_steps * Args.score_every:,} steps.
+
+{table(columns, rows(runs))}
+
+Phases are R1-Searcher's two, switched when 90 % of the last {SWITCH["window"]:,} episodes search
+and 90 % are well formed. Both pay the shaping of `agents/examples/ppo_toy.py` too: half of the best
+query's F1 against the right query (the form of StepSearch's key term), and half for finding the
+question's document. The last row is the same without it: it searches, since that is paid, but never
+finds anything, and is left with learning the training answers by heart.
+
+Stable-Baselines3 gets a wrapper that calls a spent budget an end. Without it, PPO treats running
+out of tokens as something that goes on and never answers: return 0 after 500,000 steps (one seed).
+"""
+
+
+def main() -> None:
+    """Parse the command line, train, print, write and draw."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    parser.add_argument("--output", type=Path, help="Markdown file to write")
+    parser.add_argument("--plot", type=Path, help="picture to write")
+    given = parser.parse_args()
+    runs = run_all(range(given.seeds), given.jobs)
+    command = f"python -m benchmarks.studies.toy_learning --seeds {given.seeds} --jobs {given.jobs}"
+    publish(result(runs, given.seeds, given.jobs, command), given.output)
+    if given.plot is not None:
+        plot(runs, given.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Files of results: whole lines, nothing twice, nothing of another run."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import gymnasium as gym
+import pytest
+
+from agents.baselines import make_baseline
+from benchmarks.harness.errors import ResultsError, ResultsMismatchError
+from benchmarks.harness.results_file import Played, ResultsWriter, read_results
+from search_env.errors import DataNotFoundError
+from search_env.evaluation import evaluate
+
+HEADER = {
+    "protocol": "p/q/r/v1",
+    "digests": {"questions": "a"},
+    "agent": {"name": "x"},
+    "decoding": {},
+    "control": None,
+    "seed": 0,
+    "date": "today",
+}
+
+
+@pytest.fixture(scope="module")
+def records():
+    env = gym.make("SearchQA-Toy-v0", split="test")
+    return evaluate(env, make_baseline("oracle"), range(4))
+
+
+def played(records, *keys):
+    return [Played(i, s, records[i], 0.5, {"prompt": 3}) for i, s in keys]
+
+
+def test_what_is_written_is_read_in_order(tmp_path, records):
+    path = tmp_path / "deep" / "r.jsonl"
+    episodes = played(records, (2, 1), (0, 0), (2, 0), (1, 0))
+    with ResultsWriter(path, HEADER) as writer:
+        for episode in episodes:
+            writer.write(episode)
+        assert writer.done == {(2, 1), (0, 0), (2, 0), (1, 0)}
+    found = read_results(path)
+    assert found.episodes == tuple(sorted(episodes, key=lambda p: (p.index, p.sample)))
+    assert HEADER.items() <= found.header.items()
+    assert found.records[0] == records[0]
+
+
+def test_a_run_goes_on_and_writes_nothing_twice(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER) as writer:
+        writer.write(played(records, (0, 0))[0])
+    with ResultsWriter(path, {**HEADER, "date": "tomorrow"}) as writer:
+        assert writer.done == {(0, 0)}
+        with pytest.raises(ResultsError, match="question 0, sample 0 again"):
+            writer.write(played(records, (0, 0))[0])
+        writer.write(played(records, (1, 0))[0])
+    assert read_results(path).header["date"] == "today"
+    assert len(path.read_text("utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("cut", [1, 30])
+def test_a_line_that_was_cut_off_is_played_again(tmp_path, records, cut):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER) as writer:
+        for episode in played(records, (0, 0), (1, 0)):
+            writer.write(episode)
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.warns(UserWarning, match="run the same command again"):
+        assert [p.index for p in read_results(path).episodes] == [0]
+    with pytest.warns(UserWarning, match="that episode is played again"):
+        writer = ResultsWriter(path, HEADER)
+    with writer:
+        assert writer.done == {(0, 0)}
+        writer.write(played(records, (1, 0))[0])
+    assert [p.index for p in read_results(path).episodes] == [0, 1]
+
+
+def test_a_header_that_was_cut_off_is_written_again(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    ResultsWriter(path, HEADER).close()
+    path.write_bytes(path.read_bytes()[:9])
+    with pytest.warns(UserWarning, match="were removed"):
+        writer = ResultsWriter(path, HEADER)
+    with writer:
+        writer.write(played(records, (0, 0))[0])
+    assert len(read_results(path).episodes) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"protocol": "p/q/r/v2"},
+        {"digests": {"questions": "b"}},
+        {"agent": {"name": "y"}},
+        {"decoding": {"temperature": 1.0}},
+        {"control": "no-documents"},
+        {"seed": 1},
+    ],
+)
+def test_results_of_another_run(tmp_path, change):
+    path = tmp_path / "r.jsonl"
+    ResultsWriter(path, HEADER).close()
+    (name,) = change
+    with pytest.raises(ResultsMismatchError, match=f"results of {name} .*Choose another file"):
+        ResultsWriter(path, {**HEADER, **change})
+
+
+def test_files_that_are_none_of_results(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"question": "Who?"}\n', "utf-8")
+    with pytest.raises(ResultsError, match="another kind of file"):
+        read_results(path)
+    with pytest.raises(ResultsError, match="another kind of file"):
+        ResultsWriter(path, HEADER)
+    assert path.read_text("utf-8") == '{"question": "Who?"}\n'  # untouched
+    with pytest.raises(DataNotFoundError):
+        read_results(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b'{"index": 0, "sam\n', "line 2: expected JSON"),
+        (b"[]\n", "line 2: expected an object"),
+        (b'{"index": 0, "sample": 0, "seconds": 1}\n', "line 2: .*without question_id"),
+    ],
+)
+def test_damage_before_the_last_line(tmp_path, records, line, message):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER) as writer:
+        writer.write(played(records, (0, 0))[0])
+    first, last = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + line + last)
+    with pytest.raises(ResultsError, match=message):
+        read_results(path)
+
+
+def test_an_episode_twice(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER) as writer:
+        writer.write(played(records, (0, 0))[0])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines, lines[1]]))
+    with pytest.raises(ResultsError, match="2 lines of 1 episodes"):
+        read_results(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no flock")
+def test_two_writers_at_once(tmp_path):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER), pytest.raises(ResultsError, match="another process writes"):
+        ResultsWriter(path, HEADER)
+    ResultsWriter(path, HEADER).close()
+
+
+def test_lines_are_json_without_nan(tmp_path, records):
+    path = tmp_path / "r.jsonl"
+    with ResultsWriter(path, HEADER) as writer:
+        writer.write(played(records, (0, 0))[0])
+    for line in path.read_text("utf-8").splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(name))

@@ -1,0 +1,135 @@
+"""Protocol ids: what they fix, what they refuse, and that pins hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import search_env.protocols
+from benchmarks.harness.errors import DigestMismatchError
+from benchmarks.harness.spec import NO_CORPUS, questions_digest, rules_digest
+from benchmarks.question_sets.registry import NAMES, get_protocol, name_of, part, protocols
+from search_env.errors import ConfigurationError, DataNotFoundError
+from search_env.setting import EnvConfig, Setting
+from search_env.types import Question
+
+WORLD = "world-2hop/r1-searcher/bm25-world1k/v1"
+
+
+def test_ids_are_unique_and_name_their_folder():
+    found = [protocol for name in NAMES for protocol in part(name, "task").PROTOCOLS]
+    assert len({protocol.id for protocol in found}) == len(found) == len(protocols())
+    for name in NAMES:
+        for protocol in part(name, "task").PROTOCOLS:
+            assert name_of(protocol.id) == name
+            assert get_protocol(protocol.id) is protocol
+
+
+def test_every_pin_of_the_world_holds():
+    for hops in (1, 2, 3, 4):
+        protocol = get_protocol(f"world-{hops}hop/r1-searcher/bm25-world1k/v1")
+        setting = Setting(EnvConfig(**protocol.environment()))
+        protocol.check(setting)
+        assert "" not in (protocol.questions_digest, protocol.corpus_digest, protocol.rules_digest)
+        assert len(setting.questions) == 500
+        assert {len(question.hops) for question in setting.questions} == {hops}
+
+
+def test_every_pin_of_the_published_sets_holds(data_dir):
+    pinned = [p for p in protocols().values() if "pool81k" in p.id]
+    assert len(pinned) == 11
+    for protocol in pinned:
+        protocol.check(Setting(EnvConfig(**protocol.environment())))
+
+
+def test_published_settings():
+    theirs = get_protocol("musique-dev/r1-searcher/bm25-pool81k/v1").environment()
+    assert (theirs["top_k"], theirs["max_searches"]) == (5, 8)
+    limits = search_env.protocols.get_protocol("search-r1")
+    other = get_protocol("musique-dev/search-r1/bm25-pool81k/v1").environment()
+    assert (other["top_k"], limits.max_turns, other["max_tokens"]) == (3, 4, limits.max_tokens)
+
+
+@pytest.mark.parametrize("what", ["questions", "corpus", "rules"])
+def test_what_changed_under_an_id_is_an_error(what):
+    protocol = replace(get_protocol(WORLD), **{f"{what}_digest": "0123456789ab"})
+    with pytest.raises(DigestMismatchError, match=f"{what} with digest 0123456789ab under {WORLD}"):
+        protocol.check(Setting(EnvConfig(**protocol.environment())))
+
+
+def test_every_rule_is_in_the_digest():
+    rules = search_env.protocols.R1_SEARCHER
+    base = rules_digest(rules, 4096)
+    assert rules_digest(replace(rules, name="other", source="elsewhere"), 4096) == base
+    changed = [
+        replace(rules, base_prompt=rules.base_prompt + " "),
+        replace(rules, chat_system="Search."),
+        replace(rules, documents_prefix=rules.documents_prefix + "\n"),
+        replace(rules, top_k=4),
+        replace(rules, max_searches=7),
+        replace(rules, faults={}),
+    ]
+    digests = {rules_digest(other, 4096) for other in changed} | {rules_digest(rules, 4095)}
+    assert len(digests | {base}) == len(changed) + 2
+
+
+def test_questions_and_answers_are_in_the_digest():
+    one = Question("1", "Who?", ("Nero",))
+    digests = {
+        questions_digest(questions)
+        for questions in (
+            [one],
+            [replace(one, text="Who ?")],
+            [replace(one, answers=("Nero", "N"))],
+            [replace(one, id="2")],
+            [one, one],
+        )
+    }
+    assert len(digests) == 5
+
+
+def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
+    corpus, questions = tmp_path / "corpus.jsonl", tmp_path / "questions.jsonl"
+    corpus.write_text('{"id": "u", "title": "Ulm", "text": "A city."}\n', "utf-8")
+    row = {"id": "1", "question": "What is Ulm?", "golden_answers": ["a city"]}
+    questions.write_text(json.dumps(row) + "\n", "utf-8")
+    own = get_protocol("nq-test/search-r1/bm25-own/v1").over_questions(str(questions))
+    with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
+        own.environment()
+    own = own.over_corpus(str(corpus))
+    setting = Setting(EnvConfig(**own.environment()))
+    own.check(setting)
+    found = own.digests(setting)
+    assert own.id == f"nq-{found['questions'][:12]}/search-r1/bm25-{found['corpus'][:12]}/v1"
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"id": "u", "title": "Ulm", "text": "A town."}\n', "utf-8")
+    changed = replace(own, arguments={**own.arguments, "corpus": str(other)})
+    with pytest.raises(DigestMismatchError, match="corpus with digest"):
+        changed.check(Setting(EnvConfig(**changed.environment())))
+
+
+def test_sets_without_evidence_say_so():
+    for name in ("nq", "triviaqa", "popqa"):
+        for protocol in part(name, "task").PROTOCOLS:
+            assert protocol.retrieval == NO_CORPUS
+            with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
+                protocol.environment()
+
+
+def test_a_context_longer_than_the_protocols():
+    protocol = get_protocol(WORLD)
+    assert protocol.environment(max_tokens=512)["max_tokens"] == 512
+    with pytest.raises(ConfigurationError, match="at most 4096 tokens"):
+        protocol.environment(max_tokens=5000)
+
+
+def test_no_such_id_and_no_data(monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"Did you mean .*world-2hop"):
+        get_protocol("world-2hop/r1-searcher/bm25-world1k/v2")
+    with pytest.raises(ConfigurationError, match=r"begin so: nq-test/search-r1/bm25-own/v1"):
+        get_protocol("nq")
+    monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
+    with pytest.raises(DataNotFoundError, match="Set it to the folder"):
+        get_protocol("musique-500/r1-searcher/bm25-pool81k/v1").environment()

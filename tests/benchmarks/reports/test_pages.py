@@ -1,0 +1,311 @@
+"""Scores of files, groups, samples; reports, the store, and the commands around them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.baselines import make_baseline
+from benchmarks.harness.errors import ResultsError
+from benchmarks.harness.results_file import Played, read_results
+from benchmarks.harness.scores import by_hops, majority, pass_at, question_scores, score
+from benchmarks.players.base import AgentPlayer
+from benchmarks.procedural_world import sweep as procedural_world
+from benchmarks.question_sets.registry import NAMES, get_protocol, part
+from benchmarks.reports import leaderboard as store
+from benchmarks.reports.pages import by_protocol, comparison_rows, leaderboard, score_markdown
+from benchmarks.reports.published_scores import PUBLISHED
+from benchmarks.run import run
+from benchmarks.studies.sweep import Run, play_one, section
+from benchmarks.studies.sweep import main as sweep_main
+from search_env.cli import app
+
+ID = "world-2hop/r1-searcher/bm25-world1k/v1"
+WORLD = get_protocol(ID)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Three agents on twenty questions, whole episodes of one."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("oracle", "question-as-query"):
+        player = AgentPlayer(name, make_baseline(name))
+        episodes = folder / "episodes.jsonl" if name == "oracle" else None
+        run(WORLD, player, folder / f"{name}.jsonl", limit=20, episodes=episodes, command=name)
+    player = AgentPlayer("oracle", make_baseline("oracle"))
+    run(WORLD, player, folder / "control.jsonl", limit=20, control="no-documents", command="c")
+    return folder
+
+
+def sampled(records, *right):
+    """Episodes of one question each, samples right or not as given."""
+    base = records[0]
+    return [
+        Played(index, sample, replace(base, exact_match=float(ok), answer="a" if ok else "b"))
+        for index, samples in enumerate(right)
+        for sample, ok in enumerate(samples)
+    ]
+
+
+@pytest.fixture(scope="module")
+def records(runs):
+    return read_results(runs / "oracle.jsonl").records
+
+
+# Scores.
+
+
+def test_samples_are_averaged_by_question(records):
+    episodes = sampled(records, [1, 1, 0, 0], [1, 0, 0, 0])
+    found = score(episodes)
+    assert (found.questions, found.episodes) == (2, 8)
+    assert found.measures["EM"].mean == pytest.approx(0.375)
+    assert found.measures["EM"].count == 2
+    assert question_scores(episodes, lambda r: r.exact_match) == {0: 0.5, 1: 0.25}
+
+
+def test_pass_at_k_and_the_majority_by_hand(records):
+    episodes = sampled(records, [1, 1, 0, 0], [1, 0, 0, 0])
+    assert pass_at(episodes, 1).mean == pytest.approx(0.375)
+    assert pass_at(episodes, 2).mean == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert pass_at(episodes, 4).mean == 1.0
+    assert majority(episodes).mean == 0.5  # a tie goes to the earliest answer
+
+
+def test_groups_leave_out_what_is_not_known(records):
+    unknown = replace(records[0], hops=None)
+    episodes = [Played(0, 0, records[0]), Played(1, 0, unknown)]
+    assert {name: len(held) for name, held in by_hops(episodes).items()} == {"2": 1}
+    assert (
+        score([Played(0, 0, replace(unknown, policy_tokens=None))]).measures["policy tokens"]
+        is None
+    )
+
+
+# Reports.
+
+
+def test_protocols_share_no_table(runs):
+    one = read_results(runs / "oracle.jsonl")
+    other = replace(one, header={**one.header, "protocol": ID + "@t1x8"})
+    held = by_protocol([one, read_results(runs / "control.jsonl"), other])
+    assert {id: list(agents) for id, agents in held.items()} == {
+        ID + "@first20": ["oracle", "oracle, no-documents"],  # a control stands beside its agent
+        ID + "@t1x8": ["oracle"],
+    }
+    assert score_markdown(held).count("\n## ") == 2
+
+
+def test_another_corpus_is_another_table(runs):
+    one = read_results(runs / "oracle.jsonl")
+    digests = {**one.header["digests"], "corpus": "f" * 64}
+    other = replace(one, header={**one.header, "digests": digests})
+    assert list(by_protocol([one, other])) == [
+        ID + "@first20",
+        ID + "@first20 (corpus ffffffffffff)",
+    ]
+    assert list(by_protocol([one, one])[ID + "@first20"]) == ["oracle", "oracle (2)"]
+
+
+def test_comparisons_are_question_by_question(runs):
+    names = ("question-as-query", "oracle")
+    (agents,) = by_protocol(read_results(runs / f"{n}.jsonl") for n in names).values()
+    head, em, f1 = comparison_rows(agents)
+    assert head[0] == "against question-as-query"
+    wrong = sum(r.exact_match == 0 for r in agents["question-as-query"].records)
+    assert em[:3] == ["oracle", "20", "EM"]
+    assert em[4:6] == [str(wrong), "0"]
+    assert f1[2] == "F1"
+
+
+def test_report_of_a_folder(runs, tmp_path):
+    out, text = tmp_path / "r.html", tmp_path / "r.md"
+    result = call("report", runs, "--out", out, "--markdown", text)
+    assert result.exit_code == 0, result.output
+    assert "3 results, 0 trainings, 20 episodes" in result.stdout
+    page = out.read_text("utf-8")
+    assert page.count('class="plot"') >= 1
+    assert "Question by question" in page
+    assert "oracle, by kind" in page
+    assert "http" not in re.sub(r'"(data:|http://www.w3)[^"]*"', "", page).split("<body>")[0]
+    markdown = text.read_text("utf-8")
+    assert f"## {ID}@first20" in markdown
+    assert "| against oracle, no-documents | questions |" in markdown
+
+
+def test_report_of_what_is_no_run(tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"question": "Who?"}\n', "utf-8")
+    refused = call("report", other)
+    assert refused.exit_code == 2
+    assert "search-env score" in refused.stderr
+    assert "no such file" in call("report", tmp_path / "none").stderr
+    assert "got none. Make some" in call("report", tmp_path).stderr
+
+
+def test_report_of_results_that_were_cut(runs, tmp_path):
+    whole = (runs / "oracle.jsonl").read_bytes()
+    (tmp_path / "cut.jsonl").write_bytes(whole[:-30])
+    with pytest.warns(UserWarning, match="was left out"):
+        result = call("report", tmp_path / "cut.jsonl", "--out", tmp_path / "r.html")
+    assert result.exit_code == 0, result.output
+
+
+# The store.
+
+
+def test_the_store_keeps_the_newest(runs, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    entries = [store.entry_of(read_results(runs / f"{n}.jsonl")) for n in ("oracle", "control")]
+    assert store.add(path, entries) == entries
+    newer = replace(entries[0], header={**entries[0].header, "date": "2030-01-01"})
+    assert store.add(path, [newer]) == [newer, entries[1]]
+    assert [entry.agent for entry in store.read(path)] == ["oracle", "oracle, no-documents"]
+    assert len(path.read_text("utf-8").splitlines()) == 2
+    path.write_text(path.read_text("utf-8") + '{"agent": 1}\n', "utf-8")
+    with pytest.raises(ResultsError, match="line 3: expected scores"):
+        store.read(path)
+
+
+def test_the_leaderboard_keeps_published_scores_apart(runs):
+    names = ("question-as-query", "oracle")
+    entries = [store.entry_of(read_results(runs / f"{n}.jsonl")) for n in names]
+    text = leaderboard(entries)
+    ours, theirs = text.split("## Reported elsewhere")
+    assert ours.index("| oracle |") < ours.index("| question-as-query |")  # best first
+    assert "Search-R1" not in ours
+    assert "| Search-R1 PPO, Qwen2.5-7B base | EM | wiki-18, e5, whole sets | 0.196 |" in theirs
+
+
+def test_published_scores_name_metric_setting_and_source():
+    assert len(set(PUBLISHED)) == len(PUBLISHED)
+    for row in PUBLISHED:
+        assert row.metric
+        assert row.setting
+        assert row.source
+        assert all(value is None or 0 < value < 1 for value in (row.musique, row.bamboogle))
+
+
+# The sweep.
+
+
+def test_every_set_has_its_three_files():
+    for name in NAMES:
+        for run_ in part(name, "sweep").SWEEP:
+            get_protocol(run_.protocol)
+        assert part(name, "analysis").groups([]) is not None
+    assert sum(len(part(name, "sweep").SWEEP) for name in NAMES) == 8 * 7
+
+
+def test_a_section_prints_the_command_of_every_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [Run(ID, "oracle"), Run(ID, "oracle", "no-documents")]
+    text = section(ID, {row: play_one(row, 5) for row in rows}, limit=5)
+    assert f"## {ID}@first5" in text
+    assert "| oracle, no-documents | 5 |" in text
+    assert f"search-env bench {ID} --agent oracle --control no-documents --limit 5" in text
+    assert len(list(tmp_path.rglob("*.jsonl"))) == 2
+
+
+def test_the_sweep_as_a_script(tmp_path, monkeypatch):
+    """Without data the published sets are said not to have been run; the world is."""
+    monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(procedural_world, "SWEEP", (Run(ID, "oracle"), Run(ID, "closed-book")))
+    monkeypatch.chdir(tmp_path)
+    names = ["--only", "bamboogle", "procedural_world", "--limit", "5", "--output", "p.md"]
+    store_ = ["--store", "s.jsonl", "--leaderboard", "l.md"]
+    monkeypatch.setattr(sys, "argv", ["sweep", *names, *store_])
+    sweep_main()
+    page = (tmp_path / "p.md").read_text("utf-8")
+    assert "Not run: Expected questions of bamboogle" in page
+    assert f"## {ID}@first5" in page
+    assert len(store.read(tmp_path / "s.jsonl")) == 2
+    assert "| oracle | 5 |" in (tmp_path / "l.md").read_text("utf-8")
+
+
+# search-env bench.
+
+
+def test_bench_lists_protocols():
+    result = call("bench")
+    assert result.exit_code == 0
+    assert ID in result.stdout
+    assert "nq-test/search-r1/bm25-own/v1" in result.stdout
+
+
+def test_bench_plays_and_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("bench", ID, "--agent", "oracle", "--limit", "8")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"^oracle +8 +1\.00 ", result.stdout, re.M)
+    assert "Judge: not run" in result.stdout
+    path = f"runs/bench/{ID}/oracle+first8.jsonl"
+    assert f"Wrote {path}" in result.stdout
+    again = call("bench", ID, "--agent", "oracle", "--limit", "8")
+    assert "holds 8 of 8 episodes; nothing is left to play" in again.stderr
+    header = json.loads((tmp_path / path).read_text("utf-8").splitlines()[0])
+    assert header["command"] == f"search-env bench {ID} --agent oracle --limit 8"
+
+
+def test_bench_warns_of_questions_that_were_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    known = read_questions_of_the_set()[0]
+    row = {"id": "x", "question": known.text, "golden_answers": ["y"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n", "utf-8")
+    result = call("bench", ID, "--agent", "oracle", "--limit", 2, "--trained-on", "train.jsonl")
+    assert result.exit_code == 0, result.output
+    assert f"1 of the 500 questions are in train.jsonl, such as {known.id}" in result.stderr
+
+
+def read_questions_of_the_set():
+    from search_env.setting import EnvConfig, Setting
+
+    return Setting(EnvConfig(**WORLD.environment())).questions
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["world-5hop"], "protocol id"),
+        ([ID, "--agent", "oracel"], "Did you mean 'oracle'"),
+        ([ID, "--samples", "3"], "--temperature 1"),
+        ([ID, "--control", "nothing"], "no-documents"),
+        ([ID, "--corpus", "none.jsonl"], "none.jsonl"),
+        ([ID, "--agent", "http://localhost:1/v1"], "Pass --model"),
+        ([ID, "--limit", "1", "--judge", "http://localhost:1/v1"], "--judge-model"),
+        (["nq-test/search-r1/bm25-own/v1"], "Pass one as --corpus"),
+    ],
+)
+def test_bench_of_what_cannot_be(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    result = call("bench", *arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("Error: ") or "holds" in result.stderr
+    assert message in result.stderr
+
+
+def test_scripted_agents_need_no_torch(tmp_path):
+    """The whole command without torch, transformers or openai being imported."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'openai', 'matplotlib'): sys.modules[name] = None\n"
+        "from search_env.cli import main\n"
+        f"sys.argv = ['search-env', 'bench', '{ID}', '--agent', 'oracle', '--limit', '3']\n"
+        "main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "oracle" in result.stdout

@@ -1,0 +1,235 @@
+"""The benchmarks for GPUs in their tiny mode, what they count on paper, and the step beside TRL."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from agents import checkpoints
+from agents.rollout import collect, make_envs
+from benchmarks.speed import throughput, training_step, trl_peer
+from benchmarks.speed.scripted import ScriptedEngine, write_scripts
+from benchmarks.speed.shapes import (
+    SHAPES,
+    decode_bytes,
+    head_weights,
+    learner_flops,
+    matrix_weights,
+    needs_adapters,
+    random_model,
+    shape_config,
+    state_gib,
+)
+from benchmarks.speed.training_step import Ours, check
+from benchmarks.speed.workload import END, Measured, Workload
+from benchmarks.studies import train_large
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# On paper.
+
+
+def test_weights_are_those_of_the_model():
+    model = random_model("tiny", CPU)
+    linear = {n: m.weight.numel() for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    config = shape_config("tiny")
+    assert head_weights(config) == linear.pop("lm_head")
+    assert matrix_weights(config) == sum(linear.values())
+
+
+def test_published_shapes_have_their_published_sizes():
+    # Non-embedding parameters on the model cards: 1.31, 2.77 and 6.53 billion.
+    billions = [round(matrix_weights(shape_config(name)) / 1e9, 2) for name in SHAPES[1:]]
+    assert billions == [1.31, 2.77, 6.53]
+
+
+def test_bytes_of_a_decoding_step():
+    config = shape_config("tiny")
+    # 2 layers, keys and values, 2 heads of 16 numbers, 2 bytes: 256 a token.
+    assert decode_bytes(config, 3, 10) - decode_bytes(config, 3, 9) == 3 * 256
+    assert decode_bytes(config, 1, 0) == 2 * (matrix_weights(config) + head_weights(config))
+
+
+def test_operations_of_an_update():
+    config = shape_config("tiny")
+    pair = throughput.random_trajectories(1, 2, (4, 2, 3))
+    # Read: 8 tokens, then 4 behind the common prompt; each sees itself and all before it.
+    tokens, pairs, predicted = 8 + 4, sum(range(1, 9)) + sum(range(5, 9)), 2 * 2
+    dense = matrix_weights(config) * tokens + head_weights(config) * predicted
+    attention = 2 * 2 * 64 * pairs
+    assert learner_flops(config, pair, 512) == 6 * dense + 6 * attention
+    assert learner_flops(config, pair, 512, frozen=True) == 4 * dense + 6 * attention
+    # Alone in its micro-batch, the second reads the prompt again.
+    alone = matrix_weights(config) * 16 + head_weights(config) * predicted
+    assert learner_flops(config, pair, 8) == 6 * alone + 6 * 2 * 2 * 64 * 2 * sum(range(1, 9))
+
+
+def test_only_the_largest_needs_adapters():
+    sizes = {"1.5b": 1_543_714_304, "3b": 3_085_938_688, "7b": 7_615_616_512}
+    assert [name for name, size in sizes.items() if needs_adapters(size)] == ["7b"]
+    assert state_gib(2**30, 2**29) == 2 + 9
+
+
+# Scripts.
+
+
+def test_a_scripted_engine_writes_its_scripts():
+    envs = make_envs("SearchQA-v0", rows=3, vocabulary=1100, options={"max_tokens": 1024})
+    questions = [i for i, q in enumerate(envs.questions) if len(q.hops) == 1][:2]
+    scripts = write_scripts(envs, questions, 2, (2, 5))
+    engine = ScriptedEngine(random_model("tiny", CPU), rows=3, max_tokens=1024)
+    engine.follow(envs, questions, scripts)
+    played = collect(envs, engine, questions, group_size=2).trajectories
+    written = [t.tokens[t.policy].tolist() for t in played]
+    assert written == [np.concatenate(script).tolist() for script in scripts]
+    assert [t.num_searches for t in played] == [1, 1, 1, 1]
+    assert [t.reward for t in played] == [1.0, 0.0, 1.0, 0.0]
+
+
+# Throughput.
+
+
+def test_throughput_in_tiny_mode(tmp_path, capsys):
+    path = tmp_path / "runs.jsonl"
+    for _ in range(2):
+        throughput.main(["--tiny", "--part", "decode", "learner", "--output", str(path)])
+    throughput.main(["--tiny", "--part", "step", "--output", str(path)])
+    records = throughput.read(path)
+    assert [r["part"] for r in records] == ["decode", "decode", "learner"] * 2 + ["step"]
+    kept = throughput.newest(records)
+    assert [(r["part"], r.get("batch")) for r in kept] == [
+        ("decode", 2),
+        ("decode", 4),
+        ("learner", None),
+        ("step", None),
+    ]
+    step = records[-1]
+    assert step["searches"] == 4
+    assert sum(step["parts"].values()) <= step["seconds"] * 1.001
+    assert 0.0 < records[0]["share_of_limit"] < 1.0
+    capsys.readouterr()
+    throughput.main(["--report", str(path)])
+    page = path.with_suffix(".md").read_text()
+    assert capsys.readouterr().out == page
+    for heading in ("## Decoding", "## Learning", "## A whole training step", "short of 60%"):
+        assert heading in page
+
+
+def test_large_shapes_want_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit):
+        throughput.main(["--shape", "1.5b"])
+    assert "pass --tiny" in capsys.readouterr().err
+
+
+# Training at size.
+
+
+def test_a_larger_model_in_tiny_mode(tmp_path, monkeypatch, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train_large.main(["--tiny", "--folder", str(whole), "--output", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
+    assert "| before (0 steps) |" in page
+    assert "| after (2 steps) |" in page
+    assert "| one document | 4 |" in page
+    # Broken off after its third update, pretraining goes on as if it had not been.
+    monkeypatch.setattr(train_large, "_SLICE", 1)
+    looks = iter([True, True, True, False])
+    monkeypatch.setattr(train_large, "_left", lambda *_: next(looks, True))
+    argv = ["--tiny", "--folder", str(parts), "--stage", "pretrain"]
+    train_large.main(argv)
+    assert "not done" in capsys.readouterr().out.splitlines()[-1]
+    assert checkpoints.load(checkpoints.latest(parts / "pretrain")).step == 3
+    train_large.main(argv)
+    assert capsys.readouterr().out.splitlines()[-1] == "pretrain: done"
+    one, two = (
+        checkpoints.load(checkpoints.latest(folder / "pretrain")).weights
+        for folder in (whole, parts)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert json.loads((parts / "pretrain.json").read_text())[-1]["updates"] == 4
+
+
+# A training step beside TRL's.
+
+
+@pytest.fixture(scope="module")
+def work():
+    return Workload.of(rows=2, group=2, steps=2, max_tokens=3072)
+
+
+def test_our_side_does_the_work(work):
+    ours = Ours(work, "fp32", 3072)
+    for step in range(2):
+        ours.step(step)
+    check(work, ours.measured, ours.measured)
+    lazy = Measured(written=[[[1], [2]], [[1], [2]]], read=[1, 1])
+    with pytest.raises(RuntimeError, match="from TRL, got others"):
+        check(work, ours.measured, lazy)
+    greedy = Measured(written=ours.measured.written, read=[2 * n for n in ours.measured.read])
+    with pytest.raises(RuntimeError, match="equal length"):
+        check(work, ours.measured, greedy)
+
+
+def test_figures_are_medians_without_the_first_step(work):
+    ours = Measured(seconds=[9.0, 1.0], parts=[{}, dict.fromkeys(training_step.PARTS, 0.1)])
+    peer = Measured(seconds=[9.0, 2.5], parts=[{}, {"generate": 1.0, "search": 0.25}])
+    tokens = sum(map(len, work.tokens(1)))
+    row = training_step.speed_row("fp32", ours, peer, work)
+    assert row[1:3] == ["1.00", "2.50"]
+    assert row[3:5] == [f"{tokens:,}", f"{tokens / 2.5:,.0f}"]
+    assert row[5:] == ["2.50 (target met)", "2.50 to 2.50"]
+    mine, theirs = training_step.share_rows("fp32", ours, peer)
+    assert mine == ["fp32", *["10.0%"] * 6, "40.0%"]
+    assert theirs == ["fp32", "40.0%", "10.0%", "50.0%"]
+    assert training_step.environment_share(ours) == pytest.approx(0.1)
+
+
+def test_the_chat_tokenizer_speaks_the_protocol(work):
+    envs, tokenizer = work.envs, trl_peer.chat_tokenizer(work.envs)
+    question = envs.questions[0]
+    obs, _ = envs.reset(options={"index": 0})
+    prompt = obs["tokens"][0, : obs["length"][0]].tolist()
+    message = {"role": "user", "content": trl_peer.prompt_text(envs, question.text)}
+    rendered = tokenizer.apply_chat_template([message], tokenize=True, return_dict=False)
+    assert rendered == prompt
+    turn = [*work.scripts[0][0][0].tolist(), END]
+    parsed = tokenizer.parse_response(turn, prefix=prompt)
+    (call,) = parsed["tool_calls"]
+    assert call["function"] == {"name": "search", "arguments": {"query": question.hops[0].query}}
+    block = trl_peer.search_tool(envs, [])(question.hops[0].query)
+    assert block.startswith(envs.protocol.documents_prefix)
+    assert tokenizer.parse_response(
+        [*work.scripts[0][0][-1].tolist(), END],
+        prefix=[*prompt, *turn, *envs.tokenizer.encode(block).tolist()],
+    ).get("tool_calls") in (None, [])
+
+
+def test_rewards_are_those_of_the_environment():
+    said = [[{"content": "x </think> <answer> Oslo </answer>"}], [{"content": "Oslo"}]]
+    assert trl_peer.reward_of(said, [["Oslo"], ["Oslo"]]) == [1.0, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_side_by_side_with_trl():
+    pytest.importorskip("trl")
+    given = argparse.Namespace(
+        rows=2, group=2, steps=1, dtypes="fp32", micro=2, max_tokens=3072, threads=1
+    )
+    page = training_step.result(given, "command")
+    assert "## Where the time goes in TRL" in page
