@@ -12,8 +12,8 @@ import pytest
 from slow_scoring import slow_contiguous, slow_cover, slow_exact, slow_f1
 
 from agents.baselines import make_baseline
-from benchmarks.players.base import AgentPlayer
-from benchmarks.question_sets.registry import get_protocol
+from benchmarks.players.base import TokenAgent
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.run import run
 from search_env.comparison import on_shared_questions
 from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
@@ -42,7 +42,7 @@ FLASHRAG_ROW = {
     "golden_answers": ["Holt", "Jan Holt"],
     "output": {
         "pred": "Mayor Jan Holt",
-        "finish_reason": "Finished",
+        "finish_reason": "OnEpisode",
         "retrieved_times": 11,
         "retrieval_results": {
             "10": {"query": "last", "docs": [{"contents": '"Ulm"\nIts mayor is Jan Holt.'}]},
@@ -132,7 +132,7 @@ def test_flashrag(tmp_path):
     assert (record.answer, record.exact_match) == ("Mayor Jan Holt", 0.0)  # not the file's 1.0
     assert record.f1 == pytest.approx(0.8)
     assert record.queries == ("first", "last")  # turn 2 before turn 10
-    assert (record.searches, record.answer_recall, record.stop_reason) == (2, 1.0, "Finished")
+    assert (record.searches, record.answer_recall, record.stop_reason) == (2, 1.0, "OnEpisode")
 
 
 def test_flashrag_as_one_list_and_without_searches(tmp_path):
@@ -189,8 +189,8 @@ def test_our_own_episodes_come_back_as_they_were(tmp_path):
 
 def test_results_of_a_benchmark_come_back_as_they_were(tmp_path):
     path, id = tmp_path / "results.jsonl", "world-1hop/r1-searcher/bm25-world1k/v1"
-    player = AgentPlayer("mine", make_baseline("oracle-queries"))
-    results = run(get_protocol(id), player, path, limit=3)
+    player = TokenAgent("mine", make_baseline("oracle-queries"))
+    results = run(get_benchmark(id), player, path, limit=3)
     assert output_format(path) == "bench"
     assert read_outputs(path) == {"mine": results.records}
     path.write_text(path.read_text("utf-8") + '{"question_id": "q"}\n', "utf-8")

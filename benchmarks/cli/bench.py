@@ -1,7 +1,7 @@
 """``search-env bench``: the protocols, or one agent on one of them.
 
-Playing is :mod:`benchmarks.run`'s. This module is imported for every command, so whatever needs
-torch or an endpoint's client is imported inside the functions.
+Episodes are played by :mod:`benchmarks.run`. This module is imported for every command, so whatever
+needs torch or an endpoint's client is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import typer
 from search_env.console import check_output, open_console, progress_bar, say
 
 if TYPE_CHECKING:
-    from benchmarks.harness.results_file import Played, Results
+    from benchmarks.harness.results_file import EpisodeResult, Results
     from benchmarks.harness.spec import BenchmarkProtocol
+    from benchmarks.players.base import BenchmarkAgent
 
 _INTERRUPTED = 130
 
@@ -32,11 +33,11 @@ Episodes = Annotated[
     Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")]
-ControlName = Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")]
+AblationName = Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")]
 Samples = Annotated[int, typer.Option(min=1, help="Episodes of each question.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
 TopP = Annotated[float, typer.Option(help="Share of the probability that is kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of environment and agent.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of environment and agent.")]
 Corpus = Annotated[
     str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
 ]
@@ -47,22 +48,22 @@ TrainedOn = Annotated[
     list[str] | None,
     typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
 ]
-Tokenizer = Annotated[str | None, typer.Option(help="Of a model or an endpoint.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Of a model: its context.")]
-Prompt = Annotated[str | None, typer.Option(help="Of a model: base or its family.")]
-Rows = Annotated[int | None, typer.Option(help="Of a model: episodes side by side.")]
-Dtype = Annotated[str | None, typer.Option(help="Of a model: fp32 or bf16.")]
-Model = Annotated[str | None, typer.Option(help="Of an endpoint: the model's name.")]
-Api = Annotated[str | None, typer.Option(help="Of an endpoint: completions, chat or tokens.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer of a model or an endpoint.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Context of a model.")]
+Prompt = Annotated[str | None, typer.Option(help="Prompt of a model: base or its family.")]
+Rows = Annotated[int | None, typer.Option(help="Episodes of a model side by side.")]
+Dtype = Annotated[str | None, typer.Option(help="Type of a model: fp32 or bf16.")]
+Model = Annotated[str | None, typer.Option(help="Name of an endpoint's model.")]
+Api = Annotated[str | None, typer.Option(help="API of an endpoint: completions, chat or tokens.")]
 Concurrency = Annotated[
-    int | None, typer.Option(help="Of an endpoint or a function: episodes at a time.")
+    int | None, typer.Option(help="Episodes of an endpoint or a function at a time.")
 ]
-Timeout = Annotated[float | None, typer.Option(help="Of an endpoint: seconds a reply.")]
-Retries = Annotated[int | None, typer.Option(help="Of an endpoint: further tries.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds for a reply of an endpoint.")]
+Retries = Annotated[int | None, typer.Option(help="Further tries with an endpoint.")]
 Judge = Annotated[
     str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
 ]
-JudgeModel = Annotated[str | None, typer.Option(help="Its model.")]
+JudgeModel = Annotated[str | None, typer.Option(help="Name of the judge's model.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +82,7 @@ def bench_command(
     out: OutFile = None,
     episodes: Episodes = None,
     limit: Limit = None,
-    control: ControlName = None,
+    ablation: AblationName = None,
     samples: Samples = 1,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
@@ -106,10 +107,11 @@ def bench_command(
     if protocol_id is None:
         _list()
         return
-    from benchmarks.players.base import Decoding, make_player
-    from benchmarks.question_sets.registry import get_protocol
+    from benchmarks.players.base import Decoding
+    from benchmarks.players.factory import make_agent
+    from benchmarks.question_sets.registry import get_benchmark
 
-    protocol = get_protocol(protocol_id)
+    protocol = get_benchmark(protocol_id)
     if questions is not None:
         protocol = protocol.over_questions(questions)
     if corpus is not None:
@@ -119,7 +121,7 @@ def bench_command(
         from agents.commands import need_agents
 
         need_agents("bench")
-    player = make_player(
+    benchmark_agent = make_agent(
         agent,
         protocol,
         seed=seed,
@@ -135,15 +137,15 @@ def bench_command(
         retries=retries,
     )
     _warn_of_overlap(protocol, trained_on or [])
-    name = str(player.description["name"])
-    path = out or default_path(protocol, name, decoding.label, control, limit)
+    name = str(benchmark_agent.description["name"])
+    path = out or default_path(protocol, name, decoding.label, ablation, limit)
     check_output(path)
     check_output(episodes)
     results = play(
         protocol,
-        player,
+        benchmark_agent,
         path,
-        control=control,
+        ablation=ablation,
         decoding=decoding,
         limit=limit,
         seed=seed,
@@ -155,14 +157,14 @@ def bench_command(
     _show(results, name)
 
 
-def play(protocol: BenchmarkProtocol, player: Any, path: Path, **options: Any) -> Results:
+def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **options: Any) -> Results:
     """Play behind a progress bar; arguments and errors are those of :func:`benchmarks.run.run`."""
     from benchmarks.run import run
 
-    failed: list[Played] = []
+    failed = 0
     try:
         with progress_bar() as bar:
-            task = bar.add_task(str(player.description["name"])[:17], total=None)
+            task = bar.add_task(str(agent.description["name"])[:17], total=None)
 
             def begin(done: int, total: int) -> None:
                 bar.update(task, total=total, completed=done)
@@ -170,18 +172,18 @@ def play(protocol: BenchmarkProtocol, player: Any, path: Path, **options: Any) -
                     then = "going on" if done < total else "nothing is left to play"
                     say(f"{path} holds {done:,} of {total:,} episodes; {then}.", stderr=True)
 
-            def progress(played: Played) -> None:
+            def progress(result: EpisodeResult) -> None:
+                nonlocal failed
                 bar.advance(task)
-                if not played.record.valid:
-                    failed.append(played)
+                failed += not result.record.valid
 
-            results = run(protocol, player, path, begin=begin, progress=progress, **options)
+            results = run(protocol, agent, path, begin=begin, progress=progress, **options)
     except KeyboardInterrupt:
         say(f"Interrupted. Run the same command to go on with {path}.", "yellow", stderr=True)
         raise typer.Exit(_INTERRUPTED) from None
     if failed:
         say(
-            f"Retrieval failed in {len(failed):,} episodes; they are not scored. Run the same "
+            f"Retrieval failed in {failed:,} episodes; they are not scored. Run the same "
             "command to play them again.",
             "yellow",
             stderr=True,
@@ -207,8 +209,8 @@ def _judge(results: Results, url: str, model: str | None) -> Results:
         )
     tokens = ", ".join(f"{count:,} {kind}" for kind, count in tally.cost.items())
     say(
-        f"Judge {model}: {tally.asked:,} answers asked about, {tally.known:,} known; tokens: "
-        f"{tokens or 'not told'}.",
+        f"Judge {model}: {tally.requested:,} answers judged now, {tally.remembered:,} before; "
+        f"tokens: {tokens or 'unknown'}.",
         stderr=True,
     )
     return with_verdicts(results, records, {"model": model, "prompt": prompt_digest()})
@@ -219,41 +221,41 @@ def _list() -> None:
     from rich import box
     from rich.table import Table
 
-    from benchmarks.question_sets.registry import protocols
+    from benchmarks.question_sets.registry import all_benchmarks
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("protocol", no_wrap=True)
     table.add_column("note", overflow="fold")
-    for protocol in protocols().values():
+    for protocol in all_benchmarks().values():
         table.add_row(protocol.id, protocol.note)
     open_console().print(table)
     say("\nPlay one: search-env bench PROTOCOL --agent AGENT")
 
 
 def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
-    """Say so where questions that are asked were trained on."""
+    """Say so where questions of the protocol were trained on."""
     from benchmarks.run import overlap
     from search_env.setting import EnvConfig, Setting
     from search_env.tasks import load_questions
 
-    asked = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
+    questions = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
     for source in trained_on:
         dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
-        shared = overlap(load_questions(dataset, split or None, None), asked)
+        shared = overlap(load_questions(dataset, split or None, None), questions)
         if shared:
             say(
-                f"Warning: {len(shared):,} of the {len(asked):,} questions are in {source}, such "
-                f"as {shared[0]}. Scores on them say little of other questions.",
+                f"Warning: {len(shared):,} of the {len(questions):,} questions are in {source}, "
+                f"such as {shared[0]}. Scores on them say little of other questions.",
                 "yellow",
                 stderr=True,
             )
 
 
 def default_path(
-    protocol: BenchmarkProtocol, agent: str, decoding: str, control: str | None, limit: int | None
+    protocol: BenchmarkProtocol, agent: str, decoding: str, ablation: str | None, limit: int | None
 ) -> Path:
     """Return the file of results that a run has where none is named."""
-    parts = [agent, decoding, control or "", f"first{limit}" if limit else ""]
+    parts = [agent, decoding, ablation or "", f"first{limit}" if limit else ""]
     name = "+".join(part for part in parts if part)
     return Path("runs", "bench", *protocol.id.split("/")) / (
         re.sub(r"[^\w.+-]+", "_", name).strip("_") + ".jsonl"
@@ -262,24 +264,18 @@ def default_path(
 
 def _show(results: Results, name: str) -> None:
     """Print the scores."""
-    from benchmarks.reports.tables import (
-        breakdown_tables,
-        cost_line,
-        endings_line,
-        sample_line,
-        score_table,
-    )
+    from benchmarks.reports import tables
 
     console = open_console()
     say(f"{results.header['protocol']}\n", "bold")
-    console.print(score_table({name: results}))
-    say(endings_line(results), "dim")
-    judge = results.header.get("judge")
-    if line := cost_line(results):
+    console.print(tables.score_table({name: results}))
+    say(tables.endings_line(results), "dim")
+    if line := tables.cost_line(results):
         say(line, "dim")
-    say(f"Judge: {judge['model'] if judge else 'not run (--judge URL --judge-model NAME)'}", "dim")
-    for table in breakdown_tables(results):
+    hint = "" if results.header.get("judge") else " (--judge URL --judge-model NAME)"
+    say(tables.judge_line(results) + hint, "dim")
+    for table in tables.breakdown_tables(results):
         console.print("\n", table, sep="")
-    if line := sample_line(results):
+    if line := tables.sample_line(results):
         say("\n" + line)
     say(f"\nWrote {results.path}")

@@ -1,6 +1,6 @@
 """``search-env report``: runs of any kind as one page, and as Markdown.
 
-The page is :mod:`benchmarks.reports.pages`'s.
+The page is made by :mod:`benchmarks.reports.pages`.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ def report_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N episodes of each recording.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page.")] = "Report",
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Report",
     open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write one self-contained page: scores, learning curves, and every token of every episode."""
     from benchmarks.harness.results_file import read_results
-    from benchmarks.reports.pages import by_protocol, score_markdown, score_tab, training_tab
+    from benchmarks.reports.pages import by_protocol, report_markdown, score_tab, training_tab
     from search_env.commands.view import seen_in
     from search_env.errors import ConfigurationError
     from search_env.rendering.page import write_page
 
     check_output(out)
     check_output(markdown)
-    results, recordings, trainings = sorted_out(runs)
+    results, recordings, trainings = classify(runs)
     if not (results or recordings or trainings):
         raise ConfigurationError(
             f"Expected runs in {', '.join(map(str, runs))}, got none. Make some with search-env "
             "bench or search-env train."
         )
-    held = by_protocol(read_results(path) for path in results)
-    tabs: list[Tab] = [score_tab(held)] if held else []
+    scored = by_protocol(read_results(path) for path in results)
+    tabs: list[Tab] = [score_tab(scored)] if scored else []
     tabs += [training_tab(trainings)] if trainings else []
     count = write_page(out, title, seen_in(recordings, limit, "skip"), tabs)
     say(
@@ -68,13 +68,13 @@ def report_command(
         f"{out.stat().st_size / 1e6:.1f} MB"
     )
     if markdown is not None:
-        markdown.write_text(f"# {title}\n\n{score_markdown(held)}", "utf-8")
+        markdown.write_text(f"# {title}\n\n{report_markdown(scored)}", "utf-8")
         say(f"Wrote {markdown}")
     if open_page:
         webbrowser.open(out.resolve().as_uri())
 
 
-def sorted_out(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     """Return the files of results, recordings of episodes, and folders of trainings.
 
     Args:

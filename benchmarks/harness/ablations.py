@@ -1,4 +1,4 @@
-"""Controls: the same agent with evidence taken away, to see what it owes to searching.
+"""Ablations: the same agent with evidence taken away, to see what it owes to searching.
 
 An agent that scores as well without documents did not need them: it knew, guessed or read the
 answer out of the question. One that scores as well with documents of another question does not
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from search_env.retrieval.base import Retriever
 from search_env.types import Document, Question
 
-CONTROLS = ("no-documents", "shuffled-documents")
+ABLATIONS = ("no-documents", "shuffled-documents")
 
 
 class NoDocuments:
-    """Finds nothing, whatever is asked."""
+    """A retriever that finds nothing."""
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return an empty list for each query."""
@@ -25,14 +25,14 @@ class NoDocuments:
 
 
 class ShuffledDocuments:
-    """Finds what another question of the set would find, searched for as it stands.
+    """A retriever that finds what another question of the set, as it stands, would find.
 
     Which question that is depends on the query alone, so runs repeat. Documents are real, and as
     long and as many as ever; they are about something else.
 
     Args:
         retriever: Finds the documents.
-        questions: Of the set; at least two.
+        questions: The set's; at least two.
     """
 
     def __init__(self, retriever: Retriever, questions: Sequence[Question]) -> None:
@@ -48,24 +48,24 @@ class ShuffledDocuments:
             hashlib.sha256(query.encode("utf-8", "replace")).digest()[:8], "big"
         )
         chosen = number % len(self._texts)
-        asked = query.casefold().strip()
-        if self._texts[chosen].casefold().strip() == asked:
+        own = query.casefold().strip()
+        if self._texts[chosen].casefold().strip() == own:
             chosen = (chosen + 1) % len(self._texts)
         return self._texts[chosen]
 
 
-def controlled(
-    control: str | None, retriever: Retriever, questions: Sequence[Question]
+def ablated_retriever(
+    ablation: str | None, retriever: Retriever, questions: Sequence[Question]
 ) -> Retriever:
-    """Return the retriever of a control; without one, the retriever itself.
+    """Return the retriever of an ablation; without one, the retriever itself.
 
     Args:
-        control: One of :data:`CONTROLS`, or None.
+        ablation: One of :data:`ABLATIONS`, or None.
         retriever: The protocol's.
-        questions: Of the set.
+        questions: The set's.
     """
-    if control == "no-documents":
+    if ablation == "no-documents":
         return NoDocuments()
-    if control == "shuffled-documents":
+    if ablation == "shuffled-documents":
         return ShuffledDocuments(retriever, questions)
     return retriever

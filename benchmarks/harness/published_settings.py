@@ -10,54 +10,92 @@ protocol alone; the corpora that the papers used are searched with ``--corpus``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.harness.spec import NO_CORPUS, BenchmarkProtocol
 
-R1_SEARCHER: Mapping[str, Any] = {
-    "protocol": "r1-searcher",
-    "top_k": 5,
-    "max_searches": 8,
-    "max_tokens": 8192,
-}
-SEARCH_R1: Mapping[str, Any] = {"protocol": "search-r1", "top_k": 3, "max_tokens": 4596}
-SYSTEMS = {"r1-searcher": R1_SEARCHER, "search-r1": SEARCH_R1}
+SYSTEMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "r1-searcher": {
+            "protocol": "r1-searcher",
+            "top_k": 5,
+            "max_searches": 8,
+            "max_tokens": 8192,
+        },
+        "search-r1": {"protocol": "search-r1", "top_k": 3, "max_tokens": 4596},
+    }
+)
+"""Arguments of the environment by published system."""
 
-RULES_DIGESTS = {"r1-searcher": "6a4544ea1917", "search-r1": "c686c953a66d"}
+RULES_DIGESTS = MappingProxyType({"r1-searcher": "6a4544ea1917", "search-r1": "c686c953a66d"})
 POOL = "bm25-pool81k"
 POOL_DIGEST = "d7041fa21f54"
 
 
-def published(
-    question_set: str,
-    system: str,
-    *,
-    env_id: str = "SearchQA-Bamboogle-v0",
-    questions_digest: str = "",
-    pinned_corpus: bool = True,
-    note: str = "",
-    **arguments: Any,
-) -> BenchmarkProtocol:
-    """Return a question set under a system's setting, over the sample corpus.
+def over_the_pool(question_set: str, **fields: Any) -> tuple[BenchmarkProtocol, ...]:
+    """Return a question set under both systems' settings, over the sample corpus.
 
     Args:
         question_set: First part of the id.
-        system: A key of :data:`SYSTEMS`.
-        env_id: A registered environment of published questions.
-        questions_digest: Of the set.
-        pinned_corpus: False where the sample corpus has no evidence for the set, so that a corpus
-            must be given.
-        note: As for :class:`~benchmarks.harness.spec.BenchmarkProtocol`.
-        **arguments: Of the environment: which questions.
+        **fields: ``env_id``, ``questions_digest`` and ``note`` of
+            :class:`~benchmarks.harness.spec.BenchmarkProtocol`.
+    """
+    return tuple(
+        BenchmarkProtocol(
+            question_set=question_set,
+            system=system,
+            retrieval=POOL,
+            arguments=arguments,
+            corpus_digest=POOL_DIGEST,
+            rules_digest=RULES_DIGESTS[system],
+            **fields,
+        )
+        for system, arguments in SYSTEMS.items()
+    )
+
+
+def r1_selection(question_set: str, file: str, questions_digest: str) -> BenchmarkProtocol:
+    """Return R1-Searcher's own selection of 500 questions under its setting.
+
+    Args:
+        question_set: First part of the id.
+        file: Name of the file in the data folder's ``r1_searcher``.
+        questions_digest: First digits of the selection's digest.
     """
     return BenchmarkProtocol(
         question_set=question_set,
-        system=system,
-        retrieval=POOL if pinned_corpus else NO_CORPUS,
-        env_id=env_id,
-        arguments={**SYSTEMS[system], **arguments},
+        system="r1-searcher",
+        retrieval=POOL,
+        env_id="SearchQA-Bamboogle-v0",
+        arguments={
+            **SYSTEMS["r1-searcher"],
+            "dataset": f"$SEARCH_ENV_DATA/r1_searcher/{file}",
+        },
         questions_digest=questions_digest,
-        corpus_digest=POOL_DIGEST if pinned_corpus else "",
-        rules_digest=RULES_DIGESTS[system],
-        note=note,
+        corpus_digest=POOL_DIGEST,
+        rules_digest=RULES_DIGESTS["r1-searcher"],
+        note="R1-Searcher's own selection; most of it has no evidence in the sample corpus.",
+    )
+
+
+def without_evidence(question_set: str, dataset: str) -> tuple[BenchmarkProtocol, ...]:
+    """Return a set that the sample corpus has no evidence for; a corpus must be given.
+
+    Args:
+        question_set: First part of the id.
+        dataset: Name of the questions.
+    """
+    return tuple(
+        BenchmarkProtocol(
+            question_set=question_set,
+            system=system,
+            retrieval=NO_CORPUS,
+            env_id="SearchQA-Bamboogle-v0",
+            arguments={**SYSTEMS[system], "dataset": dataset},
+            rules_digest=RULES_DIGESTS[system],
+            note="The sample corpus has no evidence for it: pass --corpus, such as an index of "
+            "wiki-18.",
+        )
+        for system in ("search-r1", "r1-searcher")
     )

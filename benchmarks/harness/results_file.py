@@ -26,18 +26,18 @@ from search_env.paths import atomic_path
 VERSION = 1
 _MARK = "search_env_results"
 
-IDENTITY = ("protocol", "digests", "agent", "decoding", "control", "seed")
+IDENTITY = ("protocol", "digests", "agent", "decoding", "ablation", "seed")
 """Fields of a header that two runs must share for one to go on with the other's file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Played:
+class EpisodeResult:
     """One finished episode.
 
     Attributes:
         index: Of the question in the protocol's set.
         sample: Counts the samples of one question from 0.
-        record: What it came to.
+        record: Its answer, scores and counts.
         seconds: From its first token to its end, with whatever ran beside it.
         cost: What the endpoint charged, in tokens by kind; empty for models that run here.
     """
@@ -54,19 +54,19 @@ class Results:
     """A file that was read.
 
     Attributes:
-        path: Where it lies.
+        path: The file.
         header: Its first line.
-        episodes: In the order of question and sample.
+        episodes: Its other lines, by question and sample.
     """
 
     path: Path
     header: dict[str, Any]
-    episodes: tuple[Played, ...]
+    episodes: tuple[EpisodeResult, ...]
 
     @property
     def records(self) -> list[EpisodeRecord]:
         """Return the episodes' records in order."""
-        return [played.record for played in self.episodes]
+        return [result.record for result in self.episodes]
 
 
 class ResultsWriter:
@@ -87,24 +87,24 @@ class ResultsWriter:
         self._file: BinaryIO = path.open("a+b", buffering=0)
         try:
             _lock(self._file, path)
-            self.done = {(played.index, played.sample) for played in self._begun(header)}
+            self.done = {(result.index, result.sample) for result in self._begun(header)}
         except BaseException:
             self.close()
             raise
 
-    def write(self, played: Played) -> None:
+    def write(self, result: EpisodeResult) -> None:
         """Append an episode; one that is there already is refused.
 
         Raises:
             ResultsError: Question and sample have a line.
         """
-        key = (played.index, played.sample)
+        key = (result.index, result.sample)
         if key in self.done:
             raise ResultsError(
                 f"Expected an episode that {self.path} does not hold, got question {key[0]}, "
-                f"sample {key[1]} again. Ask only what is not in `done`."
+                f"sample {key[1]} again. EpisodeKey only what is not in `done`."
             )
-        self._append(_row(played))
+        self._append(_row(result))
         self.done.add(key)
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class ResultsWriter:
     ) -> None:
         self.close()
 
-    def _begun(self, header: Mapping[str, Any]) -> tuple[Played, ...]:
+    def _begun(self, header: Mapping[str, Any]) -> tuple[EpisodeResult, ...]:
         """Return what the file holds; write the header where it holds nothing."""
         size = self._file.seek(0, os.SEEK_END)
         if not size:
@@ -183,8 +183,8 @@ def with_verdicts(
         judge: JSON values that name the judge, for the header.
     """
     episodes = [
-        dataclasses.replace(played, record=record)
-        for played, record in zip(results.episodes, records, strict=True)
+        dataclasses.replace(result, record=record)
+        for result, record in zip(results.episodes, records, strict=True)
     ]
     rows = [{**results.header, "judge": dict(judge)}, *map(_row, episodes)]
     with atomic_path(results.path) as temporary:
@@ -201,13 +201,13 @@ def _parse(path: Path, content: bytes) -> Results:
             f"{header.get(_MARK, 'another kind of file')}. Write one with search-env bench."
         )
     episodes = [_played(path, n, _decode(path, n, line)) for n, line in enumerate(lines[1:], 2)]
-    found = {(played.index, played.sample): played for played in episodes}
-    if len(found) < len(episodes):
+    by_key = {(result.index, result.sample): result for result in episodes}
+    if len(by_key) < len(episodes):
         raise ResultsError(
             f"Expected every question and sample once in {path}, got {len(episodes)} lines of "
-            f"{len(found)} episodes. It was joined from several files; delete the copies."
+            f"{len(by_key)} episodes. It was joined from several files; delete the copies."
         )
-    return Results(path, header, tuple(found[key] for key in sorted(found)))
+    return Results(path, header, tuple(by_key[key] for key in sorted(by_key)))
 
 
 def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -227,13 +227,13 @@ def _line(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _row(played: Played) -> dict[str, Any]:
-    row = {"index": played.index, "sample": played.sample, "seconds": round(played.seconds, 3)}
-    cost = {"cost": dict(played.cost)} if played.cost else {}
-    return {**row, **cost, **dataclasses.asdict(played.record)}
+def _row(result: EpisodeResult) -> dict[str, Any]:
+    row = {"index": result.index, "sample": result.sample, "seconds": round(result.seconds, 3)}
+    cost = {"cost": dict(result.cost)} if result.cost else {}
+    return {**row, **cost, **dataclasses.asdict(result.record)}
 
 
-def _played(path: Path, number: int, row: dict[str, Any]) -> Played:
+def _played(path: Path, number: int, row: dict[str, Any]) -> EpisodeResult:
     names = [field.name for field in fields(EpisodeRecord)]
     missing = [name for name in ("index", "sample", "seconds", *names) if name not in row]
     if missing:
@@ -245,17 +245,17 @@ def _played(path: Path, number: int, row: dict[str, Any]) -> Played:
     for name in ("golds", "format_faults", "queries"):
         plain[name] = tuple(plain[name])
     plain["document_ids"] = tuple(map(tuple, plain["document_ids"]))
-    return Played(
+    return EpisodeResult(
         row["index"], row["sample"], EpisodeRecord(**plain), row["seconds"], row.get("cost", {})
     )
 
 
-def _check_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _check_same(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for name in IDENTITY:
-        if found.get(name) != wanted.get(name):
+        if header.get(name) != expected.get(name):
             raise ResultsMismatchError(
-                f"Expected {path} to hold results of {name} {_short(wanted.get(name))}, got "
-                f"{_short(found.get(name))}. Choose another file, or delete this one."
+                f"Expected {path} to hold results of {name} {_short(expected.get(name))}, got "
+                f"{_short(header.get(name))}. Choose another file, or delete this one."
             )
 
 
@@ -279,9 +279,9 @@ def _lock(file: BinaryIO, path: Path) -> None:
         ) from error
 
 
-def by_sample(episodes: Iterable[Played]) -> dict[int, list[Played]]:
+def by_question(episodes: Iterable[EpisodeResult]) -> dict[int, list[EpisodeResult]]:
     """Return the episodes of each question, samples in order."""
-    found: dict[int, list[Played]] = {}
-    for played in episodes:
-        found.setdefault(played.index, []).append(played)
-    return found
+    samples: dict[int, list[EpisodeResult]] = {}
+    for result in episodes:
+        samples.setdefault(result.index, []).append(result)
+    return samples

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.results_file import Played, by_sample
+from benchmarks.harness.results_file import EpisodeResult, by_question
 from search_env.evaluation import EpisodeRecord
 from search_env.scoring import R1_SEARCHER
 from search_env.statistics import Interval, bootstrap_mean, majority_vote, pass_at_k
@@ -30,7 +30,7 @@ MEASURES: Mapping[str, Callable[[EpisodeRecord], float | None]] = {
 }
 """What is measured, by the name that tables show; the last is the share of episodes with any."""
 
-Groups = Mapping[str, Sequence[Played]]
+Groups = Mapping[str, Sequence[EpisodeResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Scores:
     Attributes:
         questions: How many questions.
         episodes: How many episodes.
-        measures: By the names of :data:`MEASURES`; None where no episode tells.
+        measures: By the names of :data:`MEASURES`; None where no episode has it.
         stop_reasons: Number of episodes by stop reason, most frequent first.
         seconds: Sum over the episodes; those that ran side by side count each.
     """
@@ -52,95 +52,89 @@ class Scores:
     seconds: float
 
 
-def score(episodes: Sequence[Played], *, seed: int = 0) -> Scores:
+def score(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Scores:
     """Return the scores of some episodes.
 
     Args:
-        episodes: Of one agent.
-        seed: Of the bootstrap.
+        episodes: One agent's.
+        seed: Seeds the bootstrap.
     """
-    questions = by_sample(episodes)
+    questions = by_question(episodes)
     return Scores(
         questions=len(questions),
         episodes=len(episodes),
         measures={
-            name: _interval([_mean(held, measure) for held in questions.values()], seed)
+            name: _interval([_mean(samples, measure) for samples in questions.values()], seed)
             for name, measure in MEASURES.items()
         },
         stop_reasons=dict(Counter(p.record.stop_reason for p in episodes).most_common()),
-        seconds=sum(played.seconds for played in episodes),
+        seconds=sum(result.seconds for result in episodes),
     )
 
 
 def question_scores(
-    episodes: Sequence[Played], measure: Callable[[EpisodeRecord], float | None]
+    episodes: Sequence[EpisodeResult], measure: Callable[[EpisodeRecord], float | None]
 ) -> dict[int, float]:
-    """Return a measure by question, averaged over its samples; those that tell nothing left out."""
-    means = {i: _mean(held, measure) for i, held in by_sample(episodes).items()}
+    """Return a measure by question, averaged over its samples; those without it left out."""
+    means = {i: _mean(samples, measure) for i, samples in by_question(episodes).items()}
     return {index: value for index, value in means.items() if value is not None}
 
 
-def pass_at(episodes: Sequence[Played], k: int, *, seed: int = 0) -> Interval:
+def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Interval:
     """Return pass@k by exact match, as :func:`~search_env.statistics.pass_at_k` estimates it.
 
     Args:
         episodes: With at least ``k`` samples of each question.
         k: Samples drawn.
-        seed: Of the bootstrap.
+        seed: Seeds the bootstrap.
     """
     return bootstrap_mean(
         [
-            pass_at_k(len(held), round(sum(p.record.exact_match for p in held)), k)
-            for held in by_sample(episodes).values()
+            pass_at_k(len(samples), round(sum(p.record.exact_match for p in samples)), k)
+            for samples in by_question(episodes).values()
         ],
         seed=seed,
     )
 
 
-def majority(episodes: Sequence[Played], *, seed: int = 0) -> Interval:
+def majority(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Interval:
     """Return the exact match of each question's most frequent answer.
 
     Args:
         episodes: Several samples of each question.
-        seed: Of the bootstrap.
+        seed: Seeds the bootstrap.
     """
-    return bootstrap_mean([_voted(held) for held in by_sample(episodes).values()], seed=seed)
+    return bootstrap_mean(
+        [_voted(samples) for samples in by_question(episodes).values()], seed=seed
+    )
 
 
-def group(episodes: Iterable[Played], key: Callable[[EpisodeRecord], object]) -> Groups:
+def group(episodes: Iterable[EpisodeResult], key: Callable[[EpisodeRecord], object]) -> Groups:
     """Return the episodes by a key of their records, keys in order; None and "" are left out."""
-    found: dict[str, list[Played]] = {}
-    for played in episodes:
-        name = key(played.record)
+    groups: dict[str, list[EpisodeResult]] = {}
+    for result in episodes:
+        name = key(result.record)
         if name is not None and name != "":
-            found.setdefault(str(name), []).append(played)
-    return {name: found[name] for name in sorted(found)}
+            groups.setdefault(str(name), []).append(result)
+    return dict(sorted(groups.items()))
 
 
-def by_hops(episodes: Iterable[Played]) -> Groups:
-    """Return the episodes by their question's number of hops, where it is known."""
-    return group(episodes, lambda record: record.hops)
-
-
-def by_kind(episodes: Iterable[Played]) -> Groups:
-    """Return the episodes by the dataset's question type, where it has any."""
-    return group(episodes, lambda record: record.kind)
-
-
-def _voted(held: Sequence[Played]) -> float:
-    answers = [played.record.answer for played in held]
+def _voted(samples: Sequence[EpisodeResult]) -> float:
+    answers = [result.record.answer for result in samples]
     normalised = [None if answer is None else R1_SEARCHER.normalize(answer) for answer in answers]
     winner = majority_vote(normalised)
     if winner is None:
         return 0.0
-    return held[normalised.index(winner)].record.exact_match
+    return samples[normalised.index(winner)].record.exact_match
 
 
-def _mean(held: Sequence[Played], measure: Callable[[EpisodeRecord], float | None]) -> float | None:
-    values = [value for played in held if (value := measure(played.record)) is not None]
+def _mean(
+    samples: Sequence[EpisodeResult], measure: Callable[[EpisodeRecord], float | None]
+) -> float | None:
+    values = [value for result in samples if (value := measure(result.record)) is not None]
     return sum(values) / len(values) if values else None
 
 
 def _interval(values: Sequence[float | None], seed: int) -> Interval | None:
-    known = [value for value in values if value is not None]
-    return bootstrap_mean(known, seed=seed) if known else None
+    measured = [value for value in values if value is not None]
+    return bootstrap_mean(measured, seed=seed) if measured else None

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.harness.errors import DigestMismatchError
 from search_env.errors import ConfigurationError, DataNotFoundError
+from search_env.evaluation import EpisodeRecord
 from search_env.paths import DATA_VARIABLE, data_dir
 from search_env.protocols import Protocol
 from search_env.registration import ENVIRONMENTS
@@ -153,6 +154,27 @@ class BenchmarkProtocol:
         digest = questions_digest(load_questions(questions, None, None))
         name = f"{self.question_set.partition('-')[0]}-{digest[:DIGITS]}"
         return replace(found, question_set=name, questions_digest=digest)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """A published or generated set of questions, and all that is registered about it.
+
+    Attributes:
+        name: Unique among the sets.
+        protocols: Ways to score agents on it.
+        reported: Ids of the protocols that the committed report plays; none where the sample data
+            has no evidence.
+        groups: What questions are grouped by, from the title of a table to a key of records; None
+            and "" leave a record out.
+    """
+
+    name: str
+    protocols: tuple[BenchmarkProtocol, ...]
+    reported: tuple[str, ...] = ()
+    groups: Mapping[str, Callable[[EpisodeRecord], object]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
 
 _IN_DATA = f"${DATA_VARIABLE}/"

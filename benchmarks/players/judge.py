@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.harness.errors import EndpointReplyError
 from benchmarks.players.base import Decoding
 from benchmarks.players.openai_endpoint import Endpoint
-from benchmarks.players.text import Asked
+from benchmarks.players.text import CompletionRequest
 from search_env.evaluation import EpisodeRecord
 from search_env.paths import cache_dir
 from search_env.types import Source
@@ -45,16 +45,16 @@ _MAX_TOKENS = 16
 
 @dataclass(slots=True)
 class Tally:
-    """What judging came to.
+    """How many verdicts were needed, and their cost.
 
     Attributes:
-        asked: Verdicts that were asked for now.
-        known: Verdicts that were in the file.
+        requested: Verdicts that were requested now.
+        remembered: Verdicts that were in the file.
         cost: Tokens charged, by kind.
     """
 
-    asked: int = 0
-    known: int = 0
+    requested: int = 0
+    remembered: int = 0
     cost: Counter[str] = field(default_factory=Counter)
 
 
@@ -74,7 +74,7 @@ class Judge:
         self._endpoint, self._model, self._concurrency = endpoint, model, concurrency
         name = hashlib.sha256(model.encode()).hexdigest()[:16]
         self._path = path or cache_dir() / "judge" / f"{name}.jsonl"
-        self._known = _read(self._path)
+        self._verdicts = _read(self._path)
 
     def judge(
         self, records: Sequence[EpisodeRecord], progress: Callable[[], None] = lambda: None
@@ -84,26 +84,26 @@ class Judge:
         An answer that is none is wrong without being asked about.
 
         Args:
-            records: Of any agent.
-            progress: Told of each verdict that came in.
+            records: Episodes of any agent.
+            progress: Called after each verdict that came in.
 
         Raises:
             EndpointError: A verdict could not be had; those before it are kept.
         """
         tally = Tally()
-        wanted: dict[str, EpisodeRecord] = {}
+        answers: dict[str, EpisodeRecord] = {}
         for record in records:
             if record.answer is not None:
-                wanted.setdefault(self._key(record), record)
-        missing = {key: record for key, record in wanted.items() if key not in self._known}
-        tally.known = len(wanted) - len(missing)
+                answers.setdefault(self._key(record), record)
+        missing = {key: record for key, record in answers.items() if key not in self._verdicts}
+        tally.remembered = len(answers) - len(missing)
         with ThreadPoolExecutor(self._concurrency) as pool:
             futures = {pool.submit(self._ask, record): key for key, record in missing.items()}
             try:
                 for future in as_completed(futures):
                     verdict, cost = future.result()
                     self._keep(futures[future], verdict)
-                    tally.asked += 1
+                    tally.requested += 1
                     tally.cost.update(cost)
                     progress()
             except BaseException:
@@ -112,7 +112,7 @@ class Judge:
         return [replace(record, judged=self._verdict(record)) for record in records], tally
 
     def _verdict(self, record: EpisodeRecord) -> float:
-        return 0.0 if record.answer is None else self._known[self._key(record)]
+        return 0.0 if record.answer is None else self._verdicts[self._key(record)]
 
     def _key(self, record: EpisodeRecord) -> str:
         content = json.dumps([self._model, _question(record)], ensure_ascii=False)
@@ -121,7 +121,7 @@ class Judge:
     def _ask(self, record: EpisodeRecord) -> tuple[float, dict[str, int]]:
         prompt = _question(record)
         piece = self._endpoint(
-            Asked(
+            CompletionRequest(
                 prompt=prompt,
                 tokens=np.zeros(0, np.int32),
                 segments=[(Source.PROMPT, prompt)],
@@ -132,16 +132,16 @@ class Judge:
                 seed=0,
             )
         )
-        found = _VERDICT.findall(piece.text)
-        if not found:
+        verdicts = _VERDICT.findall(piece.text)
+        if not verdicts:
             raise EndpointReplyError(
                 f"Expected True or False from the judge {self._model}, got {piece.text[:80]!r}. "
                 "Choose a model that follows instructions."
             )
-        return float(found[-1].lower() == "true"), dict(piece.cost)
+        return float(verdicts[-1].lower() == "true"), dict(piece.cost)
 
     def _keep(self, key: str, verdict: float) -> None:
-        self._known[key] = verdict
+        self._verdicts[key] = verdict
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "verdict": verdict}) + "\n")

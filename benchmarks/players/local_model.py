@@ -1,4 +1,4 @@
-"""A causal language model of transformers as a player: many episodes side by side in one engine."""
+"""A causal language model of transformers as an agent: many episodes side by side in one engine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from agents.models import check_fits, load_model, with_tokenizer
 from agents.rollout import collect, make_envs
 from agents.sampling import Sampling
 from agents.trajectories import Trajectory
-from benchmarks.harness.results_file import Played
-from benchmarks.players.base import Ask, Ending, Finished, Game
+from benchmarks.harness.results_file import EpisodeResult
+from benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
 from search_env.arguments import check_choice, check_count
 from search_env.evaluation import record_of
 from search_env.types import Transcript
@@ -24,7 +24,7 @@ from search_env.types import Transcript
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class ModelPlayer:
+class ModelAgent:
     """Plays a model through :class:`~agents.engine.Engine`.
 
     Args:
@@ -72,38 +72,41 @@ class ModelPlayer:
             "max_tokens": max_tokens,
         }
 
-    def play(self, game: Game, asked: Sequence[Ask], finished: Finished) -> None:
+    def play(
+        self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
+    ) -> None:
         """Play the episodes, as many side by side as there are rows."""
-        context = self._context(game)
-        options = game.arguments(**self._options, max_tokens=context)
+        context = self._context(evaluation)
+        options = evaluation.arguments(**self._options, max_tokens=context)
         envs = make_envs(
-            game.protocol.env_id,
-            rows=min(self._rows, len(asked)),
+            evaluation.protocol.env_id,
+            rows=min(self._rows, len(keys)),
             vocabulary=self._ids,
             options=options,
         )
         check_fits(self._model, envs.tokenizer)
-        decoding = game.decoding
+        decoding = evaluation.decoding
         sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p)
         engine = Engine(self._model, rows=envs.num_envs, max_tokens=context, sampling=sampling)
-        for sample in sorted({sample for _, sample in asked}):
+        for sample in sorted({sample for _, sample in keys}):
             start = time.perf_counter()
 
-            def tell(index: int, transcript: Transcript, trajectory: Trajectory) -> None:
+            def hand_on(index: int, transcript: Transcript, trajectory: Trajectory) -> None:
                 seconds = time.perf_counter() - start  # noqa: B023 - called within this round
-                played = Played(index, sample, record_of(transcript, trajectory.reward), seconds)  # noqa: B023
+                record = record_of(transcript, trajectory.reward)
+                result = EpisodeResult(index, sample, record, seconds)  # noqa: B023
                 signals = {"log_prob": trajectory.log_probs[trajectory.policy]}
-                finished(played, Ending(envs, transcript, None, signals))
+                on_episode(result, EpisodeToRecord(envs, transcript, None, signals))
 
-            questions = [index for index, of in asked if of == sample]
-            collect(envs, engine, questions, seed=game.seed + sample, on_episode=tell)
+            questions = [index for index, of in keys if of == sample]
+            collect(envs, engine, questions, seed=evaluation.seed + sample, on_episode=hand_on)
 
-    def _context(self, game: Game) -> int:
+    def _context(self, evaluation: Evaluation) -> int:
         """Return the context that the agent asks for, or the longest that both can have."""
         if self._max_tokens is not None:
             return self._max_tokens
         config = self._model.config.get_text_config(decoder=True)
-        longest = game.protocol.environment()["max_tokens"]
+        longest = evaluation.protocol.environment()["max_tokens"]
         return int(min(longest, getattr(config, "max_position_embeddings", None) or longest))
 
 

@@ -1,7 +1,7 @@
 """Any OpenAI-compatible endpoint as a completer: vLLM, SGLang, llama.cpp, a commercial service.
 
 =================  ===========================================================================
-``api``            what is asked
+``api``            what is sent
 =================  ===========================================================================
 ``completions``    the text so far; for base models, and exact to the character
 ``chat``           system and user message of the protocol; what the model wrote comes back as
@@ -26,7 +26,7 @@ from benchmarks.harness.errors import (
     EndpointReplyError,
     EndpointTimeoutError,
 )
-from benchmarks.players.text import Asked, Piece, TextPlayer
+from benchmarks.players.text import Completion, CompletionRequest, TextAgent
 from search_env.arguments import check_choice
 from search_env.errors import ConfigurationError
 from search_env.protocols import Protocol
@@ -37,11 +37,11 @@ KEY = "OPENAI_API_KEY"
 
 
 class Endpoint:
-    """Asks an endpoint to go on.
+    """An endpoint that completes texts.
 
     Args:
-        url: Of the API, such as ``http://localhost:8000/v1``.
-        model: As the endpoint names it.
+        url: Address of the API, such as ``http://localhost:8000/v1``.
+        model: Name that the endpoint gives it.
         api: See the table above.
         protocol: Whose messages a chat begins with.
         timeout: Seconds for one reply.
@@ -81,7 +81,7 @@ class Endpoint:
             max_retries=retries,
         )
 
-    def __call__(self, asked: Asked) -> Piece:
+    def __call__(self, request: CompletionRequest) -> Completion:
         """Return the next piece.
 
         Raises:
@@ -92,7 +92,7 @@ class Endpoint:
         """
         openai = self._openai
         try:
-            return self._chat(asked) if self._api == "chat" else self._complete(asked)
+            return self._chat(request) if self._api == "chat" else self._complete(request)
         except openai.APITimeoutError as error:
             raise EndpointTimeoutError(
                 f"Expected a reply from {self._url} within {self._timeout:g} s, got none. Raise "
@@ -116,13 +116,13 @@ class Endpoint:
                 "of an OpenAI-compatible API, and --api."
             ) from error
 
-    def _complete(self, asked: Asked) -> Piece:
+    def _complete(self, request: CompletionRequest) -> Completion:
         by_tokens = self._api == "tokens"
         extra = {"return_token_ids": True, "include_stop_str_in_output": True} if by_tokens else {}
         reply = self._client.completions.create(
             model=self._model,
-            prompt=asked.tokens.tolist() if by_tokens else asked.prompt,
-            **self._common(asked, extra),
+            prompt=request.tokens.tolist() if by_tokens else request.prompt,
+            **self._common(request, extra),
         )
         choice = _first(reply)
         ids = getattr(choice, "token_ids", None)
@@ -131,29 +131,31 @@ class Endpoint:
                 f"Expected {self._url} to return token ids, got none. It takes text alone: pass "
                 "--api completions."
             )
-        return self._piece(choice, choice.text, reply, ids if by_tokens else None)
+        return self._completion(choice, choice.text, reply, ids if by_tokens else None)
 
-    def _chat(self, asked: Asked) -> Piece:
+    def _chat(self, request: CompletionRequest) -> Completion:
         reply = self._client.chat.completions.create(
-            model=self._model, messages=self._messages(asked), **self._common(asked, {})
+            model=self._model, messages=self._messages(request), **self._common(request, {})
         )
         choice = _first(reply)
         # A refusal is what the model has to say: it ends the episode without an answer.
         text = choice.message.content or ""
-        return self._piece(choice, text, reply, None)
+        return self._completion(choice, text, reply, None)
 
-    def _common(self, asked: Asked, extra: Mapping[str, Any]) -> dict[str, Any]:
-        decoding = asked.decoding
+    def _common(self, request: CompletionRequest, extra: Mapping[str, Any]) -> dict[str, Any]:
+        decoding = request.decoding
         return {
-            **({"stop": list(asked.stop)} if asked.stop else {}),
-            "max_tokens": asked.max_tokens,
+            **({"stop": list(request.stop)} if request.stop else {}),
+            "max_tokens": request.max_tokens,
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
-            "seed": asked.seed,
+            "seed": request.seed,
             "extra_body": {**extra, **self._extra},
         }
 
-    def _piece(self, choice: Any, text: object, reply: Any, ids: list[int] | None) -> Piece:
+    def _completion(
+        self, choice: Any, text: object, reply: Any, ids: list[int] | None
+    ) -> Completion:
         if not isinstance(text, str):
             raise EndpointReplyError(
                 f"Expected text from {self._url}, got {type(text).__name__}. Check --api."
@@ -162,26 +164,26 @@ class Endpoint:
         cost = {
             name: getattr(usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion")
         }
-        return Piece(text, ids, ended=choice.finish_reason != "length", cost=cost)
+        return Completion(text, ids, ended=choice.finish_reason != "length", cost=cost)
 
-    def _messages(self, asked: Asked) -> list[dict[str, str]]:
+    def _messages(self, request: CompletionRequest) -> list[dict[str, str]]:
         """Return the episode so far as messages."""
         protocol = self._protocol
         if protocol is not None and protocol.chat_system:
-            question = protocol.clean_question(asked.question)
+            question = protocol.clean_question(request.question)
             messages = [
                 {"role": "system", "content": protocol.chat_system},
                 {"role": "user", "content": protocol.chat_user.replace("{question}", question)},
             ]
         else:
-            messages = [{"role": "user", "content": asked.segments[0][1]}]
-        for source, text in asked.segments[1:]:
+            messages = [{"role": "user", "content": request.segments[0][1]}]
+        for source, text in request.segments[1:]:
             role = "assistant" if source == Source.POLICY else "user"
             messages.append({"role": role, "content": text})
         return messages
 
 
-def endpoint_player(
+def endpoint_agent(
     url: str,
     model: str,
     *,
@@ -192,23 +194,23 @@ def endpoint_player(
     max_tokens: int | None = None,
     timeout: float = 120.0,
     retries: int = 3,
-) -> TextPlayer:
-    """Return the player of an endpoint.
+) -> TextAgent:
+    """Return the agent behind an endpoint.
 
     Args:
-        url: As for :class:`Endpoint`, as are all that are not below.
-        model: As the endpoint names it.
+        url: Address of the API, such as ``http://localhost:8000/v1``.
+        model: Name that the endpoint gives it.
         api: See this module's table.
         protocol: Whose messages a chat begins with.
-        tokenizer: As for :class:`~benchmarks.players.text.TextPlayer`.
+        tokenizer: As for :class:`~benchmarks.players.text.TextAgent`.
         concurrency: Episodes at a time.
         max_tokens: Context; None for the protocol's.
         timeout: Seconds for one reply.
-        retries: Further tries.
+        retries: Further tries where the endpoint was not reached, was busy or failed.
     """
     complete = Endpoint(url, model, api=api, protocol=protocol, timeout=timeout, retries=retries)
     description = {"name": model, "kind": "endpoint", "api": api}
-    return TextPlayer(
+    return TextAgent(
         complete,
         description,
         tokenizer=tokenizer,

@@ -1,7 +1,7 @@
-"""Players that know text alone: a function, or anything behind an endpoint.
+"""Agents that know text alone: a function, or anything behind an endpoint.
 
-What the policy says is asked for piece by piece, up to a tag that makes the environment act, and
-encoded once, when it is written. Episodes run side by side in threads, each in an environment of
+What the policy says is requested piece by piece, up to a tag that makes the environment act,
+and encoded once, when it is written. Episodes run side by side in threads, each in an environment of
 its own; what came of them is told from the calling thread.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.harness.errors import BenchmarkError, EndpointError
-from benchmarks.harness.results_file import Played
-from benchmarks.players.base import Ask, Decoding, Ending, Finished, Game
+from benchmarks.harness.results_file import EpisodeResult
+from benchmarks.players.base import Decoding, EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
 from search_env.env import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.evaluation import record_of
@@ -32,18 +32,18 @@ _FAILURES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a model is asked to go on with.
+class CompletionRequest:
+    """The text so far, and how a model shall go on.
 
     Attributes:
         prompt: Everything so far, as text.
         tokens: The same as ids of the environment's tokenizer.
         segments: The same by who wrote it.
-        question: As asked.
+        question: As request.
         stop: Strings that end the piece; they belong to it.
         max_tokens: How many tokens there is room for.
         decoding: How tokens are chosen.
-        seed: Of the episode's sampling.
+        seed: Seeds the episode's sampling.
     """
 
     prompt: str
@@ -57,7 +57,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Completion:
     """What a model replied.
 
     Attributes:
@@ -73,14 +73,14 @@ class Piece:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
-_Result: TypeAlias = tuple[Played, Ending] | BaseException | None
-"""What a worker tells: an episode, a failure, or that it has ended."""
+_Result: TypeAlias = tuple[EpisodeResult, EpisodeToRecord] | BaseException | None
+"""What a worker puts into the queue: an episode, a failure, or None at its end."""
 
 
 class Completer(Protocol):
-    """Goes on with a text. Called from several threads at once."""
+    """Completes a text. Called from several threads at once."""
 
-    def __call__(self, asked: Asked) -> Piece:
+    def __call__(self, request: CompletionRequest) -> Completion:
         """Return the next piece.
 
         Raises:
@@ -89,12 +89,12 @@ class Completer(Protocol):
         ...
 
 
-class TextPlayer:
+class TextAgent:
     """Plays whatever completes text.
 
     Args:
         complete: Goes on with a text.
-        description: Names the agent; see :class:`~benchmarks.players.base.Player`.
+        description: Names the agent; see :class:`~benchmarks.players.base.BenchmarkAgent`.
         tokenizer: Counts tokens and turns text into ids; best the model's own.
         concurrency: Episodes side by side.
         max_tokens: Context; None for the protocol's.
@@ -113,44 +113,46 @@ class TextPlayer:
         self._options = {"tokenizer": tokenizer, "max_tokens": max_tokens}
         self.description = {**description, **self._options}
 
-    def play(self, game: Game, asked: Sequence[Ask], finished: Finished) -> None:
-        """Play the episodes; those that failed are told of by an error at the end.
+    def play(
+        self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
+    ) -> None:
+        """Play the episodes; an error at the end names those that failed.
 
         Raises:
             EndpointError: Some episodes could not be played, or too many in a row.
         """
         results: queue.Queue[_Result] = queue.Queue()
-        waiting, lock, stop = iter(asked), threading.Lock(), threading.Event()
+        waiting, lock, stop = iter(keys), threading.Lock(), threading.Event()
         workers = [
             threading.Thread(
-                target=self._work, args=(game, waiting, lock, results, stop), daemon=True
+                target=self._work, args=(evaluation, waiting, lock, results, stop), daemon=True
             )
-            for _ in range(min(self._concurrency, len(asked)))
+            for _ in range(min(self._concurrency, len(keys)))
         ]
         for worker in workers:
             worker.start()
         try:
-            _tell(results, len(workers), finished)
+            _hand_on(results, len(workers), on_episode)
         finally:
             stop.set()
 
     def _work(
         self,
-        game: Game,
-        waiting: Iterator[Ask],
+        evaluation: Evaluation,
+        waiting: Iterator[EpisodeKey],
         lock: threading.Lock,
         results: queue.Queue[_Result],
         stop: threading.Event,
     ) -> None:
         try:
-            env = game.make_env(**self._options)
+            env = evaluation.make_env(**self._options)
             while not stop.is_set():
                 with lock:
-                    ask = next(waiting, None)
-                if ask is None:
+                    key = next(waiting, None)
+                if key is None:
                     return
                 try:
-                    results.put(self._episode(env, game, ask))
+                    results.put(self._episode(env, evaluation, key))
                 except EndpointError as error:
                     results.put(error)
         except BaseException as error:
@@ -158,23 +160,25 @@ class TextPlayer:
         finally:
             results.put(None)
 
-    def _episode(self, env: SearchQAEnv, game: Game, ask: Ask) -> tuple[Played, Ending]:
-        index, sample = ask
+    def _episode(
+        self, env: SearchQAEnv, evaluation: Evaluation, key: EpisodeKey
+    ) -> tuple[EpisodeResult, EpisodeToRecord]:
+        index, sample = key
         start, cost = time.perf_counter(), Counter[str]()
-        env.reset(seed=game.seed + sample, options={"index": index})
+        env.reset(seed=evaluation.seed + sample, options={"index": index})
         total, over = 0.0, False
         while not over:
-            asked = _asked(env, game, sample)
-            piece = self._complete(asked)
-            cost.update(piece.cost)
-            paid, over = _write(env, _ids(env, asked, piece))
-            total += paid
+            request = _request(env, evaluation, sample)
+            completion = self._complete(request)
+            cost.update(completion.cost)
+            reward, over = _write(env, _completion_ids(env, request, completion))
+            total += reward
         transcript, seconds = env.transcript(), time.perf_counter() - start
-        played = Played(index, sample, record_of(transcript, total), seconds, dict(cost))
-        return played, Ending(env, transcript, game.seed + sample)
+        result = EpisodeResult(index, sample, record_of(transcript, total), seconds, dict(cost))
+        return result, EpisodeToRecord(env, transcript, evaluation.seed + sample)
 
 
-def _tell(results: queue.Queue[_Result], workers: int, finished: Finished) -> None:
+def _hand_on(results: queue.Queue[_Result], workers: int, on_episode: OnEpisode) -> None:
     """Hand episodes on until all workers have ended."""
     failed, in_a_row, last = 0, 0, None
     while workers:
@@ -189,7 +193,7 @@ def _tell(results: queue.Queue[_Result], workers: int, finished: Finished) -> No
             raise result
         else:
             in_a_row = 0
-            finished(*result)
+            on_episode(*result)
     if last is not None:
         raise type(last)(
             f"{failed} episodes could not be played; the others are kept. The last error: {last} "
@@ -197,33 +201,35 @@ def _tell(results: queue.Queue[_Result], workers: int, finished: Finished) -> No
         ) from last
 
 
-def _asked(env: SearchQAEnv, game: Game, sample: int) -> Asked:
+def _request(env: SearchQAEnv, evaluation: Evaluation, sample: int) -> CompletionRequest:
     transcript, protocol = env.transcript(), env.protocol
     room = [protocol.max_tokens - len(transcript.tokens)]
     if protocol.max_segment_tokens is not None:
         room.append(protocol.max_segment_tokens)
     if protocol.max_policy_tokens is not None:
         room.append(protocol.max_policy_tokens - transcript.num_policy_tokens)
-    return Asked(
+    return CompletionRequest(
         prompt=transcript.text(),
         tokens=transcript.tokens,
         segments=transcript.segments(),
         question=transcript.question.text,
         stop=tuple(pair.close for pair in _stops(env)),
         max_tokens=max(1, min(room)),
-        decoding=game.decoding,
-        seed=game.seed + sample,
+        decoding=evaluation.decoding,
+        seed=evaluation.seed + sample,
     )
 
 
-def _ids(env: SearchQAEnv, asked: Asked, piece: Piece) -> list[int]:
+def _completion_ids(
+    env: SearchQAEnv, request: CompletionRequest, completion: Completion
+) -> list[int]:
     """Return what a piece writes; an end that was meant becomes an end-of-sequence id."""
-    if piece.tokens is not None:
-        ids, stopped = list(piece.tokens), piece.text.rstrip().endswith(asked.stop)
+    if completion.tokens is not None:
+        ids, stopped = list(completion.tokens), completion.text.rstrip().endswith(request.stop)
     else:
-        text = with_stop(_policy_text(env.transcript()), piece.text, env)
-        ids, stopped = env.tokenizer.encode(text).tolist(), text.endswith(asked.stop)
-    if (piece.ended and not stopped) or not ids:
+        text = with_stop(_policy_text(env.transcript()), completion.text, env)
+        ids, stopped = env.tokenizer.encode(text).tolist(), text.endswith(request.stop)
+    if (completion.ended and not stopped) or not ids:
         ids.append(min(env.tokenizer.eos_ids, default=0))
     return ids
 
@@ -259,7 +265,7 @@ def _policy_text(transcript: Transcript) -> str:
 
 
 def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
-    """Write ids until the environment writes or ends; return what was paid and whether it ended."""
+    """Write ids until the environment writes or ends; return the reward and whether it ended."""
     total, length = 0.0, len(env.transcript().tokens)
     for token in ids:
         observation, reward, terminated, truncated, _ = env.step(token)
@@ -278,23 +284,23 @@ class _Called:
     def __init__(self, function: Callable[[str, tuple[str, ...]], str], name: str) -> None:
         self._function, self._name = function, name
 
-    def __call__(self, asked: Asked) -> Piece:
-        text = self._function(asked.prompt, asked.stop)
+    def __call__(self, request: CompletionRequest) -> Completion:
+        text = self._function(request.prompt, request.stop)
         if not isinstance(text, str):
             raise BenchmarkError(
                 f"Expected {self._name} to return a string, got {type(text).__name__}. It takes "
                 "the text so far and the stop strings, and returns what comes next."
             )
-        cut = [text.find(stop) + len(stop) for stop in asked.stop if stop in text]
-        return Piece(text[: min(cut)] if cut else text)
+        cut = [text.find(stop) + len(stop) for stop in request.stop if stop in text]
+        return Completion(text[: min(cut)] if cut else text)
 
 
-def callable_player(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextPlayer:
+def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextAgent:
     """Return the player of a function ``(prompt, stop) -> text``.
 
     Args:
         name: ``MODULE:FUNCTION``.
-        tokenizer: As for :class:`TextPlayer`.
+        tokenizer: As for :class:`TextAgent`.
         concurrency: Calls at a time, from threads.
 
     Raises:
@@ -309,6 +315,6 @@ def callable_player(name: str, *, tokenizer: str = "world-1k", concurrency: int 
             "Run the command in the module's folder, or set PYTHONPATH."
         ) from error
     description = {"name": name, "kind": "python"}
-    return TextPlayer(
+    return TextAgent(
         _Called(function, name), description, tokenizer=tokenizer, concurrency=concurrency
     )

@@ -1,13 +1,14 @@
-"""The procedural world at one to four hops: questions of the test world, invented articles."""
+"""The procedural world at one to four hops: questions of the test world, invented articles.
+
+Articles are invented, so that nothing can be known without a search.
+"""
 
 from __future__ import annotations
 
-from benchmarks.harness.spec import BenchmarkProtocol
+from benchmarks.harness.spec import BenchmarkProtocol, QuestionSet
 
 QUESTIONS = 500
-CORPUS, RULES = "2cf769d2aa78", "7b046ae1a97e"
-_DIGESTS = {1: "d3a8a47a6176", 2: "637a4ab4c853", 3: "07fc1623ee49", 4: "021cba1636ef"}
-_NOTE = "Names are invented: closed-book scores are guesses, mostly at numbers, yes and no."
+_QUESTIONS_DIGESTS = {1: "d3a8a47a6176", 2: "637a4ab4c853", 3: "07fc1623ee49", 4: "021cba1636ef"}
 
 
 def _protocol(hops: int) -> BenchmarkProtocol:
@@ -22,11 +23,18 @@ def _protocol(hops: int) -> BenchmarkProtocol:
             "dataset_options": {"questions": QUESTIONS, "hops": [hops]},
             "max_policy_tokens": 384,
         },
-        questions_digest=_DIGESTS[hops],
-        corpus_digest=CORPUS,
-        rules_digest=RULES,
-        note=_NOTE,
+        questions_digest=_QUESTIONS_DIGESTS[hops],
+        corpus_digest="2cf769d2aa78",
+        rules_digest="7b046ae1a97e",
+        note="Names are invented: closed-book scores are guesses, mostly at numbers, yes and no.",
     )
 
 
-PROTOCOLS = tuple(map(_protocol, (1, 2, 3, 4)))
+_PROTOCOLS = tuple(map(_protocol, (1, 2, 3, 4)))
+
+SET = QuestionSet(
+    "procedural_world",
+    _PROTOCOLS,
+    reported=tuple(protocol.id for protocol in _PROTOCOLS),
+    groups={"kind": lambda record: record.kind},
+)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from functools import partial
+from benchmarks.harness.published_settings import over_the_pool, r1_selection
+from benchmarks.harness.spec import QuestionSet
 
-from benchmarks.harness.published_settings import published
-
-_NOTE = "1,576 of the 7,405 questions, those with evidence in the sample corpus."
-_dev = partial(
-    published,
-    "hotpotqa-dev",
-    env_id="SearchQA-HotpotQA-v0",
-    questions_digest="4e590304abbf",
-    note=_NOTE,
-)
-
-PROTOCOLS = (
-    _dev("r1-searcher"),
-    _dev("search-r1"),
-    published(
-        "hotpotqa-500",
-        "r1-searcher",
-        dataset="$SEARCH_ENV_DATA/r1_searcher/hotpotqa_500.jsonl",
-        questions_digest="08df08c769c4",
-        note="R1-Searcher's own selection; most of it has no evidence in the sample corpus.",
+SET = QuestionSet(
+    "hotpotqa",
+    (
+        *over_the_pool(
+            "hotpotqa-dev",
+            env_id="SearchQA-HotpotQA-v0",
+            questions_digest="4e590304abbf",
+            note="1,576 of the 7,405 questions, those with evidence in the sample corpus.",
+        ),
+        r1_selection("hotpotqa-500", "hotpotqa_500.jsonl", "08df08c769c4"),
     ),
+    reported=("hotpotqa-dev/r1-searcher/bm25-pool81k/v1",),
+    groups={"type": lambda record: record.kind},
 )

@@ -1,31 +1,69 @@
-"""MuSiQue, answerable, development set: two to four hops (Trivedi et al. 2022)."""
+"""MuSiQue, answerable, development set: two to four hops (Trivedi et al. 2022).
+
+Of most records in the sample data the evidence was joined by title and step answer, which favours
+questions whose evidence a retriever finds; the others are native records of 20 paragraphs.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+import functools
+from pathlib import Path
 
-from benchmarks.harness.published_settings import published
+from benchmarks.harness.published_settings import over_the_pool, r1_selection
+from benchmarks.harness.spec import QuestionSet
+from search_env.datasets.files import iter_records
+from search_env.datasets.resolve import find_questions
+from search_env.errors import DataError
+from search_env.evaluation import EpisodeRecord
+from search_env.paths import FileKey, file_key
 
-_NOTE = (
-    "1,417 of the 2,417 questions, those with evidence in the sample corpus. Of 1,070 of them the "
-    "evidence was joined by title, which favours what a retriever finds; see the rows by origin."
-)
-_dev = partial(
-    published,
-    "musique-dev",
-    env_id="SearchQA-Musique-v0",
-    questions_digest="0c7f4890b616",
-    note=_NOTE,
-)
+JOINED = "peterbaile/lag"
+"""How the ``source`` of a joined record begins."""
 
-PROTOCOLS = (
-    _dev("r1-searcher"),
-    _dev("search-r1"),
-    published(
-        "musique-500",
-        "r1-searcher",
-        dataset="$SEARCH_ENV_DATA/r1_searcher/musique_500.jsonl",
-        questions_digest="3fe3b72cf618",
-        note="R1-Searcher's own selection; most of it has no evidence in the sample corpus.",
+
+def origin(record: EpisodeRecord) -> str | None:
+    """Return where a question's evidence comes from; None without the data."""
+    joined = joined_ids()
+    if not joined:
+        return None
+    return "joined by title" if record.question_id in joined else "native records"
+
+
+def joined_ids() -> frozenset[str]:
+    """Return the ids of joined records in the data that there is; none without data."""
+    try:
+        path, _ = find_questions("musique")
+    except DataError:
+        return frozenset()
+    return _joined_ids(path, file_key(path))
+
+
+@functools.lru_cache(maxsize=1)
+def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
+    return frozenset(
+        record.data["id"]
+        for record in iter_records(path)
+        if str(record.data.get("source", "")).startswith(JOINED)
+    )
+
+
+SET = QuestionSet(
+    "musique",
+    (
+        *over_the_pool(
+            "musique-dev",
+            env_id="SearchQA-Musique-v0",
+            questions_digest="0c7f4890b616",
+            note="1,417 of the 2,417 questions, those with evidence in the sample corpus. Of 1,070 "
+            "of them the evidence was joined by title, which favours what a retriever finds; see "
+            "the rows by origin.",
+        ),
+        r1_selection("musique-500", "musique_500.jsonl", "3fe3b72cf618"),
     ),
+    reported=("musique-dev/r1-searcher/bm25-pool81k/v1",),
+    groups={
+        "hops": lambda record: record.hops,
+        "shape": lambda record: record.kind,
+        "origin": origin,
+    },
 )

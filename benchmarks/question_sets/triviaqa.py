@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.published_settings import published
+from benchmarks.harness.published_settings import without_evidence
+from benchmarks.harness.spec import QuestionSet
 
-_NOTE = "The sample corpus has no evidence for it: pass --corpus, such as an index of wiki-18."
-
-PROTOCOLS = tuple(
-    published("triviaqa-test", system, dataset="triviaqa", pinned_corpus=False, note=_NOTE)
-    for system in ("search-r1", "r1-searcher")
-)
+SET = QuestionSet("triviaqa", without_evidence("triviaqa-test", dataset="triviaqa"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness.results_file import Results
-from benchmarks.harness.scores import by_hops, score
+from benchmarks.harness.scores import group, score
 from search_env.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,27 +22,27 @@ def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
     """Return exact match against retrieval, a point an agent; None where no retrieval is measured.
 
     Args:
-        results: By the agents' names, all under one protocol.
+        results: Results under one protocol by agent.
     """
-    points = []
-    for name, held in results.items():
-        measures = score(held.episodes).measures
-        found = measures["all supports"] or measures["answer recall"]
-        if found is not None and measures["EM"] is not None:
-            points.append((name, found, measures["EM"]))
+    measures = {name: score(own.episodes).measures for name, own in results.items()}
+    points = {
+        name: (recall, own["EM"])
+        for name, own in measures.items()
+        if (recall := own["all supports"] or own["answer recall"]) and own["EM"]
+    }
     if not points:
         return None
     label = "all supporting passages found"
-    if score(next(iter(results.values())).episodes).measures["all supports"] is None:
+    if next(iter(measures.values()))["all supports"] is None:
         label = "a gold answer stands in what was found"
-    figure, axes = _figure(1)
-    for (name, x, y), marker in zip(points, _MARKERS * 9, strict=False):
-        axes[0].errorbar(
+    figure, (axes,) = _figure(1)
+    for (name, (x, y)), marker in zip(points.items(), _MARKERS * 9, strict=False):
+        axes.errorbar(
             x.mean, y.mean, xerr=_whiskers(x), yerr=_whiskers(y), fmt=marker, label=name, capsize=2
         )
-    axes[0].set(xlabel=f"share of questions: {label}", ylabel="exact match")
-    axes[0].set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes[0].legend(fontsize=8)
+    axes.set(xlabel=f"share of questions: {label}", ylabel="exact match")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.legend(fontsize=8)
     return figure
 
 
@@ -50,19 +50,21 @@ def hops_figure(results: Mapping[str, Results]) -> Figure | None:
     """Return exact match and searches against hops; None where all questions have as many.
 
     Args:
-        results: By the agents' names, all under one protocol.
+        results: Results under one protocol by agent.
     """
-    grouped = {name: by_hops(held.episodes) for name, held in results.items()}
+    grouped = {
+        name: group(own.episodes, lambda record: record.hops) for name, own in results.items()
+    }
     if max((len(groups) for groups in grouped.values()), default=0) < 2:
         return None
     figure, axes = _figure(2)
     for (name, groups), marker in zip(grouped.items(), _MARKERS * 9, strict=False):
-        scores = {int(hops): score(held).measures for hops, held in groups.items()}
+        scores = {int(hops): score(episodes).measures for hops, episodes in groups.items()}
         for axis, measure in zip(axes, ("EM", "searches"), strict=True):
-            known = {hops: value for hops, held in scores.items() if (value := held[measure])}
-            whiskers = np.array([_whiskers(value) for value in known.values()])[..., 0].T
-            means = [value.mean for value in known.values()]
-            axis.errorbar(list(known), means, yerr=whiskers, marker=marker, label=name, capsize=2)
+            values = {hops: value for hops, own in scores.items() if (value := own[measure])}
+            whiskers = np.array([_whiskers(value) for value in values.values()])[..., 0].T
+            means = [value.mean for value in values.values()]
+            axis.errorbar(list(values), means, yerr=whiskers, marker=marker, label=name, capsize=2)
     axes[0].set(xlabel="hops", ylabel="exact match", ylim=(-0.03, 1.03))
     axes[1].set(xlabel="hops", ylabel="searches an episode")
     axes[0].legend(fontsize=8)

@@ -1,33 +1,38 @@
-"""The committed store of scores: one JSON line for each protocol, agent and control.
+"""The committed store of scores, one JSON line for each protocol, agent and ablation, and its page.
 
 A line holds what a file of results says of itself and its scores with their intervals, not its
-episodes; a leaderboard is made of such lines. A line of the same protocol, agent, decoding and
-control as a new one is replaced by it.
+episodes. A line of the same protocol, agent, decoding and ablation as a new one is replaced by it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.errors import ResultsError
 from benchmarks.harness.results_file import IDENTITY, Results
-from benchmarks.harness.scores import score
+from benchmarks.harness.scores import MEASURES, score
+from benchmarks.reports.measurement_page import table
+from benchmarks.reports.published_scores import PUBLISHED, Published
+from benchmarks.reports.tables import agent_label, cell
 from search_env.paths import atomic_path
 from search_env.statistics import Interval
+
+PUBLISHED_TITLE = "Reported elsewhere, under other protocols: not to be compared with the above"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line.
+    """One line of the store.
 
     Attributes:
-        header: Of the file of results.
+        header: First line of the file of results.
         questions: How many questions.
-        measures: By the names of :data:`benchmarks.harness.scores.MEASURES`; None where nothing tells.
+        measures: By the names of :data:`benchmarks.harness.scores.MEASURES`; None where no episode
+            has it.
     """
 
     header: dict[str, Any]
@@ -38,13 +43,6 @@ class Entry:
     def key(self) -> str:
         """Return what two entries share of which only the newer is kept."""
         return json.dumps([self.header.get(name) for name in IDENTITY], sort_keys=True)
-
-    @property
-    def agent(self) -> str:
-        """Return the agent's name, with its control."""
-        control = self.header.get("control")
-        name = str(self.header["agent"]["name"])
-        return f"{name}, {control}" if control else name
 
 
 def entry_of(results: Results) -> Entry:
@@ -57,17 +55,17 @@ def add(path: Path, entries: Iterable[Entry]) -> list[Entry]:
     """Put entries into a store, and return all that it holds then.
 
     Args:
-        path: Of the store; made where it is not there.
+        path: The store's file; made where it is not there.
         entries: Each replaces the one with its key.
 
     Raises:
         ResultsError: The file is no store.
     """
-    held = {entry.key: entry for entry in (read(path) if path.is_file() else [])}
-    held |= {entry.key: entry for entry in entries}
+    by_key = {entry.key: entry for entry in (read(path) if path.is_file() else [])}
+    by_key |= {entry.key: entry for entry in entries}
     with atomic_path(path) as temporary:
-        temporary.write_text("".join(_line(entry) for entry in held.values()), "utf-8")
-    return list(held.values())
+        temporary.write_text("".join(_line(entry) for entry in by_key.values()), "utf-8")
+    return list(by_key.values())
 
 
 def read(path: Path) -> list[Entry]:
@@ -81,6 +79,43 @@ def read(path: Path) -> list[Entry]:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if line.strip()
     ]
+
+
+def leaderboard(entries: Sequence[Entry], published: Sequence[Published] = PUBLISHED) -> str:
+    """Return the leaderboard as Markdown: our scores by protocol, and what others report apart.
+
+    Args:
+        entries: The store's.
+        published: What others report.
+    """
+    parts = []
+    for id in dict.fromkeys(entry.header["protocol"] for entry in entries):
+        own = [entry for entry in entries if entry.header["protocol"] == id]
+        own.sort(key=lambda entry: -(em.mean if (em := entry.measures["EM"]) else 0.0))
+        columns = [name for name in MEASURES if any(entry.measures[name] for entry in own)]
+        rows = [
+            [
+                agent_label(entry.header),
+                f"{entry.questions:,}",
+                *(cell(entry.measures[name], name) for name in columns),
+                str(entry.header["date"])[:10],
+            ]
+            for entry in own
+        ]
+        parts.append(f"## {id}\n")
+        parts.append(table(["agent", "questions", *columns, "date"], rows) + "\n")
+        parts.append("```\n" + "\n".join(str(e.header["command"]) for e in own) + "\n```\n")
+    head = ["system", "metric", "setting", "MuSiQue", "Bamboogle", "source"]
+    reported = [
+        [
+            *(row.system, row.metric, row.setting),
+            *("-" if value is None else f"{value:.3f}" for value in (row.musique, row.bamboogle)),
+            row.source,
+        ]
+        for row in published
+    ]
+    parts.append(f"## {PUBLISHED_TITLE}\n\n{table(head, reported)}\n")
+    return "\n".join(parts)
 
 
 def _line(entry: Entry) -> str:
@@ -103,7 +138,7 @@ def _entry(path: Path, number: int, line: str) -> Entry:
         row["agent"]["name"], row["protocol"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
-            f"{path}, line {number}: expected scores as benchmarks.reports.leaderboard writes them, got "
-            f"{line[:60]!r} ({type(error).__name__}). Delete the line and score again."
+            f"{path}, line {number}: expected scores as benchmarks.reports.leaderboard writes "
+            f"them, got {line[:60]!r} ({type(error).__name__}). Delete the line and score again."
         ) from error
     return Entry(row, questions, measures)

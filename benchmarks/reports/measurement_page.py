@@ -1,43 +1,50 @@
-"""How results are written down: where they were measured, tables of figures, intervals of seeds.
+"""How measurements are written down: circumstances, tables of figures, intervals over seeds.
 
 Every result names its command, date, versions and machine; nothing here measures anything.
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import math
 import os
-import platform
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
-import search_env
 from agents.plots import t_quantile
+from benchmarks.harness.provenance import circumstances, versions
 
 
-def heading(title: str, command: str, packages: Sequence[str]) -> str:
+def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:
     """Return a result's title and the circumstances of its measurement.
 
     Args:
-        title: Of the whole result.
+        title: What was measured.
         command: What to run for it.
         packages: Distributions whose versions matter.
+        threads: How many were used.
     """
-    versions = ", ".join([f"Python {platform.python_version()}", *map(_versioned, packages)])
+    made = circumstances()
+    installed = ", ".join(f"{name} {number}" for name, number in versions(packages).items())
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return (
         f"# {title}\n\n"
         f"* Command: `{command}`\n"
-        f"* Date: {datetime.datetime.now(datetime.timezone.utc).date().isoformat()}\n"
-        f"* Versions: {versions}\n"
-        f"* Machine: {processor()}, {os.cpu_count()} cores, {platform.system()}; "
-        f"one thread; load average at the start {load}\n"
+        f"* Date: {made['date'][:10]}\n"
+        f"* Versions: {installed.replace('python', 'Python', 1)}\n"
+        f"* Machine: {made['hardware']}; {threads} thread(s); "
+        f"load average at the start {load}\n"
     )
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a measurement's command line: its module's first line, and ``--output``."""
+    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    made.add_argument("--output", type=Path, help="Markdown file to write")
+    return made
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -49,9 +56,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         |---|---:|
         | step | 5.7 |
     """
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    ruled = [f"|{'|'.join(cells)}|" if cells is lines[1] else _row(cells) for cells in lines]
-    return "\n".join(ruled)
+    ruler = f"|---|{'---:|' * (len(columns) - 1)}"
+    head, *body = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    return "\n".join([head, ruler, *body])
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:
@@ -74,27 +81,3 @@ def publish(text: str, output: Path | None) -> None:
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(text, "utf-8")
-
-
-def processor() -> str:
-    """Return the processor's name as the system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return platform.processor() or platform.machine()
-    fields = dict(
-        line.split(":", 1) for line in cpuinfo.read_text().split("\n\n")[0].splitlines() if line
-    )
-    known = {name.strip(): value.strip() for name, value in fields.items()}
-    name = known.get("model name", platform.machine())
-    family, model = known.get("cpu family"), known.get("model")
-    return f"{name} (family {family}, model {model})" if family else name
-
-
-def _versioned(package: str) -> str:
-    # A checkout need not be installed where peers are.
-    known = search_env.__version__ if package == "search-env" else version(package)
-    return f"{package} {known}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"

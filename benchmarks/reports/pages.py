@@ -14,53 +14,42 @@ from pathlib import Path
 
 from benchmarks.harness.results_file import Results
 from benchmarks.harness.scores import MEASURES, Scores, question_scores, score
-from benchmarks.question_sets.registry import protocols
+from benchmarks.question_sets.registry import all_benchmarks
 from benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
-from benchmarks.reports.leaderboard import Entry
 from benchmarks.reports.measurement_page import table as markdown_table
-from benchmarks.reports.published_scores import PUBLISHED, Published
 from benchmarks.reports.tables import (
     GROUPED,
+    agent_label,
     breakdowns,
-    cell,
     endings_line,
+    judge_line,
     sample_line,
+    score_markdown,
     score_rows,
 )
-from benchmarks.reports.tables import score_markdown as scores_as_markdown
 from search_env.errors import ConfigurationError
 from search_env.rendering.page import Tab
 from search_env.statistics import compare_paired
 
-Named = Mapping[str, Results]
-"""Results by the agents' names, all under one protocol."""
-
 
 def by_protocol(results: Iterable[Results]) -> dict[str, dict[str, Results]]:
     """Return results by protocol id and digests, then by agent; agents of one name are numbered."""
-    found: dict[str, dict[str, Results]] = {}
+    protocols: dict[str, dict[str, Results]] = {}
     digests: dict[str, object] = {}
-    for held in results:
-        id = str(held.header["protocol"])
-        if digests.setdefault(id, held.header["digests"]) != held.header["digests"]:
-            id += f" (corpus {held.header['digests']['corpus'][:12]})"
-        agents = found.setdefault(id, {})
-        name = label(held.header)
-        number, free = 2, name
-        while free in agents:
-            number, free = number + 1, f"{name} ({number})"
-        agents[free] = held
-    return found
+    for own in results:
+        id = str(own.header["protocol"])
+        if digests.setdefault(id, own.header["digests"]) != own.header["digests"]:
+            id += f" (corpus {own.header['digests']['corpus'][:12]})"
+        agents = protocols.setdefault(id, {})
+        label = agent_label(own.header)
+        number, name = 2, label
+        while name in agents:
+            number, name = number + 1, f"{label} ({number})"
+        agents[name] = own
+    return protocols
 
 
-def label(header: Mapping[str, object]) -> str:
-    """Return what a run is called in a table."""
-    agent = header["agent"]
-    name = str(agent["name"]) if isinstance(agent, dict) else str(agent)
-    return f"{name}, {header['control']}" if header.get("control") else name
-
-
-def score_tab(results: Mapping[str, Named]) -> Tab:
+def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
     """Return the tab of scores.
 
     Args:
@@ -69,17 +58,16 @@ def score_tab(results: Mapping[str, Named]) -> Tab:
     parts = [f'<p class="note">{html.escape(_LEGEND)}</p>']
     for id, agents in results.items():
         parts.append(f"<h2>{html.escape(id)}</h2>{_note(id)}")
-        scores = {name: score(held.episodes) for name, held in agents.items()}
+        scores = {name: score(own.episodes) for name, own in agents.items()}
         parts.append(_score_table("agent", scores, list(MEASURES)))
-        parts += [_line(name, held) for name, held in agents.items()]
+        parts += [_line(name, own) for name, own in agents.items()]
         if len(agents) > 1:
             parts.append(_html(comparison_rows(agents), "Question by question"))
-        parts += [_image(figure) for figure in _figures(agents)]
-        for name, held in agents.items():
-            for title, groups in breakdowns(held).items():
-                grouped = {group: score(episodes) for group, episodes in groups.items()}
+        parts += [_image(picture) for picture in _pictures(agents)]
+        for name, own in agents.items():
+            for title, grouped in breakdowns(own).items():
                 parts.append(_score_table(title, grouped, GROUPED, f"{name}, by {title}"))
-        commands = "\n".join(str(held.header.get("command", "")) for held in agents.values())
+        commands = "\n".join(str(own.header.get("command", "")) for own in agents.values())
         parts.append(f"<pre>{html.escape(commands)}</pre>")
     return Tab("Scores", "\n".join(parts))
 
@@ -88,7 +76,7 @@ def training_tab(folders: Sequence[Path]) -> Tab:
     """Return the tab of learning curves.
 
     Args:
-        folders: Of ``search-env train``, each with its ``metrics.jsonl``.
+        folders: Folders of ``search-env train``, each with its ``metrics.jsonl``.
 
     Raises:
         ConfigurationError: matplotlib is not installed.
@@ -100,31 +88,30 @@ def training_tab(folders: Sequence[Path]) -> Tab:
     return Tab("Training", "\n".join(parts))
 
 
-def score_markdown(results: Mapping[str, Named]) -> str:
+def report_markdown(results: Mapping[str, Mapping[str, Results]]) -> str:
     """Return the same scores as Markdown."""
     parts = [f"{_LEGEND}\n"]
     for id, agents in results.items():
-        scores = {name: score(held.episodes) for name, held in agents.items()}
+        scores = {name: score(own.episodes) for name, own in agents.items()}
         parts.append(f"## {id}\n")
-        parts.append(scores_as_markdown(scores, "agent", list(MEASURES)) + "\n")
+        parts.append(score_markdown(scores, "agent", list(MEASURES)))
         if len(agents) > 1:
             head, *rows = comparison_rows(agents)
             parts.append(markdown_table(head, rows) + "\n")
-        for name, held in agents.items():
-            for title, groups in breakdowns(held).items():
-                grouped = {group: score(episodes) for group, episodes in groups.items()}
+        for name, own in agents.items():
+            for title, grouped in breakdowns(own).items():
                 parts.append(f"{name}, by {title}:\n")
-                parts.append(scores_as_markdown(grouped, title, GROUPED) + "\n")
+                parts.append(score_markdown(grouped, title, GROUPED))
     return "\n".join(parts)
 
 
-def comparison_rows(agents: Named) -> list[list[str]]:
+def comparison_rows(agents: Mapping[str, Results]) -> list[list[str]]:
     """Return how each agent differs from the first, on the questions that both answered."""
     (first, base), *others = agents.items()
     rows = [[f"against {first}", "questions", "measure", "difference", "better", "worse", "p"]]
-    for name, held in others:
+    for name, own in others:
         for measure in ("EM", "F1"):
-            mine = question_scores(held.episodes, MEASURES[measure])
+            mine = question_scores(own.episodes, MEASURES[measure])
             theirs = question_scores(base.episodes, MEASURES[measure])
             shared = sorted(mine.keys() & theirs.keys())
             if not shared:
@@ -137,55 +124,10 @@ def comparison_rows(agents: Named) -> list[list[str]]:
     return rows
 
 
-def leaderboard(entries: Sequence[Entry], published: Sequence[Published] = PUBLISHED) -> str:
-    """Return the leaderboard as Markdown: our scores by protocol, and what others report apart.
-
-    Args:
-        entries: Of the store.
-        published: What others report.
-    """
-    parts = []
-    for id in dict.fromkeys(entry.header["protocol"] for entry in entries):
-        held = [entry for entry in entries if entry.header["protocol"] == id]
-        held.sort(key=lambda entry: -(em.mean if (em := entry.measures["EM"]) else 0.0))
-        columns = [name for name in MEASURES if any(entry.measures[name] for entry in held)]
-        rows = [
-            [
-                entry.agent,
-                f"{entry.questions:,}",
-                *(cell(entry.measures[name], name) for name in columns),
-                str(entry.header["date"])[:10],
-            ]
-            for entry in held
-        ]
-        parts.append(f"## {id}\n")
-        parts.append(markdown_table(["agent", "questions", *columns, "date"], rows) + "\n")
-        parts.append("```\n" + "\n".join(str(e.header["command"]) for e in held) + "\n```\n")
-    head = ["system", "metric", "setting", "MuSiQue", "Bamboogle", "source"]
-    reported = [
-        [
-            row.system,
-            row.metric,
-            row.setting,
-            _given(row.musique),
-            _given(row.bamboogle),
-            row.source,
-        ]
-        for row in published
-    ]
-    parts.append(f"## {PUBLISHED_TITLE}\n\n{markdown_table(head, reported)}\n")
-    return "\n".join(parts)
-
-
-PUBLISHED_TITLE = "Reported elsewhere, under other protocols: not to be compared with the above"
 _LEGEND = (
     "Means over questions with 95 % bootstrap intervals. Scores of different protocols are not to "
     "be compared. Closed-book scores are those of the agents closed-book and no-documents."
 )
-
-
-def _given(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _score_table(
@@ -202,8 +144,8 @@ def _html(rows: Sequence[Sequence[str]], caption: str = "") -> str:
     for row in body:
         cells = "".join(f"<td>{_interval(html.escape(text))}</td>" for text in row)
         lines.append(f"<tr>{cells}</tr>")
-    said = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{said}{"".join(lines)}</table></div>'
+    title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{title}{"".join(lines)}</table></div>'
 
 
 def _interval(text: str) -> str:
@@ -212,24 +154,22 @@ def _interval(text: str) -> str:
 
 
 def _note(id: str) -> str:
-    known = protocols().get(id.partition("@")[0])
-    return f'<p class="note">{html.escape(known.note)}</p>' if known and known.note else ""
+    protocol = all_benchmarks().get(id.partition("@")[0])
+    return f'<p class="note">{html.escape(protocol.note)}</p>' if protocol else ""
 
 
-def _line(name: str, held: Results) -> str:
-    judge = held.header.get("judge")
-    parts = [endings_line(held), sample_line(held)]
-    parts.append(f"Judge: {judge['model'] if judge else 'not run'}.")
+def _line(name: str, results: Results) -> str:
+    parts = [endings_line(results), sample_line(results), judge_line(results) + "."]
     text = html.escape(f"{name}: {'  '.join(part for part in parts if part)}")
     return f'<p class="note">{text}</p>'
 
 
-def _figures(agents: Named) -> list[bytes]:
+def _pictures(agents: Mapping[str, Results]) -> list[bytes]:
     try:
-        made = [retrieval_figure(agents), hops_figure(agents)]
+        figures = [retrieval_figure(agents), hops_figure(agents)]
     except ImportError:  # tables do without pictures
         return []
-    return [as_png(figure) for figure in made if figure is not None]
+    return [as_png(figure) for figure in figures if figure is not None]
 
 
 def _image(png: bytes) -> str:

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.harness.results_file import Results, by_sample
-from benchmarks.harness.scores import MEASURES, Groups, Scores, majority, pass_at, score
-from benchmarks.question_sets.registry import name_of, part
-from benchmarks.reports.measurement_page import table as markdown
+from benchmarks.harness.results_file import Results, by_question
+from benchmarks.harness.scores import MEASURES, Groups, Scores, group, majority, pass_at, score
+from benchmarks.question_sets.registry import question_set_of
+from benchmarks.reports.measurement_page import table as markdown_table
 from search_env.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,14 +22,39 @@ GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searc
 """Measures that are shown of groups of questions."""
 
 
+def agent_label(header: Mapping[str, object]) -> str:
+    """Return what an agent is called in a table: its name, with its ablation."""
+    agent = header["agent"]
+    name = str(agent["name"]) if isinstance(agent, dict) else str(agent)
+    return f"{name}, {header['ablation']}" if header.get("ablation") else name
+
+
 def score_table(results: Mapping[str, Results]) -> Table:
     """Return agents as rows, each mean above its interval.
 
     Args:
-        results: By the agents' names, all under one protocol.
+        results: Results under one protocol by agent.
     """
-    scores = {name: score(held.episodes) for name, held in results.items()}
+    scores = {name: score(own.episodes) for name, own in results.items()}
     return _table("agent", scores, [name for name in MEASURES if name not in _BELOW])
+
+
+def breakdowns(results: Results) -> dict[str, dict[str, Scores]]:
+    """Return the scores of each group of questions, by the title of each way to group them."""
+    grouped: dict[str, Groups] = {
+        title: group(results.episodes, key)
+        for title, key in question_set_of(results.header["protocol"]).groups.items()
+    }
+    return {
+        title: {name: score(episodes) for name, episodes in groups.items()}
+        for title, groups in grouped.items()
+        if len(groups) > 1
+    }
+
+
+def breakdown_tables(results: Results) -> list[Table]:
+    """Return a table for each way in which a question set falls into groups."""
+    return [_table(title, scores, GROUPED) for title, scores in breakdowns(results).items()]
 
 
 def endings_line(results: Results) -> str:
@@ -42,63 +67,54 @@ def endings_line(results: Results) -> str:
     return "Endings: " + ", ".join(parts)
 
 
-def breakdown_tables(results: Results) -> list[Table]:
-    """Return a table for each way in which a question set falls into groups."""
-    return [
-        _table(title, {name: score(held) for name, held in groups.items()}, GROUPED)
-        for title, groups in breakdowns(results).items()
-    ]
-
-
-def breakdowns(results: Results) -> dict[str, Groups]:
-    """Return the groups of a question set's own analysis that have more than one member."""
-    analysis = part(name_of(results.header["protocol"]), "analysis")
-    found: dict[str, Groups] = analysis.groups(results.episodes)
-    return {title: groups for title, groups in found.items() if len(groups) > 1}
-
-
 def sample_line(results: Results) -> str:
     """Return pass@k and the majority's vote where questions have several samples, else ""."""
-    counts = {len(held) for held in by_sample(results.episodes).values()}
+    counts = {len(samples) for samples in by_question(results.episodes).values()}
     least = min(counts, default=1)
     if least < 2:
         return ""
-    ks = sorted({1, *(2**i for i in range(1, least.bit_length()) if 2**i <= least), least})
+    ks = sorted({least, *(2**i for i in range(least.bit_length()) if 2**i <= least)})
     cells = [f"pass@{k} {cell(pass_at(results.episodes, k))}" for k in ks]
     return "  ".join([*cells, f"majority of {least} {cell(majority(results.episodes))}"])
+
+
+def judge_line(results: Results) -> str:
+    """Return who judged the answers."""
+    judge = results.header.get("judge")
+    return f"Judge: {judge['model'] if judge else 'not run'}"
 
 
 def cost_line(results: Results) -> str:
     """Return what an endpoint charged in tokens, in all and an episode, else ""."""
     total: Counter[str] = Counter()
-    for played in results.episodes:
-        total.update(played.cost)
+    for result in results.episodes:
+        total.update(result.cost)
     count = len(results.episodes)
     parts = [f"{n:,} {kind} ({n / count:,.0f} an episode)" for kind, n in total.items()]
     return "Tokens charged: " + ", ".join(parts) if any(total.values()) else ""
 
 
 def score_markdown(scores: Mapping[str, Scores], first: str, measures: Sequence[str]) -> str:
-    """Return scores as a Markdown table.
-
-    Args:
-        scores: By what a row is about.
-        first: Header of the first column.
-        measures: Columns; those that nothing has are left out.
-    """
-    return markdown(*score_rows(scores, first, measures))
+    """Return scores as a Markdown table; the arguments are those of :func:`score_rows`."""
+    return markdown_table(*score_rows(scores, first, measures)) + "\n"
 
 
 def score_rows(
     scores: Mapping[str, Scores], first: str, measures: Sequence[str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of a table; the arguments are those of :func:`score_markdown`."""
-    known = [name for name in _measures(scores.values()) if name in measures]
+    """Return header and rows of a table.
+
+    Args:
+        scores: Scores by the name of a row.
+        first: Header of the first column.
+        measures: Columns; those that no row has are left out.
+    """
+    measured = _measured(scores.values(), measures)
     rows = [
-        [name, f"{held.questions:,}", *(cell(held.measures[m], m) for m in known)]
-        for name, held in scores.items()
+        [name, f"{row.questions:,}", *(cell(row.measures[m], m) for m in measured)]
+        for name, row in scores.items()
     ]
-    return [first, "questions", *known], rows
+    return [first, "questions", *measured], rows
 
 
 def cell(value: Interval | None, measure: str = "") -> str:
@@ -109,10 +125,10 @@ def cell(value: Interval | None, measure: str = "") -> str:
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
-def _measures(scores: Iterable[Scores]) -> list[str]:
-    """Return the measures that some scores have, in order."""
-    held = list(scores)
-    return [name for name in MEASURES if any(s.measures[name] is not None for s in held)]
+def _measured(scores: Iterable[Scores], measures: Sequence[str]) -> list[str]:
+    """Return those measures that some scores have, in order."""
+    rows = list(scores)
+    return [m for m in MEASURES if m in measures and any(row.measures[m] for row in rows)]
 
 
 def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) -> Table:
@@ -120,15 +136,15 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
     from rich.table import Table
     from rich.text import Text
 
-    known = [name for name in _measures(scores.values()) if name in measures]
+    measured = _measured(scores.values(), measures)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold", min_width=10)
     table.add_column("n", justify="right", no_wrap=True)
-    for name in known:
+    for name in measured:
         table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
-    for name, held in scores.items():
-        cells = [_two_lines(held.measures[measure], measure) for measure in known]
-        table.add_row(Text(name), f"{held.questions:,}", *cells)
+    for name, row in scores.items():
+        cells = [_two_lines(row.measures[measure], measure) for measure in measured]
+        table.add_row(Text(name), f"{row.questions:,}", *cells)
     return table
 
 

@@ -223,7 +223,7 @@ def reinforce(size: Size, folder: Path, minutes: float) -> bool:
 
 
 def report(name: str, folder: Path) -> str:
-    """Ask the test world with the base and with what became of it; return the result as Markdown.
+    """Test the base and the trained model on the test world; return the result as Markdown.
 
     Answers are kept in the folder, so that only what is missing is asked.
     """

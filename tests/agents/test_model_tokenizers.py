@@ -9,6 +9,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
+from benchmarks.model_player import ModelPlayer
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
@@ -34,7 +35,6 @@ from agents.models import (
     with_tokenizer,
 )
 from agents.reinforce import train
-from benchmarks.model_player import ModelPlayer
 from search_env.cli import app
 from search_env.errors import ConfigurationError, TokenizerError
 from search_env.tokenizer import load_tokenizer

@@ -1,4 +1,4 @@
-"""Playing: every kind of player, controls, samples, going on after a stop."""
+"""Playing: every kind of player, ablations, samples, going on after a stop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 
 from agents.baselines import make_baseline
-from benchmarks.harness.ablations import ShuffledDocuments, controlled
+from benchmarks.harness.ablations import ShuffledDocuments, ablated_retriever
 from benchmarks.harness.errors import BenchmarkError, ResultsMismatchError
-from benchmarks.players.base import AgentPlayer, Decoding, make_player
-from benchmarks.players.text import callable_player
-from benchmarks.question_sets.registry import get_protocol
+from benchmarks.players.base import Decoding, TokenAgent
+from benchmarks.players.factory import make_agent
+from benchmarks.players.text import function_agent
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.run import overlap, result_id, run
 from search_env.env import SearchQAEnv
 from search_env.episode_files import read_episodes
@@ -22,12 +23,12 @@ from search_env.moves import answer_text, query_text
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Question
 
-WORLD = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
+WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
 GREEDY = Decoding()
 
 
 def baseline(name="oracle"):
-    return AgentPlayer(name, make_baseline(name))
+    return TokenAgent(name, make_baseline(name))
 
 
 def test_the_same_records_as_evaluate(tmp_path):
@@ -79,27 +80,29 @@ def test_episodes_whose_retrieval_failed_are_not_scored(tmp_path, monkeypatch):
         raise RetrievalError("the index is gone")
 
     broken.search = fail
-    monkeypatch.setattr("benchmarks.run.controlled", lambda *_: broken)
+    monkeypatch.setattr("benchmarks.run.ablated_retriever", lambda *_: broken)
     told = []
     path = tmp_path / "r.jsonl"
-    found = run(WORLD, baseline(), path, control="no-documents", limit=3, progress=told.append)
+    found = run(WORLD, baseline(), path, ablation="no-documents", limit=3, progress=told.append)
     assert found.episodes == ()
     assert [p.record.valid for p in told] == [False] * 3
     monkeypatch.undo()
-    assert len(run(WORLD, baseline(), path, control="no-documents", limit=3).episodes) == 3
+    assert len(run(WORLD, baseline(), path, ablation="no-documents", limit=3).episodes) == 3
 
 
-# Controls.
+# Ablations.
 
 
 def test_controls_take_the_evidence_away(tmp_path):
     found = {
-        control: run(WORLD, baseline(), tmp_path / f"{control}.jsonl", control=control, limit=30)
-        for control in (None, "no-documents", "shuffled-documents")
+        ablation: run(
+            WORLD, baseline(), tmp_path / f"{ablation}.jsonl", ablation=ablation, limit=30
+        )
+        for ablation in (None, "no-documents", "shuffled-documents")
     }
     recall = {
-        control: sum(record.supporting_recall for record in results.records) / 30
-        for control, results in found.items()
+        ablation: sum(record.supporting_recall for record in results.records) / 30
+        for ablation, results in found.items()
     }
     assert recall[None] > 0.99
     assert recall["no-documents"] == 0.0
@@ -107,34 +110,34 @@ def test_controls_take_the_evidence_away(tmp_path):
     shuffled = found["shuffled-documents"].records
     assert all(len(ids) for record in shuffled for ids in record.document_ids)
     assert found["no-documents"].header["protocol"] == WORLD.id + "@first30"
-    assert found["no-documents"].header["control"] == "no-documents"
+    assert found["no-documents"].header["ablation"] == "no-documents"
 
 
 def test_shuffled_documents_repeat_and_are_never_the_questions_own():
     questions = [Question(str(i), f"Question {i}?", ("x",)) for i in range(2)]
     documents = {q.text: [Document(q.id, q.text, "text")] for q in questions}
-    control = ShuffledDocuments(FakeRetriever(documents), questions)
+    ablation = ShuffledDocuments(FakeRetriever(documents), questions)
     for i, question in enumerate(questions):
-        ((found,),) = control.search([question.text], 3)
+        ((found,),) = ablation.search([question.text], 3)
         assert found.id == str(1 - i)
     queries = [f"query {n}" for n in range(40)]
-    first = control.search(queries, 3)
-    assert control.search(queries, 3) == first
+    first = ablation.search(queries, 3)
+    assert ablation.search(queries, 3) == first
     assert {found[0].id for found in first} == {"0", "1"}
     same = FakeRetriever()
-    assert controlled(None, same, questions) is same
+    assert ablated_retriever(None, same, questions) is same
 
 
 def test_no_such_control(tmp_path):
     with pytest.raises(ConfigurationError, match="no-documents"):
-        run(WORLD, baseline(), tmp_path / "r.jsonl", control="no-document")
+        run(WORLD, baseline(), tmp_path / "r.jsonl", ablation="no-document")
 
 
 # Models.
 
 
 def test_a_model_plays_as_the_engine_does(tmp_path):
-    player = make_player("model:tiny-trained", WORLD, seed=0, rows=8)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=8)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=12)
     assert sum(record.exact_match for record in found.records) >= 4
     assert sum(record.searches for record in found.records) >= 20
@@ -146,7 +149,7 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
     decoding = Decoding(temperature=1.0, samples=3)
 
     def play(path, **more):
-        player = make_player("model:tiny-base", WORLD, seed=0, rows=4)
+        player = make_agent("model:tiny-base", WORLD, seed=0, rows=4)
         return run(WORLD, player, path, decoding=decoding, limit=4, seed=5, **more)
 
     whole = play(tmp_path / "whole.jsonl")
@@ -163,7 +166,7 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
 
 def test_whole_episodes_are_recorded(tmp_path):
     path = tmp_path / "episodes.jsonl"
-    player = make_player("model:tiny-trained", WORLD, seed=0, rows=4)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=4)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=4, episodes=path)
     recorded = {e.transcript.question.id: e for e in read_episodes(path)}
     assert len(recorded) == 4
@@ -171,7 +174,7 @@ def test_whole_episodes_are_recorded(tmp_path):
         episode = recorded[record.question_id]
         assert record_of(episode.transcript, episode.score.total) == record
         assert len(episode.signals["log_prob"]) == record.policy_tokens
-    run(WORLD, baseline(), tmp_path / "o.jsonl", limit=2, episodes=path, control="no-documents")
+    run(WORLD, baseline(), tmp_path / "o.jsonl", limit=2, episodes=path, ablation="no-documents")
     *_, last = read_episodes(path)
     assert last.arguments["retriever"] == f"no-documents of {WORLD.id}"
 
@@ -187,7 +190,7 @@ def oracle_function(prompt, stop):
 
 
 def test_a_function_plays(tmp_path):
-    player = callable_player(f"{__name__}:oracle_function", concurrency=2)
+    player = function_agent(f"{__name__}:oracle_function", concurrency=2)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=6)
     assert {record.answer for record in found.records} == {"Ulm"}
     assert {record.queries for record in found.records} == {("a city",)}
@@ -196,7 +199,7 @@ def test_a_function_plays(tmp_path):
 
 def test_a_function_that_returns_no_text(tmp_path, monkeypatch):
     monkeypatch.setattr(f"{__name__}.oracle_function", lambda prompt, stop: None)
-    player = callable_player(f"{__name__}:oracle_function")
+    player = function_agent(f"{__name__}:oracle_function")
     with pytest.raises(BenchmarkError, match="return a string, got NoneType"):
         run(WORLD, player, tmp_path / "r.jsonl", limit=2)
 
@@ -206,18 +209,18 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
     env = SearchQAEnv(**WORLD.environment())
     by_text = {q.text: q for q in env.questions}
 
-    def complete(asked):
-        from benchmarks.players.text import Piece
+    def complete(request):
+        from benchmarks.players.text import Completion
 
-        question = by_text[asked.question]
-        done = asked.prompt.count("<|end_of_documents|>\n\n")
+        question = by_text[request.question]
+        done = request.prompt.count("<|end_of_documents|>\n\n")
         if done < len(question.hops):
-            return Piece(query_text(env.protocol, question.hops[done].query))
-        return Piece(answer_text(env.protocol, question.answers[0], thinking=True))
+            return Completion(query_text(env.protocol, question.hops[done].query))
+        return Completion(answer_text(env.protocol, question.answers[0], thinking=True))
 
-    from benchmarks.players.text import TextPlayer
+    from benchmarks.players.text import TextAgent
 
-    texts = run(WORLD, TextPlayer(complete, {"name": "t"}), tmp_path / "t.jsonl", limit=10)
+    texts = run(WORLD, TextAgent(complete, {"name": "t"}), tmp_path / "t.jsonl", limit=10)
     agents = run(WORLD, baseline(), tmp_path / "a.jsonl", limit=10)
     assert texts.records == agents.records
 
@@ -238,7 +241,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
 )
 def test_agents_that_cannot_be(agent, options, message):
     with pytest.raises(ConfigurationError, match=message):
-        make_player(agent, WORLD, seed=0, **options)
+        make_agent(agent, WORLD, seed=0, **options)
 
 
 def test_greedy_samples_would_all_be_the_same():

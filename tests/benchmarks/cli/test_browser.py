@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.players.base import Decoding, make_player
-from benchmarks.question_sets.registry import get_protocol
+from benchmarks.players.base import Decoding
+from benchmarks.players.factory import make_agent
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.run import run
 from search_env.cli import app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-WORLD = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
+WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
 LIMIT = 16
 
 
@@ -27,14 +28,14 @@ def report(tmp_path_factory):
     """What a user gets of three agents, one of them with episodes and log-probabilities."""
     folder = tmp_path_factory.mktemp("report")
     for agent in ("closed-book", "question-as-query", "oracle-queries"):
-        player = make_player(agent, WORLD, seed=0)
+        player = make_agent(agent, WORLD, seed=0)
         run(WORLD, player, folder / "runs" / f"{agent}.jsonl", limit=LIMIT, command=agent)
-    player = make_player("model:tiny-trained", WORLD, seed=0, rows=16)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=16)
     path = folder / "runs" / "model.jsonl"
     episodes = folder / "runs" / "tiny-base.jsonl"
     run(WORLD, player, path, limit=LIMIT, command="model")
     # Greedy tokens have log-probability 0; sampled ones can be told apart.
-    base, sampled = make_player("model:tiny-base", WORLD, seed=0, rows=16), Decoding(1.0)
+    base, sampled = make_agent("model:tiny-base", WORLD, seed=0, rows=16), Decoding(1.0)
     path = folder / "sampled.jsonl"
     run(WORLD, base, path, limit=LIMIT, episodes=episodes, decoding=sampled, seed=3)
     arguments = ["report", str(folder / "runs"), "--out", str(folder / "report.html")]

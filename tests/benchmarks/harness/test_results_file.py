@@ -10,7 +10,7 @@ import pytest
 
 from agents.baselines import make_baseline
 from benchmarks.harness.errors import ResultsError, ResultsMismatchError
-from benchmarks.harness.results_file import Played, ResultsWriter, read_results
+from benchmarks.harness.results_file import EpisodeResult, ResultsWriter, read_results
 from search_env.errors import DataNotFoundError
 from search_env.evaluation import evaluate
 
@@ -19,7 +19,7 @@ HEADER = {
     "digests": {"questions": "a"},
     "agent": {"name": "x"},
     "decoding": {},
-    "control": None,
+    "ablation": None,
     "seed": 0,
     "date": "today",
 }
@@ -32,7 +32,7 @@ def records():
 
 
 def played(records, *keys):
-    return [Played(i, s, records[i], 0.5, {"prompt": 3}) for i, s in keys]
+    return [EpisodeResult(i, s, records[i], 0.5, {"prompt": 3}) for i, s in keys]
 
 
 def test_what_is_written_is_read_in_order(tmp_path, records):
@@ -96,7 +96,7 @@ def test_a_header_that_was_cut_off_is_written_again(tmp_path, records):
         {"digests": {"questions": "b"}},
         {"agent": {"name": "y"}},
         {"decoding": {"temperature": 1.0}},
-        {"control": "no-documents"},
+        {"ablation": "no-documents"},
         {"seed": 1},
     ],
 )

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import search_env.protocols
 from benchmarks.harness.errors import DigestMismatchError
 from benchmarks.harness.spec import NO_CORPUS, questions_digest, rules_digest
-from benchmarks.question_sets.registry import NAMES, get_protocol, name_of, part, protocols
+from benchmarks.question_sets.registry import (
+    QUESTION_SETS,
+    all_benchmarks,
+    get_benchmark,
+    question_set_of,
+)
 from search_env.errors import ConfigurationError, DataNotFoundError
 from search_env.setting import EnvConfig, Setting
 from search_env.types import Question
@@ -18,18 +25,32 @@ from search_env.types import Question
 WORLD = "world-2hop/r1-searcher/bm25-world1k/v1"
 
 
-def test_ids_are_unique_and_name_their_folder():
-    found = [protocol for name in NAMES for protocol in part(name, "task").PROTOCOLS]
-    assert len({protocol.id for protocol in found}) == len(found) == len(protocols())
-    for name in NAMES:
-        for protocol in part(name, "task").PROTOCOLS:
-            assert name_of(protocol.id) == name
-            assert get_protocol(protocol.id) is protocol
+def test_ids_are_unique_and_lead_to_their_set():
+    found = [protocol for each in QUESTION_SETS.values() for protocol in each.protocols]
+    assert len({protocol.id for protocol in found}) == len(found) == len(all_benchmarks())
+    for each in QUESTION_SETS.values():
+        for protocol in each.protocols:
+            assert question_set_of(protocol.id) is each
+            assert get_benchmark(protocol.id) is protocol
+        assert set(each.reported) <= {protocol.id for protocol in each.protocols}
+
+
+def test_ones_own_questions_are_grouped_as_their_set_is():
+    own = "musique-c0ffee123456/search-r1/bm25-own/v1@first5"
+    assert question_set_of(own) is QUESTION_SETS["musique"]
+    with pytest.raises(ConfigurationError, match="List all with"):
+        question_set_of("none/of/these/v1")
+
+
+def test_the_docs_list_every_set_of_questions():
+    text = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text("utf-8")
+    for name in {protocol.question_set for protocol in all_benchmarks().values()}:
+        assert f"`{name}`" in text or re.fullmatch("world-[23]hop", name), name
 
 
 def test_every_pin_of_the_world_holds():
     for hops in (1, 2, 3, 4):
-        protocol = get_protocol(f"world-{hops}hop/r1-searcher/bm25-world1k/v1")
+        protocol = get_benchmark(f"world-{hops}hop/r1-searcher/bm25-world1k/v1")
         setting = Setting(EnvConfig(**protocol.environment()))
         protocol.check(setting)
         assert "" not in (protocol.questions_digest, protocol.corpus_digest, protocol.rules_digest)
@@ -38,23 +59,23 @@ def test_every_pin_of_the_world_holds():
 
 
 def test_every_pin_of_the_published_sets_holds(data_dir):
-    pinned = [p for p in protocols().values() if "pool81k" in p.id]
+    pinned = [p for p in all_benchmarks().values() if "pool81k" in p.id]
     assert len(pinned) == 11
     for protocol in pinned:
         protocol.check(Setting(EnvConfig(**protocol.environment())))
 
 
 def test_published_settings():
-    theirs = get_protocol("musique-dev/r1-searcher/bm25-pool81k/v1").environment()
+    theirs = get_benchmark("musique-dev/r1-searcher/bm25-pool81k/v1").environment()
     assert (theirs["top_k"], theirs["max_searches"]) == (5, 8)
     limits = search_env.protocols.get_protocol("search-r1")
-    other = get_protocol("musique-dev/search-r1/bm25-pool81k/v1").environment()
+    other = get_benchmark("musique-dev/search-r1/bm25-pool81k/v1").environment()
     assert (other["top_k"], limits.max_turns, other["max_tokens"]) == (3, 4, limits.max_tokens)
 
 
 @pytest.mark.parametrize("what", ["questions", "corpus", "rules"])
 def test_what_changed_under_an_id_is_an_error(what):
-    protocol = replace(get_protocol(WORLD), **{f"{what}_digest": "0123456789ab"})
+    protocol = replace(get_benchmark(WORLD), **{f"{what}_digest": "0123456789ab"})
     with pytest.raises(DigestMismatchError, match=f"{what} with digest 0123456789ab under {WORLD}"):
         protocol.check(Setting(EnvConfig(**protocol.environment())))
 
@@ -95,7 +116,7 @@ def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
     corpus.write_text('{"id": "u", "title": "Ulm", "text": "A city."}\n', "utf-8")
     row = {"id": "1", "question": "What is Ulm?", "golden_answers": ["a city"]}
     questions.write_text(json.dumps(row) + "\n", "utf-8")
-    own = get_protocol("nq-test/search-r1/bm25-own/v1").over_questions(str(questions))
+    own = get_benchmark("nq-test/search-r1/bm25-own/v1").over_questions(str(questions))
     with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
         own.environment()
     own = own.over_corpus(str(corpus))
@@ -112,14 +133,14 @@ def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
 
 def test_sets_without_evidence_say_so():
     for name in ("nq", "triviaqa", "popqa"):
-        for protocol in part(name, "task").PROTOCOLS:
+        for protocol in QUESTION_SETS[name].protocols:
             assert protocol.retrieval == NO_CORPUS
             with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
                 protocol.environment()
 
 
 def test_a_context_longer_than_the_protocols():
-    protocol = get_protocol(WORLD)
+    protocol = get_benchmark(WORLD)
     assert protocol.environment(max_tokens=512)["max_tokens"] == 512
     with pytest.raises(ConfigurationError, match="at most 4096 tokens"):
         protocol.environment(max_tokens=5000)
@@ -127,9 +148,9 @@ def test_a_context_longer_than_the_protocols():
 
 def test_no_such_id_and_no_data(monkeypatch):
     with pytest.raises(ConfigurationError, match=r"Did you mean .*world-2hop"):
-        get_protocol("world-2hop/r1-searcher/bm25-world1k/v2")
+        get_benchmark("world-2hop/r1-searcher/bm25-world1k/v2")
     with pytest.raises(ConfigurationError, match=r"begin so: nq-test/search-r1/bm25-own/v1"):
-        get_protocol("nq")
+        get_benchmark("nq")
     monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
     with pytest.raises(DataNotFoundError, match="Set it to the folder"):
-        get_protocol("musique-500/r1-searcher/bm25-pool81k/v1").environment()
+        get_benchmark("musique-500/r1-searcher/bm25-pool81k/v1").environment()

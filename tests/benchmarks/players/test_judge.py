@@ -12,7 +12,12 @@ pytest.importorskip("openai")
 
 from agents.baselines import make_baseline
 from benchmarks.harness.errors import EndpointError, EndpointReplyError
-from benchmarks.harness.results_file import Played, ResultsWriter, read_results, with_verdicts
+from benchmarks.harness.results_file import (
+    EpisodeResult,
+    ResultsWriter,
+    read_results,
+    with_verdicts,
+)
 from benchmarks.players.judge import Judge, prompt_digest
 from benchmarks.players.openai_endpoint import Endpoint
 from search_env.evaluation import evaluate, summarise
@@ -50,14 +55,14 @@ def test_verdicts_are_asked_once_and_counted(tmp_path, records):
     with serving(fair) as (url, requests):
         found, tally = judge(url, path).judge([*records, records[0]], lambda: told.append(1))
         assert [record.judged for record in found] == [1.0, 1.0, 1.0, 0.0, 0.0, 1.0]
-        assert (tally.asked, tally.known, len(told), len(requests)) == (4, 0, 4, 4)
+        assert (tally.requested, tally.remembered, len(told), len(requests)) == (4, 0, 4, 4)
         assert tally.cost == {"prompt": 360, "completion": 4}
         again, tally = judge(url, path).judge(records)
-        assert (again, tally.asked, tally.known) == (found[:5], 0, 4)
+        assert (again, tally.requested, tally.remembered) == (found[:5], 0, 4)
         assert len(requests) == 4
         assert "stop" not in requests[0]
         other = Judge(Endpoint(url, "k", api="chat", retries=0), "k", path=path)
-        assert other.judge(records)[1].asked == 4  # another judge's verdicts are its own
+        assert other.judge(records)[1].requested == 4  # another judge's verdicts are its own
     assert summarise(found).judged.mean == pytest.approx(4 / 6)
 
 
@@ -82,15 +87,15 @@ def test_verdicts_before_a_failure_are_kept(tmp_path, records):
     path.write_text(path.read_text("utf-8") + '{"key": "cut', "utf-8")
     with serving(fair) as (url, requests):
         _, tally = judge(url, path).judge(records)
-        assert (tally.known, tally.asked, len(requests)) == (2, 2, 2)
+        assert (tally.remembered, tally.requested, len(requests)) == (2, 2, 2)
         assert judge(url, path).judge(records)[1].known == 4
 
 
 def test_verdicts_go_into_the_file(tmp_path, records):
-    header = dict.fromkeys(("protocol", "digests", "agent", "decoding", "control", "seed"))
+    header = dict.fromkeys(("protocol", "digests", "agent", "decoding", "ablation", "seed"))
     with ResultsWriter(tmp_path / "r.jsonl", header) as writer:
         for index, record in enumerate(records):
-            writer.write(Played(index, 0, record))
+            writer.write(EpisodeResult(index, 0, record))
     before = read_results(tmp_path / "r.jsonl")
     with serving(fair) as (url, _):
         found, _ = judge(url, tmp_path / "v.jsonl").judge(before.records)

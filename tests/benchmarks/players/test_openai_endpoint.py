@@ -18,16 +18,17 @@ from benchmarks.harness.errors import (
     EndpointReplyError,
     EndpointTimeoutError,
 )
-from benchmarks.players.base import AgentPlayer, Decoding, make_player
-from benchmarks.players.openai_endpoint import endpoint_player
-from benchmarks.question_sets.registry import get_protocol
+from benchmarks.players.base import Decoding, TokenAgent
+from benchmarks.players.factory import make_agent
+from benchmarks.players.openai_endpoint import endpoint_agent
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.reports.tables import cost_line
 from benchmarks.run import run
 from search_env.env import SearchQAEnv
 from search_env.moves import answer_text, query_text
 from search_env.protocols import R1_SEARCHER
 
-WORLD = get_protocol("world-2hop/r1-searcher/bm25-world1k/v1")
+WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
 ENV = SearchQAEnv(**WORLD.environment())
 STOPS = ("<|end_of_query|>", "</answer>")
 
@@ -64,13 +65,13 @@ def oracle(path, request):
 
 
 def player(url, **options):
-    return endpoint_player(url, "m", **{"protocol": R1_SEARCHER, "retries": 0, **options})
+    return endpoint_agent(url, "m", **{"protocol": R1_SEARCHER, "retries": 0, **options})
 
 
 @pytest.fixture(scope="module")
 def wanted(tmp_path_factory):
     path = tmp_path_factory.mktemp("oracle") / "r.jsonl"
-    return run(WORLD, AgentPlayer("oracle", make_baseline("oracle")), path, limit=10).records
+    return run(WORLD, TokenAgent("oracle", make_baseline("oracle")), path, limit=10).records
 
 
 @pytest.mark.parametrize("api", ["completions", "chat", "tokens"])
@@ -95,7 +96,7 @@ def test_every_api_comes_to_the_same(tmp_path, wanted, api):
 def test_decoding_and_key_go_with_the_request(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serving(oracle) as (url, requests):
-        agent = make_player(url, WORLD, seed=0, model="m", api="completions", retries=0)
+        agent = make_agent(url, WORLD, seed=0, model="m", api="completions", retries=0)
         decoding = Decoding(0.7, 0.9, 2)
         run(WORLD, agent, tmp_path / "r.jsonl", limit=1, decoding=decoding, seed=4)
     assert {(r["temperature"], r["top_p"]) for r in requests} == {(0.7, 0.9)}

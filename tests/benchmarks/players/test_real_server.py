@@ -4,7 +4,7 @@ Serve the bundled model as scripts/save_for_serving.py says, then::
 
     SEARCH_ENV_ENDPOINT=http://localhost:8000/v1 SEARCH_ENV_ENDPOINT_MODEL=tiny-trained \
         SEARCH_ENV_ENDPOINT_APIS=completions,tokens,chat \
-        python -m pytest tests/benchmarks/test_real_server.py
+        python -m pytest tests/benchmarks/players/test_real_server.py
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import pytest
 pytest.importorskip("openai")
 
 from benchmarks.harness.results_file import read_results
-from benchmarks.players.base import make_player
-from benchmarks.players.openai_endpoint import endpoint_player
-from benchmarks.question_sets.registry import get_protocol
+from benchmarks.players.factory import make_agent
+from benchmarks.players.openai_endpoint import endpoint_agent
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.run import run
 from search_env.protocols import R1_SEARCHER
 
@@ -30,7 +30,7 @@ URL = os.environ.get("SEARCH_ENV_ENDPOINT", "")
 MODEL = os.environ.get("SEARCH_ENV_ENDPOINT_MODEL", "tiny-trained")
 APIS = os.environ.get("SEARCH_ENV_ENDPOINT_APIS", "completions").split(",")
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
-WORLD = get_protocol(ID)
+WORLD = get_benchmark(ID)
 LIMIT = 60
 LEAST = {"tokens": 0.9, "completions": 0.8, "chat": 0.0}
 """Share of equal answers. Ids are exact but where two are equally likely; text is encoded anew by
@@ -45,13 +45,13 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The same model through our own engine."""
-    player = make_player("model:tiny-trained", WORLD, seed=0, rows=16)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=16)
     return run(WORLD, player, tmp_path_factory.mktemp("here") / "r.jsonl", limit=LIMIT).records
 
 
 @pytest.mark.parametrize("api", APIS)
 def test_the_server_answers_as_the_engine_does(tmp_path, here, api):
-    player = endpoint_player(URL, MODEL, api=api, protocol=R1_SEARCHER, max_tokens=4096)
+    player = endpoint_agent(URL, MODEL, api=api, protocol=R1_SEARCHER, max_tokens=4096)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=LIMIT).records
     same = sum(a.answer == b.answer for a, b in zip(found, here, strict=True))
     print(f"{api}: {same} of {LIMIT} answers as in the engine")

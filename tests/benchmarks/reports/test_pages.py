@@ -13,21 +13,24 @@ from typer.testing import CliRunner
 
 from agents.baselines import make_baseline
 from benchmarks.harness.errors import ResultsError
-from benchmarks.harness.results_file import Played, read_results
-from benchmarks.harness.scores import by_hops, majority, pass_at, question_scores, score
-from benchmarks.players.base import AgentPlayer
-from benchmarks.procedural_world import sweep as procedural_world
-from benchmarks.question_sets.registry import NAMES, get_protocol, part
+from benchmarks.harness.results_file import EpisodeResult, read_results
+from benchmarks.harness.scores import group, majority, pass_at, question_scores, score
+from benchmarks.players.base import TokenAgent
+from benchmarks.question_sets import registry
+from benchmarks.question_sets.registry import get_benchmark
 from benchmarks.reports import leaderboard as store
-from benchmarks.reports.pages import by_protocol, comparison_rows, leaderboard, score_markdown
+from benchmarks.reports.leaderboard import leaderboard
+from benchmarks.reports.pages import by_protocol, comparison_rows, report_markdown
 from benchmarks.reports.published_scores import PUBLISHED
+from benchmarks.reports.tables import agent_label
 from benchmarks.run import run
-from benchmarks.studies.sweep import Run, play_one, section
-from benchmarks.studies.sweep import main as sweep_main
+from benchmarks.studies import sweep
+from benchmarks.studies.sweep import Row, play_row, section
 from search_env.cli import app
+from search_env.tasks import _published_questions
 
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
-WORLD = get_protocol(ID)
+WORLD = get_benchmark(ID)
 
 
 def call(*arguments):
@@ -39,11 +42,11 @@ def runs(tmp_path_factory):
     """Three agents on twenty questions, whole episodes of one."""
     folder = tmp_path_factory.mktemp("runs")
     for name in ("oracle", "question-as-query"):
-        player = AgentPlayer(name, make_baseline(name))
+        player = TokenAgent(name, make_baseline(name))
         episodes = folder / "episodes.jsonl" if name == "oracle" else None
         run(WORLD, player, folder / f"{name}.jsonl", limit=20, episodes=episodes, command=name)
-    player = AgentPlayer("oracle", make_baseline("oracle"))
-    run(WORLD, player, folder / "control.jsonl", limit=20, control="no-documents", command="c")
+    player = TokenAgent("oracle", make_baseline("oracle"))
+    run(WORLD, player, folder / "ablation.jsonl", limit=20, ablation="no-documents", command="c")
     return folder
 
 
@@ -51,7 +54,9 @@ def sampled(records, *right):
     """Episodes of one question each, samples right or not as given."""
     base = records[0]
     return [
-        Played(index, sample, replace(base, exact_match=float(ok), answer="a" if ok else "b"))
+        EpisodeResult(
+            index, sample, replace(base, exact_match=float(ok), answer="a" if ok else "b")
+        )
         for index, samples in enumerate(right)
         for sample, ok in enumerate(samples)
     ]
@@ -84,10 +89,10 @@ def test_pass_at_k_and_the_majority_by_hand(records):
 
 def test_groups_leave_out_what_is_not_known(records):
     unknown = replace(records[0], hops=None)
-    episodes = [Played(0, 0, records[0]), Played(1, 0, unknown)]
-    assert {name: len(held) for name, held in by_hops(episodes).items()} == {"2": 1}
+    episodes = [EpisodeResult(0, 0, records[0]), EpisodeResult(1, 0, unknown)]
+    assert {name: len(held) for name, held in group(episodes, lambda r: r.hops).items()} == {"2": 1}
     assert (
-        score([Played(0, 0, replace(unknown, policy_tokens=None))]).measures["policy tokens"]
+        score([EpisodeResult(0, 0, replace(unknown, policy_tokens=None))]).measures["policy tokens"]
         is None
     )
 
@@ -98,12 +103,12 @@ def test_groups_leave_out_what_is_not_known(records):
 def test_protocols_share_no_table(runs):
     one = read_results(runs / "oracle.jsonl")
     other = replace(one, header={**one.header, "protocol": ID + "@t1x8"})
-    held = by_protocol([one, read_results(runs / "control.jsonl"), other])
+    held = by_protocol([one, read_results(runs / "ablation.jsonl"), other])
     assert {id: list(agents) for id, agents in held.items()} == {
-        ID + "@first20": ["oracle", "oracle, no-documents"],  # a control stands beside its agent
+        ID + "@first20": ["oracle", "oracle, no-documents"],  # an ablation stands beside its agent
         ID + "@t1x8": ["oracle"],
     }
-    assert score_markdown(held).count("\n## ") == 2
+    assert report_markdown(held).count("\n## ") == 2
 
 
 def test_another_corpus_is_another_table(runs):
@@ -166,11 +171,14 @@ def test_report_of_results_that_were_cut(runs, tmp_path):
 
 def test_the_store_keeps_the_newest(runs, tmp_path):
     path = tmp_path / "scores.jsonl"
-    entries = [store.entry_of(read_results(runs / f"{n}.jsonl")) for n in ("oracle", "control")]
+    entries = [store.entry_of(read_results(runs / f"{n}.jsonl")) for n in ("oracle", "ablation")]
     assert store.add(path, entries) == entries
     newer = replace(entries[0], header={**entries[0].header, "date": "2030-01-01"})
     assert store.add(path, [newer]) == [newer, entries[1]]
-    assert [entry.agent for entry in store.read(path)] == ["oracle", "oracle, no-documents"]
+    assert [agent_label(entry.header) for entry in store.read(path)] == [
+        "oracle",
+        "oracle, no-documents",
+    ]
     assert len(path.read_text("utf-8").splitlines()) == 2
     path.write_text(path.read_text("utf-8") + '{"agent": 1}\n', "utf-8")
     with pytest.raises(ResultsError, match="line 3: expected scores"):
@@ -199,21 +207,19 @@ def test_published_scores_name_metric_setting_and_source():
 # The sweep.
 
 
-def test_every_set_has_its_three_files():
-    for name in NAMES:
-        for run_ in part(name, "sweep").SWEEP:
-            get_protocol(run_.protocol)
-        assert part(name, "analysis").groups([]) is not None
-    assert sum(len(part(name, "sweep").SWEEP) for name in NAMES) == 8 * 7
+def test_the_sweep_plays_every_set_with_evidence():
+    reported = [id for each in registry.QUESTION_SETS.values() for id in each.reported]
+    assert len(reported) == 8
+    assert all(get_benchmark(id).questions_digest for id in reported)
 
 
 def test_a_section_prints_the_command_of_every_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [Run(ID, "oracle"), Run(ID, "oracle", "no-documents")]
-    text = section(ID, {row: play_one(row, 5) for row in rows}, limit=5)
+    rows = [Row("oracle"), Row("oracle", "no-documents")]
+    text = section(ID, {row: play_row(ID, row, 5) for row in rows}, limit=5)
     assert f"## {ID}@first5" in text
     assert "| oracle, no-documents | 5 |" in text
-    assert f"search-env bench {ID} --agent oracle --control no-documents --limit 5" in text
+    assert f"search-env bench {ID} --agent oracle --ablation no-documents --limit 5" in text
     assert len(list(tmp_path.rglob("*.jsonl"))) == 2
 
 
@@ -221,16 +227,17 @@ def test_the_sweep_as_a_script(tmp_path, monkeypatch):
     """Without data the published sets are said not to have been run; the world is."""
     monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(procedural_world, "SWEEP", (Run(ID, "oracle"), Run(ID, "closed-book")))
+    monkeypatch.setattr(sweep, "ROWS", (Row("oracle"), Row("closed-book")))
+    _published_questions.cache_clear()  # other tests may have loaded them
     monkeypatch.chdir(tmp_path)
     names = ["--only", "bamboogle", "procedural_world", "--limit", "5", "--output", "p.md"]
     store_ = ["--store", "s.jsonl", "--leaderboard", "l.md"]
     monkeypatch.setattr(sys, "argv", ["sweep", *names, *store_])
-    sweep_main()
+    sweep.main()
     page = (tmp_path / "p.md").read_text("utf-8")
     assert "Not run: Expected questions of bamboogle" in page
     assert f"## {ID}@first5" in page
-    assert len(store.read(tmp_path / "s.jsonl")) == 2
+    assert len(store.read(tmp_path / "s.jsonl")) == 2 * 4
     assert "| oracle | 5 |" in (tmp_path / "l.md").read_text("utf-8")
 
 
@@ -280,7 +287,7 @@ def read_questions_of_the_set():
         (["world-5hop"], "protocol id"),
         ([ID, "--agent", "oracel"], "Did you mean 'oracle'"),
         ([ID, "--samples", "3"], "--temperature 1"),
-        ([ID, "--control", "nothing"], "no-documents"),
+        ([ID, "--ablation", "nothing"], "no-documents"),
         ([ID, "--corpus", "none.jsonl"], "none.jsonl"),
         ([ID, "--agent", "http://localhost:1/v1"], "Pass --model"),
         ([ID, "--limit", "1", "--judge", "http://localhost:1/v1"], "--judge-model"),

@@ -1,1 +1,0 @@
-"""HotpotQA, development set: bridges and comparisons of two hops (Yang et al. 2018)."""

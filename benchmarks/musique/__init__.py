@@ -1,1 +1,0 @@
-"""MuSiQue, answerable, development set: two to four hops (Trivedi et al. 2022)."""

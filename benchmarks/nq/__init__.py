@@ -1,1 +1,0 @@
-"""Natural Questions, open: single-hop questions people asked (Kwiatkowski et al. 2019)."""

@@ -1,0 +1,91 @@
+"""Agents by the names that a command line gives them.
+
+======================  ====================================================================
+agent                   what plays
+======================  ====================================================================
+``oracle`` and others   a scripted baseline of :mod:`agents.baselines`
+``model:NAME``          a causal language model: bundled name, folder or hub id
+``python:MODULE:NAME``  a function ``(prompt, stop) -> text``
+``http://.../v1``       an OpenAI-compatible endpoint; needs ``model``
+======================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from agents.baselines import BASELINES, make_baseline
+from benchmarks.harness.spec import BenchmarkProtocol
+from benchmarks.players.base import BenchmarkAgent, TokenAgent
+from search_env.errors import ConfigurationError, nearest
+from search_env.protocols import get_protocol
+
+
+def make_agent(
+    agent: str, protocol: BenchmarkProtocol, *, seed: int, **options: Any
+) -> BenchmarkAgent:
+    """Return the agent that a command line names.
+
+    Args:
+        agent: See this module's table.
+        protocol: The protocol that will be played.
+        seed: Seeds what a scripted agent draws.
+        **options: Those of :class:`~benchmarks.players.local_model.ModelAgent`,
+            :func:`~benchmarks.players.text.function_agent` or
+            :func:`~benchmarks.players.openai_endpoint.endpoint_agent`; None leaves one as it is.
+
+    Raises:
+        ConfigurationError: No such agent, or an option that it does not take.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    kind, _, name = agent.partition(":")
+    if agent in BASELINES:
+        _check_options(agent, options, ())
+        return TokenAgent(agent, make_baseline(agent, seed))
+    if kind == "model":
+        from benchmarks.players.local_model import ModelAgent
+
+        _check_options(
+            agent, options, ("tokenizer", "prompt", "rows", "max_tokens", "dtype", "device")
+        )
+        return ModelAgent(name, **options)
+    if kind == "python":
+        from benchmarks.players.text import function_agent
+
+        _check_options(agent, options, ("tokenizer", "concurrency"))
+        return function_agent(name, **options)
+    if kind in ("http", "https"):
+        return _endpoint(agent, protocol, options)
+    names = [*BASELINES, "model:NAME", "python:MODULE:NAME", "http://HOST/v1"]
+    raise ConfigurationError(
+        f"Expected an agent among {', '.join(names)}, got {agent!r}. {nearest(agent, names)}"
+        "Agents of your own run with benchmarks.run.run."
+    )
+
+
+def _endpoint(url: str, protocol: BenchmarkProtocol, options: dict[str, Any]) -> BenchmarkAgent:
+    from benchmarks.players.openai_endpoint import endpoint_agent
+
+    _check_options(
+        url,
+        options,
+        ("model", "api", "tokenizer", "concurrency", "max_tokens", "timeout", "retries"),
+    )
+    if "model" not in options:
+        raise ConfigurationError(
+            f"Expected the name of a model at {url}, got none. Pass --model as the endpoint "
+            "names it."
+        )
+    rules = get_protocol(str(protocol.environment()["protocol"]))
+    return endpoint_agent(url, options.pop("model"), protocol=rules, **options)
+
+
+def _check_options(agent: str, options: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Refuse options that the agent does not take."""
+    for name in options:
+        if name not in allowed:
+            raise ConfigurationError(
+                f"Expected options of {agent} among {', '.join(allowed) or 'none'}, got {name}. "
+                "Leave it out."
+            )

@@ -1,1 +1,0 @@
-"""The procedural world: invented articles, so that nothing can be known without a search."""
