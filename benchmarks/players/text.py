@@ -1,8 +1,8 @@
 """Agents that know text alone: a function, or anything behind an endpoint.
 
-What the policy says is requested piece by piece, up to a tag that makes the environment act,
-and encoded once, when it is written. Episodes run side by side in threads, each in an environment of
-its own; what came of them is told from the calling thread.
+What the policy says is requested piece by piece, up to a tag that makes the environment act, and
+encoded once, when it is written. Episodes run side by side in threads, each in an environment of
+its own; finished ones are handed on from the calling thread.
 """
 
 from __future__ import annotations

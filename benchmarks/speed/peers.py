@@ -1,350 +1,343 @@
-"""The share of an episode that goes into environment code: this project, GEM and SkyRL-gym.
+"""Environment time of an episode: this project's vector environment beside GEM's.
 
-Run it in an environment of its own, which the peers are installed into::
+Run it in an environment of its own, which the peer is installed into::
 
-    pip install gem-llm==0.1.0 skyrl-gym==0.4.0 datasets requests .
+    pip install gem-llm==0.1.0 datasets requests .
     SEARCH_ENV_DATA=<data folder> python -m benchmarks.speed.peers \
         --output benchmarks/results/speed_peers.md
 
-All replay the 625 published trajectories of R1-Searcher with the recorded documents
-(:mod:`benchmarks.speed.replays`). The peers step once a turn, with text; this environment steps
-once a token, with ids. A text environment leaves it to its user to turn what it returned into
-ids, which this environment does itself: the result shows both with and without it. No network,
-no model: the policy's time is put in by stated rates.
+Both replay the 625 published trajectories of R1-Searcher: the same policy's segments, the same
+documents, no network and no model; what would be a request is a look-up in a dictionary. The peer
+steps once a turn, with text; this environment steps once a token, with ids. Only calls into the
+environments are timed.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import importlib.util
+import heapq
+import json
+import re
 import tempfile
+import time
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from benchmarks.reports.measurement_page import heading, publish, table
-from benchmarks.speed.replays import (
-    LONGEST,
-    TOP_K,
-    DynamicsReplay,
-    Episode,
-    GemReplay,
-    Pass,
-    Recorded,
-    Replay,
-    SkyRLReplay,
-    StepReplay,
-    decode_time,
-    encode_time,
-    load_episodes,
-    when,
-    write_questions,
-)
-from benchmarks.speed.vector_replays import GemVectorReplay, VectorReplay
-from search_env.paths import data_dir
-from search_env.protocols import get_protocol
+from benchmarks.reports.measurement_page import heading, parser, publish, table
+from benchmarks.speed.measure import data_folder
+from benchmarks.speed.published_trajectories import FILES, PublishedTrajectory, read_trajectories
 from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.types import Document
+from search_env.vector_env import SearchQAVectorEnv
 
-SHORT = 4096
-ROWS = 64
-STEPPED = f"SearchQAEnv, L = {LONGEST:,}, passages encoded {{}}"
-INSTALL = "pip install gem-llm==0.1.0 skyrl-gym==0.4.0 datasets requests"
-PACKAGES = ("search-env", "gem-llm", "skyrl-gym", "gymnasium", "numpy", "tokenizers")
-
-# Microseconds a policy token, all episodes of a batch together; see result() for where from.
-RATES = {
-    "CPU, 56": 56.0,
-    "CPU, 569": 569.0,
-    "CPU, 2,364": 2_364.0,
-    "GPU, 100": 100.0,
-    "GPU, 20,000": 20_000.0,
-}
+ROWS, TOP_K, LENGTH = 64, 5, 8192
+_TURNS = 16  # more than any trajectory has
+_FILLERS = 500  # tokens that an uncounted episode may hold; a segment has 512 at most
+_SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL)  # the peer's rule
+# CPU time: nothing here waits, and what else the machine runs stays out of it.
+_clock = time.thread_time_ns
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Microseconds an episode of one system: medians over passes, and their range."""
+class Replayed(NamedTuple):
+    """One trajectory as it is sent: the policy's ids, and its segments in the peer's tags."""
 
-    begin: float
-    steps: float
-    whole: float
-    least: float
-    most: float
-    finished: int
+    trajectory: PublishedTrajectory
+    ids: list[int]
+    turns: list[str]
 
-    @classmethod
-    def of(cls, passes: Sequence[Pass], episodes: int) -> Cost:
-        """Return the cost that some passes over as many episodes show."""
+
+@dataclass(slots=True)
+class Pass:
+    """Nanoseconds of one pass over all episodes, and how much was done in it.
+
+    Attributes:
+        begin: Time in resets.
+        steps: Time in steps.
+        finished: Episodes that ended by their answer.
+        searches: Searches that were run.
+        texts: What the peer returned and its user must turn into ids.
+    """
+
+    begin: int = 0
+    steps: int = 0
+    finished: int = 0
+    searches: int = 0
+    texts: list[str] = field(default_factory=list)
+
+
+def load_episodes(data: Path, tokenizer: Tokenizer) -> list[Replayed]:
+    """Return all published trajectories, ready to be sent."""
+    episodes = []
+    for trajectory in (t for dataset in FILES for t in read_trajectories(data, dataset)):
+        ids = [token for s in trajectory.segments for token in tokenizer.encode(s).tolist()]
+        turns = [
+            s.replace("<|begin_of_query|>", "<search>").replace("<|end_of_query|>", "</search>")
+            for s in trajectory.segments
+        ]
+        episodes.append(Replayed(trajectory, ids, turns))
+    return episodes
+
+
+class Recorded:
+    """The recorded documents by query: this project's retriever, and the peer's answer."""
+
+    def __init__(self, episodes: Sequence[Replayed]) -> None:
+        self._documents: dict[str, list[Document]] = {}
+        self.parsed: dict[str, list[dict[str, Any]]] = {}
+        for trajectory, _, turns in episodes:
+            searches = zip(trajectory.queries, trajectory.documents, turns, strict=False)
+            for query, documents, turn in searches:
+                self._documents[query] = list(documents)
+                self.parsed[_SEARCH.findall(turn)[0].strip()] = [
+                    {"document": {"contents": f"{d.title}\n{d.text}"}, "score": 1.0}
+                    for d in documents
+                ]
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
+        """Look each query up."""
+        return [self._documents[query][:k] for query in queries]
+
+
+class VectorReplay:
+    """:class:`SearchQAVectorEnv`, one token in each row a step, ended rows reset by mask.
+
+    Args:
+        episodes: Trajectories to replay.
+        recorded: Answers the searches.
+        questions: File of the episodes' questions, see :func:`write_questions`.
+        tokenizer: As ``gym.make`` takes it.
+        rows: Episodes side by side.
+        warm: Whether passages that a former pass encoded stay encoded.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Replayed],
+        recorded: Recorded,
+        *,
+        questions: Path,
+        tokenizer: str,
+        rows: int = ROWS,
+        warm: bool,
+    ) -> None:
+        when = "before" if warm else "when met"
+        self.name = f"SearchQAVectorEnv, {rows} side by side, passages encoded {when}"
+        self._warm, self._rows = warm, rows
+        self._arguments: dict[str, Any] = {
+            "dataset": str(questions),
+            "tokenizer": tokenizer,
+            "retriever": recorded,
+            "top_k": TOP_K,
+            "max_tokens": LENGTH,
+            "autoreset_mode": "Disabled",
+            "copy": False,
+        }
+        self._actions, self._begins = schedule([episode.ids for episode in episodes], rows)
+        self._env = SearchQAVectorEnv(rows, **self._arguments)
+        if warm:
+            self.run()
+
+    def run(self) -> Pass:
+        """Replay all episodes once."""
+        env = self._env if self._warm else SearchQAVectorEnv(self._rows, **self._arguments)
+        done, results = Pass(), []
+        env.reset(options={"index": 0})
+        start = _clock()
+        for number, actions in enumerate(self._actions):
+            if number in self._begins:
+                before = _clock()
+                env.reset(options=self._begins[number])
+                done.begin += _clock() - before
+            results.append(env.step(actions))
+        done.steps = _clock() - start - done.begin
+        for _, _, terminated, _, infos in results:
+            done.searches += int(np.sum(infos.get("_query", 0)))
+            done.finished += int(terminated.sum())
+        return done
+
+
+def schedule(
+    streams: Sequence[Sequence[int]], rows: int
+) -> tuple[list[NDArray[np.int64]], dict[int, dict[str, Any]]]:
+    """Return the actions of each step, and the options of the resets before some of them.
+
+    A free row begins the next stream at once, longest first, so that no row is left alone with a
+    long one at the end; rows left over play episodes that are not counted.
+    """
+    free = [(0, row) for row in range(rows)]
+    written: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    starts: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    for index in sorted(range(len(streams)), key=lambda i: -len(streams[i])):
+        start, row = heapq.heappop(free)
+        starts[start][row] = index
+        for offset, token in enumerate(streams[index]):
+            written[start + offset][row] = token
+        heapq.heappush(free, (start + len(streams[index]), row))
+    last = len(written)
+    for end, row in free:
+        for start in range(end, last, _FILLERS):
+            starts[start][row] = 0
+    actions, begins = [], {}
+    for step in range(last):
+        actions.append(np.array([written[step].get(r, streams[0][0]) for r in range(rows)]))
+        if starts[step]:
+            mask, index = np.zeros(rows, np.bool_), np.zeros(rows, np.int64)
+            mask[list(starts[step])] = True
+            index[list(starts[step])] = list(starts[step].values())
+            begins[step] = {"reset_mask": mask, "index": index}
+    return actions, begins
+
+
+class GemVectorReplay:
+    """GEM's ``SyncVectorEnv`` over ``QaEnv`` with its ``SearchTool``, one turn in each row a step.
+
+    Each row has its share of the questions, in GEM's own order; the tool's request is replaced.
+    """
+
+    name = f"GEM's vector environment, {ROWS} side by side, one turn a step"
+
+    def __init__(self, episodes: Sequence[Replayed], recorded: Recorded) -> None:
+        import datasets
+        from gem.envs.qa_env import QaEnv
+        from gem.tools.search_tool import SearchTool
+        from gem.tools.tool_env_wrapper import ToolEnvWrapper
+        from gem.vector.sync_vector_env import SyncVectorEnv
+
+        datasets.disable_progress_bars()
+        self._bases: list[Any] = []
+        self._queues: list[list[Replayed]] = []
+        self._searches = 0
+
+        def make(share: Sequence[Replayed]) -> Any:
+            tool = SearchTool(topk=TOP_K)
+
+            def answer(query: str) -> Any:
+                self._searches += 1
+                return tool._passages2string(recorded.parsed[query][: tool.topk])
+
+            tool._search = answer
+            questions = datasets.Dataset.from_dict(
+                {
+                    "number": list(range(len(share))),
+                    "question": [e.trajectory.question.text for e in share],
+                    "answer": [list(e.trajectory.question.answers) for e in share],
+                }
+            )
+            base = QaEnv(dataset=questions)
+            self._bases.append(base)
+            self._queues.append([share[number] for number in base.dataset["number"]])
+            return ToolEnvWrapper(base, [tool], max_tool_uses=_TURNS)
+
+        shares = [episodes[row::ROWS] for row in range(ROWS)]
+        makers = [lambda share=share: make(share) for share in shares]
+        self._env = SyncVectorEnv(["search"] * ROWS, makers)
+
+    def run(self) -> Pass:
+        """Replay all episodes once."""
+        for base in self._bases:
+            base.idx = 0
+        written: defaultdict[int, dict[int, str]] = defaultdict(dict)
+        for row, queue in enumerate(self._queues):
+            for step, turn in enumerate(turn for episode in queue for turn in episode.turns):
+                written[step][row] = turn
+        env, self._searches = self._env, 0
+        start = _clock()
+        observations, _ = env.reset()
+        middle = _clock()
+        results = [env.step(written[step]) for step in sorted(written)]
+        done = Pass(begin=middle - start, steps=_clock() - middle, texts=list(observations))
+        for observations, _, terminated, _, _ in results:
+            done.texts += observations
+            done.finished += int(np.sum(terminated))
+        done.searches = self._searches
+        return done
+
+
+def write_questions(episodes: Sequence[Replayed], path: Path) -> Path:
+    """Write the episodes' questions in this project's own layout, in order."""
+    with path.open("w", encoding="utf-8") as file:
+        for question in (episode.trajectory.question for episode in episodes):
+            row = {"id": question.id, "dataset": question.dataset, "split": "dev"}
+            row |= {"question": question.text, "answers": list(question.answers)}
+            file.write(json.dumps({**row, "supporting": [], "kind": "", "source": ""}) + "\n")
+    return path
+
+
+def check(done: Pass, episodes: Sequence[Replayed]) -> None:
+    """Make sure that all searches were run and all answers taken.
+
+    Raises:
+        RuntimeError: Something was left out.
+    """
+    whole = len(episodes), sum(len(e.trajectory.queries) for e in episodes)
+    if (done.finished, done.searches) != whole:
+        raise RuntimeError(
+            f"Expected {whole} episodes and searches, got {done.finished} and {done.searches}. "
+            "Compare what the peer's rule reads out of a turn with the recorded query."
+        )
+
+
+def result(data: Path, repeats: int) -> str:
+    """Measure everything and return the table."""
+    path = str(data / "tokenizers" / "qwen2.json.xz")
+    tokenizer = load_tokenizer(path)
+    episodes = load_episodes(data, tokenizer)
+    recorded, count = Recorded(episodes), len(episodes)
+    with tempfile.TemporaryDirectory() as folder:
+        questions = write_questions(episodes, Path(folder) / "questions.jsonl")
+        systems: list[Any] = [
+            VectorReplay(episodes, recorded, questions=questions, tokenizer=path, warm=warm)
+            for warm in (False, True)
+        ]
+        systems.append(GemVectorReplay(episodes, recorded))
+        passes: list[list[Pass]] = [[] for _ in systems]
+        encoding = []
+        for _ in range(repeats):
+            for system, own in zip(systems, passes, strict=True):
+                gc.collect()
+                own.append(system.run())
+                check(own[-1], episodes)
+            start = _clock()
+            for text in passes[-1][-1].texts:
+                tokenizer.encode(text)
+            encoding.append((_clock() - start) / count / 1e3)
+    rows = []
+    for system, own in zip(systems, passes, strict=True):
         begin, steps = (
-            np.array([getattr(run, name) for run in passes]) / episodes / 1e3
+            np.array([getattr(done, name) for done in own]) / count / 1e3
             for name in ("begin", "steps")
         )
         whole = begin + steps
-        return cls(
-            begin=float(np.median(begin)),
-            steps=float(np.median(steps)),
-            whole=float(np.median(whole)),
-            least=float(whole.min()),
-            most=float(whole.max()),
-            finished=passes[-1].finished,
-        )
+        figures = [f"{np.median(part):,.0f}" for part in (begin, steps, whole)]
+        rows.append([system.name, *figures, f"{whole.min():,.0f} to {whole.max():,.0f}"])
+    tokens = np.mean([len(episode.ids) for episode in episodes])
+    turns = np.mean([len(episode.turns) for episode in episodes])
+    return f"""{count} published trajectories of R1-Searcher; an episode has {tokens:.0f} policy
+tokens (qwen2) and {turns:.1f} turns. CPU time of the one thread that runs, microseconds an episode,
+medians of {repeats} passes in turn. `passages encoded when met` starts each pass with no passage or
+prompt kept encoded, `before` with all of them kept. GEM returns text: encoding it once takes its
+user {np.median(encoding):,.0f} us an episode more. Its copies of observations and infos are in its
+figures; ours hands out views (`copy=False`).
 
-
-@dataclass(frozen=True, slots=True)
-class Translation:
-    """Microseconds an episode that the user of a text environment spends between text and ids.
-
-    Attributes:
-        decode: The policy's ids to the text that ``step`` takes.
-        returned: What the environment returned, to ids; by system.
-        policy: The policy's own text back to ids, where the ids are not kept.
-    """
-
-    decode: float
-    returned: dict[str, float]
-    policy: float
-
-
-def build(episodes: Sequence[Episode], data: Path, folder: Path) -> list[Replay]:
-    """Return every system, ready to replay."""
-    recorded = Recorded(episodes)
-    questions = write_questions(episodes, folder / "questions.jsonl")
-    path = str(data / "tokenizers" / "qwen2.json.xz")
-    protocol = get_protocol("r1-searcher").limited(top_k=TOP_K, max_tokens=LONGEST)
-    steps = [
-        StepReplay(
-            episodes, recorded, questions=questions, tokenizer=path, length=length, warm=warm
-        )
-        for length, warm in ((LONGEST, False), (LONGEST, True), (SHORT, True))
-    ]
-    bare = [
-        DynamicsReplay(
-            episodes,
-            recorded,
-            protocol=protocol,
-            tokenizer=load_tokenizer(path),
-            rows=rows,
-            warm=warm,
-        )
-        for rows, warm in ((1, False), (1, True), (ROWS, False), (ROWS, True))
-    ]
-    prompts = [
-        "".join(text for text, _ in protocol.prompt_pieces(e.trajectory.question.text, "base"))
-        for e in episodes
-    ]
-    vectors = [
-        VectorReplay(
-            episodes,
-            recorded,
-            questions=questions,
-            tokenizer=path,
-            length=LONGEST,
-            rows=ROWS,
-            warm=warm,
-        )
-        for warm in (False, True)
-    ]
-    peers: list[Replay] = [
-        GemReplay(episodes, recorded),
-        SkyRLReplay(episodes, recorded, prompts),
-        GemVectorReplay(episodes, recorded, rows=ROWS),
-    ]
-    return [*steps, *bare, *vectors, *peers]
-
-
-def measure(
-    systems: Sequence[Replay], episodes: Sequence[Episode], tokenizer: Tokenizer, repeats: int
-) -> tuple[dict[str, list[Pass]], Translation]:
-    """Let the systems, and what text environments leave to their users, take turns."""
-    passes: dict[str, list[Pass]] = {system.name: [] for system in systems}
-    turns = [turn for episode in episodes for turn in episode.turns]
-    ids = [tokenizer.encode(turn).tolist() for turn in turns]
-    decode, policy = [], []
-    returned: dict[str, list[int]] = {}
-    for _ in range(repeats):
-        for system in systems:
-            gc.collect()
-            done = system.run()
-            passes[system.name].append(done)
-            if done.texts:
-                returned.setdefault(system.name, []).append(encode_time(tokenizer, done.texts))
-        decode.append(decode_time(tokenizer, ids))
-        policy.append(encode_time(tokenizer, turns))
-
-    def middle(times: list[int]) -> float:
-        return float(np.median(times)) / len(episodes) / 1e3
-
-    translation = Translation(
-        decode=middle(decode),
-        returned={name: middle(times) for name, times in returned.items()},
-        policy=middle(policy),
-    )
-    return passes, translation
-
-
-def check(passes: dict[str, list[Pass]], episodes: Sequence[Episode]) -> None:
-    """Make sure that everyone did the work: all searches run, all answers taken.
-
-    Raises:
-        RuntimeError: A system ran another number of searches. Episodes longer than the short
-            context may end early there.
-    """
-    searches = sum(len(episode.trajectory.queries) for episode in episodes)
-    for name, runs in passes.items():
-        if any(run.finished == len(episodes) and run.searches != searches for run in runs):
-            raise RuntimeError(
-                f"Expected {searches} searches of {name}, got {[run.searches for run in runs]}. "
-                "Compare what its rule reads out of a turn with the recorded query."
-            )
-        if any(run.finished != len(episodes) for run in runs) and f"L = {SHORT:,}" not in name:
-            raise RuntimeError(
-                f"Expected {name} to finish {len(episodes)} episodes, got "
-                f"{[run.finished for run in runs]}. Replay one of the others step by step."
-            )
-
-
-def cost_rows(costs: dict[str, Cost], episodes: Sequence[Episode]) -> list[list[str]]:
-    """Return the table of environment time; the last column is a step of the system's own kind."""
-    tokens = float(np.mean([len(episode.ids) for episode in episodes]))
-    turns = float(np.mean([len(episode.turns) for episode in episodes]))
-    rows = []
-    for name, cost in costs.items():
-        whole = f"{cost.whole:,.0f} ({cost.least:,.0f} to {cost.most:,.0f})"
-        unit = cost.steps / (turns if "one turn a step" in name else tokens)
-        cut = f" ({len(episodes) - cost.finished} cut)" if cost.finished < len(episodes) else ""
-        rows.append([name + cut, f"{cost.begin:,.0f}", f"{cost.steps:,.0f}", whole, f"{unit:.2f}"])
-    return rows
-
-
-def text_rows(costs: dict[str, Cost], translation: Translation) -> list[list[str]]:
-    """Return the table of what text environments leave to their users; sums from left to right."""
-    rows = []
-    for name, returned in translation.returned.items():
-        kept = costs[name].whole + translation.decode + returned
-        figures = (costs[name].whole, translation.decode, returned, kept, kept + translation.policy)
-        rows.append([name, *(f"{value:,.0f}" for value in figures)])
-    return rows
-
-
-def share_rows(costs: dict[str, Cost], translation: Translation, tokens: float) -> list[list[str]]:
-    """Return the table of shares: environment time / (environment time + decode time)."""
-    wholes = {name: cost.whole for name, cost in costs.items()}
-    for name, returned in translation.returned.items():
-        wholes[f"{name}, with ids"] = wholes[name] + translation.decode + returned
-    return [
-        [name, *(_share(whole, tokens * rate) for rate in RATES.values())]
-        for name, whole in wholes.items()
-    ]
-
-
-def summary(costs: dict[str, Cost], translation: Translation, tokens: float, turns: float) -> str:
-    """Return what the tables say, in short."""
-    met, before = costs[STEPPED.format(when(False))], costs[STEPPED.format(when(True))]
-    aside = costs[f"SearchQAVectorEnv, {ROWS} side by side, passages encoded {when(True)}"]
-    rows = costs[f"GEM's vector environment, {ROWS} side by side, one turn a step"]
-    gem, skyrl = costs[GemReplay.name], costs[SkyRLReplay.name]
-    gem_ids, skyrl_ids = (translation.returned[r.name] for r in (GemReplay, SkyRLReplay))
-    encoding = met.steps - before.steps
-    return f"""\
-* `SearchQAEnv` spends {met.whole / 1e3:.1f} ms on an episode, {encoding / met.whole:.0%} of it on
-  encoding passages that it meets for the first time. GEM's code spends {gem.whole / 1e3:.2f} ms and
-  SkyRL-gym's {skyrl.whole / 1e3:.2f} ms, and return text: encoding that once takes their user
-  {gem_ids / 1e3:.1f} and {skyrl_ids / 1e3:.1f} ms more.
-* Encoding passages aside, a step for each token costs {before.whole / gem.whole:.0f} times as much
-  as GEM's step for each turn: {before.whole / 1e3:.1f} against {gem.whole / 1e3:.2f} ms. That is
-  the price of the token-level interface: it is entered {tokens / turns:.0f} times as often, and
-  copies two arrays of L = {LONGEST:,} each time.
-* Beside decoding, passages included, `SearchQAEnv` takes {_share(met.whole, tokens * 569)} of an
-  episode at 569 us a token and {_share(met.whole, tokens * 56)} at 56 us.
-* {ROWS} episodes side by side, `SearchQAVectorEnv` spends {aside.whole / 1e3:.2f} ms on one, token
-  by token, and GEM's vector environment {rows.whole / 1e3:.2f} ms, turn by turn: ours takes
-  {aside.whole / rows.whole:.2f} times as much (passages encoded before, as GEM encodes none). GEM's
-  copies all observations and infos at each turn; ours hands out views (`copy=False`)."""
-
-
-def result(data: Path, repeats: int, command: str) -> str:
-    """Measure everything and return the result as Markdown."""
-    head = heading("Environment time of an episode, beside peers", command, PACKAGES)
-    tokenizer = load_tokenizer(str(data / "tokenizers" / "qwen2.json.xz"))
-    episodes = load_episodes(data, tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        systems = build(episodes, data, Path(folder))
-        passes, translation = measure(systems, episodes, tokenizer, repeats)
-    check(passes, episodes)
-    costs = {name: Cost.of(runs, len(episodes)) for name, runs in passes.items()}
-    tokens = float(np.mean([len(episode.ids) for episode in episodes]))
-    turns = float(np.mean([len(episode.turns) for episode in episodes]))
-    documents = [d for e in episodes for found in e.trajectory.documents for d in found]
-    distinct = len({d.id for d in documents}) / len(documents)
-    columns = ["system", "reset", "steps", "whole episode (range)", "a step"]
-    ids_columns = ["system", "environment", "decode", "encode", "sum", "and the policy's text"]
-    return f"""{head}* Peers: `{INSTALL}`
-
-{len(episodes)} published trajectories of R1-Searcher; an episode has {tokens:.0f} policy tokens
-(qwen2), {turns:.1f} turns and {len(documents) / len(episodes):.1f} retrieved passages, of which
-{distinct:.0%} are distinct. Every system replays the same segments against the same documents,
-which a dictionary returns: no network, no index, no model. CPU time of the one thread that runs,
-medians of {repeats} passes in turn; reading that clock puts about 1 us into each column. Every
-pass ran every search and took every answer, but for the episodes listed as cut.
-
-{summary(costs, translation, tokens, turns)}
-
-## Environment time, microseconds an episode
-
-`a step` is one token for this project, one turn for the peers. This project's figures include
-turning prompt (in `reset`) and passages (in `steps`) into ids, the peers' do not: next section.
-`passages encoded when met` starts each pass with no passage or prompt kept encoded, `before`
-with all of them kept. `SearchQAEnv` copies two arrays of length L at each token and scores the
-answer; the bare dynamics do neither. `cut`: longer than L, so ended by the context.
-
-{table(columns, cost_rows(costs, episodes))}
-
-Favouring the peers: their request, its (de)serialisation, retries and logging are left out.
-
-## What a text environment leaves to its user, microseconds an episode
-
-`decode`: the policy's ids to the text that `step` takes. `encode`: what the environment returned
-to ids, each text once, with the tokenizer of the first table. The last column is for trainers that
-do not keep the policy's ids but encode its text again, which may also give other ids.
-
-{table(ids_columns, text_rows(costs, translation))}
-
-## Share of an episode
-
-Environment time / (environment time + decode time of the policy's tokens), at stated microseconds
-a token of all episodes of a batch together; `with ids` is `sum` above. Prefill is left out, which
-makes the shares larger than they are. None of these rates was measured in this run. CPU: earlier
-measurements on 2 cores of a Zen 5 EPYC, Qwen2 architecture, vocabulary of 4,096: 56 (2M parameters,
-batch of 64, bf16, hand-written loop), 569 (50M, likewise), 2,364 (2M, one episode at a time,
-`transformers` generate). GPU: assumptions, 100 (10,000 tokens/s over a large batch) and 20,000
-(one stream of 50 tokens/s). Environments are taken to run while the policy waits, on one thread.
-
-{table(["system", *RATES], share_rows(costs, translation, tokens))}
+{table(["system", "reset", "steps", "whole episode", "range"], rows)}
 """
 
 
-def _share(part: float, rest: float) -> str:
-    share = part / (part + rest)
-    return f"{share:.2%}" if share >= 1e-4 else "< 0.01%"
-
-
 def main() -> None:
-    """Parse the command line, measure, print and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--repeats", type=int, default=7, help="passes of each system")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    arguments = parser.parse_args()
-    missing = [name for name in ("gem", "skyrl_gym") if importlib.util.find_spec(name) is None]
-    if missing:
-        parser.error(f"expected gem-llm and skyrl-gym, got no {missing}; see the top of this file")
-    data = data_dir()
-    if data is None:
-        parser.error("expected SEARCH_ENV_DATA to name the data folder, got nothing; set it")
-    command = f"SEARCH_ENV_DATA=... python -m benchmarks.speed.peers --repeats {arguments.repeats}"
-    publish(result(data, arguments.repeats, command), arguments.output)
+    """Measure, print and write."""
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=7, help="passes of each system")
+    args = options.parse_args()
+    command = f"SEARCH_ENV_DATA=... python -m benchmarks.speed.peers --repeats {args.repeats}"
+    packages = ("search-env", "gem-llm", "gymnasium", "numpy", "tokenizers")
+    head = heading("Environment time of an episode, beside GEM", command, packages)
+    publish(f"{head}\n{result(data_folder(), args.repeats)}", args.output)
 
 
 if __name__ == "__main__":

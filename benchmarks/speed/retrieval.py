@@ -17,14 +17,13 @@ is compared with that of bm25s's NumPy back end: scores within 1e-4.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,7 +32,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from benchmarks.reports.measurement_page import heading, publish, table
+from benchmarks.reports.measurement_page import heading, parser, publish, table
 from search_env.retrieval import BM25Retriever
 from search_env.types import Document
 
@@ -45,7 +44,7 @@ FUNCTION_WORDS = """
     during into time she more would her him many only can over between later some
 """.split()  # noqa: SIM905
 NUM_WORDS = 2_000_000
-FIRST_CONTENT_RANK = 200  # queries ask for words rarer than this
+FIRST_CONTENT_RANK = 200  # queries use words rarer than this
 SYLLABLES = [a + b for a in [*"bdfgklmnprtvz", "ch", "sh"] for b in "aeiou"]
 
 Search = Callable[[str], list[float]]
@@ -93,22 +92,21 @@ def queries(words: Words) -> list[str]:
     rng = np.random.default_rng(1)
     ranks = words.draw(rng, (NUM_QUERIES * 40,))
     content = iter(words.by_rank[ranks[ranks >= FIRST_CONTENT_RANK]])
-    found = []
-    for i in range(NUM_QUERIES):
-        if i % 2:
-            found.append(f"who was the {next(content)} of {next(content)} {next(content)}")
-        else:
-            found.append(" ".join(next(content) for _ in range(rng.integers(2, 6))))
-    return found
+    return [
+        f"who was the {next(content)} of {next(content)} {next(content)}"
+        if i % 2
+        else " ".join(next(content) for _ in range(rng.integers(2, 6)))
+        for i in range(NUM_QUERIES)
+    ]
 
 
-def ours(index: Path) -> Search:
+def open_ours(index: Path) -> Search:
     """Open the index."""
     retriever = BM25Retriever.load(index)
     return lambda query: [document.score for document in retriever.search([query], K)[0]]
 
 
-def theirs(index: Path, vocabulary: dict[str, int], backend: str) -> Search:
+def open_bm25s(index: Path, vocabulary: dict[str, int], backend: str) -> Search:
     """Return bm25s over the arrays of the index, which bm25s computed."""
     scorer = bm25s.BM25(k1=0.9, b=0.4, backend=backend)
     impacts, documents, starts = (
@@ -125,8 +123,8 @@ def theirs(index: Path, vocabulary: dict[str, int], backend: str) -> Search:
         (tokens,) = bm25s.tokenize(query, stemmer=stemmer, return_ids=False, show_progress=False)
         if not any(token in vocabulary for token in tokens):
             return []  # bm25s would answer with arbitrary documents, or fail
-        found = scorer.retrieve([tokens], k=K, show_progress=False)
-        return [float(score) for score in found.scores[0] if score > 0]
+        results = scorer.retrieve([tokens], k=K, show_progress=False)
+        return [float(score) for score in results.scores[0] if score > 0]
 
     return search
 
@@ -135,90 +133,66 @@ def measure(
     make: Callable[[], Search], texts: Sequence[str]
 ) -> tuple[NDArray[np.float64], list[list[float]]]:
     """Return seconds and scores of each query; the first includes making the searcher."""
-    seconds, scores = [], []
-    start = time.perf_counter()
-    search = make()
+    clock = [time.perf_counter()]
+    search, scores = make(), []
     for text in texts:
         scores.append(search(text))
-        end = time.perf_counter()
-        seconds.append(end - start)
-        start = end
-    return np.array(seconds), scores
-
-
-def vocabulary_of(index: Path) -> dict[str, int]:
-    """Return the index's terms and their column numbers as the dictionary bm25s wants."""
-    blob = np.load(index / "vocabulary.blob.npy").tobytes()
-    offsets = np.load(index / "vocabulary.offsets.npy").tolist()
-    return {blob[a:b].decode(): i for i, (a, b) in enumerate(pairwise(offsets))}
-
-
-def systems(index: Path) -> dict[str, Callable[[], Search]]:
-    """Return what to compare; the first is the reference for scores and ratios."""
-    vocabulary = vocabulary_of(index)
-    found: dict[str, Callable[[], Search]] = {
-        'bm25s, backend="numpy"': lambda: theirs(index, vocabulary, "numpy")
-    }
-    if importlib.util.find_spec("numba"):
-        found['bm25s, backend="numba"'] = lambda: theirs(index, vocabulary, "numba")
-    return found | {"search_env": lambda: ours(index)}
+        clock.append(time.perf_counter())
+    return np.diff(clock), scores
 
 
 def compare(index: Path, texts: Sequence[str]) -> str:
     """Return the table of latencies after checking that all systems score alike."""
-    rows = []
-    reference: tuple[float, list[list[float]]] | None = None
-    for name, make in systems(index).items():
+    blob = np.load(index / "vocabulary.blob.npy").tobytes()
+    offsets = np.load(index / "vocabulary.offsets.npy").tolist()
+    vocabulary = {blob[a:b].decode(): i for i, (a, b) in enumerate(pairwise(offsets))}
+    backends = ["numpy", "numba"] if importlib.util.find_spec("numba") else ["numpy"]
+    systems: dict[str, Callable[[], Search]] = {
+        f'bm25s, backend="{backend}"': partial(open_bm25s, index, vocabulary, backend)
+        for backend in backends
+    }
+    rows: list[list[str]] = []
+    reference: list[list[float]] = []
+    base = 0.0
+    for name, make in {**systems, "search_env": partial(open_ours, index)}.items():
         seconds, scores = measure(make, texts)
         median = float(np.median(seconds[1:]))
-        reference = reference or (median, scores)
-        for text, expected, got in zip(texts, reference[1], scores, strict=True):
+        reference, base = reference or scores, base or median
+        for text, expected, got in zip(texts, reference, scores, strict=True):
             if len(expected) != len(got) or not np.allclose(expected, got, rtol=0, atol=1e-4):
                 sys.exit(f"{name} scores {text!r} {got}, bm25s {expected}: fix this first.")
-        p99 = np.quantile(seconds[1:], 0.99)
-        first, middle, last = (f"{value * 1e3:,.3f}" for value in (seconds[0], median, p99))
-        speedup = f"{reference[0] / median:.1f}x"
-        rows.append([name, first, middle, last, speedup, f"{seconds.sum():.2f}"])
+        latencies = (seconds[0], median, np.quantile(seconds[1:], 0.99))
+        figures = [f"{value * 1e3:,.3f}" for value in latencies]
+        rows.append([name, *figures, f"{base / median:.1f}x", f"{seconds.sum():.2f}"])
     columns = ["", "opening and first answer, ms", "p50, ms", "p99, ms"]
     return table([*columns, 'against "numpy", p50', f"all {len(texts):,} queries, s"], rows)
 
 
 def run(words: Words, num_passages: int) -> str:
     """Build an index of this many passages and return its section of the report."""
-    texts = queries(words)
     with tempfile.TemporaryDirectory() as folder:
         index = Path(folder) / "index"
         start = time.perf_counter()
         BM25Retriever.build(corpus(words, num_passages)).save(index)
         built = time.perf_counter() - start
         manifest = json.loads((index / "format.json").read_text())
-        latencies = compare(index, texts)
+        latencies = compare(index, queries(words))
     counts, sizes = manifest["counts"], manifest["files"]
-    postings = sum(size for name, size in sizes.items() if not name.startswith("passages"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return (
         f"\n## {num_passages:,} passages\n\n{latencies}\n\n"
         f"{counts['postings']:,} postings of {counts['terms']:,} terms, "
-        f"{postings / 1e6:,.0f} MB on disk and {sum(sizes.values()) / 1e6:,.0f} MB with the "
-        f"texts. Drawing, building and saving took {built:.0f} s; peak memory of the process so "
-        f"far {peak:.1f} GiB.\n"
+        f"{sum(sizes.values()) / 1e6:,.0f} MB on disk with the texts. Drawing, building and saving "
+        f"took {built:.0f} s.\n"
     )
 
 
 def main() -> None:
     """Run the measurement from the command line."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("passages", type=int, nargs="+", help="corpus sizes, smallest first")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    arguments = parser.parse_args()
-    packages = ["numpy", "bm25s", "PyStemmer"]
-    numba = importlib.util.find_spec("numba") is not None
-    sizes = " ".join(map(str, arguments.passages))
-    text = heading(
-        "Speed of BM25 retrieval",
-        f"python -m benchmarks.speed.retrieval {sizes}",
-        packages + ["numba"] * numba,
-    )
+    options = parser(__doc__)
+    options.add_argument("passages", type=int, nargs="+", help="corpus sizes, smallest first")
+    args = options.parse_args()
+    command = f"python -m benchmarks.speed.retrieval {' '.join(map(str, args.passages))}"
+    text = heading("Speed of BM25 retrieval", command, ["numpy", "bm25s", "PyStemmer", "numba"])
     text += (
         f"\nLatency of one query, k={K}, over {NUM_QUERIES:,} queries on a synthetic corpus (the "
         "script describes it). bm25s searches the same matrix and returns row numbers; search_env "
@@ -227,11 +201,8 @@ def main() -> None:
         "query. p50 and p99 leave out the first answer; the sum holds it, with opening and "
         "compiling (numba compiles once in a process, hence in the first section).\n"
     )
-    text += "" if numba else "\nnumba is not installed: its rows are missing.\n"
     words = Words()
-    for num_passages in arguments.passages:
-        text += run(words, num_passages)
-    publish(text, arguments.output)
+    publish(text + "".join(run(words, size) for size in args.passages), args.output)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Policies that write what they are told: for speed measured at a known amount of work.
+"""Episodes that are written to order, so that contenders do the same work.
 
 A script is all turns of one episode: thoughts of random words, a query for each step of the
 question, an answer that is right in every other episode of a group, so that no group is without
@@ -10,22 +10,48 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from agents.engine import Engine
 from agents.rollout_engine import Decoded, Rows
 from search_env.moves import answer_text, query_text
 from search_env.vector_env import SearchQAVectorEnv
 
-Ids = NDArray[np.int64]
-Script = list[Ids]
+TokenIds = NDArray[np.int64]
+Script = list[TokenIds]
 """The policy's tokens of one episode, turn by turn."""
+ModelT = TypeVar("ModelT", bound=PreTrainedModel)
+
+END = 0
+"""The id that ends a sequence."""
 
 _WORDS = "the river rises in the northern hills and passes an old mill "
 _WRONG = "nobody knows"
+
+
+def tiny_model(max_tokens: int, model_class: type[ModelT], **options: Any) -> ModelT:
+    """Return a model of two million random parameters, the same at every call."""
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 1024,
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": max_tokens,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": END,
+        "pad_token_id": END,
+    }
+    return model_class(model_class.config_class(**{**shape, **options}))
 
 
 def write_scripts(
@@ -38,7 +64,7 @@ def write_scripts(
     """Return what the policy writes: group by group, members in order.
 
     Args:
-        envs: Whose questions, tags and tokenizer.
+        envs: Environment with the questions, the tags and the tokenizer.
         questions: Indices of the questions, one for each group.
         group_size: Episodes of each.
         thought: Least tokens of the thought that begins a turn, and one more than the most.
@@ -47,7 +73,7 @@ def write_scripts(
     random = np.random.default_rng(seed)
     words = envs.tokenizer.encode(_WORDS)
 
-    def turn(text: str) -> Ids:
+    def turn(text: str) -> TokenIds:
         begin = random.choice(words, random.integers(*thought))
         return np.concatenate([begin, envs.tokenizer.encode(text)]).astype(np.int64)
 
@@ -56,8 +82,8 @@ def write_scripts(
         question = envs.questions[index]
         queries = [query_text(envs.protocol, hop.query) for hop in question.hops]
         for member in range(group_size):
-            said = _WRONG if member % 2 else question.answers[0]
-            texts = [*queries, answer_text(envs.protocol, said, thinking=True)]
+            answer = _WRONG if member % 2 else question.answers[0]
+            texts = [*queries, answer_text(envs.protocol, answer, thinking=True)]
             scripts.append([turn(text) for text in texts])
     return scripts
 
@@ -70,9 +96,9 @@ class ScriptedEngine(Engine):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._waiting: dict[bytes, list[Ids]] = {}
-        self._lines: Ids = np.zeros((self.rows, self.max_tokens), np.int64)
-        self._next: Ids = np.zeros(self.rows, np.int64)
+        self._waiting: dict[bytes, list[TokenIds]] = {}
+        self._lines: TokenIds = np.zeros((self.rows, self.max_tokens), np.int64)
+        self._next: TokenIds = np.zeros(self.rows, np.int64)
 
     def follow(
         self, envs: SearchQAVectorEnv, questions: Sequence[int], scripts: Sequence[Script]
@@ -81,11 +107,11 @@ class ScriptedEngine(Engine):
 
         Args:
             envs: Where they will be played.
-            questions: Of each group.
-            scripts: Of :func:`write_scripts` for these questions.
+            questions: One for each group.
+            scripts: From :func:`write_scripts` for these questions.
         """
         size = len(scripts) // len(questions)
-        waiting: dict[bytes, list[Ids]] = defaultdict(list)
+        waiting: dict[bytes, list[TokenIds]] = defaultdict(list)
         for group, question in enumerate(questions):
             obs, _ = envs.reset(options={"index": [question] * envs.num_envs})
             prompt = obs["tokens"][0, : obs["length"][0]].astype(np.int64).tobytes()
@@ -93,7 +119,7 @@ class ScriptedEngine(Engine):
             waiting[prompt] += [np.concatenate(script) for script in reversed(own)]
         self._waiting = dict(waiting)
 
-    def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
+    def begin(self, rows: Rows, prompts: Sequence[TokenIds], seeds: Sequence[int]) -> None:
         """Begin, and give each row the next script of its prompt."""
         super().begin(rows, prompts, seeds)
         for row, prompt in zip(rows, prompts, strict=True):
@@ -109,3 +135,21 @@ class ScriptedEngine(Engine):
         self._next[index] += 1
         self._tokens[index, self.lengths[index] - 1] = ids
         return Decoded(ids, decoded.log_probs, decoded.values)
+
+
+class _ForcedLogits(LogitsProcessor):
+    """Leaves one id a row: the turn's, then the end of sequence."""
+
+    def __init__(self, turns: Sequence[TokenIds], start: int) -> None:
+        longest = max(map(len, turns)) + 1
+        padded = [np.pad(t, (0, longest - len(t)), constant_values=END) for t in turns]
+        self._ids, self._start = torch.from_numpy(np.stack(padded)), start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        next_ids = self._ids[:, input_ids.shape[1] - self._start, None]
+        return torch.full_like(scores, -torch.inf).scatter_(1, next_ids, 0.0)
+
+
+def forced_to(turns: Sequence[TokenIds], start: int) -> LogitsProcessorList:
+    """Return what makes ``generate`` write these turns, one a row, behind ``start`` tokens."""
+    return LogitsProcessorList([_ForcedLogits(turns, start)])

@@ -18,9 +18,6 @@ BANDWIDTH = 4.3e12
 """Bytes a second that an H200 reads and writes in a copy."""
 MATRIX_RATE = 790e12
 """Operations a second of an H200 in products of large bf16 matrices."""
-MEMORY = 139.0
-"""GiB of an H200."""
-_SPARE = 25.0  # GiB that activations and the engine's cache need beside what is trained
 
 # hidden, layers, heads, key-value heads, feed-forward, vocabulary, positions, tied
 _SHAPES = {
@@ -31,6 +28,8 @@ _SHAPES = {
 }
 SHAPES = tuple(_SHAPES)
 """``"tiny"``, and Qwen2.5 of 1.5, 3 and 7 billion parameters."""
+WITH_ADAPTERS = ("7b",)
+"""Too large to be trained whole on one GPU: 20 bytes a weight are 142 of its 139 GiB."""
 
 
 def shape_config(name: str) -> Qwen2Config:
@@ -104,7 +103,7 @@ def learner_flops(
     Args:
         config: The shape.
         trajectories: As given to the learner.
-        micro_tokens: Of the learner.
+        micro_tokens: The learner's.
         frozen: Whether matrices have no gradients (adapters; their own operations are left out).
     """
     batch = [policy_targets(trajectory) for trajectory in trajectories]
@@ -117,21 +116,3 @@ def learner_flops(
     dense = matrix_weights(config) * tokens + head_weights(config) * predicted
     attention = 2 * config.num_hidden_layers * config.hidden_size * pairs
     return 2.0 * ((2 if frozen else 3) * dense + 3 * attention)
-
-
-def state_gib(parameters: int, trained: int) -> float:
-    """Return the GiB of weights (bfloat16) and, of what is trained, masters, gradients and moments.
-
-    For each trained weight: 4 bytes of master, 8 of Adam's moments, 4 of the accumulated gradient
-    and 2 of a micro-batch's.
-
-    Example:
-        >>> round(state_gib(1_000_000_000, 0), 2), round(state_gib(1_000_000_000, 1_000_000_000), 1)
-        (1.86, 18.6)
-    """
-    return (2 * parameters + 18 * trained) / 2**30
-
-
-def needs_adapters(parameters: int) -> bool:
-    """Return whether a model is too large to be trained whole on one GPU of :data:`MEMORY`."""
-    return state_gib(parameters, parameters) + _SPARE > MEMORY

@@ -8,17 +8,17 @@ file, is counted with the reading.
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from benchmarks.reports.measurement_page import heading, publish, table
+import numpy as np
+
+from benchmarks.reports.measurement_page import heading, parser, publish, table
+from benchmarks.speed.measure import data_folder, nanoseconds
 from search_env.matcher import build_matcher, load_matcher
-from search_env.paths import CACHE_VARIABLE, data_dir
+from search_env.paths import CACHE_VARIABLE
 from search_env.protocols import get_protocol
 from search_env.tokenizer import Tokenizer, load_tokenizer
 
@@ -26,62 +26,46 @@ VOCABULARIES = (("qwen2.json.xz", 151_936), ("gpt2.json", None), ("smollm2.json"
 PROTOCOLS = ("r1-searcher", "search-r1")
 
 
-def seconds(call: Callable[[], object], repeats: int, before: Callable[[], None]) -> float:
-    """Return the median time of a call, each after ``before``."""
+def milliseconds(load: Callable[..., object], tokenizer: Tokenizer, tags: Any, repeats: int) -> str:
+    """Return the median time of a call that finds nothing prepared, as a figure."""
     times = []
     for _ in range(repeats):
-        before()
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        load_matcher.cache_clear()
+        vars(tokenizer).pop("digest", None)
+        times.append(nanoseconds(lambda: load(tokenizer, tags)))
+    return f"{np.median(times) / 1e6:.0f}"
 
 
-def rows(data: Path, repeats: int) -> list[list[str]]:
-    """Return a line for each vocabulary and protocol."""
-    lines = []
+def rows(repeats: int) -> Iterator[list[str]]:
+    """Yield a row for each vocabulary and protocol."""
     for file, size in VOCABULARIES:
-        tokenizer = load_tokenizer(str(data / "tokenizers" / file), size)
+        tokenizer = load_tokenizer(str(data_folder() / "tokenizers" / file), size)
         for name in PROTOCOLS:
             tags = get_protocol(name).tag_texts
             matcher = load_matcher(tokenizer, tags)
-
-            def forget(tokenizer: Tokenizer = tokenizer) -> None:
-                load_matcher.cache_clear()
-                vars(tokenizer).pop("digest", None)
-
-            built = seconds(lambda t=tokenizer, g=tags: build_matcher(t, g), repeats, forget)
-            read = seconds(lambda t=tokenizer, g=tags: load_matcher(t, g), repeats, forget)
             states, columns = matcher.table.shape
-            lines.append(
-                [
-                    f"{file.split('.')[0]} ({tokenizer.size:,}), {name}",
-                    f"{states} x {columns}",
-                    f"{matcher.nbytes / 1e6:.2f}",
-                    f"{built * 1e3:.0f}",
-                    f"{read * 1e3:.0f}",
-                ]
-            )
-    return lines
+            yield [
+                f"{file.split('.')[0]} ({tokenizer.size:,}), {name}",
+                f"{states} x {columns}",
+                f"{matcher.nbytes / 1e6:.2f}",
+                milliseconds(build_matcher, tokenizer, tags, repeats),
+                milliseconds(load_matcher, tokenizer, tags, repeats),
+            ]
 
 
 def main() -> None:
     """Measure and publish."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="medians are over this many")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    arguments = parser.parse_args()
-    data = data_dir()
-    if data is None:
-        parser.error("expected SEARCH_ENV_DATA to name the folder with tokenizers/, got nothing")
+    options = parser(__doc__)
+    options.add_argument("--repeats", type=int, default=5, help="medians are over this many")
+    args = options.parse_args()
     command = "SEARCH_ENV_DATA=... python -m benchmarks.speed.tag_table"
+    head = heading("The tag automaton's table", command, ["search-env", "numpy", "tokenizers"])
     with tempfile.TemporaryDirectory() as cache:
         os.environ[CACHE_VARIABLE] = cache
-        lines = rows(data, arguments.repeats)
+        lines = list(rows(args.repeats))
     columns = ["vocabulary (ids), protocol", "states x classes", "MB", "build, ms", "read, ms"]
-    note = f"\nMedians of {arguments.repeats}. Targets: under 2 s and under 32 MB.\n\n"
-    title = heading("The tag automaton's table", command, ["search-env", "numpy", "tokenizers"])
-    publish(title + note + table(columns, lines) + "\n", arguments.output)
+    note = f"\nMedians of {args.repeats}. Targets: under 2 s and under 32 MB.\n\n"
+    publish(head + note + table(columns, lines) + "\n", args.output)
 
 
 if __name__ == "__main__":

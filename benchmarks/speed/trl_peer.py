@@ -1,7 +1,8 @@
 """TRL's side of the training step: its tool loop, made to write given scripts.
 
 A tokenizer that renders and parses this environment's tags, a model whose ``generate`` follows
-scripts turn by turn, a tool that searches, and a trainer that records what was written.
+scripts turn by turn, a tool that searches, and a trainer that records what was written; and the
+work that both sides of the comparison do.
 """
 
 from __future__ import annotations
@@ -10,25 +11,22 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedTokenizerFast,
-    Qwen2ForCausalLM,
-    TrainerCallback,
-)
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, TrainerCallback
 
-from benchmarks.speed.scripted import Script
-from benchmarks.speed.workload import END, LEARNING_RATE, Measured, Workload, tiny_model
+from agents.rollout import make_envs
+from benchmarks.speed.scripted import END, Script, forced_to, tiny_model, write_scripts
 from search_env.scoring import score_answer
 from search_env.types import TagRole
 from search_env.vector_env import SearchQAVectorEnv
+
+LEARNING_RATE = 1e-5
 
 _CHAT = (
     "{%- for m in messages -%}{{ m['content'] }}"
@@ -37,6 +35,50 @@ _CHAT = (
     "[QUERY]{{ c['function']['name'] }} {{ c['function']['arguments'] | tojson }}[/QUERY]"
     "{%- endfor -%}<|endoftext|>{%- endif -%}{%- endfor -%}"
 )
+
+
+@dataclass(slots=True)
+class Workload:
+    """The episodes that both contenders play: rows of the environment, and scripts by step."""
+
+    envs: SearchQAVectorEnv
+    group: int
+    scripts: list[list[Script]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, rows: int, group: int, steps: int, max_tokens: int) -> Workload:
+        """Return the work of so many steps; each has its own questions."""
+        options = {"max_tokens": max_tokens}
+        work = cls(make_envs("SearchQA-v0", rows=rows, vocabulary=1024, options=options), group)
+        for step in range(steps):
+            work.scripts.append(write_scripts(work.envs, work.questions(step), group, seed=step))
+        return work
+
+    def questions(self, step: int) -> list[int]:
+        """Return the questions of a step."""
+        count = self.envs.num_envs // self.group
+        return list(range(step * count, (step + 1) * count))
+
+    def tokens(self, step: int) -> list[list[int]]:
+        """Return what the policy writes in each episode of a step."""
+        return [np.concatenate(script).tolist() for script in self.scripts[step]]
+
+
+@dataclass(slots=True)
+class Measured:
+    """One contender's steps.
+
+    Attributes:
+        seconds: Time of each step.
+        parts: Seconds by part, for each step.
+        written: What the policy wrote in each episode of each step.
+        read: Tokens of each step that were put in behind the prompts.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    parts: list[dict[str, float]] = field(default_factory=list)
+    written: list[list[list[int]]] = field(default_factory=list)
+    read: list[int] = field(default_factory=list)
 
 
 def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
@@ -71,19 +113,6 @@ def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-class _Forced(LogitsProcessor):
-    """Leaves one id a row: the turn's, then the end of sequence."""
-
-    def __init__(self, turns: Sequence[Sequence[int]], start: int) -> None:
-        longest = max(map(len, turns)) + 1
-        padded = [[*turn, *[END] * (longest - len(turn))] for turn in turns]
-        self._ids, self._start = torch.tensor(padded), start
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
-        wanted = self._ids[:, input_ids.shape[1] - self._start, None]
-        return torch.full_like(scores, -torch.inf).scatter_(1, wanted, 0.0)
-
-
 class ScriptedModel(Qwen2ForCausalLM):
     """A model whose ``generate`` writes scripts, turn by turn."""
 
@@ -97,12 +126,12 @@ class ScriptedModel(Qwen2ForCausalLM):
 
     def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
         """Generate the next turn of all rows that have one; the others are not asked."""
-        turns = [script[self.turn].tolist() for script in self.scripts if len(script) > self.turn]
+        turns = [script[self.turn] for script in self.scripts if len(script) > self.turn]
         if len(turns) != len(input_ids):
             raise RuntimeError(f"Expected {len(turns)} rows with a turn, got {len(input_ids)}.")
         self.turn += 1
         start = time.perf_counter()
-        forced = LogitsProcessorList([_Forced(turns, input_ids.shape[1])])
+        forced = forced_to(turns, input_ids.shape[1])
         output: Tensor = super().generate(  # type: ignore[no-untyped-call]
             input_ids=input_ids, logits_processor=forced, **options
         )
@@ -121,10 +150,11 @@ def search_tool(envs: SearchQAVectorEnv, spent: list[float]) -> Callable[[str], 
             query: What to look for.
         """
         start = time.perf_counter()
-        found = retriever.search([protocol.clean_query(query.strip())], protocol.top_k)[0]
-        ranks = (protocol.document_rank.replace("{rank}", str(n + 1)) for n in range(len(found)))
-        texts = (protocol.document_text(document) for document in found)
-        body = "".join(f"{rank}{text}" for rank, text in zip(ranks, texts, strict=True))
+        documents = retriever.search([protocol.clean_query(query.strip())], protocol.top_k)[0]
+        body = "".join(
+            protocol.document_rank.replace("{rank}", str(rank)) + protocol.document_text(document)
+            for rank, document in enumerate(documents, 1)
+        )
         block: str = protocol.documents_prefix + body + protocol.documents_suffix
         spent.append(time.perf_counter() - start)
         return block
@@ -136,8 +166,8 @@ def reward_of(completions: list[Any], answers: list[list[str]], **_: Any) -> lis
     """Return the F1 of what stands between the answer tags."""
     scores = []
     for messages, gold in zip(completions, answers, strict=True):
-        said = re.search(r"<answer>(.*?)</answer>", messages[-1]["content"], re.DOTALL)
-        scores.append(score_answer(said.group(1).strip(), gold).f1 if said else 0.0)
+        answer = re.search(r"<answer>(.*?)</answer>", messages[-1]["content"], re.DOTALL)
+        scores.append(score_answer(answer.group(1).strip(), gold).f1 if answer else 0.0)
     return scores
 
 
@@ -147,7 +177,7 @@ def train_with_trl(
     """Let TRL train and return its steps.
 
     Args:
-        work: What is asked and written.
+        work: Questions and scripts.
         dtype: ``"bf16"`` is autocast over float32 weights, TRL's default.
         max_tokens: Context.
         micro: Episodes in one forward and backward pass.
@@ -217,14 +247,14 @@ def _questions(work: Workload) -> Any:
     """Return TRL's dataset."""
     from datasets import Dataset
 
-    asked = (work.envs.questions[i] for n in range(len(work.scripts)) for i in work.questions(n))
+    indices = (i for step in range(len(work.scripts)) for i in work.questions(step))
     return Dataset.from_list(
         [
             {
                 "prompt": [{"role": "user", "content": prompt_text(work.envs, question.text)}],
                 "answers": list(question.answers),
             }
-            for question in asked
+            for question in (work.envs.questions[i] for i in indices)
         ]
     )
 

@@ -13,20 +13,18 @@ from torch import nn
 from agents import checkpoints
 from agents.rollout import collect, make_envs
 from benchmarks.speed import throughput, training_step, trl_peer
-from benchmarks.speed.scripted import ScriptedEngine, write_scripts
+from benchmarks.speed.scripted import END, ScriptedEngine, write_scripts
 from benchmarks.speed.shapes import (
     SHAPES,
     decode_bytes,
     head_weights,
     learner_flops,
     matrix_weights,
-    needs_adapters,
     random_model,
     shape_config,
-    state_gib,
 )
 from benchmarks.speed.training_step import Ours, check
-from benchmarks.speed.workload import END, Measured, Workload
+from benchmarks.speed.trl_peer import Measured, Workload
 from benchmarks.studies import train_large
 
 CPU = torch.device("cpu")
@@ -78,12 +76,6 @@ def test_operations_of_an_update():
     assert learner_flops(config, pair, 8) == 6 * alone + 6 * 2 * 2 * 64 * 2 * sum(range(1, 9))
 
 
-def test_only_the_largest_needs_adapters():
-    sizes = {"1.5b": 1_543_714_304, "3b": 3_085_938_688, "7b": 7_615_616_512}
-    assert [name for name, size in sizes.items() if needs_adapters(size)] == ["7b"]
-    assert state_gib(2**30, 2**29) == 2 + 9
-
-
 # Scripts.
 
 
@@ -104,29 +96,14 @@ def test_a_scripted_engine_writes_its_scripts():
 
 
 def test_throughput_in_tiny_mode(tmp_path, capsys):
-    path = tmp_path / "runs.jsonl"
-    for _ in range(2):
-        throughput.main(["--tiny", "--part", "decode", "learner", "--output", str(path)])
-    throughput.main(["--tiny", "--part", "step", "--output", str(path)])
-    records = throughput.read(path)
-    assert [r["part"] for r in records] == ["decode", "decode", "learner"] * 2 + ["step"]
-    kept = throughput.newest(records)
-    assert [(r["part"], r.get("batch")) for r in kept] == [
-        ("decode", 2),
-        ("decode", 4),
-        ("learner", None),
-        ("step", None),
-    ]
-    step = records[-1]
-    assert step["searches"] == 4
-    assert sum(step["parts"].values()) <= step["seconds"] * 1.001
-    assert 0.0 < records[0]["share_of_limit"] < 1.0
-    capsys.readouterr()
-    throughput.main(["--report", str(path)])
-    page = path.with_suffix(".md").read_text()
+    throughput.main(["--tiny", "--output", str(tmp_path / "page.md")])
+    page = (tmp_path / "page.md").read_text()
     assert capsys.readouterr().out == page
-    for heading in ("## Decoding", "## Learning", "## A whole training step", "short of 60%"):
-        assert heading in page
+    for row in ("tiny, batch 2, context 50", "tiny, batch 4", "tiny, all weights", "2 x 2"):
+        assert f"| {row}" in page or row in page
+    cells = [cell.strip() for cell in page.splitlines()[-1].strip("|").split("|")]
+    assert cells[2] == "4"  # one search of each episode
+    assert sum(float(cell.strip("%")) for cell in cells[3:9]) <= 100.5
 
 
 def test_large_shapes_want_a_gpu(monkeypatch, capsys):
@@ -192,11 +169,9 @@ def test_figures_are_medians_without_the_first_step(work):
     row = training_step.speed_row("fp32", ours, peer, work)
     assert row[1:3] == ["1.00", "2.50"]
     assert row[3:5] == [f"{tokens:,}", f"{tokens / 2.5:,.0f}"]
-    assert row[5:] == ["2.50 (target met)", "2.50 to 2.50"]
-    mine, theirs = training_step.share_rows("fp32", ours, peer)
-    assert mine == ["fp32", *["10.0%"] * 6, "40.0%"]
-    assert theirs == ["fp32", "40.0%", "10.0%", "50.0%"]
-    assert training_step.environment_share(ours) == pytest.approx(0.1)
+    assert row[5:] == ["2.50", "2.50 to 2.50"]
+    assert training_step.shares(ours, training_step.PARTS) == [*["10.0%"] * 6, "40.0%"]
+    assert training_step.shares(peer, ("generate", "search")) == ["40.0%", "10.0%", "50.0%"]
 
 
 def test_the_chat_tokenizer_speaks_the_protocol(work):
@@ -231,5 +206,5 @@ def test_side_by_side_with_trl():
     given = argparse.Namespace(
         rows=2, group=2, steps=1, dtypes="fp32", micro=2, max_tokens=3072, threads=1
     )
-    page = training_step.result(given, "command")
+    page = training_step.result(given)
     assert "## Where the time goes in TRL" in page
