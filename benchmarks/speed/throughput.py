@@ -1,4 +1,4 @@
-"""Decoding, learning and a whole training step at the shapes of Qwen2.5, beside what a GPU can do.
+"""Decoding and a whole training step at the shapes of Qwen2.5, beside what a GPU can do.
 
     python -m benchmarks.speed.throughput --shape 1.5b 3b 7b --output FILE.md
     python -m benchmarks.speed.throughput --tiny
@@ -16,31 +16,75 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from agents.algorithm import Algorithm
 from agents.engine import Engine
 from agents.learner import Learner, OptimizerConfig
 from agents.models import with_lora
 from agents.rollout import collect, make_envs
-from agents.trajectories import Trajectory
 from agents.updates import update
 from benchmarks.reports.measurement_page import heading, parser, publish, table
 from benchmarks.speed.scripted import ScriptedEngine, write_scripts
-from benchmarks.speed.shapes import (
-    BANDWIDTH,
-    MATRIX_RATE,
-    SHAPES,
-    WITH_ADAPTERS,
-    decode_bytes,
-    learner_flops,
-    random_model,
-    shape_config,
-)
-from search_env.types import Source, StopReason
 
+BANDWIDTH = 4.3e12
+"""Bytes a second that an H200 reads and writes in a copy."""
+SHAPES = {
+    "tiny": (64, 2, 4, 2, 128, 1100, 4096, True),
+    "1.5b": (1536, 28, 12, 2, 8960, 151_936, 131_072, True),
+    "3b": (2048, 36, 16, 2, 11_008, 151_936, 32_768, True),
+    "7b": (3584, 28, 28, 4, 18_944, 152_064, 131_072, False),
+}
+"""Hidden width, layers, heads, key-value heads, feed-forward width, vocabulary, positions, and
+whether embeddings are tied: ``"tiny"``, and those of Qwen2.5's ``config.json``."""
+WITH_ADAPTERS = ("7b",)
+"""Too large to be trained whole on one GPU: 20 bytes a weight are 142 of its 139 GiB."""
 _CHECKPOINTED = ("3b", "7b")
 STEP_PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
+
+
+def shape_config(name: str) -> Qwen2Config:
+    """Return the configuration of a shape in :data:`SHAPES`."""
+    hidden, layers, heads, key_heads, ffn, vocabulary, positions, tied = SHAPES[name]
+    return Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_heads,
+        intermediate_size=ffn,
+        max_position_embeddings=positions,
+        tie_word_embeddings=tied,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+        rms_norm_eps=1e-6,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+
+
+def random_model(name: str, device: torch.device) -> PreTrainedModel:
+    """Return a model of a shape with random bfloat16 weights."""
+    torch.manual_seed(0)
+    with device:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            shape_config(name), dtype=torch.bfloat16
+        )
+    return model.eval()
+
+
+def matrix_weights(config: Qwen2Config) -> int:
+    """Return the number of weights in the matrices of all layers and of the head."""
+    width = config.hidden_size // config.num_attention_heads
+    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)  # queries to output
+    layer = config.hidden_size * (heads * width + 3 * config.intermediate_size)
+    return config.num_hidden_layers * layer + config.vocab_size * config.hidden_size
+
+
+def decode_bytes(config: Qwen2Config, batch: int, context: int) -> int:
+    """Return the bytes that one step reads: all matrices, and every row's keys and values."""
+    width = config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * config.num_key_value_heads * width
+    return 2 * (matrix_weights(config) + token * context * batch)
 
 
 def device_of() -> torch.device:
@@ -89,85 +133,18 @@ def decode_rows(shape: str, lora: bool) -> Iterator[list[str]]:
         collect_garbage()
 
 
-def learner_of(model: PreTrainedModel, shape: str, lora: bool) -> Learner:
-    """Return a learner, of adapters where the whole would not fit or where they are wanted."""
-    return Learner(
-        with_lora(model) if lora or shape in WITH_ADAPTERS else model,
-        OptimizerConfig(learning_rate=1e-6),
-        dtype="bf16",
-        micro_tokens=_micro_tokens(shape),
-        gradient_checkpointing=shape in _CHECKPOINTED,
-    )
-
-
-def learner_rows(shape: str, lora: bool) -> Iterator[list[str]]:
-    """Yield what the second of two updates takes, on random tokens, most of them documents."""
-    learner = learner_of(random_model(shape, device_of()), shape, lora)
-    groups, group, lengths = (2, 2, (8, 8, 24)) if shape == "tiny" else (8, 8, (256, 384, 1408))
-    trajectories = random_trajectories(groups, group, lengths)
-    algorithm = Algorithm(prompts=groups, group_size=group)
-    update(learner, trajectories, algorithm)
-    seconds = seconds_of(lambda: update(learner, trajectories, algorithm))
-    frozen = lora or shape in WITH_ADAPTERS
-    flops = learner_flops(shape_config(shape), trajectories, _micro_tokens(shape), frozen) / seconds
-    yield [
-        _name(shape, lora),
-        f"{sum(len(t.tokens) for t in trajectories) / seconds:,.0f}",
-        f"{seconds:.2f}",
-        f"{flops / 1e12:.0f}",
-        f"{flops / MATRIX_RATE:.0%}",
-        f"{peak_gib():.1f}",
-    ]
-
-
-def random_trajectories(groups: int, group: int, lengths: tuple[int, int, int]) -> list[Trajectory]:
-    """Return episodes of a prompt, a query, documents and an answer.
-
-    Args:
-        groups: How many prompts.
-        group: Episodes of each.
-        lengths: Tokens of the prompt, of what the policy writes (half of it before the documents)
-            and of the documents.
-    """
-    random = np.random.default_rng(0)
-    prompt, written, read = lengths
-    order = (Source.PROMPT, Source.POLICY, Source.RETRIEVED, Source.POLICY)
-    counts = (prompt, written // 2, read, written - written // 2)
-    sources = np.repeat(np.array(order, np.int8), counts)
-    prompts = random.integers(1, 1000, (groups, prompt))
-    trajectories = []
-    for number in range(groups * group):
-        tokens = random.integers(1, 1000, len(sources)).astype(np.int32)
-        tokens[:prompt] = prompts[number // group]
-        log_probs = np.where(sources == Source.POLICY, -7.0, np.nan).astype(np.float32)
-        trajectories.append(
-            Trajectory(
-                question_id=str(number // group),
-                group=number // group,
-                tokens=tokens,
-                sources=sources,
-                log_probs=log_probs,
-                values=None,
-                reward=float(number % 2),
-                reward_parts={},
-                stop_reason=StopReason.ANSWERED,
-                valid=True,
-                well_formed=True,
-                answer="",
-                scores={},
-                num_searches=1,
-                hops=1,
-                kind="",
-            )
-        )
-    return trajectories
-
-
 def step_rows(shape: str, lora: bool) -> Iterator[list[str]]:
     """Yield what a whole training step takes and where its time goes, after one to warm up."""
-    tiny = shape == "tiny"
+    tiny, adapters = shape == "tiny", lora or shape in WITH_ADAPTERS
     prompts, group, size, thought = (2, 2, 1024, (4, 8)) if tiny else (16, 16, 2048, (40, 120))
-    learner = learner_of(random_model(shape, device_of()), shape, lora)
+    model = random_model(shape, device_of())
+    learner = Learner(
+        with_lora(model) if adapters else model,
+        OptimizerConfig(learning_rate=1e-6),
+        dtype="bf16",
+        micro_tokens=512 if tiny else 16_384,
+        gradient_checkpointing=shape in _CHECKPOINTED,
+    )
     envs = make_envs(
         "SearchQA-v0",
         rows=prompts * group,
@@ -176,31 +153,28 @@ def step_rows(shape: str, lora: bool) -> Iterator[list[str]]:
     )
     engine = ScriptedEngine(learner.model, rows=prompts * group, max_tokens=size)
     algorithm = Algorithm(prompts=prompts, group_size=group)
-    parts, searches, seconds = {}, 0, 0.0
+    parts, counts, seconds = {}, [], 0.0
 
     def take(questions: list[int], step: int) -> None:
-        nonlocal parts, searches
+        nonlocal parts, counts
         rollouts = collect(envs, engine, questions, group_size=group, seed=step)
         metrics = update(learner, rollouts.trajectories, algorithm)
         parts = {**rollouts.seconds, **{p: metrics[f"time/{p}"] for p in ("score", "learn")}}
-        searches = sum(t.num_searches for t in rollouts.trajectories)
+        lengths = sum(len(t.tokens) for t in rollouts.trajectories)
+        counts = [lengths, sum(t.num_searches for t in rollouts.trajectories)]
 
     for step in range(2):
         questions = list(range(step * prompts, (step + 1) * prompts))
         engine.follow(envs, questions, write_scripts(envs, questions, group, thought, step))
         seconds = seconds_of(lambda q=questions, s=step: take(q, s))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     yield [
-        f"{_name(shape, lora)}, {prompts} x {group}",
+        f"{shape}, {'adapters' if adapters else 'all weights'}, {prompts} x {group}",
         f"{seconds:.1f}",
-        f"{searches}",
+        *(f"{count:,}" for count in counts),
         *(f"{parts[part] / seconds:.1%}" for part in STEP_PARTS),
-        f"{peak_gib():.1f}",
+        f"{peak:.1f}",
     ]
-
-
-def peak_gib() -> float:
-    """Return the most memory that the GPU held since the part began; 0 on a CPU."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
 
 
 def collect_garbage() -> None:
@@ -211,28 +185,15 @@ def collect_garbage() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _micro_tokens(shape: str) -> int:
-    return 512 if shape == "tiny" else 16_384
-
-
-def _name(shape: str, lora: bool) -> str:
-    return f"{shape}, {'adapters' if lora or shape in WITH_ADAPTERS else 'all weights'}"
-
-
 PARTS = {
     "decode": (
         "Decoding: the limit is the time to read all weights and every row's keys and values once",
         ["shape", "tokens/s", "step, ms", "limit, ms", "share of the limit"],
         decode_rows,
     ),
-    "learner": (
-        "Learning: one update, documents read, common prompts of a group once",
-        ["shape", "tokens/s", "update, s", "TFLOP/s", "MFU", "peak, GiB"],
-        learner_rows,
-    ),
     "step": (
         "A whole training step: episodes with searches by scripts, then one update",
-        ["shape", "seconds", "searches", *STEP_PARTS, "peak, GiB"],
+        ["shape", "seconds", "tokens", "searches", *STEP_PARTS, "peak, GiB"],
         step_rows,
     ),
 }

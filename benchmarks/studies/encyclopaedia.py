@@ -2,45 +2,39 @@
 
     python -m benchmarks.studies.encyclopaedia [--output benchmarks/results/world.md]
 
-Retrieval is this project's BM25 over a test world, its hop queries at k = 3 and its questions as
-they stand at k = 5, by kind of question.
+Retrieval is this project's BM25 over a test world: hop queries at k = 3, and whole questions at
+k = 5, by kind of question.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
+from itertools import chain
 
-from benchmarks.reports.measurement_page import heading, publish, table
+import numpy as np
+
+from benchmarks.reports.measurement_page import heading, parser, publish, table
+from benchmarks.speed.measure import nanoseconds
 from search_env.datasets.world import World
 from search_env.retrieval import BM25Retriever
 
-T = TypeVar("T")
+
+def seconds(call: Callable[[], object]) -> str:
+    """Return the seconds of a call as a figure."""
+    return f"{nanoseconds(call) / 1e9:.2f}"
 
 
-def timed(make: Callable[[], T]) -> tuple[T, float]:
-    """Return what a call gives and its seconds."""
-    start = time.perf_counter()
-    result = make()
-    return result, time.perf_counter() - start
-
-
-def generation() -> str:
-    """Return a table of what making worlds takes."""
+def generation(sizes: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)) -> str:
+    """Return a table of what making worlds takes; of the largest, one article alone is written."""
     rows = []
-    for articles in (1_000, 10_000, 100_000):
+    for articles in sizes:
         world = World(articles)
-        _, written = timed(lambda w=world: sum(len(d.text) for d in w.documents()))
-        _, asked = timed(lambda w=world: w.questions(1000))
-        rows.append([f"{articles:,}", f"{written:.2f}", f"{asked:.2f}"])
-    world = World(1_000_000)
-    _, first = timed(lambda: world.document(999_999))
-    _, asked = timed(lambda: world.questions(1000))
-    rows.append(["1,000,000", f"the last one alone: {first:.2f}", f"{asked:.2f}"])
+        if articles == max(sizes):
+            written = f"the last one alone: {seconds(lambda w=world: w.document(len(w) - 1))}"
+        else:
+            written = seconds(lambda w=world: [len(d.text) for d in w.documents()])
+        rows.append([f"{articles:,}", written, seconds(lambda w=world: w.questions(1000))])
     return table(["articles", "all articles, s", "1,000 questions, s"], rows)
 
 
@@ -48,53 +42,36 @@ def retrieval(articles: int, count: int) -> str:
     """Return a table of what hop queries and questions find, by kind."""
     world = World(articles, split="test")
     retriever = BM25Retriever.build(world.documents())
-    hits: dict[str, list[bool]] = defaultdict(list)
-    whole: dict[str, list[bool]] = defaultdict(list)
+    hops: dict[str, list[bool]] = defaultdict(list)  # is the hop's article found?
+    wholes: dict[str, list[bool]] = defaultdict(list)  # are all supporting articles found?
     for question in world.questions(count):
-        found = retriever.search([hop.query for hop in question.hops], 3)
-        for hop, documents in zip(question.hops, found, strict=True):
-            hits[question.kind].append(hop.document_id in {d.id for d in documents})
+        results = retriever.search([hop.query for hop in question.hops], 3)
+        for hop, documents in zip(question.hops, results, strict=True):
+            hops[question.kind].append(hop.document_id in {d.id for d in documents})
         (documents,) = retriever.search([question.text], 5)
-        whole[question.kind].append({d.id for d in documents} >= set(question.supporting))
-    total = {"all": ([x for v in hits.values() for x in v], [x for v in whole.values() for x in v])}
-    kinds = {kind: (hits[kind], whole[kind]) for kind in sorted(whole)} | total
+        wholes[question.kind].append({d.id for d in documents} >= set(question.supporting))
+    kinds = {kind: (hops[kind], wholes[kind]) for kind in sorted(wholes)}
+    kinds["all"] = ([*chain(*hops.values())], [*chain(*wholes.values())])
     rows = [
-        [
-            kind,
-            f"{len(asked):,}",
-            f"{sum(found) / len(found):.4f}",
-            f"{sum(asked) / len(asked):.3f}",
-        ]
-        for kind, (found, asked) in kinds.items()
+        [kind, f"{len(whole):,}", f"{np.mean(hop):.4f}", f"{np.mean(whole):.3f}"]
+        for kind, (hop, whole) in kinds.items()
     ]
     columns = ["kind", "questions", "hop query finds its article, k = 3"]
     return table([*columns, "question finds all supports, k = 5"], rows)
 
 
-def share(hits: list[bool], digits: int) -> str:
-    """Return the share of hits as a figure."""
-    return f"{sum(hits) / len(hits):.{digits}f}"
-
-
 def main() -> None:
     """Measure and publish."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--articles", type=int, default=10_000, help="size of the world searched")
-    parser.add_argument("--questions", type=int, default=4_000, help="asked in it")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    arguments = parser.parse_args()
-    command = (
-        f"python -m benchmarks.studies.encyclopaedia --articles {arguments.articles} "
-        f"--questions {arguments.questions}"
-    )
-    parts = [
-        heading("The procedural world", command, ["search-env", "numpy", "bm25s"]),
-        "## Making it\n",
-        generation() + "\n",
-        f"## Searching in {arguments.articles:,} articles\n",
-        retrieval(arguments.articles, arguments.questions) + "\n",
-    ]
-    publish("\n".join(parts), arguments.output)
+    options = parser(__doc__)
+    options.add_argument("--articles", type=int, default=10_000, help="size of the world searched")
+    options.add_argument("--questions", type=int, default=4_000, help="number of its questions")
+    args = options.parse_args()
+    command = "python -m benchmarks.studies.encyclopaedia"
+    command += f" --articles {args.articles} --questions {args.questions}"
+    head = heading("The procedural world", command, ["search-env", "numpy", "bm25s"])
+    page = f"{head}\n## Making it\n\n{generation()}\n\n"
+    page += f"## Searching in {args.articles:,} articles\n\n"
+    publish(page + retrieval(args.articles, args.questions) + "\n", args.output)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -46,7 +47,20 @@ from search_env.scoring import exact_match
 from search_env.types import Transcript
 
 STEPS = 36
-"""Of each condition."""
+"""Training steps of each condition."""
+
+Result = Mapping[str, Any]
+SCORES = {
+    "search rate": "search_rate",
+    "searches": "searches",
+    "EM": "exact_match",
+    "F1": "f1",
+    "well formed": "well_formed",
+}
+BY_HOPS = {"EM": "exact_match", "1 hop": "exact_match_1_hops"} | {
+    f"{hops} hops": f"exact_match_{hops}_hops" for hops in (2, 3, 4)
+}
+"""Metrics by header of their column."""
 
 TESTS: Mapping[str, tuple[int, dict[str, Any]]] = {
     "test world": (400, {}),
@@ -139,8 +153,8 @@ def imitate(config: TrainConfig, seed: int, folder: Path, log: JsonLinesLog) -> 
     random = np.random.default_rng(seed)
     count = config.steps * algorithm.sequences
     drawn = random.integers(len(env.questions), size=count)
-    known = {int(index): oracle_example(env, int(index)) for index in np.unique(drawn)}
-    examples = [known[int(index)] for index in drawn]
+    played = {index: oracle_example(env, int(index)) for index in np.unique(drawn)}
+    examples = [played[index] for index in drawn]
     tokens = sum(len(example.tokens) for example in examples) // config.steps
     optimizer = OptimizerConfig(learning_rate=algorithm.learning_rate)
     learner = Learner(load_model(config.model), optimizer, dtype=config.dtype)
@@ -158,130 +172,99 @@ def test(model: Path | str) -> dict[str, dict[str, float]]:
     for name, (count, options) in TESTS.items():
         options = {"split": "test", "max_tokens": 4096, **ENV_OPTIONS, **options}
         envs = make_envs(config.env_id, rows=32, vocabulary=1024, options=options)
-        asked = np.linspace(0, len(envs.questions) - 1, count).round().astype(int).tolist()
-        scores[name] = evaluation_metrics(play_questions(loaded, envs, asked))
+        index = np.linspace(0, len(envs.questions) - 1, count).round().astype(int).tolist()
+        scores[name] = evaluation_metrics(play_questions(loaded, envs, index))
     return scores
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Train and test all that is not there."""
-    base = arguments.folder / "base.json"
+    base = args.folder / "base.json"
     if not base.is_file():
         base.parent.mkdir(parents=True, exist_ok=True)
         base.write_text(json.dumps(test(tiny_run().model), indent=1) + "\n")
-    for seed in arguments.seeds:
-        for condition in arguments.conditions:
-            folder = arguments.folder / condition.replace(" ", "-") / str(seed)
+    for seed in args.seeds:
+        for condition in args.conditions:
+            folder = args.folder / condition.replace(" ", "-") / str(seed)
             if not folder.exists():
                 folder.mkdir(parents=True)
                 run_one(condition, seed, folder)
                 print(f"{condition}, seed {seed}: done", flush=True)
 
 
-def report(arguments: argparse.Namespace) -> None:
+def report(args: argparse.Namespace) -> None:
     """Write the tables and the picture."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted(arguments.folder.glob("*/*/result.json")):
+    results: dict[str, list[Result]] = {}
+    logs: dict[str, list[Path]] = {}
+    for file in sorted(args.folder.glob("*/*/result.json")):
         record = json.loads(file.read_text())
-        found.setdefault(record["condition"], []).append(record)
-    base = json.loads((arguments.folder / "base.json").read_text())
-    order = [name for name in (*CONDITIONS, SUPERVISED) if name in found]
-    # Curves compare on the same held-out questions; runs that are not over have none yet.
-    runs = {
-        name: [
-            result.with_name("metrics.jsonl")
-            for result in sorted((arguments.folder / name.replace(" ", "-")).glob("*/result.json"))
-        ]
-        for name in order
-        if name != SUPERVISED and "env_options" not in CONDITIONS[name]
-    }
-    arguments.picture.parent.mkdir(parents=True, exist_ok=True)
-    learning_figure(runs, arguments.picture)
-    seeds = sorted({record["seed"] for records in found.values() for record in records})
+        results.setdefault(record["condition"], []).append(record)
+        logs.setdefault(record["condition"], []).append(file.with_name("metrics.jsonl"))
+    results = {name: results[name] for name in (*CONDITIONS, SUPERVISED) if name in results}
+    # Curves compare on the same held-out questions.
+    shown = [n for n in results if n != SUPERVISED and "env_options" not in CONDITIONS[n]]
+    args.picture.parent.mkdir(parents=True, exist_ok=True)
+    learning_figure({name: logs[name] for name in shown}, args.picture)
+    seeds = sorted({record["seed"] for records in results.values() for record in records})
     text = heading(
         "Learning to search, then to answer",
         f"python -m benchmarks.studies.learning run --seeds {' '.join(map(str, seeds))} "
-        f"--conditions {shlex.join(order)}; python -m benchmarks.studies.learning report",
+        f"--conditions {shlex.join(results)}; python -m benchmarks.studies.learning report",
         ("search-env", "torch", "transformers", "numpy"),
     )
-    text += f"\n{_table('test world', base, found, order)}\n"
+    base = json.loads((args.folder / "base.json").read_text())
+    times = {"CPU min": "cpu_seconds", "minutes": "seconds"}
+    text += f"\n{score_table('test world', SCORES, base, results, times)}\n"
     for name in TESTS:
-        text += f"\n## {name}\n\n{_by_hops(name, base, found, order)}\n"
-    publish(text, arguments.output)
+        text += f"\n## {name}\n\n{score_table(name, BY_HOPS, base, results)}\n"
+    publish(text, args.output)
 
 
-def _table(
-    test_name: str,
-    base: Mapping[str, Any],
-    found: Mapping[str, Sequence[Mapping[str, Any]]],
-    order: Sequence[str],
+def score_table(
+    name: str,
+    columns: Mapping[str, str],
+    base: Result,
+    results: Mapping[str, Sequence[Result]],
+    times: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    columns = [
-        "condition",
-        "seeds",
-        "search rate",
-        "searches",
-        "EM",
-        "F1",
-        "well formed",
-        "CPU min",
-        "minutes",
-    ]
-    names = ("search_rate", "searches", "exact_match", "f1", "well_formed")
-    first = [f"{base[test_name][f'eval/{name}']:.3f}" for name in names]
-    rows = [["base", "-", *first, "-", "-"]]
-    for condition in order:
-        records = found[condition]
+    """Return the scores of one test: the base model's, then each condition's over its seeds.
+
+    Args:
+        name: One of :data:`TESTS`.
+        columns: Metrics by header.
+        base: Tests of the base model.
+        results: What each seed of a condition left.
+        times: Seconds in them by header.
+    """
+    first = [f"{base[name].get(f'eval/{metric}', math.nan):.3f}" for metric in columns.values()]
+    rows = [["base", "-", *first, *["-"] * len(times)]]
+    for condition, records in results.items():
         cells = [
-            interval([r["tests"][test_name][f"eval/{name}"] for r in records]) for name in names
+            interval([r["tests"][name].get(f"eval/{metric}", math.nan) for r in records])
+            for metric in columns.values()
         ]
-        cells += [
-            interval([r[clock] / 60 for r in records], digits=1)
-            for clock in ("cpu_seconds", "seconds")
-        ]
+        cells += [interval([r[clock] / 60 for r in records], 1) for clock in times.values()]
         rows.append([condition, str(len(records)), *cells])
-    return table(columns, rows)
-
-
-def _by_hops(
-    test_name: str,
-    base: Mapping[str, Any],
-    found: Mapping[str, Sequence[Mapping[str, Any]]],
-    order: Sequence[str],
-) -> str:
-    keys = ["eval/exact_match", *(f"eval/exact_match_{hops}_hops" for hops in (1, 2, 3, 4))]
-    rows = [["base", *(f"{base[test_name].get(key, math.nan):.3f}" for key in keys)]]
-    for condition in order:
-        records = found[condition]
-        rows.append(
-            [
-                condition,
-                *(
-                    interval([r["tests"][test_name].get(key, math.nan) for r in records])
-                    for key in keys
-                ),
-            ]
-        )
-    return table(["EM", "all", "1 hop", "2 hops", "3 hops", "4 hops"], rows)
+    return table(["condition", "seeds", *columns, *times], rows)
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
-    for name, function in (("run", run), ("report", report)):
-        command = commands.add_parser(name)
+    everything = [*CONDITIONS, SUPERVISED]
+    running = commands.add_parser("run")
+    running.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    running.add_argument("--conditions", nargs="+", default=everything, choices=everything)
+    running.set_defaults(function=run)
+    reporting = commands.add_parser("report")
+    reporting.add_argument("--output", type=Path)
+    reporting.add_argument("--picture", type=Path, default=Path("docs/images/learning.png"))
+    reporting.set_defaults(function=report)
+    for command in (running, reporting):
         command.add_argument("--folder", type=Path, default=Path("runs/learning"))
-        command.set_defaults(function=function)
-        if name == "run":
-            everything = [*CONDITIONS, SUPERVISED]
-            command.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-            command.add_argument("--conditions", nargs="+", default=everything, choices=everything)
-        else:
-            command.add_argument("--output", type=Path)
-            command.add_argument("--picture", type=Path, default=Path("docs/images/learning.png"))
-    arguments = parser.parse_args()
-    arguments.function(arguments)
+    args = parser.parse_args()
+    args.function(args)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,19 @@ sampled episodes on questions that nobody trained on; intervals are t intervals 
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
 
 from agents.examples.sb3_tiny import Printer, Score, make_ppo, score
 from agents.sb3 import CausalLMPolicy
-from benchmarks.reports.measurement_page import heading, interval, publish, table
+from benchmarks.reports.measurement_page import heading, interval, parser, publish, table
 
 PACKAGES = ("search-env", "stable-baselines3", "torch", "transformers", "numpy")
 
 
-class Result(NamedTuple):
+class SeedResult(NamedTuple):
     """One seed: scores before and after, and what it took."""
 
     before: Score
@@ -32,21 +30,21 @@ class Result(NamedTuple):
     minutes: float
 
 
-def run(seed: int, steps: int, rows: int, rollout: int, questions: int) -> Result:
+def train_seed(seed: int, steps: int, rows: int, rollout: int, questions: int) -> SeedResult:
     """Score, train, score."""
     ppo = make_ppo("tiny-base", rows, rollout, seed)
     model = cast(CausalLMPolicy, ppo.policy).model
     before, start = score(model, questions), time.process_time()
     ppo.learn(steps, Printer())
     minutes = (time.process_time() - start) / 60
-    return Result(before, score(model, questions), ppo.num_timesteps, minutes)
+    return SeedResult(before, score(model, questions), ppo.num_timesteps, minutes)
 
 
-def report(results: list[Result]) -> str:
+def report(results: list[SeedResult]) -> str:
     """Return the table of all seeds."""
     rows = [
-        [name, *(interval(values, 2) for values in zip(*scores, strict=True))]
-        for name, scores in (
+        [when, *(interval(values, 2) for values in zip(*scores, strict=True))]
+        for when, scores in (
             ("before", [result.before for result in results]),
             ("after", [result.after for result in results]),
         )
@@ -65,25 +63,21 @@ def report(results: list[Result]) -> str:
 
 def main() -> None:
     """Run all seeds, write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--steps", type=int, default=131_072, help="tokens to write in training")
-    parser.add_argument("--rows", type=int, default=16, help="episodes side by side")
-    parser.add_argument("--rollout", type=int, default=1024, help="tokens of each row an update")
-    parser.add_argument("--questions", type=int, default=256, help="to score by")
-    parser.add_argument("--output", type=Path, help="file to write")
-    given = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    options.add_argument("--steps", type=int, default=131_072, help="tokens to write in training")
+    options.add_argument("--rows", type=int, default=16, help="episodes side by side")
+    options.add_argument("--rollout", type=int, default=1024, help="tokens of each row an update")
+    options.add_argument("--questions", type=int, default=256, help="to score by")
+    args = options.parse_args()
     torch.set_num_threads(1)
-    head = heading(
-        "Stable-Baselines3's PPO on the bundled base",
-        "python -m benchmarks.studies.sb3_learning",
-        PACKAGES,
-    )
+    command = "python -m benchmarks.studies.sb3_learning"
+    head = heading("Stable-Baselines3's PPO on the bundled base", command, PACKAGES)
     results = [
-        run(seed, given.steps, given.rows, given.rollout, given.questions)
-        for seed in range(given.seeds)
+        train_seed(seed, args.steps, args.rows, args.rollout, args.questions)
+        for seed in range(args.seeds)
     ]
-    publish(f"{head}\n{report(results)}", given.output)
+    publish(f"{head}\n{report(results)}", args.output)
 
 
 if __name__ == "__main__":

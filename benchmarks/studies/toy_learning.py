@@ -12,14 +12,12 @@ Needs matplotlib for the plot.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -30,16 +28,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
-from benchmarks.reports.measurement_page import heading, publish, table
+from benchmarks.reports.measurement_page import heading, parser, publish, table
 from search_env.wrappers.phases import FinishedEpisode, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow
 
 SOLVED = 0.95  # of the optimal return, which is 1
-STEPS = 500_000
-MASKED_STEPS = 300_000
+STEPS, MASKED_STEPS = 500_000, 300_000
 
-Run = list[Progress]
+Curve = list[Progress]
 
 
 class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
@@ -64,18 +61,20 @@ class Phases(BaseCallback):
 
     def __init__(self, args: Args) -> None:
         super().__init__()
-        self.run: Run = []
+        self.curve: Curve = []
         self._args, self._start, self._updates = args, time.perf_counter(), 0
         rates = SWITCH["search_rate"], SWITCH["format_rate"], SWITCH["window"]
         self._rule = PhaseRule(len(args.phases), None, *rates)
         self._state = self._rule.start(0)
 
     def _on_step(self) -> bool:
-        ended = [
-            i for i, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done
+        pairs = zip(self.locals["infos"], self.locals["dones"], strict=True)
+        episodes = [
+            FinishedEpisode(info["num_searches"], info["well_formed"], info["valid"])
+            for info, done in pairs
+            if done
         ]
-        facts = [FinishedEpisode(i["num_searches"], i["well_formed"], i["valid"]) for i in ended]
-        before, (self._state, _) = self._state, self._rule.observe(self._state, facts)
+        before, (self._state, _) = self._state, self._rule.observe(self._state, episodes)
         if self._state.phase != before.phase:
             self.training_env.env_method("set_phase", self._state.phase)
         return True
@@ -91,14 +90,14 @@ class Phases(BaseCallback):
     def _score(self) -> None:
         scores = (score(self._choose, self._args.window, s) for s in ("train", "validation"))
         seconds = time.perf_counter() - self._start
-        self.run.append(Progress(self.num_timesteps, seconds, self._state.phase, *scores))
+        self.curve.append(Progress(self.num_timesteps, seconds, self._state.phase, *scores))
 
     def _choose(self, windows: Any, masks: Any) -> Any:
         extra = {"action_masks": masks} if self._args.masked else {}
         return self.model.predict(windows, deterministic=True, **extra)[0]
 
 
-def stable_baselines(args: Args) -> Run:
+def stable_baselines(args: Args) -> Curve:
     """Train a stock algorithm with a stock policy on single environments."""
 
     def make() -> gym.Env[Any, Any]:
@@ -120,29 +119,28 @@ def stable_baselines(args: Args) -> Run:
         device="cpu",
     )
     model.learn(args.total_steps, callback)
-    return callback.run
+    return callback.curve
 
 
-@dataclass(frozen=True)
-class Contender:
+def single_file(args: Args) -> Curve:
+    """Train with the example."""
+    return list(train(args))
+
+
+class Contender(NamedTuple):
     """What is trained, and how."""
 
     name: str
-    learn: Callable[[Args], Run]
+    learn: Callable[[Args], Curve]
     masked: bool = False
     shaped: bool = True
 
-    def run(self, seed: int) -> Run:
+    def run(self, seed: int) -> Curve:
         """Train with one seed; with masks, for fewer steps."""
         steps = MASKED_STEPS if self.masked else STEPS
         torch.set_num_threads(1)
         phases = {} if self.shaped else {"phases": R1_SEARCHER_PHASES}
         return self.learn(Args(seed=seed, masked=self.masked, total_steps=steps, **phases))
-
-
-def single_file(args: Args) -> Run:
-    """Train with the example."""
-    return list(train(args))
 
 
 CONTENDERS = (
@@ -153,70 +151,76 @@ CONTENDERS = (
 )
 
 
-def run_all(seeds: Sequence[int], jobs: int) -> dict[str, list[Run]]:
+def run_all(seeds: Sequence[int], jobs: int) -> dict[str, list[Curve]]:
     """Train every contender with every seed, ``jobs`` at a time."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        asked = {c.name: [pool.submit(c.run, seed) for seed in seeds] for c in CONTENDERS}
-        return {name: [future.result() for future in futures] for name, futures in asked.items()}
+        futures = {c.name: [pool.submit(c.run, seed) for seed in seeds] for c in CONTENDERS}
+        return {name: [future.result() for future in own] for name, own in futures.items()}
 
 
-def first(run: Run, reached: Callable[[Progress], bool], field: str) -> float:
+def first(curve: Curve, reached: Callable[[Progress], bool], field: str = "steps") -> float:
     """Return the steps or seconds at which something first held; NaN where it never did."""
-    return next((float(getattr(at, field)) for at in run if reached(at)), float("nan"))
+    return next((float(getattr(at, field)) for at in curve if reached(at)), float("nan"))
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
     """Return the mean and the range of some seeds' figures."""
     if np.isnan(values).any():
-        known = np.count_nonzero(~np.isnan(values))
-        return "never" if not known else f"in {known} of {len(values)}"
+        reached = np.count_nonzero(~np.isnan(values))
+        return f"in {reached} of {len(values)}" if reached else "never"
     low, high = min(values), max(values)
     return f"{np.mean(values):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
-def rows(runs: dict[str, list[Run]]) -> list[list[str]]:
+def in_phase_2(at: Progress) -> bool:
+    """Return whether phase 2 has begun."""
+    return bool(at.phase == 1)
+
+
+def solved(at: Progress) -> bool:
+    """Return whether the training questions are solved."""
+    return bool(at.train.episode_return >= SOLVED)
+
+
+def solved_unseen(at: Progress) -> bool:
+    """Return whether the validation questions are solved."""
+    return bool(at.validation.episode_return >= SOLVED)
+
+
+def rows(curves: dict[str, list[Curve]]) -> list[list[str]]:
     """Return the table: a row a contender."""
-    found = []
-    for name, seeds in runs.items():
-        solved = [first(r, lambda at: at.train.episode_return >= SOLVED, "steps") for r in seeds]
-        held = [first(r, lambda at: at.validation.episode_return >= SOLVED, "steps") for r in seeds]
-        seconds = [first(r, lambda p: p.train.episode_return >= SOLVED, "seconds") for r in seeds]
-        ends = [run[-1] for run in seeds]
-        found.append(
-            [
-                name,
-                spread([first(run, lambda at: at.phase == 1, "steps") for run in seeds]),
-                spread(solved),
-                spread(seconds),
-                spread(held),
-                spread([at.train.episode_return for at in ends], 2),
-                spread([at.validation.episode_return for at in ends], 2),
-                spread([at.train.evidence_rate for at in ends], 2),
-            ]
-        )
-    return found
+    return [
+        [
+            name,
+            spread([first(curve, in_phase_2) for curve in seeds]),
+            spread([first(curve, solved) for curve in seeds]),
+            spread([first(curve, solved, "seconds") for curve in seeds]),
+            spread([first(curve, solved_unseen) for curve in seeds]),
+            spread([curve[-1].train.episode_return for curve in seeds], 2),
+            spread([curve[-1].validation.episode_return for curve in seeds], 2),
+            spread([curve[-1].train.evidence_rate for curve in seeds], 2),
+        ]
+        for name, seeds in curves.items()
+    ]
 
 
-def plot(runs: dict[str, list[Run]], path: Path) -> None:
+def plot(curves: dict[str, list[Curve]], path: Path) -> None:
     """Draw the learning curves: mean and range over seeds, train and validation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
-    for axis, split in zip(axes, ("train", "validation"), strict=True):
-        for number, (name, seeds) in enumerate(runs.items()):
-            steps = [at.steps for at in seeds[0]]
-            curves = np.array([[getattr(at, split).episode_return for at in run] for run in seeds])
-            colour = f"C{number}"
-            axis.plot(steps, curves.mean(0), color=colour, label=name)
-            axis.fill_between(steps, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
-            switch = np.nanmean([first(run, lambda at: at.phase == 1, "steps") for run in seeds])
+    titles = {"train": "questions trained on", "validation": "questions never seen"}
+    for axis, (split, title) in zip(axes, titles.items(), strict=True):
+        for number, (name, seeds) in enumerate(curves.items()):
+            steps, colour = [at.steps for at in seeds[0]], f"C{number}"
+            values = np.array([[getattr(at, split).episode_return for at in c] for c in seeds])
+            axis.plot(steps, values.mean(0), color=colour, label=name)
+            axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
+            switch = np.nanmean([first(curve, in_phase_2) for curve in seeds])
             axis.plot(switch, 0.0, marker="^", color=colour, clip_on=False, zorder=3)
         axis.axhline(1.0, color="0.5", lw=0.8, ls="--")
-        axis.set_title(
-            {"train": "questions trained on", "validation": "questions never seen"}[split]
-        )
-        axis.set_xlabel("environment steps (triangle: phase 2 begins)")
+        axis.set(title=title, xlabel="environment steps (triangle: phase 2 begins)")
         axis.set_ylim(-0.02, 1.05)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("return (F1) of the greedy policy; best is 1")
@@ -225,19 +229,18 @@ def plot(runs: dict[str, list[Run]], path: Path) -> None:
     figure.savefig(path)
 
 
-def result(runs: dict[str, list[Run]], seeds: int, jobs: int, command: str) -> str:
-    """Return the result as Markdown."""
-    packages = ["search-env", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
+def result(curves: dict[str, list[Curve]], seeds: int, jobs: int) -> str:
+    """Return the result as Markdown, without its heading."""
     columns = ["contender", "steps to phase 2", "steps to .95", "seconds to .95"]
     columns += ["steps to .95, unseen", "return at the end", "return, unseen", "finds the document"]
-    return f"""{heading("Learning on the toy", command, packages)}
+    return f"""
 `SearchQA-Toy-v0`, {seeds} seeds, {STEPS:,} steps each ({MASKED_STEPS:,} with masks), {jobs} runs at
 a time on one thread each; the learning rate falls to 0 over them. Return is F1 of the greedy policy
 over all 64 questions of a split: `train`, and `validation`, whose answers the policy never saw (a
 guess is worth 1/8 there). Mean and range over seeds; steps are those of the first score that
 reached it, one every {Args.num_envs * Args.num_steps * Args.score_every:,} steps.
 
-{table(columns, rows(runs))}
+{table(columns, rows(curves))}
 
 Phases are R1-Searcher's two, switched when 90 % of the last {SWITCH["window"]:,} episodes search
 and 90 % are well formed. Both pay the shaping of `agents/examples/ppo_toy.py` too: half of the best
@@ -251,18 +254,19 @@ out of tokens as something that goes on and never answers: return 0 after 500,00
 
 
 def main() -> None:
-    """Parse the command line, train, print, write and draw."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--output", type=Path, help="Markdown file to write")
-    parser.add_argument("--plot", type=Path, help="picture to write")
-    given = parser.parse_args()
-    runs = run_all(range(given.seeds), given.jobs)
-    command = f"python -m benchmarks.studies.toy_learning --seeds {given.seeds} --jobs {given.jobs}"
-    publish(result(runs, given.seeds, given.jobs, command), given.output)
-    if given.plot is not None:
-        plot(runs, given.plot)
+    """Train, print, write and draw."""
+    options = parser(__doc__)
+    options.add_argument("--seeds", type=int, default=3)
+    options.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    options.add_argument("--plot", type=Path, help="picture to write")
+    args = options.parse_args()
+    command = f"python -m benchmarks.studies.toy_learning --seeds {args.seeds} --jobs {args.jobs}"
+    packages = ["search-env", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
+    curves = run_all(range(args.seeds), args.jobs)
+    head = heading("Learning on the toy", command, packages)
+    publish(head + result(curves, args.seeds, args.jobs), args.output)
+    if args.plot is not None:
+        plot(curves, args.plot)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import sys
 
 from agents.examples.sb3_tiny import Score
 from benchmarks.studies import sb3_learning
-from benchmarks.studies.sb3_learning import Result, report
+from benchmarks.studies.sb3_learning import SeedResult, report
 
 
 def test_report_has_means_and_every_seed():
     before = Score(0.25, 1.0, 0.5)
     afters = Score(0.8, 0.9, 0.6), Score(1.0, 0.9, 0.8)
-    text = report([Result(before, after, 32_768, 6.0) for after in afters])
+    text = report([SeedResult(before, after, 32_768, 6.0) for after in afters])
     # Student's t with one degree of freedom: 12.706 * .1.
     assert "| after | 0.90 ± 1.27 | 0.90 ± 0.00 | 0.70 ± 1.27 |" in text
     assert "| before | 0.25 ± 0.00 | 1.00 ± 0.00 | 0.50 ± 0.00 |" in text
