@@ -25,6 +25,7 @@ from search_env.matcher import EVENT_SHIFT, Ends, load_matcher
 from search_env.types import TagPair, TagRole, pairs_by_tag
 
 _KEPT_STATES = 4096  # each holds a few ids, at most some hundred
+_NOTHING: frozenset[str] = frozenset()  # one object, whose hash is kept
 
 Mask: TypeAlias = NDArray[np.int8]
 Places: TypeAlias = NDArray[np.int64]
@@ -126,7 +127,7 @@ class ActionMasks:
     def _standing(self, dynamics: Dynamics, row: int) -> _Standing:
         episode = dynamics.episodes[row]
         grammar = self._follow(dynamics, row)
-        held = frozenset(episode.opened)
+        held = frozenset(episode.opened) if episode.opened else _NOTHING
         searches = self._searches_left(dynamics, row)
         return _Standing(dynamics.automaton_state(row), grammar, held, searches)
 
@@ -234,7 +235,7 @@ class ActionMasks:
             elif not searches:
                 return False
             else:
-                held, searches, closed = frozenset(), searches - 1, True
+                held, searches, closed = _NOTHING, searches - 1, True
         return True
 
     def _holds_blank(self, token: int, ends: Ends) -> bool:

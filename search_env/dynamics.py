@@ -282,9 +282,9 @@ class Dynamics:
         queries = []
         for row, number in zip(self.settled, event[places].tolist(), strict=True):
             self._settle(row, self._matcher.events[number])
-            pending = self.pending(row)
-            if pending is not None:
-                queries.append(pending)
+            query = self.pending(row)
+            if query is not None:
+                queries.append(query)
         if look:
             self._slack = int((self._deadline - self._end_of).min())
         return queries

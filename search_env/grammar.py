@@ -188,9 +188,11 @@ def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
     found: tuple[str, ...]
     while True:  # prompts are long, and mostly the first look at their end decides
         before = transcript.decode(transcript.tokens[max(0, length - taken) : length]).rstrip()
-        left, found = dict(names), ()
-        while opening := next((text for text in left if before.endswith(text)), ""):
-            found = (left.pop(opening), *found)
+        left, found = tuple(names), ()
+        while left and before.endswith(left):
+            opening = next(filter(before.endswith, left))
+            left = tuple(text for text in left if text != opening)
+            found = (names[opening], *found)
             before = before.removesuffix(opening).rstrip()
         if not left or taken >= length or len(before) >= longest + _CUT:
             return found

@@ -143,6 +143,11 @@ class Protocol:
 
         Texts are the matcher's to check.
         """
+        if not isinstance(self.tags, tuple) or not all(isinstance(p, TagPair) for p in self.tags):
+            raise ProtocolError(
+                f"Expected the tags of protocol {self.name!r} to be a tuple of TagPair, got "
+                f"{self.tags!r}. Write each pair as TagPair(name, role, open, close)."
+            )
         names = [pair.name for pair in self.tags]
         if len(set(names)) < len(names) or not all(map(_PAIR_NAME.fullmatch, names)):
             raise ProtocolError(

@@ -22,7 +22,7 @@ from search_env.dynamics import Dynamics
 from search_env.episode import Query
 from search_env.episode_record import common_fields, decode, encode
 from search_env.errors import ConfigurationError, ProtocolError
-from search_env.grammar import format_violations, open_thoughts
+from search_env.grammar import format_violations, open_thoughts, prompt_thoughts
 from search_env.moves import answer_text, query_text
 from search_env.protocols import Consequence
 from search_env.rendering.page import _tags
@@ -185,6 +185,26 @@ def test_the_mask_refuses_what_the_environment_no_longer_holds_open():
     assert ">" not in allowed(dynamics)
 
 
+@pytest.mark.parametrize(
+    ("ending", "thoughts"),
+    [
+        ("", ()),
+        ("<think>.", ()),
+        ("<internal>", ("internal",)),
+        ("<think>\n<internal>\n\n\n\n", ("think", "internal")),
+        ("<internal><think> ", ("internal", "think")),
+        ("<think><internal><think>", ("internal", "think")),
+        ("<think></think>", ()),
+    ],
+)
+def test_a_prompt_may_leave_several_thoughts_open(ending, thoughts):
+    dynamics = begun(dataclasses.replace(OWN, base_prompt="{question} " + ending))
+    assert prompt_thoughts(dynamics.transcript(0)) == thoughts
+    assert open_thoughts(dynamics.transcript(0)) == thoughts
+    write(dynamics, answer_text(OWN, "Oslo", thoughts=thoughts))
+    assert not format_violations(dynamics.transcript(0))
+
+
 def test_scripted_answers_close_every_thought():
     dynamics = begun()
     write(dynamics, "<internal>well ")
@@ -262,6 +282,8 @@ ANSWERS, QUERIES = OWN.pair(TagRole.ANSWER), OWN.pair(TagRole.TOOL)
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
+        (list(OWN.tags), "tuple of TagPair"),
+        (("<q>", "</q>"), "tuple of TagPair"),
         ((*OWN.tags, ANSWERS), "names of their own"),
         ((dataclasses.replace(ANSWERS, name="Answer"), *OWN.tags), "names of their own"),
         ((dataclasses.replace(ANSWERS, name="second"), *OWN.tags), "role ANSWER"),
