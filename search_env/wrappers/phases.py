@@ -135,11 +135,6 @@ class PhaseRule:
         """Return whether the phase has no end."""
         return state.phase == self.num_phases - 1
 
-    def is_automatic(self, state: PhaseState) -> bool:
-        """Return whether episodes can end the phase."""
-        asks = self.after_episodes is not None or self._asks_rates
-        return asks and not self.is_last(state)
-
     def checked(self, phase: int) -> int:
         """Return the number of a phase.
 

@@ -8,7 +8,6 @@ environment its next reward. They compute no reward and change no observation.
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -156,12 +155,11 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
 
     The state holds the phase; so do copies, pickles and, as the arguments, ``env.spec``.
 
-    **In vector environments** the phase must be one for all rows, which counting each row's own
-    episodes cannot give. Put :class:`VectorStagedReward` around Gymnasium's ``SyncVectorEnv`` or
-    ``AsyncVectorEnv``. A ``StagedReward`` inside them that could still switch by itself refuses
-    to ``reset``; one without a condition is welcome there, and ``envs.call("set_phase", 1)``
-    switches all rows. Other libraries' vector forms are not detected: inside them pass
-    ``after_episodes=None`` and switch all rows at once (``env_method`` in Stable-Baselines3).
+    **Not inside a vector environment.** There each row counts its own episodes, so ``N`` rows need
+    ``N * after_episodes`` of them and switch one by one (``infos["phase"]`` says which have). Put
+    :class:`VectorStagedReward` around the vector environment instead. Where that cannot be done
+    pass ``after_episodes=None`` and switch all rows at once: ``envs.call("set_phase", 1)``, or
+    ``env_method`` in Stable-Baselines3.
 
     Args:
         env: An environment with ``set_reward``, such as ``SearchQAEnv``, wrapped or not. Episodes
@@ -219,18 +217,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Info]:
-        """Begin an episode under the phase in force.
-
-        Raises:
-            ConfigurationError: The wrapper is inside Gymnasium's vector environment and could
-                switch by itself.
-        """
-        if self._rule.is_automatic(self._state) and _inside_vector_env():
-            raise ConfigurationError(
-                "Expected one phase for all rows of a vector environment, got a StagedReward "
-                "inside it that counts its own row's episodes. Put VectorStagedReward around the "
-                "vector environment instead, or pass after_episodes=None and no rates here."
-            )
+        """Begin an episode under the phase in force."""
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, {**info, "phase": self.phase, "phase_name": self.phase_name}
 
@@ -423,23 +410,6 @@ def _nearest(env: VectorEnv[Any, Any, Any], name: str) -> VectorEnv[Any, Any, An
     while isinstance(env, VectorWrapper) and not hasattr(env, name):
         env = env.env
     return env
-
-
-_VECTOR_MODULES = ("gymnasium.vector.sync_vector_env", "gymnasium.vector.async_vector_env")
-
-
-def _inside_vector_env() -> bool:
-    """Return whether a vector environment of Gymnasium's is calling.
-
-    It tells its sub-environments nothing of itself, and phases that drift apart would show in no
-    result; so the callers are looked at.
-    """
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        frame = frame.f_back
-        if frame.f_globals.get("__name__") in _VECTOR_MODULES:
-            return True
-    return False
 
 
 def _cut_short() -> ConfigurationError:

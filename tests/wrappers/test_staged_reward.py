@@ -285,20 +285,15 @@ def make_staged(**arguments: Any) -> StagedReward:
     return StagedReward(make(), **arguments)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium reports a worker's error so too
 @pytest.mark.parametrize("form", [SyncVectorEnv, AsyncVectorEnv])
-def test_a_row_of_its_own_phase_is_refused(form):
-    envs = vector_of_staged(form)
-    with pytest.raises(ConfigurationError, match="Expected one phase for all rows"):
-        envs.reset(seed=0)
+def test_rows_with_phases_of_their_own_say_so(form):
+    envs = vector_of_staged(form, phases=PHASES, after_episodes=1)
+    envs.reset(seed=0)
+    infos = envs.step(np.array([END, FILLER]))[-1]
+    assert infos["phase_switched"].tolist() == [True, False]
+    infos = envs.step(np.array([FILLER, FILLER]))[-1]
+    assert infos["phase"].tolist() == [1, 0]
     envs.close()
-
-
-def test_make_vec_with_the_wrapper_is_refused():
-    options = {"num_envs": 2, "vectorization_mode": "sync", "wrappers": [StagedReward]}
-    envs = gym.make_vec("SearchQA-Toy-v0", **options)
-    with pytest.raises(ConfigurationError, match="Put VectorStagedReward around"):
-        envs.reset(seed=0)
 
 
 @pytest.mark.parametrize("form", [SyncVectorEnv, AsyncVectorEnv])
