@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -319,35 +319,52 @@ def summarise(
     """
     valid = [record for record in records if record.valid]
 
-    def interval(field: str) -> Interval | None:
-        values = _values(valid, field)
-        return bootstrap_mean(values, resamples=resamples, seed=seed) if values else None
+    def interval(values: Iterable[float | None]) -> Interval | None:
+        known = _known(values)
+        return bootstrap_mean(known, resamples=resamples, seed=seed) if known else None
 
     kinds = sorted({record.kind for record in valid if record.kind})
     counts = sorted({record.hops for record in valid if record.hops is not None})
     return Summary(
         episodes=len(valid),
         invalid=len(records) - len(valid),
-        **{field: interval(field) for field in _AVERAGED},
+        exact_match=interval(record.exact_match for record in valid),
+        f1=interval(record.f1 for record in valid),
+        cover_exact_match=interval(record.cover_exact_match for record in valid),
+        contiguous_cover_exact_match=interval(
+            record.contiguous_cover_exact_match for record in valid
+        ),
+        episode_return=interval(record.episode_return for record in valid),
+        supporting_recall=interval(record.supporting_recall for record in valid),
+        all_supports=interval(record.all_supports for record in valid),
+        answer_recall=interval(record.answer_recall for record in valid),
+        searches=interval(record.searches for record in valid),
+        policy_tokens=interval(record.policy_tokens for record in valid),
+        judged=interval(record.judged for record in valid),
         stop_reasons=dict(Counter(record.stop_reason for record in records).most_common()),
         by_kind={kind: _means([r for r in valid if r.kind == kind]) for kind in kinds},
         by_hops={hops: _means([r for r in valid if r.hops == hops]) for hops in counts},
     )
 
 
-_AVERAGED = tuple(field.name for field in fields(Summary) if field.type == "Interval | None")
-_GROUPED = tuple(field.name for field in fields(Means) if field.name != "episodes")
-
-
 def _means(records: Sequence[EpisodeRecord]) -> Means:
-    return Means(len(records), **{field: _mean(_values(records, field)) for field in _GROUPED})
+    return Means(
+        episodes=len(records),
+        exact_match=_mean(record.exact_match for record in records),
+        f1=_mean(record.f1 for record in records),
+        cover_exact_match=_mean(record.cover_exact_match for record in records),
+        supporting_recall=_mean(record.supporting_recall for record in records),
+        all_supports=_mean(record.all_supports for record in records),
+        answer_recall=_mean(record.answer_recall for record in records),
+        searches=_mean(record.searches for record in records),
+    )
 
 
-def _values(records: Sequence[EpisodeRecord], field: str) -> list[float]:
+def _known(values: Iterable[float | None]) -> list[float]:
     """Return a measure of those records that have it."""
-    found = (getattr(record, field) for record in records)
-    return [float(value) for value in found if value is not None]
+    return [float(value) for value in values if value is not None]
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = _known(values)
+    return sum(known) / len(known) if known else None

@@ -301,11 +301,11 @@ class _Replay:
                 f"question {question.id!r}", str(error), self._rules() if known else cause
             ) from error
         found = self.env.transcript().question
-        for field in dataclasses.fields(question):
-            then, now = getattr(question, field.name), getattr(found, field.name)
-            if then != now:
-                expected = f"the question's {field.name} to be {then!r}"
-                raise self._mismatch(expected, repr(now), cause)
+        now = dataclasses.asdict(found)
+        for name, then in dataclasses.asdict(question).items():
+            if then != now[name]:
+                expected = f"the question's {name} to be {then!r}"
+                raise self._mismatch(expected, repr(now[name]), cause)
         return observation
 
     def _check_tokenizer(self) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("search-env", "gymnasium", "numpy", "tokenizers", "bm25s", "PyStemmer")
 
-# Header and field of the columns that hold a score from 0 to 1.
-_SCORES = (
-    ("EM", "exact_match"),
-    ("F1", "f1"),
-    ("cover\nEM", "cover_exact_match"),
-    ("support\nrecall", "supporting_recall"),
-    ("all\nfound", "all_supports"),
-    ("answer\nrecall", "answer_recall"),
+ScoreColumn: TypeAlias = tuple[str, Callable[[Summary], Interval | None]]
+"""Header and content of a column that holds a score from 0 to 1."""
+
+_SCORES: tuple[ScoreColumn, ...] = (
+    ("EM", lambda summary: summary.exact_match),
+    ("F1", lambda summary: summary.f1),
+    ("cover\nEM", lambda summary: summary.cover_exact_match),
+    ("support\nrecall", lambda summary: summary.supporting_recall),
+    ("all\nfound", lambda summary: summary.all_supports),
+    ("answer\nrecall", lambda summary: summary.answer_recall),
 )
 
 
@@ -76,7 +78,7 @@ def summary_table(
 
     Args:
         summaries: By the agents' names.
-        scores: Header and field of each column of scores from 0 to 1; searches follow them.
+        scores: The columns of scores from 0 to 1; searches follow them.
     """
     from rich import box
     from rich.table import Table
@@ -88,7 +90,7 @@ def summary_table(
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("stop reasons", overflow="fold")
     for name, summary in summaries.items():
-        means = [_score_cell(getattr(summary, field)) for _, field in scores]
+        means = [_score_cell(read(summary)) for _, read in scores]
         cells = [_cell(top, below) for top, below in (*means, _searches_cell(summary.searches))]
         reasons = "\n".join(f"{why} {n}" for why, n in summary.stop_reasons.items())
         table.add_row(Text(name, "bold"), *cells, Text(reasons))

@@ -5,7 +5,7 @@ Reading and scoring is :mod:`search_env.outputs`'s, comparing :mod:`search_env.s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,15 +17,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from search_env.evaluation import EpisodeRecord
+    from search_env.report import ScoreColumn
     from search_env.scoring import ScoringRule
 
-_COLUMNS = (
-    ("EM", "exact_match"),
-    ("F1", "f1"),
-    ("cover\nEM", "cover_exact_match"),
-    ("in a\nrow", "contiguous_cover_exact_match"),
-    ("answer\nrecall", "answer_recall"),
-    ("judged\nright", "judged"),
+_COLUMNS: tuple[ScoreColumn, ...] = (
+    ("EM", lambda summary: summary.exact_match),
+    ("F1", lambda summary: summary.f1),
+    ("cover\nEM", lambda summary: summary.cover_exact_match),
+    ("in a\nrow", lambda summary: summary.contiguous_cover_exact_match),
+    ("answer\nrecall", lambda summary: summary.answer_recall),
+    ("judged\nright", lambda summary: summary.judged),
+)
+_COMPARED: tuple[tuple[str, Callable[[EpisodeRecord], float]], ...] = (
+    ("EM", lambda record: record.exact_match),
+    ("F1", lambda record: record.f1),
 )
 
 
@@ -118,10 +123,10 @@ def _comparisons(records: Mapping[str, Sequence[EpisodeRecord]], seed: int) -> T
         table.add_column(header, justify="right", no_wrap=True)
     for name, found in others:
         mine, theirs = on_shared_questions(found, base)
-        for measure, field in _COLUMNS[:2] if mine else ():
+        for measure, read in _COMPARED if mine else ():
             made = compare_paired(
-                [getattr(record, field) for record in mine],
-                [getattr(record, field) for record in theirs],
+                [read(record) for record in mine],
+                [read(record) for record in theirs],
                 seed=seed,
             )
             gap = made.difference

@@ -19,7 +19,7 @@ from search_env.datasets.world.forms import (
 from search_env.datasets.world.naming import Naming
 from search_env.datasets.world.relations import RELATIONS
 from search_env.datasets.world.rng import Draws
-from search_env.datasets.world.schema import KINDS, WORKS
+from search_env.datasets.world.schema import KINDS, WORKS, Relation
 from search_env.datasets.world.values import LITERALS, literal, literal_answers
 
 
@@ -118,10 +118,7 @@ class English:
 
     def _comparison(self, form: Compare, draws: Draws) -> str:
         relation = relation_of(self._facts, form)
-        if form.operator == "same":
-            templates = relation.same
-        else:
-            templates = getattr(relation.comparison, form.operator)
+        templates = _templates(relation, form.operator)
         if form.operator in ("least", "most") and isinstance(form.sides[0], Path):
             return self._which_root(form, draws)
         sides = [_shortcut(Path(side, form.relation)) for side in form.sides]
@@ -177,3 +174,18 @@ def _shortcut(form: Path) -> Form:
     if form.relation == "country" and isinstance(form.of, Path) and form.of.relation == "region":
         return form.of.of
     return form.of
+
+
+def _templates(relation: Relation, operator: str) -> tuple[str, ...]:
+    """Return the questions that compare two subjects so; see :class:`Compare`."""
+    if operator == "same":
+        return relation.same
+    compare = relation.comparison
+    if compare is None:
+        raise TypeError(f"expected a relation that can be compared, got {relation.name}")
+    return {
+        "least": compare.least,
+        "most": compare.most,
+        "less": compare.less,
+        "more": compare.more,
+    }[operator]
