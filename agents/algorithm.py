@@ -136,16 +136,30 @@ mean 'grpo'? Mend advantage.
 
     def __post_init__(self) -> None:
         """Check every field, then those that depend on each other."""
-        for field, kind in _CHOICES.items():
-            self._check_choice(field, get_args(kind))
-        for field in ("prompts", "group_size", "epochs", "max_batches"):
-            self._check(field, _whole(getattr(self, field), 1), "a number of them, at least 1")
-        for field in ("horizon", "minibatch"):
-            value = getattr(self, field)
-            self._check(field, value is None or _whole(value, 1), "None or at least 1")
-        self._check("warmup_steps", _whole(self.warmup_steps, 0), "a number of steps, 0 or more")
-        for field in ("normalize_std", "dynamic_sampling", "mask_retrieved", "overlong_filter"):
-            self._check(field, isinstance(getattr(self, field), bool), "True or False")
+        _check_choice("advantage", self.advantage, Advantage)
+        _check_choice("surrogate", self.surrogate, Surrogate)
+        _check_choice("aggregation", self.aggregation, Aggregation)
+        _check_choice("kl", self.kl, KL)
+        _check_choice("kl_estimator", self.kl_estimator, KLEstimator)
+        _check_choice("importance_correction", self.importance_correction, ImportanceCorrection)
+        for field, count in (
+            ("prompts", self.prompts),
+            ("group_size", self.group_size),
+            ("epochs", self.epochs),
+            ("max_batches", self.max_batches),
+        ):
+            _check(field, count, _whole(count, 1), "a number of them, at least 1")
+        for field, most in (("horizon", self.horizon), ("minibatch", self.minibatch)):
+            _check(field, most, most is None or _whole(most, 1), "None or at least 1")
+        steps = self.warmup_steps
+        _check("warmup_steps", steps, _whole(steps, 0), "a number of steps, 0 or more")
+        for field, switch in (
+            ("normalize_std", self.normalize_std),
+            ("dynamic_sampling", self.dynamic_sampling),
+            ("mask_retrieved", self.mask_retrieved),
+            ("overlong_filter", self.overlong_filter),
+        ):
+            _check(field, switch, isinstance(switch, bool), "True or False")
         self._check_numbers()
         self._check_combinations()
 
@@ -170,93 +184,96 @@ mean 'grpo'? Mend advantage.
         return self.epochs * math.ceil(self.sequences / (self.minibatch or self.sequences))
 
     def _check_numbers(self) -> None:
-        for field in (
-            "value_coefficient",
-            "kl_coefficient",
-            "entropy_coefficient",
-            "learning_rate",
-            "value_learning_rate",
+        for field, amount in (
+            ("value_coefficient", self.value_coefficient),
+            ("kl_coefficient", self.kl_coefficient),
+            ("entropy_coefficient", self.entropy_coefficient),
+            ("learning_rate", self.learning_rate),
         ):
-            value = getattr(self, field)
-            absent = field == "value_learning_rate" and value is None
-            self._check(field, absent or _number(value, 0.0), "a finite number, 0 or more")
-        for field in ("gamma", "lam"):
-            value = getattr(self, field)
-            self._check(field, _number(value, 0.0) and value <= 1.0, "from 0 to 1")
-        for field in ("eps_low", "eps_high", "temperature", "top_p"):
-            value = getattr(self, field)
-            self._check(field, _number(value, 0.0) and value > 0.0, "a finite number above 0")
-        self._check("eps_low", self.eps_low < 1.0, "below 1")
-        self._check("top_p", self.top_p <= 1.0, "at most 1")
-        for field, bound in (("dual_clip", 1.0), ("value_clip", 0.0)):
-            value = getattr(self, field)
-            good = value is None or (_number(value, bound) and value > bound)
-            self._check(field, good, f"None or a finite number above {bound:g}")
-        self._check("importance_cap", _number(self.importance_cap, 1.0), "at least 1")
+            _check(field, amount, _number(amount, 0.0), "a finite number, 0 or more")
+        rate = self.value_learning_rate
+        good = rate is None or _number(rate, 0.0)
+        _check("value_learning_rate", rate, good, "a finite number, 0 or more")
+        for field, share in (("gamma", self.gamma), ("lam", self.lam)):
+            _check(field, share, _number(share, 0.0) and share <= 1.0, "from 0 to 1")
+        for field, value in (
+            ("eps_low", self.eps_low),
+            ("eps_high", self.eps_high),
+            ("temperature", self.temperature),
+            ("top_p", self.top_p),
+        ):
+            _check(field, value, _number(value, 0.0) and value > 0.0, "a finite number above 0")
+        _check("eps_low", self.eps_low, self.eps_low < 1.0, "below 1")
+        _check("top_p", self.top_p, self.top_p <= 1.0, "at most 1")
+        for field, clip, bound in (
+            ("dual_clip", self.dual_clip, 1.0),
+            ("value_clip", self.value_clip, 0.0),
+        ):
+            good = clip is None or (_number(clip, bound) and clip > bound)
+            _check(field, clip, good, f"None or a finite number above {bound:g}")
+        cap = self.importance_cap
+        _check("importance_cap", cap, _number(cap, 1.0), "at least 1")
 
     def _check_combinations(self) -> None:
         grouped = self.advantage in GROUPED
-        self._check(
+        _check(
             "group_size",
+            self.group_size,
             self.group_size >= 2 or not grouped,
             f"at least 2 with advantage={self.advantage!r}, which compares episodes of a question",
         )
         needs_horizon = self.aggregation == "const_norm"
-        self._check(
+        _check(
             "horizon",
+            self.horizon,
             (self.horizon is not None) == needs_horizon,
             f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}",
         )
-        self._check(
+        _check(
             "eps_high",
+            self.eps_high,
             self.surrogate != "cispo" or self.eps_high >= 1.0,
             "at least 1 with surrogate='cispo', whose bound of the ratio it is (5 is advised)",
         )
         wanted = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
-        self._check(
+        _check(
             "kl_estimator",
+            self.kl_estimator,
             wanted is None or self.kl_estimator in wanted,
             f"one of {wanted} with kl={self.kl!r}",
         )
-        self._check(
+        _check(
             "kl_coefficient",
+            self.kl_coefficient,
             self.kl != "none" or self.kl_coefficient == 0.0,
             "0 with kl='none'",
         )
-        self._check(
+        _check(
             "dynamic_sampling",
+            self.dynamic_sampling,
             grouped or not self.dynamic_sampling,
             f"False with advantage={self.advantage!r}, which has no groups",
         )
-        self._check(
+        _check(
             "minibatch",
+            self.minibatch,
             self.minibatch is None or self.minibatch <= self.sequences,
             f"at most prompts * group_size = {self.sequences}",
         )
 
-    def _check_choice(self, field: str, known: tuple[str, ...]) -> None:
-        value = getattr(self, field)
-        if value not in known:
-            raise ConfigurationError(
-                f"Expected {field} to be one of {', '.join(known)}, got {value!r}. "
-                f"{nearest(str(value), known)}Mend {field}."
-            )
 
-    def _check(self, field: str, good: bool, wanted: str) -> None:
-        if not good:
-            raise ConfigurationError(
-                f"Expected {field} to be {wanted}, got {getattr(self, field)!r}. Mend {field}."
-            )
+def _check_choice(field: str, value: object, kind: object) -> None:
+    known: tuple[str, ...] = get_args(kind)
+    if value not in known:
+        raise ConfigurationError(
+            f"Expected {field} to be one of {', '.join(known)}, got {value!r}. "
+            f"{nearest(str(value), known)}Mend {field}."
+        )
 
 
-_CHOICES = {
-    "advantage": Advantage,
-    "surrogate": Surrogate,
-    "aggregation": Aggregation,
-    "kl": KL,
-    "kl_estimator": KLEstimator,
-    "importance_correction": ImportanceCorrection,
-}
+def _check(field: str, value: object, good: bool, wanted: str) -> None:
+    if not good:
+        raise ConfigurationError(f"Expected {field} to be {wanted}, got {value!r}. Mend {field}.")
 
 
 def _whole(value: object, least: int) -> bool:

@@ -143,21 +143,21 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what no other constructor checks."""
-        for name, least in (
-            ("max_tokens", 2),
-            ("steps", 0),
-            ("rows", 1),
-            ("lora_rank", 0),
-            ("micro_tokens", 1),
-            ("seed", 0),
-            ("eval_every", 0),
-            ("eval_questions", 1),
-            ("checkpoint_every", 1),
-            ("keep_checkpoints", 1),
-            ("record_every", 0),
-            ("processes", 1),
+        for name, value, least in (
+            ("max_tokens", self.max_tokens, 2),
+            ("steps", self.steps, 0),
+            ("rows", self.rows, 1),
+            ("lora_rank", self.lora_rank, 0),
+            ("micro_tokens", self.micro_tokens, 1),
+            ("seed", self.seed, 0),
+            ("eval_every", self.eval_every, 0),
+            ("eval_questions", self.eval_questions, 1),
+            ("checkpoint_every", self.checkpoint_every, 1),
+            ("keep_checkpoints", self.keep_checkpoints, 1),
+            ("record_every", self.record_every, 0),
+            ("processes", self.processes, 1),
         ):
-            check_count(name, getattr(self, name), least)
+            check_count(name, value, least)
         check_choice("dtype", self.dtype, DTYPES)
         if self.minutes is not None and not self.minutes > 0:
             raise ConfigurationError(

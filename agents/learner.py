@@ -279,10 +279,10 @@ class Learner:
         """
         own = {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
         masters = self._masters.weights()
-        names = {id(p): name for name, p in self.model.named_parameters()}
+        names = {p: name for name, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            if names[id(parameter)] in masters:
-                own[name] = masters[names[id(parameter)]]
+            if names[parameter] in masters:
+                own[name] = masters[names[parameter]]
         return own
 
     def state_dict(self) -> dict[str, Any]:

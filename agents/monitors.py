@@ -19,7 +19,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agents.errors import CheckpointError
@@ -81,12 +81,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in (limit.name for limit in fields(self)):
+        for name, value in asdict(self).items():
             most = _HISTORY // 2 if name == "window" else math.inf
-            if not 0 < getattr(self, name) <= most:
+            if not 0 < value <= most:
                 raise ConfigurationError(
-                    f"Expected {name} to be above 0 and at most {most}, got "
-                    f"{getattr(self, name)!r}. Mend {name}; infinity silences its monitor."
+                    f"Expected {name} to be above 0 and at most {most}, got {value!r}. "
+                    f"Mend {name}; infinity silences its monitor."
                 )
 
 

@@ -64,26 +64,42 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         falls = self.schedule != "constant"
-        for name, good, wanted in (
-            ("learning_rate", self.learning_rate >= 0.0, "0 or more"),
-            ("value_learning_rate", (self.value_learning_rate or 0.0) >= 0.0, "0 or more"),
-            ("betas", all(0.0 <= beta < 1.0 for beta in self.betas), "from 0 to below 1"),
-            ("weight_decay", self.weight_decay >= 0.0, "0 or more"),
-            ("eps", self.eps > 0.0, "above 0"),
-            ("max_grad_norm", self.max_grad_norm > 0.0, "above 0"),
-            ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
-            ("schedule", self.schedule in ("constant", "cosine", "linear"), "one that exists"),
-            ("floor", 0.0 <= self.floor <= 1.0, "from 0 to 1"),
+        for name, value, good, wanted in (
+            ("learning_rate", self.learning_rate, self.learning_rate >= 0.0, "0 or more"),
+            (
+                "value_learning_rate",
+                self.value_learning_rate,
+                (self.value_learning_rate or 0.0) >= 0.0,
+                "0 or more",
+            ),
+            (
+                "betas",
+                self.betas,
+                all(0.0 <= beta < 1.0 for beta in self.betas),
+                "from 0 to below 1",
+            ),
+            ("weight_decay", self.weight_decay, self.weight_decay >= 0.0, "0 or more"),
+            ("eps", self.eps, self.eps > 0.0, "above 0"),
+            ("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0.0, "above 0"),
+            ("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "0 or more"),
+            (
+                "schedule",
+                self.schedule,
+                self.schedule in ("constant", "cosine", "linear"),
+                "one that exists",
+            ),
+            ("floor", self.floor, 0.0 <= self.floor <= 1.0, "from 0 to 1"),
             (
                 "total_steps",
+                self.total_steps,
                 not falls or (self.total_steps or 0) > self.warmup_steps,
                 f"above warmup_steps for schedule {self.schedule!r}",
             ),
-            ("optimizer", self.optimizer in ("adamw", "muon"), "adamw or muon"),
+            ("optimizer", self.optimizer, self.optimizer in ("adamw", "muon"), "adamw or muon"),
         ):
             if not good:
                 raise ConfigurationError(
-                    f"Expected {name} to be {wanted}, got {getattr(self, name)!r}. Mend {name}."
+                    f"Expected {name} to be {wanted}, got {value!r}. Mend {name}."
                 )
 
     def learning_rate_at(self, update: int) -> float:

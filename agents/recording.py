@@ -32,7 +32,7 @@ class Recording:
     def __init__(self, envs: SearchQAVectorEnv) -> None:
         self._envs, self._reward = envs, envs.reward
         self._episodes: list[tuple[Transcript, Trajectory]] = []
-        self._advantages: dict[int, NDArray[np.float32]] = {}
+        self._advantages: list[tuple[Trajectory, NDArray[np.float32]]] = []
 
     def played(self, question: int, transcript: Transcript, trajectory: Trajectory) -> None:
         """Take in a finished episode; as :data:`agents.rollout.OnEpisode`."""
@@ -43,8 +43,7 @@ class Recording:
         self, trajectories: Sequence[Trajectory], advantages: Sequence[NDArray[np.float32]]
     ) -> None:
         """Take in what episodes were worth; as :data:`agents.updates.OnAdvantages`."""
-        for trajectory, advantage in zip(trajectories, advantages, strict=True):
-            self._advantages[id(trajectory.tokens)] = advantage
+        self._advantages += zip(trajectories, advantages, strict=True)
 
     def write(self, path: Path, ranks: Ranks = ALONE) -> None:
         """Write all ranks' episodes, groups together, to a new file or in place of what is there.
@@ -76,11 +75,16 @@ class Recording:
             for transcript, signals, group in (episode for part in gathered for episode in part):
                 writer.write(transcript, reward=self._reward, signals=signals, group=group)
 
+    def _advantage(self, trajectory: Trajectory) -> NDArray[np.float32] | None:
+        # Groups may have been given other numbers since; the array of ids is the same.
+        found = (a for learnt, a in self._advantages if learnt.tokens is trajectory.tokens)
+        return next(found, None)
+
     def _signals(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:
         known = {
             "log_prob": trajectory.log_probs,
             "value": trajectory.values,
-            "advantage": self._advantages.get(id(trajectory.tokens)),
+            "advantage": self._advantage(trajectory),
         }
         written = {n: of[trajectory.policy] for n, of in known.items() if of is not None}
         return {name: of for name, of in written.items() if np.isfinite(of).all()}

@@ -42,15 +42,15 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, good, wanted in (
-            ("temperature", self.temperature >= 0.0, "0 or more"),
-            ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
-            ("top_k", self.top_k >= 0, "0 (all) or a number of ids"),
-            ("min_p", 0.0 <= self.min_p < 1.0, "from 0 to below 1"),
+        for name, value, good, wanted in (
+            ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
+            ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            ("top_k", self.top_k, self.top_k >= 0, "0 (all) or a number of ids"),
+            ("min_p", self.min_p, 0.0 <= self.min_p < 1.0, "from 0 to below 1"),
         ):
             if not good:
                 raise ConfigurationError(
-                    f"Expected {name} to be {wanted}, got {getattr(self, name)!r}. Mend {name}."
+                    f"Expected {name} to be {wanted}, got {value!r}. Mend {name}."
                 )
 
     def log_probs(self, logits: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def notes(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def summary_table(
-    summaries: Mapping[str, Summary], scores: Sequence[tuple[str, str]] = _SCORES
+    summaries: Mapping[str, Summary], scores: Sequence[ScoreColumn] = _SCORES
 ) -> Table:
     """Return agents as rows, each mean above its interval; at most 100 columns wide.
 

@@ -38,6 +38,27 @@ def test_sizes_and_docstrings(path: Path):
             assert lines <= MAX_FUNCTION, f"{node.name} has {lines} lines"
 
 
+_MAGIC_ATTRIBUTES = {"_getframe", "__dict__", "__new__", "__annotations__"}
+_MAGIC_CALLS = {"id", "locals", "globals", "setattr", "delattr", "exec", "eval"}
+_BY_ITS_INTERFACE = {("agents/sb3_env.py", "setattr")}  # what set_attr of a VecEnv is for
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if not name_of(p).startswith("scripts")], ids=name_of
+)
+def test_no_magic(path: Path):
+    """No frames, no instances without a constructor, no keys by id(), no names put together."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in _MAGIC_ATTRIBUTES, f"line {node.lineno}: {node.attr}"
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+            continue
+        called, place = node.func.id, f"line {node.lineno}: {node.func.id}"
+        assert called not in _MAGIC_CALLS or (name_of(path), called) in _BY_ITS_INTERFACE, place
+        if called == "getattr":
+            assert not isinstance(node.args[1], ast.JoinedStr), place
+
+
 def imported(path: Path) -> set[str]:
     """Top-level packages that a file imports when it is imported."""
     found: set[str] = set()

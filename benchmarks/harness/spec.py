@@ -110,8 +110,13 @@ class BenchmarkProtocol:
             DigestMismatchError: Questions, corpus or rules are others.
         """
         found = self.digests(setting)
+        pins = {
+            "questions": self.questions_digest,
+            "corpus": self.corpus_digest,
+            "rules": self.rules_digest,
+        }
         for what, remedy in _REMEDIES.items():
-            pinned = getattr(self, f"{what}_digest")
+            pinned = pins[what]
             if pinned and not found[what].startswith(pinned):
                 raise DigestMismatchError(
                     f"Expected {what} with digest {pinned} under {self.id}, got "

@@ -162,7 +162,8 @@ class Endpoint:
             )
         usage = getattr(reply, "usage", None)
         cost = {
-            name: getattr(usage, f"{name}_tokens", None) or 0 for name in ("prompt", "completion")
+            "prompt": getattr(usage, "prompt_tokens", None) or 0,
+            "completion": getattr(usage, "completion_tokens", None) or 0,
         }
         return Completion(text, ids, ended=choice.finish_reason != "length", cost=cost)
 
