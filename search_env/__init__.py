@@ -10,14 +10,17 @@ Importing this package registers its ids with Gymnasium:
     ('', 0)
 """
 
-from search_env.env import EnvState, SearchQAEnv
+from search_env.envs.registration import register_environments
+from search_env.envs.search_qa import EnvState, SearchQAEnv
+from search_env.envs.search_qa_vector import SearchQAVectorEnv, VectorState
 from search_env.errors import SearchEnvError
-from search_env.protocols import Protocol, get_protocol, register_protocol
-from search_env.registration import register_environments
+from search_env.protocols.protocol import Protocol
+from search_env.protocols.registry import get_protocol, register_protocol
+from search_env.provenance import package_version
 from search_env.retrieval.base import FakeRetriever, Retriever
+from search_env.retrieval.registry import register_retriever
 from search_env.rewards import Reward, get_reward, register_reward
-from search_env.tasks import register_retriever
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
     Answered,
     Document,
@@ -36,9 +39,8 @@ from search_env.types import (
     TagWritten,
     Transcript,
 )
-from search_env.vector_env import SearchQAVectorEnv, VectorState
 
-__version__ = "0.1.0"
+__version__ = package_version()
 
 __all__ = [
     "Answered",

@@ -5,17 +5,17 @@
 * :func:`find_corpus` finds the passages to search in.
 
 One module holds each layout; ``formats`` names them, ``files`` streams them, ``resolve`` finds
-them. Invented questions and articles come from ``search_env.datasets.world``.
+them. Invented questions and articles come from ``search_env.worlds.encyclopaedia``.
 """
 
-from search_env.datasets.formats import (
+from search_env.datasets.detect import (
     CORPUS_FORMATS,
     QUESTION_FORMATS,
     read_documents,
     read_questions,
 )
-from search_env.datasets.records import document_id
-from search_env.datasets.resolve import find_corpus, find_questions, load_questions
+from search_env.datasets.locate import find_corpus, find_questions, load_questions
+from search_env.datasets.rows import document_id
 
 __all__ = [
     "CORPUS_FORMATS",

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from search_env.protocols import Protocol
-from search_env.scoring import token_f1
+from search_env.metrics.answers import token_f1
+from search_env.protocols.protocol import Protocol
 from search_env.types import StopReason, Transcript
 
 _ENDINGS = {

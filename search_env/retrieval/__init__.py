@@ -12,10 +12,10 @@ one is built or opened.
 """
 
 from search_env.retrieval.base import FakeRetriever, Retriever, retrieve
-from search_env.retrieval.bm25 import BM25Retriever
+from search_env.retrieval.bm25.retriever import BM25Retriever
 from search_env.retrieval.cassette import Cassette
 from search_env.retrieval.digests import digest
-from search_env.retrieval.patient import PatientRetriever
+from search_env.retrieval.retrying import PatientRetriever
 
 __all__ = [
     "BM25Retriever",

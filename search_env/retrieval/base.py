@@ -2,7 +2,7 @@
 
 A retriever takes queries and returns documents; it is called with several queries at once so that
 a backend may batch them. Failures are exceptions of :mod:`search_env.errors`, never documents;
-retries and time limits belong to the retriever (:mod:`search_env.retrieval.patient`).
+retries and time limits belong to the retriever (:mod:`search_env.retrieval.retrying`).
 """
 
 from __future__ import annotations

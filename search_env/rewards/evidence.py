@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_env.arguments import check_amount
+from search_env.metrics.answers import R1_SEARCHER
 from search_env.rewards.base import Reward, register_reward
-from search_env.scoring import R1_SEARCHER
 from search_env.types import Transcript
+from search_env.validation import check_amount
 
 
 def answer_found(amount: float = 0.3) -> Reward:

@@ -5,8 +5,9 @@ a whole group, so it can pay what only a comparison shows, such as a right answe
 searches. Both are pure. A group reward is paid beside a reward, never instead of it: an episode is
 worth the sum of both, their parts side by side (:func:`group_scores`).
 
-Groups are complete in rollouts (:func:`agents.rollout.collect`), in vector environments with
-``group_size``, and in files of recorded episodes (:func:`search_env.replay.rescore`).
+Groups are complete in rollouts (:func:`search_env.agents.rollouts.collect.collect`), in vector
+environments with ``group_size``, and in files of recorded episodes
+(:func:`search_env.recording.replay.rescore`).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Phase 1 teaches to search and to keep the format, whatever is answered; phase 2 pays the answer.
 What the format asks for is read from what the policy did: no violation of the grammar of tags
-(:func:`search_env.grammar.format_violations`) and no garbled text, as in the paper. Retrieved text
-has no say. The released servers, which count substrings of everything, documents included, are
-:mod:`search_env.rewards.r1_searcher_released`.
+(:func:`search_env.protocols.grammar.format_violations`) and no garbled text, as in the paper.
+Retrieved text has no say. The released servers, which count substrings of everything, documents
+included, are :mod:`search_env.rewards.r1_searcher_released`.
 
 Where the paper is silent: a query that found nothing was run and answered (the policy did its
 part), so phase 1 pays it.
@@ -18,12 +18,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_env.arguments import check_amount, check_count
 from search_env.errors import ConfigurationError
-from search_env.grammar import format_violations
+from search_env.metrics.answers import token_f1
+from search_env.protocols.grammar import format_violations
 from search_env.rewards.base import Reward, register_reward
-from search_env.scoring import token_f1
 from search_env.types import Source, Transcript
+from search_env.validation import check_amount, check_count
 
 GARBLED = re.compile("[\u4e00-\u9fff]")
 """The one sign of garbled text in the released servers: CJK unified ideographs."""

@@ -23,10 +23,10 @@ import re
 from dataclasses import dataclass
 
 from search_env.errors import ConfigurationError
-from search_env.protocols import R1_SEARCHER
+from search_env.metrics.answers import cover_exact_match, token_f1
+from search_env.protocols.r1_searcher import R1_SEARCHER
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.r1_searcher import GARBLED
-from search_env.scoring import cover_exact_match, token_f1
 from search_env.types import Source, Transcript
 
 _BLOCKS = re.compile(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", re.DOTALL)

@@ -14,13 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from search_env.arguments import check_amount
 from search_env.errors import ConfigurationError
-from search_env.grammar import prompt_thoughts
+from search_env.metrics.answers import SQUAD, exact_match, normalize_squad
+from search_env.protocols.grammar import prompt_thoughts
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.evidence import passages_seen
-from search_env.scoring import SQUAD, exact_match, normalize_squad
 from search_env.types import Side, Source, TagPair, TagRole, Transcript, pairs_by_tag
+from search_env.validation import check_amount
 
 # The state machine of v0.3. A state is the last thing read; what may follow, and where it leads.
 # Tags are the policy's; RETRIEVED stands for a block that the environment inserted.

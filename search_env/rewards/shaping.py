@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_env.arguments import check_amount, check_count
 from search_env.errors import ConfigurationError
 from search_env.rewards.base import Reward, register_reward
 from search_env.types import Transcript
+from search_env.validation import check_amount, check_count
 
 
 def search_cost(per_search: float = 0.1, free: int = 0) -> Reward:

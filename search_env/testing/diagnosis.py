@@ -1,6 +1,6 @@
 """Which skills an agent has: its return in each diagnostic world between two known numbers.
 
-The worlds are in :mod:`search_env.datasets.diagnostics`. Train on one's ``train`` split, measure on
+The worlds are in :mod:`search_env.worlds.diagnostics`. Train on one's ``train`` split, measure on
 another: no answer carries over, only the skill does.
 """
 
@@ -12,7 +12,8 @@ from statistics import fmean
 
 import gymnasium as gym
 
-from search_env.evaluation import Agent, evaluate
+from search_env.evaluation.agent import Agent
+from search_env.evaluation.evaluate import evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def diagnose(
         split: What it is measured on.
 
     Example:
-        >>> from agents.baselines import make_baseline
+        >>> from search_env.agents.baselines import make_baseline
         >>> for row in diagnose(lambda world: make_baseline("oracle")):
         ...     print(f"{row.id:28}{row.mean_return:.2f}  score {row.score:.2f}")
         SearchQA-MustSearch-v0      1.00  score 1.00

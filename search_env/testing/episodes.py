@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.retrieval.base import FakeRetriever
-from search_env.tokenizer import END_OF_TEXT
+from search_env.tokens.tokenizer import END_OF_TEXT
 from search_env.types import Transcript
 
 PROTOCOLS = ("toy", "r1-searcher", "search-r1")

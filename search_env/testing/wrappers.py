@@ -17,10 +17,10 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
+from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError
-from search_env.evaluation import bare_env
-from search_env.grammar import open_thoughts
-from search_env.moves import answer_text, query_text
+from search_env.protocols.grammar import open_thoughts
+from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.testing.base import (
     broken,
     first_difference,

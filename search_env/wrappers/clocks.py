@@ -17,11 +17,11 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, EpisodeOverError, InvalidActionError
-from search_env.evaluation import bare_env
-from search_env.spaces import Policies, Policy, Unicode
-from search_env.tokenizer import Tokenizer
+from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Source
+from search_env.wrappers.unicode_space import Policies, Policy, Unicode
 
 Info = dict[str, Any]
 
@@ -89,7 +89,8 @@ class SegmentAction(_Clock):
     taken as well. The observation space is the environment's.
 
     Args:
-        env: A :class:`~search_env.env.SearchQAEnv`, in any wrappers that keep token ids as actions.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or its actions are no token ids.
@@ -149,11 +150,12 @@ class TextAction(_Clock):
     prompt. Tokens stay the truth: pieces of text are never joined and encoded again, and bytes
     that are no UTF-8 show as U+FFFD.
 
-    Both spaces are :class:`~search_env.spaces.Unicode`; in ``AsyncVectorEnv`` pass
+    Both spaces are :class:`~search_env.wrappers.unicode_space.Unicode`; in ``AsyncVectorEnv`` pass
     ``shared_memory=False``.
 
     Args:
-        env: A :class:`~search_env.env.SearchQAEnv`, in any wrappers that keep token ids as actions.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or its actions are no token ids.
@@ -229,10 +231,11 @@ class EpisodeAction(_Clock):
     | `sources`     | who wrote each of the tokens (:class:`~search_env.types.Source`)      |
     | `stop_reason` | how the episode ended; "" where a wrapper below cut it                |
 
-    The action space is :class:`~search_env.spaces.Policies`.
+    The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
     Args:
-        env: A :class:`~search_env.env.SearchQAEnv`, in any wrappers that keep token ids as actions.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or its actions are no token ids.

@@ -1,4 +1,4 @@
-"""A wrapper that writes every finished episode to a file. See :mod:`search_env.episode_files`."""
+"""A wrapper that writes every finished episode to a file. See :mod:`search_env.recording.files`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from search_env.episode_files import EpisodeWriter
-from search_env.evaluation import bare_env
+from search_env.envs.search_qa import bare_env
+from search_env.recording.files import EpisodeWriter
 
 
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -21,18 +21,18 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     seed written is that of the last ``reset``, also after ``set_state``.
 
     Args:
-        env: Holds a :class:`~search_env.env.SearchQAEnv`, in any wrappers.
+        env: Holds a :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers.
         path: A new file, or an episode file to append to.
 
     Raises:
         ConfigurationError: The environment cannot be rebuilt from names; see
-            :class:`~search_env.episode_files.EpisodeWriter`.
+            :class:`~search_env.recording.files.EpisodeWriter`.
         EpisodeFileError: There is another kind of file at the path.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from search_env.episode_files import read_episodes
+        >>> from search_env.recording.files import read_episodes
         >>> path = Path(tempfile.mkdtemp()) / "episodes.jsonl"
         >>> env = RecordEpisodes(gym.make("SearchQA-Toy-v0"), path)
         >>> observation, info = env.reset(seed=0)

@@ -1,7 +1,7 @@
 """Training in phases: wrappers that say which reward is in force, for single and vector form.
 
 The environment itself pays; a phase is the name of what it pays. The wrappers watch episodes end,
-ask the one rule of :mod:`search_env.wrappers.phases` whether the phase is over, and tell the
+ask the one rule of :mod:`search_env.rewards.phases` whether the phase is over, and tell the
 environment its next reward. They compute no reward and change no observation.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
 from search_env.rewards import Reward, get_reward
-from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch, Progress
+from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch, Progress
 
 Info = dict[str, Any]
 

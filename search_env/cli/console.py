@@ -1,0 +1,73 @@
+"""What commands say, and where: results on standard output, progress and errors on standard error.
+
+Everything of rich is imported when it is used, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from search_env.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT."""
+
+PIPE_WIDTH = 100
+"""Columns where the output is no terminal."""
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a console that does not break the lines of a pipe at 80 columns."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False)
+
+
+def say(text: str, style: str = "", *, stderr: bool = False) -> None:
+    """Print text as it stands: no markup, no line breaks of rich's."""
+    open_console(stderr=stderr).print(text, style=style, markup=False, soft_wrap=True)
+
+
+def progress_bar() -> Progress:
+    """Return a bar with counts and the time left; silent where standard error is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description:<17}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=open_console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse a path that cannot be written before the work is done, not after.
+
+    Raises:
+        ConfigurationError: It is a folder, or its folder cannot be written to.
+    """
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigurationError(
+            f"Expected --out to be a file that can be written, got {path}. Choose another path."
+        )

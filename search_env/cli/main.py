@@ -1,0 +1,103 @@
+"""The command line ``search-env``: the table of its commands, and what holds for all of them.
+
+Each command is a module that reads arguments and shows results. It is imported when the command
+is called, and imports what it needs inside its functions, so that ``--help`` answers at once. This
+table is the one place where ``search_env`` names its agents and benchmarks. Exit codes: 0, 2 after
+an error that its message explains, 130 after Ctrl-C. Results go to standard output; progress and
+errors to standard error.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from typing import Any
+
+import gymnasium as gym
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from search_env.cli.console import INTERRUPTED, say
+from search_env.errors import SearchEnvError
+
+COMMANDS = {
+    "eval": ("search_env.cli.eval", "Run scripted agents on every question once; show scores."),
+    "play": ("search_env.cli.play", "Take the policy's place: read a question, search, answer."),
+    "index": ("search_env.cli.index", "Build a BM25 index of a corpus, to be used as corpus=."),
+    "replay": ("search_env.cli.replay", "Execute recorded episodes again and compare."),
+    "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
+    "score": ("search_env.cli.score", "Score others' outputs by all measures; compare them."),
+    "view": ("search_env.cli.view", "Make a page of recorded episodes to look at."),
+    "bench": (
+        "search_env.benchmarks.cli.bench",
+        "Score an agent under a protocol that can be compared.",
+    ),
+    "report": (
+        "search_env.benchmarks.cli.report",
+        "Make a page of scores, curves and episodes.",
+    ),
+    "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
+    "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
+    "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),
+    "sft": ("search_env.agents.cli.imitate", "Fine-tune a model on episodes."),
+}
+"""Commands: the module whose ``register`` adds them, and what the list of commands says."""
+
+
+class _Group(TyperGroup):
+    """Loads the command that is called; turns errors that explain themselves into one line."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Name all commands, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command for the list, which only has its help."""
+        return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load the command that is called."""
+        if args and args[0] in COMMANDS:
+            one = typer.Typer(rich_markup_mode="rich", add_completion=False)
+            one.callback()(_about)  # with a callback it stays a group, also of one command
+            importlib.import_module(COMMANDS[args[0]][0]).register(one)
+            return args[0], typer.main.get_group(one).commands[args[0]], args[1:]
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the command line, for the record of a run."""
+        ctx.obj = shlex.join(["search-env", *args])
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (SearchEnvError, gym.error.Error, OSError) as error:
+            say(f"Error: {error}", "red", stderr=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            say("Interrupted.", "yellow", stderr=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="search-env",
+    help="Search-augmented question answering as a Gymnasium environment.",
+    epilog="Example: search-env eval",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _about() -> None:
+    """Search-augmented question answering as a Gymnasium environment."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

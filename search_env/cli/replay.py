@@ -1,0 +1,107 @@
+"""``search-env replay`` and ``rescore``: recorded episodes, executed again or scored anew."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search_env.cli.console import open_console, progress_bar, say
+from search_env.cli.options import EpisodeFile, Modules, TornTail
+from search_env.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from search_env.recording.replay import Rescored
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("replay", epilog="Example: search-env replay episodes.jsonl")(replay_command)
+    app.command(
+        "rescore", epilog="Example: search-env rescore episodes.jsonl --reward exact-match"
+    )(rescore_command)
+
+
+def replay_command(
+    file: EpisodeFile, torn_tail: TornTail = "raise", modules: Modules = None
+) -> None:
+    """Execute recorded episodes again and compare all that comes of them with the record."""
+    from search_env.recording.files import read_episodes
+    from search_env.recording.replay import replay_episodes
+
+    _import(modules)
+    episodes = read_episodes(file, torn_tail=torn_tail)
+    found = []
+    with file.open("rb") as lines, progress_bar() as bar:
+        task = bar.add_task("replay", total=sum(1 for _ in lines))
+        for replayed in replay_episodes(episodes):
+            found.append(replayed)
+            bar.advance(task)
+    say(
+        f"{len(found):,} episodes, {sum(r.observations for r in found):,} observations and "
+        f"{sum(r.searches for r in found):,} searches compared: all as recorded."
+    )
+
+
+def rescore_command(
+    file: EpisodeFile,
+    reward: Annotated[list[str], typer.Option(help="Name of a reward, repeatable.")],
+    group_reward: Annotated[
+        str | None, typer.Option(help="Name of a group reward, added to each of them.")
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="Groups: record, as they were played, or question.")
+    ] = "record",
+    torn_tail: TornTail = "raise",
+    modules: Modules = None,
+) -> None:
+    """Score recorded episodes by other rewards, without executing them."""
+    from search_env.recording.replay import rescore
+
+    _import(modules)
+    results = [
+        rescore(file, name, group_reward=group_reward, group_by=group_by, torn_tail=torn_tail)
+        for name in dict.fromkeys(reward)
+    ]
+    open_console().print(_rescore_table(results))
+    valid, invalid = len(results[0].valid), results[0].invalid
+    say(f"Means over {valid:,} episodes.", "dim")
+    if invalid:
+        say(f"{invalid:,} left out: retrieval failed in them.", "dim")
+
+
+def _import(modules: Sequence[str] | None) -> None:
+    """Import modules of the user's own, which may lie in the present folder."""
+    for name in modules or ():
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        if importlib.util.find_spec(name) is None:
+            raise ConfigurationError(
+                f"Expected --import to name a module, got {name!r}. Run the command in the "
+                "module's folder, or set PYTHONPATH."
+            )
+        importlib.import_module(name)
+
+
+def _rescore_table(results: Sequence[Rescored]) -> Table:
+    """Return each reward's mean total above its parts."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for header in ("reward", "part"):
+        table.add_column(header, overflow="fold")
+    table.add_column("mean", justify="right", no_wrap=True)
+    for result in results:
+        mean = result.mean()
+        table.add_row(Text(result.reward), Text("total"), f"{mean.total:.4f}", style="bold")
+        for part, value in mean.parts.items():
+            table.add_row("", Text(part), f"{value:.4f}")
+    return table

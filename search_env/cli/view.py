@@ -1,0 +1,70 @@
+"""``search-env view``: recorded episodes as a page to look at.
+
+The page is :mod:`search_env.viewer.page`'s.
+"""
+
+from __future__ import annotations
+
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search_env.cli.console import check_output, progress_bar, say
+
+if TYPE_CHECKING:
+    from search_env.viewer.page import Seen
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("view", epilog="Example: search-env view episodes.jsonl --open")(view_command)
+
+
+def view_command(
+    files: Annotated[list[Path], typer.Argument(help="Recorded episodes, see RecordEpisodes.")],
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("episodes.html"),
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N episodes of each file.")
+    ] = None,
+    torn_tail: Annotated[
+        str, typer.Option(help="What to do about a last line that is cut off: raise or skip.")
+    ] = "raise",
+    open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Write one page with every token of recorded episodes, to open without a server."""
+    from search_env.viewer.page import write_page
+
+    check_output(out)
+    with progress_bar() as bar:
+        task = bar.add_task("read", total=None)
+
+        def told() -> Iterator[Seen]:
+            for seen in seen_in(files, limit, torn_tail):
+                bar.advance(task)
+                yield seen
+
+        count = write_page(out, "Episodes", told())
+    say(f"Wrote {out}: {count:,} episodes, {out.stat().st_size / 1e6:.1f} MB")
+    if open_page:
+        webbrowser.open(out.resolve().as_uri())
+
+
+def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[Seen]:
+    """Yield the episodes of files, each named by its file.
+
+    Args:
+        files: Of recorded episodes.
+        limit: Episodes of each; None for all.
+        torn_tail: As for :func:`~search_env.recording.files.read_episodes`.
+    """
+    from itertools import islice
+
+    from search_env.recording.files import read_episodes
+    from search_env.viewer.page import Seen
+
+    for file in files:
+        for episode in islice(read_episodes(file, torn_tail=torn_tail), limit):
+            yield Seen(file.name.partition(".")[0], episode)

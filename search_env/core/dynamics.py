@@ -1,0 +1,467 @@
+"""The rules of N episodes side by side. No I/O, no randomness, no clock.
+
+Policy tokens go in with :meth:`Dynamics.append`; queries that they closed come out. Whoever drives
+the dynamics runs those queries and hands the documents to :meth:`Dynamics.insert_documents`, or
+says that it could not (:meth:`Dynamics.fail_retrieval`). Every environment of this package, single
+or vector, is such a driver; there is no second place for any rule.
+
+Most steps only write a token and move the tag automaton: a few array operations for all rows
+together, the same at any length of episode. Only where a tag ends, a sequence ends or a budget
+runs out does a row enter the slow path (:meth:`Dynamics._settle`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.core.dynamics_tables import DynamicsTables
+from search_env.core.episode_state import Episode, Ids, Opening, Query, SavedEpisode, no_episode
+from search_env.errors import ConfigurationError
+from search_env.protocols.protocol import Consequence, Protocol
+from search_env.tokens.tag_automaton import Ends, Matcher, build_matcher
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import (
+    Answered,
+    Document,
+    Ended,
+    FaultKind,
+    FormatFault,
+    Question,
+    Searched,
+    Source,
+    StopReason,
+    Tag,
+    TagPair,
+    TagRole,
+    TagWritten,
+    Transcript,
+)
+
+Rows: TypeAlias = slice | NDArray[np.intp]
+
+# Unused ids between rows: rows a power of two apart would share cache sets (1.5 times the cost of
+# a step at 1,024 rows of 4,096).
+_PITCH = 64
+_NO_ROWS: Sequence[int] = ()
+_NEVER = np.iinfo(np.int64).max
+_POLICY = int(Source.POLICY)
+
+
+class Dynamics:
+    """N episodes of one protocol over one tokenizer.
+
+    Args:
+        protocol: Tags, layout, limits and what faults lead to.
+        tokenizer: Ids and their bytes.
+        rows: Number of episodes.
+        prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
+        matcher: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
+        tables: Of other dynamics of the same rules; use :meth:`like`.
+
+    Attributes:
+        tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
+        sources: int8 ``(rows, max_tokens)`` of :class:`Source`.
+        episodes: Bookkeeping of each row.
+        settled: The rows in which the last :meth:`append` ended a tag or reached a budget, in
+            order; all other rows only grew by a token.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        tokenizer: Tokenizer,
+        *,
+        rows: int = 1,
+        prompt: str = "base",
+        matcher: Matcher | None = None,
+        tables: DynamicsTables | None = None,
+    ) -> None:
+        self.protocol = protocol
+        self.tokenizer = tokenizer
+        self.prompt = prompt
+        if tables is None:
+            matcher = matcher or build_matcher(tokenizer, protocol.tag_texts)
+            tables = DynamicsTables.of(protocol, tokenizer, prompt, matcher)
+        self._tables = tables
+        self._tags, self._matcher = tables.tags, tables.matcher
+        self._prompt_ids = tables.prompt_ids
+        self._classes, self._next, self._event = tables.classes, tables.next, tables.event
+        self._notice, self._blocks = tables.notice, tables.blocks
+        self._allocate(rows)
+
+    def _allocate(self, rows: int) -> None:
+        limit = self.protocol.max_tokens
+        pitch = self._pitch = limit + _PITCH
+        tokens, sources = np.zeros((rows, pitch), np.int32), np.zeros((rows, pitch), np.int8)
+        self.tokens, self.sources = tokens[:, :limit], sources[:, :limit]
+        self._flat_tokens, self._flat_sources = tokens.reshape(-1), sources.reshape(-1)
+        self._first = np.arange(rows, dtype=np.int64) * pitch  # of each row in the flat arrays
+        self._end_of = self._first.copy()  # where each row's next token goes
+        self._ones = np.ones(rows, np.int64)
+        self._state = np.zeros(rows, np.int64)
+        self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
+        self._slack = 0  # appends until the first row can reach its deadline; 0: look again
+        self.settled: Sequence[int] = _NO_ROWS
+        self.episodes: list[Episode] = [no_episode() for _ in range(rows)]
+
+    def like(self, rows: int = 1) -> Dynamics:
+        """Return dynamics of the same rules with rows of their own; tables are shared."""
+        tables, prompt = self._tables, self.prompt
+        return Dynamics(self.protocol, self.tokenizer, rows=rows, prompt=prompt, tables=tables)
+
+    def begin(self, row: int, question: Question) -> None:
+        """Start an episode: clear the row and write the prompt.
+
+        Raises:
+            ConfigurationError: The prompt leaves no room in the context.
+        """
+        ids = self._prompt_ids(question.text)
+        if len(ids) >= self.protocol.max_tokens:
+            raise ConfigurationError(
+                f"Expected the prompt to leave room in max_tokens={self.protocol.max_tokens}, got "
+                f"{len(ids)} prompt tokens for question {question.id!r}. Raise max_tokens, or "
+                f"choose a tokenizer that needs fewer tokens than {self.tokenizer.name!r}."
+            )
+        written = self.length(row)
+        self.tokens[row, :written] = 0
+        self.sources[row, :written] = Source.PADDING
+        self._end_of[row] = self._first[row]
+        self._state[row] = 0
+        self.episodes[row] = Episode(question, len(ids), len(ids))
+        self._write(row, ids, Source.PROMPT)
+        self._set_deadline(row)
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Return the number of tokens in each row."""
+        return self._end_of - self._first
+
+    def length(self, row: int) -> int:
+        """Return the number of tokens in one row."""
+        return self._end_of.item(row) - row * self._pitch
+
+    def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
+        """Write one policy token in each of some running rows.
+
+        Args:
+            rows: ``slice(None)`` or distinct ascending row numbers; none of them ended, none
+                waiting for documents.
+            tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
+
+        Returns:
+            The queries that these tokens closed, in order of rows. Each of those rows waits for
+            :meth:`insert_documents` or :meth:`fail_retrieval`.
+        """
+        at = self._end_of[rows]
+        self._flat_tokens[at] = tokens.astype(np.int32)  # cheaper than casting on assignment
+        self._flat_sources[at] = _POLICY
+        self._end_of[rows] = at + self._ones[: len(at)]  # half the cost of adding a number
+        entry = self._state[rows] + self._classes[tokens]
+        self._state[rows] = self._next[entry]
+        event = self._event[entry]
+        self._slack -= 1
+        if self._slack > 0 and not np.count_nonzero(event):
+            self.settled = _NO_ROWS
+            return []
+        return self._settle_due(rows, event)
+
+    def insert_documents(self, row: int, documents: Sequence[Document]) -> None:
+        """Insert what the row's pending query found, cut so that it fits and stays closed.
+
+        Where not even the block's two tags fit, nothing is inserted and the context counts as full.
+        """
+        episode = self.episodes[row]
+        query, episode.pending = episode.pending, None
+        if query is None:
+            raise ConfigurationError(
+                f"Expected a row that waits for documents, got row {row}. Insert documents only "
+                "for queries that append() returned."
+            )
+        start = self.length(row)
+        room = self.protocol.max_tokens - start
+        limit = min(room, self.protocol.max_documents_tokens or room)
+        block = self._blocks.write(documents, limit)
+        if block is None:
+            self._fault(row, FaultKind.UNANSWERED_QUERY)
+            self._end(row, StopReason.MAX_TOKENS)
+            return
+        episode.num_searches += 1
+        for document in documents:
+            episode.documents[document.id] = document
+        ids = tuple([document.id for document in documents])
+        end = start + len(block)
+        episode.events.append(Searched(start - 1, query, ids, start, end, episode.tool))
+        self._insert(row, block, Source.RETRIEVED)
+
+    def fail_retrieval(self, row: int) -> None:
+        """End the row's episode because its pending query could not be run."""
+        self.episodes[row].pending = None
+        self._fault(row, FaultKind.UNANSWERED_QUERY)
+        self._end(row, StopReason.RETRIEVAL_ERROR)
+
+    def save(self, row: int) -> SavedEpisode:
+        """Return a copy of one row's state, in time proportional to its tokens."""
+        length = self.length(row)
+        return SavedEpisode(
+            self.episodes[row].copy(),
+            self.tokens[row, :length].copy(),
+            self.sources[row, :length].copy(),
+            int(self._state[row]),
+        )
+
+    def restore(self, row: int, saved: SavedEpisode) -> None:
+        """Put a saved state into a row; it then goes on exactly as the saved one would have.
+
+        Raises:
+            ConfigurationError: The state is longer than this context.
+        """
+        length = len(saved.tokens)
+        if length > self.protocol.max_tokens:
+            raise ConfigurationError(
+                f"Expected a saved episode of at most max_tokens={self.protocol.max_tokens} "
+                f"tokens, got {length}. Restore it where max_tokens is as large as it was."
+            )
+        self.tokens[row, :length] = saved.tokens
+        self.tokens[row, length:] = 0
+        self.sources[row, :length] = saved.sources
+        self.sources[row, length:] = Source.PADDING
+        self._end_of[row] = self._first[row] + length
+        self._state[row] = saved.automaton_state
+        self.episodes[row] = saved.episode.copy()
+        self._set_deadline(row)
+
+    def transcript(self, row: int) -> Transcript:
+        """Return what the row's episode has left behind so far."""
+        episode, length = self.episodes[row], self.length(row)
+        return Transcript(
+            question=episode.question,
+            protocol=self.protocol.name,
+            tokens=self.tokens[row, :length].copy(),
+            sources=self.sources[row, :length].copy(),
+            events=tuple(episode.events),
+            documents=dict(episode.documents),
+            decode=self.tokenizer.decode,
+            markup=self.protocol.markup,
+        )
+
+    def policy_tokens(self, row: int) -> int:
+        """Return how many tokens the policy has written in a row."""
+        episode = self.episodes[row]
+        return self.length(row) - episode.prompt_length - episode.inserted
+
+    def automaton_state(self, row: int) -> int:
+        """Return the state of the matcher in which a row stands."""
+        return int(self._state[row] // self._matcher.table.shape[1])
+
+    def pending(self, row: int) -> Query | None:
+        """Return the query whose documents a row waits for, or None."""
+        episode = self.episodes[row]
+        return None if episode.pending is None else Query(row, episode.pending, episode.tool)
+
+    def written_inside(self, row: int, pair: str) -> bytes | None:
+        """Return what the policy has written inside a query or answer, or None where none is open.
+
+        Args:
+            row: Of the episode.
+            pair: Name of the pair of tags.
+        """
+        start = self.episodes[row].opened.get(pair)
+        return None if start is None else self._since(row, start)
+
+    # The slow path: tags, faults, budgets.
+
+    def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
+        """Settle the rows where a tag or a sequence ended or a budget may be spent."""
+        look = self._slack <= 0
+        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows]) if look else event
+        places = due.nonzero()[0]
+        self.settled = (places if isinstance(rows, slice) else rows[places]).tolist()
+        queries = []
+        for row, number in zip(self.settled, event[places].tolist(), strict=True):
+            self._settle(row, self._matcher.events[number])
+            query = self.pending(row)
+            if query is not None:
+                queries.append(query)
+        if look:
+            self._slack = int((self._deadline - self._end_of).min())
+        return queries
+
+    def _settle(self, row: int, ends: Ends) -> None:
+        """Act on the tags that ended in the row's last token, then on its budgets."""
+        episode = self.episodes[row]
+        for end in ends:
+            if end.tag < 0:  # END_OF_SEQUENCE
+                self._no_action(row, StopReason.END_OF_SEQUENCE)
+            else:
+                self._on_tag(row, *self._tags[end.tag], end.bytes_after)
+            if episode.stop_reason is not None:
+                break
+        if episode.stop_reason is None and (
+            episode.pending is not None
+            or episode.notice
+            or self._end_of.item(row) >= self._deadline.item(row)
+        ):
+            self._settle_budgets(row)
+        if episode.stop_reason is not None:
+            if episode.pending is not None:
+                episode.pending = None
+                self._fault(row, FaultKind.UNANSWERED_QUERY, before_end=True)
+        elif episode.notice and episode.pending is None:
+            self._insert_notice(row)
+        episode.notice = False
+
+    def _on_tag(self, row: int, tag: Tag, pair: TagPair, bytes_after: int) -> None:
+        """Act on a tag that the row's last token ended, ``bytes_after`` before the token's end."""
+        episode = self.episodes[row]
+        episode.events.append(TagWritten(self.length(row) - 1, tag))
+        if pair.role is TagRole.DOCUMENTS:
+            self._fault(row, FaultKind.FORGED_DOCUMENTS)
+        elif pair.role is not TagRole.REASON:
+            if tag.side == "open":
+                self._note_opening(row, pair, bytes_after)
+            elif pair.name not in episode.opened:
+                self._fault(row, FaultKind.UNOPENED_CLOSE)
+            else:
+                text = self._inside(row, pair, bytes_after)
+                if pair.role is TagRole.TOOL:
+                    self._close_query(row, text, pair.tool)
+                else:
+                    episode.events.append(Answered(self.length(row) - 1, text.strip()))
+                    self._end(row, StopReason.ANSWERED)
+
+    def _note_opening(self, row: int, pair: TagPair, bytes_after: int) -> None:
+        """Note where a query or an answer begins."""
+        episode = self.episodes[row]
+        if episode.opened:
+            self._fault(row, FaultKind.NESTED_OPEN)
+            if episode.notice or episode.stop_reason is not None:
+                return  # the segment ends with this fault; nothing stays open
+        if pair.name not in episode.opened or not self.protocol.first_opening:
+            episode.opened[pair.name] = (self.length(row) - 1, bytes_after)
+
+    def _close_query(self, row: int, text: str, tool: str) -> None:
+        """Take what stood between the tags of a query as the one to run, if it is one."""
+        episode = self.episodes[row]
+        self._begin_segment(row)
+        query = self.protocol.clean_query(text)
+        if not query.strip():
+            self._fault(row, FaultKind.EMPTY_QUERY)
+            return
+        if episode.pending is not None:  # two queries closed in one token: the last one is run
+            self._fault(row, FaultKind.UNANSWERED_QUERY)
+        episode.pending, episode.tool = query, tool
+
+    def _inside(self, row: int, pair: TagPair, bytes_after: int) -> str:
+        """Return the policy's text between an opening and the closing tag that just ended."""
+        written = self._since(row, self.episodes[row].opened[pair.name])
+        last = len(written) - bytes_after - len(pair.close.encode())
+        return written[:last].decode("utf-8", "replace")
+
+    def _since(self, row: int, start: Opening) -> bytes:
+        """Return what the policy has written after an opening tag."""
+        position, skipped = start
+        stretch = slice(position, self.length(row))
+        ids = self.tokens[row, stretch]
+        if position < self.episodes[row].segment_start:  # documents came in after the opening
+            ids = ids[self.sources[row, stretch] == Source.POLICY]
+        written = self.tokenizer.bytes_of(ids.tolist())
+        return written[len(self.tokenizer.token_bytes[ids.item(0)]) - skipped :]
+
+    def _settle_budgets(self, row: int) -> None:
+        """Name the budget that is spent, if any."""
+        protocol, episode = self.protocol, self.episodes[row]
+        length = self.length(row)
+        if length >= protocol.max_tokens:
+            self._end(row, StopReason.MAX_TOKENS)
+        elif _spent(self.policy_tokens(row), protocol.max_policy_tokens):
+            self._end(row, StopReason.MAX_POLICY_TOKENS)
+        elif episode.pending is not None and _spent(episode.num_searches, protocol.max_searches):
+            self._end(row, StopReason.MAX_SEARCHES)
+        elif _spent(length - episode.segment_start, protocol.max_segment_tokens):
+            self._no_action(row, StopReason.MAX_SEGMENT_TOKENS)
+        if episode.stop_reason is None and (episode.pending is not None or episode.notice):
+            if _spent(episode.num_turns, protocol.max_turns):
+                self._end(row, StopReason.MAX_TURNS)
+            else:
+                episode.num_turns += 1
+
+    def _no_action(self, row: int, reason: StopReason) -> None:
+        """End a segment in which the policy neither searched nor answered."""
+        if self.protocol.faults.get(FaultKind.NO_ACTION) is Consequence.NOTICE:
+            self._fault(row, FaultKind.NO_ACTION)
+        else:
+            self._end(row, reason)
+
+    def _fault(self, row: int, kind: FaultKind, *, before_end: bool = False) -> None:
+        """Record a fault and note what the protocol makes of it."""
+        episode = self.episodes[row]
+        event = FormatFault(self.length(row) - 1, kind)
+        episode.num_faults += 1
+        # Ended stays the last event.
+        episode.events.insert(len(episode.events) - before_end, event)
+        if episode.stop_reason is not None:
+            return
+        consequence = self.protocol.faults.get(kind, Consequence.IGNORE)
+        if consequence is Consequence.NOTICE:
+            episode.notice = True
+            self._begin_segment(row)
+        elif consequence is Consequence.END:
+            self._end(row, StopReason.FORMAT_FAULT)
+
+    def _end(self, row: int, reason: StopReason) -> None:
+        episode = self.episodes[row]
+        episode.stop_reason = reason
+        episode.events.append(Ended(self.length(row) - 1, reason))
+        self._set_deadline(row)
+
+    def _begin_segment(self, row: int) -> None:
+        episode = self.episodes[row]
+        episode.segment_start = self.length(row)
+        episode.opened.clear()
+        self._set_deadline(row)
+
+    # Writing what is not the policy's.
+
+    def _insert_notice(self, row: int) -> None:
+        room = self.protocol.max_tokens - self.length(row)
+        if len(self._notice) > room:
+            self._end(row, StopReason.MAX_TOKENS)
+        else:
+            self._insert(row, self._notice, Source.NOTICE)
+
+    def _insert(self, row: int, ids: Ids, source: Source) -> None:
+        episode = self.episodes[row]
+        self._write(row, ids, source)
+        episode.inserted += len(ids)
+        episode.segment_start += len(ids)
+        self._set_deadline(row)
+        if self.length(row) >= self.protocol.max_tokens:
+            self._end(row, StopReason.MAX_TOKENS)
+
+    def _write(self, row: int, ids: Ids, source: Source) -> None:
+        start = self.length(row)
+        self.tokens[row, start : start + len(ids)] = ids
+        self.sources[row, start : start + len(ids)] = source
+        self._end_of[row] += len(ids)
+
+    def _set_deadline(self, row: int) -> None:
+        """Note how far the row may grow before a budget is spent."""
+        protocol, episode = self.protocol, self.episodes[row]
+        if episode.stop_reason is not None:
+            self._deadline[row] = _NEVER
+            return
+        limit = protocol.max_tokens
+        if protocol.max_policy_tokens is not None:
+            most = episode.prompt_length + episode.inserted + protocol.max_policy_tokens
+            limit = min(limit, most)
+        if protocol.max_segment_tokens is not None:
+            limit = min(limit, episode.segment_start + protocol.max_segment_tokens)
+        self._deadline[row] = row * self._pitch + limit
+        self._slack = min(self._slack, limit - self.length(row))
+
+
+def _spent(used: int, limit: int | None) -> bool:
+    return limit is not None and used >= limit

@@ -1,0 +1,74 @@
+"""What all dynamics of one protocol, tokenizer and prompt style share, made once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.core.document_block import BlockWriter
+from search_env.core.episode_state import Ids
+from search_env.protocols.protocol import Protocol
+from search_env.tokens.tag_automaton import EVENT_SHIFT, STATE_MASK, Matcher
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import Tag, TagPair, pairs_by_tag
+
+_KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicsTables:
+    """The tag automaton in flat arrays, and what the environment writes, as ids.
+
+    A state is the number of its row's first entry, so state + class is an index.
+
+    Attributes:
+        tags: The protocol's tags and the pairs they belong to, by the matcher's numbers.
+        matcher: Of the tags over the tokenizer.
+        classes: int64 ``(vocabulary,)``: the column of each id.
+        next: int64 ``(states * columns,)``: the next state.
+        event: uint16 ``(states * columns,)``: the matcher's event, 0 for none.
+        prompt_ids: From a question's text to the ids of its prompt.
+        notice: The protocol's notice.
+        blocks: Writes document blocks.
+    """
+
+    tags: tuple[tuple[Tag, TagPair], ...]
+    matcher: Matcher
+    classes: NDArray[np.int64]
+    next: NDArray[np.int64]
+    event: NDArray[np.uint16]
+    prompt_ids: Callable[[str], Ids]
+    notice: Ids
+    blocks: BlockWriter
+
+    @classmethod
+    def of(
+        cls, protocol: Protocol, tokenizer: Tokenizer, prompt: str, matcher: Matcher
+    ) -> DynamicsTables:
+        """Return new tables; ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`."""
+        table = matcher.table.ravel()
+        return cls(
+            tags=tuple(pairs_by_tag(protocol.tags).items()),
+            matcher=matcher,
+            classes=matcher.classes.astype(np.int64),
+            next=(table & STATE_MASK).astype(np.int64) * matcher.table.shape[1],
+            event=(table >> EVENT_SHIFT).astype(np.uint16),
+            prompt_ids=_prompt_encoder(protocol, tokenizer, prompt),
+            notice=tokenizer.encode(protocol.notice),
+            blocks=BlockWriter(protocol, tokenizer),
+        )
+
+
+def _prompt_encoder(protocol: Protocol, tokenizer: Tokenizer, style: str) -> Callable[[str], Ids]:
+    """Return the function from a question's text to the ids of its prompt."""
+
+    @functools.lru_cache(maxsize=_KEPT_PROMPTS)
+    def encode(question: str) -> Ids:
+        pieces = protocol.prompt_pieces(question, style)
+        return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])
+
+    return encode

@@ -1,0 +1,1 @@
+"""One module for each published layout of questions and passages."""

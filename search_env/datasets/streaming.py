@@ -1,0 +1,304 @@
+"""Streaming readers: JSON lines, JSON lists, JSON mappings and CSV; plain, gzip or xz.
+
+Compression is told by the file's first bytes, not by its name. Nothing is held but the record at
+hand and a buffer of its size, so a 14 GB corpus reads in constant memory, also where it is one
+JSON list. Damage (a cut archive, bytes that are no UTF-8, broken JSON, an empty file) is a
+:class:`~search_env.errors.DataFormatError`; a missing file is a
+:class:`~search_env.errors.DataNotFoundError`. What the fields mean is left to the loaders.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO, cast
+
+from search_env.datasets.rows import Record
+from search_env.errors import DataFormatError, DataNotFoundError
+
+_GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
+_CHUNK = 1 << 16
+_LONGEST_LITERAL = 16
+"""A cut "-Infinity" or escape lies at most this far from the end of the text it was cut from."""
+_REST = re.compile(r"[-+.eE0-9]*")
+"""What may stand between a number that is whole as it is and the cut in the number that it was."""
+
+
+@contextmanager
+def open_binary(path: Path) -> Iterator[BinaryIO]:
+    """Open a plain, gzip or xz file to read its bytes.
+
+    Raises:
+        DataNotFoundError: There is no readable file.
+        DataFormatError: The archive is damaged; raised while reading.
+    """
+    try:
+        raw = open(path, "rb")  # noqa: SIM115 - closed by the with below
+    except OSError as error:
+        raise DataNotFoundError(
+            f"Expected a readable file at {path}, got: {error.strerror}. Check the path."
+        ) from error
+    with raw:
+        head = raw.peek(len(_XZ))
+        try:
+            if head.startswith(_GZIP):
+                with gzip.GzipFile(fileobj=raw) as unpacked:
+                    yield cast(BinaryIO, unpacked)
+            elif head.startswith(_XZ):
+                with lzma.LZMAFile(raw) as unpacked:
+                    yield cast(BinaryIO, unpacked)
+            else:
+                yield raw
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            raise file_fault(
+                path, "a whole archive", f"a damaged one ({error})", "Fetch the file again."
+            ) from error
+
+
+@contextmanager
+def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
+    """Open a plain, gzip or xz file to read it as UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        DataNotFoundError: There is no readable file.
+        DataFormatError: The archive is damaged or the text is not UTF-8; raised while reading.
+    """
+    with open_binary(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+        try:
+            yield text
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise file_fault(
+                path, "UTF-8 text", f"the byte 0x{byte:02x}", "Save the file as UTF-8."
+            ) from error
+
+
+def file_fault(path: Path, expected: str, got: str, remedy: str) -> DataFormatError:
+    """Return the error about a file as a whole; ``remedy`` is a sentence that says what to do."""
+    return DataFormatError(f"{path}: expected {expected}, got {got}. {remedy}")
+
+
+def first_character(path: Path) -> str:
+    """Return the first character (the first byte as one) that is not white space.
+
+    Raises:
+        DataFormatError: There is none.
+    """
+    with open_binary(path) as file:
+        skipped = codecs.BOM_UTF8 + b" \t\r\n"
+        while chunk := file.read(_CHUNK):
+            if found := chunk.lstrip(skipped):
+                return chr(found[0])
+    raise file_fault(path, "at least one record", "an empty file", "Fetch the file again.")
+
+
+def iter_records(path: Path) -> Iterator[Record]:
+    """Yield the objects of a file of JSON lines or of one JSON list, told by its first character.
+
+    Raises:
+        DataNotFoundError: There is no readable file.
+        DataFormatError: The file is neither, is damaged, or holds no record.
+    """
+    first = first_character(path)
+    if first not in "[{":
+        raise file_fault(
+            path, "JSON lines or a JSON list", f"text that starts with {first!r}", "Convert it."
+        )
+    yield from iter_json_list(path) if first == "[" else iter_json_lines(path)
+
+
+def iter_json_lines(path: Path) -> Iterator[Record]:
+    """Yield one record for each line that is not blank; only a newline ends a line."""
+    number, found = 0, False
+    with open_binary(path) as file:
+        for number, raw in enumerate(file, start=1):
+            if raw.isspace():
+                continue
+            found = True
+            yield Record.of(path, number, _decode_line(path, number, raw))
+    if not found:
+        raise file_fault(path, "at least one record", f"{number} lines", "Fetch the file again.")
+
+
+def _decode_line(path: Path, number: int, raw: bytes) -> Any:
+    """Decode one JSON line; the first may start with a byte order mark."""
+    try:
+        return json.loads(raw.decode("utf-8-sig" if raw.startswith(codecs.BOM_UTF8) else "utf-8"))
+    except UnicodeDecodeError as error:
+        bad = error.object[error.start : error.start + 8]
+        raise DataFormatError.at(path, number, "", "UTF-8 text", bad) from error
+    except (ValueError, RecursionError) as error:
+        raise DataFormatError.at(
+            path, number, "", f"JSON on one line ({error})", raw.strip().decode()
+        ) from error
+
+
+def iter_json_list(path: Path) -> Iterator[Record]:
+    """Yield the objects of one JSON list, decoding one at a time."""
+    with open_text(path) as file:
+        stream = _JsonStream(path, file)
+        stream.take("[")
+        while stream.peek() != "]":
+            if stream.number:
+                stream.take(",")
+            stream.number += 1
+            yield Record.of(path, stream.number, stream.value())
+        stream.take("]")
+        stream.end()
+    if not stream.number:
+        raise file_fault(path, "at least one record", "an empty list", "Fetch the file again.")
+
+
+def is_mapping(path: Path) -> bool:
+    """Return whether a file is one JSON object from names to lists, as some corpora are.
+
+    It is where its name ends in ``.json`` (compressed or not), and it starts with ``{`` and a name
+    whose value is a list; a file of JSON lines starts with a row.
+    """
+    if not _plain_name(path).endswith(".json") or first_character(path) != "{":
+        return False
+    with open_text(path) as file:
+        stream = _JsonStream(path, file)
+        stream.take("{")
+        stream.number = 1
+        return stream.peek() == '"' and bool(stream.key()) and stream.peek() == "["
+
+
+def iter_json_mapping(path: Path) -> Iterator[tuple[int, str, Any]]:
+    """Yield ``(number, key, value)`` of one JSON object, decoding one pair at a time."""
+    with open_text(path) as file:
+        stream = _JsonStream(path, file)
+        stream.take("{")
+        while stream.peek() != "}":
+            if stream.number:
+                stream.take(",")
+            stream.number += 1
+            key = stream.key()
+            yield stream.number, key, stream.value()
+        stream.take("}")
+        stream.end()
+    if not stream.number:
+        raise file_fault(path, "at least one record", "an empty object", "Fetch the file again.")
+
+
+class _JsonStream:
+    """A cursor over a JSON text that is read chunk by chunk; ``number`` is the record at hand."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self.path, self.file = path, file
+        self.number = 0
+        self._decoder = json.JSONDecoder()
+        self._buffer, self._at = "", 0
+
+    def peek(self) -> str:
+        """Return the next character that is not white space without taking it; "" at the end."""
+        while True:
+            rest = len(self._buffer)
+            while self._at < rest and self._buffer[self._at] in " \t\r\n":
+                self._at += 1
+            if self._at < rest or not self._grow():
+                return self._buffer[self._at : self._at + 1]
+
+    def take(self, character: str) -> None:
+        """Take one expected character."""
+        found = self.peek()
+        if found != character:
+            got = f"{found!r}" if found else "the end of the file"
+            raise file_fault(
+                self.path,
+                f"{character!r} at record {self.number}",
+                got,
+                "Fetch the file again; it was cut or edited by hand.",
+            )
+        self._at += 1
+
+    def end(self) -> None:
+        """Check that nothing follows."""
+        if found := self.peek():
+            raise file_fault(
+                self.path, "one JSON value", f"{found!r} after it", "Remove what follows."
+            )
+
+    def key(self) -> str:
+        """Take a name and its colon."""
+        key = self.value()
+        if not isinstance(key, str):
+            raise DataFormatError.at(self.path, self.number, "", "a name in quotes", key)
+        self.take(":")
+        return key
+
+    def value(self) -> Any:
+        """Take one JSON value, reading on while it is incomplete."""
+        self.peek()
+        while True:
+            try:
+                value, at = self._decoder.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                if not self._is_cut(error) or not self._grow():
+                    raise self._fault(error, error.pos) from error
+                continue
+            except (ValueError, RecursionError) as error:
+                raise self._fault(error, self._at) from error
+            # "12" at the end of the buffer may be the start of "123", and "12e" that of "12e9".
+            is_whole = self._buffer[at - 1] in '"}]' or not _REST.fullmatch(self._buffer, at)
+            if is_whole or not self._grow():
+                self._at = at
+                return value
+
+    def _is_cut(self, error: json.JSONDecodeError) -> bool:
+        """Return whether more text could mend the error; a true fault must not read 14 GB first."""
+        return (
+            error.msg.startswith("Unterminated string")
+            or error.pos >= len(self._buffer) - _LONGEST_LITERAL
+        )
+
+    def _grow(self) -> bool:
+        """Read on, at least doubling what is pending so that long values cost linear time."""
+        self._buffer = self._buffer[self._at :]
+        self._at = 0
+        chunk = self.file.read(max(_CHUNK, len(self._buffer)))
+        self._buffer += chunk
+        return bool(chunk)
+
+    def _fault(self, error: Exception, at: int) -> DataFormatError:
+        near = self._buffer[max(0, at - 20) : at + 40]
+        return DataFormatError.at(self.path, self.number, "", f"valid JSON ({error})", near)
+
+
+def is_csv(path: Path) -> bool:
+    """Return whether a file is CSV by its name, compressed or not."""
+    return _plain_name(path).endswith(".csv")
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".xz")
+
+
+def iter_csv(path: Path) -> Iterator[Record]:
+    """Yield the rows of a CSV file with a header line; the line is the row's last."""
+    with open_text(path, newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        found = False
+        try:
+            for row in reader:
+                found = True
+                record = Record(path, reader.line_num, cast("dict[str, Any]", row))
+                if None in row or None in row.values():
+                    columns = f"{len(reader.fieldnames or ())} columns"
+                    raise DataFormatError.at(path, reader.line_num, "", columns, list(row.values()))
+                yield record
+        except csv.Error as error:
+            line = reader.reader.line_num  # DictReader's own count lags behind a fault
+            raise DataFormatError.at(path, line, "", "a CSV row", str(error)) from error
+    if not found:
+        raise file_fault(path, "a header and rows", "none", "Fetch the file again.")

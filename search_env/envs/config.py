@@ -1,0 +1,253 @@
+"""What every environment of this package is made of, resolved from its arguments.
+
+Single and vector environment take the same arguments, draw the same questions, say the same of a
+step and score the same ending, because all of that is here, once. A setting never changes after it
+is built; environments share it with their clones.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+from search_env.core.dynamics import Dynamics
+from search_env.core.episode_state import Episode
+from search_env.envs.loading import load_questions, load_retriever
+from search_env.errors import ConfigurationError, InvalidActionError, nearest
+from search_env.metrics.answers import score_answer
+from search_env.protocols.grammar import format_violations
+from search_env.protocols.protocol import Protocol
+from search_env.protocols.registry import get_protocol
+from search_env.retrieval.base import Retriever
+from search_env.rewards import Reward, get_reward
+from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tokenizer import load_tokenizer
+from search_env.types import SEARCH, FormatFault, Question, Source, TagRole, Transcript
+from search_env.validation import check_choice
+
+if TYPE_CHECKING:
+    from search_env.core.action_mask import ActionMasks
+
+Info = dict[str, Any]
+
+_ON_ERROR = ("raise", "truncate")
+_OPTIONS = ("question_id", "index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """The arguments that single and vector environment share, as plain data.
+
+    The table in :class:`~search_env.envs.search_qa.SearchQAEnv` describes them; both constructors
+    list the same names with the same types and defaults. ``dataset_options`` is a copy of what was
+    given.
+
+    Raises:
+        ConfigurationError: A value that is none of those to choose from.
+    """
+
+    dataset: str = "world"
+    split: str | None = None
+    dataset_options: dict[str, Any] | None = None
+    corpus: str | None = None
+    retriever: str | Retriever | None = None
+    protocol: str = "r1-searcher"
+    prompt: str = "base"
+    tokenizer: str = "world-1k"
+    vocab_size: int | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+    max_policy_tokens: int | None = None
+    max_searches: int | None = None
+    reward: str | Reward = "f1"
+    action_mask: bool = False
+    on_retrieval_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        check_choice("on_retrieval_error", self.on_retrieval_error, _ON_ERROR)
+        check_choice("action_mask", self.action_mask, (False, True))
+        # The caller may go on to change the dictionary; pickles and records must not follow.
+        object.__setattr__(self, "dataset_options", copy.deepcopy(self.dataset_options))
+
+
+class Setting:
+    """A configuration turned into what it names.
+
+    Attributes:
+        config: What it was made from; pickling keeps only this.
+        protocol: With the limits of the configuration.
+        tokenizer: Ids and their bytes.
+        questions: In an order that never changes.
+        retriever: Finds the documents.
+        reward: What an episode pays at first; environments may be told another one.
+        size: Number of token ids.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self.protocol = get_protocol(config.protocol).limited(
+            top_k=config.top_k,
+            max_tokens=config.max_tokens,
+            max_policy_tokens=config.max_policy_tokens,
+            max_searches=config.max_searches,
+        )
+        check_tools(self.protocol)
+        self.tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
+        self.questions: Sequence[Question] = load_questions(
+            config.dataset, config.split, config.dataset_options
+        )
+        self.retriever: Retriever = (
+            load_retriever(
+                config.retriever,
+                dataset=config.dataset,
+                split=config.split,
+                options=config.dataset_options,
+                corpus=config.corpus,
+            )
+            if isinstance(config.retriever, str | None)
+            else config.retriever
+        )
+        self.prompt = config.prompt
+        self.reward = get_reward(config.reward)
+        self.action_mask = config.action_mask
+        self.truncate_on_error = config.on_retrieval_error == "truncate"
+        self.size = self.tokenizer.size
+
+    def __reduce__(self) -> tuple[type[Setting], tuple[EnvConfig]]:
+        return Setting, (self.config,)
+
+    def dynamics(self, rows: int) -> Dynamics:
+        """Return new dynamics; those of one setting share their tables."""
+        return self._first.like(rows)
+
+    @functools.cached_property
+    def _first(self) -> Dynamics:
+        matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
+        return Dynamics(self.protocol, self.tokenizer, prompt=self.prompt, matcher=matcher)
+
+    @functools.cached_property
+    def masks(self) -> ActionMasks:
+        """The masks of well-formed actions, made when they are first asked for."""
+        from search_env.core.action_mask import ActionMasks
+
+        return ActionMasks(self._first)
+
+    def action_space(self) -> Discrete:
+        """Return a new space of token ids."""
+        return Discrete(self.size)
+
+    def observation_space(self) -> Dict:
+        """Return a new space of one row's tokens, length and sources."""
+        length = self.protocol.max_tokens
+        return Dict(
+            {
+                "tokens": Box(0, self.size - 1, (length,), np.int32),
+                "length": Discrete(length + 1),
+                "sources": Box(0, max(Source), (length,), np.int8),
+            }
+        )
+
+    def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Question:
+        """Return the question that ``reset``'s options ask for, or a random one.
+
+        Raises:
+            ConfigurationError: Unknown option, id or index.
+        """
+        for key in options:
+            check_choice("options", key, _OPTIONS)
+        if "question_id" in options:
+            return self.questions[self._index_of(options["question_id"])]
+        count = len(self.questions)
+        if "index" not in options:
+            return self.questions[int(random.integers(count))]
+        index = operator.index(options["index"])
+        if not 0 <= index < count:
+            raise ConfigurationError(
+                f"Expected index from 0 to {count - 1}, got {index}. Choose one of them."
+            )
+        return self.questions[index]
+
+    def _index_of(self, question_id: str) -> int:
+        if question_id not in self._indices:
+            raise ConfigurationError(
+                f"Expected the id of one of {len(self.questions)} questions, got {question_id!r}. "
+                f"{nearest(str(question_id), self._indices)}Ids are in env.unwrapped.questions."
+            )
+        return self._indices[question_id]
+
+    @functools.cached_property
+    def _indices(self) -> dict[str, int]:
+        return {question.id: i for i, question in reversed(list(enumerate(self.questions)))}
+
+    def invalid_action(self, action: object) -> InvalidActionError:
+        """Return the error for something that is no token id."""
+        return InvalidActionError(
+            f"Expected a token id from 0 to {self.size - 1}, got {action!r}. Sample from "
+            "env.action_space, or check that the policy uses the environment's tokenizer."
+        )
+
+
+def check_tools(protocol: Protocol) -> None:
+    """Check that the environments have a retriever for each tool of a protocol.
+
+    Raises:
+        ConfigurationError: They have not.
+    """
+    for pair in protocol.pairs(TagRole.TOOL):
+        if pair.tool != SEARCH:
+            raise ConfigurationError(
+                f"Expected a protocol whose only tool is {SEARCH!r}, for which an environment has "
+                f"a retriever, got {pair.tool!r} of the tags {pair.name!r} in {protocol.name!r}. "
+                "Leave the pair out, or drive core.dynamics.Dynamics, whose queries name "
+                "their tool."
+            )
+
+
+def standing(episode: Episode) -> Info:
+    """Return what every info says of an episode."""
+    stop = episode.stop_reason
+    return {
+        "question_id": episode.question.id,
+        "num_searches": episode.num_searches,
+        "stop_reason": "" if stop is None else stop.value,
+    }
+
+
+def faults_since(episode: Episode, told: int) -> Info:
+    """Return the info of an episode's format faults after the first ``told``."""
+    if episode.num_faults == told:
+        return {}
+    faults = [event.kind.value for event in episode.events if isinstance(event, FormatFault)]
+    return {"format_faults": faults[told:]}
+
+
+def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
+    """Return what an ended episode pays and what its last info says.
+
+    An episode in which retrieval failed says nothing about the policy: it pays 0 and no parts.
+
+    Raises:
+        RewardError: The reward function failed.
+    """
+    answer, stop = transcript.answer, transcript.stop_reason
+    scores = score_answer(answer, transcript.question.answers)
+    info: Info = {
+        "answer": answer or "",
+        "f1": scores.f1,
+        "exact_match": scores.exact_match,
+        "cover_exact_match": scores.cover_exact_match,
+        "well_formed": not format_violations(transcript),
+        "valid": stop is None or stop.valid,
+    }
+    if not info["valid"]:
+        return 0.0, info
+    score = reward(transcript)
+    info["reward_parts"] = score.parts
+    return score.total, info

@@ -1,0 +1,248 @@
+"""From names and paths to questions and retrievers, each loaded once a process.
+
+Environments take only small JSON values; this module turns them into objects and keeps those
+objects, so that the tenth ``gym.make`` of a corpus costs nothing. What was read from files is kept
+by :func:`~search_env.paths.file_key`: a file that has changed is read again.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search_env.envs.splits import published, splits_of
+from search_env.errors import ConfigurationError, IndexFormatError, nearest
+from search_env.paths import FileKey, cache_dir, file_key
+from search_env.retrieval.base import Retriever
+from search_env.retrieval.registry import _FACTORIES, _registered
+from search_env.types import Document, Question
+from search_env.worlds.diagnostics import (
+    DIAGNOSTIC_DATASETS,
+    diagnostic_questions,
+    diagnostic_retriever,
+)
+from search_env.worlds.toy import toy_questions, toy_retriever
+
+if TYPE_CHECKING:
+    from search_env.worlds.encyclopaedia import World
+
+WORLD_OPTIONS: dict[str, Any] = {
+    "articles": 1000,
+    "questions": 1000,
+    "hops": (1, 2, 3, 4),
+    "kinds": None,
+    "seed": 0,
+}
+"""What ``dataset_options`` may hold for the procedural world, with defaults."""
+
+_LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
+_CACHE_INDEX_FROM = 20_000  # passages; below, building is quicker than a user notices
+
+
+def load_questions(
+    dataset: str, split: str | None, options: Mapping[str, Any] | None
+) -> Sequence[Question]:
+    """Return a dataset's questions, in an order that never changes.
+
+    Args:
+        dataset: ``"world"``, ``"toy"``, a diagnostic or published dataset's name, or the path of a
+            file.
+        split: None for the dataset's usual one.
+        options: For the world only, see :data:`WORLD_OPTIONS`.
+
+    Raises:
+        ConfigurationError: Unknown dataset, split or option.
+        DataError: A file is missing or damaged.
+    """
+    if dataset == "world":
+        return _world_questions(_generated_split(dataset, split), _world_options(options))
+    _no_options(dataset, options)
+    if dataset == "toy":
+        return toy_questions(_generated_split(dataset, split))
+    if dataset in DIAGNOSTIC_DATASETS:
+        return diagnostic_questions(dataset, _generated_split(dataset, split))
+    return _published_questions(dataset, split)
+
+
+def load_retriever(
+    name: str | None,
+    *,
+    dataset: str,
+    split: str | None,
+    options: Mapping[str, Any] | None,
+    corpus: str | None,
+) -> Retriever:
+    """Return the retriever of that name over a corpus.
+
+    Args:
+        name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name given to
+            :func:`register_retriever`. None for the dataset's own.
+        dataset: Whose corpus to search where ``corpus`` is None.
+        split: As for :func:`load_questions`.
+        options: As for :func:`load_questions`.
+        corpus: A corpus file, or an index made by ``search-env index``.
+
+    Raises:
+        ConfigurationError: No retriever of that name.
+        DataError: A corpus file is missing or damaged.
+        IndexFormatError: A saved index is damaged or of another version.
+    """
+    if name is None:
+        name = "lookup" if dataset in _LOOKUP else "bm25"
+    if name == "lookup" and dataset in _LOOKUP:
+        return _lookup(dataset, _generated_split(dataset, split))
+    if name.startswith("cassette:"):
+        from search_env.retrieval.cassette import Cassette
+
+        return Cassette(name.removeprefix("cassette:"))
+    if name in _FACTORIES:
+        return _registered(name)
+    if name != "bm25":
+        known = ["bm25", "cassette:PATH", *sorted(_FACTORIES)]
+        raise ConfigurationError(
+            f"Expected retriever to be one of {known}, got {name!r}. {nearest(name, known)}"
+            "Add your own with register_retriever()."
+        )
+    if corpus is not None:
+        return _bm25_from_path(Path(corpus))
+    if dataset == "world":
+        chosen = json.loads(_world_options(options))
+        return _bm25_of_world(chosen["articles"], chosen["seed"], _generated_split(dataset, split))
+    if dataset in _LOOKUP:
+        raise ConfigurationError(
+            f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Leave "
+            "retriever out, or pass corpus=."
+        )
+    from search_env.datasets.locate import find_corpus
+
+    return _bm25_from_path(find_corpus())
+
+
+def _lookup(dataset: str, split: str) -> Retriever:
+    return toy_retriever(split) if dataset == "toy" else diagnostic_retriever(dataset, split)
+
+
+def _generated_split(dataset: str, split: str | None) -> str:
+    splits = splits_of(dataset)
+    chosen = splits.default if split is None else split
+    if chosen not in splits.names:
+        raise ConfigurationError(
+            f"Expected split of dataset {dataset!r} to be one of {list(splits.names)}, got "
+            f"{chosen!r}. {nearest(str(chosen), splits.names)}"
+        )
+    return chosen
+
+
+def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise ConfigurationError(
+            f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only "
+            "'world' has options."
+        )
+
+
+def _world_options(options: Mapping[str, Any] | None) -> str:
+    """Check and complete the options; as JSON they can key a cache."""
+    given = dict(options or {})
+    for key in given:
+        if key not in WORLD_OPTIONS:
+            raise ConfigurationError(
+                f"Expected dataset_options of 'world' among {sorted(WORLD_OPTIONS)}, got {key!r}. "
+                f"{nearest(key, WORLD_OPTIONS)}"
+            )
+    return json.dumps({**WORLD_OPTIONS, **given}, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _world(articles: int, seed: int, split: str) -> World:
+    from search_env.worlds.encyclopaedia import World
+
+    return World(articles=articles, seed=seed, split=split)
+
+
+@functools.lru_cache(maxsize=8)
+def _world_questions(split: str, options: str) -> Sequence[Question]:
+    chosen = json.loads(options)
+    world = _world(chosen["articles"], chosen["seed"], split)
+    return tuple(
+        world.questions(
+            chosen["questions"], hops=chosen["hops"], kinds=chosen["kinds"], seed=chosen["seed"]
+        )
+    )
+
+
+def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
+    from search_env.datasets import locate as resolve
+
+    if published(dataset) is not None:
+        places = resolve.local_places(dataset, split)
+        return _known_questions(dataset, split, file_key(*places))
+    path = Path(dataset).expanduser()
+    return _questions_from_file(path.absolute(), split, file_key(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _known_questions(dataset: str, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets import locate as resolve
+
+    return tuple(resolve.load_questions(dataset, split))
+
+
+@functools.lru_cache(maxsize=8)
+def _questions_from_file(path: Path, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets import detect as formats
+
+    held = list(formats.read_questions(path))
+    questions = tuple(q for q in held if split is None or q.split == split)
+    if not questions:
+        raise ConfigurationError(
+            f"Expected questions of split {split!r} in {path}, which holds "
+            f"{sorted({q.split for q in held})}. Choose one of these, or leave split out."
+        )
+    return questions
+
+
+@functools.lru_cache(maxsize=4)
+def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
+    world = _world(articles, seed, split)
+    # Some text too: another version of the generator must not find this one's index.
+    text = "".join(world.document(i).text for i in range(100))
+    key = hashlib.sha256(f"{world!r}{text}".encode()).hexdigest()
+    return _bm25(key, world.documents, len(world))
+
+
+def _bm25_from_path(path: Path) -> Retriever:
+    path = path.expanduser().absolute()
+    return _bm25_from_files(path, file_key(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _bm25_from_files(path: Path, files: FileKey) -> Retriever:
+    from search_env.datasets.detect import read_documents
+    from search_env.retrieval.bm25.retriever import BM25Retriever
+
+    if path.is_dir():
+        return BM25Retriever.load(path)
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            sha.update(piece)
+    return _bm25(sha.hexdigest(), lambda: read_documents(path), _CACHE_INDEX_FROM)
+
+
+def _bm25(key: str, documents: Callable[[], Iterable[Document]], size: int) -> Retriever:
+    """Build an index, or take it from the cache; small ones are not worth a file."""
+    from search_env.retrieval.bm25.retriever import BM25Retriever
+
+    if size < _CACHE_INDEX_FROM:
+        return BM25Retriever.build(documents())
+    path = cache_dir() / "indexes" / f"bm25-{key[:32]}"
+    try:
+        return BM25Retriever.load(path)
+    except (IndexFormatError, FileNotFoundError):
+        BM25Retriever.build(documents(), progress=True).save(path)
+        return BM25Retriever.load(path)

@@ -1,0 +1,381 @@
+"""The single environment: one row of the dynamics, a retriever, Gymnasium's API."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.core.episode_state import SavedEpisode
+from search_env.envs.config import EnvConfig, Info, Setting, ending, faults_since, standing
+from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
+from search_env.retrieval.base import Retriever, retrieve
+from search_env.rewards import Reward, get_reward
+from search_env.types import Question, Transcript
+from search_env.validation import check_choice
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+    from search_env.rendering.frame import Frame
+    from search_env.rendering.renderer import Renderer
+
+Observation = dict[str, Any]
+
+_ROW = slice(None)  # the only row there is
+
+
+@dataclass(frozen=True, slots=True)
+class EnvState:
+    """All of an environment's state: the episode and the random number generator."""
+
+    episode: SavedEpisode
+    random: dict[str, Any]
+    running: bool
+    reward: Reward
+
+
+class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
+    """Search-augmented question answering, one token at a time.
+
+    ## Description
+    The policy reads a prompt with a question and writes tokens. When its tokens close a query
+    tag, the search is run within that step and the documents stand in the next observation. When
+    they close an answer tag, the episode ends. Tags, prompt, layout and limits are those of a
+    published system (`protocol`). Tokens are never decoded, edited and encoded again.
+
+    ## Action Space
+    `Discrete(n)`: the next token id. `n` is the tokenizer's full id range, or `vocab_size`.
+
+    ## Observation Space
+    `Dict`, fresh arrays at each step, right-padded to `L = max_tokens`:
+
+    | Key       | Space                   | Meaning                                          |
+    |-----------|-------------------------|--------------------------------------------------|
+    | `tokens`  | `Box(0, n-1, (L,), int32)` | prompt, policy's and inserted ids; 0 after them |
+    | `length`  | `Discrete(L+1)`         | how many of them there are                       |
+    | `sources` | `Box(0, 4, (L,), int8)` | who wrote each (`search_env.Source`)             |
+
+    `tokens[previous_length:length]` is what is new since the last step.
+
+    ## Rewards
+    What `reward` names, a function of the finished episode's transcript (`search_env.rewards`),
+    on the step that ends it; 0 at every other step, and 0 where retrieval failed. By default the
+    F1 of the answer against the gold answers (R1-Searcher's rule), 0 where there is no answer.
+
+    ## Starting State
+    A question drawn by `np_random` from all of the split, in the protocol's prompt.
+
+    ## Reset Arguments
+    `reset(options={"question_id": "..."})` or `{"index": 0}` chooses the question. Options do not
+    draw from `np_random`.
+
+    ## Episode End
+    `info["stop_reason"]` names it (`search_env.StopReason`).
+
+    *Termination*: the policy closed its answer, sent an end-of-sequence id, or made a fault that
+    the protocol ends on. *Truncation*: a budget is spent, or retrieval failed and
+    `on_retrieval_error="truncate"` (`info["valid"]` is then False: leave the episode out).
+
+    ## Information
+    Always `question_id`, `num_searches`, `stop_reason` ("" while running). On a step that
+    searched, `query` and `document_ids`. On a step with format faults, `format_faults`. At the
+    end `answer`, `f1`, `exact_match`, `cover_exact_match`, `well_formed`, `valid` and, where
+    valid, `reward_parts`. With `action_mask=True` always `action_mask`.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `dataset` | str | `"world"` | `world`, `toy`, a published dataset or a file |
+    | `split` | str or None | None | None: train if generated, else the evaluation split |
+    | `dataset_options` | dict or None | None | world: articles, questions, hops, kinds, seed |
+    | `corpus` | str or None | None | corpus file or saved index; None: the dataset's own |
+    | `retriever` | str or None | None | `bm25`, `cassette:PATH` or a registered name |
+    | `protocol` | str | `"r1-searcher"` | tags, prompt, layout, limits |
+    | `prompt` | str | `"base"` | `base`, `chatml` or `llama-3` |
+    | `tokenizer` | str | `"world-1k"` | bundled name, path or hub id |
+    | `vocab_size` | int or None | None | pads the ids to a model's logits |
+    | `top_k` | int or None | None | documents a search; None: the protocol's |
+    | `max_tokens` | int or None | None | context; None: the protocol's |
+    | `max_policy_tokens` | int or None | None | policy tokens an episode; None: the protocol's |
+    | `max_searches` | int or None | None | searches an episode; None: the protocol's |
+    | `reward` | str | `"f1"` | name of a reward, see `search_env.rewards` |
+    | `action_mask` | bool | False | whether infos hold the mask of well-formed actions |
+    | `on_retrieval_error` | str | `"raise"` | or `"truncate"` |
+    | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
+
+    A `Retriever` or `Reward` object in place of a name also works, but then `EnvSpec` cannot be
+    JSON.
+
+    ## Vectorized environment
+    `gym.make_vec(id, num_envs=N)` gives `SearchQAVectorEnv`: the same episodes row by row, many
+    times as fast as a loop over single environments, and with `send` and `recv` for slow
+    retrievers.
+
+    ## References
+    * R1-Searcher: Song et al., 2025, arXiv 2503.05592 (`protocol="r1-searcher"`, both phases).
+    * Search-R1: Jin et al., 2025, arXiv 2503.09516 (`protocol="search-r1"`).
+
+    ## Version History
+    * v0: Initial version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it so
+        "render_modes": ["ansi", "human", "rgb_array"],
+        "render_fps": 20,
+    }
+
+    def __init__(
+        self,
+        *,
+        dataset: str = "world",
+        split: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        corpus: str | None = None,
+        retriever: str | Retriever | None = None,
+        protocol: str = "r1-searcher",
+        prompt: str = "base",
+        tokenizer: str = "world-1k",
+        vocab_size: int | None = None,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+        reward: str | Reward = "f1",
+        action_mask: bool = False,
+        on_retrieval_error: str = "raise",
+        render_mode: str | None = None,
+    ) -> None:
+        check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
+        config = EnvConfig(
+            dataset=dataset,
+            split=split,
+            dataset_options=dataset_options,
+            corpus=corpus,
+            retriever=retriever,
+            protocol=protocol,
+            prompt=prompt,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            max_policy_tokens=max_policy_tokens,
+            max_searches=max_searches,
+            reward=reward,
+            action_mask=action_mask,
+            on_retrieval_error=on_retrieval_error,
+        )
+        self._assemble(Setting(config), render_mode)
+
+    def _assemble(self, setting: Setting, render_mode: str | None) -> None:
+        self.setting = setting
+        self.render_mode = render_mode
+        self.protocol = setting.protocol
+        self.tokenizer = setting.tokenizer
+        self.retriever = setting.retriever
+        self.reward = setting.reward
+        self._dynamics = setting.dynamics(1)
+        self._action = np.zeros(1, np.int64)
+        self._running = False
+        self._renderer: Renderer | None = None
+        self.action_space = setting.action_space()
+        self.observation_space = setting.observation_space()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode.
+
+        Args:
+            seed: Seeds ``np_random``; None goes on with it.
+            options: ``{"question_id": str}`` or ``{"index": int}`` chooses the question.
+
+        Raises:
+            ConfigurationError: Unknown option or question, or a prompt that does not fit.
+        """
+        super().reset(seed=seed)
+        self._dynamics.begin(0, self.setting.choose(options or {}, self.np_random))
+        self._running = True
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), self._info()
+
+    def step(
+        self, action: int | np.integer[Any]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Append one token; run the search if it closed a query.
+
+        Raises:
+            EpisodeOverError: Before ``reset`` or after the end.
+            InvalidActionError: Not an id of the action space.
+            RetrievalError: The search failed and ``on_retrieval_error="raise"``. The episode is
+                over then; go on with ``reset``.
+        """
+        if not self._running:
+            raise EpisodeOverError(
+                "Expected reset() before step(), got step() before the first or after the last "
+                "step of an episode. Call reset()."
+            )
+        self._action[0] = self._checked(action)
+        dynamics, episode = self._dynamics, self._dynamics.episodes[0]
+        told = episode.num_faults
+        queries = dynamics.append(_ROW, self._action)
+        info = self._retrieve(queries[0].text) if queries else {}
+        info.update(self._info())
+        info.update(faults_since(episode, told))
+        stop, reward, terminated, truncated = episode.stop_reason, 0.0, False, False
+        if stop is not None:
+            self._running = False
+            terminated, truncated = stop.terminated, not stop.terminated
+            reward, final = ending(self.transcript(), self.reward)
+            info.update(final)
+        if self.render_mode == "human":
+            self.render()
+        return self._observation(), reward, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() was called without a render mode. Pass render_mode= to gym.make, for "
+                f"example gym.make({self.spec.id if self.spec else 'id'!r}, render_mode='ansi')."
+            )
+            return None
+        if self._renderer is None:
+            from search_env.rendering.renderer import Renderer
+
+            self._renderer = Renderer(self.render_mode)
+        return self._renderer.draw(self.frame())
+
+    def frame(self) -> Frame:
+        """Return what a renderer draws: the transcript, the budgets and the score."""
+        from search_env.rendering.frame import Frame
+
+        return Frame.of(self.protocol, self.transcript())
+
+    @property
+    def questions(self) -> Sequence[Question]:
+        """The questions that episodes draw from, in an order that never changes."""
+        return self.setting.questions
+
+    def set_reward(self, reward: str | Reward) -> None:
+        """Pay another reward from the next ending on, also that of the episode under way.
+
+        Raises:
+            ConfigurationError: No reward of that name.
+        """
+        self.reward = get_reward(reward)
+
+    @property
+    def reward_name(self) -> str:
+        """The name of the reward in force (``get_attr("reward")`` would call the reward)."""
+        return self.reward.name
+
+    def action_masks(self) -> NDArray[np.int8]:
+        """Return which ids keep the episode well formed, int8 ``(n,)``: 1 for those, 0 for others.
+
+        The name and form that sb3-contrib's ``MaskablePPO`` asks for; ``action_space.sample``
+        takes it as ``mask=``.
+        """
+        return self.setting.masks.of(self._dynamics, 0)
+
+    def transcript(self) -> Transcript:
+        """Return what the episode has left behind so far."""
+        return self._dynamics.transcript(0)
+
+    def get_state(self) -> EnvState:
+        """Return the whole state, in time proportional to the episode's tokens."""
+        return EnvState(
+            self._dynamics.save(0),
+            dict(self.np_random.bit_generator.state),
+            self._running,
+            self.reward,
+        )
+
+    def set_state(self, state: EnvState) -> None:
+        """Go on from a saved state exactly as the environment that saved it would have.
+
+        The state must come from an environment with the same arguments.
+        """
+        self._dynamics.restore(0, state.episode)
+        self.np_random.bit_generator.state = state.random
+        self._running = state.running
+        self.reward = state.reward
+
+    def clone(self) -> SearchQAEnv:
+        """Return an independent environment in the same state.
+
+        What never changes (questions, retriever, tables) is shared; the rest, spaces and random
+        generators included, is its own. (``copy.deepcopy`` and pickling load anew what is shared
+        here.) A subclass with attributes of its own extends ``__getstate__`` and ``__setstate__``.
+        """
+        twin = copy.copy(self)
+        twin.retriever = self.retriever  # somebody may have put another one there
+        return twin
+
+    def __getstate__(self) -> tuple[Setting, str | None, EnvSpec | None, EnvState]:
+        return self.setting, self.render_mode, self.spec, self.get_state()
+
+    def __setstate__(self, parts: tuple[Setting, str | None, EnvSpec | None, EnvState]) -> None:
+        setting, render_mode, self.spec, state = parts
+        self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state puts it where it was
+        self._assemble(setting, render_mode)
+        self.set_state(state)
+
+    def _checked(self, action: int | np.integer[Any]) -> int:
+        try:
+            token = operator.index(action)
+        except TypeError:
+            token = -1
+        if 0 <= token < self.setting.size:
+            return token
+        raise self.setting.invalid_action(action)
+
+    def _retrieve(self, query: str) -> Info:
+        self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
+        try:
+            documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
+        except RetrievalError as error:
+            self._dynamics.fail_retrieval(0)
+            if self.setting.truncate_on_error:
+                return {"query": query, "retrieval_error": str(error)}
+            raise
+        self._dynamics.insert_documents(0, documents)
+        self._running = True
+        return {"query": query, "document_ids": [document.id for document in documents]}
+
+    def _observation(self) -> Observation:
+        # Copies: Gymnasium's checker refuses a reused buffer, and final observations must stay.
+        dynamics = self._dynamics
+        return {
+            "tokens": dynamics.tokens[0].copy(),
+            "length": dynamics.length(0),
+            "sources": dynamics.sources[0].copy(),
+        }
+
+    def _info(self) -> Info:
+        info = standing(self._dynamics.episodes[0])
+        if self.setting.action_mask:
+            info["action_mask"] = self.action_masks()
+        return info
+
+
+def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:
+    """Return the environment inside its wrappers.
+
+    Raises:
+        ConfigurationError: It is another environment.
+    """
+    bare = env.unwrapped
+    if not isinstance(bare, SearchQAEnv):
+        raise ConfigurationError(
+            f"Expected a SearchQAEnv, in wrappers or not, got {type(bare).__name__}. "
+            "Make one with gym.make('SearchQA-v0')."
+        )
+    return bare

@@ -1,0 +1,494 @@
+"""The vector environment: N rows of one :mod:`search_env.core.dynamics`, one retrieval call a step.
+
+Row by row it is :class:`~search_env.envs.search_qa.SearchQAEnv`: same questions for the same seeds,
+same observations, rewards, endings and infos. All rows move in a few array operations, queries
+closed in the same step are retrieved together, and with :meth:`SearchQAVectorEnv.send` and
+:meth:`SearchQAVectorEnv.recv` rows that wait for documents do not hold up the others.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from search_env.core.episode_state import Query
+from search_env.envs.config import EnvConfig, Info, Setting
+from search_env.envs.search_qa import Observation
+from search_env.envs.vector_groups import Groups, check_group_size
+from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
+from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
+from search_env.rendering.renderer import RENDER_MODES
+from search_env.retrieval.async_search import BackgroundSearch, Ticket
+from search_env.retrieval.base import Retriever
+from search_env.retrieval.batch import retrieve_each
+from search_env.rewards import GroupReward, Reward, get_reward
+from search_env.types import Document, Transcript
+from search_env.validation import check_choice, check_count
+
+if TYPE_CHECKING:
+    from search_env.rendering.renderer import Renderer
+
+_BROKEN_OFF = "an error broke the last step off"
+
+
+@dataclass(frozen=True, slots=True)
+class VectorState:
+    """All of a vector environment's state. Plain data, picklable."""
+
+    rows: RowsState
+    under_way: NDArray[np.bool_]
+    random: dict[str, Any]
+    reward: Reward
+
+
+class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
+    """Search-augmented question answering, one token in each of N rows at a time.
+
+    ## Description
+    `gym.make_vec("SearchQA-v0", num_envs=N)`. Rows are what `SearchQAEnv` describes; row `i` of a
+    vector environment that was reset with `seed` equals a single one reset with `seed + i`.
+
+    ## Action Space
+    `MultiDiscrete([n] * N)`: the next token id of each row. An array of any integer type will do.
+
+    ## Observation Space
+    The single environment's, batched: `tokens` int32 `(N, L)`, `length` int64 `(N,)`, `sources`
+    int8 `(N, L)`. With `copy=False` they are views of the environment's own memory, good until
+    its next call: right for a policy that reads what it needs at once, wrong for storing.
+
+    ## Rewards
+    As in the single environment, float64 `(N,)`. An error of the reward function, or of the
+    retriever under `on_retrieval_error="raise"`, breaks the step off; go on with `reset`.
+    What `group_reward` pays is no part of them: infos tell of it.
+
+    ## Starting State
+    Each row draws its questions from a generator of its own. With `group_size=G` the rows of each
+    group of G neighbours share a seed (row `i` has `seed + i // G`), so the k-th episode of each
+    asks the same question.
+
+    ## Reset Arguments
+    `options` may hold `question_id` or `index`, one for all rows or a sequence with one for each,
+    and `reset_mask`, bool `(N,)`, to reset some rows only.
+
+    ## Episode End
+    As in the single environment; `autoreset_mode` says what follows:
+
+    | Mode | What follows |
+    |---|---|
+    | `NextStep` | the row's next step ignores its action and begins an episode: reward 0 |
+    | `SameStep` | the observation is the next episode's; `final_obs`, `final_info` hold the end |
+    | `Disabled` | nothing until `reset(options={"reset_mask": mask})` |
+
+    `transcripts` holds the episodes that ended in the last step, by row.
+
+    ## Information
+    The single environment's, as arrays with masks (`key` and `_key`), types constant: `str` and
+    lists in object arrays. `recv` adds `ready`. With `group_reward`, an ending has `group`;
+    the step that completes a group, `complete_group`, `group_reward` and `group_reward_parts`.
+
+    ## Slow retrievers
+    `step` waits for all documents. `send(actions, rows)` does not: queries go to background
+    threads, and `recv(min_ready)` returns once that many rows have their result. A retriever is
+    asked for all that waits in one call, from one thread unless `retrieval_threads` says more.
+
+    ## Arguments
+    Those of `SearchQAEnv`, and:
+
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `num_envs` | int | 1 | rows |
+    | `autoreset_mode` | str or AutoresetMode | `"NextStep"` | or `SameStep`, `Disabled` |
+    | `group_size` | int | 1 | neighbouring rows that ask the same questions |
+    | `group_reward` | str, GroupReward or None | None | scores the episodes of a complete group |
+    | `copy` | bool | True | whether observations and infos are copies |
+    | `retrieval_threads` | int | 1 | simultaneous calls of the retriever after `send` |
+    | `max_episode_steps` | int or None | None | as `max_policy_tokens` |
+    | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
+    | `render_row` | int | 0 | the row that `render` draws; an attribute too |
+
+    ## References
+    * `send` and `recv` in the manner of EnvPool: Weng et al., 2022, arXiv 2206.10558.
+
+    ## Version History
+    * v0: Initial version.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it so
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 20,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        group_size: int = 1,
+        group_reward: str | GroupReward | None = None,
+        copy: bool = True,
+        retrieval_threads: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        render_row: int = 0,
+        dataset: str = "world",
+        split: str | None = None,
+        dataset_options: dict[str, Any] | None = None,
+        corpus: str | None = None,
+        retriever: str | Retriever | None = None,
+        protocol: str = "r1-searcher",
+        prompt: str = "base",
+        tokenizer: str = "world-1k",
+        vocab_size: int | None = None,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+        reward: str | Reward = "f1",
+        action_mask: bool = False,
+        on_retrieval_error: str = "raise",
+    ) -> None:
+        # Steps are policy tokens.
+        limits = [n for n in (max_policy_tokens, max_episode_steps) if n is not None]
+        config = EnvConfig(
+            dataset=dataset,
+            split=split,
+            dataset_options=dataset_options,
+            corpus=corpus,
+            retriever=retriever,
+            protocol=protocol,
+            prompt=prompt,
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            top_k=top_k,
+            max_tokens=max_tokens,
+            max_policy_tokens=min(limits, default=None),
+            max_searches=max_searches,
+            reward=reward,
+            action_mask=action_mask,
+            on_retrieval_error=on_retrieval_error,
+        )
+        self._assemble(Setting(config), num_envs, autoreset_mode, group_size, group_reward, copy)
+        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        self.render_mode, self.render_row = render_mode, render_row
+        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
+
+    def _assemble(
+        self,
+        setting: Setting,
+        num_envs: int,
+        autoreset_mode: str | AutoresetMode,
+        group_size: int,
+        group_reward: str | GroupReward | None,
+        copy: bool,
+    ) -> None:
+        check_choice("copy", copy, (True, False))
+        mode = _mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": mode}
+        self.num_envs = check_count("num_envs", num_envs, 1)
+        self.group_size = check_group_size(group_size, num_envs)
+        self.protocol, self.tokenizer = setting.protocol, setting.tokenizer
+        self.questions, self.retriever = setting.questions, setting.retriever
+        self.single_action_space = setting.action_space()
+        self.single_observation_space = setting.observation_space()
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.setting = setting
+        groups = Groups.of(group_reward, group_size, num_envs)
+        self._rows = VectorRows(setting, num_envs, mode, copy=copy, groups=groups)
+        self.set_reward(setting.reward)
+        self._search: BackgroundSearch | None = None
+        self._renderer: Renderer | None = None
+        self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
+        self._num_under_way = 0
+        self._news: set[int] = set()  # rows under way that did more than grow by a token
+        self._broken = "reset() has not been called"
+
+    @property
+    def transcripts(self) -> dict[int, Transcript]:
+        """The episodes that ended in the last ``step`` or ``recv``, by row."""
+        return self._rows.transcripts
+
+    # Episodes begin.
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Observation, Info]:
+        """Begin an episode in every row, or in those of ``options["reset_mask"]``.
+
+        Args:
+            seed: Row ``i`` is seeded with ``seed + i // group_size``, or with ``seed[i]``; None
+                goes on with each row's generator.
+            options: See the class.
+
+        Raises:
+            ConfigurationError: A bad seed, option, question or mask.
+        """
+        chosen = dict(options or {})
+        mask = self._reset_mask(chosen.pop("reset_mask", None))
+        rows = mask.nonzero()[0].tolist()
+        partial = len(rows) < self.num_envs
+        if partial and self._broken:
+            raise self._not_ready()
+        self._seed(rows, seed)
+        self._broken = _BROKEN_OFF
+        self._rows.begin_together(rows)
+        for row in rows:
+            self._rows.begin(row, of_row(chosen, row, self.num_envs))
+        if self._num_under_way:
+            self._under_way &= ~mask
+            self._num_under_way = int(self._under_way.sum())
+            self._news.difference_update(rows)
+        self._broken = ""
+        self._show()
+        if not partial:
+            return self._rows.observations(), self._rows.standing()
+        infos: Info = {}
+        for row in rows:  # the others have no news
+            add_info(infos, self._rows.row_info(row), row, self.num_envs)
+        return self._rows.observations(), infos
+
+    def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:
+        """Seed the generators of some rows; those that have none yet in any case."""
+        seeds: Sequence[int | None]
+        if isinstance(seed, int | np.integer):
+            self._np_random, self._np_random_seed = seeding.np_random(int(seed))
+            seeds = [int(seed) + row // self.group_size for row in range(self.num_envs)]
+        else:
+            seeds = [None] * self.num_envs if seed is None else seed
+        if len(seeds) != self.num_envs:
+            raise ConfigurationError(
+                f"Expected a seed for each of {self.num_envs} rows, got {len(seeds)}. Pass one "
+                "number, or a list with one for each row."
+            )
+        if seed is None and None not in self._rows.random:
+            return
+        drawn: dict[int, int] = {}  # by group, so that its rows begin alike
+        for row in rows:
+            own, group = seeds[row], row // self.group_size
+            if own is None and self._rows.random[row] is None:
+                if group not in drawn:
+                    drawn[group] = int(self.np_random.integers(2**31))
+                own = drawn[group]
+            if own is not None:
+                self._rows.random[row] = seeding.np_random(own)[0]
+
+    def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
+        fits = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not fits or mask.shape != (self.num_envs,) or not mask.any():
+            raise ConfigurationError(
+                f"Expected options['reset_mask'] to be a bool array of shape ({self.num_envs},) "
+                f"with at least one True, got {mask!r}. Pass terminations | truncations."
+            )
+        return np.asarray(mask)
+
+    # Steps.
+
+    def step(self, actions: NDArray[np.int64]) -> StepResult:
+        """Append one token in every row; run the searches that they closed, in one call.
+
+        Raises:
+            EpisodeOverError: Before ``reset``, after an error that broke a step off, or in mode
+                ``Disabled`` in a row that has ended.
+            InvalidActionError: Not an array of N ids of the action space.
+            RetrievalError: A search failed and ``on_retrieval_error="raise"``.
+            RewardError: The reward function failed.
+        """
+        tokens = self._rows.checked(actions, self.num_envs)
+        if self._broken or self._num_under_way:
+            raise self._not_ready()
+        queries = self._rows.advance(None, tokens)
+        settled = self._rows.dynamics.settled
+        if settled:
+            self._broken = _BROKEN_OFF
+        if queries:
+            texts = [query.text for query in queries]
+            found = retrieve_each(self.retriever, texts, self.protocol.top_k)
+            for query, documents in zip(queries, found, strict=True):
+                self._take(query.row, documents)
+        return self._result(settled)
+
+    def send(self, actions: NDArray[np.int64], rows: Sequence[int] | Rows | None = None) -> None:
+        """Append one token in some rows and return at once; searches run in the background.
+
+        Args:
+            actions: One id for each of the rows.
+            rows: Row numbers, ascending, none under way; None for all rows.
+
+        Raises:
+            EpisodeOverError: As for :meth:`step`, or a row is under way already.
+            InvalidActionError: As for :meth:`step`.
+        """
+        chosen = np.arange(self.num_envs) if rows is None else self._rows.numbers(rows)
+        tokens = self._rows.checked(actions, len(chosen))
+        if self._broken:
+            raise self._not_ready()
+        late = chosen[self._under_way[chosen]]
+        if len(late):
+            raise EpisodeOverError(
+                f"Expected rows that are not under way, got {late.tolist()}. Call recv() until "
+                "infos['ready'] names them."
+            )
+        queries = self._rows.advance(chosen, tokens)
+        self._news.update(self._rows.dynamics.settled)
+        self._under_way[chosen] = True
+        self._num_under_way += len(chosen)
+        self._submit(queries)
+
+    def recv(self, min_ready: int = 1) -> StepResult:
+        """Return once ``min_ready`` of the rows under way (or all of them) have their result.
+
+        Arrays have all N rows, as those of :meth:`step`. ``infos["ready"]``, bool ``(N,)``, says
+        whose results they are; other rows show where they stand, with reward 0.
+
+        Raises:
+            EpisodeOverError: No row is under way.
+            RetrievalError: As for :meth:`step`.
+            RewardError: As for :meth:`step`.
+        """
+        wanted = min(check_count("min_ready", min_ready, 1), self._num_under_way)
+        if self._broken or not wanted:
+            raise self._not_ready("no row is under way: call send() first")
+        self._collect(wanted)
+        ready = self._under_way.copy()
+        ready[[row for row in self._news if self._rows.pending(row) is not None]] = False
+        settled = sorted(row for row in self._news if ready[row])
+        self._news.difference_update(settled)
+        self._under_way &= ~ready
+        self._num_under_way = int(self._under_way.sum())
+        self._broken = _BROKEN_OFF
+        result = self._result(settled)
+        result[-1].update(ready=ready, _ready=np.ones(self.num_envs, np.bool_))
+        return result
+
+    def _result(self, settled: Sequence[int]) -> StepResult:
+        result = self._rows.result(settled, self.reward)
+        self._broken = ""
+        self._show()
+        return result
+
+    def _take(self, row: int, found: list[Document] | RetrievalError) -> None:
+        self._rows.take(row, found)
+        if isinstance(found, RetrievalError) and not self.setting.truncate_on_error:
+            self._broken = _BROKEN_OFF
+            raise found
+
+    def _submit(self, queries: Sequence[Query]) -> None:
+        """Ask for documents in the background."""
+        if not queries:
+            return
+        if self._search is None:
+            self._search = BackgroundSearch(self.retriever, self.protocol.top_k, self._threads)
+        serial = self._rows.serial
+        self._search.submit([(Ticket(q.row, serial[q.row]), q.text) for q in queries])
+
+    def _collect(self, wanted: int) -> None:
+        """Take the answers that have come; wait until ``wanted`` rows have their result."""
+        waiting = {row for row in self._news if self._rows.pending(row) is not None}
+        while waiting and self._search is not None:
+            missing = wanted - (self._num_under_way - len(waiting))
+            for (row, serial), found in self._search.collect(wait=missing > 0):
+                if serial == self._rows.serial[row] and row in waiting:  # else reset meanwhile
+                    waiting.discard(row)
+                    missing -= 1
+                    self._take(row, found)
+            if missing <= 0:
+                return
+
+    # Looking at it, and changing it.
+
+    def set_reward(self, reward: str | Reward) -> None:
+        """Pay another reward from the next ending on, in all rows.
+
+        Raises:
+            ConfigurationError: No reward of that name, or the group reward has a part of its.
+        """
+        self.reward = self._rows.payable(get_reward(reward))
+
+    @property
+    def reward_name(self) -> str:
+        """The name of the reward in force."""
+        return self.reward.name
+
+    def action_masks(self) -> NDArray[np.int8]:
+        """Return which ids keep each row's episode well formed, int8 ``(N, n)``."""
+        return self._rows.action_masks(range(self.num_envs))
+
+    def transcript(self, row: int) -> Transcript:
+        """Return what the episode in a row has left behind so far."""
+        return self._rows.dynamics.transcript(operator.index(row))
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return the frame of row ``render_row`` as a tuple of one; see ``SearchQAEnv.render``."""
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() was called without a render mode. Pass render_mode= to gym.make_vec."
+            )
+            return None
+        from search_env.rendering.frame import Frame
+        from search_env.rendering.renderer import Renderer
+
+        if self._renderer is None:
+            self._renderer = Renderer(self.render_mode)
+        frame = self._renderer.draw(Frame.of(self.protocol, self.transcript(self.render_row)))
+        return None if frame is None else (frame,)
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
+    def get_state(self) -> VectorState:
+        """Return the whole state; searches under way are kept as questions to ask again."""
+        random = dict(self.np_random.bit_generator.state)
+        return VectorState(self._rows.get_state(), self._under_way.copy(), random, self.reward)
+
+    def set_state(self, state: VectorState) -> None:
+        """Go on from a saved state exactly as the environment that saved it would have.
+
+        Raises:
+            ConfigurationError: The state has another number of rows.
+        """
+        self._rows.set_state(state.rows)
+        self.np_random.bit_generator.state = state.random
+        self.reward = state.reward
+        self._under_way = state.under_way.copy()
+        self._num_under_way = int(self._under_way.sum())
+        self._news = set(np.flatnonzero(self._under_way).tolist())
+        self._broken = ""
+        asked = [self._rows.dynamics.pending(row) for row in sorted(self._news)]
+        self._submit([query for query in asked if query is not None])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let the background threads go."""
+        if self._search is not None:
+            self._search.close()
+            self._search = None
+
+    # Refusals.
+
+    def _not_ready(self, otherwise: str = "rows are under way: call recv() first") -> Exception:
+        why = self._broken or otherwise
+        return EpisodeOverError(
+            f"Expected an environment that is ready, got one where {why}. Call reset()."
+            if self._broken
+            else f"Expected rows that are ready, but {why}."
+        )
+
+
+def _mode(mode: str | AutoresetMode) -> AutoresetMode:
+    check_choice("autoreset_mode", mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
+    return AutoresetMode(mode)

@@ -1,0 +1,179 @@
+"""What an evaluation leaves behind: a table to read and a JSON record to repeat it from.
+
+Nothing is measured here, see :mod:`search_env.evaluation.evaluate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import gymnasium as gym
+
+from search_env.envs.search_qa import bare_env
+from search_env.evaluation.evaluate import EpisodeRecord, Summary
+from search_env.metrics.statistics import RESAMPLES, Interval
+from search_env.paths import atomic_path
+from search_env.provenance import versions
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PACKAGES = ("search-env", "gymnasium", "numpy", "tokenizers", "bm25s", "PyStemmer")
+
+ScoreColumn: TypeAlias = tuple[str, Callable[[Summary], Interval | None]]
+"""Header and content of a column that holds a score from 0 to 1."""
+
+_SCORES: tuple[ScoreColumn, ...] = (
+    ("EM", lambda summary: summary.exact_match),
+    ("F1", lambda summary: summary.f1),
+    ("cover\nEM", lambda summary: summary.cover_exact_match),
+    ("support\nrecall", lambda summary: summary.supporting_recall),
+    ("all\nfound", lambda summary: summary.all_supports),
+    ("answer\nrecall", lambda summary: summary.answer_recall),
+)
+
+
+def setting_line(env: gym.Env[Any, Any], count: int, seed: int) -> str:
+    """Return what is evaluated, in one line.
+
+    Args:
+        env: Made by ``gym.make``.
+        count: How many of its questions are asked.
+        seed: Of the run.
+    """
+    bare = bare_env(env)
+    split = bare.questions[0].split if count else ""
+    return (
+        f"{env.spec.id if env.spec else 'environment'}: {count:,} of {len(bare.questions):,} "
+        f"questions{f' ({split})' if split else ''}, protocol {bare.protocol.name}, "
+        f"tokenizer {bare.tokenizer.name}, top_k {bare.protocol.top_k}, seed {seed}"
+    )
+
+
+def notes(summaries: Mapping[str, Summary]) -> list[str]:
+    """Return what a reader of the table must know."""
+    lines = [
+        f"Means over questions; below each its 95 % bootstrap interval ({RESAMPLES:,} resamples)."
+    ]
+    for name, summary in summaries.items():
+        if summary.invalid:
+            lines.append(
+                f"{name}: {summary.invalid:,} episodes left out, retrieval failed in them."
+            )
+        unknown = summary.episodes - sum(group.episodes for group in summary.by_hops.values())
+        if unknown and name.startswith("oracle"):
+            lines.append(f"{name}: {unknown:,} questions have no known hops and were asked as is.")
+    return lines
+
+
+def summary_table(
+    summaries: Mapping[str, Summary], scores: Sequence[ScoreColumn] = _SCORES
+) -> Table:
+    """Return agents as rows, each mean above its interval; at most 100 columns wide.
+
+    Args:
+        summaries: By the agents' names.
+        scores: The columns of scores from 0 to 1; searches follow them.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("agent", no_wrap=True)
+    for header in (*(header for header, _ in scores), "searches"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("stop reasons", overflow="fold")
+    for name, summary in summaries.items():
+        means = [_score_cell(read(summary)) for _, read in scores]
+        cells = [_cell(top, below) for top, below in (*means, _searches_cell(summary.searches))]
+        reasons = "\n".join(f"{why} {n}" for why, n in summary.stop_reasons.items())
+        table.add_row(Text(name, "bold"), *cells, Text(reasons))
+    return table
+
+
+def run_record(
+    env: gym.Env[Any, Any],
+    summaries: Mapping[str, Summary],
+    records: Mapping[str, Sequence[EpisodeRecord]],
+    *,
+    command: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Return all that is needed to repeat an evaluation, and what came of it, as JSON values.
+
+    Args:
+        env: Made by ``gym.make`` from arguments that are JSON values.
+        summaries: By the agents' names.
+        records: By the agents' names.
+        command: The command line that ran it.
+        seed: Of the environment, the agents and the bootstrap.
+    """
+    bare, spec = bare_env(env), env.spec
+    installed = versions(_PACKAGES)
+    return {
+        "command": command,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "platform": platform.platform(),
+        "python": installed["python"],
+        "packages": {name: installed.get(name) for name in _PACKAGES},
+        "env_spec": json.loads(spec.to_json()) if spec is not None else None,
+        "seed": seed,
+        "protocol": bare.protocol.name,
+        "tokenizer": {"name": bare.tokenizer.name, "digest": bare.tokenizer.digest},
+        "retriever": {
+            "class": type(bare.retriever).__name__,
+            "name": getattr(bare.retriever, "name", None),
+            "digest": getattr(bare.retriever, "digest", None),
+        },
+        "agents": {
+            agent: {
+                "summary": dataclasses.asdict(summary),
+                "episodes": [dataclasses.asdict(record) for record in records[agent]],
+            }
+            for agent, summary in summaries.items()
+        },
+    }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _score_cell(value: Interval | None) -> tuple[str, str]:
+    if value is None:
+        return "-", ""
+    return _trim(value.mean, 3), f"{_trim(value.low, 2)}-{_trim(value.high, 2)}"
+
+
+def _searches_cell(value: Interval | None) -> tuple[str, str]:
+    if value is None:
+        return "-", ""
+    digits = 2 if value.high < 10 else 1
+    return f"{value.mean:.{digits}f}", f"{value.low:.{digits}f}-{value.high:.{digits}f}"
+
+
+def _cell(top: str, below: str) -> Any:
+    from rich.text import Text
+
+    return Text.assemble(top, "\n", (below, "dim"))
+
+
+def _trim(value: float, digits: int) -> str:
+    """Write a score from 0 to 1 without its leading zero; exactly 1 with one digit less.
+
+    Example:
+        >>> _trim(0.5312, 3), _trim(1.0, 3)
+        ('.531', '1.00')
+    """
+    text = f"{value:.{digits}f}"
+    return text[1:] if text.startswith("0") else text[:-1]

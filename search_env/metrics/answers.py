@@ -1,0 +1,253 @@
+"""Answer scores: exact match, token F1 and the covering matches, as pure functions.
+
+A :class:`ScoringRule` says how text is normalised before it is compared; published systems differ
+in exactly that, so every function takes the rule. Two published facts to keep in mind:
+
+* R1-Searcher turns punctuation into *spaces* and knows typographic quotes; SQuAD (and so Search-R1)
+  *deletes* ASCII punctuation. ``New-York`` is ``new york`` to one and ``newyork`` to the other.
+* HotpotQA's script, and R1-Searcher's after it, gives F1 zero where one side is ``yes``, ``no`` or
+  ``noanswer`` and the sides differ. SQuAD's does not.
+
+A prediction of None means that there was no answer; it scores 0.0. Several golds: the best counts.
+Extracting the answer from a text is no business of this module: an episode's answer is an event.
+
+Sources: RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_rule.py``; hotpotqa/hotpot
+``hotpot_evaluate_v1.py``; SQuAD v1.1 ``evaluate-v1.1.py``; verl
+``verl/utils/reward_score/search_r1_like_qa_em.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from search_env.errors import ConfigurationError
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_SPACE_FOR_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
+_KEPT = 8192  # normalised texts: an ending compares the same two several times
+_TRUTH_VALUES = {"True": "yes", "False": "no"}
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def normalize_squad(text: str) -> str:
+    """Normalise as SQuAD v1.1 does: lower-case, delete ASCII punctuation, drop articles, one space.
+
+    Example:
+        >>> normalize_squad("The New-York Times, U.S.A.")
+        'newyork times usa'
+    """
+    plain = text.lower().translate(_DELETE_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def normalize_r1_searcher(text: str) -> str:
+    """Normalise as R1-Searcher does.
+
+    Exactly ``True`` or ``False`` become ``yes`` and ``no`` first; then lower-case, punctuation to
+    spaces (ASCII with the underscore, and ``‘ ’ ´``), articles dropped, one space.
+
+    Example:
+        >>> normalize_r1_searcher("The New-York Times, U.S.A.")
+        'new york times u s'
+    """
+    plain = _TRUTH_VALUES.get(text, text).lower().translate(_SPACE_FOR_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringRule:
+    """How answers are compared.
+
+    Attributes:
+        name: For messages and reports.
+        normalize: Maps an answer to words separated by single spaces.
+        closed_answers: Normalised answers that earn no partial F1: where either side is one of
+            them, F1 is 1 or 0.
+    """
+
+    name: str
+    normalize: Callable[[str], str]
+    closed_answers: frozenset[str] = frozenset()
+
+
+_YES_NO = frozenset({"yes", "no", "noanswer"})
+
+R1_SEARCHER = ScoringRule("r1-searcher", normalize_r1_searcher, _YES_NO)
+"""R1-Searcher's reward servers and evaluation."""
+SQUAD = ScoringRule("squad", normalize_squad)
+"""SQuAD v1.1; its exact match is Search-R1's reward."""
+HOTPOTQA = ScoringRule("hotpotqa", normalize_squad, _YES_NO)
+"""HotpotQA's official script: SQuAD's words with the yes/no rule."""
+
+
+class AnswerScores(NamedTuple):
+    """The three scores that every episode's end reports."""
+
+    exact_match: float
+    f1: float
+    cover_exact_match: float
+
+
+def score_answer(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> AnswerScores:
+    """Return :func:`exact_match`, :func:`token_f1` and :func:`cover_exact_match` together.
+
+    Example:
+        >>> score_answer("the city of Paris", ["Paris"])
+        AnswerScores(exact_match=0.0, f1=0.5, cover_exact_match=1.0)
+    """
+    return AnswerScores(
+        *(_best(score, prediction, answers, rule) for score in (_equal, _f1, _covers))
+    )
+
+
+def exact_match(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> float:
+    """Return 1.0 where the normalised prediction equals a normalised gold, else 0.0.
+
+    Args:
+        prediction: What was answered, or None.
+        answers: The golds.
+        rule: How to compare.
+
+    Raises:
+        ConfigurationError: ``answers`` is empty or one string.
+
+    Example:
+        >>> exact_match("The Beatles!", ["Beatles"]), exact_match(None, ["Beatles"])
+        (1.0, 0.0)
+    """
+    return _best(_equal, prediction, answers, rule)
+
+
+def token_f1(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> float:
+    """Return the harmonic mean of token precision and recall, best over the golds, in [0, 1].
+
+    Tokens are the words of the normalised texts, counted as multisets; no common word gives 0.0,
+    also where both texts are empty. Arguments and errors as for :func:`exact_match`.
+
+    Example:
+        >>> token_f1("the city of Paris", ["Paris"])
+        0.5
+    """
+    return _best(_f1, prediction, answers, rule)
+
+
+def cover_exact_match(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> float:
+    """Return 1.0 where every token of a gold occurs in the prediction, else 0.0.
+
+    Order and repetition do not matter. Published as CEM, cover EM and ACC_R (R1-Searcher's
+    ``cover_exact_match_score_1``). Arguments and errors as for :func:`exact_match`.
+
+    Example:
+        >>> cover_exact_match("York, in the new world", ["New York"])
+        1.0
+    """
+    return _best(_covers, prediction, answers, rule)
+
+
+def contiguous_cover_exact_match(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = R1_SEARCHER
+) -> float:
+    """Return 1.0 where a normalised gold is a substring of the normalised prediction, else 0.0.
+
+    R1-Searcher's ``cover_exact_match_score_2`` asks for contiguous tokens *or* a substring; the
+    first implies the second, so this is the whole rule, and ``smart`` does hold ``art``. Arguments
+    and errors as for :func:`exact_match`.
+
+    Example:
+        >>> contiguous_cover_exact_match("in New York City", ["New York"])
+        1.0
+        >>> contiguous_cover_exact_match("York, in the new world", ["New York"])
+        0.0
+    """
+    return _best(_contains, prediction, answers, rule)
+
+
+def substring_exact_match(
+    prediction: str | None, answers: Sequence[str], rule: ScoringRule = SQUAD
+) -> float:
+    """Return Search-R1's sub-EM: :func:`contiguous_cover_exact_match` under SQuAD's rule.
+
+    The name and default of ``subem_check`` in Search-R1 and verl.
+
+    Example:
+        >>> substring_exact_match("He lived in New York City.", ["New York"])
+        1.0
+    """
+    return contiguous_cover_exact_match(prediction, answers, rule)
+
+
+def _best(
+    score: Callable[[str, str, ScoringRule], float],
+    prediction: str | None,
+    answers: Sequence[str],
+    rule: ScoringRule,
+) -> float:
+    """Return the best score of a prediction over the golds, all normalised."""
+    if isinstance(answers, str) or not answers:
+        raise ConfigurationError(
+            f"Expected answers to be a non-empty sequence of strings, got {answers!r}. "
+            "Pass a list of gold answers, also where there is only one."
+        )
+    if prediction is None:
+        return 0.0
+    said = rule.normalize(prediction)
+    if len(answers) == 1:
+        return score(said, rule.normalize(answers[0]), rule)
+    return max(score(said, rule.normalize(gold), rule) for gold in answers)
+
+
+def _equal(said: str, gold: str, rule: ScoringRule) -> float:
+    return float(said == gold)
+
+
+def _f1(said: str, gold: str, rule: ScoringRule) -> float:
+    if said == gold:
+        return float(bool(said))
+    if said in rule.closed_answers or gold in rule.closed_answers:
+        return 0.0
+    said_tokens, gold_tokens = said.split(), gold.split()
+    left, common = gold_tokens.copy(), 0  # for a few words quicker than counting them all
+    for token in said_tokens:
+        if token in left:
+            left.remove(token)
+            common += 1
+    if not common:
+        return 0.0
+    precision, recall = common / len(said_tokens), common / len(gold_tokens)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _covers(said: str, gold: str, rule: ScoringRule) -> float:
+    # A gold with no word left ("The") is covered by nothing but an empty prediction; the
+    # published code reaches the same through "".split(" ") == [""].
+    return float(set(gold.split(" ")) <= set(said.split(" ")))
+
+
+def _contains(said: str, gold: str, rule: ScoringRule) -> float:
+    # The published code lets an empty gold match everything; that would pay for any answer.
+    return float(gold in said if gold else not said)
+
+
+def contains_words(text: str, words: str) -> bool:
+    """Return whether normalised words stand in a normalised text, in a row and whole.
+
+    Example:
+        >>> contains_words("new york city", "york city"), contains_words("smart", "art")
+        (True, False)
+    """
+    return f" {words} " in f" {text} "

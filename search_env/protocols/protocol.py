@@ -1,0 +1,277 @@
+"""Protocols: the tags, prompts, document layout, limits and fault rules of a published system.
+
+A protocol is data. The rules that read it are in :mod:`search_env.core.dynamics`; nothing there
+knows a protocol by name. Prompts are worded anew with the published content in the published order;
+tags, document layout and numbers are the published ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from search_env.errors import ProtocolError, nearest
+from search_env.types import SEARCH, Document, FaultKind, Markup, TagPair, TagRole, pairs_by_tag
+
+
+class Consequence(str, Enum):
+    """What a format fault leads to, beside its event."""
+
+    IGNORE = "ignore"
+    """The episode goes on as if nothing had happened."""
+    NOTICE = "notice"
+    """The protocol's notice is inserted; it uses up a turn and begins a new segment."""
+    END = "end"
+    """The episode ends. For ``NO_ACTION``: by end of sequence, or by the segment's limit."""
+
+
+CHAT_MARKUP: dict[str, str] = {
+    "chatml": (
+        "<|im_start|>system\n{system}<|im_end|>\n"
+        "<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    "llama-3": (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n{user}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    ),
+}
+"""Chat templates of model families, by the name that ``prompt=`` takes (beside ``"base"``)."""
+
+_PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_MARKER = re.compile(r"(<\|[a-z_]+\|>)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How policy and environment talk to each other.
+
+    Attributes:
+        name: What ``protocol=`` takes.
+        source: Paper section, or repository file at commit.
+        tags: The pairs of tags, in the order in which the automaton numbers them: one of the role
+            ANSWER, one DOCUMENTS, one or more TOOL, and any number REASON.
+        base_prompt: Prompt for a base model; holds ``{question}``.
+        chat_system: System message for a chat model.
+        chat_user: User message for a chat model; holds ``{question}``.
+        chat_tail: Text that follows the chat template's generation prompt.
+        clean_question: Applied to the question before it goes into a prompt.
+        clean_query: Applied to the text between the query tags; empty means no query.
+        documents_prefix: Begins an inserted block; holds the documents-open tag.
+        document_rank: Begins a document; holds ``{rank}``, which counts from 1.
+        document_body: The document; holds ``{text}`` and before it, if at all, ``{title}``.
+        no_documents: Stands in place of the documents when nothing was found.
+        documents_suffix: Ends the block; holds the documents-close tag and is never cut off.
+        notice: Text for :attr:`Consequence.NOTICE`.
+        faults: What each kind of fault leads to; kinds left out are ignored, except that a
+            segment without an action ends the episode unless it leads to a notice.
+        first_opening: With nested openings, whether the first one counts or the last.
+        top_k: Documents for a query.
+        max_tokens: Size of the context: prompt, policy and inserted tokens together.
+        max_policy_tokens: Tokens of the policy in an episode, or None.
+        max_segment_tokens: Tokens of the policy between two insertions, or None.
+        max_documents_tokens: Tokens of one inserted block, or None.
+        max_searches: Searches that are run in an episode, or None.
+        max_turns: Turns (searches and notices) in an episode, or None.
+    """
+
+    name: str
+    source: str
+    tags: tuple[TagPair, ...]
+    base_prompt: str
+    documents_prefix: str
+    document_rank: str
+    document_body: str
+    documents_suffix: str
+    chat_system: str = ""
+    chat_user: str = "{question}"
+    chat_tail: str = ""
+    no_documents: str = ""
+    notice: str = ""
+    faults: Mapping[FaultKind, Consequence] = dataclasses.field(default_factory=dict)
+    first_opening: bool = False
+    clean_question: Callable[[str], str] = str.strip
+    clean_query: Callable[[str], str] = str.strip
+    top_k: int = 3
+    max_tokens: int = 4096
+    max_policy_tokens: int | None = None
+    max_segment_tokens: int | None = None
+    max_documents_tokens: int | None = None
+    max_searches: int | None = None
+    max_turns: int | None = None
+
+    def __post_init__(self) -> None:
+        self._check_tags()
+        documents = self.pair(TagRole.DOCUMENTS)
+        needed = {
+            "base_prompt": "{question}",
+            "chat_user": "{question}",
+            "document_body": "{text}",
+            "documents_prefix": documents.open,
+            "documents_suffix": documents.close,
+        }
+        for field, part in needed.items():
+            if part not in getattr(self, field):
+                raise ProtocolError(
+                    f"Expected {field} of protocol {self.name!r} to hold {part!r}, got "
+                    f"{getattr(self, field)!r}. Put it where it belongs."
+                )
+        if Consequence.NOTICE in self.faults.values() and not self.notice:
+            raise ProtocolError(
+                f"Expected a notice text in protocol {self.name!r}, got ''. Set notice=, or choose "
+                "another consequence for its faults."
+            )
+        for field in _LIMITS:
+            value = getattr(self, field)
+            optional = field not in ("top_k", "max_tokens")
+            # max_searches=0 and max_turns=0 are closed-book episodes; other limits need room.
+            least = 0 if field in ("max_searches", "max_turns") else 1
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ProtocolError(
+                    f"Expected {field} to be an integer of at least {least}"
+                    f"{' or None' if optional else ''}, got {value!r}. Pass {least} or more."
+                )
+
+    def _check_tags(self) -> None:
+        """Check that pairs have names of their own and roles that make a protocol.
+
+        Texts are the matcher's to check.
+        """
+        if not isinstance(self.tags, tuple) or not all(isinstance(p, TagPair) for p in self.tags):
+            raise ProtocolError(
+                f"Expected the tags of protocol {self.name!r} to be a tuple of TagPair, got "
+                f"{self.tags!r}. Write each pair as TagPair(name, role, open, close)."
+            )
+        names = [pair.name for pair in self.tags]
+        if len(set(names)) < len(names) or not all(map(_PAIR_NAME.fullmatch, names)):
+            raise ProtocolError(
+                f"Expected the pairs of tags of protocol {self.name!r} to have names of their own "
+                f"in lower case, got {names}. Rename them."
+            )
+        for role in (TagRole.TOOL, TagRole.ANSWER, TagRole.DOCUMENTS):
+            pairs = self.pairs(role)
+            if not pairs or (len(pairs) > 1 and role is not TagRole.TOOL):
+                raise ProtocolError(
+                    f"Expected protocol {self.name!r} to have one pair of tags of the role "
+                    f"{role.name}{' or more' if role is TagRole.TOOL else ''}, got "
+                    f"{[pair.name for pair in pairs]}. Change tags=."
+                )
+        for pair in self.tags:
+            if bool(pair.tool) != (pair.role is TagRole.TOOL):
+                raise ProtocolError(
+                    f"Expected pairs of the role TOOL, and only those, to name a tool, got "
+                    f"{pair.tool!r} for {pair.name!r} of the role {pair.role.name} in protocol "
+                    f"{self.name!r}. Set tool={SEARCH!r} for a search, or leave tool= out."
+                )
+
+    def pairs(self, role: TagRole) -> tuple[TagPair, ...]:
+        """Return the pairs of a role, in order."""
+        return tuple(pair for pair in self.tags if pair.role is role)
+
+    def pair(self, role: TagRole) -> TagPair:
+        """Return the pair of a role; where there are several, the first.
+
+        Raises:
+            ProtocolError: There is none.
+
+        Example:
+            >>> get_protocol("search-r1").pair(TagRole.TOOL).open
+            '<search>'
+        """
+        for pair in self.tags:
+            if pair.role is role:
+                return pair
+        raise ProtocolError(
+            f"Expected protocol {self.name!r} to have a pair of tags of the role {role.name}, got "
+            f"{[pair.name for pair in self.tags]}. Add one to tags=."
+        )
+
+    def limited(
+        self,
+        *,
+        top_k: int | None = None,
+        max_tokens: int | None = None,
+        max_policy_tokens: int | None = None,
+        max_searches: int | None = None,
+    ) -> Protocol:
+        """Return this protocol with those limits that are not None put in place of its own."""
+        given = {
+            "top_k": top_k,
+            "max_tokens": max_tokens,
+            "max_policy_tokens": max_policy_tokens,
+            "max_searches": max_searches,
+        }
+        return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+
+    @property
+    def tag_texts(self) -> tuple[str, ...]:
+        """The tags' texts in the order in which the automaton numbers them."""
+        return tuple(pair.text(tag.side) for tag, pair in pairs_by_tag(self.tags).items())
+
+    @functools.cached_property
+    def markup(self) -> Markup:
+        """What readers of this protocol's transcripts need to know of it."""
+        noticed = [kind for kind, then in self.faults.items() if then is Consequence.NOTICE]
+        return Markup(
+            tags=self.tags,
+            noticed=frozenset(noticed),
+            documents_prefix=self.documents_prefix,
+            document_rank=self.document_rank,
+            document_body=self.document_body,
+            documents_suffix=self.documents_suffix,
+        )
+
+    def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
+        """Return the prompt as ``(text, special)`` pieces.
+
+        Only the chat template's own markers are special: a question that spells one stays text.
+
+        Args:
+            question: The question as asked.
+            style: ``"base"`` or a name in :data:`CHAT_MARKUP`.
+
+        Raises:
+            ProtocolError: No such style.
+        """
+        question = self.clean_question(question)
+        if style == "base":
+            return [(self.base_prompt.replace("{question}", question), False)]
+        if style not in CHAT_MARKUP:
+            known = ["base", *CHAT_MARKUP]
+            raise ProtocolError(
+                f"Expected prompt to be one of {known}, got {style!r}. {nearest(style, known)}"
+                "Add a template to CHAT_MARKUP in search_env.protocols.protocol for another family."
+            )
+        fill = {
+            "{system}": self.chat_system,
+            "{user}": self.chat_user.replace("{question}", question),
+        }
+        pieces = []
+        for piece in _MARKER.split(CHAT_MARKUP[style]):
+            special = _MARKER.fullmatch(piece) is not None
+            for slot, text in fill.items():
+                piece = piece.replace(slot, text) if slot in piece else piece
+            if piece:
+                pieces.append((piece, special))
+        return [*pieces, (self.chat_tail, False)] if self.chat_tail else pieces
+
+    def document_text(self, document: Document) -> str:
+        """Return a document as it is inserted, without its rank."""
+        return self.markup.document_text(document)
+
+
+_LIMITS = (
+    "top_k",
+    "max_tokens",
+    "max_policy_tokens",
+    "max_segment_tokens",
+    "max_documents_tokens",
+    "max_searches",
+    "max_turns",
+)

@@ -1,0 +1,1 @@
+"""Episodes in files: what a record holds, reading and writing, executing again."""

@@ -1,0 +1,190 @@
+"""Files of finished episodes: all that is needed to score each again, and to execute it again.
+
+A file is JSON Lines, one episode a line (:mod:`search_env.recording.record`). Each line stands for
+itself: files may be joined, cut between lines and sorted. Lines are appended whole; a writer that
+is stopped within one leaves the others intact.
+
+Executing an episode again is :mod:`search_env.recording.replay`. The wrapper that writes while an
+environment runs is :class:`search_env.wrappers.record_episodes.RecordEpisodes`.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.errors import DataNotFoundError, EpisodeFileError
+from search_env.recording.record import (
+    LINE_START,
+    Recordable,
+    RecordedEpisode,
+    RecordedGroup,
+    common_fields,
+    decode,
+    encode,
+    reward_name,
+)
+from search_env.rewards import Reward
+from search_env.types import Transcript
+from search_env.validation import check_choice
+
+__all__ = ["EpisodeWriter", "RecordedEpisode", "RecordedGroup", "read_episodes"]
+
+_TORN_TAIL = ("raise", "skip")
+
+
+def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[RecordedEpisode]:
+    """Read recorded episodes one at a time, each checked against its checksum.
+
+    Args:
+        path: The file.
+        torn_tail: What to do about a last line whose writer was stopped within it: ``"raise"``, or
+            ``"skip"`` to read the complete lines before it. Damage elsewhere is always an error.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        EpisodeFileError: A line is damaged, cut off or of another version, or there is none.
+    """
+    check_choice("torn_tail", torn_tail, _TORN_TAIL)
+    path = Path(path)
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"Expected a file of recorded episodes at {path}, got no such file. Write one with "
+            "the wrapper RecordEpisodes(env, path)."
+        )
+    return _episodes(path, skip_torn=torn_tail == "skip")
+
+
+def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
+    number = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}, line {number}"
+            if _is_torn(line):
+                if skip_torn:
+                    return
+                raise EpisodeFileError(
+                    f"{place}: expected a whole episode, got one that was cut off when its writer "
+                    "was stopped. Read those before it with torn_tail='skip' (--torn-tail skip)."
+                )
+            yield decode(place, line)
+    if not number:
+        raise EpisodeFileError(
+            f"{path}: expected recorded episodes, got an empty file. Record one first."
+        )
+
+
+class EpisodeWriter:
+    """Appends finished episodes of one environment to a file.
+
+    The file is opened for each line only, so a writer may be pickled and copied. A line is one
+    write: several processes may append to one file, if they have all made their writers before.
+
+    Args:
+        path: A new file, or an episode file to append to. Its folder is made if need be. A last
+            line that is cut off is removed with a warning.
+        env: Whose episodes are written: a bare ``SearchQAEnv`` or ``SearchQAVectorEnv``.
+
+    Raises:
+        ConfigurationError: An argument of the environment or its reward cannot be written by name.
+        EpisodeFileError: There is another kind of file at the path.
+    """
+
+    def __init__(self, path: str | Path, env: Recordable) -> None:
+        self.path = Path(path)
+        self._env = env
+        self._common = common_fields(env)
+        reward_name(env.reward)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            _mend(self.path)
+
+    def write(
+        self,
+        transcript: Transcript,
+        *,
+        seed: int | None = None,
+        reward: Reward | None = None,
+        signals: Mapping[str, NDArray[np.float32]] | None = None,
+        group: RecordedGroup | None = None,
+    ) -> None:
+        """Append one finished episode.
+
+        Args:
+            transcript: Of the environment.
+            seed: What the episode's ``reset`` was given.
+            reward: That was in force at the end; None for the environment's present one.
+            signals: Numbers about each of the policy's tokens, by name, such as ``log_prob``.
+            group: That it was played in; None for an episode played alone.
+
+        Raises:
+            ConfigurationError: The episode has not ended, the reward is not registered, a signal
+                does not fit the policy's tokens, or the group has no id or no size.
+            RewardError: The reward function failed.
+        """
+        reward = self._env.reward if reward is None else reward
+        line = encode(
+            self._common, transcript, seed=seed, reward=reward, signals=signals, group=group
+        )
+        self._append(line)
+
+    def _append(self, line: bytes) -> None:
+        with self.path.open("ab", buffering=0) as file:
+            start = file.tell()
+            if file.write(line) != len(line):  # the disk is full
+                file.truncate(start)
+                raise OSError(f"Expected room for {len(line)} bytes in {self.path}, got less.")
+
+
+def _mend(path: Path) -> None:
+    """Make sure that a file holds episodes and that its last line is whole."""
+    with path.open("r+b") as file:
+        first = file.readline()
+        if not first:
+            return
+        _check(path, "line 1", first)
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+            end = view.rfind(b"\n") + 1
+            tail = view[end:]
+        if _is_torn(tail):
+            warnings.warn(
+                f"Expected {path} to end with a whole episode, got {len(tail)} bytes of one whose "
+                "writer was stopped. They were removed; nothing needs to be done.",
+                stacklevel=3,
+            )
+            file.truncate(end)
+        elif tail:
+            _check(path, "last line", tail)
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
+def _check(path: Path, place: str, line: bytes) -> None:
+    """Refuse a file that is not one of episodes."""
+    if _is_torn(line):
+        return
+    try:
+        decode(f"{path}, {place}", line)
+    except EpisodeFileError as error:
+        raise EpisodeFileError(
+            f"Expected a new file or one of recorded episodes to append to. {error} To record, "
+            "choose another path."
+        ) from error
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of an episode's, and no more."""
+    if not line or line.endswith(b"\n") or not line.startswith(LINE_START[: len(line)]):
+        return False
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return True
+    return False

@@ -1,0 +1,94 @@
+"""The texts behind an index: documents in order, built once, decoded one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+from search_env.errors import ConfigurationError, DataFormatError
+from search_env.retrieval.bm25.string_table import StringTable
+from search_env.types import Document
+
+_FIELDS = 3  # id, title and text of each document, in this order
+
+
+class Passages:
+    """Documents of a corpus as one table of their ids, titles and texts.
+
+    Args:
+        table: ``3 * len`` strings.
+
+    Example:
+        >>> passages = Passages.from_documents([Document("7", "Ulm", "A city.")])
+        >>> passages[0], passages.index("7")
+        (Document(id='7', title='Ulm', text='A city.', score=0.0), 0)
+    """
+
+    def __init__(self, table: StringTable) -> None:
+        self.table = table
+
+    @classmethod
+    def from_documents(cls, documents: Iterable[Document]) -> Passages:
+        """Take documents one by one; none of them is kept.
+
+        Raises:
+            DataFormatError: An id occurs twice, or something else than a document of strings came.
+        """
+        return cls(StringTable.from_strings(_checked_fields(documents)))
+
+    def __len__(self) -> int:
+        return len(self.table) // _FIELDS
+
+    def __getitem__(self, index: int) -> Document:
+        return self.document(index)
+
+    def __iter__(self) -> Iterator[Document]:
+        return map(self.document, range(len(self)))
+
+    def document(self, index: int, score: float = 0.0) -> Document:
+        """Return the document at ``index``, with a score."""
+        first = index * _FIELDS
+        return Document(self.table[first], self.table[first + 1], self.table[first + 2], score)
+
+    def index(self, document_id: str) -> int:
+        """Return where the document with this id is.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        try:
+            return self._index_by_id[document_id]
+        except KeyError:
+            raise ConfigurationError(
+                f"Expected the id of one of {len(self):,} passages, got {document_id!r}. "
+                "Use an id that the corpus holds."
+            ) from None
+
+    @cached_property
+    def _index_by_id(self) -> dict[str, int]:
+        """Built on the first look-up: searching needs no ids, and it costs 0.1 kB a document."""
+        return {self.table[i * _FIELDS]: i for i in range(len(self))}
+
+
+def _checked_fields(documents: Iterable[Document]) -> Iterator[str]:
+    """Yield id, title and text of each document; see ``Passages.from_documents``."""
+    positions: dict[str, int] = {}
+    for position, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise DataFormatError(
+                f"Expected Document objects, got {type(document).__name__} at position "
+                f"{position}. Build search_env.types.Document(id, title, text)."
+            )
+        fields = (document.id, document.title, document.text)
+        if not all(isinstance(field, str) for field in fields):
+            raise DataFormatError(
+                f"Expected id, title and text to be strings, got {fields!r:.200} at position "
+                f"{position}. Convert them with str()."
+            )
+        first = positions.setdefault(document.id, position)
+        if first != position:
+            raise DataFormatError(
+                f"Expected unique document ids, got {document.id!r} at positions {first} and "
+                f"{position}. Drop or rename one of the two."
+            )
+        yield from fields

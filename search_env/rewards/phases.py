@@ -1,0 +1,242 @@
+"""The rule of phases: which phase comes next, and after which episode. Pure, no Gymnasium.
+
+A training run goes through numbered phases; each pays another reward. The rule sees finished
+episodes, one at a time or several that ended together, and says when the next phase begins. State
+is a small immutable value, so whoever holds it saves, restores and shares it by assignment.
+
+A phase ends when its running rates reach their thresholds, or after a number of episodes, whichever
+comes first. Rates are shares of the last ``window`` episodes of the phase and count only once the
+window is full. Episodes that are not valid (retrieval failed) count for nothing. Nothing here knows
+what a phase pays: see :mod:`search_env.wrappers.staged_reward`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from search_env.errors import ConfigurationError
+from search_env.validation import check_count
+
+
+class FinishedEpisode(NamedTuple):
+    """What the rule reads of an episode that ended."""
+
+    num_searches: int
+    well_formed: bool
+    valid: bool
+
+
+class Progress(NamedTuple):
+    """How far a phase is, right after an episode.
+
+    Attributes:
+        episodes: Valid episodes that ended in the phase.
+        search_rate: Share of them, within the window, with at least one search; 0 before any.
+        format_rate: Share of them, within the window, that are well formed; 0 before any.
+        switched: Whether this episode ended the phase.
+    """
+
+    episodes: int
+    search_rate: float
+    format_rate: float
+    switched: bool
+
+
+class PhaseSwitch(NamedTuple):
+    """A change of phase.
+
+    Attributes:
+        phase: The phase that began.
+        episode: Valid episodes, of all phases, that had ended by then.
+        reason: ``"metric"``, ``"episodes"`` or ``"manual"``.
+    """
+
+    phase: int
+    episode: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseState:
+    """Where a run stands. Plain data, picklable; :class:`PhaseRule` gives the next one.
+
+    Attributes:
+        phase: Number of the phase, from 0.
+        total: Valid episodes that ended, in all phases.
+        episodes: Valid episodes that ended in this phase.
+        searched: The last ``window`` episodes of this phase as bits, newest lowest: 1 if it
+            searched. A number, so that a step of the window costs no copy.
+        well_formed: The same, 1 if it was well formed.
+        history: All changes of phase so far.
+    """
+
+    phase: int = 0
+    total: int = 0
+    episodes: int = 0
+    searched: int = 0
+    well_formed: int = 0
+    history: tuple[PhaseSwitch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseRule:
+    """When each phase ends. Without a condition, only :meth:`switch` changes the phase.
+
+    Attributes:
+        num_phases: How many there are; the last one has no end.
+        after_episodes: Ends a phase after this many valid episodes at the latest; None: no limit.
+        search_rate: Ends a phase once this share of episodes searched; None: not asked.
+        format_rate: Ends a phase once this share of episodes is well formed; None: not asked. With
+            both, both must hold after the same episode.
+        window: Episodes that the shares are of.
+
+    Raises:
+        ConfigurationError: A value is out of its range, or a threshold could never matter.
+
+    Example:
+        >>> rule = PhaseRule(2, search_rate=0.5, window=2)
+        >>> state, _ = rule.observe(PhaseState(), [FinishedEpisode(0, True, True)])
+        >>> state, seen = rule.observe(state, [FinishedEpisode(3, True, True)])
+        >>> seen[0]
+        Progress(episodes=2, search_rate=0.5, format_rate=1.0, switched=True)
+        >>> state.history
+        (PhaseSwitch(phase=1, episode=2, reason='metric'),)
+    """
+
+    num_phases: int
+    after_episodes: int | None = None
+    search_rate: float | None = None
+    format_rate: float | None = None
+    window: int = 256
+
+    def __post_init__(self) -> None:
+        check_count("the number of phases", self.num_phases, 1)
+        check_count("window", self.window, 1)
+        if self.after_episodes is not None:
+            check_count("after_episodes", self.after_episodes, 1)
+        _check_rate("search_rate", self.search_rate)
+        _check_rate("format_rate", self.format_rate)
+        if self._asks_rates and (self.after_episodes or self.window) < self.window:
+            raise ConfigurationError(
+                f"Expected a window of at most after_episodes={self.after_episodes} episodes, got "
+                f"{self.window}: the phase would end before its rates count. Pass a smaller "
+                "window, or after_episodes=None."
+            )
+
+    @property
+    def _asks_rates(self) -> bool:
+        return self.search_rate is not None or self.format_rate is not None
+
+    def is_last(self, state: PhaseState) -> bool:
+        """Return whether the phase has no end."""
+        return state.phase == self.num_phases - 1
+
+    def checked(self, phase: int) -> int:
+        """Return the number of a phase.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        try:
+            number = operator.index(phase)
+        except TypeError:
+            number = -1
+        if not 0 <= number < self.num_phases:
+            raise ConfigurationError(
+                f"Expected a phase from 0 to {self.num_phases - 1}, got {phase!r}. Phases are "
+                "numbered in the order of phases=."
+            )
+        return number
+
+    def start(self, phase: int = 0) -> PhaseState:
+        """Return the state of a run that begins in a phase.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        return PhaseState(self.checked(phase))
+
+    def switch(self, state: PhaseState, phase: int, reason: str = "manual") -> PhaseState:
+        """Return the state at the beginning of another phase; of the same one, as it is.
+
+        Raises:
+            ConfigurationError: There is no such phase.
+        """
+        phase = self.checked(phase)
+        if phase == state.phase:
+            return state
+        history = (*state.history, PhaseSwitch(phase, state.total, reason))
+        return PhaseState(phase, state.total, history=history)
+
+    def observe(
+        self, state: PhaseState, episodes: Sequence[FinishedEpisode]
+    ) -> tuple[PhaseState, list[Progress]]:
+        """Take episodes that ended in the same step, all paid under the phase of ``state``.
+
+        They are seen in order. The switch is booked at the very episode that fulfilled the
+        condition; those after it ended under the old phase and do not count for the new one.
+
+        Returns:
+            The next state, and for each episode the progress of the phase that paid it.
+        """
+        paying = state.phase
+        progress = self.progress(state)
+        seen = []
+        for episode in episodes:
+            reason = None
+            if episode.valid and state.phase != paying:
+                state = dataclasses.replace(state, total=state.total + 1)
+            elif episode.valid:
+                state = self._counted(state, episode)
+                progress = self.progress(state)
+                reason = self._due(state, progress)
+            if reason is not None:
+                state = self.switch(state, paying + 1, reason)
+            seen.append(progress._replace(switched=reason is not None))
+        return state, seen
+
+    def progress(self, state: PhaseState) -> Progress:
+        """Return how far the phase is."""
+        count = max(1, min(state.episodes, self.window))
+        return Progress(
+            state.episodes,
+            state.searched.bit_count() / count,
+            state.well_formed.bit_count() / count,
+            False,
+        )
+
+    def _counted(self, state: PhaseState, episode: FinishedEpisode) -> PhaseState:
+        kept = (1 << self.window) - 1
+        return dataclasses.replace(
+            state,
+            total=state.total + 1,
+            episodes=state.episodes + 1,
+            searched=(state.searched << 1 | (episode.num_searches > 0)) & kept,
+            well_formed=(state.well_formed << 1 | bool(episode.well_formed)) & kept,
+        )
+
+    def _due(self, state: PhaseState, progress: Progress) -> str | None:
+        """Return why the phase ends now, or None."""
+        if self.is_last(state):
+            return None
+        if self._asks_rates and state.episodes >= self.window:
+            # Rates are quotients, rounded as a threshold's literal is: 7 of 10 reaches 0.7.
+            searches = progress.search_rate >= (self.search_rate or 0)
+            if searches and progress.format_rate >= (self.format_rate or 0):
+                return "metric"
+        if self.after_episodes is not None and state.episodes >= self.after_episodes:
+            return "episodes"
+        return None
+
+
+def _check_rate(name: str, value: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and not (is_number and 0 < value <= 1):  # type: ignore[operator]
+        raise ConfigurationError(
+            f"Expected {name} to be a share above 0 and at most 1, got {value!r}. Pass for "
+            "example 0.9, or None not to ask for it."
+        )

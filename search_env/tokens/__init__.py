@@ -1,0 +1,1 @@
+"""Ids and bytes: tokenizers, and the automaton that finds tags in token ids."""

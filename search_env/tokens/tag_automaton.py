@@ -1,0 +1,289 @@
+"""The tag automaton: which tags a token completes, by one table look-up.
+
+Tags are recognised in the byte stream of the policy's tokens. A byte automaton (Aho-Corasick,
+back to its root after a match) is lifted to token ids: for each state and token the table says
+the next state and which tags end inside that token, with how many bytes left over. A tag may span
+many tokens or end in the middle of one, one token may end several, and a token may stop in the
+middle of a UTF-8 character: bytes do not care.
+
+What it finds is what ``re.finditer`` of the tags finds in the joined bytes. Most ids act alike (no
+byte of theirs belongs to a tag), so the table has a column for each *class* of ids, not for each
+id. For the eight tags of a protocol and Qwen's 151,936 ids that is a few hundred columns.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.errors import ProtocolError
+from search_env.paths import atomic_path, cache_dir
+from search_env.tokens.tokenizer import Tokenizer
+
+EVENT_SHIFT = 16
+"""A table entry is ``next_state | event << EVENT_SHIFT``; event 0 is no event."""
+STATE_MASK = (1 << EVENT_SHIFT) - 1
+
+_FORMAT = 1
+_CACHE_FROM = 16_384  # below this many ids, building is as quick as reading a file
+
+
+@dataclass(frozen=True, slots=True)
+class TagEnd:
+    """A tag ended inside a token.
+
+    Attributes:
+        tag: Index into the tags the matcher was built from; -1 for an end-of-sequence id.
+        bytes_after: Bytes of the same token that follow the tag.
+    """
+
+    tag: int
+    bytes_after: int
+
+
+END_OF_SEQUENCE = TagEnd(-1, 0)
+
+Ends: TypeAlias = tuple[TagEnd, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """Transition table over (state, token id). State 0 is the start.
+
+    Attributes:
+        classes: uint16 ``(vocabulary,)``: the column of each id.
+        table: int32 ``(states, columns)``: next state, and event above :data:`EVENT_SHIFT`.
+        events: For each event, the tags that end, in order; ``events[0]`` is empty.
+
+    Example:
+        >>> from search_env.tokens.tokenizer import load_tokenizer
+        >>> matcher = build_matcher(load_tokenizer("byte"), ["<q>", "</q>"])
+        >>> matcher.find(b"a<q>b</q>")
+        [(3, 0), (8, 1)]
+    """
+
+    classes: NDArray[np.uint16]
+    table: NDArray[np.int32]
+    events: tuple[Ends, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held by the two arrays."""
+        return self.classes.nbytes + self.table.nbytes
+
+    def find(self, ids: Sequence[int] | bytes) -> list[tuple[int, int]]:
+        """Return ``(position of the id, tag)`` for each tag that ends in a sequence."""
+        state, found = 0, []
+        for position, token in enumerate(ids):
+            code = int(self.table[state, self.classes[token]])
+            state = code & STATE_MASK
+            found += [(position, end.tag) for end in self.events[code >> EVENT_SHIFT]]
+        return found
+
+
+def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
+    """Return the matcher of some tags over a tokenizer's ids. Reads and writes no file.
+
+    Args:
+        tokenizer: Gives the bytes of each id and the end-of-sequence ids.
+        tags: Distinct, none inside another: then "first to end" and "first to start" agree.
+
+    Raises:
+        ProtocolError: Empty, repeated or nested tags.
+    """
+    patterns = [tag.encode() for tag in tags]
+    _check(tags, patterns)
+    return _build(tokenizer, patterns)
+
+
+@functools.lru_cache(maxsize=16)
+def load_matcher(tokenizer: Tokenizer, tags: tuple[str, ...]) -> Matcher:
+    """Return what :func:`build_matcher` does, once a process; large ones from the disk cache."""
+    if tokenizer.size < _CACHE_FROM:
+        return build_matcher(tokenizer, tags)
+    key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()
+    path = cache_dir() / "matchers" / f"{key[:32]}.npz"
+    cached = _load(path)
+    if cached is None:
+        cached = build_matcher(tokenizer, tags)
+        _save(path, cached)
+    return cached
+
+
+def _check(tags: Sequence[str], patterns: Sequence[bytes]) -> None:
+    for i, pattern in enumerate(patterns):
+        if not pattern:
+            raise ProtocolError(f"Expected non-empty tags, got {tags[i]!r} at {i}. Give it a text.")
+        for j, other in enumerate(patterns):
+            if i != j and pattern in other:
+                raise ProtocolError(
+                    f"Expected tags of which none is part of another, got {tags[i]!r} in "
+                    f"{tags[j]!r}. Rename one of them."
+                )
+
+
+class _ByteAutomaton:
+    """Aho-Corasick over the tags' bytes; after a match it is back at its root.
+
+    Attributes:
+        alphabet: uint8 ``(256,)``: class of each byte; class 0 is every byte outside the tags.
+        step: int32 ``(states, byte classes)``: next state.
+        match: int32 ``(states, byte classes)``: tag completed by that byte, or -1.
+    """
+
+    def __init__(self, patterns: Sequence[bytes]) -> None:
+        letters = sorted(set(b"".join(patterns)))
+        self.alphabet = np.zeros(256, np.uint8)
+        self.alphabet[letters] = np.arange(1, len(letters) + 1)
+        children, ends = self._trie(patterns)
+        shape = (len(children), len(letters) + 1)
+        self.step = np.zeros(shape, np.int32)
+        self.match = np.full(shape, -1, np.int32)
+        fail = [0] * len(children)
+        queue = [0]
+        for state in queue:  # breadth first: a state's failure state is complete before it
+            if state:
+                self.step[state] = self.step[fail[state]]
+                self.match[state] = self.match[fail[state]]
+            for letter, child in children[state].items():
+                # fail[state]'s row for this letter, before we overwrite our own copy of it
+                fail[child] = int(self.step[state, letter]) if state else 0
+                if child in ends:  # never entered: a match leads back to the root
+                    self.step[state, letter], self.match[state, letter] = 0, ends[child]
+                else:
+                    self.step[state, letter] = child
+                    queue.append(child)
+
+    def _trie(self, patterns: Sequence[bytes]) -> tuple[list[dict[int, int]], dict[int, int]]:
+        children: list[dict[int, int]] = [{}]
+        ends: dict[int, int] = {}
+        for tag, pattern in enumerate(patterns):
+            state = 0
+            for letter in self.alphabet[list(pattern)].tolist():
+                if letter not in children[state]:
+                    children[state][letter] = len(children)
+                    children.append({})
+                state = children[state][letter]
+            ends[state] = tag
+        return children, ends
+
+
+class _Functions:
+    """The functions that byte strings compute on states, each kept once and numbered.
+
+    A byte string maps every state to (next state, tags ended on the way). Far fewer functions
+    than strings exist, so extending all tokens by their next byte is mostly one table look-up:
+    ``extend[function, byte class]``, filled when first needed. Function 0 is the identity.
+    """
+
+    def __init__(self, automaton: _ByteAutomaton) -> None:
+        self._automaton = automaton
+        states, letters = automaton.step.shape
+        self.next = [np.arange(states, dtype=np.int32)]
+        self.ends: list[dict[int, Ends]] = [{}]
+        self._index = {self._key(self.next[0], {}): 0}
+        self.extend = np.full((64, letters), -1, np.int32)
+
+    @staticmethod
+    def _key(nexts: NDArray[np.int32], ends: dict[int, Ends]) -> tuple[bytes, frozenset[object]]:
+        return nexts.tobytes(), frozenset(ends.items())
+
+    def fill(self, function: int, letter: int) -> None:
+        """Compute ``extend[function, letter]``."""
+        before = self.next[function]
+        after = self._automaton.step[before, letter]
+        matched = self._automaton.match[before, letter]
+        ends = {
+            state: tuple(TagEnd(e.tag, e.bytes_after + 1) for e in found)
+            for state, found in self.ends[function].items()
+        }
+        for state in np.flatnonzero(matched >= 0).tolist():
+            ends[state] = (*ends.get(state, ()), TagEnd(int(matched[state]), 0))
+        key = self._key(after, ends)
+        if key not in self._index:
+            self._index[key] = len(self.next)
+            self.next.append(after)
+            self.ends.append(ends)
+            if len(self.next) > len(self.extend):
+                self.extend = np.concatenate([self.extend, np.full_like(self.extend, -1)])
+        self.extend[function, letter] = self._index[key]
+
+
+def _functions_of(
+    tokens: Sequence[bytes], automaton: _ByteAutomaton
+) -> tuple[NDArray[np.int32], _Functions]:
+    """Return the number of each token's function, int32 ``(vocabulary,)``, and the functions."""
+    functions = _Functions(automaton)
+    lengths = np.array([len(t) for t in tokens])
+    starts = np.cumsum(lengths) - lengths
+    letters = automaton.alphabet[np.frombuffer(b"".join(tokens), np.uint8)]
+    function = np.zeros(len(tokens), np.int32)
+    alive = np.flatnonzero(lengths)
+    for position in range(int(lengths.max(initial=0))):
+        alive = alive[lengths[alive] > position]
+        now, letter = function[alive], letters[starts[alive] + position]
+        unknown = functions.extend[now, letter] < 0
+        for f, x in np.unique(np.stack([now[unknown], letter[unknown]]), axis=1).T.tolist():
+            functions.fill(f, x)
+        function[alive] = functions.extend[now, letter]
+    return function, functions
+
+
+def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> Matcher:
+    automaton = _ByteAutomaton(patterns)
+    function, functions = _functions_of(tokenizer.token_bytes, automaton)
+    # An end-of-sequence id is a column of its own, whatever its bytes do.
+    final = np.zeros(tokenizer.size, bool)
+    final[list(tokenizer.eos_ids)] = True
+    columns, classes = np.unique(function * 2 + final, return_inverse=True)
+    states = automaton.step.shape[0]
+    if max(states, len(columns)) > STATE_MASK:
+        raise ProtocolError(
+            f"Expected tags that give at most {STATE_MASK} states and token classes, got {states} "
+            f"and {len(columns)}. Use fewer or shorter tags."
+        )
+    events: dict[Ends, int] = {(): 0}
+    table = np.empty((states, len(columns)), np.int32)
+    for column, code in enumerate(columns.tolist()):
+        table[:, column] = functions.next[code // 2]
+        tail = (END_OF_SEQUENCE,) if code % 2 else ()
+        found = functions.ends[code // 2]
+        for state in range(states) if tail else found:
+            event = events.setdefault((*found.get(state, ()), *tail), len(events))
+            table[state, column] |= event << EVENT_SHIFT
+    return Matcher(classes.astype(np.uint16), table, tuple(events))
+
+
+def _save(path: Path, matcher: Matcher) -> None:
+    flat = [(i, e.tag, e.bytes_after) for i, ends in enumerate(matcher.events) for e in ends]
+    # A read-only cache costs the next process a rebuild, nothing else.
+    with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            classes=matcher.classes,
+            table=matcher.table,
+            events=np.array(flat, np.int64).reshape(-1, 3),
+        )
+
+
+def _load(path: Path) -> Matcher | None:
+    """Return a cached matcher, or None where there is none that can be read."""
+    try:
+        # Opened here: np.load leaves the file of a damaged archive open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            rows = arrays["events"].tolist()
+            events: list[list[TagEnd]] = [[] for _ in range(1 + (rows[-1][0] if rows else 0))]
+            for event, tag, after in rows:
+                events[event].append(TagEnd(tag, after))
+            return Matcher(arrays["classes"], arrays["table"], tuple(map(tuple, events)))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None

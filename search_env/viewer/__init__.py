@@ -1,0 +1,1 @@
+"""Recorded episodes as one page that opens without a server."""

@@ -1,0 +1,235 @@
+"""Episodes as one page that opens from a file: a list to filter, tokens to look at, no server.
+
+Everything is in the page. An index of all episodes is read at once; ids, documents and signals of
+each are deflated and unpacked when it is looked at, so that thousands of long episodes open in
+seconds. The page asks nothing of a network.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.resources
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from search_env.evaluation.evaluate import record_of
+from search_env.paths import atomic_path
+from search_env.recording.record import RecordedEpisode
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """A part of the page beside the viewer.
+
+    Attributes:
+        title: On its button.
+        body: HTML; whoever makes it escapes what comes from outside.
+    """
+
+    title: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An episode to look at.
+
+    Attributes:
+        run: Which run it is of.
+        episode: As it was recorded.
+    """
+
+    run: str
+    episode: RecordedEpisode
+
+
+def write_page(path: Path, title: str, episodes: Iterable[Seen], tabs: Sequence[Tab] = ()) -> int:
+    """Write a page, whole or not at all, and return how many episodes it shows.
+
+    Args:
+        path: Of the page.
+        title: Of the page.
+        episodes: In the order in which they are listed.
+        tabs: Shown before the viewer, the first at once.
+
+    Raises:
+        TokenizerError: A tokenizer that wrote an episode is not there, or is another one by now.
+    """
+    index, blocks = _Index(), list[str]()
+    for seen in episodes:
+        blocks.append(index.add(seen))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        _write(file, title, index, blocks, tabs)
+    return len(blocks)
+
+
+class _Index:
+    """What the list knows of each episode, and the bytes of the ids that occur."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._ranges: dict[str, tuple[float, float]] = {}  # of signals, over all episodes
+        self._vocabularies: dict[str, tuple[Tokenizer, set[int]]] = {}
+
+    def add(self, seen: Seen) -> str:
+        """Take an episode in; return its block."""
+        episode = seen.episode
+        transcript = episode.transcript
+        tokenizer = episode.tokenizer.load()
+        _, used = self._vocabularies.setdefault(tokenizer.digest, (tokenizer, set()))
+        used.update(np.unique(transcript.tokens).tolist())
+        vocabulary = list(self._vocabularies).index(tokenizer.digest)
+        self.rows.append(_row(seen, vocabulary))
+        for name, values in episode.signals.items():
+            low, high = self._ranges.get(name, (0.0, 0.0))
+            self._ranges[name] = (
+                min(low, float(values.min(initial=0.0))),
+                max(high, float(values.max(initial=0.0))),
+            )
+        return _packed(_block(transcript, tokenizer, episode.signals))
+
+    def content(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        words = [
+            {str(i): base64.b64encode(tokenizer.token_bytes[i]).decode() for i in sorted(used)}
+            for tokenizer, used in self._vocabularies.values()
+        ]
+        return {"episodes": self.rows, "vocabularies": words, "ranges": self._ranges}
+
+
+def _row(seen: Seen, vocabulary: int) -> dict[str, Any]:
+    episode = seen.episode
+    record = record_of(episode.transcript, episode.score.total)
+    texts = [record.question, record.answer or "", *record.golds, *record.queries]
+    return {
+        "run": seen.run,
+        "id": record.question_id,
+        "question": record.question,
+        "golds": list(record.golds),
+        "answer": record.answer,
+        "em": record.exact_match,
+        "f1": round(record.f1, 4),
+        "stop": record.stop_reason,
+        "valid": record.valid,
+        "searches": record.searches,
+        "policy": record.policy_tokens,
+        "faults": list(record.format_faults),
+        "parts": {name: round(value, 4) for name, value in episode.score.parts.items()},
+        "vocabulary": vocabulary,
+        "text": "\n".join(texts).lower(),
+    }
+
+
+def _block(
+    transcript: Transcript, tokenizer: Tokenizer, signals: Mapping[str, Any]
+) -> dict[str, Any]:
+    supporting = frozenset(transcript.question.supporting)
+    found = transcript.documents
+    return {
+        "tokens": transcript.tokens.tolist(),
+        "sources": transcript.sources.tolist(),
+        "signals": {name: values.round(4).tolist() for name, values in signals.items()},
+        "searches": [
+            {
+                "query": search.query,
+                "start": search.start,
+                "end": search.end,
+                "documents": [
+                    [found[key].title, found[key].text, key in supporting]
+                    for key in search.document_ids
+                ],
+            }
+            for search in transcript.searches
+        ],
+        "faults": [e.position for e in transcript.events if isinstance(e, FormatFault)],
+        "tags": _tags(transcript, tokenizer),
+    }
+
+
+def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Return the first and last token of each tag that the policy wrote."""
+    if transcript.markup is None:
+        return []
+    pairs = pairs_by_tag(transcript.markup.tags)
+    spans = []
+    for event in transcript.events:
+        if isinstance(event, TagWritten):
+            start, left = event.position, len(pairs[event.tag].text(event.tag.side).encode())
+            left -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
+            while left > 0 and start > 0:
+                start -= 1
+                left -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
+            spans.append((start, event.position))
+    return spans
+
+
+def _packed(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode()
+
+
+def _write(
+    file: TextIO, title: str, index: _Index, blocks: Sequence[str], tabs: Sequence[Tab]
+) -> None:
+    has_viewer = bool(blocks)
+    shown = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
+    shown += [("viewer", "Episodes")] if has_viewer else []
+    buttons = "".join(
+        f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
+        f"{html.escape(text)}</button>"
+        for n, (name, text) in enumerate(shown)
+    )
+    content = json.dumps(index.content(), ensure_ascii=False, separators=(",", ":"))
+    file.write(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{_asset('page.css')}</style></head><body>\n"
+        f'<header class="top"><h1>{html.escape(title)}</h1>'
+        f'<nav role="tablist">{buttons}</nav><span class="spacer"></span>'
+        '<nav><button id="theme">Light or dark</button></nav></header>\n'
+    )
+    for n, tab in enumerate(tabs):
+        hidden = " hidden" if n else ""
+        file.write(f'<section class="tab" id="tab-{n}"{hidden}>{tab.body}</section>\n')
+    file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not has_viewer else ""))
+    # No "<" at all: a text could otherwise end the script or open a comment in it.
+    safe = content.encode("utf-8", "replace").decode().replace("<", "\\u003c")
+    file.write(f'<script type="application/json" id="index">{safe}</script>\n')
+    file.write(f"<script>{_asset('page.js')}</script>\n")
+    file.write('<script type="text/plain" id="blocks">\n')
+    file.writelines(f"{block}\n" for block in blocks)
+    file.write("</script>\n</body></html>\n")
+
+
+def _asset(name: str) -> str:
+    return (importlib.resources.files("search_env.viewer") / name).read_text("utf-8")
+
+
+_VIEWER = """<section class="tab" id="viewer" HIDDEN>
+<div id="side"><div id="filters">
+<input id="f-text" type="search" placeholder="Search questions, answers, queries  ( / )"
+ aria-label="Search questions, answers and queries">
+<select id="f-outcome" aria-label="Outcome"></select>
+<select id="f-stop" aria-label="Ending"></select>
+<select id="f-searches" aria-label="Number of searches"></select>
+<select id="f-run" aria-label="Run"></select></div>
+<div id="count" role="status"></div>
+<div id="list" role="listbox" tabindex="0" aria-label="Episodes"></div></div>
+<div id="panes"><p class="pane note">Choose an episode. <kbd>?</kbd> shows the keys.</p></div>
+</section>
+<div id="tip" hidden></div>
+<dialog id="help"><form method="dialog"><p><kbd>j</kbd> <kbd>k</kbd> next, previous episode<br>
+<kbd>/</kbd> search<br><kbd>c</kbd> colour tokens by the next signal<br>
+<kbd>e</kbd> whole documents<br>
+<kbd>p</kbd> pin, to see two side by side<br><kbd>Esc</kbd> back to the list on a small screen</p>
+<button>Close</button></form></dialog>
+"""

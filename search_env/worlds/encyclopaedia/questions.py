@@ -1,0 +1,164 @@
+"""Makes questions: draws forms, puts them into English, keeps those that ask what they should.
+
+A question is kept when its form and text are new, its steps need as many articles as it has hops,
+and, but for comparisons, its answer stands neither in the question nor in an article of an
+earlier step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+
+from search_env.errors import ConfigurationError, nearest
+from search_env.types import Hop, Question
+from search_env.worlds.encyclopaedia.english import English
+from search_env.worlds.encyclopaedia.entity_names import Naming
+from search_env.worlds.encyclopaedia.facts import Facts
+from search_env.worlds.encyclopaedia.forms import Ask, Compare
+from search_env.worlds.encyclopaedia.rng import Draws, key
+from search_env.worlds.encyclopaedia.sampling import MAX_HOPS, SHAPES, Sampler, Shape, hops_of
+
+_ATTEMPTS = 1500  # draws for one question before the world counts as exhausted
+
+
+def kinds_by_hops(
+    hops: Sequence[int], kinds: Sequence[str] | None
+) -> dict[int, tuple[tuple[str, Shape], ...]]:
+    """Return for each number of hops the kinds to draw from, each as often as its weight.
+
+    Args:
+        hops: Numbers of ``1 .. 4``.
+        kinds: Kinds such as ``"bridge-2hop"`` or families such as ``"bridge"``; None for all.
+
+    Raises:
+        ConfigurationError: A number or kind does not exist, or no kind has such a number of hops.
+    """
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    _check(hops, kinds)
+    table = {}
+    for number in hops:
+        shapes = [
+            (kind, shape)
+            for kind, weighted in SHAPES.items()
+            if hops_of(kind) == number and (kinds is None or {kind, _family(kind)} & set(kinds))
+            for weight, shape in weighted
+            for _ in range(weight)
+        ]
+        if shapes:
+            table[number] = tuple(shapes)
+    if not table:
+        raise ConfigurationError(
+            f"Expected hops and kinds that go together, got hops={tuple(hops)} and kinds={kinds}. "
+            f"Choose from {sorted(SHAPES)}."
+        )
+    return table
+
+
+def _check(hops: Sequence[int], kinds: Sequence[str] | None) -> None:
+    """Raise where a number of hops or a kind does not exist."""
+    if not isinstance(hops, Iterable) or not all(n in range(1, MAX_HOPS + 1) for n in hops):
+        raise ConfigurationError(
+            f"Expected hops to be numbers of 1 to {MAX_HOPS}, got {hops!r}. "
+            "Pass for example hops=(1, 2)."
+        )
+    known = [*SHAPES, *dict.fromkeys(map(_family, SHAPES))]
+    for kind in kinds or ():
+        if kind not in known:
+            raise ConfigurationError(
+                f"Expected kinds from {known}, got {kind!r}. {nearest(kind, known)}"
+                "Pass kinds=None for all."
+            )
+
+
+def _family(kind: str) -> str:
+    """Return the kind without its number of hops."""
+    return kind.rpartition("-")[0]
+
+
+def document_id(prefix: str, entity: int) -> str:
+    """Return the id of an entity's article, unique across worlds.
+
+    Example:
+        >>> document_id("world-1000-0-train", 12)
+        'world-1000-0-train-000012'
+    """
+    return f"{prefix}-{entity:06d}"
+
+
+class Asker:
+    """Makes the questions of one world.
+
+    Args:
+        facts: The fact graph.
+        naming: The names of its entities.
+        text: The text of an entity's article.
+        prefix: Start of every id.
+    """
+
+    def __init__(
+        self, facts: Facts, naming: Naming, text: Callable[[int], str], prefix: str
+    ) -> None:
+        self._facts = facts
+        self._text = lru_cache(maxsize=10_000)(text)
+        self._prefix = prefix
+        self._english = English(facts, naming)
+        self._sampler = Sampler(facts, naming)
+
+    def ask(
+        self, table: dict[int, tuple[tuple[str, Shape], ...]], seed: int
+    ) -> Iterator[tuple[Ask, Question]]:
+        """Yield different questions with their forms, the numbers of hops taking turns.
+
+        Ends when no new question turns up. The order does not depend on how many are taken.
+        """
+        start = key(self._facts.seed, self._facts.split, "questions", seed)
+        numbers, seen = tuple(table), set[Ask | str]()
+        slot = 0
+        while (
+            found := self._one(table[numbers[slot % len(numbers)]], start + slot, seen)
+        ) is not None:
+            yield found
+            slot += 1
+
+    def _one(
+        self, shapes: tuple[tuple[str, Shape], ...], start: int, seen: set[Ask | str]
+    ) -> tuple[Ask, Question] | None:
+        """Return a question that was not seen before and note it, None where there seems none."""
+        draws = Draws(start)
+        for _ in range(_ATTEMPTS):
+            kind, shape = draws.choice(shapes)
+            form = shape(self._sampler, hops_of(kind), draws)
+            if form is None or form in seen:
+                continue
+            question = self._question(kind, form, draws)
+            if question is not None and question.text not in seen:
+                seen.update((form, question.text))
+                return form, question
+        return None
+
+    def _question(self, kind: str, form: Ask, draws: Draws) -> Question | None:
+        """Return the question of a form, None where it would be too easy."""
+        steps = self._english.hops(form)
+        entities = [entity for entity, _, _ in steps]
+        if len(set(entities)) != hops_of(kind):
+            return None
+        text = self._english.question(form, draws)
+        answers = self._english.answers(form)
+        if not isinstance(form, Compare):
+            known = (text, *map(self._text, entities[:-1]))
+            if any(answers[0] in place for place in known):
+                return None
+        ids = [document_id(self._prefix, entity) for entity in entities]
+        digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return Question(
+            id=f"{self._prefix}-q-{digest}",
+            text=text,
+            answers=answers,
+            dataset="world",
+            split=self._facts.split,
+            kind=kind,
+            supporting=tuple(ids),
+            hops=tuple(Hop(query, says, i) for (_, query, says), i in zip(steps, ids, strict=True)),
+        )

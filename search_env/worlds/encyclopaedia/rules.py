@@ -1,0 +1,344 @@
+"""How the value of each relation is drawn: one rule for a column, all integer arithmetic.
+
+Rules keep the world possible: authors are adults when they write, teachers are older than their
+pupils, a film comes after the novel it is based on, rivers flow into each other without a circle.
+Where no fitting value turns up in a few tries, the fact is absent (-1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.worlds.encyclopaedia.rng import Bits
+from search_env.worlds.encyclopaedia.schema import COMPANIES, PROFESSION_WEIGHTS, PROFESSIONS
+
+Column: TypeAlias = NDArray[np.int64]
+
+
+class Facts(Protocol):
+    """What rules read of the facts that are drawn before theirs."""
+
+    counts: dict[str, int]
+    first: dict[str, int]
+
+    def column(self, kind: str, name: str) -> Column:
+        """Return the values of a relation for a kind."""
+        ...
+
+    def bits(self, kind: str, name: str, salt: int = 0) -> Bits:
+        """Return fresh random bits for each entity of a kind."""
+        ...
+
+
+Rule: TypeAlias = Callable[[Facts, str, str], Column]
+
+FIRST_BIRTH = 1870  # early enough for long chains of teachers, late enough for films
+TODAY = 737425  # 1 January 2020 as an ordinal: who would die later is alive
+_TRIES = 6
+
+
+def _below(bits: Bits, n: int | Column) -> Column:
+    """Like :func:`rng.below`, for one bound or a bound for each; signed."""
+    bound = n if isinstance(n, int) else n.astype(np.uint64)
+    return (((bits >> np.uint64(32)) * bound) >> np.uint64(32)).astype(np.int64)
+
+
+def _keep(facts: Facts, kind: str, name: str, percent: int) -> NDArray[np.bool_]:
+    """Return which entities have the fact at all."""
+    return _below(facts.bits(kind, name, 99), 100) < percent
+
+
+def members(facts: Facts, profession: str) -> Column:
+    """Return the entities of one profession."""
+    wanted = PROFESSIONS.index(profession)
+    return np.flatnonzero(facts.column("person", "profession") == wanted) + facts.first["person"]
+
+
+def _birth_years(facts: Facts, people: Column) -> Column:
+    return facts.column("person", "birth_year")[people - facts.first["person"]]
+
+
+def _entity(target: str, percent: int = 100) -> Rule:
+    """Any entity of the target kind, for ``percent`` of the subjects."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        chosen = facts.first[target] + _below(facts.bits(kind, name), facts.counts[target])
+        return np.where(_keep(facts, kind, name, percent), chosen, -1)
+
+    return rule
+
+
+def _number(low: int, doublings: int) -> Rule:
+    """A number of ``low .. low * 2**doublings``, about log-uniform and without any float."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        base = low << _below(facts.bits(kind, name), doublings)
+        return base + _below(facts.bits(kind, name, 1), base)
+
+    return rule
+
+
+def _between(low: int, high: int) -> Rule:
+    """A number of ``low .. high``, uniform."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        return low + _below(facts.bits(kind, name), high - low + 1)
+
+    return rule
+
+
+def _maker(profession: str) -> Rule:
+    """The person behind a work or a company; some have made much, most little."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        people, bits = members(facts, profession), facts.bits(kind, name)
+        # The product of two uniform numbers prefers the front of the list.
+        product = (bits >> np.uint64(32)) * (bits & np.uint64(0xFFFF_FFFF))
+        return people[_below(product, len(people))]
+
+    return rule
+
+
+def _year_by(maker: str, low: int, high: int) -> Rule:
+    """A year in which the maker is ``low .. high`` years old."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        born = _birth_years(facts, facts.column(kind, maker))
+        return born + low + _below(facts.bits(kind, name), high - low + 1)
+
+    return rule
+
+
+def _helper(profession: str, year: str, low: int = 20, high: int = 59) -> Rule:
+    """A person of the profession who is ``low .. high`` years old in the year of the subject."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        people, years = members(facts, profession), facts.column(kind, year)
+        out = np.full(facts.counts[kind], -1)
+        for salt in range(_TRIES):
+            chosen = people[_below(facts.bits(kind, name, salt), len(people))]
+            age = years - _birth_years(facts, chosen)
+            out = np.where((out < 0) & (age >= low) & (age <= high), chosen, out)
+        return out
+
+    return rule
+
+
+def _office(profession: str, before: tuple[str, ...] = (), since: str = "") -> Rule:
+    """A holder for as many subjects as there are people for it, each for one subject.
+
+    Args:
+        profession: Whose members hold the office.
+        before: Kinds served earlier from the same people.
+        since: Year of the subject that the holder must live to see at 60 or younger.
+    """
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        people, count = members(facts, profession), facts.counts[kind]
+        free = people[sum(facts.counts[other] for other in before) :][:count]
+        out = np.full(count, -1)
+        # Spread the few holders over all subjects: the first ones are the seats of the regions.
+        order = np.argsort(facts.bits(kind, name), kind="stable")
+        out[order[: len(free)]] = free
+        if since:
+            late = facts.column(kind, since) - _birth_years(facts, np.maximum(out, people[0])) > 60
+            out[late] = -1
+        return out
+
+    return rule
+
+
+def _profession(facts: Facts, kind: str, name: str) -> Column:
+    table = np.repeat(np.arange(len(PROFESSIONS)), PROFESSION_WEIGHTS)
+    out = table[_below(facts.bits(kind, name), len(table))]
+    # The first ones go round, so that no profession is missing in a small world.
+    out[: len(PROFESSIONS)] = np.arange(len(PROFESSIONS))
+    return out
+
+
+def _birth_year(facts: Facts, kind: str, name: str) -> Column:
+    # Neighbours 2q and 2q + 1 are of one age, so that they can marry.
+    couple = facts.bits(kind, name)[np.arange(facts.counts[kind]) // 2]
+    return FIRST_BIRTH + _below(couple, 88) + _below(facts.bits(kind, name, 1), 16)
+
+
+def _birth_date(facts: Facts, kind: str, name: str) -> Column:
+    past = facts.column(kind, "birth_year") - 1
+    new_year = 365 * past + past // 4 - past // 100 + past // 400 + 1  # as an ordinal
+    return new_year + _below(facts.bits(kind, name), 365)
+
+
+def _death_date(facts: Facts, kind: str, name: str) -> Column:
+    days = 60 * 366 + _below(facts.bits(kind, name), 35 * 365)
+    date = facts.column(kind, "birth_date") + days
+    return np.where(date < TODAY, date, -1)
+
+
+def _death_place(facts: Facts, kind: str, name: str) -> Column:
+    return np.where(facts.column(kind, "death_date") < 0, -1, _entity("city")(facts, kind, name))
+
+
+def _home(facts: Facts, kind: str, name: str) -> Column:
+    chosen = _entity("city", 70)(facts, kind, name)
+    return np.where(chosen == facts.column(kind, "birthplace"), -1, chosen)
+
+
+def _alma_mater(facts: Facts, kind: str, name: str) -> Column:
+    chosen = _entity("university")(facts, kind, name)
+    founded = facts.column("university", "founded")[chosen - facts.first["university"]]
+    open_then = founded <= facts.column(kind, "birth_year") + 18
+    return np.where(open_then & _keep(facts, kind, name, 75), chosen, -1)
+
+
+def _teacher(facts: Facts, kind: str, name: str) -> Column:
+    professions, born = facts.column(kind, "profession"), facts.column(kind, "birth_year")
+    order = np.argsort(professions, kind="stable")
+    sizes = np.bincount(professions, minlength=len(PROFESSIONS))
+    start = np.cumsum(sizes) - sizes
+    out = np.full(facts.counts[kind], -1)
+    for salt in range(_TRIES):
+        draw = _below(facts.bits(kind, name, salt), sizes[professions])
+        chosen = order[start[professions] + draw]
+        older = born - born[chosen]
+        out = np.where((out < 0) & (older >= 18) & (older <= 50), chosen, out)
+    return np.where(out < 0, -1, out + facts.first[kind])
+
+
+def _spouse(facts: Facts, kind: str, name: str) -> Column:
+    own = np.arange(facts.counts[kind])
+    couple = facts.bits(kind, name)[own // 2]
+    # One article of the two tells of the marriage: the other would give the way back for nothing.
+    tells = (own % 2 == _below(couple, 2)) & (own ^ 1 < len(own))
+    married = _below(facts.bits(kind, name, 1)[own // 2], 100) < 60
+    return np.where(tells & married, (own ^ 1) + facts.first[kind], -1)
+
+
+def _president(facts: Facts, kind: str, name: str) -> Column:
+    people = members(facts, "politician")
+    return people[np.arange(facts.counts[kind]) % len(people)]
+
+
+def _capital(facts: Facts, kind: str, name: str) -> Column:
+    # City c lies in region c % regions and region r in country r % countries, so this one is
+    # in the country, and not in the article of the region either.
+    own, regions = np.arange(facts.counts[kind]), facts.counts["region"]
+    step = 1 + _below(facts.bits(kind, name), max(1, facts.counts["city"] // regions - 1))
+    return facts.first["city"] + own + regions * step
+
+
+def _region_of_city(facts: Facts, kind: str, name: str) -> Column:
+    return facts.first["region"] + np.arange(facts.counts[kind]) % facts.counts["region"]
+
+
+def _country(facts: Facts, kind: str, name: str) -> Column:
+    return facts.first["country"] + np.arange(facts.counts[kind]) % facts.counts["country"]
+
+
+def _seat(facts: Facts, kind: str, name: str) -> Column:
+    return facts.first["city"] + np.arange(facts.counts[kind])
+
+
+def _mouth(facts: Facts, kind: str, name: str) -> Column:
+    own = np.arange(facts.counts[kind])
+    chosen = facts.first[kind] + _below(facts.bits(kind, name), own)  # an earlier one: no circle
+    return np.where(_keep(facts, kind, name, 75) & (own > 0), chosen, -1)
+
+
+def _dedicatee(facts: Facts, kind: str, name: str) -> Column:
+    chosen = _entity("person")(facts, kind, name)
+    age = facts.column(kind, "published") - _birth_years(facts, chosen)
+    keep = _keep(facts, kind, name, 60) & (chosen != facts.column(kind, "author"))
+    return np.where(keep & (age >= 5) & (age < 60), chosen, -1)
+
+
+def _basis(facts: Facts, kind: str, name: str) -> Column:
+    published, released = facts.column("novel", "published"), facts.column(kind, "released")
+    out = np.full(facts.counts[kind], -1)
+    for salt in range(3):
+        chosen = _below(facts.bits(kind, name, salt), facts.counts["novel"])
+        out = np.where((out < 0) & (published[chosen] < released), chosen, out)
+    keep = _keep(facts, kind, name, 55) & (out >= 0)
+    return np.where(keep, out + facts.first["novel"], -1)
+
+
+RULES: dict[tuple[str, str], Rule] = {
+    ("person", "profession"): _profession,
+    ("person", "birth_year"): _birth_year,
+    ("person", "birth_date"): _birth_date,
+    ("person", "birthplace"): _entity("city"),
+    ("person", "death_date"): _death_date,
+    ("person", "death_place"): _death_place,
+    ("person", "university"): _alma_mater,
+    ("person", "teacher"): _teacher,
+    ("person", "spouse"): _spouse,
+    ("person", "home"): _home,
+    ("country", "capital"): _capital,
+    ("country", "president"): _president,
+    ("country", "area"): _number(60_000, 3),
+    ("country", "population"): _number(2_000_000, 5),
+    ("region", "country"): _country,
+    ("region", "seat"): _seat,
+    ("region", "area"): _number(2_000, 4),
+    ("city", "region"): _region_of_city,
+    ("city", "population"): _number(4_000, 8),
+    ("city", "recorded"): _between(910, 1795),
+    ("city", "river"): _entity("river", 75),
+    ("city", "mayor"): _office("politician", before=("country",)),
+    ("river", "source"): _entity("mountain"),
+    ("river", "mouth"): _mouth,
+    ("river", "length"): _number(40, 5),
+    ("mountain", "region"): _entity("region"),
+    ("mountain", "height"): _number(900, 3),
+    ("mountain", "climber"): _maker("mountaineer"),
+    ("mountain", "ascent"): _year_by("climber", 20, 45),
+    ("university", "city"): _entity("city"),
+    ("university", "founded"): _between(1650, 1885),
+    ("university", "students"): _number(1_500, 5),
+    ("university", "rector"): _office("physicist"),
+    ("museum", "city"): _entity("city"),
+    ("museum", "architect"): _maker("architect"),
+    ("museum", "opened"): _year_by("architect", 28, 45),
+    ("club", "city"): _entity("city"),
+    ("club", "founded"): _between(1872, 1950),
+    ("club", "coach"): _office("football coach", since="founded"),
+    ("club", "capacity"): _number(2_500, 5),
+    ("novel", "author"): _maker("novelist"),
+    ("novel", "published"): _year_by("author", 22, 45),
+    ("novel", "publisher"): _entity("publisher"),
+    ("novel", "setting"): _entity("city", 85),
+    ("novel", "dedicatee"): _dedicatee,
+    ("film", "director"): _maker("film director"),
+    ("film", "released"): _year_by("director", 24, 42),
+    ("film", "studio"): _entity("studio"),
+    ("film", "score"): _helper("composer", "released"),
+    ("film", "lead"): _helper("actor", "released"),
+    ("film", "basis"): _basis,
+    ("film", "runtime"): _between(71, 214),
+    ("song", "singer"): _maker("singer"),
+    ("song", "issued"): _year_by("singer", 20, 45),
+    ("song", "songwriter"): _helper("composer", "issued"),
+    ("song", "label"): _entity("label"),
+    ("song", "theme"): _entity("city", 70),
+    ("painting", "painter"): _maker("painter"),
+    ("painting", "painted"): _year_by("painter", 20, 45),
+    ("painting", "museum"): _entity("museum"),
+    ("painting", "view"): _entity("mountain", 70),
+    ("opera", "composer"): _maker("composer"),
+    ("opera", "premiered"): _year_by("composer", 22, 45),
+    ("opera", "librettist"): _helper("novelist", "premiered"),
+    ("opera", "premiere"): _entity("city"),
+}
+"""How to draw each column: (kind of subject, relation or auxiliary) to rule."""
+
+# A country is as old as its first president's career; founders found when they are grown up.
+RULES["country", "independence"] = _year_by("president", 30, 45)
+for _index, _company in enumerate(COMPANIES):
+    RULES[_company, "founder"] = _maker("entrepreneur")
+    RULES[_company, "founded"] = _year_by("founder", 24, 42)
+    RULES[_company, "headquarters"] = _entity("city")
+    RULES[_company, "chief"] = _office("entrepreneur", COMPANIES[:_index], since="founded")
+    RULES[_company, "employees"] = _number(40, 9)
