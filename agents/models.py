@@ -24,11 +24,11 @@ from transformers import (
 )
 from transformers.models.auto import tokenization_auto
 
-from agents.errors import ModelMismatchError
+from search_env.agents.errors import ModelMismatchError
 from search_env.errors import ConfigurationError, UnsupportedTokenizerError, nearest
 from search_env.hub import hub_file
 from search_env.paths import atomic_folder
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
 BUNDLED = ("tiny-base", "tiny-trained")
 """Names of models that ship with the package."""
@@ -165,8 +165,8 @@ def save_model(
     Args:
         model: Its config and, unless others are given, its weights.
         folder: Where to; its parents are made.
-        weights: By name: those of :meth:`~agents.learner.Learner.weights` keep the precision they
-            were trained in.
+        weights: By name: those of :meth:`~search_env.agents.learning.learner.Learner.weights` keep
+            the precision they were trained in.
         tokenizer: What its ids mean: written beside it, with its end ids as those of generation.
             None for the model's own, where :func:`own_tokenizer` finds one. (``"toy"`` leaves no
             files.)

@@ -1,6 +1,6 @@
 """PPO on the toy, in one file: through two phases of reward to a policy that really searches.
 
-    python -m agents.examples.ppo_toy [--masked] [--seed 0]
+    python -m search_env.agents.examples.ppo_toy [--masked] [--seed 0]
 
 Phase 1 is R1-Searcher's, which pays searching and the format; phase 2 pays the answer. Both pay
 `SHAPING` too, without which the toy is learned by heart: see `docs/toy.md`. What counts is F1, the
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
+from search_env.metrics.answers import token_f1
 from search_env.rewards import EVIDENCE_RECALL, F1, Reward, evidence_recall, get_reward
-from search_env.scoring import token_f1
 from search_env.types import Transcript
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, VectorStagedReward
 from search_env.wrappers.token_window import VectorTokenWindow

@@ -1,6 +1,6 @@
 """The bundled base model, trained to search by Stable-Baselines3's PPO as it comes.
 
-    python -m agents.examples.sb3_tiny [--steps 131072] [--seed 0]
+    python -m search_env.agents.examples.sb3_tiny [--steps 131072] [--seed 0]
 
 The reward is that of R1-Searcher's first phase: half for a search, half for the format. Training
 ends once episodes are paid 0.85 on average: what came after did harm. Printed are the shares
@@ -22,11 +22,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 from transformers import PreTrainedModel
 
-from agents.models import save_model
-from agents.policy import play_questions
-from agents.sampling import Sampling
-from agents.sb3 import CausalLMPolicy, SearchQAVecEnv
-from search_env.vector_env import SearchQAVectorEnv
+from search_env.agents.bridges.sb3_policy import CausalLMPolicy, SearchQAVecEnv
+from search_env.agents.inference.sampling import Sampling
+from search_env.agents.models import save_model
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
 TASK: dict[str, Any] = {
     "dataset_options": {"hops": [1]},

@@ -1,0 +1,486 @@
+"""Advantages of policy tokens: pure functions of rewards, groups and a mask.
+
+Shapes: B episodes, P policy tokens of the longest, right-padded; document tokens are taken out
+before. ``mask`` (bool, (B, P)) says which positions count. It may have holes: they are skipped as
+if they were not there, so nothing is discounted over them. Whatever stands at a position that does
+not count, NaN included, changes no result; results are 0 there.
+
+Formulas: reference implementation verl ``core_algos.py`` at 1dda039 and the papers named at each
+function. Sums run in float64: episodes of a group that were paid the same get exactly 0. What is
+not here: rewards (:mod:`search_env.rewards`) and losses
+(:mod:`search_env.agents.algorithms.losses`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from search_env.agents.algorithms.config import Algorithm
+from search_env.errors import ConfigurationError
+
+Reduce = Callable[[Tensor], Tensor]
+"""Adds a tensor up over all processes (the identity where there is one)."""
+
+
+class Estimate(NamedTuple):
+    """What the losses need.
+
+    Attributes:
+        advantages: float32 ``(B, P)``.
+        returns: float32 ``(B, P)``, what a critic should have said; None without a critic.
+    """
+
+    advantages: Tensor
+    returns: Tensor | None = None
+
+
+def _alone(sums: Tensor) -> Tensor:
+    return sums
+
+
+# ------------------------------------------------------------------------------------- tokens
+
+
+def at_last_token(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Return token rewards: each episode's reward at its last token that counts, 0 elsewhere.
+
+    Args:
+        rewards: ``(B,)``.
+        mask: bool ``(B, P)``; an episode without any token is paid nothing.
+
+    Returns:
+        float32 ``(B, P)``.
+
+    Example:
+        >>> mask = torch.tensor([[True, True, False], [True, False, True]])
+        >>> at_last_token(torch.tensor([1.0, 2.0]), mask).tolist()
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]
+    """
+    behind = mask.flip(-1).cumsum(-1).flip(-1)
+    return torch.where(mask & (behind == 1), rewards.float()[:, None], 0.0)
+
+
+def gae(
+    token_rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    bootstrap: Tensor | None = None,
+) -> Estimate:
+    """Return generalised advantage estimates (arXiv 1506.02438) and returns.
+
+    ``delta_t = r_t + gamma V_{t+1} - V_t``, ``A_t = delta_t + gamma lam A_{t+1}``, where t + 1 is
+    the next token that counts. A reward at a position that does not count is lost, as it is in
+    verl: use :func:`at_last_token`.
+
+    Args:
+        token_rewards: ``(B, P)``.
+        values: ``(B, P)``: the critic's value of the state in which each token was chosen.
+        mask: bool ``(B, P)``.
+        gamma: Discount.
+        lam: Weight of longer looks ahead; 1 makes the advantage return minus value.
+        bootstrap: ``(B,)``: value of the state behind the last token; 0 for an episode that
+            terminated. None is 0 for all: verl and OpenRLHF do so too, and it is right where
+            budgets are part of the task, as they are in the environments here (whoever runs out
+            of tokens has failed). Pass values where a budget only cuts an unending task.
+
+    Returns:
+        Advantages, not whitened, and returns ``A + V``.
+
+    Example:
+        >>> gae(
+        ...     torch.tensor([[0.0, 9.0, 1.0]]),
+        ...     torch.tensor([[0.5, 9.0, 0.75]]),
+        ...     torch.tensor([[True, False, True]]),
+        ... ).advantages.tolist()
+        [[0.5, 0.0, 0.25]]
+    """
+    rewards = torch.where(mask, token_rewards.float(), 0.0)
+    values = torch.where(mask, values.float(), 0.0)
+    advantages = torch.zeros_like(values)
+    ahead = values.new_zeros(len(values))
+    behind = ahead if bootstrap is None else bootstrap.float()
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * behind - values[:, t]
+        ahead = torch.where(mask[:, t], delta + gamma * lam * ahead, ahead)
+        behind = torch.where(mask[:, t], values[:, t], behind)
+        advantages[:, t] = ahead
+    advantages = torch.where(mask, advantages, 0.0)
+    return Estimate(advantages, advantages + values)
+
+
+def bi_level_gae(
+    token_rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    turn_ends: Tensor,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    turn_gamma: float = 0.95,
+) -> Estimate:
+    """Return RAGEN's estimates (arXiv 2504.20073): GAE over turns, then within each turn.
+
+    The return of a turn, estimated over the turns' last tokens with ``turn_gamma``, is the reward
+    at its last token; inside a turn tokens are discounted by ``gamma``. RAGEN takes every token
+    with a reward other than 0 for a turn's end, so a turn that earns nothing is joined to the
+    next; here the ends are given.
+
+    Args:
+        token_rewards: ``(B, P)``; those inside a turn are lost.
+        values: ``(B, P)``.
+        mask: bool ``(B, P)``.
+        turn_ends: bool ``(B, P)``: the last token of each turn; that of the episode is always one.
+        gamma: Discount inside a turn.
+        lam: As in :func:`gae`, on both levels.
+        turn_gamma: Discount of a turn.
+    """
+    ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())
+    by_turn = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam)
+    turn_returns = by_turn.advantages + torch.where(ends, values.float(), 0.0)
+    # Each turn becomes a row of its own: its tokens stay where they are, all others are masked.
+    turns = ends.flip(-1).cumsum(-1).flip(-1)
+    total = torch.zeros_like(mask, dtype=torch.float32)
+    for turn in range(1, int(turns.max()) + 1 if turns.numel() else 1):
+        inside = mask & (turns == turn)
+        total += gae(turn_returns, values, inside, gamma=gamma, lam=lam).advantages
+    return Estimate(total, total + torch.where(mask, values.float(), 0.0))
+
+
+def returns_to_go(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return ``G_t = r_t + gamma G_{t+1}`` over the tokens that count, ``(B, P)``."""
+    none = torch.zeros_like(token_rewards)
+    return gae(token_rewards, none, mask, gamma=gamma).advantages
+
+
+def whiten(
+    values: Tensor,
+    mask: Tensor,
+    *,
+    divide: bool = True,
+    eps: float = 1e-8,
+    reduce: Reduce = _alone,
+) -> Tensor:
+    """Return values with mean 0 and, if asked, variance 1 over all tokens that count.
+
+    Args:
+        values: ``(B, P)``.
+        mask: bool ``(B, P)``. Released code often counts document tokens too (R1-Searcher,
+            Search-R1), which dilutes both moments; here only the policy's tokens count.
+        divide: Divide by ``sqrt(var + eps)``, unbiased; False only subtracts the mean.
+        eps: Added to the variance (verl).
+        reduce: Adds sums up over processes, so that all of them whiten with the same moments;
+            all call it equally often.
+
+    Returns:
+        float32 ``(B, P)``.
+    """
+    clean = torch.where(mask, values.double(), 0.0)
+    total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()
+    centred = torch.where(mask, clean - total / count.clamp(min=1.0), 0.0)
+    if divide:
+        variance = reduce(centred.square().sum()) / (count - 1.0).clamp(min=1.0)
+        centred = centred * (variance + eps).rsqrt()
+    return centred.float()
+
+
+# ------------------------------------------------------------------------------------- groups
+
+
+class _Groups:
+    """Statistics of a number an episode over groups of episodes, each as ``(B,)``, float64."""
+
+    def __init__(self, groups: Tensor) -> None:
+        _, self.index = torch.unique(groups, return_inverse=True)
+        self.size = self.sum(torch.ones(len(groups), dtype=torch.float64, device=groups.device))
+
+    def members(self) -> Sequence[Tensor]:
+        """Which episodes each group has."""
+        return torch.split(self.index.argsort(stable=True), self.index.bincount().tolist())
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        sums = numbers.new_zeros(len(numbers)).index_add(0, self.index, numbers)
+        return sums[self.index]
+
+    def baseline(self, numbers: Tensor) -> Tensor:
+        """The group's mean; 0 for a group of one (verl), whose reward then counts as it is."""
+        return torch.where(self.size > 1, self.sum(numbers) / self.size, 0.0)
+
+    def deviation(self, numbers: Tensor) -> Tensor:
+        """The group's unbiased standard deviation; 1 for a group of one (verl)."""
+        centred = numbers - self.sum(numbers) / self.size
+        variance = self.sum(centred.square()) / (self.size - 1.0).clamp(min=1.0)
+        return torch.where(self.size > 1, variance.sqrt(), 1.0)
+
+
+def _broadcast(numbers: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, numbers.float()[:, None], 0.0)
+
+
+def grpo(rewards: Tensor, groups: Tensor, mask: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Return GRPO's advantages (arXiv 2402.03300): ``(R - mean) / (std + eps)`` of the group.
+
+    The standard deviation is unbiased. A group of one keeps its reward as advantage (mean 0,
+    std 1), as in verl; eps is verl's (TRL 1e-4, OpenRLHF 1e-9).
+
+    Args:
+        rewards: ``(B,)``.
+        groups: int ``(B,)``: episodes of one question have the same number.
+        mask: bool ``(B, P)``.
+        eps: Added to the standard deviation.
+
+    Returns:
+        float32 ``(B, P)``, the same number at all tokens of an episode.
+
+    Example:
+        >>> mask = torch.ones(4, 1, dtype=torch.bool)
+        >>> found = grpo(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.int), mask)
+        >>> [round(a, 3) for a in found[:, 0].tolist()]
+        [0.866, -0.866, -0.866, 0.866]
+    """
+    group, rewards = _Groups(groups), rewards.double()
+    centred = rewards - group.baseline(rewards)
+    return _broadcast(centred / (group.deviation(rewards) + eps), mask)
+
+
+def mean_only(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """Return Dr. GRPO's advantages (arXiv 2503.20783): the reward minus the group's mean.
+
+    Arguments and result as in :func:`grpo`; a group of one keeps its reward.
+    """
+    rewards = rewards.double()
+    return _broadcast(rewards - _Groups(groups).baseline(rewards), mask)
+
+
+def rloo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """Return RLOO's advantages (arXiv 2402.14740): the reward minus the mean of the others.
+
+    Arguments and result as in :func:`grpo`; a group of one has no others and gets 0, so that an
+    episode whose companions were invalid stops nothing.
+    """
+    group, rewards = _Groups(groups), rewards.double()
+    others = (group.sum(rewards) - rewards) / (group.size - 1.0).clamp(min=1.0)
+    return _broadcast(torch.where(group.size > 1, rewards - others, 0.0), mask)
+
+
+def opo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """Return OPO's advantages (arXiv 2505.23585): the baseline weighs rewards by length.
+
+    ``R_i - sum_j |y_j| R_j / sum_j |y_j|``, lengths in tokens that count. Arguments and result as
+    in :func:`grpo`; a group of one gets 0.
+    """
+    group, rewards = _Groups(groups), rewards.double()
+    lengths = mask.sum(-1).double()
+    baseline = group.sum(lengths * rewards) / group.sum(lengths).clamp(min=1.0)
+    return _broadcast(rewards - baseline, mask)
+
+
+def pass_at_k(
+    rewards: Tensor, groups: Tensor, mask: Tensor, *, divide: bool = True, eps: float = 1e-6
+) -> Tensor:
+    """Return advantages of the best: ``(R_max - R_second) / (std + eps)``, 0 for all others.
+
+    Of two equally good all get 0. Arguments and result as in :func:`grpo`; ``divide`` says whether
+    to. A group of one gets 0. Source: verl ``compute_grpo_passk_outcome_advantage``.
+    """
+    group, scores = _Groups(groups), rewards.double()
+    advantages = torch.zeros_like(scores)
+    for members in group.members():
+        if len(members) > 1:
+            best, second = scores[members].topk(2).indices
+            advantages[members[best]] = scores[members[best]] - scores[members[second]]
+    return _broadcast(advantages / (group.deviation(scores) + eps) if divide else advantages, mask)
+
+
+def gdpo(
+    components: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    *,
+    weights: Tensor | None = None,
+    divide: bool = True,
+    reduce: Reduce = _alone,
+) -> Tensor:
+    """Return GDPO's advantages (arXiv 2601.05242): no reward part drowns another.
+
+    Each part is normalised in its group as in GRPO, the weighted sum is whitened over the batch's
+    tokens.
+
+    Args:
+        components: ``(B, C)``: the parts of each episode's reward.
+        groups: int ``(B,)``.
+        mask: bool ``(B, P)``.
+        weights: ``(C,)``; None weighs all parts 1.
+        divide: Divide by the group's standard deviation; the whitening always divides.
+        reduce: See :func:`whiten`.
+
+    Returns:
+        float32 ``(B, P)``.
+    """
+    summed = torch.zeros_like(mask, dtype=torch.float32)
+    for number, part in enumerate(components.unbind(-1)):
+        weight = 1.0 if weights is None else weights[number]
+        normalised = grpo(part, groups, mask) if divide else mean_only(part, groups, mask)
+        summed = summed + weight * normalised
+    return whiten(summed, mask, reduce=reduce)
+
+
+def reinforce_pp(
+    rewards: Tensor,
+    mask: Tensor,
+    *,
+    penalties: Tensor | None = None,
+    gamma: float = 1.0,
+    divide: bool = True,
+    reduce: Reduce = _alone,
+) -> Tensor:
+    """Return REINFORCE++'s advantages (arXiv 2501.03262): whitened returns to go.
+
+    Args:
+        rewards: ``(B,)``, paid at the last token that counts.
+        mask: bool ``(B, P)``.
+        penalties: ``(B, P)`` added to the token rewards: ``-beta * k1``.
+        gamma: Discount.
+        divide: See :func:`whiten`.
+        reduce: See :func:`whiten`.
+
+    Returns:
+        float32 ``(B, P)``.
+    """
+    token_rewards = _penalised(at_last_token(rewards, mask), penalties)
+    return whiten(returns_to_go(token_rewards, mask, gamma), mask, divide=divide, reduce=reduce)
+
+
+def reinforce_pp_baseline(
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    *,
+    penalties: Tensor | None = None,
+    divide: bool = True,
+    reduce: Reduce = _alone,
+) -> Tensor:
+    """Return REINFORCE++-baseline's advantages: minus the group's mean, whitened over the batch.
+
+    What R1-Searcher trains with (``reinforce_baseline`` of OpenRLHF). There masked document
+    tokens count in the whitening; here they do not.
+
+    Args:
+        rewards: ``(B,)``.
+        groups: int ``(B,)``.
+        mask: bool ``(B, P)``.
+        penalties: ``(B, P)``: ``-beta * k1``; their return to go is added before the whitening,
+            not discounted.
+        divide: See :func:`whiten`.
+        reduce: See :func:`whiten`.
+
+    Returns:
+        float32 ``(B, P)``.
+    """
+    advantages = _penalised_ahead(mean_only(rewards, groups, mask), penalties, mask)
+    return whiten(advantages, mask, divide=divide, reduce=reduce)
+
+
+def _penalised(token_rewards: Tensor, penalties: Tensor | None) -> Tensor:
+    return token_rewards if penalties is None else token_rewards + penalties
+
+
+def _penalised_ahead(advantages: Tensor, penalties: Tensor | None, mask: Tensor) -> Tensor:
+    return advantages if penalties is None else advantages + returns_to_go(penalties, mask)
+
+
+# ----------------------------------------------------------------------------------- all of it
+
+
+def estimate(
+    algorithm: Algorithm,
+    rewards: Tensor,
+    groups: Tensor,
+    mask: Tensor,
+    *,
+    values: Tensor | None = None,
+    bootstrap: Tensor | None = None,
+    penalties: Tensor | None = None,
+    components: Tensor | None = None,
+    reduce: Reduce = _alone,
+) -> Estimate:
+    """Return the advantages that an algorithm asks for.
+
+    Where the KL price goes: into the token rewards for gae and reinforce_pp; into the return for
+    rloo (paper, TRL); for all others its return to go is added to the group's advantage and
+    never divided by the group's spread (OpenRLHF, hence R1-Searcher).
+
+    Args:
+        algorithm: What to compute.
+        rewards: ``(B,)``.
+        groups: int ``(B,)``; a group's episodes are all in this batch, on this process.
+        mask: bool ``(B, P)``.
+        values: ``(B, P)``, for gae.
+        bootstrap: ``(B,)``, for gae, see there.
+        penalties: ``(B, P)``: ``-kl_coefficient * k1``, with ``kl="reward"``.
+        components: ``(B, C)``, for gdpo.
+        reduce: See :func:`whiten`.
+
+    Raises:
+        ConfigurationError: The estimator needs something that was not given.
+    """
+    divide = algorithm.normalize_std
+    match algorithm.advantage:
+        case "gae":
+            token_rewards = _penalised(at_last_token(rewards, mask), penalties)
+            advantages, returns = gae(
+                token_rewards,
+                _needed("values", values, algorithm),
+                mask,
+                gamma=algorithm.gamma,
+                lam=algorithm.lam,
+                bootstrap=bootstrap,
+            )
+            return Estimate(whiten(advantages, mask, divide=divide, reduce=reduce), returns)
+        case "reinforce_pp":
+            gamma = algorithm.gamma
+            advantages = reinforce_pp(
+                rewards, mask, penalties=penalties, gamma=gamma, divide=divide, reduce=reduce
+            )
+        case "reinforce_pp_baseline":
+            advantages = reinforce_pp_baseline(
+                rewards, groups, mask, penalties=penalties, divide=divide, reduce=reduce
+            )
+        case "rloo":
+            if penalties is not None:
+                rewards = rewards + torch.where(mask, penalties, 0.0).sum(-1)
+            advantages = rloo(rewards, groups, mask)
+        case "gdpo":
+            parts = _needed("components", components, algorithm)
+            advantages = gdpo(parts, groups, mask, divide=divide, reduce=reduce)
+            advantages = _penalised_ahead(advantages, penalties, mask)
+        case _:
+            advantages = _grouped(algorithm, rewards, groups, mask)
+            advantages = _penalised_ahead(advantages, penalties, mask)
+    return Estimate(advantages)
+
+
+def _grouped(algorithm: Algorithm, rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """Return the advantages of the estimators that need rewards and groups only."""
+    if algorithm.advantage == "opo":
+        return opo(rewards, groups, mask)
+    if algorithm.advantage == "pass_at_k":
+        return pass_at_k(rewards, groups, mask, divide=algorithm.normalize_std)
+    if algorithm.advantage == "grpo" and algorithm.normalize_std:
+        return grpo(rewards, groups, mask)
+    return mean_only(rewards, groups, mask)
+
+
+def _needed(name: str, given: Tensor | None, algorithm: Algorithm) -> Tensor:
+    if given is None:
+        raise ConfigurationError(
+            f"Expected {name} for advantage={algorithm.advantage!r}, got None. Pass {name}, or "
+            "choose an advantage that does without."
+        )
+    return given

@@ -1,0 +1,1 @@
+"""Agents without a language model; they need no torch."""

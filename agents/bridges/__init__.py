@@ -1,0 +1,1 @@
+"""The environment and its models in other trainers."""

@@ -1,0 +1,67 @@
+"""What several of the agents' commands share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search_env.cli.console import open_console
+from search_env.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NEEDED = ("torch", "transformers", "safetensors")
+
+TokenizerName = Annotated[
+    str | None,
+    typer.Option(help="Bundled name, path to a tokenizer.json, or hub id; else the model's own."),
+]
+
+ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
+
+
+def only_given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those values that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def need_agents(command: str) -> None:
+    """Say what to install where something is missing."""
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"Expected {', '.join(_NEEDED)} for search-env {command}, got no {missing[0]}. Run "
+            '`pip install "search-env[agents]"`.'
+        )
+    from transformers.utils import logging
+
+    # Its bars for loading and writing would break the display.
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def count_ids(model: PreTrainedModel) -> int:
+    """Return how many ids a model samples from."""
+    return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+
+
+def is_main() -> bool:
+    """Return whether this is the process of torchrun that talks, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Any]:
+    """Show a bar; yield the function that moves it."""
+    from rich.progress import Progress
+
+    with Progress(console=open_console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done, _: bar.update(task, completed=done)

@@ -1,0 +1,90 @@
+"""``search-env label``: how many rollouts a model needs for each question."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from search_env.agents.cli.common import (
+    ProtocolName,
+    Threads,
+    TokenizerName,
+    count_ids,
+    need_agents,
+    only_given,
+    progress,
+)
+from search_env.cli.console import say
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "label",
+        epilog="Example: search-env label SearchQA-v0 --model runs/first/model --out hard.jsonl",
+    )(label_command)
+
+
+def label_command(
+    out: Annotated[Path, typer.Option(help="File to write to; one that is there is continued.")],
+    model: Annotated[
+        str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
+    ] = "tiny-base",
+    env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
+    split: Annotated[str | None, typer.Option(help="Questions' split.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
+    rollouts: Annotated[int, typer.Option(min=1, help="After how many to give up.")] = 21,
+    right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
+    rows: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Context in tokens.")] = 4096,
+    protocol: ProtocolName = None,
+    tokenizer: TokenizerName = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Measure how many rollouts a model needs for each question: easy, medium or difficult."""
+    need_agents("label")
+    import torch
+
+    from search_env.agents.inference.engine import Engine
+    from search_env.agents.inference.sampling import Sampling
+    from search_env.agents.models import check_fits, load_model, with_tokenizer
+    from search_env.agents.rollouts.collect import make_envs
+    from search_env.agents.rollouts.curriculum import LEVELS, label_difficulty
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load_model(model)
+    given = {"split": split, "protocol": protocol, "tokenizer": tokenizer, "max_tokens": max_tokens}
+    envs = make_envs(
+        env_id,
+        rows=rows,
+        vocabulary=count_ids(loaded),
+        options=with_tokenizer(only_given(given), loaded),
+    )
+    check_fits(loaded, envs.tokenizer)
+    engine = Engine(
+        loaded, rows=rows, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
+    )
+    count = len(envs.questions) if limit is None else min(limit, len(envs.questions))
+    with progress("label", count) as advance:
+        labels = label_difficulty(
+            envs,
+            engine,
+            out,
+            indices=range(count),
+            rollouts=rollouts,
+            right=right,
+            seed=seed,
+            progress=advance,
+        )
+    found = [label.level for label in labels.values()]
+    shares = ", ".join(f"{found.count(level):,} {level}" for level in LEVELS)
+    say(
+        f"{len(found):,} questions: {shares}.\n"
+        f"Use it: search-env train {env_id} --difficulties {shlex.quote(str(out))}"
+    )

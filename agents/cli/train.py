@@ -1,0 +1,339 @@
+"""``search-env train``: train a language model to search and to answer.
+
+Options become a :class:`~search_env.agents.training.config.TrainConfig` here, and results become a
+report; the work is in :mod:`search_env.agents.training.train`. Whatever needs torch is imported
+inside the functions, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from search_env.agents.cli.common import (
+    ProtocolName,
+    Threads,
+    TokenizerName,
+    count_ids,
+    is_main,
+    need_agents,
+    only_given,
+)
+from search_env.cli.console import INTERRUPTED, PIPE_WIDTH, open_console, say
+from search_env.errors import ConfigurationError, nearest
+
+if TYPE_CHECKING:
+    from search_env.agents.reporting.logs import Observer
+    from search_env.agents.training.config import TrainConfig
+    from search_env.agents.training.run import TrainResult
+    from search_env.agents.types import Trajectory
+    from search_env.envs.search_qa_vector import SearchQAVectorEnv
+
+_RECORD = "config.json"  # in a run's folder: what is run
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", epilog="Example: search-env train --minutes 10 --out runs/first")(
+        train_command
+    )
+
+
+def train_command(
+    context: typer.Context,
+    env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
+    model: Annotated[
+        str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
+    ] = "tiny-base",
+    preset: Annotated[
+        str, typer.Option(help="Algorithm, one of search_env.agents.algorithms.presets.")
+    ] = "tiny",
+    phases: Annotated[str, typer.Option(help="both, 1 (search) or 2 (answer).")] = "both",
+    out: Annotated[Path, typer.Option(help="Folder of everything the run leaves.")] = Path(
+        "runs/train"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=2, help="Context in tokens.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, fp32, or bf16 with float32 weights.")
+    ] = None,
+    protocol: ProtocolName = None,
+    tokenizer: TokenizerName = None,
+    difficulties: Annotated[
+        Path | None, typer.Option(help="File of search-env label: ask by difficulty.")
+    ] = None,
+    test_questions: Annotated[
+        int, typer.Option(min=1, help="Unseen questions for the table at the end.")
+    ] = 200,
+    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share out the work, on CPUs.")
+    ] = None,
+    threads: Threads = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other setting, NAME=VALUE, repeatable."),
+    ] = None,
+) -> None:
+    """Train a language model to search and to answer; show what it has learnt.
+
+    Without options: the bundled base model, both phases, a few minutes on two CPU cores.
+    """
+    need_agents("train")
+    from search_env.agents.training import checkpoints
+    from search_env.agents.training.train import train
+
+    if resume:
+        asked = {"steps": steps, "minutes": minutes, "processes": processes, "threads": threads}
+        _refuse_options(context, ("out", "resume", "test_questions", *asked))
+        config = _saved_config(out, asked)
+    else:
+        named: dict[str, Any] = {
+            **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
+            **{"rows": rows, "max_tokens": max_tokens, "dtype": dtype, "seed": seed},
+            **{"processes": processes, "threads": threads, "model": model},
+            "difficulties": difficulties and str(difficulties),
+        }
+        environment = {"protocol": protocol, "tokenizer": tokenizer}
+        config = _configure(
+            only_given(named), only_given(environment), preset, phases, settings or ()
+        )
+        if is_main():
+            _warn_of_one_split(config)
+            _save_config(config)
+    newest = checkpoints.latest(out / "checkpoints")
+    done = 0 if newest is None else checkpoints.step_of(newest)
+    observer = _observers(config, done if resume else None)
+    try:
+        result = train(config, observer=observer, resume=newest is not None)
+    except KeyboardInterrupt:
+        say(f"Interrupted. Go on with: search-env train --resume --out {shlex.quote(str(out))}")
+        raise typer.Exit(INTERRUPTED) from None
+    if is_main():
+        _report(config, result, test_questions)
+
+
+# ------------------------------------------------------------------------------ from options
+
+
+def _configure(
+    named: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    preset: str,
+    phases: str,
+    settings: Sequence[str],
+) -> TrainConfig:
+    """Return the configuration that a command line asks for."""
+    from dataclasses import replace
+
+    from search_env.agents.algorithms.presets import get_preset
+    from search_env.agents.learning.precision import resolve_dtype
+    from search_env.agents.training.config import PHASES, TrainConfig
+    from search_env.agents.training.default_run import tiny_run
+    from search_env.validation import check_choice
+
+    chosen = {"both": PHASES, "1": PHASES[:1], "2": PHASES[1:]}
+    check_choice("--phases", phases, list(chosen))
+    if preset == "tiny":
+        base = tiny_run(phases=phases)
+    else:
+        base = TrainConfig(
+            model=str(named["model"]), algorithm=get_preset(preset), phases=chosen[phases]
+        )
+    changes = _settings(settings)
+    config = replace(
+        base,
+        algorithm=replace(base.algorithm, **changes["algorithm"]),
+        optimizer=replace(base.optimizer, **changes["optimizer"]),
+        env_options={**base.env_options, **environment},
+        **{**named, **changes["run"]},
+    )
+    return replace(config, dtype=resolve_dtype(config.dtype, config.device))
+
+
+def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what ``--set`` says, by the part of the configuration that it is about."""
+    from dataclasses import fields
+
+    from search_env.agents.algorithms.config import Algorithm
+    from search_env.agents.learning.optimizers import OptimizerConfig
+    from search_env.agents.training.config import TrainConfig
+
+    nested = ("algorithm", "optimizer", "phases", "env_options", "eval_options")
+    known = {
+        "run": [field.name for field in fields(TrainConfig) if field.name not in nested],
+        "algorithm": [field.name for field in fields(Algorithm)],
+        "optimizer": [field.name for field in fields(OptimizerConfig)],
+    }
+    changes: dict[str, dict[str, Any]] = {part: {} for part in known}
+    for setting in settings:
+        name, value = _parse(setting)
+        part = next((part for part, names in known.items() if name in names), None)
+        if part is None:
+            names = sorted({name for names in known.values() for name in names})
+            raise ConfigurationError(
+                f"Expected --set to name one of {', '.join(names)}, got {name!r}. "
+                f"{nearest(name, names)}"
+            )
+        changes[part][name] = value
+    return changes
+
+
+def _parse(setting: str) -> tuple[str, Any]:
+    name, equals, text = setting.partition("=")
+    if not equals:
+        raise ConfigurationError(
+            f"Expected --set NAME=VALUE, got {setting!r}. Write for example --set group_size=8."
+        )
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return name.strip().replace("-", "_"), value
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
+    """Refuse options that a run cannot be resumed with."""
+    wrong = [name for name in context.params if name not in allowed and _is_given(context, name)]
+    if wrong:
+        raise ConfigurationError(
+            f"Expected only {', '.join(allowed)} with --resume, got {', '.join(wrong)}: the run "
+            "goes on with its own settings. Leave them out, or begin a new run."
+        )
+
+
+def _save_config(config: TrainConfig) -> None:
+    """Note what is run, in a folder that holds no run yet."""
+    record = Path(config.out) / _RECORD
+    if record.exists():
+        raise ConfigurationError(
+            f"Expected a new folder, got {config.out}, which holds a run. Choose another with "
+            "--out, or go on with that run: --resume."
+        )
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return what is run in a folder, with other limits where they are given."""
+    from dataclasses import replace
+
+    from search_env.agents.training.config import TrainConfig
+
+    record = out / _RECORD
+    if not record.is_file():
+        raise ConfigurationError(
+            f"Expected a run to resume in {out}, got no {_RECORD} there. Name its folder with "
+            "--out."
+        )
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
+        ) from error
+    return replace(TrainConfig.from_json(settings), **only_given(changes), out=str(out))
+
+
+# -------------------------------------------------------------------------------- to results
+
+
+def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
+    """Return the display and the logs of a run."""
+    from search_env.agents.reporting.dashboard import Dashboard
+    from search_env.agents.reporting.logs import JsonLinesLog, Observers, TensorBoardLog
+
+    out = Path(config.out)
+    told: list[Observer] = []
+    if is_main():
+        told = [
+            JsonLinesLog(out / "metrics.jsonl", resume_step=resume_step),
+            Dashboard(minutes=config.minutes),
+        ]
+        if importlib.util.find_spec("tensorboard") is not None:
+            told.append(TensorBoardLog(out / "tensorboard", resume_step=resume_step))
+    return Observers(told)
+
+
+def _warn_of_one_split(config: TrainConfig) -> None:
+    """Say so where a run is evaluated on the questions that it trains on."""
+    if not (_is_held_out(config, "evaluation") and _is_held_out(config, "test")):
+        split = config.options_for("train")["split"]
+        say(
+            f"Warning: {config.env_id} is evaluated on questions that it is trained on "
+            f"({'all of them' if split is None else f'split {split!r}'}). Give some of them "
+            "another split to evaluate on, such as 'dev'.",
+            "yellow",
+            stderr=True,
+        )
+
+
+def _is_held_out(config: TrainConfig, purpose: Literal["evaluation", "test"]) -> bool:
+    """Return whether other questions than those trained on are asked."""
+    train, asked = config.options_for("train"), config.options_for(purpose)
+    return (train["split"], train.get("dataset")) != (asked["split"], asked.get("dataset"))
+
+
+def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
+    """Show what the model does before and after, a picture, and episodes to read."""
+    from rich.console import Console
+
+    from search_env.agents.reporting.summary import results_table, show_episodes, tell
+
+    envs, before, after = _play_test(config, result, count)
+    seen = "never seen in training" if _is_held_out(config, "test") else "trained on"
+    out = Path(config.out)
+    with (out / "report.txt").open("w", encoding="utf-8") as file:
+        for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
+            console.print(f"\n{len(after):,} questions {seen}:\n", markup=False)
+            console.print(results_table({"before training": before, "after training": after}))
+            show_episodes(tell(after, before), envs.tokenizer, envs.questions, console=console)
+    written = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
+    if importlib.util.find_spec("matplotlib") is not None and result.steps:
+        from search_env.agents.reporting.plots import training_figure
+
+        training_figure([out / "metrics.jsonl"], out / "training.png")
+        written.append(str(out / "training.png"))
+    say("\nWrote " + ", ".join(written))
+    recorded = sorted((out / "episodes").glob("step-*.jsonl"))
+    if recorded:
+        say(f"Look into training: search-env view {shlex.join(map(str, recorded))} --open")
+
+
+def _play_test(
+    config: TrainConfig, result: TrainResult, count: int
+) -> tuple[SearchQAVectorEnv, list[Trajectory], list[Trajectory]]:
+    """Return the test's rows and the greedy episodes of the base and of the trained model."""
+    import numpy as np
+
+    from search_env.agents.models import load_model, with_tokenizer
+    from search_env.agents.rollouts.collect import make_envs
+    from search_env.agents.rollouts.lm_agent import play_questions
+
+    base = load_model(config.model)
+    envs = make_envs(
+        config.env_id,
+        rows=config.rows,
+        vocabulary=count_ids(base),
+        options=with_tokenizer(config.options_for("test"), base),
+    )
+    last = len(envs.questions) - 1
+    asked = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
+    before = play_questions(base, envs, asked)
+    return envs, before, play_questions(load_model(str(result.model)), envs, asked)

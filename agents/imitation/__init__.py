@@ -1,0 +1,1 @@
+"""Supervised learning: demonstrations, fine-tuning, the stages that made the base model."""

@@ -1,0 +1,365 @@
+"""Texts to imitate, made from the procedural world: articles, reading cards, episodes.
+
+What a demonstration teaches is two things that are kept apart here. *How* to search is the words of
+a query, the span copied from a document. *Whether* to search is the one token after the prompt or
+after documents that opens a query tag or else closes the thought: the **decision**. Weights on the
+policy's tokens can leave the decisions out, so that a model can be able to do what it seldom does:
+the state in which reinforcement learning finds a base model.
+
+Whoever searches here thinks aloud: first the steps, in the words of their queries, then after each
+search the query again and what was found, and, where asked for, the steps that are left. Every
+choice is thereby made next to what it rests on, which is what a small model can learn.
+
+Episodes are played in the environment by scripts, so that tokens and sources are those of rollouts.
+Nothing here is drawn at random but what the caller's generator draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_env.agents.baselines.scripted import ScriptedAgent
+from search_env.agents.types import Example
+from search_env.core.document_block import BlockWriter
+from search_env.envs.search_qa import SearchQAEnv
+from search_env.protocols.grammar import open_thoughts
+from search_env.protocols.tagged_text import thoughts_closed
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import Document, Hop, Question, Source, TagRole
+
+_CARD_TOKENS = 2048
+_CARD_QUESTIONS = 12
+_CONTEXT_WEIGHT = 0.02
+Decisions = Literal["all", "later", "none"]
+
+TAGS = 0.1
+"""Weight of the tags' tokens, which are easy and many, where nothing else is said."""
+
+
+def article_examples(
+    documents: Sequence[Document], tokenizer: Tokenizer, length: int
+) -> Iterator[Example]:
+    """Yield articles one after the other, cut into windows; every token counts.
+
+    Args:
+        documents: In the order in which they are read.
+        tokenizer: Writes them, an end-of-sequence id between two.
+        length: Tokens a window; the last one, if it is shorter, is left out.
+    """
+    held: list[int] = []
+    end = min(tokenizer.eos_ids, default=0)
+    for document in documents:
+        held += [*tokenizer.encode(f"{document.title}   {document.text}").tolist(), end]
+        while len(held) >= length:
+            window, held = held[:length], held[length:]
+            yield Example(np.array(window, np.int32), np.ones(length, np.float32))
+
+
+def copying_examples(
+    random: np.random.Generator, count: int, length: int, vocabulary: int
+) -> Iterator[Example]:
+    """Yield random ids in which spans come back; a span's tokens count from its third on.
+
+    The quickest way to heads that copy: nothing but the repetition can be learnt from it.
+
+    Args:
+        random: Draws ids and spans of 4 to 24 tokens.
+        count: Number of examples.
+        length: Tokens of each.
+        vocabulary: Ids are drawn below this.
+    """
+    for _ in range(count):
+        tokens = random.integers(1, vocabulary, length, dtype=np.int32)
+        weights = np.zeros(length, np.float32)
+        at = int(random.integers(8, length // 2))
+        while at < length - 4:
+            source = int(random.integers(0, at - 3))
+            span = min(int(random.integers(4, 25)), length - at, at - source)
+            tokens[at : at + span] = tokens[source : source + span]
+            weights[at + 2 : at + span] = 1.0
+            at += span + int(random.integers(0, 6))
+        yield Example(tokens, weights)
+
+
+def reading_examples(
+    env: SearchQAEnv, lookups: Sequence[Question], random: np.random.Generator, documents: int
+) -> Iterator[Example]:
+    """Yield reading cards without end: what a search found, then questions on it and answers.
+
+    A card has no prompt: it teaches to find a sentence and copy from it, and nothing of when to do
+    so. Half of them ask in words, half in the keywords that a thought repeats. The first two tokens
+    of an answer, which say where the copy begins, count three times; questions and documents a
+    little.
+
+    Args:
+        env: Finds and writes the documents.
+        lookups: Questions of one hop; those on one document are asked together.
+        random: Draws the cards.
+        documents: How many a card shows; the first is the one that was searched for.
+    """
+    about: dict[str, list[Question]] = {}
+    for question in lookups:
+        about.setdefault(question.supporting[0], []).append(question)
+    writer, encode = BlockWriter(env.protocol, env.tokenizer), env.tokenizer.encode
+    while True:
+        query = lookups[int(random.integers(len(lookups)))].hops[0].query
+        found = env.retriever.search([query], env.protocol.top_k)[0][:documents]
+        block = writer.write(found, _CARD_TOKENS)
+        if block is None:  # not with this limit
+            continue
+        asked = [question for document in found for question in about.get(document.id, ())]
+        pieces, weights = [block], [np.full(len(block), _CONTEXT_WEIGHT)]
+        in_words = random.random() < 0.5
+        for index in random.permutation(len(asked))[:_CARD_QUESTIONS]:
+            says = asked[index]
+            asks = encode(f"{says.text}\n<answer>" if in_words else f" {says.hops[0].query}:")
+            answer = encode(f" {says.answers[0]} </answer>\n" if in_words else _found(says.hops[0]))
+            pieces += [asks, answer]
+            weights += [np.full(len(asks), _CONTEXT_WEIGHT), np.ones(len(answer))]
+            weights[-1][:2] = 3.0
+        yield Example(np.concatenate(pieces), np.concatenate(weights).astype(np.float32))
+
+
+def oracle_example(
+    env: SearchQAEnv,
+    index: int,
+    *,
+    decisions: Decisions = "all",
+    tags: float = TAGS,
+    recounts: bool = True,
+) -> Example:
+    """Return the episode that searches for each hop in turn and answers right.
+
+    Args:
+        env: Plays it.
+        index: Of the question.
+        decisions: Which of the tokens that decide between searching and answering count: all, those
+            after a search, or none.
+        tags: Weight of the tags' tokens.
+        recounts: Whether the steps that are left are said after each search.
+    """
+    question = env.questions[index]
+    pieces = partial(_pieces, env, len(question.hops), question.answers[0], recounts)
+    return _example(env, index, pieces, decisions=decisions, tags=tags)
+
+
+def hasty_example(
+    env: SearchQAEnv,
+    index: int,
+    random: np.random.Generator,
+    *,
+    search_rate: float,
+    go_on_rate: float,
+    tags: float = TAGS,
+    guesses: float = 0.1,
+    recounts: bool = True,
+) -> Example:
+    """Return an episode of somebody who seldom searches and soon stops.
+
+    With probability ``1 - search_rate`` it answers at once, with the answer of another question
+    of the same kind. Otherwise it searches for the first hop and,
+    after each search, for the next with probability ``go_on_rate``; what it found last is its
+    answer.
+
+    Args:
+        env: Plays the episode.
+        index: Of the question.
+        random: Draws all this.
+        search_rate: Probability of a first search.
+        go_on_rate: Probability of each further one.
+        tags: Weight of the tags' tokens.
+        guesses: Factor of all weights behind the decision not to search: who imitates what cannot
+            be known learns nothing else of it, but should learn how it ends.
+        recounts: Whether the steps that are left are said after each search.
+    """
+    question = env.questions[index]
+    if random.random() >= search_rate:
+        alike = [other for other in env.questions if other.kind == question.kind]
+        guess = alike[int(random.integers(len(alike)))].answers[0]
+        return _example(
+            env, index, partial(_pieces, env, 0, guess, False), tags=tags, content=guesses
+        )
+    done = hops_done(question, random, go_on_rate)
+    pieces = partial(_pieces, env, done, _answer_after(question, done), recounts)
+    return _example(env, index, pieces, tags=tags)
+
+
+def thinking_example(
+    env: SearchQAEnv,
+    index: int,
+    *,
+    searches: int | None = None,
+    decisions: Decisions = "none",
+    tags: float = TAGS,
+    recounts: bool = True,
+) -> Example:
+    """Return an oracle's episode without what the environment writes in it.
+
+    Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
+    teach them. What was found is given and does not count.
+
+    Args:
+        env: Writes the prompt.
+        index: Of the question.
+        searches: How many hops are searched for before what was found last is the answer; None for
+            all, and the right answer.
+        decisions: Which of them count, as in :func:`oracle_example`.
+        tags: Weight of the tags' tokens.
+        recounts: Whether the steps that are left are said after each search.
+    """
+    question = env.questions[index]
+    env.reset(options={"index": index})
+    prompt = env.transcript().tokens
+    done = len(question.hops) if searches is None else searches
+    pieces = _pieces(env, done, _answer_after(question, done), recounts)
+    found = {_found(hop) for hop in question.hops}
+    tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
+    weights = [np.zeros(len(prompt))]
+    for piece in pieces:
+        weights.append(_weights(env, piece, tags=tags, decisions=decisions))
+        if piece.text in found:
+            weights[-1][:] = 0.0
+    return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
+
+
+def hops_done(question: Question, random: np.random.Generator, go_on_rate: float) -> int:
+    """Return how many hops somebody searches for who goes on with this probability after each."""
+    done = 1
+    while done < len(question.hops) and random.random() < go_on_rate:
+        done += 1
+    return done
+
+
+def _answer_after(question: Question, done: int) -> str:
+    """Return the answer of somebody who searched for so many hops."""
+    whole = done == len(question.hops)
+    return question.answers[0] if whole else question.hops[done - 1].answer
+
+
+def _example(
+    env: SearchQAEnv,
+    index: int,
+    script: Callable[[], list[_Piece]],
+    *,
+    tags: float,
+    decisions: Decisions = "all",
+    content: float = 1.0,
+) -> Example:
+    """Return the episode of a script.
+
+    Args:
+        env: Plays it.
+        index: Of the question.
+        script: Returns what is written, once the episode was reset.
+        tags: Weight of tags.
+        decisions: Which of them count.
+        content: Factor of everything else.
+    """
+    observation, _ = env.reset(options={"index": index})
+    pieces = script()
+    agent = ScriptedAgent(lambda env: (piece.text for piece in pieces))
+    agent.begin(env, observation)
+    over = False
+    while not over:
+        observation, _, terminated, truncated, _ = env.step(agent.act(observation))
+        over = terminated or truncated
+    written = [
+        _weights(env, piece, tags=tags, decisions=decisions, content=content) for piece in pieces
+    ]
+    transcript = env.transcript()
+    policy = transcript.sources == Source.POLICY
+    example = np.zeros(len(policy), np.float32)
+    example[policy] = np.concatenate(written)[: np.count_nonzero(policy)]
+    return Example(transcript.tokens.copy(), example)
+
+
+class _Piece(NamedTuple):
+    """Text that a script writes at once.
+
+    Attributes:
+        text: It.
+        is_tag: Whether it is nothing but tags.
+        copied: Whether it is copied; its first two tokens, which say where from, count more.
+        decides: How many of its first tokens tell searching from answering.
+        is_later: Whether something was searched for before it.
+    """
+
+    text: str
+    is_tag: bool = False
+    copied: bool = False
+    decides: int = 0
+    is_later: bool = False
+
+
+def _weights(
+    env: SearchQAEnv, piece: _Piece, *, tags: float, decisions: Decisions, content: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the weights of a piece's tokens."""
+    weights = np.full(
+        len(env.tokenizer.encode(piece.text)), content * (tags if piece.is_tag else 1.0)
+    )
+    weights[: 2 * piece.copied] *= 3.0
+    weights[: piece.decides] = decisions == "all" or (decisions == "later" and piece.is_later)
+    return weights
+
+
+def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> list[_Piece]:
+    """Return what is written in an episode that was just reset: some searches and an answer."""
+    transcript, protocol = env.transcript(), env.protocol
+    hops = transcript.question.hops
+    query, final = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
+    head = thoughts_closed(protocol, open_thoughts(transcript))
+    opening, closing = query.open, head + final.open
+    same = itertools.takewhile(
+        lambda pair: pair[0] == pair[1],
+        zip(*(env.tokenizer.encode(text).tolist() for text in (opening, closing)), strict=False),
+    )
+    decides = len(list(same)) + 1
+    steps = list(_steps(hops))
+    pieces = [_Piece(_say(steps), decides=1)] if searches else []
+    for number, hop in enumerate(hops[:searches]):
+        pieces += [
+            _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
+            _Piece(f" {hop.query}", copied=True),
+            _Piece(f" {query.close}", is_tag=True),
+            _Piece(f" {hop.query}:", copied=True),
+            _Piece(_found(hop), copied=True),
+        ]
+        if recounts:
+            pieces.append(_Piece(_say(steps[number + 1 :])))
+    return [
+        *pieces,
+        _Piece(
+            closing,
+            is_tag=True,
+            decides=decides if searches else 1,
+            is_later=searches > 0,
+        ),
+        _Piece(f" {answer}", copied=True),
+        _Piece(f" {final.close}", is_tag=True),
+    ]
+
+
+def _steps(hops: Sequence[Hop]) -> Iterator[str]:
+    """Yield what each hop asks for, without the names that only earlier hops find."""
+    known: list[str] = []
+    for hop in hops:
+        step = hop.query
+        for name in known:
+            step = step.replace(name, "")
+        yield " ".join(step.split()) or hop.query
+        known.append(hop.answer)
+
+
+def _say(steps: Sequence[str]) -> str:
+    return f" Steps: {'; '.join(steps) or 'none'}.\n"
+
+
+def _found(hop: Hop) -> str:
+    return f" {hop.answer}.\n"

@@ -1,0 +1,147 @@
+"""Supervised steps: pretraining on texts, fine-tuning on episodes; the learner and data of RL.
+
+An example is tokens with weights (:class:`~search_env.agents.types.Example`): all 1 for a text, 1
+on the policy's tokens for an episode. Batches are drawn in epochs, each in an order that seed and
+epoch number fix, so a run that is broken off goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.packing import packed_logits
+from search_env.agents.reporting.logs import Observer, Observers
+from search_env.agents.types import Example
+from search_env.errors import ConfigurationError
+from search_env.validation import check_count
+
+_SILENT = Observers(())
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisedConfig:
+    """How long and in what batches.
+
+    Attributes:
+        steps: Updates in all.
+        tokens_per_step: A batch is closed by the example that reaches this many tokens, read ones
+            included.
+        seed: Orders the examples.
+        eval_every: Updates between two looks at held-out examples; 0 for none.
+
+    Raises:
+        ConfigurationError: A number that is no count.
+    """
+
+    steps: int
+    tokens_per_step: int = 4096
+    seed: int = 0
+    eval_every: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        check_count("steps", self.steps)
+        check_count("tokens_per_step", self.tokens_per_step)
+
+
+def fit(
+    learner: Learner,
+    examples: Sequence[Example],
+    config: SupervisedConfig,
+    *,
+    held_out: Sequence[Example] = (),
+    observer: Observer = _SILENT,
+) -> None:
+    """Train on examples, from the learner's update count on to ``config.steps``.
+
+    Processes that train together share out each batch; all of them are given the same examples.
+
+    Args:
+        learner: Its ``updates`` say how many batches of this order it has seen.
+        examples: What to imitate.
+        config: How long and in what batches.
+        held_out: Examples that are only measured.
+        observer: Hears ``loss`` (nats a weighted token), ``accuracy`` of held-out examples.
+
+    Raises:
+        ConfigurationError: There is nothing to learn from.
+        NonFiniteError: The loss is NaN or infinite; the weights are those of the last good update.
+    """
+    done = learner.updates
+    numbered = zip(range(config.steps), _batches(examples, config), strict=False)
+    for step, batch in numbered:
+        if step < done:
+            continue
+        start = time.perf_counter()
+        by_length = sorted(batch, key=lambda example: len(example.tokens))
+        share = learner.ranks.split(by_length)  # of about as many tokens as the others'
+        loss = learner.ranks.sum([learner.accumulate_examples(share)])[0]
+        norm = learner.step()
+        tokens = sum(len(example.tokens) for example in batch)
+        metrics = {
+            "loss": loss,
+            "policy/grad_norm": norm,
+            "policy/learning_rate": learner.learning_rate,
+            "tokens/total": float(tokens),
+            "time/step": time.perf_counter() - start,
+        }
+        observer.step(step + 1, metrics, ())
+        if config.eval_every and (step + 1) % config.eval_every == 0 and held_out:
+            observer.evaluated(step + 1, measure(learner, held_out))
+
+
+@torch.no_grad()
+def measure(learner: Learner, examples: Sequence[Example]) -> dict[str, float]:
+    """Return loss and accuracies on examples.
+
+    Returns:
+        ``eval/loss``: weighted mean of negative log-probabilities, in nats. ``eval/accuracy``:
+        share of tokens with weight whose most likely id is right. ``eval/exact``: share of
+        examples in which all of those are.
+    """
+    loss = weight = right = count = exact = 0.0
+    for example in examples:
+        ids = torch.from_numpy(example.tokens.astype(np.int64)).to(learner.device)
+        weights = torch.from_numpy(example.weights).to(learner.device)
+        keep = torch.nonzero(weights[1:] > 0)[:, 0]
+        if not len(keep):
+            continue
+        logits = packed_logits(learner.model, [ids], keep).float()
+        target = ids[keep + 1]
+        hit = logits.argmax(-1) == target
+        losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        loss += float(losses @ weights[keep + 1])
+        weight += float(weights[keep + 1].sum())
+        right, count, exact = right + float(hit.sum()), count + len(hit), exact + float(hit.all())
+    many = max(len(examples), 1)
+    return {
+        "eval/loss": loss / weight if weight else math.nan,
+        "eval/accuracy": right / count if count else math.nan,
+        "eval/exact": exact / many,
+    }
+
+
+def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[list[Example]]:
+    """Yield batches for ever."""
+    if not any(example.weights[1:].any() for example in examples):
+        raise ConfigurationError(
+            f"Expected examples with something to imitate, got {len(examples)} without any weight. "
+            "Give at least one."
+        )
+    batch: list[Example] = []
+    tokens = epoch = 0
+    while True:
+        for index in np.random.default_rng([config.seed, epoch]).permutation(len(examples)):
+            batch.append(examples[index])
+            tokens += len(examples[index].tokens)
+            if tokens >= config.tokens_per_step:
+                yield batch
+                batch, tokens = [], 0
+        epoch += 1

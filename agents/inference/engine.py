@@ -1,0 +1,480 @@
+"""Token engine: sequences that grow by sampled and by inserted tokens, over any causal LM.
+
+Every row is a sequence of its own. Rows begin, take inserted tokens and end at any time, side by
+side; each token is forwarded once, nothing is padded and nothing is computed twice. A sampled
+token waits until the next :meth:`Engine.decode` of its row, where it is forwarded together with
+whatever was inserted behind it.
+
+The engine deals in ids: it knows no tokenizer, no tag and no end of sequence. The model is any
+transformers causal LM that uses the library's attention interface (Qwen, Llama, GPT-2, SmolLM,
+Gemma, ...). It may be trained between calls, in place; what a row has in its cache stays as it was
+computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from search_env.agents.errors import (
+    ContextLengthError,
+    DeviceMemoryError,
+    ModelMismatchError,
+    NonFiniteError,
+)
+from search_env.agents.inference.attention import Plan, packed_positions
+from search_env.agents.inference.forward import Runner, Sampled, StaticDecoder, check_context
+from search_env.agents.inference.paged_cache import Index, RaggedCache
+from search_env.agents.inference.rollout_engine import Decoded, Ids, Rows, Weights
+from search_env.agents.inference.sampling import Sampling
+from search_env.errors import ConfigurationError
+
+_PAGE_SIZES = {"cpu": 32}
+"""Tokens of a page: small ones read less too much, but GPUs multiply larger matrices better."""
+
+
+@dataclass(slots=True)
+class Timings:
+    """Where the engine's time went since the last :meth:`reset`.
+
+    Where a forward pass carries prompts or documents beside tokens to decode, attention counts as
+    what it was for, and the rest is shared out by the number of tokens.
+
+    Attributes:
+        prefill_seconds: Seconds for tokens that no token was sampled from.
+        decode_seconds: Seconds for the others, sampling included.
+        prefill_tokens: Tokens that no token was sampled from.
+        decode_tokens: Tokens sampled.
+        copied_tokens: Tokens that were not forwarded, since another row begins with the same.
+    """
+
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    copied_tokens: int = 0
+
+    def reset(self) -> None:
+        """Begin at zero."""
+        self.prefill_seconds = self.decode_seconds = 0.0
+        self.prefill_tokens = self.decode_tokens = self.copied_tokens = 0
+
+    def add(self, seconds: float, prefilled: int, decoded: int, plan: Plan | None) -> None:
+        """Count one forward pass; ``plan`` is None where it did one of the two only."""
+        share = prefilled / (prefilled + decoded)
+        prefill = seconds * share
+        if plan is not None:
+            others = seconds - plan.run_seconds - plan.single_seconds
+            prefill = plan.run_seconds + others * share
+        self.prefill_seconds += prefill
+        self.decode_seconds += seconds - prefill
+        self.prefill_tokens += prefilled
+        self.decode_tokens += decoded
+
+
+class Engine:
+    """Rows of a causal LM that are decoded together.
+
+    It is a :class:`~search_env.agents.inference.rollout_engine.RolloutEngine`.
+
+    Args:
+        model: Any transformers causal LM. Its configuration and mode are as before after each call.
+        rows: Sequences side by side.
+        max_tokens: Most tokens of one, prompt and inserted tokens included.
+        sampling: The distribution that tokens are drawn from.
+        prefill_chunk: Most tokens without a sampled one in one forward pass: bounds the memory.
+        value_head: Maps the last hidden state ``(n, width)`` to values ``(n, 1)``.
+        graphs: Whether decoding has fixed shapes and, on CUDA, is captured as graphs; None does so
+            on CUDA. Graphs read weights where they lie: changes in place are seen, others are not.
+        shares_weights: Whether whoever trains changes this very model in place. Then
+            :meth:`update_weights` has nothing to copy.
+
+    Attributes:
+        has_log_probs: Always.
+        weights_version: As told by :meth:`update_weights`.
+
+    Raises:
+        ModelMismatchError: The model does not take the attention of
+            :mod:`search_env.agents.inference.attention`.
+        ContextLengthError: ``max_tokens`` exceeds the model's positions.
+        DeviceMemoryError: The cache does not fit.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        rows: int,
+        max_tokens: int,
+        sampling: Sampling | None = None,
+        prefill_chunk: int = 2048,
+        value_head: nn.Module | None = None,
+        graphs: bool | None = None,
+        shares_weights: bool = False,
+    ) -> None:
+        for name, count in (
+            ("rows", rows),
+            ("max_tokens", max_tokens),
+            ("prefill_chunk", prefill_chunk),
+        ):
+            if count < 1:
+                raise ConfigurationError(
+                    f"Expected {name} of 1 or more, got {count}. Raise {name}."
+                )
+        check_context(model, max_tokens)
+        embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+        self.lengths: Index = np.zeros(rows, np.int64)
+        self.timings = Timings()
+        self.has_log_probs, self.weights_version = True, 0
+        self._shares_weights = shares_weights
+        self._prefill_chunk = prefill_chunk
+        self._vocabulary = embeddings.num_embeddings
+        self._device = model.device
+        # One row more than there are sequences: what sequences have in common.
+        self._written: Index = np.zeros(rows + 1, np.int64)
+        self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
+        self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
+        self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZES.get(self._device.type, 128))
+        self._runner = Runner(model, self._cache, sampling or Sampling(), value_head)
+        cuda = self._device.type == "cuda"
+        self._plan: Plan | None = None  # of the last packed pass
+        self._static: StaticDecoder | None = None
+        if cuda if graphs is None else graphs:
+            self._static = StaticDecoder(self._runner, rows, self._device, capture=cuda)
+        self._probe()
+
+    @property
+    def rows(self) -> int:
+        """Sequences side by side."""
+        return len(self.lengths)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one sequence."""
+        return int(self._tokens.shape[1])
+
+    @property
+    def sampling(self) -> Sampling:
+        """The distribution that tokens are drawn from."""
+        return self._runner.sampling
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Seconds for tokens that no token was sampled from, since timings were reset."""
+        return self.timings.prefill_seconds
+
+    def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
+        """Begin new sequences; what the rows held before is dropped.
+
+        Equal prompts of one call are forwarded once. So is the beginning that all prompts of a
+        call have in common, if no other row is alive; later calls use it as long as it fits and
+        no weight was changed. The token at position p of a row is drawn by the p-th number of
+        ``np.random.default_rng(seed)``, whatever the other rows do.
+
+        Args:
+            rows: ``(n,)``, distinct.
+            prompts: Ids of each, at least one.
+            seeds: One for each.
+
+        Raises:
+            ContextLengthError: A prompt leaves no room for a token.
+            ModelMismatchError: An id is none of the model's.
+            ConfigurationError: Rows, prompts and seeds do not match.
+        """
+        index = self._checked(rows, len(prompts))
+        if len(seeds) != len(index):
+            raise ConfigurationError(
+                f"Expected one seed for each of {len(index)} rows, got {len(seeds)}. Pass as many."
+            )
+        prompts = self._checked_ids(index, prompts, np.zeros_like(index))
+        if not all(prompt.size for prompt in prompts):
+            raise ConfigurationError(
+                "Expected prompts of at least one token, got an empty one. Begin with the "
+                "tokenizer's start token."
+            )
+        self.release(index)
+        if not self.lengths.any():
+            self._find_common(prompts)
+        twins: dict[bytes, list[int]] = {}
+        for row, prompt, seed in zip(index.tolist(), prompts, seeds, strict=True):
+            self._tokens[row, : prompt.size] = prompt
+            self._uniforms[row] = np.random.default_rng(seed).random(self.max_tokens, np.float32)
+            twins.setdefault(prompt.tobytes(), []).append(row)
+        self.lengths[index] = [prompt.size for prompt in prompts]
+        self._share_common(index)
+        self._share([group for group in twins.values() if len(group) > 1])
+
+    def insert(self, rows: Rows, tokens: Sequence[Ids]) -> None:
+        """Append tokens that the model did not choose; they are forwarded with the next decode.
+
+        Args:
+            rows: ``(n,)``, distinct, all begun.
+            tokens: Ids for each; none is allowed.
+
+        Raises:
+            ContextLengthError: A row would grow beyond ``max_tokens``. No row has changed then.
+            ModelMismatchError: An id is none of the model's.
+            ConfigurationError: A row has not begun, or rows and tokens do not match.
+        """
+        index = self._checked(rows, len(tokens), begun=True)
+        tokens = self._checked_ids(index, tokens, self.lengths[index])
+        for row, ids in zip(index.tolist(), tokens, strict=True):
+            length = int(self.lengths[row])
+            self._tokens[row, length : length + ids.size] = ids
+            self.lengths[row] = length + ids.size
+
+    def decode(self, rows: Rows) -> Decoded:
+        """Sample the next token of each row.
+
+        Args:
+            rows: ``(n,)``, distinct, all begun; in any order.
+
+        Returns:
+            Ids, log-probabilities and values in the order of ``rows``.
+
+        Raises:
+            ContextLengthError: A row is full.
+            DeviceMemoryError: Memory ran out. What the rows hold is intact.
+            NonFiniteError: The model's weights are not finite. What the rows hold is intact.
+            ConfigurationError: A row has not begun.
+        """
+        index = self._checked(rows, begun=True)
+        full = index[self.lengths[index] >= self.max_tokens]
+        if full.size:
+            raise ContextLengthError(
+                f"Expected room for a token in row {full[0]}, got a row that has all "
+                f"{self.max_tokens} tokens. Release it, or raise max_tokens."
+            )
+        if not index.size:
+            none = np.zeros(0, np.float32)
+            return Decoded(
+                np.zeros(0, np.int64), none, None if self._runner.value_head is None else none
+            )
+        # CUDA graphs decode one token of each row and nothing else.
+        leave = self._prefill_chunk if self._static is None else 0
+        self._prefill(index, self.lengths[index] - 1, leave)
+        start = time.perf_counter()
+        ahead = int((self.lengths[index] - self._written[index]).sum())
+        with self._named_errors():
+            sampled = self._decode(index)
+            decoded = Decoded(
+                sampled.ids.cpu().numpy(),
+                sampled.log_probs.cpu().numpy(),
+                None if sampled.values is None else sampled.values.cpu().numpy(),
+            )
+        seconds = time.perf_counter() - start
+        self.timings.add(seconds, ahead - len(index), len(index), self._plan)
+        bad = ~np.isfinite(decoded.log_probs)
+        if bad.any():
+            self._written[index] -= 1  # as if the last token had not been forwarded
+            raise NonFiniteError(
+                f"Expected finite log-probabilities, got {decoded.log_probs[bad][0]} in row "
+                f"{index[bad][0]}. Restore the model's last good weights."
+            )
+        self._tokens[index, self.lengths[index]] = decoded.ids
+        self.lengths[index] += 1
+        return decoded
+
+    def release(self, rows: Rows) -> None:
+        """Drop what the rows hold.
+
+        Args:
+            rows: Distinct; rows that have not begun are allowed.
+        """
+        index = self._checked(rows)
+        self.lengths[index] = 0
+        self._written[index] = 0
+        self._cache.release(index)
+
+    def update_weights(self, weights: Weights, version: int) -> None:
+        """Copy weights into the model, unless it shares them; note their version.
+
+        What rows in use have in their cache stays as it was computed.
+
+        Args:
+            weights: Returns all of the model's, by name.
+            version: What :attr:`weights_version` is from now on.
+
+        Raises:
+            ModelMismatchError: They are those of another model. Nothing has changed then.
+        """
+        if not self._shares_weights:
+            own, new = self._runner.model.state_dict(), weights()
+            wrong = own.keys() ^ new.keys() or [n for n in own if own[n].shape != new[n].shape]
+            if wrong:
+                raise ModelMismatchError(
+                    f"Expected the weights of this engine's {type(self._runner.model).__name__}, "
+                    f"got others: {min(wrong)!r} differs. Build the engine for the trained model."
+                )
+            for name, tensor in own.items():
+                tensor.copy_(new[name])  # in place, where CUDA graphs read them
+        self.weights_version = version
+
+    def _find_common(self, prompts: Sequence[Index]) -> None:
+        """Forward the beginning that these prompts have in common, in whole pages."""
+        self._cache.drop_common()
+        row = np.array([self._cache.common_row])
+        self._written[row] = 0
+        shortest = min(prompt.size for prompt in prompts) - 1 if len(prompts) > 1 else 0
+        alike = np.all([prompt[:shortest] == prompts[0][:shortest] for prompt in prompts], 0)
+        length = int(alike.argmin()) if not alike.all() else shortest
+        length -= length % self._cache.page_size
+        if length:
+            self._tokens[row, :length] = prompts[0][:length]
+            self._prefill(row, np.array([length]), 0)
+            self._cache.set_common()
+            self.timings.copied_tokens -= length  # those of the first of them
+        self._weights = _version(self._runner.model)
+
+    def _share_common(self, index: Index) -> None:
+        """Let those rows that begin with the common beginning have it."""
+        length = int(self._written[self._cache.common_row])
+        common = self._tokens[self._cache.common_row, :length]
+        fits = (self._tokens[index, :length] == common).all(1) & (self.lengths[index] > length)
+        if not length or self._weights != _version(self._runner.model):
+            return
+        sharers = index[fits]
+        self._cache.share_common(sharers)
+        self._written[sharers] = length
+        self.timings.copied_tokens += length * len(sharers)
+
+    def _share(self, groups: list[list[int]]) -> None:
+        """Forward each group's prompt once, up to its last token, and copy the cache."""
+        groups = [group for group in groups if self.lengths[group[0]] > 1]
+        if not groups:
+            return
+        firsts = np.array([group[0] for group in groups])
+        self._prefill(firsts, self.lengths[firsts] - 1, 0)
+        start = time.perf_counter()
+        for first, *others in groups:
+            begun, tokens = self._written[others[0]], self._written[first]
+            self._cache.copy(first, np.array(others), int(tokens))
+            self._written[others] = tokens
+            self.timings.copied_tokens += int(tokens - begun) * len(others)
+        self.timings.prefill_seconds += time.perf_counter() - start
+
+    def _prefill(self, index: Index, ends: Index, leave: int) -> None:
+        """Forward tokens before the rows' ``ends`` until at most ``leave`` are left, in chunks."""
+        while (ahead := ends - self._written[index]).sum() > leave:
+            before = np.cumsum(ahead) - ahead
+            counts = np.clip(self._prefill_chunk - before, 0, ahead)
+            chosen = counts > 0
+            start = time.perf_counter()
+            with self._named_errors():
+                self._forward(index[chosen], counts[chosen], 1)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # or the time would count as decoding
+            self.timings.add(time.perf_counter() - start, int(counts.sum()), 0, None)
+
+    def _decode(self, index: Index) -> Sampled:
+        """Forward all that is left of the rows, and sample behind the last token of each."""
+        uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])
+        if self._static is None:
+            counts = self.lengths[index] - self._written[index]
+            last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)
+            logits, values = self._forward(index, counts, last)
+            return self._runner.sample(logits, values, uniforms.to(self._device))
+        at = self._written[index]
+        self._plan = None
+        self._cache.reserve(index, at + 1)
+        sampled = self._static.decode(index, self._tokens[index, at], at, uniforms)
+        self._written[index] += 1
+        return sampled
+
+    def _forward(
+        self, index: Index, counts: Index, keep: int | Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Forward the next ``counts`` tokens of the rows as one packed sequence.
+
+        Args:
+            index: The rows.
+            counts: How many tokens of each.
+            keep: Indices of packed tokens whose logits are wanted, or how many of the last.
+
+        Returns:
+            Logits ``(k, V)``, and values ``(k,)`` where there is a value head.
+        """
+        starts = self._written[index]
+        self._cache.reserve(index, starts + counts)
+        positions = packed_positions(starts, counts)
+        plan = self._plan = Plan.of(self._cache, index, starts, counts, self._device)
+        ids = self._tokens[np.repeat(index, counts), positions]
+        results = self._runner.forward(torch.from_numpy(ids)[None].to(self._device), plan, keep)
+        self._written[index] += counts
+        return results
+
+    def _checked(
+        self, rows: Rows, given: int | None = None, begun: bool = False
+    ) -> NDArray[np.int64]:
+        """Return the rows as an array, or say what is wrong with them."""
+        index = np.asarray(rows, np.int64).reshape(-1)
+        if given is not None and given != len(index):
+            raise ConfigurationError(
+                f"Expected token ids for each of {len(index)} rows, got {given}. Pass as many."
+            )
+        if index.size and (index.min() < 0 or index.max() >= self.rows):
+            raise ConfigurationError(
+                f"Expected rows from 0 to {self.rows - 1}, got {index.tolist()}. "
+                "Raise the engine's rows."
+            )
+        if len(np.unique(index)) != len(index):
+            raise ConfigurationError(f"Expected distinct rows, got {index.tolist()}. Drop doubles.")
+        if begun and not self.lengths[index].all():
+            idle = index[self.lengths[index] == 0]
+            raise ConfigurationError(
+                f"Expected rows that have begun, got row {idle[0]}. Call begin for it first."
+            )
+        return index
+
+    def _checked_ids(self, index: Index, tokens: Sequence[Ids], lengths: Index) -> list[Index]:
+        """Return ids as int64, or say why they cannot follow the rows' ``lengths`` tokens."""
+        checked = [np.asarray(ids, np.int64).reshape(-1) for ids in tokens]
+        for row, ids, length in zip(index, checked, lengths, strict=True):
+            if length + ids.size > self.max_tokens:
+                raise ContextLengthError(
+                    f"Expected at most {self.max_tokens} tokens in row {row}, got {length} and "
+                    f"{ids.size} more. Raise max_tokens or shorten what is inserted."
+                )
+            if ids.size and (ids.min() < 0 or ids.max() >= self._vocabulary):
+                raise ModelMismatchError(
+                    f"Expected ids from 0 to {self._vocabulary - 1}, got {ids.min()} to "
+                    f"{ids.max()} in row {row}. Use the tokenizer that the model was trained with."
+                )
+        return checked
+
+    def _probe(self) -> None:
+        """Forward one token, which reserves the memory and tells whether the model takes part."""
+        row, start, one = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64)
+        self._cache.reserve(row, one)
+        plan = Plan.of(self._cache, row, start, one, self._device)
+        with self._named_errors():
+            self._runner.probe(torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan)
+        self._cache.release(row)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        """Turn a device's own error about memory into one that says which setting to lower."""
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            out = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if not out and "allocate memory" not in str(error):
+                raise
+            raise DeviceMemoryError(
+                f"Expected memory for rows={self.rows} of max_tokens={self.max_tokens} and "
+                f"prefill_chunk={self._prefill_chunk}, got: {str(error).splitlines()[0]} "
+                "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass)."
+            ) from error
+
+
+def _version(model: PreTrainedModel) -> int:
+    """Return a number that grows when a weight is changed in place."""
+    return sum(parameter._version for parameter in model.parameters())

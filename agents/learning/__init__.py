@@ -1,0 +1,1 @@
+"""Gradient steps: packing, log-probabilities, losses, optimizers, several processes."""

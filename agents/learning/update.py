@@ -1,0 +1,315 @@
+"""Learning from one set of episodes: advantages, minibatches, losses, optimizer steps.
+
+The core of policy-gradient training, for rollouts of any origin;
+:mod:`search_env.agents.training.train` is the run around it. Normalisation is over the whole
+minibatch, on all processes, so its split into micro-batches changes nothing. Episodes that cannot
+move the policy (every advantage 0, and no other term in the loss) count in it but are not computed:
+that is exact, and most of the time late in training. Old log-probabilities are the learner's; with
+one optimizer step for a set they are those of the very pass that learns.
+
+No value of a state after a truncation is estimated: budgets are part of the task.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search_env.agents.algorithms.advantages import estimate
+from search_env.agents.algorithms.config import GROUPED, Algorithm
+from search_env.agents.algorithms.losses import (
+    importance_weights,
+    keep_group,
+    kl,
+    overlong_filter,
+    policy_loss,
+    token_weights,
+)
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.micro_batches import Outputs
+from search_env.agents.types import Trajectory, by_group, learnable
+from search_env.types import Source
+
+OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], None]
+"""Called with episodes and their advantages, float32 ``(T,)`` each, NaN where nothing is learnt."""
+
+_SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
+
+
+def update(
+    learner: Learner,
+    trajectories: Sequence[Trajectory],
+    algorithm: Algorithm,
+    *,
+    seed: int = 0,
+    on_advantages: OnAdvantages | None = None,
+) -> dict[str, float]:
+    """Learn from one rollout set: advantages, then minibatches of it, as often as is asked.
+
+    Args:
+        learner: Is changed; with a critic and a reference model where the algorithm needs them.
+        trajectories: Valid ones, of whole groups; this rank's share.
+        algorithm: What to compute.
+        seed: Decides the order of minibatches.
+        on_advantages: Told this rank's advantages before the first optimizer step.
+
+    Returns:
+        Metrics over all ranks; those of the loss are means over tokens that were learnt from, NaN
+        where there were none.
+
+    Raises:
+        NonFiniteError: A loss or gradient is not finite. The weights are those after the update
+            before it.
+        DeviceMemoryError: Memory ran out; likewise.
+    """
+    started = time.perf_counter()
+    if not algorithm.mask_retrieved:
+        trajectories = [_unmasked(trajectory) for trajectory in trajectories]
+    batch = _Batch(learner, trajectories, algorithm)
+    if on_advantages is not None:
+        on_advantages(batch.trajectories, batch.token_advantages())
+    scored = time.perf_counter()
+    random = np.random.default_rng(seed)
+    sums: Counter[str] = Counter()
+    norms = []
+    for _ in range(algorithm.epochs):
+        for rows in np.array_split(random.permutation(len(trajectories)), batch.steps):
+            norms += batch.learn(rows, sums)
+    names = ("tokens", "clipped", "kl", "value_loss", "loss", "log_ratio_k3")
+    totals = dict(zip(names, learner.ranks.sum([sums[name] for name in names]), strict=True))
+    tokens = totals["tokens"] or math.nan
+    metrics = {
+        "policy/loss": totals["loss"] / (len(norms) or math.nan),
+        "policy/clip_fraction": totals["clipped"] / tokens,
+        "policy/update_kl": totals["log_ratio_k3"] / tokens,
+        "policy/grad_norm": sum(norms) / (len(norms) or math.nan),
+        "policy/learning_rate": learner.learning_rate,
+        "policy/updates": float(len(norms)),
+        **batch.drift(),
+        "time/score": scored - started,
+        "time/learn": time.perf_counter() - scored,
+    }
+    if algorithm.uses_reference:
+        metrics["policy/kl"] = batch.distance()
+    if algorithm.uses_values:
+        metrics["policy/value_loss"] = totals["value_loss"] / tokens
+    return metrics
+
+
+def useful(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
+    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
+    valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
+    if not algorithm.dynamic_sampling:
+        return valid
+    return [
+        member
+        for members in by_group(valid).values()
+        if keep_group([t.reward for t in members], -math.inf, math.inf)
+        for member in members
+    ]
+
+
+class _Batch:
+    """A rollout set as tensors over policy tokens, ``(B, P)``, on the CPU, and how to learn it."""
+
+    def __init__(
+        self, learner: Learner, trajectories: Sequence[Trajectory], algorithm: Algorithm
+    ) -> None:
+        self.learner, self.algorithm = learner, algorithm
+        self.trajectories = list(trajectories)
+        count = learner.ranks.sum([float(len(trajectories))])[0]
+        self.steps = max(1, math.ceil(count / (algorithm.minibatch or count or 1)))
+        written = [trajectory.policy for trajectory in trajectories]
+        self.mask = _padded([np.ones(int(p.sum()), np.bool_) for p in written], np.bool_)
+        self.rollout = _padded(
+            [t.log_probs[p] for t, p in zip(trajectories, written, strict=True)], np.float32
+        )
+        self.old = torch.full_like(self.rollout, torch.nan)  # until the learner has said it
+        self.values: Tensor | None = None
+        self.reference: Tensor | None = None
+        everything = list(range(len(self.trajectories)))
+        if algorithm.uses_values:
+            self.values = torch.zeros_like(self.rollout)
+        # Without their mask, documents have no log-probability until the learner gives it.
+        if algorithm.uses_values or self._anywhere(self.rollout[self.mask].isnan().any()):
+            self._score(everything)
+        if algorithm.uses_reference:
+            self.reference = learner.score(self.trajectories, reference=True).log_probs
+        self.advantages, self.returns = self._estimate()
+        if algorithm.overlong_filter:
+            truncated = torch.tensor([t.truncated for t in trajectories], dtype=torch.bool)
+            self.mask = overlong_filter(self.mask, truncated)
+        other_terms = (
+            algorithm.uses_values
+            or algorithm.entropy_coefficient > 0.0
+            or (algorithm.kl == "loss" and algorithm.uses_reference)
+        )
+        moves = self.mask & ((self.advantages != 0.0) | other_terms)
+        self.live = moves.any(-1)
+        if self.steps * algorithm.epochs > 1 and not algorithm.uses_values:
+            self._score(self.live.nonzero()[:, 0].tolist())
+        if not self._anywhere(self.live.any()):  # then the drift is known all the same
+            self._score(everything[:_SAMPLE])
+
+    def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
+        """Take one optimizer step on some rows; return the gradient's norm.
+
+        Where no row on any rank can move the policy, no step is taken and nothing is returned.
+        """
+        learner, algorithm = self.learner, self.algorithm
+        mask = self.mask[rows]
+        live = rows[self.live[rows].numpy()]
+        tokens, sequences, moving = learner.ranks.sum(
+            [float(mask.sum()), float(mask.any(-1).sum()), float(len(live))]
+        )
+        if not moving:
+            return []
+        weights = torch.zeros_like(self.rollout)
+        weights[rows] = token_weights(
+            mask,
+            algorithm.aggregation,
+            tokens=tokens,
+            sequences=sequences,
+            horizon=algorithm.horizon,
+        )
+
+        def loss_fn(outputs: Outputs, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._loss(outputs, torch.from_numpy(live)[index.cpu()], weights)
+
+        learner.clear()
+        sums.update(learner.accumulate([self.trajectories[i] for i in live], loss_fn))
+        return [learner.step()]
+
+    def drift(self) -> dict[str, float]:
+        """Return how far the learner's log-probabilities are from those of the rollouts."""
+        known = self.mask & ~self.old.isnan() & ~self.rollout.isnan()
+        apart = (self.old - self.rollout)[known].abs().double()
+        total, count = self.learner.ranks.sum([float(apart.sum()), float(len(apart))])
+        most = max(self.learner.ranks.gather(float(apart.max()) if len(apart) else -1.0))
+        return {
+            "policy/drift_max": most if count else math.nan,
+            "policy/drift_mean": total / (count or math.nan),
+        }
+
+    def token_advantages(self) -> list[NDArray[np.float32]]:
+        """Return each episode's advantages at its tokens' places, NaN where nothing is learnt."""
+        learnt = self.advantages.float().masked_fill(~self.mask, torch.nan).numpy()
+        found = []
+        for trajectory, row in zip(self.trajectories, learnt, strict=True):
+            whole = np.full(len(trajectory.tokens), np.nan, np.float32)
+            whole[trajectory.policy] = row[: trajectory.num_policy_tokens]
+            found.append(whole)
+        return found
+
+    def distance(self) -> float:
+        """Return the mean k3 estimate of the KL divergence from the reference, over all tokens."""
+        terms = 0.0
+        if self.reference is not None:
+            terms = float(kl(self._now(), self.reference, self.mask, "k3").sum())
+        total, count = self.learner.ranks.sum([terms, float(self.mask.sum())])
+        return total / (count or math.nan)
+
+    def _estimate(self) -> tuple[Tensor, Tensor | None]:
+        """Return advantages and, with a critic, returns."""
+        algorithm, trajectories = self.algorithm, self.trajectories
+        penalties = None
+        if algorithm.kl == "reward" and self.reference is not None:
+            penalties = -algorithm.kl_coefficient * kl(self._now(), self.reference, self.mask, "k1")
+        parts = sorted({name for t in trajectories for name in t.reward_parts})
+        found = estimate(
+            algorithm,
+            torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
+            torch.tensor([t.group for t in trajectories], dtype=torch.int64),
+            self.mask,
+            values=self.values,
+            penalties=penalties,
+            components=torch.tensor(
+                [t.reward_parts.get(name, 0.0) for t in trajectories for name in parts]
+            ).view(len(trajectories), len(parts)),
+            reduce=self._sum_over_ranks,
+        )
+        return found.advantages, found.returns
+
+    def _now(self) -> Tensor:
+        """Return the policy's log-probabilities before the first update, by whoever said them."""
+        return torch.where(self.old.isnan(), self.rollout, self.old)
+
+    def _loss(
+        self, outputs: Outputs, rows: Tensor, weights: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of some rows and what to log of it."""
+        algorithm, width, device = self.algorithm, outputs.mask.shape[1], outputs.mask.device
+
+        def part(numbers: Tensor | None) -> Tensor | None:
+            return None if numbers is None else numbers[rows, :width].to(device)
+
+        if self.old[rows].isnan().all():  # the policy has not moved since: the ratio is 1
+            self.old[rows, :width] = outputs.log_probs.detach().float().cpu()
+        old, mask = self.old[rows, :width], self.mask[rows, :width]
+        rollout = self.rollout[rows, :width]
+        if not algorithm.mask_retrieved:  # documents were not drawn: there is nothing to correct
+            rollout = torch.where(rollout.isnan(), old, rollout)
+        importance = importance_weights(
+            old,
+            rollout,
+            mask,
+            algorithm.importance_correction,
+            algorithm.importance_cap,
+        )
+        return policy_loss(
+            algorithm,
+            log_probs=outputs.log_probs,
+            old_log_probs=old.to(device),
+            advantages=self.advantages[rows, :width].to(device),
+            mask=mask.to(device),
+            weights=weights[rows, :width].to(device),
+            entropies=outputs.entropies if algorithm.entropy_coefficient else None,
+            ref_log_probs=part(self.reference),
+            importance=importance.to(device),
+            values=outputs.values,
+            old_values=part(self.values),
+            returns=part(self.returns),
+        )
+
+    def _score(self, rows: list[int]) -> None:
+        """Let the learner say what it thinks of some rows before the first update.
+
+        Ranks do so together, those without rows too: their learners may share one model.
+        """
+        scores = self.learner.score([self.trajectories[i] for i in rows])
+        width = scores.log_probs.shape[1]
+        self.old[rows, :width] = scores.log_probs
+        if self.values is not None and scores.values is not None:
+            self.values[rows, :width] = scores.values
+
+    def _anywhere(self, flag: Tensor) -> bool:
+        """Return whether something is so on any rank."""
+        return self.learner.ranks.sum([float(flag)])[0] > 0
+
+    def _sum_over_ranks(self, sums: Tensor) -> Tensor:
+        total = self.learner.ranks.sum(sums.double().flatten().tolist())
+        return torch.tensor(total, dtype=torch.float64).view_as(sums)
+
+
+def _unmasked(trajectory: Trajectory) -> Trajectory:
+    """Return an episode whose documents pass for the policy's; nobody drew them."""
+    sources = trajectory.sources
+    return replace(
+        trajectory, sources=np.where(sources == Source.RETRIEVED, np.int8(Source.POLICY), sources)
+    )
+
+
+def _padded(rows: Sequence[NDArray[np.generic]], kind: type[np.generic]) -> Tensor:
+    """Return rows of several lengths as one tensor, zeros on the right."""
+    table = np.zeros((len(rows), max((len(row) for row in rows), default=0)), kind)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(table)

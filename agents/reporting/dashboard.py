@@ -1,0 +1,419 @@
+"""The live display of a training run, in place on a terminal and line by line elsewhere.
+
+It shows what was measured and nothing else: judging is the monitors' work, whose warnings are
+printed as they come and stay above the numbers. It writes to standard error, so that results can be
+piped. All numbers of a run are in its log (:mod:`search_env.agents.reporting.logs`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search_env.agents.reporting.logs import Silent
+from search_env.agents.types import Trajectory
+
+HISTORY = 240
+"""Steps that a sparkline looks back."""
+
+_PACE_STEPS = 20  # whose mean duration predicts the next ones'
+_LABEL, _VALUE = 17, 9  # columns
+_TWO_COLUMNS = 72  # columns of a terminal that has room for two rows side by side
+_MOST_COLUMNS = 110
+_BLOCKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A row of the display: what it is called, which metric it shows, and how."""
+
+    label: str
+    metric: str
+    share: bool = False  # from 0 to 1: shown in per cent, drawn on the scale from 0 to 1
+
+
+_TASK = (
+    _Shown("loss", "loss"),
+    _Shown("accuracy", "accuracy", share=True),
+    _Shown("search rate", "search/rate", share=True),
+    _Shown("searches", "search/mean"),
+    _Shown("exact match", "answer/exact_match", share=True),
+    _Shown("F1", "answer/f1", share=True),
+    _Shown("format kept", "format/well_formed", share=True),
+    _Shown("format faults", "format/faults"),
+    _Shown("out of budget", "stop/truncated", share=True),
+)
+_POLICY = (
+    _Shown("entropy", "policy/entropy"),
+    _Shown("KL", "policy/kl"),
+    _Shown("log-prob drift", "policy/drift_max"),
+    _Shown("gradient norm", "policy/grad_norm"),
+    _Shown("clipped tokens", "policy/clip_fraction", share=True),
+    _Shown("std in groups", "reward/group_std"),
+    _Shown("equal groups", "groups/zero_variance", share=True),
+    _Shown("learning rate", "policy/learning_rate"),
+    _Shown("tokens/s", "tokens/s"),
+)
+_LINE = (
+    _Shown("loss", "loss"),
+    _Shown("accuracy", "accuracy", share=True),
+    _Shown("reward", "reward/mean"),
+    _Shown("search", "search/rate", share=True),
+    _Shown("EM", "answer/exact_match", share=True),
+    _Shown("entropy", "policy/entropy"),
+    _Shown("KL", "policy/kl"),
+)
+_HELD_OUT = (
+    _Shown("loss", "eval/loss"),
+    _Shown("accuracy", "eval/accuracy", share=True),
+    _Shown("whole", "eval/exact", share=True),
+    _Shown("EM", "eval/exact_match", share=True),
+    _Shown("F1", "eval/f1", share=True),
+    _Shown("search rate", "eval/search_rate", share=True),
+    _Shown("searches", "eval/searches"),
+)
+_TIMES = ("decode", "prefill", "environment", "retrieval", "learn")
+_NOT_PARTS = ("reward/mean", "reward/group_std")
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: what the display is drawn from.
+
+    Attributes:
+        minutes: Limit of the run's time, None where there is none.
+        spent: Seconds that earlier parts of the run took.
+        total_steps: Number of the last step.
+        description: What is run, in words.
+        started: Clock at the beginning, in seconds.
+        step: Number of the last finished step.
+        latest: Its metrics.
+        history: The last values of each metric, oldest first.
+        evaluation: Step and metrics of the last evaluation.
+    """
+
+    minutes: float | None = None
+    spent: float = 0.0
+    total_steps: int = 0
+    description: dict[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    step: int = 0
+    latest: dict[str, float] = field(default_factory=dict)
+    history: dict[str, deque[float]] = field(default_factory=dict)
+    evaluation: tuple[int, dict[str, float]] | None = None
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_PACE_STEPS + 1))
+
+    def add(self, step: int, metrics: Mapping[str, float], now: float) -> None:
+        """Take in a finished step.
+
+        Args:
+            step: Its number.
+            metrics: By name. From ``tokens/total`` and ``time/step`` comes ``tokens/s``.
+            now: The clock, in seconds.
+        """
+        if not self._ends:
+            self._ends.append(self.started)
+        self._ends.append(now)
+        self.step, self.latest = step, {k: v for k, v in metrics.items() if math.isfinite(v)}
+        seconds = self.latest.get("time/step", 0.0)
+        if seconds > 0 and "tokens/total" in self.latest:
+            self.latest["tokens/s"] = self.latest["tokens/total"] / seconds
+        for name, value in self.latest.items():
+            self.history.setdefault(name, deque(maxlen=HISTORY)).append(value)
+
+    def seconds(self, now: float) -> float:
+        """Return how long the run has taken, all its parts together."""
+        return self.spent + now - self.started
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return the time until the last step or the limit, whichever comes first.
+
+        None before the first step of a run without a limit.
+        """
+        left = []
+        if len(self._ends) > 1:
+            pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+            left.append((self.total_steps - self.step) * pace - (now - self._ends[-1]))
+        if self.minutes is not None:
+            left.append(60 * self.minutes - self.seconds(now))
+        return max(0.0, min(left)) if left else None
+
+    def fraction(self, now: float) -> float:
+        """Return the share of the run that is over, by steps or by time, whichever is more."""
+        by_steps = self.step / self.total_steps if self.total_steps else 0.0
+        by_time = self.seconds(now) / (60 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+
+class Dashboard(Silent):
+    """Shows a run to whoever sits before it.
+
+    On a terminal the display is redrawn in place, twice a second. Elsewhere there is one line a
+    step, but not more than one in ``interval`` seconds, and one for each evaluation, warning and
+    change of phase.
+
+    Args:
+        console: Where to show it; None for standard error.
+        minutes: Limit of the run's time, None where there is none.
+        spent: Seconds that earlier parts of a resumed run took.
+        interval: Seconds between two lines where the output is no terminal.
+        clock: Returns the time in seconds.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        minutes: float | None = None,
+        spent: float = 0.0,
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._interval = interval
+        self._clock = clock
+        self._progress = Progress(minutes, spent)
+        self._lock = threading.Lock()  # between the loop and the thread that draws
+        self._live: Live | None = None
+        self._said = -math.inf
+
+    def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
+        """Open the display."""
+        before, now = self._progress, self._clock()
+        self._progress = Progress(before.minutes, before.spent, total_steps, {**description}, now)
+        self._said = -math.inf
+        if not self._console.is_interactive:
+            self._print(_title(self._progress))
+            return
+        self._live = Live(
+            get_renderable=self._draw,
+            console=self._console,
+            refresh_per_second=2,  # by a thread of its own: short steps cost no drawing
+            redirect_stdout=sys.stdout.isatty(),  # what is piped must not end up on the screen
+        )
+        self._live.start(refresh=True)
+        atexit.register(self._close)  # gives the cursor back though nobody calls end()
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
+        """Show the step's metrics."""
+        before = self._progress.latest.get("phase")
+        now = self._clock()
+        with self._lock:
+            self._progress.add(step, metrics, now)
+        phase = self._progress.latest.get("phase")
+        if phase is not None and before is not None and phase != before:
+            self._print(f"step {step}: phase {phase:.0f} begins")
+        is_due = now - self._said >= self._interval or step == self._progress.total_steps
+        if self._live is None and is_due:
+            self._said = now
+            self._print(_line(self._progress, now))
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the evaluation's metrics."""
+        with self._lock:
+            self._progress.evaluation = (step, dict(metrics))
+        if self._live is None:
+            self._print(_evaluation(step, metrics))
+
+    def warn(self, step: int, text: str) -> None:
+        """Show the warning."""
+        self._print(f"Warning, step {step}: {text}", "yellow")
+
+    def end(self, step: int, reason: str) -> None:
+        """Close the display; what it showed last stays."""
+        self._close()
+        spent = _duration(self._progress.seconds(self._clock()))
+        self._print(f"Ended after step {step} in {spent}: {reason}")
+
+    def _draw(self) -> RenderableType:
+        with self._lock:
+            return draw(self._progress, self._clock(), self._console.options)
+
+    def _close(self) -> None:
+        if self._live is not None:
+            live, self._live = self._live, None
+            live.stop()
+            atexit.unregister(self._close)
+
+    def _print(self, text: str, style: str = "") -> None:
+        """Print a line; on a terminal it stays above the display."""
+        self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
+    """Return the display of one moment.
+
+    Args:
+        progress: Where the run stands.
+        now: The clock, in seconds.
+        options: Of the console: its width, and whether it knows more than ASCII.
+    """
+    width = min(options.max_width, _MOST_COLUMNS)
+    parts: list[RenderableType] = [
+        Text(_title(progress), "bold", no_wrap=True, overflow="ellipsis"),
+        _bar(progress, now, width),
+        Text(),
+        *_rows(progress, width, curves=not options.ascii_only),
+    ]
+    shares = _time_shares(progress.latest)
+    if shares:
+        parts.append(Text.assemble(("time %:  ", "dim"), shares))
+    if progress.evaluation is not None:
+        parts += [Text(), Text(_evaluation(*progress.evaluation), "bold")]
+    return Group(*parts)
+
+
+def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> str:
+    """Return values as a line of blocks, each of them the mean of its share of the values.
+
+    Args:
+        values: Oldest first.
+        width: Most blocks to use; fewer values take a block each.
+        share: Draw on the scale from 0 to 1 instead of from the least block to the greatest.
+
+    Example:
+        >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([0.0, 0.5, 1.0], 8, share=True)
+        ('▁▂▃▄▅▆▇█', '▁▅█')
+        >>> sparkline([1, 3, 5, 7], 2), sparkline([2, 2, 2], 8)
+        ('▁█', '▁▁▁')
+    """
+    count = min(width, len(values))
+    edges = [len(values) * i // count for i in range(count + 1)] if count > 0 else [0]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = (0.0, 1.0) if share or not means else (min(means), max(means))
+    is_flat = high - low <= 1e-9 * max(abs(low), abs(high))  # but for rounding
+    scale = 0.0 if is_flat else len(_BLOCKS) / (high - low)
+    levels = (int((mean - low) * scale) for mean in means)
+    return "".join(_BLOCKS[max(0, min(level, len(_BLOCKS) - 1))] for level in levels)
+
+
+def _rows(progress: Progress, width: int, *, curves: bool) -> list[Text]:
+    """Return the rows of numbers, two side by side where there is room."""
+    parts = [name for name in progress.latest if name.startswith("reward/")]
+    task = [
+        _Shown("reward", "reward/mean"),
+        *(_Shown(f"  {n.partition('/')[2]}", n) for n in parts if n not in _NOT_PARTS),
+        *_TASK,
+    ]
+    left = [row for row in task if row.metric in progress.history]
+    right = [row for row in _POLICY if row.metric in progress.history]
+    if width < _TWO_COLUMNS:
+        return [_cell(row, progress, width, curves) for row in (*left, *right)]
+    half = (width - 2) // 2
+    lines = []
+    for a, b in zip_longest(left, right):
+        line = Text(" " * half) if a is None else _cell(a, progress, half, curves)
+        if b is not None:
+            line.append("  ").append_text(_cell(b, progress, half, curves))
+        lines.append(line)
+    return lines
+
+
+def _cell(row: _Shown, progress: Progress, width: int, curves: bool) -> Text:
+    """Return label, number and sparkline, exactly ``width`` columns wide."""
+    latest = progress.latest.get(row.metric)
+    number = "-" if latest is None else _number(latest, share=row.share)
+    room = max(0, width - _LABEL - _VALUE - 1)
+    values = tuple(progress.history[row.metric])
+    curve = sparkline(values, room, share=row.share) if curves else ""
+    return Text.assemble(
+        (f"{row.label[: _LABEL - 1]:<{_LABEL}}", "dim"),
+        (f"{number:>{_VALUE}} ", "bold"),
+        (f"{curve:<{room}}", "cyan"),
+    )
+
+
+def _bar(progress: Progress, now: float, width: int) -> Table:
+    """Return phase, step, bar and seconds left in one line."""
+    phase = progress.latest.get("phase")
+    head = f"step {progress.step:,}/{progress.total_steps:,}"
+    head += f"  phase {phase:.0f}" if phase is not None else ""
+    left = progress.seconds_left(now)
+    tail = _duration(progress.seconds(now)) + " spent"
+    tail += f", {_duration(left)} left" if left is not None else ""
+    room = max(4, width - len(head) - len(tail) - 4)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_row(head, ProgressBar(1.0, progress.fraction(now), width=room), tail)
+    return grid
+
+
+def _time_shares(latest: Mapping[str, float]) -> str:
+    """Return where the time of the last step went, in per cent, largest first."""
+    total = latest.get("time/step", 0.0)
+    spent = {name: latest.get(f"time/{name}", 0.0) for name in _TIMES}
+    spent["learn"] += latest.get("time/score", 0.0)
+    if total <= 0 or not any(spent.values()):
+        return ""
+    spent["other"] = max(0.0, total - sum(spent.values()))
+    largest = sorted(spent.items(), key=lambda item: -item[1])
+    return "  ".join(f"{name} {100 * s / total:.0f}" for name, s in largest if s > 0)
+
+
+def _title(progress: Progress) -> str:
+    return ", ".join(f"{name} {value}" for name, value in progress.description.items())
+
+
+def _line(progress: Progress, now: float) -> str:
+    """Return a step in one line."""
+    left = progress.seconds_left(now)
+    cells = [f"step {progress.step}/{progress.total_steps}", *_cells(_LINE, progress.latest)]
+    return "  ".join([*cells, f"{_duration(left)} left"] if left is not None else cells)
+
+
+def _evaluation(step: int, metrics: Mapping[str, float]) -> str:
+    """Return an evaluation in one line."""
+    return f"held out, step {step}: " + "  ".join(_cells(_HELD_OUT, metrics))
+
+
+def _cells(rows: Sequence[_Shown], metrics: Mapping[str, float]) -> list[str]:
+    """Return label and number of those that were measured."""
+    return [
+        f"{row.label} {_number(metrics[row.metric], share=row.share)}"
+        for row in rows
+        if math.isfinite(metrics.get(row.metric, math.nan))
+    ]
+
+
+def _number(value: float, *, share: bool = False) -> str:
+    """Write a number in at most nine characters.
+
+    Example:
+        >>> _number(0.41234), _number(0.0031), _number(12345.6), _number(2.1e-6), _number(-3)
+        ('0.412', '0.0031', '12,346', '2.1e-06', '-3.00')
+        >>> _number(0.9731, share=True)
+        '97.3 %'
+    """
+    if share:
+        return f"{100 * value:.1f} %"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 0.001 or size >= 999_999.5:
+        return f"{value:.1e}"
+    digits = 4 if size < 0.1 else 3 if size < 1 else 2 if size < 100 else 0
+    return f"{value:,.{digits}f}"
+
+
+def _duration(seconds: float) -> str:
+    """Write seconds as a clock does.
+
+    Example:
+        >>> _duration(65.7), _duration(3605)
+        ('1:05', '1:00:05')
+    """
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

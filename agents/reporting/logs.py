@@ -1,0 +1,333 @@
+"""What a training run tells its watchers, and the watchers that write files.
+
+The loop calls an :class:`Observer` and knows nothing of displays or formats. Here are the protocol,
+the composite, and two writers: JSON Lines (the record that plots are made from) and TensorBoard.
+The live terminal is :mod:`search_env.agents.reporting.dashboard`. No torch is imported until
+TensorBoard is asked for.
+
+Metric names are those of the field, ``group/name``; values are floats. ``NaN`` says that a step did
+not measure something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from search_env.agents.types import Trajectory
+from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from search_env.paths import atomic_path
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+
+class Observer(Protocol):
+    """Whoever watches a run. Calls come in the order below; ``end`` comes also after a failure."""
+
+    def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
+        """Hear that a run starts or is resumed.
+
+        Args:
+            total_steps: Number of the last step, if no other limit ends the run before.
+            description: What is run, in words, for example ``{"model": "tiny-base"}``.
+        """
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
+        """Hear of a finished step.
+
+        Args:
+            step: Its number, from 1.
+            metrics: By name.
+            samples: Episodes of the step; empty where there are none, as in supervised runs.
+        """
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Hear of an evaluation on held-out questions.
+
+        Args:
+            step: Number of steps behind the policy that was evaluated; 0 before the first.
+            metrics: By name, each beginning with ``eval/``.
+        """
+
+    def warn(self, step: int, text: str) -> None:
+        """Hear a monitor's warning about a step, in words."""
+
+    def end(self, step: int, reason: str) -> None:
+        """Hear that the run is over after this step, and why; files and displays are closed."""
+
+
+class Silent(Observer):
+    """Watches and says nothing. Base of observers that care about some of the calls."""
+
+
+class Observers(Silent):
+    """Several observers as one, called in order.
+
+    Args:
+        observers: Whom to tell.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.begin(total_steps, description)
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.step(step, metrics, samples)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.evaluated(step, metrics)
+
+    def warn(self, step: int, text: str) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            observer.warn(step, text)
+
+    def end(self, step: int, reason: str) -> None:
+        """Tell all, also where one of them fails."""
+        with contextlib.ExitStack() as stack:
+            for observer in reversed(self._observers):
+                stack.callback(observer.end, step, reason)
+
+
+class JsonLinesLog(Silent):
+    """Writes a line of JSON for each call, at once.
+
+    A line holds ``event`` (``begin``, ``step``, ``evaluated``, ``warning`` or ``end``), ``step``,
+    ``elapsed`` (seconds of this run, earlier parts of a resumed one included) and the metrics; one
+    that is not finite is null. :func:`read_log` reads the file.
+
+    Args:
+        path: The file; its folder is made if need be.
+        resume_step: The step whose checkpoint the run goes on from: lines of later steps, and a
+            last line that was cut off, are removed. None for a new run.
+
+    Raises:
+        ConfigurationError: A new run would write over another's file.
+        DataNotFoundError: There is no file to go on with.
+        DataFormatError: The file is no log.
+    """
+
+    def __init__(self, path: str | Path, *, resume_step: int | None = None) -> None:
+        self.path = Path(path)
+        self._is_open = False
+        self._spent = 0.0  # seconds of the parts before this one
+        self._started = time.monotonic()
+        if resume_step is not None:
+            self._spent = _cut(self.path, resume_step)
+        elif self.path.exists() and self.path.stat().st_size:
+            raise ConfigurationError(
+                f"Expected a new file to log to, got {self.path}, which holds another run. "
+                "Choose another folder, or resume that run."
+            )
+
+    @property
+    def spent(self) -> float:
+        """Seconds that earlier parts of a resumed run took."""
+        return self._spent
+
+    def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
+        """Write what is run."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._started, self._is_open = time.monotonic(), True
+        self._write("begin", 0, total_steps=total_steps, description=dict(description))
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
+        """Write the step's metrics."""
+        self._write("step", step, metrics=_finite(metrics))
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the evaluation's metrics."""
+        self._write("evaluated", step, metrics=_finite(metrics))
+
+    def warn(self, step: int, text: str) -> None:
+        """Write the warning."""
+        self._write("warning", step, text=text)
+
+    def end(self, step: int, reason: str) -> None:
+        """Write the reason, if anything was begun."""
+        if self._is_open:
+            self._write("end", step, reason=reason)
+            self._is_open = False
+
+    def _write(self, event: str, step: int, **content: Any) -> None:
+        if not self._is_open:
+            raise ConfigurationError(
+                f"Expected begin() before {event!r} of step {step}, got none. Call begin() first."
+            )
+        elapsed = round(self._spent + time.monotonic() - self._started, 3)
+        line = {"event": event, "step": step, "elapsed": elapsed, **content}
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:  # closed again: SIGKILL loses nothing
+            file.write(text)
+
+
+class TensorBoardLog(Silent):
+    """Writes metrics as TensorBoard scalars, warnings and the description as texts.
+
+    Args:
+        folder: Where event files go.
+        resume_step: As for :class:`JsonLinesLog`; TensorBoard then hides later steps of before.
+
+    Raises:
+        ConfigurationError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path, *, resume_step: int | None = None) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise ConfigurationError(
+                f"Expected TensorBoard to be installed, got: {error}. Run "
+                "`pip install tensorboard`, or train without it."
+            ) from error
+        purge = None if resume_step is None else resume_step + 1
+        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=purge)
+
+    def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
+        """Write what is run."""
+        lines = [f"total steps: {total_steps}", *(f"{k}: {v}" for k, v in description.items())]
+        self._writer.add_text("description", "  \n".join(lines))
+
+    def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
+        """Write the step's metrics."""
+        self._scalars(step, metrics)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the evaluation's metrics."""
+        self._scalars(step, metrics)
+
+    def warn(self, step: int, text: str) -> None:
+        """Write the warning."""
+        self._writer.add_text("warnings", text, step)
+
+    def end(self, step: int, reason: str) -> None:
+        """Write the reason and close the files."""
+        self._writer.add_text("end", reason, step)
+        self._writer.close()
+
+    def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The metrics of one step or one evaluation.
+
+    Attributes:
+        step: Its number.
+        elapsed: Seconds since the run began.
+        metrics: By name; those that were not finite are left out.
+    """
+
+    step: int
+    elapsed: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """A log that was read back.
+
+    Attributes:
+        description: What was run, in words.
+        total_steps: As announced.
+        steps: In order.
+        evaluations: In order.
+        warnings: ``(step, text)`` in order.
+        end: Why the run was over, None where it runs or was killed.
+    """
+
+    description: dict[str, str]
+    total_steps: int
+    steps: tuple[Row, ...]
+    evaluations: tuple[Row, ...]
+    warnings: tuple[tuple[int, str], ...]
+    end: str | None
+
+
+def read_log(path: str | Path) -> RunLog:
+    """Read a file of :class:`JsonLinesLog`, also while it is being written.
+
+    Raises:
+        DataNotFoundError: There is no such file.
+        DataFormatError: A line before the last is none of a log's.
+    """
+    lines = _lines(Path(path))
+    begins = [line for line in lines if line["event"] == "begin"]
+    ends = [line["reason"] for line in lines if line["event"] == "end"]
+    return RunLog(
+        description=begins[-1]["description"] if begins else {},
+        total_steps=begins[-1]["total_steps"] if begins else 0,
+        steps=_rows(lines, "step"),
+        evaluations=_rows(lines, "evaluated"),
+        warnings=tuple(
+            (line["step"], line["text"]) for line in lines if line["event"] == "warning"
+        ),
+        end=ends[-1] if ends else None,
+    )
+
+
+def _rows(lines: Sequence[dict[str, Any]], event: str) -> tuple[Row, ...]:
+    """Return the metrics of one kind of line; of a step that stands twice, the later."""
+    rows = {
+        line["step"]: Row(
+            line["step"],
+            line["elapsed"],
+            {name: value for name, value in line["metrics"].items() if value is not None},
+        )
+        for line in lines
+        if line["event"] == event
+    }
+    return tuple(rows[step] for step in sorted(rows))
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a log."""
+    if not path.is_file():
+        raise DataNotFoundError(
+            f"Expected the log of a run at {path}, got no such file. Name the metrics.jsonl of a "
+            "run's folder."
+        )
+    raw = path.read_bytes().split(b"\n")
+    found = []
+    for number, text in enumerate(raw[:-1], start=1):  # what follows the last newline is cut off
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or not {"event", "step", "elapsed"} <= line.keys():
+            raise DataFormatError.at(path, number, "", "a line of a training log", text)
+        found.append(line)
+    return found
+
+
+def _cut(path: Path, last: int) -> float:
+    """Remove what a log says about later steps; return the seconds that its run took until then."""
+    kept = [line for line in _lines(path) if line["event"] != "end" and line["step"] <= last]
+    with atomic_path(path) as temporary:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        temporary.write_text(text, encoding="utf-8")
+    return max((float(line["elapsed"]) for line in kept), default=0.0)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics as JSON knows them."""
+    return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}

@@ -1,0 +1,345 @@
+"""What a run came to, for people: a table of before and after, and episodes worth reading.
+
+Means and intervals are computed here from finished episodes; nothing is played. Text of documents,
+questions and policies is neutralised: it has no power over the terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.style import Style as RichStyle
+from rich.table import Table
+from rich.text import Text
+
+from search_env.agents.types import Trajectory
+from search_env.errors import ConfigurationError
+from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.metrics.answers import R1_SEARCHER
+from search_env.metrics.statistics import RESAMPLES, bootstrap_mean
+from search_env.rendering.palette import (
+    BAD,
+    CAUTION,
+    GOOD,
+    MUTED,
+    SOURCES,
+    STRONG,
+    TAG,
+    TEXT,
+    Style,
+)
+from search_env.rendering.spans import neutralise, one_line
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import Question, Source, Transcript
+
+_TAGS = re.compile(r"<[^<>\s]{1,40}>")
+_MOST_COLUMNS = 100
+_TITLE = 28  # characters of a document that are shown though its evidence stands far behind
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one valid episode counts for in the table; None where it cannot say."""
+
+    hops: int | None
+    exact_match: float
+    f1: float
+    searched: float
+    searches: float
+    well_formed: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An episode that is worth reading.
+
+    Attributes:
+        why: In words, for example ``"right, 3 hops"``.
+        episode: The episode.
+    """
+
+    why: str
+    episode: Trajectory
+
+
+_COLUMNS: tuple[tuple[str, Callable[[_Measured], float | None]], ...] = (
+    ("EM\n%", lambda m: m.exact_match),
+    ("F1\n%", lambda m: m.f1),
+    ("search\nrate %", lambda m: m.searched),
+    ("searches", lambda m: m.searches),
+    ("format\nkept %", lambda m: m.well_formed),
+)
+
+
+def results_table(
+    runs: Mapping[str, Sequence[Trajectory] | Sequence[EpisodeRecord]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Table:
+    """Return policies as rows, over all questions and by their hops; at most 80 columns wide.
+
+    Each mean stands above its 95 % bootstrap interval over questions. Shares are in per cent.
+    "Format kept" is a dash for records, which do not know it.
+
+    Args:
+        runs: Episodes on the same questions by the policy's name, for example before and after.
+            Those in which retrieval failed are left out.
+        resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
+        seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
+
+    Raises:
+        ConfigurationError: A policy has no valid episode.
+    """
+    measured = {name: _measure(episodes) for name, episodes in runs.items()}
+    for name, found in measured.items():
+        if not found:
+            raise ConfigurationError(
+                f"Expected valid episodes of {name!r}, got none of {len(runs[name])}. "
+                "Play some questions, and see that retrieval works."
+            )
+    hops = sorted({m.hops for found in measured.values() for m in found if m.hops})
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("questions", no_wrap=True)
+    table.add_column("policy", overflow="fold")
+    for header, _ in _COLUMNS:
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for wanted in (None, *(hops if len(hops) > 1 else ())):
+        groups = {
+            name: [m for m in found if wanted in (None, m.hops)] for name, found in measured.items()
+        }
+        label = "all" if wanted is None else f"{wanted} hop{'s' * (wanted > 1)}"
+        for number, (name, group) in enumerate(groups.items()):
+            cells = [
+                _cell([read(m) for m in group], "%" in header, resamples=resamples, seed=seed)
+                for header, read in _COLUMNS
+            ]
+            first = Text("" if number else label, "bold")
+            table.add_row(first, Text(name), *cells, f"{len(group):,}")
+        table.add_section()
+    return table
+
+
+def tell(
+    after: Sequence[Trajectory], before: Sequence[Trajectory] | None = None, count: int = 3
+) -> list[Told]:
+    """Choose episodes that say most: one right over many hops, one wrong, one changed by training.
+
+    The changed one comes as two, first as it was before. Further ones alternate between right and
+    wrong. No question is chosen twice; the same episodes always give the same choice.
+
+    Args:
+        after: Episodes of the trained policy, invalid ones allowed.
+        before: Episodes of the policy it began as, on the same questions.
+        count: How many questions to tell of.
+    """
+    valid = [episode for episode in after if episode.valid]
+    right = sorted((e for e in valid if _is_right(e)), key=lambda e: (-e.hops, len(e.tokens)))
+    wrong = sorted((e for e in valid if not _is_right(e)), key=_wrongness)
+    old = {e.question_id: e for e in before or () if e.valid}
+    changed = [e for e in right if (o := old.get(e.question_id)) is not None and not _is_right(o)]
+    told: dict[str, list[Told]] = {}
+    queues = [iter(right), iter(wrong), iter(changed)]
+    for turn in range(3 * max(1, len(valid))):
+        if len(told) >= count:
+            break
+        episode = next((e for e in queues[turn % 3] if e.question_id not in told), None)
+        if episode is None:
+            continue
+        hops = f", {episode.hops} hop{'s' * (episode.hops > 1)}" if episode.hops else ""
+        first = [old[episode.question_id]] if turn % 3 == 2 else []
+        why = "after training" if first else "right" if _is_right(episode) else "wrong"
+        told[episode.question_id] = [
+            *(Told(f"before training{hops}", one) for one in first),
+            Told(f"{why}{hops}", episode),
+        ]
+    return [one for pair in told.values() for one in pair]
+
+
+def show_episodes(
+    told: Iterable[Told],
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    *,
+    console: Console | None = None,
+) -> None:
+    """Print episodes: question, what the policy wrote, what it found in short, how it ended.
+
+    Empty lines are left out. Where the dataset knows the answers of the single steps, they are
+    bold in what was found, and the cuts leave them in.
+
+    Args:
+        told: See :func:`tell`.
+        tokenizer: That wrote the tokens.
+        questions: Those of the episodes, and any others.
+        console: Where to print; None for standard output.
+
+    Raises:
+        ConfigurationError: An episode's question is not among them.
+    """
+    console = console or Console(highlight=False)
+    by_id = {question.id: question for question in questions}
+    for one in told:
+        question = by_id.get(one.episode.question_id)
+        if question is None:
+            raise ConfigurationError(
+                f"Expected question {one.episode.question_id!r} among the {len(by_id)} given, got "
+                "none of that id. Pass the questions of the environment that was played."
+            )
+        width = min(console.width, _MOST_COLUMNS)
+        console.print(Text(f"\n── {one.why} ".ljust(width, "─"), _rich(STRONG)))
+        console.print(_head(question))
+        console.print(_body(one.episode, question, tokenizer, width))
+        console.print(_ending(one.episode))
+
+
+def _measure(episodes: Iterable[Trajectory | EpisodeRecord]) -> list[_Measured]:
+    found = []
+    for episode in episodes:
+        if not episode.valid:
+            continue
+        if isinstance(episode, EpisodeRecord):
+            scores = (episode.exact_match, episode.f1)
+            searches, well_formed = episode.searches or 0, None
+        else:
+            scores = (episode.scores["exact_match"], episode.scores["f1"])
+            searches, well_formed = episode.num_searches, float(episode.well_formed)
+        searched = float(searches > 0)
+        found.append(
+            _Measured(episode.hops or None, *scores, searched, float(searches), well_formed)
+        )
+    return found
+
+
+def _cell(values: Sequence[float | None], in_per_cent: bool, *, resamples: int, seed: int) -> Text:
+    """Return a mean above its interval."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Text("-")
+    found = bootstrap_mean(known, resamples=resamples, seed=seed)
+    if in_per_cent:
+        top, below = f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}-{100 * found.high:.0f}"
+    else:
+        top, below = f"{found.mean:.2f}", f"{found.low:.2f}-{found.high:.2f}"
+    return Text.assemble((top, "bold"), "\n", (below, "dim"))
+
+
+def _is_right(episode: Trajectory) -> bool:
+    return episode.scores["exact_match"] == 1.0
+
+
+def _wrongness(episode: Trajectory) -> tuple[bool, bool, int]:
+    """Order wrong episodes: those that searched and answered first, short ones first."""
+    return episode.answer is None, not episode.num_searches, len(episode.tokens)
+
+
+def _head(question: Question) -> Text:
+    golds = " | ".join(map(one_line, question.answers))
+    return Text.assemble(
+        ("Question  ", _rich(MUTED)),
+        (one_line(question.text), _rich(TEXT)),
+        ("\nGold      ", _rich(MUTED)),
+        (golds, _rich(TEXT)),
+    )
+
+
+def _body(episode: Trajectory, question: Question, tokenizer: Tokenizer, width: int) -> Text:
+    """Return what stands behind the prompt, coloured by who wrote it."""
+    transcript = Transcript(
+        question=question,
+        protocol="",
+        tokens=episode.tokens,
+        sources=episode.sources,
+        events=(),
+        decode=tokenizer.decode,
+    )
+    evidence = _evidence(question)
+    lines: list[Text] = []
+    for source, raw in transcript.segments():
+        shown = [line for line in neutralise(raw).split("\n") if line.strip()]
+        if source is Source.PROMPT:
+            continue
+        for line in shown:
+            if source is Source.POLICY:
+                part = Text(line, _rich(SOURCES[source]))
+                part.highlight_regex(_TAGS, _rich(TAG))
+            else:
+                part = Text(_shortened(line, evidence, width), _rich(SOURCES[source]))
+                for words in evidence:
+                    part.highlight_regex(words, RichStyle(bold=True))
+            lines.append(part)
+    return Text("\n").join(lines)
+
+
+def _evidence(question: Question) -> list[re.Pattern[str]]:
+    """Return patterns of the steps' answers in order and of the gold answers; no yes, no no."""
+    answers = [hop.answer for hop in question.hops] + list(question.answers)
+    words = [one_line(answer) for answer in answers]
+    open_ended = [w for w in words if w and w.lower() not in R1_SEARCHER.closed_answers]
+    return [re.compile(rf"(?<!\w){re.escape(w)}(?!\w)") for w in dict.fromkeys(open_ended)]
+
+
+def _shortened(line: str, evidence: Sequence[re.Pattern[str]], width: int) -> str:
+    """Return a line cut to a width so that the last of the evidence that it holds stays in.
+
+    Args:
+        line: Of a document, its title first.
+        evidence: What answers one step after the other.
+        width: At most so many characters.
+
+    Example:
+        >>> town = "(1)Ada   Ada is a small town on a river in the north, the river Bim."
+        >>> _shortened(town, [re.compile("Ada")], 48)
+        '(1)Ada   Ada is a small town on a river in ...'
+        >>> _shortened(town, [re.compile("Ada"), re.compile("Bim")], 48)
+        '(1)Ada   Ada is a small town ... the river Bim.'
+    """
+    if len(line) <= width:
+        return line
+    found = [match.span() for words in evidence if (match := words.search(line))]
+    at, end = found[-1] if found else (0, 0)
+    if end <= width - 4:
+        return _cut(line, width - 4) + " ..."
+    end = len(line) if len(line) - end <= 4 else end
+    tail = "" if end == len(line) else " ..."
+    head = _cut(line, _TITLE) + " ... "
+    start = end - (width - len(head) - len(tail))
+    start = line.find(" ", start - 1, at) + 1 or at
+    return head + line[start:end] + tail
+
+
+def _cut(line: str, width: int) -> str:
+    """Return the whole words that fit a width, or a part of the first."""
+    words = line[: width + 1].rpartition(" ")[0]
+    return (words or line[:width]).rstrip()
+
+
+def _ending(episode: Trajectory) -> Text:
+    """Return answer, verdict and what it took, in one line."""
+    searches = f"{episode.num_searches} search{'es' * (episode.num_searches != 1)}"
+    cost = f"   {searches}, {episode.num_policy_tokens} tokens written"
+    if episode.answer is None:
+        why = episode.stop_reason.value.replace("_", " ")
+        return Text.assemble(
+            ("Answer    ", _rich(MUTED)), (f"none ({why})", _rich(CAUTION)), (cost, _rich(MUTED))
+        )
+    f1 = episode.scores["f1"]
+    verdict, style = ("right", GOOD) if _is_right(episode) else (f"wrong, F1 {f1:.2f}", BAD)
+    return Text.assemble(
+        ("Answer    ", _rich(MUTED)),
+        (one_line(episode.answer), _rich(STRONG)),
+        (f"   {verdict}", _rich(style)),
+        (cost, _rich(MUTED)),
+    )
+
+
+def _rich(style: Style) -> RichStyle:
+    """Return a style of the palette as rich knows it."""
+    red, green, blue = style.rgb
+    colour = None if style.native else f"rgb({red},{green},{blue})"
+    return RichStyle(color=colour, bold=style.bold, underline=style.underline)

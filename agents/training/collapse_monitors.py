@@ -1,0 +1,444 @@
+"""Early signs of a training run's collapse, told in words.
+
+Each monitor reads metrics of the training steps and says, once, what was seen, why it matters and
+which setting to change; it may speak again once the sign was gone for some steps. Nothing is
+stopped or changed.
+Signs and their order follow published post-mortems: RAGEN (arXiv 2504.20073: spread of rewards in
+groups, then entropy, then the gradient), the collapse of GRPO in search (arXiv 2512.04220:
+likelihood of right responses), Search-R1 and its re-runs (search dies, answers are padded).
+
+Trends are means over a few steps against the same run's own beginning or best, because absolute
+numbers differ from model to model; limits are in :class:`Limits`. A metric that is NaN or missing
+was not measured. Call :meth:`Monitors.restart` when the reward changes (the next phase). Thresholds
+are this project's; the papers show curves, no thresholds. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from search_env.agents.errors import CheckpointError
+from search_env.errors import ConfigurationError
+
+DRIFT_LIMITS: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.75}
+"""Greatest difference of a token's log-probability between rollout and learner, by dtype.
+
+In float32 the tiny base differs by up to 2.4e-5 on processors with AVX2 alone; in bfloat16, by .1
+to .4 in a set of 64 episodes, on tokens that were unlikely.
+"""
+
+_MEASURED = ("reward/mean", "policy/entropy", "policy/grad_norm")
+_HISTORY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Where warnings begin.
+
+    Attributes:
+        window: Steps that a trend is averaged over, and that a sign must be gone for before it is
+            told again.
+        group_std: Fraction of its best that the spread of rewards in groups may fall to.
+        entropy: Fraction of its beginning that the entropy may fall to.
+        gradient: Multiple of its median over 20 steps that the gradient norm may reach.
+        right_log_prob: Nats a token that the log-probability of right episodes may sink from its
+            best; where the best is below -1, that fraction of it.
+        search_rate: Fraction of its best that the share of episodes with a search may fall to.
+        well_formed: The same for the share of episodes in the right format.
+        searches: Searches an episode that may be added while the reward does not grow.
+        zero_variance: Share of groups without signal.
+        truncated: Share of episodes that a budget ends.
+        words: Multiple of its beginning that the length of answers may reach.
+        cover_gap: Cover exact match minus exact match.
+        kl: Nats a token away from the reference.
+        clip_fraction: Share of tokens that a clip decides.
+        drift: See :data:`DRIFT_LIMITS`.
+
+    Raises:
+        ConfigurationError: A limit that is not above 0, or a window of more than 10 steps.
+    """
+
+    window: int = 5
+    group_std: float = 0.1
+    entropy: float = 0.25
+    gradient: float = 5.0
+    right_log_prob: float = 0.2
+    search_rate: float = 0.5
+    well_formed: float = 0.6
+    searches: float = 1.0
+    zero_variance: float = 0.8
+    truncated: float = 0.25
+    words: float = 2.0
+    cover_gap: float = 0.2
+    kl: float = 0.5
+    clip_fraction: float = 0.4
+    drift: float = DRIFT_LIMITS["fp32"]
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name, value in asdict(self).items():
+            most = _HISTORY // 2 if name == "window" else math.inf
+            if not 0 < value <= most:
+                raise ConfigurationError(
+                    f"Expected {name} to be above 0 and at most {most}, got {value!r}. "
+                    f"Mend {name}; infinity silences its monitor."
+                )
+
+
+@dataclass(slots=True)
+class _Trend:
+    """One metric over time."""
+
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=_HISTORY))
+    start: float | None = None
+    best: float | None = None
+    missing: int = 0
+
+    def add(self, value: float, window: int) -> None:
+        if not math.isfinite(value):
+            self.missing += 1
+            return
+        self.missing = 0
+        self.recent.append(value)
+        if len(self.recent) >= window:
+            mean = self.mean(window)
+            self.start = mean if self.start is None else self.start
+            self.best = mean if self.best is None else max(self.best, mean)
+
+    def mean(self, window: int) -> float:
+        return statistics.fmean(list(self.recent)[-window:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A trend that has filled its window: its first mean, its best and its present one."""
+
+    start: float
+    best: float
+    now: float
+
+
+class Monitors:
+    """All monitors of a run.
+
+    Args:
+        limits: Where warnings begin.
+
+    Example:
+        >>> monitors = Monitors()
+        >>> for rate in [0.9] * 5 + [0.1] * 5:
+        ...     for warning in monitors.update({"search/rate": rate}):
+        ...         print(warning[:69])
+        The policy stops searching: 42% of episodes search over the last 5 st
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._trends: dict[str, _Trend] = {}
+        self._active: dict[str, int] = {}  # steps since the sign was last seen
+
+    @property
+    def active(self) -> frozenset[str]:
+        """Names of the monitors that have warned and whose sign has not gone since."""
+        return frozenset(self._active)
+
+    def update(self, metrics: Mapping[str, float]) -> list[str]:
+        """Take in one training step and return what is new.
+
+        Args:
+            metrics: By name, as they are logged; those that no monitor knows are ignored.
+
+        Returns:
+            Warnings, each a few sentences; mostly none.
+        """
+        for name, value in metrics.items():
+            if name in _READ:
+                trend = self._trends.setdefault(name, _Trend())
+                trend.add(float(value), self.limits.window)
+        # What is active changes only after all have looked: they see the same state in any order.
+        found = {name: look(self, metrics) for name, look in _MONITORS.items()}
+        new = [said for name, said in found.items() if said and name not in self._active]
+        quiet = {name: 0 if found[name] else steps + 1 for name, steps in self._active.items()}
+        self._active = {name: steps for name, steps in quiet.items() if steps < self.limits.window}
+        self._active.update({name: 0 for name, said in found.items() if said})
+        return new
+
+    def restart(self) -> None:
+        """Forget all trends, because what is measured means something else from now on."""
+        self._trends.clear()
+        self._active.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {
+            "version": 1,
+            "active": dict(self._active),
+            "trends": {
+                name: [list(trend.recent), trend.start, trend.best, trend.missing]
+                for name, trend in self._trends.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: It is no state of this version.
+        """
+        if state.get("version") != 1 or not {"active", "trends"} <= state.keys():
+            raise CheckpointError(
+                f"Expected monitors of version 1, got {state.get('version')!r} with "
+                f"{sorted(state)}. Begin with new monitors, or load with the version that saved."
+            )
+        self._active = dict(state["active"])
+        self._trends = {
+            name: _Trend(deque(recent, maxlen=_HISTORY), start, best, missing)
+            for name, (recent, start, best, missing) in state["trends"].items()
+        }
+
+    # ------------------------------------------------------------- what the monitors look with
+
+    def _seen(self, name: str) -> _Seen | None:
+        trend = self._trends.get(name)
+        if trend is None or trend.start is None or trend.best is None or trend.missing:
+            return None
+        return _Seen(trend.start, trend.best, trend.mean(self.limits.window))
+
+    @property
+    def _lately(self) -> str:
+        return f"over the last {self.limits.window} steps"
+
+
+# ------------------------------------------------------------------------------- the monitors
+
+
+def _no_measure(run: Monitors, metrics: Mapping[str, float]) -> str | None:
+    infinite = [name for name, value in metrics.items() if math.isinf(value)]
+    if infinite:
+        return (
+            f"Infinite: {', '.join(sorted(infinite))}. One such number in a loss destroys the "
+            "weights. Lower learning_rate, and go back to the last checkpoint if rewards fell."
+        )
+    silent = [
+        name
+        for name in _MEASURED
+        if name in run._trends and run._trends[name].missing >= run.limits.window
+    ]
+    if silent:
+        return (
+            f"Nothing was measured for {', '.join(silent)} {run._lately}. Either no episode was "
+            "valid (look at the retriever) or none had an advantage (harder questions, "
+            "dynamic_sampling=True)."
+        )
+    return None
+
+
+def _equal_rewards(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("reward/group_std")
+    if seen is None or seen.best <= 0.0 or seen.now > run.limits.group_std * seen.best:
+        return None
+    return (
+        f"Rewards in groups hardly differ: standard deviation {seen.now:.3g} {run._lately}, "
+        f"{seen.best:.3g} at best. Without a difference there is no gradient; unless the task is "
+        "solved this is the first sign of collapse. Mix in questions of another difficulty "
+        "(curriculum), pay graded rewards (F1), set dynamic_sampling=True, or raise temperature."
+    )
+
+
+def _entropy_falls(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("policy/entropy")
+    if seen is None or seen.start <= 0.0 or seen.now > run.limits.entropy * seen.start:
+        return None
+    return (
+        f"Entropy falls: {seen.now:.3g} nats a token {run._lately}, {seen.start:.3g} at the "
+        "beginning. The policy tries nothing new any more and groups become equal. Raise eps_high "
+        "(0.28) or entropy_coefficient, use kl='loss', or lower learning_rate."
+    )
+
+
+def _gradient_spikes(run: Monitors, metrics: Mapping[str, float]) -> str | None:
+    norm = metrics.get("policy/grad_norm", math.nan)
+    trend = run._trends.get("policy/grad_norm")
+    if math.isnan(norm) or trend is None or len(trend.recent) < 2 * run.limits.window:
+        return None
+    median = statistics.median(trend.recent)
+    if median <= 0.0 or norm <= run.limits.gradient * median:
+        return None
+    seen = f"The gradient norm jumped to {norm:.3g}, its median is {median:.3g}"
+    if {"equal_rewards", "entropy_falls"} <= run.active:
+        return (
+            f"{seen}, after entropy and the spread of rewards had fallen. This is the order in "
+            "which agents collapse (the echo trap). Stop, go back to the checkpoint before entropy "
+            "fell, and go on with a lower learning_rate, kl='loss' and dynamic_sampling=True."
+        )
+    return (
+        f"{seen}. One such step can undo many. Lower learning_rate or max_grad_norm, use larger "
+        "minibatches, and watch the reward of the next steps."
+    )
+
+
+def _right_answers_sink(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("policy/right_log_prob")
+    if seen is None:
+        return None
+    if seen.best - seen.now <= run.limits.right_log_prob * max(1.0, abs(seen.best)):
+        return None
+    return (
+        f"Right episodes become less likely: {seen.now:.3g} nats a token {run._lately}, "
+        f"{seen.best:.3g} at best. Their first actions also occur in wrong episodes and are pushed "
+        "down with these; in search this comes before a collapse. Raise kl_coefficient, lower "
+        "learning_rate, or take fewer updates of a rollout set (larger minibatch, epochs=1)."
+    )
+
+
+def _search_dies(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("search/rate")
+    if seen is None or seen.best < 0.1 or seen.now > run.limits.search_rate * seen.best:
+        return None
+    return (
+        f"The policy stops searching: {seen.now:.0%} of episodes search {run._lately}, "
+        f"{seen.best:.0%} at best. The reward shows it late, and without searches nothing can be "
+        "learnt about them. See that documents hold the answers (retriever, top_k), lower any "
+        "price on searches, or train the first phase (its reward pays for searching) longer."
+    )
+
+
+def _searches_without_gain(run: Monitors, _: Mapping[str, float]) -> str | None:
+    searches, reward = run._seen("search/mean"), run._seen("reward/mean")
+    if searches is None or reward is None:
+        return None
+    added = searches.now - searches.start
+    if added <= run.limits.searches or reward.now > reward.start + 0.02:
+        return None
+    return (
+        f"Searches pay nothing: {searches.now:.2f} an episode {run._lately}, {searches.start:.2f} "
+        f"at the beginning, while the reward went from {reward.start:.3g} to {reward.now:.3g}. A "
+        "bonus for searching is earned by dummy queries. Pay it once an episode, end that phase, "
+        "or add the reward search-cost."
+    )
+
+
+def _format_decays(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("format/well_formed")
+    if seen is None or seen.best < 0.1 or seen.now > run.limits.well_formed * seen.best:
+        return None
+    return (
+        f"The format decays: {seen.now:.0%} of episodes keep it {run._lately}, {seen.best:.0%} at "
+        "best. Answers that cannot be read earn nothing. Use a reward with a format part, raise "
+        "kl_coefficient, or lower learning_rate."
+    )
+
+
+def _no_signal(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("groups/zero_variance")
+    if seen is None or seen.now < run.limits.zero_variance:
+        return None
+    return (
+        f"{seen.now:.0%} of groups have no signal {run._lately}: all their episodes were paid the "
+        "same. Their share of the computation is lost. Choose questions by difficulty "
+        "(curriculum), set dynamic_sampling=True, raise group_size, or pay graded rewards (F1)."
+    )
+
+
+def _truncations(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("stop/truncated")
+    if seen is None or seen.now < run.limits.truncated:
+        return None
+    return (
+        f"{seen.now:.0%} of episodes are ended by a budget {run._lately}. They are paid as "
+        "failures whatever they were about to do. Raise max_tokens or max_policy_tokens of the "
+        "environment, add the reward soft-overlong, or set overlong_filter=True."
+    )
+
+
+def _padded_answers(run: Monitors, _: Mapping[str, float]) -> str | None:
+    words = run._seen("answer/words")
+    cover, exact = run._seen("answer/cover_exact_match"), run._seen("answer/exact_match")
+    signs = []
+    if words is not None and words.now > max(run.limits.words * words.start, words.start + 2.0):
+        signs.append(f"answers have {words.now:.1f} words, {words.start:.1f} at the beginning")
+    if cover is not None and exact is not None:
+        gap, before = cover.now - exact.now, cover.start - exact.start
+        if gap > max(run.limits.cover_gap, before + 0.05):
+            signs.append(f"cover exact match is {gap:.2f} above exact match, {before:.2f} before")
+    if not signs:
+        return None
+    return (
+        f"Answers are padded {run._lately}: {' and '.join(signs)}. Listing guesses is paid by "
+        "rewards that only look whether the answer is contained. Reward F1 or exact match, or "
+        "punish long answers."
+    )
+
+
+def _drift(run: Monitors, metrics: Mapping[str, float]) -> str | None:
+    drift = metrics.get("policy/drift_max", math.nan)
+    if math.isnan(drift) or drift <= run.limits.drift:
+        return None
+    return (
+        f"Rollout and learner disagree: a token's log-probability differs by {drift:.3g}, the "
+        f"limit is {run.limits.drift:.3g}. Ratios are then wrong before the first update. Give "
+        "both the same weights, dtype, temperature and top_p; if precision is the cause, set "
+        "importance_correction='tis'."
+    )
+
+
+def _far_from_reference(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("policy/kl")
+    if seen is None or seen.now < run.limits.kl:
+        return None
+    return (
+        f"The policy is far from the reference model: {seen.now:.3g} nats a token {run._lately}. "
+        "What the base model could do (read, copy, keep to the language) is being lost. Raise "
+        "kl_coefficient, lower learning_rate, or end this phase."
+    )
+
+
+def _much_clipped(run: Monitors, _: Mapping[str, float]) -> str | None:
+    seen = run._seen("policy/clip_fraction")
+    if seen is None or seen.now < run.limits.clip_fraction:
+        return None
+    return (
+        f"Clips decide {seen.now:.0%} of tokens {run._lately}: the policy moves too far within a "
+        "rollout set. Lower learning_rate, or take fewer updates (larger minibatch, epochs=1)."
+    )
+
+
+_MONITORS: Mapping[str, Callable[[Monitors, Mapping[str, float]], str | None]] = {
+    "no_measure": _no_measure,
+    "equal_rewards": _equal_rewards,
+    "entropy_falls": _entropy_falls,
+    "gradient_spikes": _gradient_spikes,
+    "right_answers_sink": _right_answers_sink,
+    "search_dies": _search_dies,
+    "searches_without_gain": _searches_without_gain,
+    "format_decays": _format_decays,
+    "no_signal": _no_signal,
+    "truncations": _truncations,
+    "padded_answers": _padded_answers,
+    "drift": _drift,
+    "far_from_reference": _far_from_reference,
+    "much_clipped": _much_clipped,
+}
+
+_READ = frozenset(
+    {
+        *_MEASURED,
+        "reward/group_std",
+        "groups/zero_variance",
+        "policy/kl",
+        "policy/clip_fraction",
+        "policy/right_log_prob",
+        "search/rate",
+        "search/mean",
+        "format/well_formed",
+        "stop/truncated",
+        "answer/words",
+        "answer/exact_match",
+        "answer/cover_exact_match",
+    }
+)

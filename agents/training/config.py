@@ -1,0 +1,250 @@
+"""What a training run is, as plain data: model, environment, algorithm, phases, limits.
+
+How it is run is :mod:`search_env.agents.training.train`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.learning.optimizers import OptimizerConfig
+from search_env.agents.learning.precision import DTYPES, Dtype
+from search_env.agents.rollouts.curriculum import USED_LEVELS
+from search_env.envs.registration import arguments_of
+from search_env.envs.splits import splits_of
+from search_env.errors import ConfigurationError
+from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
+from search_env.validation import check_choice, check_count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of a run that pays one reward.
+
+    Attributes:
+        reward: Its name.
+        group_reward: Name of what is paid beside it to the episodes of each group; None: nothing.
+        changes: Fields of the algorithm that are other than in the rest of the run, for example
+            ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
+        levels: Difficulties that it asks, where questions are labelled.
+    """
+
+    reward: str
+    group_reward: str | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    levels: tuple[str, ...] = USED_LEVELS
+
+    def __post_init__(self) -> None:
+        """Keep a plain copy of the changes, which can be JSON whatever they came as."""
+        object.__setattr__(self, "changes", dict(self.changes))
+
+    def rewards(self) -> tuple[Reward, GroupReward | None]:
+        """Return what the names name.
+
+        Raises:
+            ConfigurationError: A name is not registered, or both rewards have a part in common.
+        """
+        reward = get_reward(self.reward)
+        if self.group_reward is None:
+            return reward, None
+        return reward, get_group_reward(self.group_reward, beside=reward)
+
+
+PHASES = (
+    Phase(reward="r1-searcher-stage1", levels=("medium",)),
+    Phase(reward="r1-searcher-stage2"),
+)
+"""R1-Searcher's two: learn to search, then to answer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A training run.
+
+    Attributes:
+        model: Folder or hub name of a causal language model of transformers.
+        algorithm: How it learns; questions a step, group size and learning rate are in it.
+        env_id: What it learns in.
+        env_options: Arguments of the environment.
+        eval_options: Those that are other for evaluation. The splits to train on and to evaluate on
+            are the dataset's own where these name none
+            (:func:`~search_env.envs.splits.splits_of`).
+        max_tokens: Context: of the environment, and of the engine's cache.
+        phases: One after the other.
+        phase_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
+        phase_search_rate: A phase ends once this share of episodes searches; None: not asked.
+        phase_format_rate: And this share keeps the format.
+        phase_window: Episodes that the shares are of.
+        hops: ``(from_step, most_hops)``: questions from easy to hard.
+        difficulties: File of ``search-env label``; None asks all questions alike.
+        optimizer: How steps are taken; learning rates and warm-up are the algorithm's.
+        steps: How many.
+        minutes: End after so many, resumed parts included; None: no limit.
+        rows: Episodes side by side.
+        wait_for_all: See :func:`search_env.agents.rollouts.collect.collect`.
+        lora_rank: Train adapters of this rank only; 0 trains all weights.
+        device: Where the model goes; ``"auto"`` is the GPU where there is one.
+        sharded: Split weights and optimizer over the processes of torchrun.
+        dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights; ``"auto"`` as
+            :func:`~search_env.agents.learning.precision.resolve_dtype` decides when the run begins.
+            A resumed run keeps what it began with.
+        micro_tokens: Most tokens in one forward and backward pass.
+        gradient_checkpointing: Less memory, more time.
+        seed: Decides everything that is random.
+        eval_every: Steps between evaluations, which also come first and last; 0: none.
+        eval_questions: How many held-out questions are asked, evenly spread over the split.
+        checkpoint_every: Steps between checkpoints; one is always made at the end.
+        keep_checkpoints: How many of them stay.
+        record_every: Steps between those whose episodes are written, with their log-probabilities,
+            values and advantages, for ``search-env view``; 0: none.
+        out: Folder of checkpoints, recorded episodes and of the trained model.
+        processes: Train by so many processes, which share out questions and threads: on CPUs,
+            where a small model gains little from threads. Under torchrun its number counts.
+        threads: Of torch, in each process; None leaves them, or what each has a share of.
+    """
+
+    model: str
+    algorithm: Algorithm
+    env_id: str = "SearchQA-v0"
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    eval_options: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = 1024
+    phases: tuple[Phase, ...] = PHASES
+    phase_episodes: int | None = 5600
+    phase_search_rate: float | None = 0.95
+    phase_format_rate: float | None = 0.9
+    phase_window: int = 256
+    hops: tuple[tuple[int, int], ...] = ()
+    difficulties: str | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 100
+    minutes: float | None = None
+    rows: int = 64
+    wait_for_all: bool = True
+    lora_rank: int = 0
+    device: str = "auto"
+    sharded: bool = False
+    dtype: Dtype = "auto"
+    micro_tokens: int = 16384
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    eval_every: int = 20
+    eval_questions: int = 200
+    checkpoint_every: int = 20
+    keep_checkpoints: int = 2
+    record_every: int = 0
+    out: str = "runs/train"
+    processes: int = 1
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what no other constructor checks."""
+        for name, value, least in (
+            ("max_tokens", self.max_tokens, 2),
+            ("steps", self.steps, 0),
+            ("rows", self.rows, 1),
+            ("lora_rank", self.lora_rank, 0),
+            ("micro_tokens", self.micro_tokens, 1),
+            ("seed", self.seed, 0),
+            ("eval_every", self.eval_every, 0),
+            ("eval_questions", self.eval_questions, 1),
+            ("checkpoint_every", self.checkpoint_every, 1),
+            ("keep_checkpoints", self.keep_checkpoints, 1),
+            ("record_every", self.record_every, 0),
+            ("processes", self.processes, 1),
+        ):
+            check_count(name, value, least)
+        check_choice("dtype", self.dtype, DTYPES)
+        if self.minutes is not None and not self.minutes > 0:
+            raise ConfigurationError(
+                f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."
+            )
+        if self.processes > 1 and (self.sharded or self.device not in ("auto", "cpu")):
+            raise ConfigurationError(
+                f"Expected whole models on the CPU with processes={self.processes}, got "
+                f"device={self.device!r}, sharded={self.sharded}. Start the processes by torchrun."
+            )
+        if not self.phases:
+            raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
+        for phase in range(len(self.phases)):
+            self.algorithm_of(phase)
+
+    def algorithm_of(self, phase: int) -> Algorithm:
+        """Return the algorithm as a phase changes it.
+
+        Raises:
+            ConfigurationError: It changes a field that there is not, or to what cannot work.
+        """
+        known = [field.name for field in fields(Algorithm)]
+        for name in self.phases[phase].changes:
+            check_choice("the changes of a phase", name, known)
+        return replace(self.algorithm, **self.phases[phase].changes)
+
+    def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
+        """Return the arguments of the environment to train in, to watch training by or to test in.
+
+        A split that is given to the id or in ``env_options`` is for training alone.
+
+        Raises:
+            ConfigurationError: No such id or dataset, or one without a split to train on.
+            DataError: The dataset is a damaged file.
+        """
+        own = arguments_of(self.env_id)
+        given = {"split": own.get("split"), "max_tokens": self.max_tokens, **self.env_options}
+        if purpose != "train":
+            given["split"] = None
+        if purpose == "evaluation":
+            given.update(self.eval_options)
+        if given["split"] is None:
+            splits = splits_of(given.get("dataset", own.get("dataset", "world")))
+            if purpose == "train":
+                given["split"] = splits.train
+            else:
+                given["split"] = splits.test if purpose == "test" else splits.evaluation
+        return given
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        plain = replace(self, env_options={**self.env_options}, eval_options={**self.eval_options})
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(plain)))
+        return settings
+
+    @classmethod
+    def from_json(cls, settings: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration that :meth:`to_json` was called on.
+
+        Raises:
+            ConfigurationError: It is of another version of this package.
+        """
+        try:
+            phases = (
+                Phase(**{**phase, "levels": tuple(phase["levels"])}) for phase in settings["phases"]
+            )
+            optimizer = settings["optimizer"]
+            nested = {
+                "algorithm": Algorithm(**settings["algorithm"]),
+                "optimizer": OptimizerConfig(**{**optimizer, "betas": tuple(optimizer["betas"])}),
+                "phases": tuple(phases),
+                "hops": tuple((step, most) for step, most in settings["hops"]),
+            }
+            return cls(**{**settings, **nested})
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(
+                f"Expected the settings of a run by this version, got others ({error}). Begin a "
+                "new run."
+            ) from error
+
+    def lasting(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must share, as JSON values."""
+        return {name: value for name, value in self.to_json().items() if name not in _FREE}
+
+
+# What a run may go on with otherwise: limits, and where and how often things are written.
+_FREE = frozenset(
+    {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
+    | {"out", "processes", "threads", "device", "record_every"}
+)

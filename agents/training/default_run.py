@@ -1,0 +1,74 @@
+"""The embedded default: the tiny base model learns to search, then to answer, on two CPU cores.
+
+Its numbers are not those of any paper. A model of a million parameters wants greater learning rates
+than one of a billion, and few episodes must do. What they rest on stands in ``docs/learning.md``.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import torch
+
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.training.config import Phase, TrainConfig
+from search_env.validation import check_choice
+
+# Where most of a group search already, division by its standard deviation lifts noise to signal.
+TINY = Algorithm(
+    advantage="mean_only",
+    surrogate="ppo",
+    aggregation="token_mean",
+    prompts=8,
+    group_size=8,
+    importance_correction="tis",  # bfloat16 rollouts and learner differ by tenths on rare tokens
+    learning_rate=1e-4,
+    top_p=0.95,  # a model this small puts much of its probability on nonsense, a little on each
+)
+"""GRPO without division by the standard deviation, with token-level loss; the preset ``tiny``."""
+
+ENV_OPTIONS = MappingProxyType({"max_policy_tokens": 384})
+"""Enough for four searches that are thought about; whoever rambles is stopped."""
+
+SEARCH = Phase(
+    reward="r1-searcher-stage1",
+    changes=MappingProxyType({"kl": "loss", "kl_estimator": "k3", "kl_coefficient": 0.02}),
+)
+ANSWER = Phase(reward="r1-searcher-stage2")
+PHASES = MappingProxyType({"both": (SEARCH, ANSWER), "1": (SEARCH,), "2": (ANSWER,)})
+"""By what ``--phases`` says."""
+
+
+def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
+    """Return the run that ``search-env train`` makes where nothing else is asked for.
+
+    Two processes train where there are two cores and no GPU.
+
+    Args:
+        phases: ``"both"``, ``"1"`` (search) or ``"2"`` (answer).
+        out: Folder of everything it leaves.
+
+    Raises:
+        ConfigurationError: No such phases.
+    """
+    check_choice("phases", phases, list(PHASES))
+    return TrainConfig(
+        model="tiny-base",
+        algorithm=TINY,
+        env_options=ENV_OPTIONS,
+        max_tokens=3072,
+        phases=PHASES[phases],
+        phase_episodes=1280,
+        phase_search_rate=0.9,
+        phase_format_rate=0.85,
+        phase_window=128,
+        steps=24,
+        rows=64,
+        micro_tokens=4096,  # as fast as 16,384 here, and two processes hold what they need
+        eval_every=12,
+        eval_questions=100,
+        checkpoint_every=12,
+        record_every=12,
+        processes=1 if torch.cuda.is_available() else min(2, torch.get_num_threads()),
+        out=out,
+    )

@@ -1,0 +1,386 @@
+"""What a training run consists of, its steps, and what of it lasts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.errors import CheckpointError
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.rollout_engine import EngineFactory, RolloutEngine, check_engine
+from search_env.agents.inference.sampling import GREEDY, Sampling
+from search_env.agents.learning.distributed import Ranks
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.master_weights import arrange
+from search_env.agents.learning.optimizers import OptimizerConfig
+from search_env.agents.learning.precision import dtype_in_words
+from search_env.agents.learning.update import update, useful
+from search_env.agents.models import check_fits, load_model, save_model, with_lora, with_tokenizer
+from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, read_difficulties
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
+from search_env.agents.training import checkpoints
+from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
+from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.record_episodes import Recording
+from search_env.agents.types import Trajectory, by_group
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.errors import ConfigurationError
+from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        steps: Steps that were made, in all.
+        reason: Why it ended.
+        model: Folder of the trained model.
+        evaluations: ``(step, metrics)`` of this part of the run.
+        switches: Changes of phase, in all.
+    """
+
+    steps: int
+    reason: str
+    model: Path
+    evaluations: tuple[tuple[int, dict[str, float]], ...]
+    switches: tuple[PhaseSwitch, ...]
+
+
+class TrainingRun:
+    """All that a run consists of, and its step."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: PreTrainedModel | None,
+        ranks: Ranks,
+        engine: EngineFactory | None,
+    ) -> None:
+        self.config, self.ranks = config, ranks
+        model = _model(config, ranks) if model is None else model
+        # Whoever samples needs the whole model, also where the learner has split its own.
+        self.sampler = copy.deepcopy(model) if config.sharded else model
+        algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
+        self.rewards = [phase.rewards() for phase in config.phases]
+        if min(algorithm.prompts for algorithm in algorithms) < ranks.size:
+            raise ConfigurationError(
+                f"Expected at least one question a step for each of {ranks.size} processes, got "
+                f"prompts={algorithms[0].prompts}. Raise prompts, or start fewer processes."
+            )
+        sampling = Sampling(config.algorithm.temperature, config.algorithm.top_p)
+        self.learner = Learner(
+            model,
+            _optimizer(config, algorithms[0]),
+            dtype=config.dtype,
+            micro_tokens=config.micro_tokens,
+            gradient_checkpointing=config.gradient_checkpointing,
+            value_head=any(algorithm.uses_values for algorithm in algorithms),
+            reference=any(algorithm.uses_reference for algorithm in algorithms),
+            sharded=config.sharded,
+            sampling=sampling,
+            ranks=ranks,
+        )
+        if config.sharded:
+            arrange(self.sampler, config.dtype, sharded=False)
+        ids = len(self.sampler.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+        self.envs, self.held_out = (
+            make_envs(
+                config.env_id,
+                rows=config.rows,
+                vocabulary=ids,
+                options=with_tokenizer(given, self.sampler),
+            )
+            for given in (config.options_for("train"), config.options_for("evaluation"))
+        )
+        check_fits(self.sampler, self.envs.tokenizer)
+        self._make_engine = engine or partial(
+            Engine, value_head=self.learner.value_head, shares_weights=not config.sharded
+        )
+        self.engine = self._engine_for(self.envs, sampling)
+        check_engine(self.engine, sampling, algorithms)
+        self.curricula = _curricula(config, self.envs)
+        self.rule = PhaseRule(
+            len(config.phases),
+            config.phase_episodes,
+            config.phase_search_rate,
+            config.phase_format_rate,
+            config.phase_window,
+        )
+        self.phases = self.rule.start()
+        self.monitors = Monitors(Limits(drift=DRIFT_LIMITS[config.dtype]))
+        self.step, self.evaluated = 0, -1
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self._before = 0.0  # seconds of the parts of the run before this one
+        self._started = time.monotonic()
+        self._saved = 0  # the step of the newest checkpoint; nothing is worth saving before
+        self._enter_phase()
+        self._whole = self._progress()
+
+    # One step.
+
+    def train_step(self) -> tuple[dict[str, float], list[Trajectory], list[str]]:
+        """Play, learn, measure; return metrics, all ranks' episodes and warnings."""
+        started = time.perf_counter()
+        phase = self.phases.phase
+        algorithm = self.config.algorithm_of(phase)
+        recording = Recording(self.envs) if self._is_recorded() else None
+        played, chosen, measured = self._play(algorithm, recording)
+        measured["time/rollout"] = time.perf_counter() - started
+        with checkpoints.defer_sigint():
+            learnt = update(
+                self.learner,
+                chosen,
+                algorithm,
+                seed=self._seed(1),
+                on_advantages=None if recording is None else recording.learnt,
+            )
+            self.engine.update_weights(self.learner.weights, self.learner.updates)
+            episodes = [t for part in self.ranks.gather(played) for t in part]
+            metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
+            metrics["time/step"] = time.perf_counter() - started
+            warnings = self.monitors.update(metrics)
+            self.step += 1
+            self._book(episodes)
+            self._whole = self._progress()
+        if recording is not None:
+            file = Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl"
+            recording.write(file, self.ranks)
+        return metrics, episodes, warnings
+
+    def _is_recorded(self) -> bool:
+        """Return whether the episodes of the next step are written."""
+        every = self.config.record_every
+        return bool(every) and (self.step + 1) % every == 0
+
+    def _play(
+        self, algorithm: Algorithm, recording: Recording | None
+    ) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
+        """Return this rank's episodes, those to learn from, and what was measured."""
+        played: list[Trajectory] = []
+        chosen: list[Trajectory] = []
+        measured: defaultdict[str, float] = defaultdict(float)
+        curriculum = self.curricula[self.phases.phase]
+        for number in range(algorithm.max_batches if algorithm.dynamic_sampling else 1):
+            questions = curriculum.draw(self.step, algorithm.prompts).tolist()
+            rollouts = collect(
+                self.envs,
+                self.engine,
+                questions,
+                group_size=algorithm.group_size,
+                group_reward=self.rewards[self.phases.phase][1],
+                first_group=number * algorithm.prompts,
+                seed=self._seed(2, number),
+                share=(self.ranks.rank, self.ranks.size),
+                wait_for_all=self.config.wait_for_all,
+                on_episode=None if recording is None else recording.played,
+            )
+            played += rollouts.trajectories
+            chosen += useful(rollouts.trajectories, algorithm)
+            for name, seconds in rollouts.seconds.items():
+                measured[f"time/{name}"] += seconds
+            measured["format/faults"] += rollouts.format_faults
+            if self.ranks.sum([float(len(by_group(chosen)))])[0] >= algorithm.prompts:
+                break
+        faults, valid = self.ranks.sum(
+            [measured["format/faults"], float(sum(t.valid for t in played))]
+        )
+        measured["format/faults"] = faults / valid if valid else math.nan
+        share = math.ceil(algorithm.prompts / self.ranks.size)
+        kept = list(by_group(chosen).values())[:share]
+        return played, [member for members in kept for member in members], dict(measured)
+
+    def _book(self, episodes: list[Trajectory]) -> None:
+        """Count episodes of all ranks; go on to the next phase if this one is over."""
+        before = self.phases.phase
+        finished = [FinishedEpisode(t.num_searches, t.well_formed, t.valid) for t in episodes]
+        self.phases, _ = self.rule.observe(self.phases, finished)
+        if self.phases.phase != before:
+            self.monitors.restart()
+            self._enter_phase()
+
+    def _engine_for(self, envs: SearchQAVectorEnv, sampling: Sampling) -> RolloutEngine:
+        size = envs.protocol.max_tokens
+        return self._make_engine(
+            self.sampler, rows=envs.num_envs, max_tokens=size, sampling=sampling
+        )
+
+    def _enter_phase(self) -> None:
+        phase = self.phases.phase
+        self.envs.set_reward(self.rewards[phase][0])
+        self.learner.config = _optimizer(self.config, self.config.algorithm_of(phase))
+
+    def evaluate(self) -> dict[str, float]:
+        """Return metrics of greedy episodes on held-out questions."""
+        started = time.perf_counter()
+        total = len(self.held_out.questions)
+        count = min(self.config.eval_questions, total)
+        indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
+        own = self.ranks.split(indices)
+        engine = self._engine_for(self.held_out, GREEDY)
+        engine.update_weights(self.learner.weights, self.learner.updates)
+        found = play_questions(engine, self.held_out, own) if own else []
+        metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
+        metrics["eval/seconds"] = time.perf_counter() - started
+        self.evaluations.append((self.step, metrics))
+        self.evaluated = self.step
+        return metrics
+
+    # What lasts.
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, all its parts together."""
+        return self._before + time.monotonic() - self._started
+
+    def over(self) -> str | None:
+        """Return why the run is over, or None."""
+        config = self.config
+        if self.step >= config.steps:
+            return "all steps are made"
+        late = config.minutes is not None and self.seconds >= 60 * config.minutes
+        # One clock decides for all ranks.
+        return f"{config.minutes:g} minutes are over" if self.ranks.broadcast(late) else None
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints are."""
+        return Path(self.config.out) / "checkpoints"
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What is run, in words."""
+        config, algorithm = self.config, self.config.algorithm
+        return {
+            "model": config.model,
+            "environment": config.env_id,
+            "tokenizer": self.envs.tokenizer.name,
+            "dtype": dtype_in_words(config.dtype, config.device, resumed=bool(self._saved)),
+            "algorithm": f"{algorithm.advantage}, {algorithm.prompts} x {algorithm.group_size}",
+            "phases": ", ".join(phase.reward for phase in config.phases),
+        }
+
+    def begin(self, resume: bool) -> None:
+        """Go on from the newest checkpoint, or make sure that there is none.
+
+        Raises:
+            CheckpointError: There is none, or not of this run.
+            ConfigurationError: There is one of another run.
+        """
+        newest = checkpoints.latest(self.folder)
+        if resume and newest is None:
+            raise CheckpointError(
+                f"Expected a checkpoint to resume from in {self.folder}, got none. Start the run "
+                "without resuming, or name the folder of another."
+            )
+        if not resume and newest is not None:
+            raise ConfigurationError(
+                f"Expected a folder without a run, got {self.folder}, which has checkpoints. "
+                "Resume that run, or choose another folder."
+            )
+        if newest is not None:
+            self._restore(checkpoints.load(newest, config=self.config.lasting()))
+        self.engine.update_weights(self.learner.weights, self.learner.updates)
+
+    def save(self) -> None:
+        """Write a checkpoint of the last whole step, if weights have not moved on since."""
+        whole = self._whole
+        if self._saved == whole["step"] or self.learner.updates != whole["updates"]:
+            return
+        learner = self.learner.state_dict()
+        checkpoint = checkpoints.Checkpoint(
+            step=whole["step"],
+            weights=learner.pop("weights"),
+            state={"learner": learner, "run": whole, "evaluated": self.evaluated},
+            config=self.config.lasting(),
+        )
+        if self.ranks.is_main:
+            checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
+        self._saved = whole["step"]
+
+    def result(self, reason: str) -> TrainResult:
+        """Write the model where transformers can load it; return how the run ended."""
+        folder = Path(self.config.out) / "model"
+        weights = self.learner.weights()
+        if self.ranks.is_main:
+            save_model(self.sampler, folder, weights, tokenizer=self.envs.tokenizer)
+        return TrainResult(self.step, reason, folder, tuple(self.evaluations), self.phases.history)
+
+    def _progress(self) -> dict[str, Any]:
+        """Return all but the learner's state, as plain data."""
+        return {
+            "step": self.step,
+            "updates": self.learner.updates,
+            "seconds": self.seconds,
+            "phases": asdict(self.phases),
+            "curricula": [curriculum.state for curriculum in self.curricula],
+            "monitors": self.monitors.state_dict(),
+        }
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        learner, run = checkpoint.state["learner"], checkpoint.state["run"]
+        self.learner.load_state_dict({**learner, "weights": checkpoint.weights})
+        history = tuple(PhaseSwitch(*switch) for switch in run["phases"]["history"])
+        self.phases = PhaseState(**{**run["phases"], "history": history})
+        for curriculum, state in zip(self.curricula, run["curricula"], strict=True):
+            curriculum.state = state
+        self.monitors.load_state_dict(run["monitors"])
+        self.step = self._saved = checkpoint.step
+        self.evaluated = checkpoint.state["evaluated"]
+        self._before = run["seconds"]
+        self._enter_phase()
+        self._whole = self._progress()
+
+    def _seed(self, *numbers: int) -> int:
+        """Return a seed for one use in one step."""
+        sequence = np.random.SeedSequence((self.config.seed, self.step, *numbers))
+        return int(sequence.generate_state(1)[0])
+
+
+def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
+    """Load the model to where it is trained."""
+    device = config.device
+    if device == "auto":
+        gpu = "cuda" if finds_gpu(config) else "cpu"
+        device = str(ranks.device) if ranks.size > 1 else gpu
+    model = load_model(config.model, device=device)
+    return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
+
+
+def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:
+    """Return the curriculum of each phase."""
+    known = None if config.difficulties is None else read_difficulties(config.difficulties)
+    return [
+        make_curriculum(
+            envs.questions, config.seed, hops=config.hops, difficulties=known, levels=phase.levels
+        )
+        for phase in config.phases
+    ]
+
+
+def _optimizer(config: TrainConfig, algorithm: Algorithm) -> OptimizerConfig:
+    """Return the optimizer's settings with the algorithm's rates."""
+    return replace(
+        config.optimizer,
+        learning_rate=algorithm.learning_rate,
+        value_learning_rate=algorithm.value_learning_rate,
+        warmup_steps=algorithm.warmup_steps * algorithm.updates,
+    )
+
+
+def finds_gpu(config: TrainConfig) -> bool:
+    """Return whether a run trains on a GPU because there is one."""
+    return config.device == "auto" and torch.cuda.is_available()

@@ -1,0 +1,139 @@
+"""Policy-gradient training of a language model that searches: the run, top to bottom.
+
+A step draws questions, plays groups of episodes, learns from them
+(:mod:`search_env.agents.learning.update`), measures what happened and asks whether the phase is
+over. Around it: evaluation on held-out questions, checkpoints, and the observer that is told of
+everything.
+
+Everything random is drawn from the seed and the number of the step, and episodes never outlive a
+step. So a run that was killed goes on from its checkpoint as if it had not been: on one thread, in
+fp32, its weights are the same to the last bit. Ctrl-C is held back while weights change. Several
+processes share out the questions: torchrun's, or those that ``processes`` asks for.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from search_env.agents.inference.rollout_engine import (
+    EngineFactory,
+    check_portable,
+)
+from search_env.agents.learning.distributed import Ranks, by_torchrun, joined
+from search_env.agents.learning.local_processes import crew
+from search_env.agents.reporting.logs import Observer, Observers
+from search_env.agents.training import checkpoints
+from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.run import TrainingRun, TrainResult, finds_gpu
+from search_env.errors import ConfigurationError
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: PreTrainedModel | None = None,
+    observer: Observer | None = None,
+    resume: bool = False,
+    engine: EngineFactory | None = None,
+) -> TrainResult:
+    """Train, evaluate and write checkpoints.
+
+    After Ctrl-C or an error the last whole step is saved before the exception goes on.
+
+    Args:
+        config: What to run.
+        model: Instead of loading ``config.model``; changed in place. With one process only.
+        observer: Is told, on the main process only.
+        resume: Go on from the newest checkpoint in ``config.out``.
+        engine: Makes what samples, for rollouts and evaluation, in each process; None for
+            :class:`~search_env.agents.inference.engine.Engine` on the trained model's own weights.
+            It is no setting of the run: whoever resumes passes it again.
+
+    Raises:
+        ConfigurationError: Settings that cannot work, also with this engine, or a folder that
+            holds another run.
+        CheckpointError: Nothing to resume, or not with these settings.
+        WorkerDiedError: One of several processes could not start, or was killed.
+    """
+    newest = checkpoints.latest(Path(config.out) / "checkpoints") if resume else None
+    config = replace(config, dtype=checkpoints.dtype_of_run(config.dtype, config.device, newest))
+    if config.processes == 1 or by_torchrun():
+        with joined(config.device) as ranks:
+            return _train_together(ranks, config, resume, engine, model, observer)
+    if model is not None or finds_gpu(config):
+        raise ConfigurationError(
+            f"Expected a model's folder and no GPU with processes={config.processes}, got "
+            f"{'a GPU' if model is None else 'a model in memory'}. Pass processes=1, or start one "
+            "process a GPU by torchrun."
+        )
+    check_portable(engine)
+    with crew(config.processes, _train_as_member, config.to_json(), resume, engine) as ranks:
+        return _train_together(ranks, config, resume, engine, None, observer)
+
+
+def _train_as_member(
+    ranks: Ranks, settings: dict[str, Any], resume: bool, engine: EngineFactory | None
+) -> None:
+    """Train in a process that another one started, and say nothing."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
+
+
+def _train_together(
+    ranks: Ranks,
+    config: TrainConfig,
+    resume: bool,
+    engine: EngineFactory | None,
+    model: PreTrainedModel | None,
+    observer: Observer | None,
+) -> TrainResult:
+    """Train as one of ``ranks``."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config = replace(config, dtype=ranks.broadcast(config.dtype))  # machines may differ
+    run = TrainingRun(config, model, ranks, engine)
+    told = Observers([observer] if observer is not None and ranks.is_main else [])
+    run.begin(resume)
+    told.begin(config.steps, run.description)
+    reason = "it failed"
+    with ExitStack() as last:
+        last.callback(lambda: told.end(run.step, reason))
+        try:
+            reason = _train(run, config, told)
+        except KeyboardInterrupt:
+            reason = "interrupted"
+            raise
+        finally:
+            run.save()
+    return run.result(reason)
+
+
+def _train(run: TrainingRun, config: TrainConfig, observer: Observer) -> str:
+    """Make the steps that are left; return why they end."""
+
+    def evaluate() -> None:
+        due = reason is not None or run.step % config.eval_every == 0
+        if due and run.evaluated != run.step:
+            observer.evaluated(run.step, run.evaluate())
+
+    reason = run.over()
+    if config.eval_every:
+        evaluate()
+    while reason is None:
+        metrics, episodes, warnings = run.train_step()
+        observer.step(run.step, metrics, episodes)
+        for warning in warnings:
+            observer.warn(run.step, warning)
+        reason = run.over()
+        if config.eval_every:
+            evaluate()
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+    return reason
