@@ -2,9 +2,9 @@
 
 ::
 
-    from benchmarks.players.base import TokenAgent
-    from benchmarks.question_sets.registry import get_benchmark
-    from benchmarks.run import run
+    from search_env.benchmarks.players.base import TokenAgent
+    from search_env.benchmarks.question_sets.registry import get_benchmark
+    from search_env.benchmarks.run import run
 
     protocol = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
     results = run(protocol, TokenAgent("mine", agent), Path("runs/mine.jsonl"))
@@ -16,17 +16,22 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.harness.ablations import ABLATIONS, ablated_retriever
-from benchmarks.harness.provenance import circumstances
-from benchmarks.harness.results_file import EpisodeResult, Results, ResultsWriter, read_results
-from benchmarks.harness.spec import BenchmarkProtocol
-from benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
-from search_env.arguments import check_choice
-from search_env.datasets.records import one_line
-from search_env.episode_files import EpisodeWriter
-from search_env.setting import EnvConfig, Setting
-from search_env.tasks import register_retriever
+from search_env.benchmarks.harness.ablations import ABLATIONS, ablated_retriever
+from search_env.benchmarks.harness.results_file import (
+    EpisodeResult,
+    Results,
+    ResultsWriter,
+    read_results,
+)
+from search_env.benchmarks.harness.spec import BenchmarkProtocol
+from search_env.benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
+from search_env.datasets.rows import one_line
+from search_env.envs.config import EnvConfig, Setting
+from search_env.provenance import circumstances
+from search_env.recording.files import EpisodeWriter
+from search_env.retrieval.registry import register_retriever
 from search_env.types import Question
+from search_env.validation import check_choice
 
 GREEDY = Decoding()
 
@@ -54,7 +59,7 @@ def run(
         protocol: Fixes everything but the agent.
         agent: Plays the episodes.
         path: File of results: a new one, or one that the same run has begun.
-        ablation: One of :data:`~benchmarks.harness.ablations.ABLATIONS`, or None.
+        ablation: One of :data:`~search_env.benchmarks.harness.ablations.ABLATIONS`, or None.
         decoding: How a model's tokens are chosen, and how often.
         limit: Only the first questions; None for all. The id then says so.
         seed: Seed of environment and agent.
@@ -114,7 +119,7 @@ def result_id(
     An ablation is no part of it: it stands beside the agent that it takes the evidence from.
 
     Example:
-        >>> from benchmarks.question_sets.registry import get_benchmark
+        >>> from search_env.benchmarks.question_sets.registry import get_benchmark
         >>> world = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
         >>> result_id(world, Decoding(1.0, samples=8), limit=50)
         'world-2hop/r1-searcher/bm25-world1k/v1@t1x8+first50'

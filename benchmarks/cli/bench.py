@@ -1,7 +1,7 @@
 """``search-env bench``: the protocols, or one agent on one of them.
 
-Episodes are played by :mod:`benchmarks.run`. This module is imported for every command, so whatever
-needs torch or an endpoint's client is imported inside the functions.
+Episodes are played by :mod:`search_env.benchmarks.run`. This module is imported for every command,
+so whatever needs torch or an endpoint's client is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search_env.console import check_output, open_console, progress_bar, say
+from search_env.cli.console import check_output, open_console, progress_bar, say
 
 if TYPE_CHECKING:
-    from benchmarks.harness.results_file import EpisodeResult, Results
-    from benchmarks.harness.spec import BenchmarkProtocol
-    from benchmarks.players.base import BenchmarkAgent
+    from search_env.benchmarks.harness.results_file import EpisodeResult, Results
+    from search_env.benchmarks.harness.spec import BenchmarkProtocol
+    from search_env.benchmarks.players.base import BenchmarkAgent
 
 _INTERRUPTED = 130
 
@@ -107,9 +107,9 @@ def bench_command(
     if protocol_id is None:
         _list()
         return
-    from benchmarks.players.base import Decoding
-    from benchmarks.players.factory import make_agent
-    from benchmarks.question_sets.registry import get_benchmark
+    from search_env.benchmarks.players.base import Decoding
+    from search_env.benchmarks.players.factory import make_agent
+    from search_env.benchmarks.question_sets.registry import get_benchmark
 
     protocol = get_benchmark(protocol_id)
     if questions is not None:
@@ -118,7 +118,7 @@ def bench_command(
         protocol = protocol.over_corpus(corpus)
     decoding = Decoding(temperature, top_p, samples)
     if agent.startswith("model:"):
-        from agents.commands import need_agents
+        from search_env.agents.cli.common import need_agents
 
         need_agents("bench")
     benchmark_agent = make_agent(
@@ -158,8 +158,8 @@ def bench_command(
 
 
 def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **options: Any) -> Results:
-    """Play behind a progress bar; arguments and errors are those of :func:`benchmarks.run.run`."""
-    from benchmarks.run import run
+    """Play behind a progress bar; arguments and errors are those of ``benchmarks.run.run``."""
+    from search_env.benchmarks.run import run
 
     failed = 0
     try:
@@ -193,9 +193,9 @@ def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **optio
 
 def _judge(results: Results, url: str, model: str | None) -> Results:
     """Have the answers judged behind a progress bar."""
-    from benchmarks.harness.results_file import with_verdicts
-    from benchmarks.players.judge import Judge, prompt_digest
-    from benchmarks.players.openai_endpoint import Endpoint
+    from search_env.benchmarks.harness.results_file import with_verdicts
+    from search_env.benchmarks.players.judge import Judge, prompt_digest
+    from search_env.benchmarks.players.openai_endpoint import Endpoint
     from search_env.errors import ConfigurationError
 
     if model is None:
@@ -221,7 +221,7 @@ def _list() -> None:
     from rich import box
     from rich.table import Table
 
-    from benchmarks.question_sets.registry import all_benchmarks
+    from search_env.benchmarks.question_sets.registry import all_benchmarks
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("protocol", no_wrap=True)
@@ -234,9 +234,9 @@ def _list() -> None:
 
 def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
     """Say so where questions of the protocol were trained on."""
-    from benchmarks.run import overlap
-    from search_env.setting import EnvConfig, Setting
-    from search_env.tasks import load_questions
+    from search_env.benchmarks.run import overlap
+    from search_env.envs.config import EnvConfig, Setting
+    from search_env.envs.loading import load_questions
 
     questions = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
     for source in trained_on:
@@ -264,7 +264,7 @@ def default_path(
 
 def _show(results: Results, name: str) -> None:
     """Print the scores."""
-    from benchmarks.reports import tables
+    from search_env.benchmarks.reports import tables
 
     console = open_console()
     say(f"{results.header['protocol']}\n", "bold")

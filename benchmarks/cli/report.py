@@ -1,6 +1,6 @@
 """``search-env report``: runs of any kind as one page, and as Markdown.
 
-The page is made by :mod:`benchmarks.reports.pages`.
+The page is made by :mod:`search_env.benchmarks.reports.pages`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search_env.console import check_output, say
+from search_env.cli.console import check_output, say
 
 if TYPE_CHECKING:
-    from search_env.rendering.page import Tab
+    from search_env.viewer.page import Tab
 
 _LOG = "metrics.jsonl"
 
@@ -45,11 +45,16 @@ def report_command(
     open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write one self-contained page: scores, learning curves, and every token of every episode."""
-    from benchmarks.harness.results_file import read_results
-    from benchmarks.reports.pages import by_protocol, report_markdown, score_tab, training_tab
-    from search_env.commands.view import seen_in
+    from search_env.benchmarks.harness.results_file import read_results
+    from search_env.benchmarks.reports.pages import (
+        by_protocol,
+        report_markdown,
+        score_tab,
+        training_tab,
+    )
+    from search_env.cli.view import seen_in
     from search_env.errors import ConfigurationError
-    from search_env.rendering.page import write_page
+    from search_env.viewer.page import write_page
 
     check_output(out)
     check_output(markdown)
@@ -84,7 +89,7 @@ def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
         DataNotFoundError: There is no such file.
         ResultsError: A file that was named is none of these.
     """
-    from benchmarks.harness.errors import ResultsError
+    from search_env.benchmarks.harness.errors import ResultsError
     from search_env.errors import DataNotFoundError
 
     kinds: dict[str, list[Path]] = {"results": [], "episodes": [], "training": []}

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.harness.spec import NO_CORPUS, BenchmarkProtocol
+from search_env.benchmarks.harness.spec import NO_CORPUS, BenchmarkProtocol
 
 SYSTEMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -39,7 +39,7 @@ def over_the_pool(question_set: str, **fields: Any) -> tuple[BenchmarkProtocol, 
     Args:
         question_set: First part of the id.
         **fields: ``env_id``, ``questions_digest`` and ``note`` of
-            :class:`~benchmarks.harness.spec.BenchmarkProtocol`.
+            :class:`~search_env.benchmarks.harness.spec.BenchmarkProtocol`.
     """
     return tuple(
         BenchmarkProtocol(

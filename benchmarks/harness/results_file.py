@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from benchmarks.harness.errors import ResultsError, ResultsMismatchError
-from search_env.datasets.files import open_binary
-from search_env.evaluation import EpisodeRecord
+from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
+from search_env.datasets.streaming import open_binary
+from search_env.evaluation.evaluate import EpisodeRecord
 from search_env.paths import atomic_path
 
 VERSION = 1

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness.results_file import EpisodeResult, by_question
-from search_env.evaluation import EpisodeRecord
-from search_env.scoring import R1_SEARCHER
-from search_env.statistics import Interval, bootstrap_mean, majority_vote, pass_at_k
+from search_env.benchmarks.harness.results_file import EpisodeResult, by_question
+from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.metrics.answers import R1_SEARCHER
+from search_env.metrics.statistics import Interval, bootstrap_mean, majority_vote, pass_at_k
 
 MEASURES: Mapping[str, Callable[[EpisodeRecord], float | None]] = {
     "EM": lambda record: record.exact_match,
@@ -81,7 +81,7 @@ def question_scores(
 
 
 def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Interval:
-    """Return pass@k by exact match, as :func:`~search_env.statistics.pass_at_k` estimates it.
+    """Return pass@k by exact match, estimated by :func:`~search_env.metrics.statistics.pass_at_k`.
 
     Args:
         episodes: With at least ``k`` samples of each question.

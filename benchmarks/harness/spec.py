@@ -8,7 +8,7 @@ changed under an id is an error and not another number.
 
 An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``. What departs
 from greedy decoding or from all questions says so behind an ``@``
-(:func:`benchmarks.run.result_id`).
+(:func:`search_env.benchmarks.run.result_id`).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from benchmarks.harness.errors import DigestMismatchError
+from search_env.benchmarks.harness.errors import DigestMismatchError
+from search_env.envs.config import EnvConfig, Setting
+from search_env.envs.loading import load_questions
+from search_env.envs.registration import ENVIRONMENTS
 from search_env.errors import ConfigurationError, DataNotFoundError
-from search_env.evaluation import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.metrics.answers import R1_SEARCHER
 from search_env.paths import DATA_VARIABLE, data_dir
-from search_env.protocols import Protocol
-from search_env.registration import ENVIRONMENTS
-from search_env.scoring import R1_SEARCHER
-from search_env.setting import EnvConfig, Setting
-from search_env.tasks import load_questions
+from search_env.protocols.protocol import Protocol
 from search_env.types import Question
 
 NO_CORPUS = "bm25-own"
@@ -45,7 +45,8 @@ class BenchmarkProtocol:
 
     Attributes:
         question_set: Questions and their split.
-        system: Whose setting it is; first the name of a :class:`search_env.protocols.Protocol`.
+        system: Whose setting it is; first the name of a
+            :class:`search_env.protocols.protocol.Protocol`.
         retrieval: Retriever and corpus.
         version: Counts up with every change of what the id stands for.
         env_id: A registered environment.

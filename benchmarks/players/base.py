@@ -1,7 +1,7 @@
 """What plays a question set: an agent that is handed episodes and reports each as it ends.
 
 Episodes are played in any order, as many side by side as the agent likes. What a command line
-calls an agent is :mod:`benchmarks.players.factory`'s.
+calls an agent is :mod:`search_env.benchmarks.players.factory`'s.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.results_file import EpisodeResult
-from benchmarks.harness.spec import BenchmarkProtocol
-from search_env.env import SearchQAEnv
-from search_env.episode_record import Recordable
+from search_env.benchmarks.harness.results_file import EpisodeResult
+from search_env.benchmarks.harness.spec import BenchmarkProtocol
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.evaluation import Agent, record_of
+from search_env.evaluation.agent import Agent
+from search_env.evaluation.evaluate import record_of
+from search_env.recording.record import Recordable
 from search_env.types import Transcript
 
 EpisodeKey = tuple[int, int]
@@ -133,7 +134,7 @@ class BenchmarkAgent(Protocol):
 
 
 class TokenAgent:
-    """Plays any :class:`~search_env.evaluation.Agent`, one token after the other.
+    """Plays any :class:`~search_env.evaluation.agent.Agent`, one token after the other.
 
     Args:
         name: Its name in results.

@@ -3,7 +3,7 @@
 ======================  ====================================================================
 agent                   what plays
 ======================  ====================================================================
-``oracle`` and others   a scripted baseline of :mod:`agents.baselines`
+``oracle`` and others   a scripted baseline of :mod:`search_env.agents.baselines.scripted`
 ``model:NAME``          a causal language model: bundled name, folder or hub id
 ``python:MODULE:NAME``  a function ``(prompt, stop) -> text``
 ``http://.../v1``       an OpenAI-compatible endpoint; needs ``model``
@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from agents.baselines import BASELINES, make_baseline
-from benchmarks.harness.spec import BenchmarkProtocol
-from benchmarks.players.base import BenchmarkAgent, TokenAgent
+from search_env.agents.baselines.scripted import BASELINES, make_baseline
+from search_env.benchmarks.harness.spec import BenchmarkProtocol
+from search_env.benchmarks.players.base import BenchmarkAgent, TokenAgent
 from search_env.errors import ConfigurationError, nearest
-from search_env.protocols import get_protocol
+from search_env.protocols.registry import get_protocol
 
 
 def make_agent(
@@ -31,9 +31,10 @@ def make_agent(
         agent: See this module's table.
         protocol: The protocol that will be played.
         seed: Seeds what a scripted agent draws.
-        **options: Those of :class:`~benchmarks.players.local_model.ModelAgent`,
-            :func:`~benchmarks.players.text.function_agent` or
-            :func:`~benchmarks.players.openai_endpoint.endpoint_agent`; None leaves one as it is.
+        **options: Those of :class:`~search_env.benchmarks.players.local_model.ModelAgent`,
+            :func:`~search_env.benchmarks.players.text.function_agent` or
+            :func:`~search_env.benchmarks.players.openai_endpoint.endpoint_agent`; None leaves one
+            as it is.
 
     Raises:
         ConfigurationError: No such agent, or an option that it does not take.
@@ -44,14 +45,14 @@ def make_agent(
         _check_options(agent, options, ())
         return TokenAgent(agent, make_baseline(agent, seed))
     if kind == "model":
-        from benchmarks.players.local_model import ModelAgent
+        from search_env.benchmarks.players.local_model import ModelAgent
 
         _check_options(
             agent, options, ("tokenizer", "prompt", "rows", "max_tokens", "dtype", "device")
         )
         return ModelAgent(name, **options)
     if kind == "python":
-        from benchmarks.players.text import function_agent
+        from search_env.benchmarks.players.text import function_agent
 
         _check_options(agent, options, ("tokenizer", "concurrency"))
         return function_agent(name, **options)
@@ -60,12 +61,12 @@ def make_agent(
     names = [*BASELINES, "model:NAME", "python:MODULE:NAME", "http://HOST/v1"]
     raise ConfigurationError(
         f"Expected an agent among {', '.join(names)}, got {agent!r}. {nearest(agent, names)}"
-        "Agents of your own run with benchmarks.run.run."
+        "Agents of your own run with search_env.benchmarks.run.run."
     )
 
 
 def _endpoint(url: str, protocol: BenchmarkProtocol, options: dict[str, Any]) -> BenchmarkAgent:
-    from benchmarks.players.openai_endpoint import endpoint_agent
+    from search_env.benchmarks.players.openai_endpoint import endpoint_agent
 
     _check_options(
         url,

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.errors import EndpointReplyError
-from benchmarks.players.base import Decoding
-from benchmarks.players.openai_endpoint import Endpoint
-from benchmarks.players.text import CompletionRequest
-from search_env.evaluation import EpisodeRecord
+from search_env.benchmarks.harness.errors import EndpointReplyError
+from search_env.benchmarks.players.base import Decoding
+from search_env.benchmarks.players.openai_endpoint import Endpoint
+from search_env.benchmarks.players.text import CompletionRequest
+from search_env.evaluation.evaluate import EpisodeRecord
 from search_env.paths import cache_dir
 from search_env.types import Source
 

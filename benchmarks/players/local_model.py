@@ -10,27 +10,27 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from agents.engine import Engine
-from agents.models import check_fits, load_model, with_tokenizer
-from agents.rollout import collect, make_envs
-from agents.sampling import Sampling
-from agents.trajectories import Trajectory
-from benchmarks.harness.results_file import EpisodeResult
-from benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
-from search_env.arguments import check_choice, check_count
-from search_env.evaluation import record_of
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.sampling import Sampling
+from search_env.agents.models import check_fits, load_model, with_tokenizer
+from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.agents.types import Trajectory
+from search_env.benchmarks.harness.results_file import EpisodeResult
+from search_env.benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
+from search_env.evaluation.evaluate import record_of
 from search_env.types import Transcript
+from search_env.validation import check_choice, check_count
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class ModelAgent:
-    """Plays a model through :class:`~agents.engine.Engine`.
+    """Plays a model through :class:`~search_env.agents.inference.engine.Engine`.
 
     Args:
         name: Bundled name, folder, or hub id.
-        tokenizer: As for :func:`~search_env.tokenizer.load_tokenizer`; None for the one that lies
-            with the model (``world-1k`` for bundled ones).
+        tokenizer: As for :func:`~search_env.tokens.tokenizer.load_tokenizer`; None for the one that
+            lies with the model (``world-1k`` for bundled ones).
         prompt: ``"base"``, or the chat template of the model's family.
         rows: Episodes side by side.
         max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.

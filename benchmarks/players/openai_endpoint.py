@@ -20,17 +20,17 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.harness.errors import (
+from search_env.benchmarks.harness.errors import (
     EndpointError,
     EndpointRefusedError,
     EndpointReplyError,
     EndpointTimeoutError,
 )
-from benchmarks.players.text import Completion, CompletionRequest, TextAgent
-from search_env.arguments import check_choice
+from search_env.benchmarks.players.text import Completion, CompletionRequest, TextAgent
 from search_env.errors import ConfigurationError
-from search_env.protocols import Protocol
+from search_env.protocols.protocol import Protocol
 from search_env.types import Source
+from search_env.validation import check_choice
 
 APIS = ("completions", "chat", "tokens")
 KEY = "OPENAI_API_KEY"
@@ -203,7 +203,7 @@ def endpoint_agent(
         model: Name that the endpoint gives it.
         api: See this module's table.
         protocol: Whose messages a chat begins with.
-        tokenizer: As for :class:`~benchmarks.players.text.TextAgent`.
+        tokenizer: As for :class:`~search_env.benchmarks.players.text.TextAgent`.
         concurrency: Episodes at a time.
         max_tokens: Context; None for the protocol's.
         timeout: Seconds for one reply.

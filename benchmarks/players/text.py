@@ -19,12 +19,18 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.harness.errors import BenchmarkError, EndpointError
-from benchmarks.harness.results_file import EpisodeResult
-from benchmarks.players.base import Decoding, EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
-from search_env.env import SearchQAEnv
+from search_env.benchmarks.harness.errors import BenchmarkError, EndpointError
+from search_env.benchmarks.harness.results_file import EpisodeResult
+from search_env.benchmarks.players.base import (
+    Decoding,
+    EpisodeKey,
+    EpisodeToRecord,
+    Evaluation,
+    OnEpisode,
+)
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.evaluation import record_of
+from search_env.evaluation.evaluate import record_of
 from search_env.types import Source, TagPair, TagRole, Transcript
 
 _FAILURES = 3
@@ -94,7 +100,8 @@ class TextAgent:
 
     Args:
         complete: Goes on with a text.
-        description: Names the agent; see :class:`~benchmarks.players.base.BenchmarkAgent`.
+        description: Names the agent; see
+            :class:`~search_env.benchmarks.players.base.BenchmarkAgent`.
         tokenizer: Counts tokens and turns text into ids; best the model's own.
         concurrency: Episodes side by side.
         max_tokens: Context; None for the protocol's.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.published_settings import over_the_pool
-from benchmarks.harness.spec import QuestionSet
+from search_env.benchmarks.harness.published_settings import over_the_pool
+from search_env.benchmarks.harness.spec import QuestionSet
 
 SET = QuestionSet(
     "bamboogle",

@@ -5,7 +5,7 @@ Articles are invented, so that nothing can be known without a search.
 
 from __future__ import annotations
 
-from benchmarks.harness.spec import BenchmarkProtocol, QuestionSet
+from search_env.benchmarks.harness.spec import BenchmarkProtocol, QuestionSet
 
 QUESTIONS = 500
 _QUESTIONS_DIGESTS = {1: "d3a8a47a6176", 2: "637a4ab4c853", 3: "07fc1623ee49", 4: "021cba1636ef"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.published_settings import over_the_pool, r1_selection
-from benchmarks.harness.spec import QuestionSet
+from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
+from search_env.benchmarks.harness.spec import QuestionSet
 
 SET = QuestionSet(
     "hotpotqa",

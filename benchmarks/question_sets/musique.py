@@ -9,12 +9,12 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from benchmarks.harness.published_settings import over_the_pool, r1_selection
-from benchmarks.harness.spec import QuestionSet
-from search_env.datasets.files import iter_records
-from search_env.datasets.resolve import find_questions
+from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
+from search_env.benchmarks.harness.spec import QuestionSet
+from search_env.datasets.locate import find_questions
+from search_env.datasets.streaming import iter_records
 from search_env.errors import DataError
-from search_env.evaluation import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeRecord
 from search_env.paths import FileKey, file_key
 
 JOINED = "peterbaile/lag"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.harness.published_settings import without_evidence
-from benchmarks.harness.spec import QuestionSet
+from search_env.benchmarks.harness.published_settings import without_evidence
+from search_env.benchmarks.harness.spec import QuestionSet
 
 SET = QuestionSet("popqa", without_evidence("popqa-test", dataset="popqa"))

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from benchmarks.harness.spec import BenchmarkProtocol, QuestionSet
-from benchmarks.question_sets import (
+from search_env.benchmarks.harness.spec import BenchmarkProtocol, QuestionSet
+from search_env.benchmarks.question_sets import (
     bamboogle,
     encyclopaedia,
     hotpotqa,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.harness.results_file import Results
-from benchmarks.harness.scores import group, score
-from search_env.statistics import Interval
+from search_env.benchmarks.harness.results_file import Results
+from search_env.benchmarks.harness.scores import group, score
+from search_env.metrics.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

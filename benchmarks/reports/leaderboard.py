@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.errors import ResultsError
-from benchmarks.harness.results_file import IDENTITY, Results
-from benchmarks.harness.scores import MEASURES, score
-from benchmarks.reports.measurement_page import table
-from benchmarks.reports.published_scores import PUBLISHED, Published
-from benchmarks.reports.tables import agent_label, cell
+from search_env.benchmarks.harness.errors import ResultsError
+from search_env.benchmarks.harness.results_file import IDENTITY, Results
+from search_env.benchmarks.harness.scores import MEASURES, score
+from search_env.benchmarks.reports.measurement_page import table
+from search_env.benchmarks.reports.published_scores import PUBLISHED, Published
+from search_env.benchmarks.reports.tables import agent_label, cell
+from search_env.metrics.statistics import Interval
 from search_env.paths import atomic_path
-from search_env.statistics import Interval
 
 PUBLISHED_TITLE = "Reported elsewhere, under other protocols: not to be compared with the above"
 
@@ -31,8 +31,8 @@ class Entry:
     Attributes:
         header: First line of the file of results.
         questions: How many questions.
-        measures: By the names of :data:`benchmarks.harness.scores.MEASURES`; None where no episode
-            has it.
+        measures: By the names of :data:`search_env.benchmarks.harness.scores.MEASURES`; None where
+            no episode has it.
     """
 
     header: dict[str, Any]
@@ -138,7 +138,7 @@ def _entry(path: Path, number: int, line: str) -> Entry:
         row["agent"]["name"], row["protocol"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ResultsError(
-            f"{path}, line {number}: expected scores as benchmarks.reports.leaderboard writes "
+            f"{path}, line {number}: expected scores as the leaderboard writes "
             f"them, got {line[:60]!r} ({type(error).__name__}). Delete the line and score again."
         ) from error
     return Entry(row, questions, measures)

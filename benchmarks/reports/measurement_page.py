@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.plots import t_quantile
-from benchmarks.harness.provenance import circumstances, versions
+from search_env.metrics.statistics import t_quantile
+from search_env.provenance import circumstances, versions
 
 
 def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:

@@ -12,12 +12,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness.results_file import Results
-from benchmarks.harness.scores import MEASURES, Scores, question_scores, score
-from benchmarks.question_sets.registry import all_benchmarks
-from benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
-from benchmarks.reports.measurement_page import table as markdown_table
-from benchmarks.reports.tables import (
+from search_env.benchmarks.harness.results_file import Results
+from search_env.benchmarks.harness.scores import MEASURES, Scores, question_scores, score
+from search_env.benchmarks.question_sets.registry import all_benchmarks
+from search_env.benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
+from search_env.benchmarks.reports.measurement_page import table as markdown_table
+from search_env.benchmarks.reports.tables import (
     GROUPED,
     agent_label,
     breakdowns,
@@ -28,8 +28,8 @@ from benchmarks.reports.tables import (
     score_rows,
 )
 from search_env.errors import ConfigurationError
-from search_env.rendering.page import Tab
-from search_env.statistics import compare_paired
+from search_env.metrics.statistics import compare_paired
+from search_env.viewer.page import Tab
 
 
 def by_protocol(results: Iterable[Results]) -> dict[str, dict[str, Results]]:
@@ -178,7 +178,7 @@ def _image(png: bytes) -> str:
 
 def _training_png(log: Path) -> bytes:
     try:
-        from agents.plots import training_figure
+        from search_env.agents.reporting.plots import training_figure
     except ImportError as error:
         raise ConfigurationError(
             f"Expected matplotlib for the curves of {log.parent}, got none. Run "

@@ -6,11 +6,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.harness.results_file import Results, by_question
-from benchmarks.harness.scores import MEASURES, Groups, Scores, group, majority, pass_at, score
-from benchmarks.question_sets.registry import question_set_of
-from benchmarks.reports.measurement_page import table as markdown_table
-from search_env.statistics import Interval
+from search_env.benchmarks.harness.results_file import Results, by_question
+from search_env.benchmarks.harness.scores import (
+    MEASURES,
+    Groups,
+    Scores,
+    group,
+    majority,
+    pass_at,
+    score,
+)
+from search_env.benchmarks.question_sets.registry import question_set_of
+from search_env.benchmarks.reports.measurement_page import table as markdown_table
+from search_env.metrics.statistics import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from search_env.errors import DataNotFoundError
 from search_env.paths import data_dir
-from search_env.protocols import R1_SEARCHER, register_protocol
-from search_env.tokenizer import Tokenizer
+from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.registry import register_protocol
+from search_env.tokens.tokenizer import Tokenizer
 
 LENGTH = 4096
 TEXT = "The river rises in the northern hills, passes the old mill and reaches the sea at dusk. "

@@ -3,7 +3,7 @@
 Run it in an environment of its own, which the peer is installed into::
 
     pip install gem-llm==0.1.0 datasets requests .
-    SEARCH_ENV_DATA=<data folder> python -m benchmarks.speed.peers \
+    SEARCH_ENV_DATA=<data folder> python -m search_env.benchmarks.speed.peers \
         --output benchmarks/results/speed_peers.md
 
 Both replay the 625 published trajectories of R1-Searcher: the same policy's segments, the same
@@ -29,12 +29,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.measure import data_folder
-from benchmarks.speed.published_trajectories import FILES, PublishedTrajectory, read_trajectories
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.measure import data_folder
+from search_env.benchmarks.speed.published_trajectories import (
+    FILES,
+    PublishedTrajectory,
+    read_trajectories,
+)
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import Document
-from search_env.vector_env import SearchQAVectorEnv
 
 ROWS, TOP_K, LENGTH = 64, 5, 8192
 _TURNS = 16  # more than any trajectory has
@@ -334,7 +338,9 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=7, help="passes of each system")
     args = options.parse_args()
-    command = f"SEARCH_ENV_DATA=... python -m benchmarks.speed.peers --repeats {args.repeats}"
+    command = (
+        f"SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.peers --repeats {args.repeats}"
+    )
     packages = ("search-env", "gem-llm", "gymnasium", "numpy", "tokenizers")
     head = heading("Environment time of an episode, beside GEM", command, packages)
     publish(f"{head}\n{result(data_folder(), args.repeats)}", args.output)

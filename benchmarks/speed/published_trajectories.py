@@ -1,8 +1,8 @@
 """The trajectories that R1-Searcher published, taken apart: who wrote what, what was found.
 
 Source: RUCAIBox/R1-Searcher@631167c, files described in the data folder's README. The documents
-block has the layout of :data:`search_env.protocols.R1_SEARCHER`, so an episode that replays the
-policy's segments against the recorded documents must give the recorded text back.
+block has the layout of :data:`search_env.protocols.r1_searcher.R1_SEARCHER`, so an episode that
+replays the policy's segments against the recorded documents must give the recorded text back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from search_env.protocols import without_quotes
+from search_env.protocols.r1_searcher import without_quotes
 from search_env.types import Document, Question
 
 FILES = {"bamboogle": "bamboogle_qwen.jsonl.xz", "2wikimultihopqa": "2wiki_qwen.jsonl.xz"}

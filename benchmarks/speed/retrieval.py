@@ -1,6 +1,6 @@
 """One BM25 search: text in, documents out; beside the back ends of bm25s over the same matrix.
 
-    python -m benchmarks.speed.retrieval 100000 1000000 \
+    python -m search_env.benchmarks.speed.retrieval 100000 1000000 \
         --output benchmarks/results/speed_retrieval.md
 
 A million passages take 4 GB of memory, 1 GB of disk for a while and 5 minutes. The numba rows
@@ -32,7 +32,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
 from search_env.retrieval import BM25Retriever
 from search_env.types import Document
 
@@ -191,7 +191,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("passages", type=int, nargs="+", help="corpus sizes, smallest first")
     args = options.parse_args()
-    command = f"python -m benchmarks.speed.retrieval {' '.join(map(str, args.passages))}"
+    command = f"python -m search_env.benchmarks.speed.retrieval {' '.join(map(str, args.passages))}"
     text = heading("Speed of BM25 retrieval", command, ["numpy", "bm25s", "PyStemmer", "numba"])
     text += (
         f"\nLatency of one query, k={K}, over {NUM_QUERIES:,} queries on a synthetic corpus (the "

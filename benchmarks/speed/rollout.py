@@ -1,9 +1,9 @@
 """Rollouts against the environment: the engine beside ``generate`` called turn by turn.
 
-    python -m benchmarks.speed.rollout --output benchmarks/results/speed_rollout.md
+    python -m search_env.benchmarks.speed.rollout --output benchmarks/results/speed_rollout.md
 
-Both contenders write the same scripts (:mod:`benchmarks.speed.scripted`) with the same random model
-in the same environment, which is checked. The peer is the loop of Search-R1
+Both contenders write the same scripts (:mod:`search_env.benchmarks.speed.scripted`) with the same
+random model in the same environment, which is checked. The peer is the loop of Search-R1
 (``search_r1/llm_agent/generation.py``): all active rows are left-padded, ``generate`` writes until
 each of them has closed its query, the documents are appended and the next turn starts from the
 texts alone. It is given a stopping criterion for each row, which the original lacks.
@@ -26,9 +26,9 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from agents.rollout import collect, make_envs
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.scripted import (
+from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.scripted import (
     Script,
     ScriptedEngine,
     TokenIds,
@@ -36,8 +36,8 @@ from benchmarks.speed.scripted import (
     tiny_model,
     write_scripts,
 )
-from search_env.env import Observation
-from search_env.vector_env import SearchQAVectorEnv
+from search_env.envs.search_qa import Observation
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
 TARGET = 2.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -215,7 +215,8 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     command = (
-        f"python -m benchmarks.speed.rollout --rows {args.rows} --questions {args.questions} "
+        f"python -m search_env.benchmarks.speed.rollout --rows {args.rows} "
+        f"--questions {args.questions} "
         f"--dtypes {args.dtypes} --repeats {args.repeats} --threads {args.threads}"
     )
     packages = ["search-env", "torch", "transformers", "numpy"]

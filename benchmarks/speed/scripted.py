@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from agents.engine import Engine
-from agents.rollout_engine import Decoded, Rows
-from search_env.moves import answer_text, query_text
-from search_env.vector_env import SearchQAVectorEnv
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.rollout_engine import Decoded, Rows
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.protocols.tagged_text import answer_text, query_text
 
 TokenIds = NDArray[np.int64]
 Script = list[TokenIds]
@@ -89,7 +89,7 @@ def write_scripts(
 
 
 class ScriptedEngine(Engine):
-    """An engine whose rows write scripts; arguments are those of :class:`agents.engine.Engine`.
+    """An engine whose rows write scripts; arguments are those of the built-in engine.
 
     Before each collection :meth:`follow` says which.
     """

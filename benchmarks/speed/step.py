@@ -1,6 +1,7 @@
 """What one step costs, at any position of an episode, beside the least that an environment can do.
 
-    SEARCH_ENV_DATA=... python -m benchmarks.speed.step --output benchmarks/results/speed_step.md
+    SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.step --output
+    benchmarks/results/speed_step.md
 
 Without the data, only the byte tokenizer is measured. Steps are those that only write a token: no
 tag, no search, no end. The clock's own cost (about 0.05 us) is in the figures.
@@ -18,8 +19,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 from numpy.typing import NDArray
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.measure import (
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.measure import (
     LENGTH,
     Vocabulary,
     env_arguments,
@@ -140,7 +141,7 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=9, help="episodes of each contender")
     args = options.parse_args()
     repeats = args.repeats
-    command = f"SEARCH_ENV_DATA=... python -m benchmarks.speed.step --repeats {repeats}"
+    command = f"SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.step --repeats {repeats}"
     head = heading("What a step costs", command, ["search-env", "gymnasium", "numpy"])
     page = f"""{head}
 Steps that only write a token, in contexts of L = {LENGTH:,}; medians of {repeats} episodes in turn.

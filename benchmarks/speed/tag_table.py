@@ -1,6 +1,6 @@
 """What the tag automaton's table costs: size, time to build, time to read from the cache.
 
-    SEARCH_ENV_DATA=... python -m benchmarks.speed.tag_table [--output FILE]
+    SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.tag_table [--output FILE]
 
 Building is what a new vocabulary or protocol costs once; its bytes' digest, which names the cached
 file, is counted with the reading.
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.measure import data_folder, nanoseconds
-from search_env.matcher import build_matcher, load_matcher
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.measure import data_folder, nanoseconds
 from search_env.paths import CACHE_VARIABLE
-from search_env.protocols import get_protocol
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.protocols.registry import get_protocol
+from search_env.tokens.tag_automaton import build_matcher, load_matcher
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
 VOCABULARIES = (("qwen2.json.xz", 151_936), ("gpt2.json", None), ("smollm2.json", None))
 PROTOCOLS = ("r1-searcher", "search-r1")
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=5, help="medians are over this many")
     args = options.parse_args()
-    command = "SEARCH_ENV_DATA=... python -m benchmarks.speed.tag_table"
+    command = "SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.tag_table"
     head = heading("The tag automaton's table", command, ["search-env", "numpy", "tokenizers"])
     with tempfile.TemporaryDirectory() as cache:
         os.environ[CACHE_VARIABLE] = cache

@@ -1,11 +1,11 @@
 """Decoding and a whole training step at the shapes of Qwen2.5, beside what a GPU can do.
 
-    python -m benchmarks.speed.throughput --shape 1.5b 3b 7b --output FILE.md
-    python -m benchmarks.speed.throughput --tiny
+    python -m search_env.benchmarks.speed.throughput --shape 1.5b 3b 7b --output FILE.md
+    python -m search_env.benchmarks.speed.throughput --tiny
 
 One shape takes less than ten minutes on an H200. Weights are random. A step plays 16 questions 16
-times each in the procedural world by scripts (:mod:`benchmarks.speed.scripted`), so searches
-happen, and learns from it.
+times each in the procedural world by scripts (:mod:`search_env.benchmarks.speed.scripted`), so
+searches happen, and learns from it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
-from agents.algorithm import Algorithm
-from agents.engine import Engine
-from agents.learner import Learner, OptimizerConfig
-from agents.models import with_lora
-from agents.rollout import collect, make_envs
-from agents.updates import update
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.scripted import ScriptedEngine, write_scripts
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.inference.engine import Engine
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.update import update
+from search_env.agents.models import with_lora
+from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.scripted import ScriptedEngine, write_scripts
 
 BANDWIDTH = 4.3e12
 """Bytes a second that an H200 reads and writes in a copy."""
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     shapes = ["tiny"] if args.tiny else args.shape
     if shapes != ["tiny"] and not torch.cuda.is_available():
         options.error("expected a GPU for these shapes, got none; pass --tiny")
-    command = f"python -m benchmarks.speed.throughput --shape {' '.join(shapes)}"
+    command = f"python -m search_env.benchmarks.speed.throughput --shape {' '.join(shapes)}"
     command += " --lora" if args.lora else ""
     packages = ("search-env", "torch", "transformers", "numpy")
     page = heading("Throughput at the shapes of Qwen2.5", command, packages)

@@ -2,16 +2,16 @@
 
 Run it in an environment that TRL is installed into::
 
-    pip install trl==1.16.0 datasets accelerate
-    python -m benchmarks.speed.training_step --output benchmarks/results/speed_training_step.md
+    pip install trl==1.16.0 datasets accelerate python -m search_env.benchmarks.speed.training_step
+    --output benchmarks/results/speed_training_step.md
 
 Both train the same model from the same weights with GRPO, one optimizer step for a batch of
 episodes. TRL plays them by its own tool loop (``tools=``): ``generate`` for all active rows, calls
 parsed out of the text, the same retriever behind a function ``search``, documents through the chat
 template, ``generate`` again from all tokens. Both policies sample as usual and are then made to
-write the same scripts (:mod:`benchmarks.speed.scripted`), so searches and tokens are equal, which
-is checked; TRL needs an end-of-sequence token to end a turn, which is not counted. Steps are taken
-in turn, so a slow minute of the machine falls on both.
+write the same scripts (:mod:`search_env.benchmarks.speed.scripted`), so searches and tokens are
+equal, which is checked; TRL needs an end-of-sequence token to end a turn, which is not counted.
+Steps are taken in turn, so a slow minute of the machine falls on both.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from transformers import Qwen2ForCausalLM
 
-from agents.algorithm import Algorithm
-from agents.learner import Learner, OptimizerConfig
-from agents.rollout import collect
-from agents.updates import update
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.scripted import ScriptedEngine, tiny_model
-from benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.update import update
+from search_env.agents.rollouts.collect import collect
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.scripted import ScriptedEngine, tiny_model
+from search_env.benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl
 
 TARGET, HOPED = 2.0, 3.0
 ENVIRONMENT_LIMIT = 0.05
@@ -40,7 +40,7 @@ PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
 
 
 class Ours:
-    """This package's step: :func:`~agents.rollout.collect` and :func:`~agents.updates.update`."""
+    """This package's training step: ``collect``, then ``update``."""
 
     def __init__(self, work: Workload, dtype: str, max_tokens: int) -> None:
         self.work, self.measured = work, Measured()
@@ -161,7 +161,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
     command = (
-        f"python -m benchmarks.speed.training_step --rows {args.rows} --group {args.group} "
+        f"python -m search_env.benchmarks.speed.training_step --rows {args.rows} "
+        f"--group {args.group} "
         f"--steps {args.steps} --dtypes {args.dtypes} --micro {args.micro} "
         f"--threads {args.threads}"
     )

@@ -20,11 +20,11 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, TrainerCallback
 
-from agents.rollout import make_envs
-from benchmarks.speed.scripted import END, Script, forced_to, tiny_model, write_scripts
-from search_env.scoring import score_answer
+from search_env.agents.rollouts.collect import make_envs
+from search_env.benchmarks.speed.scripted import END, Script, forced_to, tiny_model, write_scripts
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.metrics.answers import score_answer
 from search_env.types import TagRole
-from search_env.vector_env import SearchQAVectorEnv
 
 LEARNING_RATE = 1e-5
 

@@ -1,6 +1,6 @@
 r"""What a step of the vector environment costs, and what it gains where retrieval is slow.
 
-    SEARCH_ENV_DATA=... python -m benchmarks.speed.vector \
+    SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.vector \
         --output benchmarks/results/speed_vector.md
 
 Without the data, the byte tokenizer is measured. Plain steps write a token in every row: no tag, no
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.measure import (
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.measure import (
     LENGTH,
     TEXT,
     env_arguments,
@@ -28,10 +28,10 @@ from benchmarks.speed.measure import (
     step_all,
     vocabularies,
 )
-from search_env.env import SearchQAEnv
-from search_env.moves import answer_text, query_text
+from search_env.envs.search_qa import SearchQAEnv
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.types import Document
-from search_env.vector_env import SearchQAVectorEnv
 
 TARGETS = {64: "", 256: "20", 1024: "40"}
 """Rows, and million tokens a second that plain steps are to reach."""
@@ -150,7 +150,7 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=3.0, help="of each slow-retriever run")
     args = options.parse_args()
     command = (
-        "SEARCH_ENV_DATA=... python -m benchmarks.speed.vector "
+        "SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.vector "
         f"--repeats {args.repeats} --seconds {args.seconds:g}"
     )
     head = heading("The vector environment", command, ["search-env", "gymnasium", "numpy"])

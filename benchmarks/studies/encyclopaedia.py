@@ -1,6 +1,6 @@
 """The procedural world: how fast it is made, and what a search finds in it.
 
-    python -m benchmarks.studies.encyclopaedia [--output benchmarks/results/world.md]
+    python -m search_env.benchmarks.studies.encyclopaedia [--output benchmarks/results/world.md]
 
 Retrieval is this project's BM25 over a test world: hop queries at k = 3, and whole questions at
 k = 5, by kind of question.
@@ -14,10 +14,10 @@ from itertools import chain
 
 import numpy as np
 
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.measure import nanoseconds
-from search_env.datasets.world import World
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.measure import nanoseconds
 from search_env.retrieval import BM25Retriever
+from search_env.worlds.encyclopaedia import World
 
 
 def seconds(call: Callable[[], object]) -> str:
@@ -66,7 +66,7 @@ def main() -> None:
     options.add_argument("--articles", type=int, default=10_000, help="size of the world searched")
     options.add_argument("--questions", type=int, default=4_000, help="number of its questions")
     args = options.parse_args()
-    command = "python -m benchmarks.studies.encyclopaedia"
+    command = "python -m search_env.benchmarks.studies.encyclopaedia"
     command += f" --articles {args.articles} --questions {args.questions}"
     head = heading("The procedural world", command, ["search-env", "numpy", "bm25s"])
     page = f"{head}\n## Making it\n\n{generation()}\n\n"

@@ -1,7 +1,7 @@
 """Does it learn? The bundled agent on the world, condition by condition, seed by seed.
 
-    python -m benchmarks.studies.learning run --seeds 0 1 2 3 4 --folder runs/learning
-    python -m benchmarks.studies.learning report --folder runs/learning
+    python -m search_env.benchmarks.studies.learning run --seeds 0 1 2 3 4 --folder runs/learning
+    python -m search_env.benchmarks.studies.learning report --folder runs/learning
 
 ``run`` trains what is not there yet, one run after another on one thread, so that several may share
 a machine; ``report`` writes ``benchmarks/results/learning.md`` and its picture. All conditions take
@@ -29,21 +29,22 @@ import numpy as np
 import torch
 
 import search_env  # noqa: F401 - registers the ids
-from agents.config import Phase, TrainConfig
-from agents.demonstrations import oracle_example
-from agents.learner import Learner, OptimizerConfig
-from agents.logs import JsonLinesLog, Observers
-from agents.metrics import evaluation_metrics
-from agents.models import load_model, save_model
-from agents.plots import learning_figure
-from agents.policy import play_questions
-from agents.reinforce import make_envs, train
-from agents.supervised import SupervisedConfig, fit
-from agents.tiny import ANSWER, ENV_OPTIONS, SEARCH, TINY, tiny_run
-from benchmarks.reports.measurement_page import heading, interval, publish, table
-from search_env.evaluation import bare_env
+from search_env.agents.imitation.demonstrations import oracle_example
+from search_env.agents.imitation.sft import SupervisedConfig, fit
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.models import load_model, save_model
+from search_env.agents.reporting.logs import JsonLinesLog, Observers
+from search_env.agents.reporting.plots import learning_figure
+from search_env.agents.rollouts.collect import make_envs
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.metrics import evaluation_metrics
+from search_env.agents.training.config import Phase, TrainConfig
+from search_env.agents.training.default_run import ANSWER, ENV_OPTIONS, SEARCH, TINY, tiny_run
+from search_env.agents.training.train import train
+from search_env.benchmarks.reports.measurement_page import heading, interval, publish, table
+from search_env.envs.search_qa import bare_env
+from search_env.metrics.answers import exact_match
 from search_env.rewards import R1_SEARCHER_STAGE2, Reward, register_reward
-from search_env.scoring import exact_match
 from search_env.types import Transcript
 
 STEPS = 36
@@ -208,8 +209,9 @@ def report(args: argparse.Namespace) -> None:
     seeds = sorted({record["seed"] for records in results.values() for record in records})
     text = heading(
         "Learning to search, then to answer",
-        f"python -m benchmarks.studies.learning run --seeds {' '.join(map(str, seeds))} "
-        f"--conditions {shlex.join(results)}; python -m benchmarks.studies.learning report",
+        f"python -m search_env.benchmarks.studies.learning run --seeds {' '.join(map(str, seeds))} "
+        f"--conditions {shlex.join(results)}; "
+        "python -m search_env.benchmarks.studies.learning report",
         ("search-env", "torch", "transformers", "numpy"),
     )
     base = json.loads((args.folder / "base.json").read_text())

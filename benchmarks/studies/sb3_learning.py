@@ -1,6 +1,6 @@
 """Does Stable-Baselines3's PPO teach the bundled base to search? Seed by seed.
 
-    python -m benchmarks.studies.sb3_learning --output benchmarks/results/sb3_learning.md
+    python -m search_env.benchmarks.studies.sb3_learning --output benchmarks/results/sb3_learning.md
 
 Each seed is a run of ``agents/examples/sb3_tiny.py`` with its own settings: half of the reward for
 a search, half for the format, one-hop questions, until episodes are paid enough. Scores are of
@@ -14,9 +14,9 @@ from typing import NamedTuple, cast
 
 import torch
 
-from agents.examples.sb3_tiny import Printer, Score, make_ppo, score
-from agents.sb3 import CausalLMPolicy
-from benchmarks.reports.measurement_page import heading, interval, parser, publish, table
+from search_env.agents.bridges.sb3_policy import CausalLMPolicy
+from search_env.agents.examples.sb3_tiny import Printer, Score, make_ppo, score
+from search_env.benchmarks.reports.measurement_page import heading, interval, parser, publish, table
 
 PACKAGES = ("search-env", "stable-baselines3", "torch", "transformers", "numpy")
 
@@ -71,7 +71,7 @@ def main() -> None:
     options.add_argument("--questions", type=int, default=256, help="to score by")
     args = options.parse_args()
     torch.set_num_threads(1)
-    command = "python -m benchmarks.studies.sb3_learning"
+    command = "python -m search_env.benchmarks.studies.sb3_learning"
     head = heading("Stable-Baselines3's PPO on the bundled base", command, PACKAGES)
     results = [
         train_seed(seed, args.steps, args.rows, args.rollout, args.questions)

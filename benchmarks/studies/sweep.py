@@ -1,6 +1,7 @@
 """All bundled agents on all sets that the sample data has evidence for: the committed report.
 
-    SEARCH_ENV_DATA=... python -m benchmarks.studies.sweep --output benchmarks/results/scores.md
+    SEARCH_ENV_DATA=... python -m search_env.benchmarks.studies.sweep --output
+    benchmarks/results/scores.md
 
 Each row is one ``search-env bench`` command, which is printed with it; results lie in
 ``runs/bench`` and are gone on with. ``--limit`` plays the first questions of each set, under ids
@@ -14,16 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.cli.bench import default_path, play
-from benchmarks.harness.provenance import PACKAGES
-from benchmarks.harness.results_file import Results
-from benchmarks.harness.scores import MEASURES, score
-from benchmarks.players.factory import make_agent
-from benchmarks.question_sets.registry import QUESTION_SETS, get_benchmark
-from benchmarks.reports.leaderboard import add, entry_of, leaderboard, read
-from benchmarks.reports.measurement_page import heading, parser, publish
-from benchmarks.reports.tables import GROUPED, agent_label, breakdowns, score_markdown
+from search_env.benchmarks.cli.bench import default_path, play
+from search_env.benchmarks.harness.results_file import Results
+from search_env.benchmarks.harness.scores import MEASURES, score
+from search_env.benchmarks.players.factory import make_agent
+from search_env.benchmarks.question_sets.registry import QUESTION_SETS, get_benchmark
+from search_env.benchmarks.reports.leaderboard import add, entry_of, leaderboard, read
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish
+from search_env.benchmarks.reports.tables import GROUPED, agent_label, breakdowns, score_markdown
 from search_env.errors import DataError
+from search_env.provenance import PACKAGES
 
 
 class Row(NamedTuple):
@@ -73,7 +74,7 @@ def main() -> None:
     options.add_argument("--store", type=Path, help="store to put the scores into")
     options.add_argument("--leaderboard", type=Path, help="Markdown file to make of the store")
     args = options.parse_args()
-    command = "SEARCH_ENV_DATA=... python -m benchmarks.studies.sweep"
+    command = "SEARCH_ENV_DATA=... python -m search_env.benchmarks.studies.sweep"
     command += f" --limit {args.limit}" if args.limit else ""
     torch.set_num_threads(1)  # models this small are slower on more
     parts = [heading("Scores of the bundled agents", command, ("search-env", *PACKAGES)), _LEGEND]

@@ -1,7 +1,7 @@
 r"""Learning on the toy: stock programs and the single file, through two phases to a real search.
 
-    python -m benchmarks.studies.toy_learning --output benchmarks/results/toy_learning.md \
-        --plot docs/images/toy_learning.png
+    python -m search_env.benchmarks.studies.toy_learning --output benchmarks/results/toy_learning.md
+        \ --plot docs/images/toy_learning.png
 
 Stable-Baselines3's PPO and sb3-contrib's MaskablePPO, both stock with `MlpPolicy`, and the PPO of
 `agents/examples/ppo_toy.py`: same settings, same phases, same seeds. Beside them an ablation: the
@@ -27,9 +27,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from search_env.wrappers.phases import FinishedEpisode, PhaseRule
+from search_env.agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.rewards.phases import FinishedEpisode, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow
 
@@ -260,7 +260,10 @@ def main() -> None:
     options.add_argument("--jobs", type=int, default=2, help="runs at a time")
     options.add_argument("--plot", type=Path, help="picture to write")
     args = options.parse_args()
-    command = f"python -m benchmarks.studies.toy_learning --seeds {args.seeds} --jobs {args.jobs}"
+    command = (
+        "python -m search_env.benchmarks.studies.toy_learning "
+        f"--seeds {args.seeds} --jobs {args.jobs}"
+    )
     packages = ["search-env", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
     curves = run_all(range(args.seeds), args.jobs)
     head = heading("Learning on the toy", command, packages)

@@ -1,12 +1,13 @@
 """Train a model of 30 or 100 million parameters from nothing until it searches in a large world.
 
-    python -m benchmarks.studies.train_large --folder runs/large --output FILE.md
-    python -m benchmarks.studies.train_large --folder runs/tiny --tiny
+    python -m search_env.benchmarks.studies.train_large --folder runs/large --output FILE.md
+    python -m search_env.benchmarks.studies.train_large --folder runs/tiny --tiny
 
-Stage ``pretrain`` climbs the ladder of :mod:`agents.ladder`; ``train`` plays both phases in a world
-of 100,000 articles with questions of one to four hops; ``report`` tests on another world before and
-after. Each ends after ``--minutes`` with a checkpoint; the same command goes on from there.
-``--tiny`` runs all three with next to no steps, on any machine.
+Stage ``pretrain`` climbs the ladder of :mod:`search_env.agents.imitation.base_model_stages`;
+``train`` plays both phases in a world of 100,000 articles with questions of one to four hops;
+``report`` tests on another world before and after. Each ends after ``--minutes`` with a checkpoint;
+the same command goes on from there. ``--tiny`` runs all three with next to no steps, on any
+machine.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents import checkpoints
-from agents.config import TrainConfig
-from agents.ladder import Stage, stage_examples
-from agents.learner import Learner, OptimizerConfig
-from agents.logs import JsonLinesLog
-from agents.metrics import evaluation_metrics
-from agents.models import load_model, save_model, tiny_config, untrained
-from agents.policy import play_questions
-from agents.reinforce import train
-from agents.rollout import make_envs
-from agents.supervised import SupervisedConfig, fit, measure
-from agents.tiny import PHASES, TINY
-from benchmarks.reports.measurement_page import heading, parser, publish, table
-from benchmarks.speed.throughput import device_of
-from search_env.tokenizer import load_tokenizer
+from search_env.agents.imitation.base_model_stages import Stage, stage_examples
+from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.models import load_model, save_model, tiny_config, untrained
+from search_env.agents.reporting.logs import JsonLinesLog
+from search_env.agents.rollouts.collect import make_envs
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.metrics import evaluation_metrics
+from search_env.agents.training import checkpoints
+from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.default_run import PHASES, TINY
+from search_env.agents.training.train import train
+from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.speed.throughput import device_of
+from search_env.tokens.tokenizer import load_tokenizer
 
 SEED = 19_001
 """Seed of the first pretraining world; nobody trains or tests on these."""
@@ -244,7 +245,7 @@ def report(name: str, folder: Path) -> str:
         for r in (json.loads(stages.read_text("utf-8")) if stages.is_file() else [])
     ]
     packages = ["search-env", "torch", "transformers", "numpy"]
-    command = f"python -m benchmarks.studies.train_large --size {name}"
+    command = f"python -m search_env.benchmarks.studies.train_large --size {name}"
     head = heading("A larger model in a large world", command, packages)
     if torch.cuda.is_available():
         head += f"* GPU: {torch.cuda.get_device_name()}\n"
