@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
 # Workers of `pytest -n` share the cores: a thread each, or those of torch wait for one another.
 # Set before torch is imported, for it is read then.

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import search_env
-from agents.baselines import make_baseline, scripted
-from search_env.evaluation import evaluate
-from search_env.moves import answer_text
+from search_env.agents.baselines import scripted
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.evaluation.evaluate import evaluate
+from search_env.protocols.tagged_text import answer_text
 
 torch = pytest.importorskip("torch")
 

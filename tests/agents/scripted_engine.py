@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.rollout_engine import Decoded
-from agents.sampling import Sampling
+from search_env.agents.inference.rollout_engine import Decoded
+from search_env.agents.inference.sampling import Sampling
 
 
 @dataclass

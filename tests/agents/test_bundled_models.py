@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents.metrics import evaluation_metrics
-from agents.models import load_model
-from agents.policy import play_questions
-from agents.rollout import make_envs
-from agents.tiny import ENV_OPTIONS
+from search_env.agents.models import load_model
+from search_env.agents.rollouts.collect import make_envs
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.metrics import evaluation_metrics
+from search_env.agents.training.default_run import ENV_OPTIONS
 
 QUESTIONS = 24
 

@@ -1,6 +1,6 @@
 """What holds on every device: a CPU here, and a GPU, graphs and fused kernels, where there is one.
 
-pytest tests/agents/test_devices.py tests/agents/test_varlen.py
+pytest tests/agents/test_devices.py tests/agents/learning/test_varlen_attention.py
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import copy
 import numpy as np
 import pytest
 import torch
-from test_engine import MODELS, Journal, build
-from test_learner import BATCH, make_model
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import agents.sampling
-from agents.engine import Engine
-from agents.errors import DeviceMemoryError
-from agents.learner import Learner, OptimizerConfig
-from agents.logs import Silent
-from agents.reinforce import train
-from agents.sampling import Sampling
+import search_env.agents.inference.sampling
+from search_env.agents.errors import DeviceMemoryError
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.sampling import Sampling
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.reporting.logs import Silent
+from search_env.agents.training.train import train
+from tests.agents.inference.test_engine import MODELS, Journal, build
+from tests.agents.learning.test_learner import BATCH, make_model
 from tests.agents.toy_runs import SMALL, tiny_model, toy_config
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -73,7 +73,7 @@ def test_decoding_sees_weights_that_changed_in_place(device):
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_never_waits_for_the_device(name, monkeypatch):
     """Tensors without contents: whatever asks for one, as a graph must not, is an error."""
-    monkeypatch.setattr(agents.sampling, "_is_on_host", lambda logits: False)
+    monkeypatch.setattr(search_env.agents.inference.sampling, "_is_on_host", lambda logits: False)
     model, _ = build(name)
     sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)
     engine, _ = engine_of(model, "cpu", sampling=sampling, value_head=nn.Linear(32, 1))

@@ -9,7 +9,6 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 import torch
-from benchmarks.model_player import ModelPlayer
 from tokenizers import Tokenizer as Library
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
@@ -21,11 +20,10 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-import agents.models
-from agents.baselines import make_baseline
-from agents.errors import ModelMismatchError
-from agents.logs import read_log
-from agents.models import (
+import search_env.agents.models
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.agents.errors import ModelMismatchError
+from search_env.agents.models import (
     check_fits,
     load_model,
     own_tokenizer,
@@ -34,14 +32,16 @@ from agents.models import (
     with_lora,
     with_tokenizer,
 )
-from agents.reinforce import train
-from search_env.cli import app
+from search_env.agents.reporting.logs import read_log
+from search_env.agents.training.train import train
+from search_env.benchmarks.players.local_model import ModelAgent
+from search_env.cli.main import app
 from search_env.errors import ConfigurationError, TokenizerError
-from search_env.tokenizer import load_tokenizer
+from search_env.tokens.tokenizer import load_tokenizer
 from search_env.wrappers.record_episodes import RecordEpisodes
 from tests.agents.toy_runs import SMALL, tiny_model, toy_config
 
-ASSETS = Path(agents.models.__file__).parent / "assets"
+ASSETS = Path(search_env.agents.models.__file__).parent / "assets"
 TEXTS = (
     "Who  wrote\n\nit?\n <|begin_of_query|> Ibsen's 1882 play <|end_of_query|>",
     "a ,b . n't é 日本 \t</answer>  ",
@@ -108,9 +108,14 @@ def test_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
     agrees(save_model(loaded, tmp_path / "again"), tokenizer)  # without being told
 
 
-@pytest.mark.parametrize("name", agents.models.BUNDLED)
+@pytest.mark.parametrize("name", search_env.agents.models.BUNDLED)
 def test_bundled_models_ship_theirs(name):
-    asset = Path(agents.models.__file__).parents[1] / "search_env" / "assets" / "world_1k.json"
+    asset = (
+        Path(search_env.agents.models.__file__).parents[1]
+        / "search_env"
+        / "assets"
+        / "world_1k.json"
+    )
     assert (ASSETS / name / "tokenizer.json").read_bytes() == asset.read_bytes()
     agrees(ASSETS / name, load_tokenizer("world-1k"))
     assert own_tokenizer(name) == own_tokenizer(ASSETS / name) == "world-1k"
@@ -201,14 +206,14 @@ def test_commands_say_that_a_tokenizer_is_missing_or_another_ones(tmp_path):
         assert "model's own tokenizer 'world-1k'" in said
         assert "Leave --tokenizer" in said
     with pytest.raises(ConfigurationError, match="tokenizer="):
-        ModelPlayer(str(bare))
+        ModelAgent(str(bare))
 
 
 def test_bench_plays_with_the_models_own(tmp_path, made_up):
     tokenizer = load_tokenizer(str(made_up))
     folder = save_model(small_model(261), tmp_path / "model", tokenizer=tokenizer)
-    assert ModelPlayer(str(folder))._options == {"tokenizer": str(folder)}
-    assert ModelPlayer("tiny-base")._options == {"tokenizer": "world-1k"}
+    assert ModelAgent(str(folder))._options == {"tokenizer": str(folder)}
+    assert ModelAgent("tiny-base")._options == {"tokenizer": "world-1k"}
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -225,7 +230,7 @@ def test_a_folder_is_trained_on_its_own_ids(tmp_path, made_up, data_dir, large):
     settings |= {"algorithm": SMALL, "env_options": {"max_policy_tokens": 4}}
     seen = []
 
-    class Told(agents.reinforce.Observers):
+    class Told(search_env.agents.training.train.Observers):
         def step(self, step, metrics, samples):
             seen.extend(samples)
 

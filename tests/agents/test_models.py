@@ -12,18 +12,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_learner import BATCH, assert_same, loss_of_all, make_model
 from transformers import AutoModelForCausalLM
 
 import search_env  # noqa: F401 - registers the ids
-from agents import models
-from agents.demonstrations import oracle_example
-from agents.errors import ModelMismatchError
-from agents.learner import Learner, OptimizerConfig
-from agents.models import check_fits, load_model, save_model, tiny_config, untrained, with_lora
-from agents.packing import packed_logits
+from search_env.agents import models
+from search_env.agents.errors import ModelMismatchError
+from search_env.agents.imitation.demonstrations import oracle_example
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.packing import packed_logits
+from search_env.agents.models import (
+    check_fits,
+    load_model,
+    save_model,
+    tiny_config,
+    untrained,
+    with_lora,
+)
 from search_env.errors import ConfigurationError
-from search_env.tokenizer import load_tokenizer
+from search_env.tokens.tokenizer import load_tokenizer
+from tests.agents.learning.test_learner import BATCH, assert_same, loss_of_all, make_model
 
 # peft 0.21 asks models of transformers for what they call otherwise now.
 OLD_NAMES = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")

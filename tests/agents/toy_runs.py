@@ -13,13 +13,14 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import search_env  # noqa: F401
-from agents.algorithm import Algorithm
-from agents.config import Phase, TrainConfig
-from agents.engine import Engine
-from agents.logs import JsonLinesLog
-from agents.reinforce import TrainResult, train
-from agents.rollout import collect
-from agents.trajectories import Trajectory
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.inference.engine import Engine
+from search_env.agents.reporting.logs import JsonLinesLog
+from search_env.agents.rollouts.collect import collect
+from search_env.agents.training.config import Phase, TrainConfig
+from search_env.agents.training.run import TrainResult
+from search_env.agents.training.train import train
+from search_env.agents.types import Trajectory
 
 ONE_PHASE = (Phase(reward="r1-searcher-stage1"),)
 SMALL = Algorithm(

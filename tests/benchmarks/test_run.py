@@ -7,19 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from agents.baselines import make_baseline
-from benchmarks.harness.ablations import ShuffledDocuments, ablated_retriever
-from benchmarks.harness.errors import BenchmarkError, ResultsMismatchError
-from benchmarks.players.base import Decoding, TokenAgent
-from benchmarks.players.factory import make_agent
-from benchmarks.players.text import function_agent
-from benchmarks.question_sets.registry import get_benchmark
-from benchmarks.run import overlap, result_id, run
-from search_env.env import SearchQAEnv
-from search_env.episode_files import read_episodes
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.harness.ablations import ShuffledDocuments, ablated_retriever
+from search_env.benchmarks.harness.errors import BenchmarkError, ResultsMismatchError
+from search_env.benchmarks.players.base import Decoding, TokenAgent
+from search_env.benchmarks.players.factory import make_agent
+from search_env.benchmarks.players.text import function_agent
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.run import overlap, result_id, run
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.evaluation import evaluate, record_of
-from search_env.moves import answer_text, query_text
+from search_env.evaluation.evaluate import evaluate, record_of
+from search_env.protocols.tagged_text import answer_text, query_text
+from search_env.recording.files import read_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Question
 
@@ -80,7 +80,7 @@ def test_episodes_whose_retrieval_failed_are_not_scored(tmp_path, monkeypatch):
         raise RetrievalError("the index is gone")
 
     broken.search = fail
-    monkeypatch.setattr("benchmarks.run.ablated_retriever", lambda *_: broken)
+    monkeypatch.setattr("search_env.benchmarks.run.ablated_retriever", lambda *_: broken)
     told = []
     path = tmp_path / "r.jsonl"
     found = run(WORLD, baseline(), path, ablation="no-documents", limit=3, progress=told.append)
@@ -210,7 +210,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
     by_text = {q.text: q for q in env.questions}
 
     def complete(request):
-        from benchmarks.players.text import Completion
+        from search_env.benchmarks.players.text import Completion
 
         question = by_text[request.question]
         done = request.prompt.count("<|end_of_documents|>\n\n")
@@ -218,7 +218,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
             return Completion(query_text(env.protocol, question.hops[done].query))
         return Completion(answer_text(env.protocol, question.answers[0], thinking=True))
 
-    from benchmarks.players.text import TextAgent
+    from search_env.benchmarks.players.text import TextAgent
 
     texts = run(WORLD, TextAgent(complete, {"name": "t"}), tmp_path / "t.jsonl", limit=10)
     agents = run(WORLD, baseline(), tmp_path / "a.jsonl", limit=10)

@@ -15,7 +15,7 @@ from search_env.datasets import (
     read_documents,
     read_questions,
 )
-from search_env.datasets.formats import corpus_format, question_format
+from search_env.datasets.detect import corpus_format, question_format
 
 
 @pytest.fixture(scope="module")

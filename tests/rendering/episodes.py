@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from search_env.protocols import SEARCH_R1
+from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.rendering import Frame
 from search_env.types import (
     Answered,

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from search_env.dynamics import Dynamics
-from search_env.matcher import load_matcher
-from search_env.protocols import R1_SEARCHER, get_protocol
+from search_env.core.dynamics import Dynamics
+from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import FakeRetriever, Retriever
-from search_env.tokenizer import Tokenizer, load_tokenizer
+from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import Document, Question, Source, Transcript
 
 BYTE = load_tokenizer("byte")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
+from search_env.metrics.answers import cover_exact_match
 from search_env.rewards import GroupReward, register_group_reward
-from search_env.scoring import cover_exact_match
 from search_env.types import Transcript
 
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy", "max_tokens": 64, "max_searches": 4}

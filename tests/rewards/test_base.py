@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import search_env.rewards
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, RewardError, SearchEnvError
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import (

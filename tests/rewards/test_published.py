@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.speed.published_trajectories import FILES, read_trajectories
+from search_env.benchmarks.speed.published_trajectories import FILES, read_trajectories
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import get_reward, r1_searcher_stage2
-from search_env.tokenizer import load_tokenizer
+from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Source
 from tests.rewards.episodes import play
 

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 
 from search_env import SearchQAEnv, Transcript
-from search_env.episode_record import common_fields, decode, encode
 from search_env.errors import ConfigurationError, RewardError
-from search_env.grammar import format_violations, open_thoughts
-from search_env.protocols import R1_SEARCHER, SEARCH_R1, TOY, Protocol, register_protocol
+from search_env.protocols.grammar import format_violations, open_thoughts
+from search_env.protocols.protocol import Protocol
+from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.registry import register_protocol
+from search_env.protocols.search_r1 import SEARCH_R1
+from search_env.protocols.toy import TOY
+from search_env.recording.record import common_fields, decode, encode
 from search_env.rewards import get_reward, reward_names
 from search_env.rewards.evidence import passages_seen
 from search_env.types import Source

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from search_env.errors import ConfigurationError, RewardError
-from search_env.grammar import format_violations
+from search_env.protocols.grammar import format_violations
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import (
     R1_SEARCHER_STAGE1,

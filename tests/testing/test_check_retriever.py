@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from search_env.datasets.toy import toy_pairs, toy_retriever
-from search_env.datasets.world import World
 from search_env.errors import ConfigurationError, ConformanceError, RetrievalError
 from search_env.retrieval.base import FakeRetriever
-from search_env.retrieval.bm25 import BM25Retriever
+from search_env.retrieval.bm25.retriever import BM25Retriever
 from search_env.retrieval.cassette import Cassette
 from search_env.testing import check_retriever
 from search_env.types import Document
+from search_env.worlds.encyclopaedia import World
+from search_env.worlds.toy import toy_pairs, toy_retriever
 
 TEXTS = ("red fox", "red hen", "blue fox", "blue hen", "old red owl", "owl")
 QUERIES = ["red", "fox", "owl", "red owl"]

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, ConformanceError
 from search_env.rewards import F1, Reward, Score, get_reward, reward_names, search_cost
 from search_env.testing import check_reward, failed_episode, sample_episodes

@@ -48,7 +48,7 @@ def mostly_right(env, observations):
 
 
 def _next_token(tokens: list[int]) -> int:
-    """Ids as in search_env.tokenizer.TOY_SYMBOLS: 1 <q>, 2 </q>, 3 <a>, 4 </a>, 6 </d>."""
+    """Ids as in search_env.tokens.tokenizer.TOY_SYMBOLS: 1 <q>, 2 </q>, 3 <a>, 4 </a>, 6 </d>."""
     written = tokens[3:]
     if 6 in written:
         after = len(written) - written.index(6) - 1

@@ -11,13 +11,13 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import strategies as st
 
+from search_env.envs.registration import register_environments
 from search_env.errors import RetrievalError
-from search_env.registration import register_environments
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import get_reward
-from search_env.tokenizer import load_tokenizer
+from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document
-from search_env.wrappers.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
 from search_env.wrappers.staged_reward import VectorStagedReward
 
 MODES = list(AutoresetMode)

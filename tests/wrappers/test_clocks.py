@@ -13,7 +13,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import InvalidActionError
 from search_env.types import Source, TagRole
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction

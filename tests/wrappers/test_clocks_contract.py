@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
-from search_env.env import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import (
     ConfigurationError,
     EpisodeOverError,
@@ -21,9 +21,9 @@ from search_env.errors import (
     RetrievalError,
 )
 from search_env.retrieval.base import FakeRetriever
-from search_env.spaces import Unicode
 from search_env.types import Source
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
+from search_env.wrappers.unicode_space import Unicode
 
 CLOCKS = (SegmentAction, TextAction, EpisodeAction)
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}

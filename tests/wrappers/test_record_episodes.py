@@ -11,12 +11,12 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from search_env.episode_files import read_episodes
 from search_env.errors import ConfigurationError, EpisodeFileError, RetrievalError
-from search_env.replay import replay_episode, replay_episodes
+from search_env.recording.files import read_episodes
+from search_env.recording.replay import replay_episode, replay_episodes
 from search_env.retrieval.base import FakeRetriever
+from search_env.retrieval.registry import register_retriever
 from search_env.rewards import COVER_EXACT_MATCH, EXACT_MATCH
-from search_env.tasks import register_retriever
 from search_env.wrappers.record_episodes import RecordEpisodes
 
 SEARCH_AND_ANSWER = "<q>key1 key2 </q><a>value3 </a>"

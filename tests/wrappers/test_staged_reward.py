@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import Reward, get_reward
+from search_env.rewards.phases import PhaseState, PhaseSwitch
 from search_env.testing import check_vector_env
 from search_env.wrappers.clocks import SegmentAction
-from search_env.wrappers.phases import PhaseState, PhaseSwitch
 from search_env.wrappers.staged_reward import StagedReward, VectorStagedReward
 from tests.wrappers.staged_play import (
     END,

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.players.base import Decoding
-from benchmarks.players.factory import make_agent
-from benchmarks.question_sets.registry import get_benchmark
-from benchmarks.run import run
-from search_env.cli import app
+from search_env.benchmarks.players.base import Decoding
+from search_env.benchmarks.players.factory import make_agent
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.run import run
+from search_env.cli.main import app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")

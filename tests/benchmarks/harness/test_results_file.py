@@ -8,11 +8,11 @@ import os
 import gymnasium as gym
 import pytest
 
-from agents.baselines import make_baseline
-from benchmarks.harness.errors import ResultsError, ResultsMismatchError
-from benchmarks.harness.results_file import EpisodeResult, ResultsWriter, read_results
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
+from search_env.benchmarks.harness.results_file import EpisodeResult, ResultsWriter, read_results
 from search_env.errors import DataNotFoundError
-from search_env.evaluation import evaluate
+from search_env.evaluation.evaluate import evaluate
 
 HEADER = {
     "protocol": "p/q/r/v1",

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-import search_env.protocols
-from benchmarks.harness.errors import DigestMismatchError
-from benchmarks.harness.spec import NO_CORPUS, questions_digest, rules_digest
-from benchmarks.question_sets.registry import (
+import search_env.protocols.protocol
+from search_env.benchmarks.harness.errors import DigestMismatchError
+from search_env.benchmarks.harness.spec import NO_CORPUS, questions_digest, rules_digest
+from search_env.benchmarks.question_sets.registry import (
     QUESTION_SETS,
     all_benchmarks,
     get_benchmark,
     question_set_of,
 )
+from search_env.envs.config import EnvConfig, Setting
 from search_env.errors import ConfigurationError, DataNotFoundError
-from search_env.setting import EnvConfig, Setting
 from search_env.types import Question
 
 WORLD = "world-2hop/r1-searcher/bm25-world1k/v1"
@@ -68,7 +68,7 @@ def test_every_pin_of_the_published_sets_holds(data_dir):
 def test_published_settings():
     theirs = get_benchmark("musique-dev/r1-searcher/bm25-pool81k/v1").environment()
     assert (theirs["top_k"], theirs["max_searches"]) == (5, 8)
-    limits = search_env.protocols.get_protocol("search-r1")
+    limits = search_env.protocols.registry.get_protocol("search-r1")
     other = get_benchmark("musique-dev/search-r1/bm25-pool81k/v1").environment()
     assert (other["top_k"], limits.max_turns, other["max_tokens"]) == (3, 4, limits.max_tokens)
 
@@ -81,7 +81,7 @@ def test_what_changed_under_an_id_is_an_error(what):
 
 
 def test_every_rule_is_in_the_digest():
-    rules = search_env.protocols.R1_SEARCHER
+    rules = search_env.protocols.r1_searcher.R1_SEARCHER
     base = rules_digest(rules, 4096)
     assert rules_digest(replace(rules, name="other", source="elsewhere"), 4096) == base
     changed = [

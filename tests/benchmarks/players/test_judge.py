@@ -6,21 +6,22 @@ from dataclasses import replace
 
 import gymnasium as gym
 import pytest
-from endpoint_server import chat_reply, serving
+
+from tests.benchmarks.players.endpoint_server import chat_reply, serving
 
 pytest.importorskip("openai")
 
-from agents.baselines import make_baseline
-from benchmarks.harness.errors import EndpointError, EndpointReplyError
-from benchmarks.harness.results_file import (
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.harness.errors import EndpointError, EndpointReplyError
+from search_env.benchmarks.harness.results_file import (
     EpisodeResult,
     ResultsWriter,
     read_results,
     with_verdicts,
 )
-from benchmarks.players.judge import Judge, prompt_digest
-from benchmarks.players.openai_endpoint import Endpoint
-from search_env.evaluation import evaluate, summarise
+from search_env.benchmarks.players.judge import Judge, prompt_digest
+from search_env.benchmarks.players.openai_endpoint import Endpoint
+from search_env.evaluation.evaluate import evaluate, summarise
 
 
 @pytest.fixture(scope="module")

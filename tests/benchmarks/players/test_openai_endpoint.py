@@ -7,26 +7,27 @@ import threading
 import time
 
 import pytest
-from endpoint_server import chat_reply, serving, text_reply
+
+from tests.benchmarks.players.endpoint_server import chat_reply, serving, text_reply
 
 pytest.importorskip("openai")
 
-from agents.baselines import make_baseline
-from benchmarks.harness.errors import (
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.harness.errors import (
     EndpointError,
     EndpointRefusedError,
     EndpointReplyError,
     EndpointTimeoutError,
 )
-from benchmarks.players.base import Decoding, TokenAgent
-from benchmarks.players.factory import make_agent
-from benchmarks.players.openai_endpoint import endpoint_agent
-from benchmarks.question_sets.registry import get_benchmark
-from benchmarks.reports.tables import cost_line
-from benchmarks.run import run
-from search_env.env import SearchQAEnv
-from search_env.moves import answer_text, query_text
-from search_env.protocols import R1_SEARCHER
+from search_env.benchmarks.players.base import Decoding, TokenAgent
+from search_env.benchmarks.players.factory import make_agent
+from search_env.benchmarks.players.openai_endpoint import endpoint_agent
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.reports.tables import cost_line
+from search_env.benchmarks.run import run
+from search_env.envs.search_qa import SearchQAEnv
+from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.tagged_text import answer_text, query_text
 
 WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
 ENV = SearchQAEnv(**WORLD.environment())

@@ -19,12 +19,12 @@ import pytest
 
 pytest.importorskip("openai")
 
-from benchmarks.harness.results_file import read_results
-from benchmarks.players.factory import make_agent
-from benchmarks.players.openai_endpoint import endpoint_agent
-from benchmarks.question_sets.registry import get_benchmark
-from benchmarks.run import run
-from search_env.protocols import R1_SEARCHER
+from search_env.benchmarks.harness.results_file import read_results
+from search_env.benchmarks.players.factory import make_agent
+from search_env.benchmarks.players.openai_endpoint import endpoint_agent
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.run import run
+from search_env.protocols.r1_searcher import R1_SEARCHER
 
 URL = os.environ.get("SEARCH_ENV_ENDPOINT", "")
 MODEL = os.environ.get("SEARCH_ENV_ENDPOINT_MODEL", "tiny-trained")
@@ -60,7 +60,7 @@ def test_the_server_answers_as_the_engine_does(tmp_path, here, api):
 
 def test_a_run_that_is_killed_goes_on_and_scores_every_question_once(tmp_path, here):
     path = tmp_path / "r.jsonl"
-    command = [sys.executable, "-c", "from search_env.cli import main; main()", "bench", ID]
+    command = [sys.executable, "-c", "from search_env.cli.main import main; main()", "bench", ID]
     command += ["--agent", URL, "--model", MODEL, "--limit", str(LIMIT), "--out", str(path)]
     command += ["--api", APIS[0], "--concurrency", "4", "--max-tokens", "4096"]
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

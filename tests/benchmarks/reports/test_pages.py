@@ -11,23 +11,23 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from agents.baselines import make_baseline
-from benchmarks.harness.errors import ResultsError
-from benchmarks.harness.results_file import EpisodeResult, read_results
-from benchmarks.harness.scores import group, majority, pass_at, question_scores, score
-from benchmarks.players.base import TokenAgent
-from benchmarks.question_sets import registry
-from benchmarks.question_sets.registry import get_benchmark
-from benchmarks.reports import leaderboard as store
-from benchmarks.reports.leaderboard import leaderboard
-from benchmarks.reports.pages import by_protocol, comparison_rows, report_markdown
-from benchmarks.reports.published_scores import PUBLISHED
-from benchmarks.reports.tables import agent_label
-from benchmarks.run import run
-from benchmarks.studies import sweep
-from benchmarks.studies.sweep import Row, play_row, section
-from search_env.cli import app
-from search_env.tasks import _published_questions
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.harness.errors import ResultsError
+from search_env.benchmarks.harness.results_file import EpisodeResult, read_results
+from search_env.benchmarks.harness.scores import group, majority, pass_at, question_scores, score
+from search_env.benchmarks.players.base import TokenAgent
+from search_env.benchmarks.question_sets import registry
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.reports import leaderboard as store
+from search_env.benchmarks.reports.leaderboard import leaderboard
+from search_env.benchmarks.reports.pages import by_protocol, comparison_rows, report_markdown
+from search_env.benchmarks.reports.published_scores import PUBLISHED
+from search_env.benchmarks.reports.tables import agent_label
+from search_env.benchmarks.run import run
+from search_env.benchmarks.studies import sweep
+from search_env.benchmarks.studies.sweep import Row, play_row, section
+from search_env.cli.main import app
+from search_env.envs.loading import _published_questions
 
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
 WORLD = get_benchmark(ID)
@@ -276,7 +276,7 @@ def test_bench_warns_of_questions_that_were_trained_on(tmp_path, monkeypatch):
 
 
 def read_questions_of_the_set():
-    from search_env.setting import EnvConfig, Setting
+    from search_env.envs.config import EnvConfig, Setting
 
     return Setting(EnvConfig(**WORLD.environment())).questions
 
@@ -307,7 +307,7 @@ def test_scripted_agents_need_no_torch(tmp_path):
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'openai', 'matplotlib'): sys.modules[name] = None\n"
-        "from search_env.cli import main\n"
+        "from search_env.cli.main import main\n"
         f"sys.argv = ['search-env', 'bench', '{ID}', '--agent', 'oracle', '--limit', '3']\n"
         "main()\n"
     )

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from agents import checkpoints
-from agents.rollout import collect, make_envs
-from benchmarks.speed import throughput, training_step, trl_peer
-from benchmarks.speed.scripted import END, ScriptedEngine, write_scripts
-from benchmarks.speed.throughput import (
+from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.agents.training import checkpoints
+from search_env.benchmarks.speed import throughput, training_step, trl_peer
+from search_env.benchmarks.speed.scripted import END, ScriptedEngine, write_scripts
+from search_env.benchmarks.speed.throughput import (
     SHAPES,
     decode_bytes,
     matrix_weights,
     random_model,
     shape_config,
 )
-from benchmarks.speed.training_step import Ours, check
-from benchmarks.speed.trl_peer import Measured, Workload
-from benchmarks.studies import train_large
+from search_env.benchmarks.speed.training_step import Ours, check
+from search_env.benchmarks.speed.trl_peer import Measured, Workload
+from search_env.benchmarks.studies import train_large
 
 CPU = torch.device("cpu")
 

@@ -11,16 +11,16 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks.reports.measurement_page import table
-from benchmarks.speed import retrieval, step, vector
-from benchmarks.speed.measure import (
+from search_env.benchmarks.reports.measurement_page import table
+from search_env.benchmarks.speed import retrieval, step, vector
+from search_env.benchmarks.speed.measure import (
     Vocabulary,
     env_arguments,
     plain_actions,
     position_times,
     step_all,
 )
-from benchmarks.speed.peers import (
+from search_env.benchmarks.speed.peers import (
     Recorded,
     VectorReplay,
     check,
@@ -28,10 +28,10 @@ from benchmarks.speed.peers import (
     schedule,
     write_questions,
 )
-from benchmarks.speed.step import make_env, step_times
-from benchmarks.speed.vector import play, slow_env
-from search_env.tokenizer import load_tokenizer
-from search_env.vector_env import SearchQAVectorEnv
+from search_env.benchmarks.speed.step import make_env, step_times
+from search_env.benchmarks.speed.vector import play, slow_env
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.tokens.tokenizer import load_tokenizer
 
 STEP_US = 40.0  # about 5 on an idle machine
 POSITION_RATIO = 1.5  # about 1.0

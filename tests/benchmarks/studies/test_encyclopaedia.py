@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.studies.encyclopaedia import generation, retrieval
+from search_env.benchmarks.studies.encyclopaedia import generation, retrieval
 
 
 def test_every_size_has_a_row():

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from agents.logs import JsonLinesLog
-from benchmarks.studies import learning
-from benchmarks.studies.learning import CONDITIONS, EXACT, SUPERVISED, TESTS, configure
+from search_env.agents.reporting.logs import JsonLinesLog
+from search_env.benchmarks.studies import learning
+from search_env.benchmarks.studies.learning import CONDITIONS, EXACT, SUPERVISED, TESTS, configure
 from search_env.rewards import R1_SEARCHER_STAGE2, get_reward
 from tests.rewards.episodes import B, E, play
 

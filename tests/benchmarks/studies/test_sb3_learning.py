@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from agents.examples.sb3_tiny import Score
-from benchmarks.studies import sb3_learning
-from benchmarks.studies.sb3_learning import SeedResult, report
+from search_env.agents.examples.sb3_tiny import Score
+from search_env.benchmarks.studies import sb3_learning
+from search_env.benchmarks.studies.sb3_learning import SeedResult, report
 
 
 def test_report_has_means_and_every_seed():

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.agents.models import load_model, save_model
+from search_env.agents.reporting.logs import read_log
+from search_env.cli.main import app
+from search_env.wrappers.record_episodes import RecordEpisodes
+from tests.agents.toy_runs import tiny_model
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def base(tmp_path):
+    return save_model(tiny_model(), tmp_path / "base")
+
+
+def _record(path):
+    env = RecordEpisodes(gym.make("SearchQA-Toy-v0"), path)
+    agent = make_baseline("oracle")
+    for index in range(12):
+        observation, _ = env.reset(options={"index": index})
+        agent.begin(env.unwrapped, observation)
+        over = False
+        while not over:
+            observation, _, terminated, truncated, _ = env.step(agent.act(observation))
+            over = terminated or truncated
+    env.close()
+    return path
+
+
+def test_sft_on_recorded_episodes_makes_them_likelier(tmp_path, base):
+    _record(tmp_path / "episodes.jsonl")
+    done = _run(
+        *("sft", tmp_path / "episodes.jsonl", "--model", base, "--out", tmp_path / "sft"),
+        *("--tokenizer", "toy"),
+        *("--steps", 20, "--tokens-per-step", 60, "--learning-rate", 0.01, "--dtype", "fp32"),
+    )
+    assert done.exit_code == 0, done.output
+    log = read_log(tmp_path / "sft" / "metrics.jsonl")
+    losses = [row.metrics["eval/loss"] for row in log.evaluations]
+    assert losses[-1] < 0.7 * losses[0]
+    before, after = (load_model(f).state_dict() for f in (base, tmp_path / "sft" / "model"))
+    assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_pretrain_makes_a_new_tiny_model(tmp_path):
+    done = _run(
+        *("pretrain", "--out", tmp_path / "new", "--worlds", 1, "--articles", 100),
+        *("--steps", 2, "--tokens-per-step", 600),
+    )
+    assert done.exit_code == 0, done.output
+    assert load_model(tmp_path / "new" / "model").config.hidden_size == 128
+
+
+def test_nothing_paid_enough_is_an_error(tmp_path, base):
+    episodes = _record(tmp_path / "episodes.jsonl")
+    command = ("sft", episodes, "--model", base, "--tokenizer", "toy", "--out", tmp_path / "sft")
+    done = _run(*command, "--least", 2)
+    assert done.exit_code == 2
+    assert "got none in" in " ".join(done.output.split())
+
+
+def test_a_typo_in_the_optimizer_is_named(tmp_path):
+    done = _run("pretrain", "--out", tmp_path, "--articles", 100, "--optimizer", "moun")
+    assert done.exit_code == 2
+    assert "'muon'" in done.output

@@ -1,0 +1,121 @@
+"""The type that is computed in follows the processor, and stays what a run began with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from search_env.agents.errors import CheckpointError
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.master_weights import arrange
+from search_env.agents.learning.precision import resolve_dtype
+from search_env.agents.reporting.logs import Silent, read_log
+from search_env.agents.training import checkpoints
+from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
+from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.default_run import tiny_run
+from search_env.agents.training.train import train
+from search_env.cli.main import app
+from search_env.errors import ConfigurationError
+from tests.agents.toy_runs import tiny_model, toy_config
+
+KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Return the function that says whether this machine has products of bfloat16."""
+
+    def set_to(fast: bool) -> None:
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    return set_to
+
+
+@pytest.mark.parametrize(("fast", "found"), [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_processor(processor, monkeypatch, fast, found):
+    processor(fast)
+    assert resolve_dtype("auto") == resolve_dtype("auto", "cpu") == found
+    assert (resolve_dtype("bf16"), resolve_dtype("fp32")) == ("bf16", "fp32")
+    assert resolve_dtype("auto", "mps") == "fp32"
+    model = tiny_model()
+    arrange(model, "auto")
+    assert model.dtype == KINDS[found]
+    assert Learner(tiny_model(), dtype="auto").model.dtype == KINDS[found]
+    processor(not fast)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: fast)
+    assert resolve_dtype("auto", torch.device("cuda", 0)) == found
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_dtype("auto") == found
+
+
+def test_without_onednn_it_is_float32(processor, monkeypatch):
+    processor(True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert resolve_dtype("auto") == "fp32"
+
+
+def test_other_types_are_refused():
+    with pytest.raises(ConfigurationError, match="Did you mean 'bf16'"):
+        resolve_dtype("bf61")
+
+
+def test_auto_is_the_default():
+    assert tiny_run().dtype == "auto"
+    assert TrainConfig(model="tiny", algorithm=tiny_run().algorithm).dtype == "auto"
+
+
+class Told(Silent):
+    def begin(self, total_steps, description):
+        self.dtype = description["dtype"]
+
+
+def test_a_resumed_run_keeps_its_type_and_says_so(processor, tmp_path):
+    told = Told()
+
+    def go_on(steps, resume, **changes):
+        config = toy_config(tmp_path, **{"dtype": "auto", "steps": steps, **changes})
+        train(config, model=tiny_model(), observer=told, resume=resume)
+        newest = checkpoints.latest(tmp_path / "checkpoints")
+        return told.dtype, checkpoints.settings(newest)["dtype"]
+
+    processor(True)
+    assert go_on(1, False) == ("bf16", "bf16")
+    processor(False)
+    said = "bf16, as the run began (a new run on this processor takes fp32)"
+    assert go_on(2, True) == (said, "bf16")
+    processor(True)
+    assert go_on(3, True) == ("bf16", "bf16")
+    with pytest.raises(CheckpointError, match="dtype was 'bf16' and is 'fp32'"):
+        go_on(4, True, dtype="fp32")
+
+
+def test_the_command_records_what_was_taken(processor, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    out = tmp_path / "run"
+
+    def command(*more):
+        words = ["train", *more, "--out", str(out), "--test-questions", "4"]
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return read_log(out / "metrics.jsonl").description["dtype"]
+
+    processor(False)
+    toy = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--rows", "8")
+    small = ("--preset", "grpo", "--steps", "1", "--threads", "1", "--set", "prompts=4")
+    small += ("--set", "group_size=4", "--set", "minibatch=null", "--set", "eval_every=0")
+    assert command(*toy, *small, "--model", str(tmp_path / "base")) == "fp32"
+    assert json.loads((out / "config.json").read_text())["dtype"] == "fp32"
+    processor(True)
+    said = "fp32, as the run began (a new run on this processor takes bf16)"
+    assert command("--resume", "--steps", "2") == said
+
+
+def test_the_drift_that_avx2_shows_is_no_alarm():
+    monitors = Monitors(Limits(drift=DRIFT_LIMITS["fp32"]))
+    assert not monitors.update({"policy/drift_max": 2.43e-5})
+    assert monitors.update({"policy/drift_max": 2e-4})

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from search_env import SearchQAEnv, Source, StopReason
+from search_env.cli.play import instructions, play, text_of
+
+
+def played(lines, **arguments):
+    """Play a toy question by these lines; returns the transcript and the screen."""
+    defaults = {"dataset": "toy", "protocol": "r1-searcher", "tokenizer": "byte"}
+    env = SearchQAEnv(**{**defaults, **arguments})
+    env.reset(options={"index": 9})  # find key1 key1
+    left, screen = iter(lines), io.StringIO()
+    transcript = play(env, lambda: next(left, None), screen)
+    return env, transcript, screen.getvalue()
+
+
+def test_an_episode_from_question_to_score():
+    _, transcript, screen = played(["hm", "? key1 key1", "! x", "never read"])
+    assert transcript.text(Source.POLICY) == (
+        "hm\n<|begin_of_query|> key1 key1 <|end_of_query|></think>\n\n<answer> x </answer>"
+    )
+    assert transcript.stop_reason is StopReason.ANSWERED
+    (document,) = transcript.documents.values()
+    assert document.text in screen
+    assert screen.index("find key1 key1") < screen.index("? words") < screen.index(document.text)
+    assert "Gold      value" in screen
+    assert "Score     0.000" in screen
+
+
+def test_tags_may_be_written_by_hand():
+    _, transcript, _ = played(
+        ["<|begin_of_query|>key1", "key1<|end_of_query|>", "<answer>a</answer>"]
+    )
+    assert [s.query for s in transcript.searches] == ["key1 key1"]
+    assert transcript.answer == "a"
+
+
+def test_without_more_lines_the_episode_stays_open():
+    _, transcript, _ = played(["well"])
+    assert transcript.stop_reason is None
+    assert transcript.num_policy_tokens == len("well\n")
+
+
+@pytest.mark.parametrize("line", ["?", " ! ", "?   ", "? </answer>"])
+def test_a_sign_without_words_writes_nothing(line):
+    _, transcript, screen = played([line])
+    assert transcript.num_policy_tokens == 0
+    assert f"Write something after {line.strip()}" in screen
+
+
+def test_a_text_that_outlasts_the_episode_is_cut():
+    _, transcript, _ = played(["x" * 600])  # a segment holds 512 tokens
+    assert transcript.num_policy_tokens == 512
+    assert transcript.stop_reason is StopReason.MAX_SEGMENT_TOKENS
+
+
+def test_signs_by_protocol():
+    env, _, _ = played([], protocol="search-r1")
+    assert text_of(env, "?  a b ") == "<search> a b </search>"
+    assert text_of(env, "!a") == "<answer> a </answer>"
+    assert text_of(env, "why? !") == "why? !\n"
+    assert "<search> words </search>" in instructions(env)

@@ -1,0 +1,409 @@
+"""Each layout, on rows written by hand: what is read, how it is linked, what is refused."""
+
+import json
+
+import pytest
+
+from search_env.datasets import document_id
+from search_env.datasets.loaders import (
+    bamboogle,
+    flashrag,
+    hipporag,
+    hotpotqa,
+    musique,
+    native,
+    r1_searcher,
+    twowiki,
+)
+from search_env.datasets.loaders.musique import resolve_hops
+from search_env.errors import DataFormatError
+from search_env.types import Document, Hop, Question
+
+PARIS = ("Paris", "Paris is the capital of France.")
+FRANCE = ("France", "France is a country. Its president is X.")
+OTHER = ("Rome", "Rome is a city.")
+PARIS_ID, FRANCE_ID, OTHER_ID = (document_id(*pair) for pair in (PARIS, FRANCE, OTHER))
+
+
+def musique_row(**changes):
+    passages = [OTHER, FRANCE, PARIS]
+    return {
+        "id": "2hop__1_2",
+        "paragraphs": [
+            {"idx": i, "title": t, "paragraph_text": x, "is_supporting": t != "Rome"}
+            for i, (t, x) in enumerate(passages)
+        ],
+        "question": "Who presides over the country of Paris?",
+        "question_decomposition": [
+            {"question": "Paris >> country", "answer": "France", "paragraph_support_idx": 2},
+            {"question": "president of #1", "answer": "X", "paragraph_support_idx": 1},
+        ],
+        "answer": "X",
+        "answer_aliases": ["Mr X", "X"],
+        "answerable": True,
+    } | changes
+
+
+def hotpot_row(**changes):
+    return {
+        "_id": "5a",
+        "question": "Are Paris and Rome cities?",
+        "answer": "yes",
+        "type": "comparison",
+        "level": "hard",
+        "supporting_facts": [["Rome", 0], ["Paris", 0], ["Rome", 1]],
+        "context": [
+            ["Paris", ["Paris is the capital", " of France."]],
+            ["France", ["France is a country.", " Its president is X."]],
+            ["Rome", ["Rome is a city."]],
+        ],
+    } | changes
+
+
+def hub_row(row):
+    facts, context = row["supporting_facts"], row["context"]
+    return {
+        **{k: v for k, v in row.items() if k != "_id"},
+        "id": row["_id"],
+        "supporting_facts": {"title": [t for t, _ in facts], "sent_id": [n for _, n in facts]},
+        "context": {"title": [t for t, _ in context], "sentences": [s for _, s in context]},
+    }
+
+
+def twowiki_row(**changes):
+    return {
+        "_id": "13f",
+        "type": "compositional",
+        "question": "Who presides over the country of Paris?",
+        "answer": "X",
+        "answer_id": "Q1",
+        "evidences": [["Paris", "country", "France"], ["France", "president", "X"]],
+        "supporting_facts": [["Paris", 0], ["France", 1]],
+        "context": [
+            ["Rome", ["Rome is a city."]],
+            ["Paris", ["Paris is the capital of France."]],
+            ["France", ["France is a country.", "Its president is X."]],
+        ],
+        "qa_pairs": [],
+    } | changes
+
+
+def refuse(read, path, said):
+    with pytest.raises(DataFormatError, match=said):
+        list(read(path))
+
+
+class TestBamboogle:
+    WANTED = (
+        Question("bamboogle_1", "Who?", ("me, then",), "bamboogle", "test"),
+        Question("bamboogle_2", "Where?", ("here",), "bamboogle", "test"),
+    )
+
+    def test_csv(self, write):
+        path = write("bamboogle.csv.gz", 'Question,Answer\r\nWho?,"me, then"\r\nWhere?,here\r\n')
+        assert tuple(bamboogle.read_questions(path)) == self.WANTED
+
+    @pytest.mark.parametrize("names", [("Question", "Answer"), ("question", "answer")])
+    def test_json_lines(self, write, names):
+        rows = [
+            dict(zip(names, row, strict=True)) for row in (("Who?", "me, then"), ("Where?", "here"))
+        ]
+        assert tuple(bamboogle.read_questions(write("b.jsonl", rows))) == self.WANTED
+
+    def test_blank_answer(self, write):
+        path = write("b.csv", "Question,Answer\nWho?,\n")
+        refuse(bamboogle.read_questions, path, "line 2, field 'Answer'")
+
+
+class TestMusique:
+    def test_question(self, write):
+        (question,) = musique.read_questions(write("m.jsonl", [musique_row()]))
+        assert question == Question(
+            id="2hop__1_2",
+            text="Who presides over the country of Paris?",
+            answers=("X", "Mr X"),
+            dataset="musique",
+            kind="2hop",
+            supporting=(PARIS_ID, FRANCE_ID),
+            hops=(
+                Hop("Paris country", "France", PARIS_ID),
+                Hop("president of France", "X", FRANCE_ID),
+            ),
+        )
+
+    def test_documents_come_once_in_file_order(self, write):
+        path = write("m.jsonl", [musique_row(), musique_row(id="2hop__3_4")])
+        documents = list(musique.read_documents(path))
+        assert [d.id for d in documents] == [OTHER_ID, FRANCE_ID, PARIS_ID]
+        assert documents[2] == Document(PARIS_ID, *PARIS)
+
+    def test_references(self):
+        steps = [("A >> b", "x #2"), ("c of #1 and #2", "y"), ("#2 #1 #10 #3", "z")]
+        assert [h.query for h in resolve_hops(steps)] == [
+            "A b",
+            "c of x #2 and #2",
+            "y x #2 #10 #3",
+        ]
+        assert resolve_hops([]) == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"answerable": False}, "'answerable'.*MuSiQue-Full"),
+            ({"answer": ""}, "'answer'"),
+            ({"answer_aliases": [""]}, "'answer_aliases'"),
+            ({"answer_aliases": "X"}, "'answer_aliases'"),
+            ({"question": None}, "'question'"),
+            ({"id": None}, "'id'"),
+            ({"paragraphs": []}, "'paragraphs'"),
+            (
+                {"paragraphs": [{"title": "A", "paragraph_text": 1}]},
+                r"paragraphs\[0\].paragraph_text",
+            ),
+            ({"paragraphs": [{"idx": "0", "text": "a"}]}, r"paragraphs\[0\].idx"),
+            ({"paragraphs": [{"idx": 1, "text": "a"}] * 2}, r"paragraphs\[1\].idx"),
+            (
+                {
+                    "question_decomposition": [
+                        {"question": "a", "answer": "b", "paragraph_support_idx": 9}
+                    ]
+                },
+                r"question_decomposition\[0\].paragraph_support_idx",
+            ),
+        ],
+    )
+    def test_bad_rows(self, write, changes, said):
+        path = write("m.jsonl", [musique_row(id="2hop__0_0"), musique_row(**changes)])
+        refuse(musique.read_questions, path, f"line 2, field .*{said}|line 2, field {said}")
+
+    def test_repeated_id(self, write):
+        refuse(musique.read_questions, write("m.jsonl", [musique_row()] * 2), "line 2, field 'id'")
+
+
+class TestHotpotQA:
+    WANTED = Question(
+        "5a",
+        "Are Paris and Rome cities?",
+        ("yes",),
+        "hotpotqa",
+        "",
+        "comparison",
+        (OTHER_ID, PARIS_ID),
+    )
+
+    @pytest.mark.parametrize("name", ["h.json", "h.jsonl"])
+    @pytest.mark.parametrize("layout", [lambda row: row, hub_row])
+    def test_both_layouts_in_both_containers(self, write, name, layout):
+        path = write(name, [layout(hotpot_row())])
+        assert list(hotpotqa.read_questions(path)) == [self.WANTED]
+        assert [d.id for d in hotpotqa.read_documents(path)] == [PARIS_ID, FRANCE_ID, OTHER_ID]
+
+    def test_evidence_outside_the_context_is_unknown(self, write):
+        row = hotpot_row(supporting_facts=[["Rome", 0], ["Berlin", 0]])
+        (question,) = hotpotqa.read_questions(write("h.json", [row]))
+        assert question.supporting == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"answer": " "}, "'answer'"),
+            ({"context": "x"}, "'context'"),
+            ({"context": [["Paris", "no list"]]}, "'context'"),
+            ({"context": {"title": ["a"], "sentences": []}}, "two lists of one length"),
+            ({"context": {"title": ["a"]}}, "lists called title and sentences or content"),
+            ({"supporting_facts": [["Rome"]]}, "'supporting_facts'"),
+            ({"supporting_facts": None}, "'supporting_facts'"),
+            ({"type": 3}, "'type'"),
+            ({"_id": ""}, "'_id'"),
+        ],
+    )
+    def test_bad_rows(self, write, changes, said):
+        path = write("h.json", [hotpot_row(_id="1"), hotpot_row(**changes)])
+        refuse(hotpotqa.read_questions, path, f"line 2, field .*{said}")
+
+
+class TestTwoWiki:
+    WANTED = Question(
+        id="13f",
+        text="Who presides over the country of Paris?",
+        answers=("X",),
+        dataset="2wikimultihopqa",
+        kind="compositional",
+        supporting=(PARIS_ID, FRANCE_ID),
+        hops=(Hop("Paris country", "France", PARIS_ID), Hop("France president", "X", FRANCE_ID)),
+    )
+
+    @staticmethod
+    def stringly(row):
+        nested = ("context", "supporting_facts", "evidences")
+        return row | {field: json.dumps(row[field]) for field in nested}
+
+    @pytest.mark.parametrize("layout", [lambda row: row, hub_row, stringly])
+    def test_layouts(self, write, layout):
+        path = write("2.json", [layout(twowiki_row())])
+        assert list(twowiki.read_questions(path)) == [self.WANTED]
+        assert [d.id for d in twowiki.read_documents(path)] == [OTHER_ID, PARIS_ID, FRANCE_ID]
+
+    def test_hops_find_titles_with_a_parenthesis_and_never_guess(self, write):
+        row = twowiki_row(
+            context=[["Get Low (song)", ["A song."]], ["John (a)", ["A."]], ["John (b)", ["B."]]],
+            supporting_facts=[["Get Low (song)", 0], ["John (a)", 0], ["John (b)", 0]],
+            evidences=[["Get Low", "by", "X"], ["John", "born", "Y"], ["Mary", "born", "Z"]],
+        )
+        (question,) = twowiki.read_questions(write("2.json", [row]))
+        assert [h.document_id for h in question.hops] == [question.supporting[0], "", ""]
+
+    def test_evidences_may_be_absent(self, write):
+        (question,) = twowiki.read_questions(write("2.json", [twowiki_row(evidences=None)]))
+        assert question.hops == ()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"evidences": [["a", "b"]]}, "'evidences'"),
+            ({"evidences": "[['a', 'b', 'c']]"}, "'evidences'.*string of JSON"),
+            ({"context": "nothing"}, "'context'"),
+        ],
+    )
+    def test_bad_rows(self, write, changes, said):
+        refuse(twowiki.read_questions, write("2.json", [twowiki_row(**changes)]), said)
+
+
+class TestFlashRAG:
+    def test_questions(self, write):
+        row = {"id": "dev_0", "question": "Who?", "golden_answers": ["a", "b"]}
+        path = write(
+            "f.jsonl", [row | {"metadata": {"type": "bridge"}}, row | {"id": 1, "metadata": None}]
+        )
+        assert list(flashrag.read_questions(path)) == [
+            Question("dev_0", "Who?", ("a", "b"), kind="bridge"),
+            Question("1", "Who?", ("a", "b")),
+        ]
+
+    def test_corpus(self, write):
+        contents = [
+            '"Aaron"\nAaron is ...',
+            "Plain\n two\nlines",
+            "no title",
+            '"\ntext',
+            '"A "B" C"\n',
+        ]
+        path = write("c.jsonl", [{"id": str(i), "contents": c} for i, c in enumerate(contents)])
+        assert list(flashrag.read_documents(path)) == [
+            Document("0", "Aaron", "Aaron is ..."),
+            Document("1", "Plain", " two\nlines"),
+            Document("2", "", "no title"),
+            Document("3", '"', "text"),
+            Document("4", 'A "B" C', ""),
+        ]
+
+    @pytest.mark.parametrize("bad", [[], [""], "Paris", None, [1]])
+    def test_bad_answers(self, write, bad):
+        path = write("f.jsonl", [{"id": "0", "question": "Who?", "golden_answers": bad}])
+        refuse(flashrag.read_questions, path, "line 1, field 'golden_answers'")
+
+    def test_bad_passages(self, write):
+        refuse(flashrag.read_documents, write("c.jsonl", [{"contents": "x"}]), "'id'")
+        refuse(flashrag.read_documents, write("c.jsonl", [{"id": "1", "text": "x"}]), "'contents'")
+
+
+class TestR1Searcher:
+    def test_questions(self, write):
+        rows = [{"idx": 7, "question": "Who?", "answer": "me", "gen_text_store": ""}]
+        path = write("r.jsonl", [*rows, {"question": "Where?", "answer": "here"}])
+        assert list(r1_searcher.read_questions(path)) == [
+            Question("7", "Who?", ("me",)),
+            Question("2", "Where?", ("here",)),
+        ]
+
+    def test_repeated_id(self, write):
+        rows = [{"idx": 7, "question": "Who?", "answer": "me"}] * 2
+        refuse(r1_searcher.read_questions, write("r.jsonl", rows), "line 2, field 'id'")
+
+
+class TestHippoRAG:
+    def test_rows_keep_the_shape_of_their_dataset(self, write):
+        short = {
+            "question": "Which?",
+            "answer": "X",
+            "paragraphs": [{"title": OTHER[0], "text": OTHER[1]}],
+        }
+        path = write("h.json", [musique_row(), hotpot_row(), twowiki_row(), short])
+        questions = list(hipporag.read_questions(path))
+        assert [q.dataset for q in questions] == ["", "hotpotqa", "2wikimultihopqa", ""]
+        assert [len(q.supporting) for q in questions] == [2, 2, 2, 1]
+        assert questions[3].id == "35c4467a49b4"  # printf 'Which?' | sha1sum | cut -c-12
+        documents = [d.id for d in hipporag.read_documents(path)]
+        assert documents == [OTHER_ID, FRANCE_ID, PARIS_ID]
+
+    @pytest.mark.parametrize("ending", ["", ".xz"])
+    def test_both_corpus_layouts_agree(self, write, ending):
+        listed = [{"title": t, "text": x} for t, x in (PARIS, FRANCE)]
+        titled = {
+            "Paris": ["Paris is the capital", " of France."],
+            "France": ["France is a country.", " Its president is X."],
+        }
+        wanted = [Document(PARIS_ID, *PARIS), Document(FRANCE_ID, *FRANCE)]
+        assert list(hipporag.read_documents(write(f"list.json{ending}", listed))) == wanted
+        assert list(hipporag.read_documents(write(f"dict.json{ending}", titled))) == wanted
+
+    def test_bad_rows(self, write):
+        refuse(hipporag.read_questions, write("h.json", [{"question": "a"}]), "'paragraphs'")
+        refuse(
+            hipporag.read_documents, write("c.json", {"A": ["a"], "B": "b"}), "line 2, field 'B'"
+        )
+
+
+class TestNative:
+    def test_questions(self, write):
+        full = {
+            "id": "1",
+            "dataset": "mine",
+            "split": "dev",
+            "question": "Who?",
+            "answers": ["a", "b"],
+            "supporting": ["x", "y"],
+            "kind": "2hop",
+            "source": "ignored",
+            "decomposition": [
+                {"question": "A >> b", "answer": "c"},
+                {"question": "#1 >> d", "answer": "a"},
+            ],
+        }
+        least = {"id": 2, "question": "Where?", "answers": ["here"]}
+        assert list(native.read_questions(write("n.jsonl", [full, least]))) == [
+            Question(
+                "1",
+                "Who?",
+                ("a", "b"),
+                "mine",
+                "dev",
+                "2hop",
+                ("x", "y"),
+                (Hop("A b", "c"), Hop("c d", "a")),
+            ),
+            Question("2", "Where?", ("here",)),
+        ]
+
+    def test_documents(self, write):
+        rows = [
+            {"id": "p1", "title": "T", "text": "kept  as it is\n"},
+            {"title": "Paris", "n": 0, "text": PARIS[1]},
+        ]
+        assert list(native.read_documents(write("p.jsonl", rows))) == [
+            Document("p1", "T", "kept  as it is\n"),
+            Document(PARIS_ID, *PARIS),
+        ]
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"answers": []}, "at least one answer"),
+            ({"supporting": "x"}, "'supporting'"),
+            ({"decomposition": [{"question": "a"}]}, r"'decomposition\[0\].answer'"),
+            ({"split": 1}, "'split'"),
+        ],
+    )
+    def test_bad_rows(self, write, changes, said):
+        row = {"id": "1", "question": "Who?", "answers": ["a"]} | changes
+        refuse(native.read_questions, write("n.jsonl", [row]), said)

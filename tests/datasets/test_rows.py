@@ -1,0 +1,89 @@
+"""Checked fields and content ids."""
+
+from pathlib import Path
+
+import pytest
+
+from search_env.datasets.rows import (
+    Record,
+    document_id,
+    make_document,
+    unique_documents,
+    unique_questions,
+)
+from search_env.errors import DataFormatError
+from search_env.types import Question
+
+
+def record(line=1, **data):
+    return Record(Path("q.jsonl"), line, data)
+
+
+@pytest.mark.parametrize("bad", [None, "", " \n", 3, ["x"], "\ud83d"])
+def test_text_is_a_non_empty_string_that_utf8_can_write(bad):
+    with pytest.raises(DataFormatError, match=r"q.jsonl, line 7, field 'question': expected a non"):
+        record(7, question=bad).text("question")
+    assert record(question=" é ").text("question") == " é "
+
+
+def test_optional_text():
+    assert record().optional_text("kind") == record(kind="").optional_text("kind") == ""
+    with pytest.raises(DataFormatError, match="'kind'"):
+        record(kind=3).optional_text("kind")
+
+
+@pytest.mark.parametrize("bad", [None, "", True, 1.5, []])
+def test_identifier(bad):
+    assert record(id=12).identifier("id") == record(id="12").identifier("id") == "12"
+    with pytest.raises(DataFormatError, match="'id'"):
+        record(id=bad).identifier("id")
+
+
+@pytest.mark.parametrize("bad", ["Paris", [""], ["a", None], {"a": 1}, [["a"]]])
+def test_texts_and_answers(bad):
+    assert record(answers=["b", "a", "b"]).answers("answers") == ("b", "a")
+    assert record().texts("answers") == ()
+    with pytest.raises(DataFormatError, match="list of non-empty strings"):
+        record(answers=bad).answers("answers")
+
+
+@pytest.mark.parametrize("data", [{}, {"answers": []}])
+def test_no_answer(data):
+    with pytest.raises(DataFormatError, match="at least one answer"):
+        record(**data).answers("answers")
+
+
+def test_rows_name_their_place():
+    (_, second) = record(5, paragraphs=[{"title": "A"}, {"title": ""}]).rows("paragraphs")
+    with pytest.raises(DataFormatError, match=r"line 5, field 'paragraphs\[1\].title'"):
+        second.text("title")
+    with pytest.raises(DataFormatError, match=r"field 'paragraphs\[0\]': expected a JSON object"):
+        record(paragraphs=["x"]).rows("paragraphs")
+    with pytest.raises(DataFormatError, match="a list of objects"):
+        record(paragraphs={}).rows("paragraphs")
+
+
+def test_document_id_ignores_white_space_and_nothing_else():
+    # printf 'Paris\tParis is it.' | sha1sum | cut -c-12
+    assert document_id("Paris", "Paris is it.") == "a48a0bc68e28"
+    assert document_id(" Paris", "Paris\n is  it. ") == document_id("Paris", "Paris is it.")
+    others = [("Paris", "Paris is it"), ("paris", "Paris is it."), ("Paris Paris", "is it.")]
+    assert len({document_id(*pair) for pair in [("Paris", "Paris is it."), *others]}) == 4
+
+
+def test_make_document_is_consistent_with_its_id():
+    document = make_document("A  title", "Some\ntext ")
+    assert (document.title, document.text) == ("A title", "Some text")
+    assert document.id == document_id(document.title, document.text)
+    assert list(unique_documents([document, make_document("A title", "Some text")])) == [document]
+
+
+def test_ids_are_unique_within_a_dataset():
+    def parse(row):
+        return Question(row.data["id"], "q", ("a",), dataset=row.data["dataset"])
+
+    rows = [record(1, id="1", dataset="a"), record(2, id="1", dataset="b")]
+    assert [q.dataset for q in unique_questions(rows, parse)] == ["a", "b"]
+    rows.append(record(3, id="1", dataset="a"))
+    with pytest.raises(DataFormatError, match=r"line 3, field 'id'.*'1' has come before"):
+        list(unique_questions(rows, parse))

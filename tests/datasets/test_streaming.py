@@ -1,0 +1,225 @@
+"""The streaming readers: equal to the whole-file readers, exact about faults, small in memory."""
+
+import gzip
+import json
+import lzma
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search_env.datasets import streaming as files
+from search_env.datasets.streaming import (
+    first_character,
+    is_mapping,
+    iter_csv,
+    iter_json_lines,
+    iter_json_list,
+    iter_json_mapping,
+    iter_records,
+)
+from search_env.errors import DataFormatError, DataNotFoundError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+OBJECTS = st.dictionaries(st.text(), JSON, max_size=4)
+LAYOUTS = st.sampled_from(
+    [
+        {},
+        {"indent": 2},
+        {"ensure_ascii": False},
+        {"separators": (",", ":")},
+        {"separators": (" ,\n", "\t: ")},
+    ]
+)
+
+
+@given(rows=st.lists(OBJECTS, min_size=1, max_size=6), layout=LAYOUTS, chunk=st.integers(1, 40))
+def test_list_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, rows, layout, chunk):
+    path = tmp_path_factory.mktemp("list") / "rows.json"
+    path.write_text(json.dumps(rows, **layout), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_CHUNK", chunk)
+        found = list(iter_json_list(path))
+    assert [record.data for record in found] == rows
+    assert [record.line for record in found] == list(range(1, len(rows) + 1))
+
+
+@given(pairs=st.dictionaries(st.text(), JSON, min_size=1, max_size=6), chunk=st.integers(1, 40))
+def test_mapping_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, pairs, chunk):
+    path = tmp_path_factory.mktemp("mapping") / "pairs.json"
+    path.write_text(json.dumps(pairs, indent=1), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_CHUNK", chunk)
+        found = list(iter_json_mapping(path))
+    assert [(key, value) for _, key, value in found] == list(pairs.items())
+
+
+@pytest.mark.parametrize("number", [12, -1.5, 2.5e-07, 1e300, -3e-05])
+def test_numbers_may_be_cut_anywhere(tmp_path, monkeypatch, number):
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"one": number, "two": [number], "three": number}))
+    for chunk in range(1, 60):
+        monkeypatch.setattr(files, "_CHUNK", chunk)
+        found = [value for _, _, value in iter_json_mapping(path)]
+        assert found == [number, [number], number]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".dat"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_compression_is_transparent(write, name, ending):
+    rows = [{"a": "é"}, {"a": 2}]
+    assert [r.data for r in iter_records(write(name + ending, rows))] == rows
+
+
+def test_compression_is_told_by_content_not_by_name(write):
+    data = gzip.compress(b'{"a": 1}\n')
+    assert [r.data for r in iter_records(write("rows.jsonl", data))] == [{"a": 1}]
+    assert [r.data for r in iter_records(write("more.jsonl", gzip.compress(data[:0]) + data))] == [
+        {"a": 1}
+    ]
+
+
+def test_byte_order_marks_blank_lines_and_odd_separators(write):
+    text = '\ufeff{"a": "x\u2028y"}\r\n\n  \n{"a": 2}'
+    records = list(iter_records(write("rows.jsonl", text)))
+    assert [(r.line, r.data["a"]) for r in records] == [(1, "x\u2028y"), (4, 2)]
+    assert [r.data for r in iter_records(write("rows.json", '\ufeff [{"a": 1}] \n'))] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("read", [iter_records, iter_json_list, iter_json_lines, iter_csv])
+def test_missing_file_and_folder(tmp_path, read):
+    for path in (tmp_path / "none.jsonl", tmp_path):
+        with pytest.raises(DataNotFoundError, match="Check the path"):
+            next(read(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "an empty file"),
+        (" \n\n", "an empty file"),
+        ("[]", "an empty list"),
+        ("Question,Answer\n", "starts with 'Q'"),
+        ('[{"a": 1}, 2]', "line 2: expected a JSON object, got 2"),
+        ('[{"a": 1}, [1]]', "line 2: expected a JSON object"),
+        ('[{"a": 1} {"a": 2}]', r"expected ',' at record 1, got '\{'"),
+        ('[{"a": 1},]', "line 2: expected valid JSON"),
+        ('[{"a": 1}', "got the end of the file"),
+        ('[{"a": 1}, {"a": "xyz', "line 2: expected valid JSON"),
+        ('[{"a": 1}] [', "expected one JSON value"),
+        ('[{"a": tru}]', "line 1: expected valid JSON"),
+        ('{"a": 1}\n{"a": \n', r"line 2: expected JSON on one line"),
+        ('{"a": 1}\n[1]\n', "line 2: expected a JSON object"),
+        ('{"a": ' + "9" * 5000 + "}", "line 1: expected JSON on one line"),
+        ('[{"a": ' + "9" * 5000 + "}]", "line 1: expected valid JSON"),
+        ('{"a": ' + "[" * 100_000 + "}", "line 1: expected JSON on one line"),
+        ("[" * 100_000, "line 1"),
+        (b'{"a": 1}\n{"a": "\xff"}\n', "line 2: expected UTF-8 text"),
+        (b'[{"a": "\xff"}]', "expected UTF-8 text, got the byte 0xff"),
+    ],
+)
+def test_damaged_json(write, content, said):
+    with pytest.raises(DataFormatError, match=said) as caught:
+        list(iter_records(write("rows.json", content)))
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("rows", ['{"a": 1}\n' * 5000, json.dumps([{"a": i} for i in range(5000)])])
+def test_damaged_archives(write, compress, rows):
+    whole = compress(rows.encode())
+    cut = write("cut.gz.bin", whole[: len(whole) // 2])
+    with pytest.raises(DataFormatError, match=r"damaged.*Fetch the file again"):
+        list(iter_records(cut))
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - b for b in whole[middle : middle + 8])
+    with pytest.raises(DataFormatError):
+        list(iter_records(write("flipped.bin", flipped + whole[middle + 8 :])))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "a header and rows"),
+        ("Question,Answer\n", "a header and rows"),
+        ("Question,Answer\nWho?\n", "line 2: expected 2 columns"),
+        ("Question,Answer\nWho?,a,b\n", "line 2: expected 2 columns"),
+        ('Question,Answer\n"Who?"x,a\n', "line 2: expected a CSV row"),
+        ('Question,Answer\nWho?,"a\n', "line 2: expected a CSV row"),
+    ],
+)
+def test_damaged_csv(write, content, said):
+    with pytest.raises(DataFormatError, match=said):
+        list(iter_csv(write("rows.csv", content)))
+
+
+def test_csv_quotes_newlines_and_byte_order_mark(write):
+    path = write("rows.csv", '\ufeffQuestion,Answer\r\n"Who, then\nwhere?","say ""x"""\r\n')
+    (record,) = iter_csv(path)
+    assert record.data == {"Question": "Who, then\nwhere?", "Answer": 'say "x"'}
+    assert record.line == 3
+
+
+def test_mapping_is_told_from_lines(write):
+    assert is_mapping(write("corpus.json", {"Title": ["Sentence."]}))
+    assert is_mapping(write("corpus.json.xz", {"Title": []}))
+    assert not is_mapping(write("rows.json", '{"title": "Title", "text": ["x"]}'))
+    assert not is_mapping(write("rows.jsonl", '{"titles": ["x"]}'))
+    assert not is_mapping(write("list.json", [{"a": [1]}]))
+
+
+@pytest.mark.parametrize("content", ['{"a": [1], 2: [3]}', '{"a": [1], "b" [3]}', '{"a": [1]'])
+def test_damaged_mapping(write, content):
+    with pytest.raises(DataFormatError):
+        list(iter_json_mapping(write("corpus.json", content)))
+
+
+def test_first_character_skips_any_amount_of_white_space(write):
+    assert first_character(write("x.json", " \n" * 200_000 + "[")) == "["
+
+
+@pytest.mark.parametrize("container", ["lines", "list", "mapping"])
+def test_memory_stays_constant(tmp_path, container):
+    path, rows = tmp_path / "big.json", 30_000
+    text = "x" * 1000
+    with open(path, "w", encoding="utf-8") as file:
+        file.write({"lines": "", "list": "[", "mapping": "{"}[container])
+        for i in range(rows):
+            comma = "," if i and container != "lines" else ""
+            name = f'"{i}": ' if container == "mapping" else ""
+            value = json.dumps([text] if container == "mapping" else {"id": i, "text": text})
+            file.write(f"{comma}{name}{value}\n")
+        file.write({"lines": "", "list": "]", "mapping": "}"}[container])
+    read = iter_json_mapping if container == "mapping" else iter_records
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read(path)) == rows
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 30_000_000
+    assert peak < 1_500_000
+
+
+def test_a_fault_early_in_a_long_list_is_found_before_the_rest_is_read(tmp_path):
+    path = tmp_path / "big.json"
+    path.write_text('[{"a": 1}, {"a" 2}, ' + '{"a": 3}, ' * 2_000_000 + "{}]", encoding="utf-8")
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataFormatError, match="line 2: expected valid JSON"):
+            list(iter_json_list(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_500_000
+
+
+def test_a_long_record_costs_linear_time(tmp_path):
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps([{"a": "x" * 5_000_000}, {"a": 1}]), encoding="utf-8")
+    assert [len(str(r.data["a"])) for r in iter_json_list(path)] == [5_000_000, 1]

@@ -1,0 +1,271 @@
+"""Outputs of others: each layout, the published files row by row, and what is no output."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+from dataclasses import replace
+
+import gymnasium as gym
+import pytest
+
+from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.players.base import TokenAgent
+from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.run import run
+from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from search_env.evaluation.evaluate import evaluate, on_shared_questions, summarise
+from search_env.evaluation.foreign_outputs import FORMATS, output_format, read_outputs
+from search_env.evaluation.tables import run_record, write_json
+from search_env.metrics.answers import HOTPOTQA, R1_SEARCHER, SQUAD
+from search_env.wrappers.record_episodes import RecordEpisodes
+from tests.metrics.slow_scoring import slow_contiguous, slow_cover, slow_exact, slow_f1
+
+R1_TEXT = (
+    " I look.\n<|begin_of_query|> Ulm \n mayor<|end_of_query|>\n\n<|begin_of_documents|>\n"
+    "(1)Ulm   Its mayor is Jan Holt.\n<|end_of_documents|>\n\n"
+    "</think> <answer> Jan </answer> <answer> Jan Holt </answer>"
+)
+R1_ROW = {
+    "question": "Who is mayor of Ulm?",
+    "answer": "Jan Holt",
+    "pred_ans": " Jan Holt ",
+    "stop_reason_final": "finished",
+    "gen_text_store": R1_TEXT,
+    "gpt4o_output": "True",
+}
+FLASHRAG_ROW = {
+    "id": "test_0",
+    "question": "Who is mayor of Ulm?",
+    "golden_answers": ["Holt", "Jan Holt"],
+    "output": {
+        "pred": "Mayor Jan Holt",
+        "finish_reason": "OnEpisode",
+        "retrieved_times": 11,
+        "retrieval_results": {
+            "10": {"query": "last", "docs": [{"contents": '"Ulm"\nIts mayor is Jan Holt.'}]},
+            "2": {"query": "first", "docs": [{"contents": '"Bonn"\nA city.'}]},
+        },
+        "metric_score": {"em": 1.0},
+    },
+    "metadata": {"type": "bridge"},
+}
+VERL_ROW = {
+    "input": "user\nFor example, <answer> Rome </answer>. Question: Mayor of Ulm?\nassistant\n",
+    "output": (
+        "<search> Ulm mayor </search>\n\n<information>Doc 1(Title: Ulm) Jan Holt</information>\n\n"
+        "<think>So.</think><answer> Jan Holt </answer>"
+    ),
+    "gts": {"target": ["Jan Holt"]},
+    "score": 1.0,
+    "step": 100,
+}
+
+
+def written(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def only(path, format=None, rule=R1_SEARCHER):
+    ((name, (record,)),) = read_outputs(path, format, rule).items()
+    assert name == path.name.split(".")[0]
+    return record
+
+
+# Published files, row by row.
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "em", "cover", "f1", "judged", "searches"),
+    [
+        ("bamboogle", 125, 0.456, 0.528, 0.577, 0.544, 1.98),
+        ("2wiki", 500, 0.554, 0.636, 0.637, 0.650, 2.24),
+    ],
+)
+def test_published_trajectories(data_dir, name, count, em, cover, f1, judged, searches):
+    path = data_dir / "trajectories" / f"{name}_qwen.jsonl.xz"
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    ((agent, records),) = read_outputs(path).items()
+    assert (agent, len(records)) == (f"{name}_qwen", count)
+    for row, record in zip(rows, records, strict=True):
+        pair = (row["pred_ans"], row["answer"], R1_SEARCHER)
+        assert record.exact_match == slow_exact(*pair)
+        assert record.f1 == pytest.approx(slow_f1(*pair))
+        assert record.cover_exact_match == slow_cover(*pair)
+        assert record.contiguous_cover_exact_match == slow_contiguous(*pair)
+        assert record.searches == row["gen_text_store"].count("<|begin_of_documents|>\n(1)")
+        assert len(record.queries) == record.searches
+        assert all(query in " ".join(row["gen_text_store"].split()) for query in record.queries)
+    summary = summarise(records)
+    measured = (summary.exact_match, summary.cover_exact_match, summary.f1, summary.judged)
+    assert [round(value.mean, 3) for value in measured] == [em, cover, f1, judged]
+    assert round(summary.searches.mean, 2) == searches
+
+
+# Layouts.
+
+
+def test_r1_searcher(tmp_path):
+    record = only(written(tmp_path / "theirs.jsonl", R1_ROW))
+    assert (record.answer, record.exact_match, record.judged) == (" Jan Holt ", 1.0, 1.0)
+    assert (record.queries, record.searches) == (("Ulm mayor",), 1)
+    assert (record.answer_recall, record.stop_reason) == (1.0, "finished")
+    assert (record.policy_tokens, record.supporting_recall, record.hops) == (None, None, None)
+
+
+def test_a_reply_of_the_judge_that_is_no_verdict_is_none(tmp_path):
+    record = only(written(tmp_path / "theirs.jsonl", {**R1_ROW, "gpt4o_output": "I cannot say"}))
+    assert record.judged is None
+
+
+def test_flashrag(tmp_path):
+    record = only(written(tmp_path / "intermediate_data.json", FLASHRAG_ROW))
+    assert (record.question_id, record.kind, record.golds) == (
+        "test_0",
+        "bridge",
+        ("Holt", "Jan Holt"),
+    )
+    assert (record.answer, record.exact_match) == ("Mayor Jan Holt", 0.0)  # not the file's 1.0
+    assert record.f1 == pytest.approx(0.8)
+    assert record.queries == ("first", "last")  # turn 2 before turn 10
+    assert (record.searches, record.answer_recall, record.stop_reason) == (2, 1.0, "OnEpisode")
+
+
+def test_flashrag_as_one_list_and_without_searches(tmp_path):
+    path = tmp_path / "data.json"
+    bare = {**FLASHRAG_ROW, "output": {"pred": None}, "metadata": None}
+    once = {
+        **FLASHRAG_ROW,
+        "output": {"pred": "Holt", "retrieval_result": [{"contents": "Bonn\nA city"}]},
+    }
+    path.write_text(json.dumps([bare, once], indent=4), "utf-8")
+    none, single = read_outputs(path)["data"]
+    assert (none.answer, none.f1, none.searches, none.answer_recall) == (None, 0.0, None, None)
+    assert (single.exact_match, single.searches, single.answer_recall) == (1.0, 1, 0.0)
+
+
+@pytest.mark.parametrize("golds", [{"target": ["Jan Holt"]}, ["Jan Holt"], "Jan Holt"])
+def test_verl(tmp_path, golds):
+    record = only(written(tmp_path / "100.jsonl", {**VERL_ROW, "gts": golds}))
+    assert (record.question, record.golds) == ("Mayor of Ulm?", ("Jan Holt",))
+    assert (record.exact_match, record.queries, record.answer_recall) == (1.0, ("Ulm mayor",), 1.0)
+    assert record.stop_reason == "answered"
+
+
+def test_verl_in_the_tags_of_r1_searcher(tmp_path):
+    record = only(written(tmp_path / "1.jsonl", {**VERL_ROW, "output": R1_TEXT}))
+    assert (record.answer.strip(), record.searches) == ("Jan Holt", 1)
+
+
+def test_text_without_an_answer(tmp_path):
+    record = only(written(tmp_path / "1.jsonl", {**VERL_ROW, "output": "I give up. <answer> x"}))
+    assert (record.answer, record.searches, record.stop_reason) == (None, 0, "unknown")
+    assert record.answer_recall == 0.0
+
+
+def test_our_own_runs_come_back_as_they_were(tmp_path):
+    env = gym.make("SearchQA-Toy-v0", split="test")
+    agents = ("oracle", "closed-book")
+    records = {name: evaluate(env, make_baseline(name), range(3)) for name in agents}
+    summaries = {name: summarise(found) for name, found in records.items()}
+    path = tmp_path / "run.json"
+    write_json(path, run_record(env, summaries, records, command="", seed=0))
+    assert output_format(path) == "run"
+    assert read_outputs(path) == records
+
+
+def test_our_own_episodes_come_back_as_they_were(tmp_path):
+    path = tmp_path / "episodes.jsonl"
+    env = RecordEpisodes(gym.make("SearchQA-Toy-v0", split="test"), path)
+    played = evaluate(env, make_baseline("oracle"), range(3))
+    env.close()
+    assert output_format(path) == "episodes"
+    assert read_outputs(path) == {"episodes": played}
+
+
+def test_results_of_a_benchmark_come_back_as_they_were(tmp_path):
+    path, id = tmp_path / "results.jsonl", "world-1hop/r1-searcher/bm25-world1k/v1"
+    player = TokenAgent("mine", make_baseline("oracle-queries"))
+    results = run(get_benchmark(id), player, path, limit=3)
+    assert output_format(path) == "bench"
+    assert read_outputs(path) == {"mine": results.records}
+    path.write_text(path.read_text("utf-8") + '{"question_id": "q"}\n', "utf-8")
+    with pytest.raises(DataFormatError, match="search-env bench has written"):
+        read_outputs(path)
+
+
+def test_the_rule_decides(tmp_path):
+    row = {**R1_ROW, "answer": "USA", "pred_ans": "U.S.A."}
+    path = written(tmp_path / "theirs.jsonl", row)
+    assert [only(path, rule=rule).exact_match for rule in (R1_SEARCHER, SQUAD, HOTPOTQA)] == [
+        0.0,
+        1.0,
+        1.0,
+    ]
+
+
+def test_compressed_files(tmp_path):
+    path = tmp_path / "theirs.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(R1_ROW).encode()))
+    assert only(path).exact_match == 1.0
+
+
+# What is no output.
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ({"question": "Who?", "golds": "x"}, "known layout .*fields golds, question"),
+        ({**R1_ROW, "answer": 3}, "answer.*gold answer"),
+        ({**R1_ROW, "answer": []}, "answer.*gold answer"),
+        ({**FLASHRAG_ROW, "output": "Jan Holt"}, "output.*object with pred"),
+        ({**FLASHRAG_ROW, "golden_answers": [1]}, "golden_answers.*gold answer"),
+        ({**VERL_ROW, "gts": {}}, "gts.*gold answer"),
+    ],
+)
+def test_bad_rows(tmp_path, row, error):
+    with pytest.raises(DataFormatError, match=error):
+        read_outputs(written(tmp_path / "bad.jsonl", row))
+
+
+def test_a_file_cut_in_the_middle_of_a_line(tmp_path):
+    path = written(tmp_path / "cut.jsonl", R1_ROW, R1_ROW)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataFormatError, match=r"cut.jsonl, line 2.*JSON on one line"):
+        read_outputs(path)
+
+
+def test_a_run_of_another_version_or_cut(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text('{\n "agents": {"a": {"episodes": [{"question_id": "q"}]}}\n}', "utf-8")
+    with pytest.raises(DataFormatError, match="Write it anew"):
+        read_outputs(path)
+    path.write_text('{\n "agents": {', "utf-8")
+    with pytest.raises(DataFormatError, match="Write it anew"):
+        read_outputs(path)
+
+
+def test_no_file_no_layout(tmp_path):
+    with pytest.raises(DataNotFoundError, match="Check the path"):
+        read_outputs(tmp_path / "none.jsonl")
+    with pytest.raises(ConfigurationError, match="Did you mean 'flashrag'"):
+        read_outputs(written(tmp_path / "x.jsonl", R1_ROW), "flashrg")
+    assert set(FORMATS) == {"r1-searcher", "flashrag", "verl", "episodes", "run", "bench"}
+
+
+# Whose questions are the same.
+
+
+def test_shared_questions_are_told_by_their_text(tmp_path):
+    base = only(written(tmp_path / "theirs.jsonl", R1_ROW))
+    other = replace(base, question="who is  Mayor of ulm?", question_id="elsewhere")
+    apart = replace(base, question="Who else?")
+    failed = replace(base, question="Who failed?", valid=False)
+    again = replace(base, f1=0.25)
+    mine, theirs = on_shared_questions([base, again, failed], [apart, failed, other])
+    assert (mine, theirs) == ([base], [other])
+    assert on_shared_questions([apart], [base]) == ([], [])
