@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from agents.models import load_model, save_model
+from search_env.agents.models import load_model, save_model
 
 CHAT = (
     "{% for message in messages %}{{ message['content'] }}{% endfor %}"

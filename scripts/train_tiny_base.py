@@ -2,12 +2,12 @@
 
     torchrun --nproc-per-node 2 scripts/train_tiny_base.py --out runs/base
 
-It climbs the ladder of :mod:`agents.ladder` in procedural worlds that nobody trains or tests on, in
-two rounds, each with a learning rate that falls over all of it. In the second, tags count in full,
-for what is right nearly always is not good enough where a hundred tokens are drawn; and thoughts
-say after each search which steps are left, so that when to stop can be read there. A run that was
-broken off goes on after its last whole round. The seed is fixed; the same machine, versions,
-threads and processes give the same weights.
+It climbs the ladder of :mod:`search_env.agents.imitation.base_model_stages` in procedural worlds
+that nobody trains or tests on, in two rounds, each with a learning rate that falls over all of it.
+In the second, tags count in full, for what is right nearly always is not good enough where a
+hundred tokens are drawn; and thoughts say after each search which steps are left, so that when to
+stop can be read there. A run that was broken off goes on after its last whole round. The seed is
+fixed; the same machine, versions, threads and processes give the same weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import torch
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
-from agents.distributed import Ranks, joined
-from agents.ladder import Stage, stage_examples
-from agents.learner import Learner, OptimizerConfig
-from agents.logs import Silent
-from agents.models import load_model, save_model, tiny_config, untrained
-from agents.supervised import SupervisedConfig, fit, measure
-from search_env.tokenizer import load_tokenizer
+from search_env.agents.imitation.base_model_stages import Stage, stage_examples
+from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
+from search_env.agents.learning.distributed import Ranks, joined
+from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.models import load_model, save_model, tiny_config, untrained
+from search_env.agents.reporting.logs import Silent
+from search_env.tokens.tokenizer import load_tokenizer
 
 SEED = 9001
 ARTICLES = 1000

@@ -1,6 +1,6 @@
 """Train the bundled tokenizer: byte-level BPE of 1,024 ids on the procedural world.
 
-    python scripts/train_tokenizer.py            # writes search_env/assets/world_1k.json
+    python scripts/train_tokenizer.py            # writes search_env/tokens/world_1k.json
     python scripts/train_tokenizer.py --check    # fails if the committed file is not what comes out
 
 It reads articles, questions and oracle episodes (so that tags and prompts are short) of three
@@ -16,12 +16,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from search_env.datasets.world import World
-from search_env.protocols import Protocol, get_protocol
-from search_env.tokenizer import END_OF_TEXT
+from search_env.protocols.protocol import Protocol
+from search_env.protocols.registry import get_protocol
+from search_env.tokens.tokenizer import END_OF_TEXT
 from search_env.types import Question, TagRole
+from search_env.worlds.encyclopaedia import World
 
-ASSET = Path(__file__).parents[1] / "search_env" / "assets" / "world_1k.json"
+ASSET = Path(__file__).parents[1] / "search_env" / "tokens" / "world_1k.json"
 SIZE = 1024
 SEEDS = (9001, 9002, 9003)
 PROTOCOLS = ("r1-searcher", "search-r1")
