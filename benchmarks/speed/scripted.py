@@ -83,7 +83,7 @@ def write_scripts(
         queries = [query_text(envs.protocol, hop.query) for hop in question.hops]
         for member in range(group_size):
             answer = _WRONG if member % 2 else question.answers[0]
-            texts = [*queries, answer_text(envs.protocol, answer, thinking=True)]
+            texts = [*queries, answer_text(envs.protocol, answer, thoughts=["think"])]
             scripts.append([turn(text) for text in texts])
     return scripts
 

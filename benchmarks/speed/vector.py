@@ -85,7 +85,7 @@ def streams_for(env: SearchQAVectorEnv) -> list[list[int]]:
     for row in range(env.num_envs):
         texts = [" ".join(TEXT.split()[: chance.integers(4, 16)]) * 3 for _ in range(3)]
         queries = [query_text(env.protocol, f"query {row} {i}") for i in range(2)]
-        answer = answer_text(env.protocol, "no", thinking=True)
+        answer = answer_text(env.protocol, "no", thoughts=["think"])
         whole = f"{texts[0]} {queries[0]} {texts[1]} {queries[1]} {texts[2]} {answer}"
         streams.append(env.tokenizer.encode(whole).tolist())
     return streams

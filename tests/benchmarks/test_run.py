@@ -216,7 +216,7 @@ def test_text_and_tokens_come_to_the_same(tmp_path):
         done = request.prompt.count("<|end_of_documents|>\n\n")
         if done < len(question.hops):
             return Completion(query_text(env.protocol, question.hops[done].query))
-        return Completion(answer_text(env.protocol, question.answers[0], thinking=True))
+        return Completion(answer_text(env.protocol, question.answers[0], thoughts=["think"]))
 
     from search_env.benchmarks.players.text import TextAgent
 

@@ -38,7 +38,7 @@ def script(question, done):
     """What the oracle writes next, once so many of its searches are done."""
     if done < len(question.hops):
         return query_text(R1_SEARCHER, question.hops[done].query)
-    return answer_text(R1_SEARCHER, question.answers[0], thinking=True)
+    return answer_text(R1_SEARCHER, question.answers[0], thoughts=["think"])
 
 
 def question_in(text):
