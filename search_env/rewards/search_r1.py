@@ -10,8 +10,8 @@ Source: PeterGriffinJin/Search-R1@a14dc3a, ``verl/utils/reward_score/qa_em.py``,
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search_env.errors import ConfigurationError
@@ -135,10 +135,19 @@ def structure_is_right(transcript: Transcript) -> bool:
     return state == "answer"
 
 
-def _pieces(pairs: Sequence[TagPair], text: str) -> list[tuple[TagPair, Side] | Source | str]:
+def _pieces(pairs: tuple[TagPair, ...], text: str) -> list[tuple[TagPair, Side] | Source | str]:
     """Return a text of the policy as tags and what stands between them."""
+    tags, pattern = _tags(pairs)
+    return [tags.get(piece, piece) for piece in pattern.split(text)]
+
+
+@functools.lru_cache(maxsize=64)
+def _tags(
+    pairs: tuple[TagPair, ...],
+) -> tuple[dict[str, tuple[TagPair, Side]], re.Pattern[str]]:
+    """Return the tags by their texts, and the pattern that splits a text at them."""
     tags = {pair.text(tag.side): (pair, tag.side) for tag, pair in pairs_by_tag(pairs).items()}
-    return [tags.get(p, p) for p in re.split(f"({'|'.join(map(re.escape, tags))})", text)]
+    return tags, re.compile(f"({'|'.join(map(re.escape, tags))})")
 
 
 def _gold_was_retrieved(transcript: Transcript) -> bool:
