@@ -119,25 +119,30 @@ class Setting:
         self.action_mask = config.action_mask
         self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
+        # Not cached properties: these would slow down every attribute that a step reads.
+        self._first: Dynamics | None = None
+        self._masks: ActionMasks | None = None
 
     def __reduce__(self) -> tuple[type[Setting], tuple[EnvConfig]]:
         return Setting, (self.config,)
 
     def dynamics(self, rows: int) -> Dynamics:
         """Return new dynamics; those of one setting share their tables."""
+        if self._first is None:
+            matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
+            self._first = Dynamics(
+                self.protocol, self.tokenizer, prompt=self.prompt, matcher=matcher
+            )
         return self._first.like(rows)
 
-    @functools.cached_property
-    def _first(self) -> Dynamics:
-        matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
-        return Dynamics(self.protocol, self.tokenizer, prompt=self.prompt, matcher=matcher)
-
-    @functools.cached_property
+    @property
     def masks(self) -> ActionMasks:
         """The masks of well-formed actions, made when they are first asked for."""
-        from search_env.core.action_mask import ActionMasks
+        if self._masks is None:
+            from search_env.core.action_mask import ActionMasks
 
-        return ActionMasks(self._first)
+            self._masks = ActionMasks(self.dynamics(1))
+        return self._masks
 
     def action_space(self) -> Discrete:
         """Return a new space of token ids."""
