@@ -47,6 +47,7 @@ def report_command(
     """Write one self-contained page: scores, learning curves, and every token of every episode."""
     from search_env.benchmarks.harness.results_file import read_results
     from search_env.benchmarks.reports.pages import (
+        LEGEND,
         by_protocol,
         report_markdown,
         score_tab,
@@ -73,7 +74,7 @@ def report_command(
         f"{out.stat().st_size / 1e6:.1f} MB"
     )
     if markdown is not None:
-        markdown.write_text(f"# {title}\n\n{report_markdown(scored)}", "utf-8")
+        markdown.write_text(f"# {title}\n\n{LEGEND}\n\n{report_markdown(scored)}", "utf-8")
         say(f"Wrote {markdown}")
     if open_page:
         webbrowser.open(out.resolve().as_uri())

@@ -41,18 +41,7 @@ def over_the_pool(question_set: str, **fields: Any) -> tuple[BenchmarkProtocol, 
         **fields: ``env_id``, ``questions_digest`` and ``note`` of
             :class:`~search_env.benchmarks.harness.spec.BenchmarkProtocol`.
     """
-    return tuple(
-        BenchmarkProtocol(
-            question_set=question_set,
-            system=system,
-            retrieval=POOL,
-            arguments=arguments,
-            corpus_digest=POOL_DIGEST,
-            rules_digest=RULES_DIGESTS[system],
-            **fields,
-        )
-        for system, arguments in SYSTEMS.items()
-    )
+    return tuple(_published(question_set, system, **fields) for system in SYSTEMS)
 
 
 def r1_selection(question_set: str, file: str, questions_digest: str) -> BenchmarkProtocol:
@@ -63,18 +52,11 @@ def r1_selection(question_set: str, file: str, questions_digest: str) -> Benchma
         file: Name of the file in the data folder's ``r1_searcher``.
         questions_digest: First digits of the selection's digest.
     """
-    return BenchmarkProtocol(
-        question_set=question_set,
-        system="r1-searcher",
-        retrieval=POOL,
-        env_id="SearchQA-Bamboogle-v0",
-        arguments={
-            **SYSTEMS["r1-searcher"],
-            "dataset": f"$SEARCH_ENV_DATA/r1_searcher/{file}",
-        },
+    return _published(
+        question_set,
+        "r1-searcher",
+        dataset=f"$SEARCH_ENV_DATA/r1_searcher/{file}",
         questions_digest=questions_digest,
-        corpus_digest=POOL_DIGEST,
-        rules_digest=RULES_DIGESTS["r1-searcher"],
         note="R1-Searcher's own selection; most of it has no evidence in the sample corpus.",
     )
 
@@ -86,16 +68,28 @@ def without_evidence(question_set: str, dataset: str) -> tuple[BenchmarkProtocol
         question_set: First part of the id.
         dataset: Name of the questions.
     """
+    note = "The sample corpus has no evidence for it: pass --corpus, such as an index of wiki-18."
     return tuple(
-        BenchmarkProtocol(
-            question_set=question_set,
-            system=system,
-            retrieval=NO_CORPUS,
-            env_id="SearchQA-Bamboogle-v0",
-            arguments={**SYSTEMS[system], "dataset": dataset},
-            rules_digest=RULES_DIGESTS[system],
-            note="The sample corpus has no evidence for it: pass --corpus, such as an index of "
-            "wiki-18.",
+        _published(
+            question_set, system, dataset=dataset, retrieval=NO_CORPUS, corpus_digest="", note=note
         )
-        for system in ("search-r1", "r1-searcher")
+        for system in reversed(SYSTEMS)
+    )
+
+
+def _published(
+    question_set: str, system: str, *, dataset: str | None = None, **fields: Any
+) -> BenchmarkProtocol:
+    questions = {} if dataset is None else {"dataset": dataset}
+    defaults = {
+        "env_id": "SearchQA-Bamboogle-v0",
+        "retrieval": POOL,
+        "corpus_digest": POOL_DIGEST,
+        "rules_digest": RULES_DIGESTS[system],
+    }
+    return BenchmarkProtocol(
+        question_set=question_set,
+        system=system,
+        arguments={**SYSTEMS[system], **questions},
+        **{**defaults, **fields},
     )

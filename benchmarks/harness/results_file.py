@@ -124,24 +124,14 @@ class ResultsWriter:
 
     def _begun(self, header: Mapping[str, Any]) -> tuple[EpisodeResult, ...]:
         """Return what the file holds; write the header where it holds nothing."""
-        size = self._file.seek(0, os.SEEK_END)
-        if not size:
-            self._append({_MARK: VERSION, **header})
-            return ()
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < size:
-            warnings.warn(
-                f"Expected {self.path} to end with a whole line, got {size - whole} bytes of one "
-                "whose writer was stopped. They were removed; that episode is played again.",
-                stacklevel=4,
-            )
-            self._file.truncate(whole)
+        whole = _whole_lines(self.path, content, "removed; that episode is played again", 5)
+        self._file.truncate(len(whole))
         if not whole:
             self._append({_MARK: VERSION, **header})
             return ()
-        results = _parse(self.path, content[:whole])
+        results = _parse(self.path, whole)
         _check_same(self.path, results.header, header)
         return results.episodes
 
@@ -162,14 +152,19 @@ def read_results(path: Path) -> Results:
     """
     with open_binary(path) as file:
         content = file.read()
+    return _parse(path, _whole_lines(path, content, "left out; run the same command again", 3))
+
+
+def _whole_lines(path: Path, content: bytes, consequence: str, stacklevel: int) -> bytes:
+    """Return all but a last line that was cut off with its writer; warn of that."""
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         warnings.warn(
             f"Expected {path} to end with a whole line, got {len(content) - whole} bytes of one "
-            "whose writer was stopped. It was left out; run the same command again to go on.",
-            stacklevel=2,
+            f"whose writer was stopped. They were {consequence}.",
+            stacklevel=stacklevel,
         )
-    return _parse(path, content[:whole])
+    return content[:whole]
 
 
 def with_verdicts(
@@ -241,13 +236,8 @@ def _played(path: Path, number: int, row: dict[str, Any]) -> EpisodeResult:
             f"{path}, line {number}: expected a finished episode, got a line without "
             f"{', '.join(missing)}. Delete the line, or run anew into another file."
         )
-    plain = {name: row[name] for name in names}
-    for name in ("golds", "format_faults", "queries"):
-        plain[name] = tuple(plain[name])
-    plain["document_ids"] = tuple(map(tuple, plain["document_ids"]))
-    return EpisodeResult(
-        row["index"], row["sample"], EpisodeRecord(**plain), row["seconds"], row.get("cost", {})
-    )
+    record = EpisodeRecord.from_json(row)
+    return EpisodeResult(row["index"], row["sample"], record, row["seconds"], row.get("cost", {}))
 
 
 def _check_same(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

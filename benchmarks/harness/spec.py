@@ -85,7 +85,7 @@ class BenchmarkProtocol:
         Raises:
             ConfigurationError: The context is longer than the protocol's, or there is no corpus.
         """
-        given = {name: value for name, value in agents.items() if value is not None}
+        agents = {name: value for name, value in agents.items() if value is not None}
         arguments = {**ENVIRONMENTS[self.env_id], **self.arguments}
         if self.retrieval == NO_CORPUS:
             raise ConfigurationError(
@@ -94,12 +94,12 @@ class BenchmarkProtocol:
         if arguments.get("dataset", "").startswith(_IN_DATA):
             arguments["dataset"] = str(_data_dir() / arguments["dataset"].removeprefix(_IN_DATA))
         longest = arguments["max_tokens"]
-        if given.get("max_tokens", longest) > longest:
+        if agents.get("max_tokens", longest) > longest:
             raise ConfigurationError(
                 f"Expected a context of at most {longest} tokens, which {self.id} allows, got "
-                f"{given['max_tokens']}. Lower max_tokens."
+                f"{agents['max_tokens']}. Lower max_tokens."
             )
-        return {**arguments, **given}
+        return {**arguments, **agents}
 
     def check(self, setting: Setting) -> None:
         """Make sure that an environment is what the id stands for.
@@ -110,7 +110,7 @@ class BenchmarkProtocol:
         Raises:
             DigestMismatchError: Questions, corpus or rules are others.
         """
-        found = self.digests(setting)
+        digests = self.digests(setting)
         pins = {
             "questions": self.questions_digest,
             "corpus": self.corpus_digest,
@@ -118,10 +118,10 @@ class BenchmarkProtocol:
         }
         for what, remedy in _REMEDIES.items():
             pinned = pins[what]
-            if pinned and not found[what].startswith(pinned):
+            if pinned and not digests[what].startswith(pinned):
                 raise DigestMismatchError(
                     f"Expected {what} with digest {pinned} under {self.id}, got "
-                    f"{found[what][:DIGITS]}. {remedy}"
+                    f"{digests[what][:DIGITS]}. {remedy}"
                 )
 
     def digests(self, setting: Setting) -> dict[str, str]:
@@ -142,9 +142,9 @@ class BenchmarkProtocol:
             DataError: The file is missing or damaged.
         """
         arguments = {**self.arguments, "corpus": corpus}
-        found = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
-        digest = found.digests(Setting(EnvConfig(**found.environment())))["corpus"]
-        return replace(found, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
+        protocol = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
+        digest = protocol.digests(Setting(EnvConfig(**protocol.environment())))["corpus"]
+        return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_questions(self, questions: str) -> BenchmarkProtocol:
         """Return the protocol with somebody's own questions, with an id of its own.
@@ -156,10 +156,10 @@ class BenchmarkProtocol:
             DataError: The file is missing or damaged.
         """
         arguments = {**self.arguments, "dataset": questions, "split": None}
-        found = replace(self, arguments=arguments, questions_digest="")
+        protocol = replace(self, arguments=arguments, questions_digest="")
         digest = questions_digest(load_questions(questions, None, None))
         name = f"{self.question_set.partition('-')[0]}-{digest[:DIGITS]}"
-        return replace(found, question_set=name, questions_digest=digest)
+        return replace(protocol, question_set=name, questions_digest=digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +187,13 @@ _IN_DATA = f"${DATA_VARIABLE}/"
 
 
 def _data_dir() -> Path:
-    found = data_dir()
-    if found is None:
+    folder = data_dir()
+    if folder is None:
         raise DataNotFoundError(
             f"Expected ${DATA_VARIABLE} to name the folder of the questions, got no such variable. "
             "Set it to the folder that holds them."
         )
-    return found
+    return folder
 
 
 _REMEDIES = {

@@ -188,35 +188,27 @@ def endpoint_agent(
     url: str,
     model: str,
     *,
-    api: str = "completions",
-    protocol: Protocol | None = None,
     tokenizer: str = "world-1k",
     concurrency: int = 8,
     max_tokens: int | None = None,
-    timeout: float = 120.0,
-    retries: int = 3,
+    api: str = "completions",
+    **endpoint: Any,
 ) -> TextAgent:
     """Return the agent behind an endpoint.
 
     Args:
         url: Address of the API, such as ``http://localhost:8000/v1``.
         model: Name that the endpoint gives it.
-        api: See this module's table.
-        protocol: Whose messages a chat begins with.
         tokenizer: As for :class:`~search_env.benchmarks.players.text.TextAgent`.
         concurrency: Episodes at a time.
         max_tokens: Context; None for the protocol's.
-        timeout: Seconds for one reply.
-        retries: Further tries where the endpoint was not reached, was busy or failed.
+        api: See this module's table.
+        **endpoint: Further arguments of :class:`Endpoint`.
     """
-    complete = Endpoint(url, model, api=api, protocol=protocol, timeout=timeout, retries=retries)
     description = {"name": model, "kind": "endpoint", "api": api}
+    complete = Endpoint(url, model, api=api, **endpoint)
     return TextAgent(
-        complete,
-        description,
-        tokenizer=tokenizer,
-        concurrency=concurrency,
-        max_tokens=max_tokens,
+        complete, description, tokenizer=tokenizer, concurrency=concurrency, max_tokens=max_tokens
     )
 
 

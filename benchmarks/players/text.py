@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from search_env.benchmarks.players.base import (
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.evaluation.evaluate import record_of
-from search_env.types import Source, TagPair, TagRole, Transcript
+from search_env.types import Source, TagPair, TagRole
 
 _FAILURES = 3
 """So many failures in a row for each episode side by side end the run: the endpoint is gone."""
@@ -79,20 +79,10 @@ class Completion:
     cost: Mapping[str, int] = field(default_factory=dict)
 
 
+Completer: TypeAlias = Callable[[CompletionRequest], Completion]
+"""Completes a text, or raises an EndpointError. Called from several threads at once."""
 _Result: TypeAlias = tuple[EpisodeResult, EpisodeToRecord] | BaseException | None
 """What a worker puts into the queue: an episode, a failure, or None at its end."""
-
-
-class Completer(Protocol):
-    """Completes a text. Called from several threads at once."""
-
-    def __call__(self, request: CompletionRequest) -> Completion:
-        """Return the next piece.
-
-        Raises:
-            EndpointError: It could not be had.
-        """
-        ...
 
 
 class TextAgent:
@@ -234,7 +224,8 @@ def _completion_ids(
     if completion.tokens is not None:
         ids, stopped = list(completion.tokens), completion.text.rstrip().endswith(request.stop)
     else:
-        text = with_stop(_policy_text(env.transcript()), completion.text, env)
+        source, before = request.segments[-1]  # what the policy wrote since documents came in
+        text = with_stop(before if source == Source.POLICY else "", completion.text, env)
         ids, stopped = env.tokenizer.encode(text).tolist(), text.endswith(request.stop)
     if (completion.ended and not stopped) or not ids:
         ids.append(min(env.tokenizer.eos_ids, default=0))
@@ -264,13 +255,6 @@ def _stops(env: SearchQAEnv) -> tuple[TagPair, ...]:
     return env.protocol.pairs(TagRole.TOOL) + env.protocol.pairs(TagRole.ANSWER)
 
 
-def _policy_text(transcript: Transcript) -> str:
-    """Return what the policy wrote last, if it was the last to write."""
-    segments = transcript.segments()
-    source, text = segments[-1]
-    return text if source == Source.POLICY else ""
-
-
 def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
     """Write ids until the environment writes or ends; return the reward and whether it ended."""
     total, length = 0.0, len(env.transcript().tokens)
@@ -285,25 +269,8 @@ def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
     return total, False
 
 
-class _Called:
-    """A user's function as a completer."""
-
-    def __init__(self, function: Callable[[str, tuple[str, ...]], str], name: str) -> None:
-        self._function, self._name = function, name
-
-    def __call__(self, request: CompletionRequest) -> Completion:
-        text = self._function(request.prompt, request.stop)
-        if not isinstance(text, str):
-            raise BenchmarkError(
-                f"Expected {self._name} to return a string, got {type(text).__name__}. It takes "
-                "the text so far and the stop strings, and returns what comes next."
-            )
-        cut = [text.find(stop) + len(stop) for stop in request.stop if stop in text]
-        return Completion(text[: min(cut)] if cut else text)
-
-
 def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextAgent:
-    """Return the player of a function ``(prompt, stop) -> text``.
+    """Return the agent of a function ``(prompt, stop) -> text``.
 
     Args:
         name: ``MODULE:FUNCTION``.
@@ -321,7 +288,16 @@ def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int =
             f"Expected python:MODULE:FUNCTION that can be imported, got python:{name} ({error}). "
             "Run the command in the module's folder, or set PYTHONPATH."
         ) from error
+
+    def complete(request: CompletionRequest) -> Completion:
+        text = function(request.prompt, request.stop)
+        if not isinstance(text, str):
+            raise BenchmarkError(
+                f"Expected {name} to return a string, got {type(text).__name__}. It takes the "
+                "text so far and the stop strings, and returns what comes next."
+            )
+        ends = [text.find(stop) + len(stop) for stop in request.stop if stop in text]
+        return Completion(text[: min(ends)] if ends else text)
+
     description = {"name": name, "kind": "python"}
-    return TextAgent(
-        _Called(function, name), description, tokenizer=tokenizer, concurrency=concurrency
-    )
+    return TextAgent(complete, description, tokenizer=tokenizer, concurrency=concurrency)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import html
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from search_env.benchmarks.harness.results_file import Results
-from search_env.benchmarks.harness.scores import MEASURES, Scores, question_scores, score
+from search_env.benchmarks.harness.scores import MEASURES, question_scores, score
 from search_env.benchmarks.question_sets.registry import all_benchmarks
 from search_env.benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
 from search_env.benchmarks.reports.measurement_page import table as markdown_table
@@ -24,7 +24,6 @@ from search_env.benchmarks.reports.tables import (
     endings_line,
     judge_line,
     sample_line,
-    score_markdown,
     score_rows,
 )
 from search_env.errors import ConfigurationError
@@ -55,20 +54,14 @@ def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
     Args:
         results: From :func:`by_protocol`.
     """
-    parts = [f'<p class="note">{html.escape(_LEGEND)}</p>']
+    parts = [f'<p class="note">{html.escape(LEGEND)}</p>']
     for id, agents in results.items():
-        parts.append(f"<h2>{html.escape(id)}</h2>{_note(id)}")
-        scores = {name: score(own.episodes) for name, own in agents.items()}
-        parts.append(_score_table("agent", scores, list(MEASURES)))
+        parts.append(f"<h2>{html.escape(id)}</h2>")
+        parts.append(f'<p class="note">{html.escape(_note(agents))}</p>')
         parts += [_line(name, own) for name, own in agents.items()]
-        if len(agents) > 1:
-            parts.append(_html(comparison_rows(agents), "Question by question"))
+        parts += [_html(rows, caption) for caption, rows in _tables(agents)]
         parts += [_image(picture) for picture in _pictures(agents)]
-        for name, own in agents.items():
-            for title, grouped in breakdowns(own).items():
-                parts.append(_score_table(title, grouped, GROUPED, f"{name}, by {title}"))
-        commands = "\n".join(str(own.header.get("command", "")) for own in agents.values())
-        parts.append(f"<pre>{html.escape(commands)}</pre>")
+        parts.append(f"<pre>{html.escape(_commands(agents))}</pre>")
     return Tab("Scores", "\n".join(parts))
 
 
@@ -89,20 +82,37 @@ def training_tab(folders: Sequence[Path]) -> Tab:
 
 
 def report_markdown(results: Mapping[str, Mapping[str, Results]]) -> str:
-    """Return the same scores as Markdown."""
-    parts = [f"{_LEGEND}\n"]
+    """Return the same scores as Markdown, without the legend."""
+    parts = []
     for id, agents in results.items():
-        scores = {name: score(own.episodes) for name, own in agents.items()}
-        parts.append(f"## {id}\n")
-        parts.append(score_markdown(scores, "agent", list(MEASURES)))
-        if len(agents) > 1:
-            head, *rows = comparison_rows(agents)
-            parts.append(markdown_table(head, rows) + "\n")
-        for name, own in agents.items():
-            for title, grouped in breakdowns(own).items():
-                parts.append(f"{name}, by {title}:\n")
-                parts.append(score_markdown(grouped, title, GROUPED))
+        parts.append(f"## {id}\n\n{_note(agents)}\n")
+        for caption, (head, *rows) in _tables(agents):
+            parts.append(f"{caption}:\n\n{markdown_table(head, rows)}\n")
+        parts.append(f"```\n{_commands(agents)}\n```\n")
     return "\n".join(parts)
+
+
+def _tables(agents: Mapping[str, Results]) -> Iterator[tuple[str, list[list[str]]]]:
+    """Yield caption, and header with rows, of all tables of one protocol."""
+    scores = {name: score(own.episodes) for name, own in agents.items()}
+    yield "All questions", score_rows(scores, "agent", list(MEASURES))
+    if len(agents) > 1:
+        yield "Question by question", comparison_rows(agents)
+    for name, own in agents.items():
+        for title, grouped in breakdowns(own).items():
+            yield f"{name}, by {title}", score_rows(grouped, title, GROUPED)
+
+
+def _note(agents: Mapping[str, Results]) -> str:
+    """Return what a reader must know of the protocol, and what was played."""
+    header = next(iter(agents.values())).header
+    protocol = all_benchmarks().get(header["protocol"].partition("@")[0])
+    digests = (f"{what} {header['digests'][what][:12]}" for what in ("questions", "corpus"))
+    return f"{protocol.note if protocol else ''} Digests: {', '.join(digests)}.".strip()
+
+
+def _commands(agents: Mapping[str, Results]) -> str:
+    return "\n".join(str(own.header.get("command", "")) for own in agents.values())
 
 
 def comparison_rows(agents: Mapping[str, Results]) -> list[list[str]]:
@@ -124,17 +134,10 @@ def comparison_rows(agents: Mapping[str, Results]) -> list[list[str]]:
     return rows
 
 
-_LEGEND = (
+LEGEND = (
     "Means over questions with 95 % bootstrap intervals. Scores of different protocols are not to "
     "be compared. Closed-book scores are those of the agents closed-book and no-documents."
 )
-
-
-def _score_table(
-    first: str, scores: Mapping[str, Scores], measures: Sequence[str], caption: str = ""
-) -> str:
-    head, rows = score_rows(scores, first, measures)
-    return _html([head, *rows], caption)
 
 
 def _html(rows: Sequence[Sequence[str]], caption: str = "") -> str:
@@ -151,11 +154,6 @@ def _html(rows: Sequence[Sequence[str]], caption: str = "") -> str:
 def _interval(text: str) -> str:
     mean, bracket, rest = text.partition(" [")
     return f"{mean}<small>{rest.removesuffix(']')}</small>" if bracket else text
-
-
-def _note(id: str) -> str:
-    protocol = all_benchmarks().get(id.partition("@")[0])
-    return f'<p class="note">{html.escape(protocol.note)}</p>' if protocol else ""
 
 
 def _line(name: str, results: Results) -> str:

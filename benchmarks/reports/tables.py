@@ -17,7 +17,7 @@ from search_env.benchmarks.harness.scores import (
     score,
 )
 from search_env.benchmarks.question_sets.registry import question_set_of
-from search_env.benchmarks.reports.measurement_page import table as markdown_table
+from search_env.evaluation.tables import count_cell, score_cell
 from search_env.metrics.statistics import Interval
 
 if TYPE_CHECKING:
@@ -102,14 +102,9 @@ def cost_line(results: Results) -> str:
     return "Tokens charged: " + ", ".join(parts) if any(total.values()) else ""
 
 
-def score_markdown(scores: Mapping[str, Scores], first: str, measures: Sequence[str]) -> str:
-    """Return scores as a Markdown table; the arguments are those of :func:`score_rows`."""
-    return markdown_table(*score_rows(scores, first, measures)) + "\n"
-
-
 def score_rows(
     scores: Mapping[str, Scores], first: str, measures: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
+) -> list[list[str]]:
     """Return header and rows of a table.
 
     Args:
@@ -122,7 +117,7 @@ def score_rows(
         [name, f"{row.questions:,}", *(cell(row.measures[m], m) for m in measured)]
         for name, row in scores.items()
     ]
-    return [first, "questions", *measured], rows
+    return [[first, "questions", *measured], *rows]
 
 
 def cell(value: Interval | None, measure: str = "") -> str:
@@ -151,21 +146,7 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
     for name in measured:
         table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for name, row in scores.items():
-        cells = [_two_lines(row.measures[measure], measure) for measure in measured]
+        pairs = [(count_cell if m in COUNTS else score_cell)(row.measures[m]) for m in measured]
+        cells = [f"{mean}\n[dim]{interval}[/dim]" for mean, interval in pairs]
         table.add_row(Text(name), f"{row.questions:,}", *cells)
     return table
-
-
-def _two_lines(value: Interval | None, measure: str) -> str:
-    """Return a mean above its interval, shares without their leading zero."""
-    if value is None:
-        return "-"
-    if measure in COUNTS:
-        digits = 2 if value.high < 100 else 0
-        return f"{value.mean:.{digits}f}\n[dim]{value.low:.{digits}f}-{value.high:.{digits}f}[/dim]"
-    return f"{_share(value.mean, 3)}\n[dim]{_share(value.low, 2)}-{_share(value.high, 2)}[/dim]"
-
-
-def _share(value: float, digits: int) -> str:
-    text = f"{value:.{digits}f}"
-    return text[1:] if text.startswith("0") else text[:-1]

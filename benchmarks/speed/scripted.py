@@ -18,8 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.rollout_engine import Decoded, Rows
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.update import update
+from search_env.agents.rollouts.collect import Rollouts, collect
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.protocols.tagged_text import answer_text, query_text
 
@@ -30,6 +34,9 @@ ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
 END = 0
 """The id that ends a sequence."""
+
+STEP_PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
+"""Parts of a training step."""
 
 _WORDS = "the river rises in the northern hills and passes an old mill "
 _WRONG = "nobody knows"
@@ -135,6 +142,22 @@ class ScriptedEngine(Engine):
         self._next[index] += 1
         self._tokens[index, self.lengths[index] - 1] = ids
         return Decoded(ids, decoded.log_probs, decoded.values)
+
+
+def scripted_step(
+    learner: Learner,
+    engine: ScriptedEngine,
+    envs: SearchQAVectorEnv,
+    questions: Sequence[int],
+    algorithm: Algorithm,
+    seed: int,
+) -> tuple[Rollouts, dict[str, float]]:
+    """Take a training step that plays what ``engine`` follows; return the seconds of its parts."""
+    group = algorithm.group_size
+    rollouts = collect(envs, engine, questions, group_size=group, seed=seed)
+    metrics = update(learner, rollouts.trajectories, algorithm)
+    learning = {part: metrics[f"time/{part}"] for part in ("score", "learn")}
+    return rollouts, {**rollouts.seconds, **learning}
 
 
 class _ForcedLogits(LogitsProcessor):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.inference.engine import Engine
 from search_env.agents.learning.learner import Learner, OptimizerConfig
-from search_env.agents.learning.update import update
 from search_env.agents.models import with_lora
-from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.agents.rollouts.collect import make_envs
 from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
-from search_env.benchmarks.speed.scripted import ScriptedEngine, write_scripts
+from search_env.benchmarks.speed.scripted import (
+    STEP_PARTS,
+    ScriptedEngine,
+    scripted_step,
+    write_scripts,
+)
 
 BANDWIDTH = 4.3e12
 """Bytes a second that an H200 reads and writes in a copy."""
@@ -40,7 +45,6 @@ whether embeddings are tied: ``"tiny"``, and those of Qwen2.5's ``config.json``.
 WITH_ADAPTERS = ("7b",)
 """Too large to be trained whole on one GPU: 20 bytes a weight are 142 of its 139 GiB."""
 _CHECKPOINTED = ("3b", "7b")
-STEP_PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
 
 
 def shape_config(name: str) -> Qwen2Config:
@@ -153,25 +157,24 @@ def step_rows(shape: str, lora: bool) -> Iterator[list[str]]:
     )
     engine = ScriptedEngine(learner.model, rows=prompts * group, max_tokens=size)
     algorithm = Algorithm(prompts=prompts, group_size=group)
-    parts, counts, seconds = {}, [], 0.0
+    made: list[Any] = []
 
     def take(questions: list[int], step: int) -> None:
-        nonlocal parts, counts
-        rollouts = collect(envs, engine, questions, group_size=group, seed=step)
-        metrics = update(learner, rollouts.trajectories, algorithm)
-        parts = {**rollouts.seconds, **{p: metrics[f"time/{p}"] for p in ("score", "learn")}}
-        lengths = sum(len(t.tokens) for t in rollouts.trajectories)
-        counts = [lengths, sum(t.num_searches for t in rollouts.trajectories)]
+        made[:] = scripted_step(learner, engine, envs, questions, algorithm, step)
 
+    seconds = 0.0
     for step in range(2):
         questions = list(range(step * prompts, (step + 1) * prompts))
         engine.follow(envs, questions, write_scripts(envs, questions, group, thought, step))
         seconds = seconds_of(lambda q=questions, s=step: take(q, s))
+    rollouts, parts = made
+    played = rollouts.trajectories
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     yield [
         f"{shape}, {'adapters' if adapters else 'all weights'}, {prompts} x {group}",
         f"{seconds:.1f}",
-        *(f"{count:,}" for count in counts),
+        f"{sum(len(t.tokens) for t in played):,}",
+        f"{sum(t.num_searches for t in played):,}",
         *(f"{parts[part] / seconds:.1%}" for part in STEP_PARTS),
         f"{peak:.1f}",
     ]

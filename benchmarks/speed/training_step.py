@@ -28,15 +28,17 @@ from transformers import Qwen2ForCausalLM
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.learner import Learner, OptimizerConfig
-from search_env.agents.learning.update import update
-from search_env.agents.rollouts.collect import collect
 from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
-from search_env.benchmarks.speed.scripted import ScriptedEngine, tiny_model
+from search_env.benchmarks.speed.scripted import (
+    STEP_PARTS,
+    ScriptedEngine,
+    scripted_step,
+    tiny_model,
+)
 from search_env.benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl
 
 TARGET, HOPED = 2.0, 3.0
 ENVIRONMENT_LIMIT = 0.05
-PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
 
 
 class Ours:
@@ -58,11 +60,11 @@ class Ours:
         questions = work.questions(number)
         self._engine.follow(work.envs, questions, work.scripts[number])
         start = time.perf_counter()
-        rollouts = collect(work.envs, self._engine, questions, group_size=work.group, seed=number)
-        metrics = update(self._learner, rollouts.trajectories, self._algorithm)
+        rollouts, parts = scripted_step(
+            self._learner, self._engine, work.envs, questions, self._algorithm, number
+        )
         measured.seconds.append(time.perf_counter() - start)
-        learning = {part: metrics[f"time/{part}"] for part in ("score", "learn")}
-        measured.parts.append({**rollouts.seconds, **learning})
+        measured.parts.append(parts)
         played = rollouts.trajectories
         measured.written.append([t.tokens[t.policy].tolist() for t in played])
         behind = [len(t.tokens) - int(np.argmax(t.policy)) - t.num_policy_tokens for t in played]
@@ -116,7 +118,7 @@ def result(args: argparse.Namespace) -> str:
         peer = train_with_trl(work, dtype, args.max_tokens, args.micro, ours.step)
         check(work, ours.measured, peer)
         speeds.append(speed_row(dtype, ours.measured, peer, work))
-        own.append([dtype, *shares(ours.measured, PARTS)])
+        own.append([dtype, *shares(ours.measured, STEP_PARTS)])
         peers.append([dtype, *shares(peer, ("generate", "search"))])
         environment = sum(step["environment"] for step in ours.measured.parts[1:])
         most = max(most, environment / sum(ours.measured.seconds[1:]))
@@ -135,7 +137,7 @@ Tokens are the policy's alone. Target: {TARGET:g} times as fast, {HOPED:g} hoped
 
 ## Where the time goes in ours
 
-{table(["weights", *PARTS, "rest"], own)}
+{table(["weights", *STEP_PARTS, "rest"], own)}
 
 The environment's own code takes at most {most:.1%} of a step (limit {ENVIRONMENT_LIMIT:.0%}).
 

@@ -11,18 +11,16 @@ that say so. Scores go into the store beside the page, and a leaderboard is made
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from search_env.benchmarks.cli.bench import default_path, play
 from search_env.benchmarks.harness.results_file import Results
-from search_env.benchmarks.harness.scores import MEASURES, score
 from search_env.benchmarks.players.factory import make_agent
 from search_env.benchmarks.question_sets.registry import QUESTION_SETS, get_benchmark
 from search_env.benchmarks.reports.leaderboard import add, entry_of, leaderboard, read
 from search_env.benchmarks.reports.measurement_page import heading, parser, publish
-from search_env.benchmarks.reports.tables import GROUPED, agent_label, breakdowns, score_markdown
+from search_env.benchmarks.reports.pages import by_protocol, report_markdown
 from search_env.errors import DataError
 from search_env.provenance import PACKAGES
 
@@ -52,7 +50,6 @@ ROWS = (
 )
 """Agents that the package brings, with the ablations that say what searching is worth to them."""
 
-_BROKEN_DOWN = ("question-as-query", "oracle-queries", "model:tiny-trained")
 _LEGEND = """
 Means with 95 % bootstrap intervals (2,000 resamples) over questions. *cover EM*: every word of a
 gold answer is in the answer; *in a row*: as a substring; *answer recall*: a gold answer stands in a
@@ -80,13 +77,13 @@ def main() -> None:
     parts = [heading("Scores of the bundled agents", command, ("search-env", *PACKAGES)), _LEGEND]
     for protocol in (id for name in args.only for id in QUESTION_SETS[name].reported):
         try:
-            results = {row: play_row(protocol, row, args.limit) for row in ROWS}
+            results = [play_row(protocol, row, args.limit) for row in ROWS]
         except DataError as error:
             parts.append(f"## {protocol}\n\nNot run: {str(error).splitlines()[0]}\n")
             continue
-        parts.append(section(protocol, results, args.limit))
+        parts.append(report_markdown(by_protocol(results)))
         if args.store is not None:
-            add(args.store, map(entry_of, results.values()))
+            add(args.store, map(entry_of, results))
     publish("\n".join(parts), args.output)
     if args.store is not None and args.leaderboard is not None:
         args.leaderboard.write_text(f"# Leaderboard\n\n{leaderboard(read(args.store))}", "utf-8")
@@ -99,32 +96,6 @@ def play_row(protocol: str, row: Row, limit: int | None) -> Results:
     path = default_path(benchmark, str(agent.description["name"]), "", row.ablation, limit)
     command = row.command(protocol, limit)
     return play(benchmark, agent, path, ablation=row.ablation, limit=limit, command=command)
-
-
-def section(protocol: str, results: Mapping[Row, Results], limit: int | None) -> str:
-    """Return the tables of one protocol.
-
-    Args:
-        protocol: Its id.
-        results: Results by row.
-        limit: How many questions of each set were played; None for all.
-    """
-    header = next(iter(results.values())).header
-    digests = header["digests"]
-    scores = {agent_label(own.header): score(own.episodes) for own in results.values()}
-    lines = [
-        f"## {header['protocol']}\n",
-        f"{get_benchmark(protocol).note} Questions {digests['questions'][:12]}, corpus "
-        f"{digests['corpus'][:12]}.\n",
-        score_markdown(scores, "agent", list(MEASURES)),
-    ]
-    for row, own in results.items():
-        if row.agent in _BROKEN_DOWN and row.ablation is None:
-            for title, grouped in breakdowns(own).items():
-                lines.append(f"{agent_label(own.header)}, by {title}:\n")
-                lines.append(score_markdown(grouped, title, GROUPED))
-    lines += ["```", *(row.command(protocol, limit) for row in results), "```\n"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

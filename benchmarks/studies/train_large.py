@@ -48,37 +48,21 @@ _SLICE = 50  # updates between two looks at the clock
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """All numbers of an experiment.
+    """All numbers of an experiment."""
 
-    Attributes:
-        shape: Hidden width, layers, heads, feed-forward width.
-        ladder: Stages of pretraining.
-        articles: Size of the worlds of pretraining.
-        learning_rate: Highest rate of pretraining (Muon).
-        world: Articles of the worlds that it is trained and tested in.
-        steps: Training steps of both phases together.
-        prompts: Questions of a step.
-        group: Episodes of each.
-        rows: Episodes side by side.
-        rate: Learning rate of the phases.
-        micro_tokens: Most tokens in one forward and backward pass.
-        max_tokens: Context of the phases and of the test.
-        questions: How many the test has.
-    """
-
-    shape: tuple[int, int, int, int]
-    ladder: tuple[Stage, ...]
-    articles: int
-    learning_rate: float
-    world: int
-    steps: int
-    prompts: int
-    group: int
-    rows: int
-    rate: float
-    micro_tokens: int
-    max_tokens: int
-    questions: int
+    shape: tuple[int, int, int, int]  # hidden width, layers, heads, feed-forward width
+    ladder: tuple[Stage, ...]  # of pretraining
+    articles: int  # of its worlds
+    learning_rate: float  # its highest (Muon)
+    world: int  # articles of the worlds that the model is trained and tested in
+    steps: int  # of training, both phases together
+    prompts: int  # questions of a step
+    group: int  # episodes of each
+    rows: int  # episodes side by side
+    rate: float  # learning rate of the phases
+    micro_tokens: int  # most in one forward and backward pass
+    max_tokens: int  # context of the phases and of the test
+    questions: int  # of the test
 
     def worlds(self, articles: int, questions: int) -> dict[str, Any]:
         """Return the options of a world."""

@@ -10,8 +10,8 @@ is given. Outputs of other systems become the same records in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium as gym
@@ -89,6 +89,19 @@ class EpisodeRecord:
     all_supports: float | None
     answer_recall: float | None
     judged: float | None = None
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> EpisodeRecord:
+        """Return a record that was written as JSON; further fields of the row are left out.
+
+        Raises:
+            KeyError: A field is missing.
+        """
+        values: dict[str, Any] = {field.name: row[field.name] for field in fields(cls)}
+        for name in ("golds", "format_faults", "queries"):
+            values[name] = tuple(values[name])
+        values["document_ids"] = tuple(map(tuple, values["document_ids"]))
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

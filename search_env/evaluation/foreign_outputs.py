@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -280,12 +280,8 @@ def _bench(path: Path, rule: ScoringRule) -> Outputs:
 
 def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeRecord:
     """Return a record that was written as JSON, with its answer compared anew."""
-    plain: dict[str, Any] = {field.name: row[field.name] for field in fields(EpisodeRecord)}
-    plain |= answer_measures(row["answer"], row["golds"], rule)
-    for name in ("golds", "format_faults", "queries"):
-        plain[name] = tuple(row[name])
-    plain["document_ids"] = tuple(map(tuple, row["document_ids"]))
-    return EpisodeRecord(**plain)
+    record = EpisodeRecord.from_json(row)
+    return replace(record, **answer_measures(record.answer, record.golds, rule))
 
 
 FORMATS: Mapping[str, Callable[[Path, ScoringRule], Outputs]] = MappingProxyType(

@@ -91,8 +91,8 @@ def summary_table(
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("stop reasons", overflow="fold")
     for name, summary in summaries.items():
-        means = [_score_cell(read(summary)) for _, read in scores]
-        cells = [_cell(top, below) for top, below in (*means, _searches_cell(summary.searches))]
+        means = [score_cell(read(summary)) for _, read in scores]
+        cells = [_cell(top, below) for top, below in (*means, count_cell(summary.searches))]
         reasons = "\n".join(f"{why} {n}" for why, n in summary.stop_reasons.items())
         table.add_row(Text(name, "bold"), *cells, Text(reasons))
     return table
@@ -149,13 +149,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _score_cell(value: Interval | None) -> tuple[str, str]:
+def score_cell(value: Interval | None) -> tuple[str, str]:
+    """Return a mean from 0 to 1 and its interval as figures."""
     if value is None:
         return "-", ""
     return _trim(value.mean, 3), f"{_trim(value.low, 2)}-{_trim(value.high, 2)}"
 
 
-def _searches_cell(value: Interval | None) -> tuple[str, str]:
+def count_cell(value: Interval | None) -> tuple[str, str]:
+    """Return a mean that is no share and its interval as figures."""
     if value is None:
         return "-", ""
     digits = 2 if value.high < 10 else 1

@@ -89,7 +89,7 @@ def test_verdicts_before_a_failure_are_kept(tmp_path, records):
     with serving(fair) as (url, requests):
         _, tally = judge(url, path).judge(records)
         assert (tally.remembered, tally.requested, len(requests)) == (2, 2, 2)
-        assert judge(url, path).judge(records)[1].known == 4
+        assert judge(url, path).judge(records)[1].remembered == 4
 
 
 def test_verdicts_go_into_the_file(tmp_path, records):

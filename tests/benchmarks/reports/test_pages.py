@@ -25,7 +25,7 @@ from search_env.benchmarks.reports.published_scores import PUBLISHED
 from search_env.benchmarks.reports.tables import agent_label
 from search_env.benchmarks.run import run
 from search_env.benchmarks.studies import sweep
-from search_env.benchmarks.studies.sweep import Row, play_row, section
+from search_env.benchmarks.studies.sweep import Row, play_row
 from search_env.cli.main import app
 from search_env.envs.loading import _published_questions
 
@@ -108,7 +108,7 @@ def test_protocols_share_no_table(runs):
         ID + "@first20": ["oracle", "oracle, no-documents"],  # an ablation stands beside its agent
         ID + "@t1x8": ["oracle"],
     }
-    assert report_markdown(held).count("\n## ") == 2
+    assert report_markdown(held).count("## ") == 2
 
 
 def test_another_corpus_is_another_table(runs):
@@ -161,7 +161,7 @@ def test_report_of_what_is_no_run(tmp_path):
 def test_report_of_results_that_were_cut(runs, tmp_path):
     whole = (runs / "oracle.jsonl").read_bytes()
     (tmp_path / "cut.jsonl").write_bytes(whole[:-30])
-    with pytest.warns(UserWarning, match="was left out"):
+    with pytest.warns(UserWarning, match="were left out"):
         result = call("report", tmp_path / "cut.jsonl", "--out", tmp_path / "r.html")
     assert result.exit_code == 0, result.output
 
@@ -216,7 +216,7 @@ def test_the_sweep_plays_every_set_with_evidence():
 def test_a_section_prints_the_command_of_every_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [Row("oracle"), Row("oracle", "no-documents")]
-    text = section(ID, {row: play_row(ID, row, 5) for row in rows}, limit=5)
+    text = report_markdown(by_protocol(play_row(ID, row, 5) for row in rows))
     assert f"## {ID}@first5" in text
     assert "| oracle, no-documents | 5 |" in text
     assert f"search-env bench {ID} --agent oracle --ablation no-documents --limit 5" in text
