@@ -26,7 +26,7 @@ from search_env.benchmarks.harness.results_file import (
 from search_env.benchmarks.harness.spec import BenchmarkProtocol
 from search_env.benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
 from search_env.datasets.rows import one_line
-from search_env.envs.config import EnvConfig, Setting
+from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.provenance import circumstances
 from search_env.recording.files import EpisodeWriter
 from search_env.retrieval.registry import register_retriever
@@ -75,14 +75,14 @@ def run(
         ConfigurationError: A bad argument.
     """
     check_choice("ablation", ablation, [None, *ABLATIONS])
-    setting = Setting(EnvConfig(**protocol.environment()))
-    protocol.check(setting)
-    count = len(setting.questions) if limit is None else min(limit, len(setting.questions))
+    components = EnvComponents(EnvConfig(**protocol.environment()))
+    protocol.check(components)
+    count = len(components.questions) if limit is None else min(limit, len(components.questions))
     keys = list(product(range(count), range(decoding.samples)))
-    retriever = _registered(ablation, protocol, setting) if ablation else None
+    retriever = _registered(ablation, protocol, components) if ablation else None
     header = {
-        "protocol": result_id(protocol, decoding, limit, len(setting.questions)),
-        "digests": protocol.digests(setting),
+        "protocol": result_id(protocol, decoding, limit, len(components.questions)),
+        "digests": protocol.digests(components),
         "agent": dict(agent.description),
         "decoding": {"temperature": decoding.temperature, "top_p": decoding.top_p},
         "ablation": ablation,
@@ -134,23 +134,23 @@ class _Recorder:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._writers: list[tuple[Setting, EpisodeWriter]] = []
+        self._writers: list[tuple[EnvComponents, EpisodeWriter]] = []
 
     def write(self, episode: EpisodeToRecord) -> None:
         if self._path is None:
             return
-        own = episode.env.setting
-        writer = next((made for setting, made in self._writers if setting is own), None)
+        own = episode.env.components
+        writer = next((made for components, made in self._writers if components is own), None)
         if writer is None:
             writer = EpisodeWriter(self._path, episode.env)
             self._writers.append((own, writer))
         writer.write(episode.transcript, seed=episode.seed, signals=episode.signals)
 
 
-def _registered(ablation: str, protocol: BenchmarkProtocol, setting: Setting) -> str:
+def _registered(ablation: str, protocol: BenchmarkProtocol, components: EnvComponents) -> str:
     """Make an ablation's retriever known by name, so that recorded episodes can say what it was."""
     name = f"{ablation} of {protocol.id}"
-    retriever = ablated_retriever(ablation, setting.retriever, setting.questions)
+    retriever = ablated_retriever(ablation, components.retriever, components.questions)
     register_retriever(name, lambda: retriever)
     return name
 

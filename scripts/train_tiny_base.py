@@ -25,9 +25,9 @@ import torch
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
-from search_env.agents.imitation.base_model_stages import Stage, stage_examples
+from search_env.agents.imitation.base_model_stages import BaseModelStage, stage_examples
 from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
-from search_env.agents.learning.distributed import Ranks, joined
+from search_env.agents.learning.distributed import Ranks, init_process_group
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
 from search_env.agents.reporting.logs import Silent
@@ -35,7 +35,7 @@ from search_env.tokens.tokenizer import load_tokenizer
 
 SEED = 9001
 ARTICLES = 1000
-_early = partial(Stage, recounts=False)
+_early = partial(BaseModelStage, recounts=False)
 _three = partial(
     _early, updates=900, tokens=8192, worlds=18, cards=300, thoughts=100, episodes=90, documents=3
 )
@@ -47,7 +47,7 @@ CLIMB = (
     _three("three documents, slower"),
 )
 _whole = partial(
-    Stage,
+    BaseModelStage,
     updates=1500,
     tokens=8192,
     worlds=20,
@@ -78,7 +78,11 @@ class Bar(Silent):
 
 
 def train(
-    rate: float, stages: tuple[Stage, ...], first: int, model: PreTrainedModel, ranks: Ranks
+    rate: float,
+    stages: tuple[BaseModelStage, ...],
+    first: int,
+    model: PreTrainedModel,
+    ranks: Ranks,
 ) -> Iterator[dict[str, Any]]:
     """Run a round; yield what the model is worth on held-out examples after each stage."""
     total, start = sum(stage.updates for stage in stages), time.perf_counter()
@@ -109,7 +113,7 @@ def main() -> None:
     out = parser.parse_args().out
     file = out / "training.json"
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with init_process_group() as ranks:
         log = ranks.broadcast(json.loads(file.read_text()) if file.is_file() else [])
         first = 0
         for rate, stages in ROUNDS:

@@ -18,6 +18,9 @@ from search_env.errors import ConfigurationError
 
 Side: TypeAlias = Literal["open", "close"]
 
+TokenIds: TypeAlias = NDArray[np.int32]
+"""Token ids, ``(T,)``."""
+
 SPLITS = ("train", "validation", "test")
 """Splits of the generated datasets; published ones have their own."""
 

@@ -66,8 +66,8 @@ class CausalLMPolicy(ActorCriticPolicy):
             in place; or a configuration, for a new model with random weights.
         sampling: The distribution that actions are drawn from, and that log-probabilities and
             entropies are of.
-        micro_tokens: Most tokens of one forward pass of the update. Where a minibatch has more,
-            its passes are computed again in the backward pass, so that memory holds one.
+        max_tokens_per_micro_batch: Most tokens of one forward pass of the update. Where a minibatch
+            has more, its passes are computed again in the backward pass, so that memory holds one.
         use_sde: False; Stable-Baselines3 passes it.
         optimizer_class: Takes the trained parameters and ``lr``.
         optimizer_kwargs: Its other arguments.
@@ -90,7 +90,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         *,
         model: str | Path | PreTrainedModel | PretrainedConfig,
         sampling: Sampling | None = None,
-        micro_tokens: int = 16384,
+        max_tokens_per_micro_batch: int = 16384,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -104,9 +104,9 @@ class CausalLMPolicy(ActorCriticPolicy):
         )
         context = _context(observation_space)
         self.sampling = sampling or Sampling()
-        self.micro_tokens = micro_tokens
+        self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
         self.use_sde = use_sde
-        _check_arguments(self.sampling, micro_tokens, use_sde)
+        _check_arguments(self.sampling, max_tokens_per_micro_batch, use_sde)
         self.model = _model(model)
         width = _check_ids(self.model, observation_space, action_space)
         check_context(self.model, context)
@@ -196,7 +196,7 @@ class CausalLMPolicy(ActorCriticPolicy):
             "lr_schedule": self._dummy_schedule,
             "model": self.model.config,
             "sampling": self.sampling,
-            "micro_tokens": self.micro_tokens,
+            "max_tokens_per_micro_batch": self.max_tokens_per_micro_batch,
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
@@ -238,7 +238,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         """Return ``(k, B)``: what ``compute`` says of each observation, in their order."""
         sequences = shared_sequences(*_arrays(obs))
         batch = [sequence.targets() for sequence in sequences]
-        passes = packs(batch, self.micro_tokens)
+        passes = packs(batch, self.max_tokens_per_micro_batch)
         rows = [torch.cat([sequences[index].rows for index in some]) for some in passes]
 
         def run(some: list[int], rows: Tensor) -> Tensor:
@@ -363,10 +363,14 @@ def _context(space: spaces.Space[Any]) -> int:
     return shape[0]
 
 
-def _check_arguments(sampling: Sampling, micro_tokens: int, use_sde: bool) -> None:
+def _check_arguments(sampling: Sampling, max_tokens_per_micro_batch: int, use_sde: bool) -> None:
     for good, wanted, found in (
         (sampling.temperature > 0.0, "a temperature above 0", sampling.temperature),
-        (micro_tokens >= 1, "micro_tokens of 1 or more", micro_tokens),
+        (
+            max_tokens_per_micro_batch >= 1,
+            "max_tokens_per_micro_batch of 1 or more",
+            max_tokens_per_micro_batch,
+        ),
         (not use_sde, "use_sde=False, as tokens are discrete", use_sde),
     ):
         if not good:

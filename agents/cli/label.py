@@ -39,7 +39,7 @@ def label_command(
     rollouts: Annotated[int, typer.Option(min=1, help="After how many to give up.")] = 21,
     right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
     temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
-    rows: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
+    num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=2, help="Context in tokens.")] = 4096,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
@@ -62,13 +62,13 @@ def label_command(
     given = {"split": split, "protocol": protocol, "tokenizer": tokenizer, "max_tokens": max_tokens}
     envs = make_envs(
         env_id,
-        rows=rows,
+        num_envs=num_envs,
         vocabulary=count_ids(loaded),
         options=with_tokenizer(only_given(given), loaded),
     )
     check_fits(loaded, envs.tokenizer)
     engine = Engine(
-        loaded, rows=rows, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
+        loaded, rows=num_envs, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
     )
     count = len(envs.questions) if limit is None else min(limit, len(envs.questions))
     with progress("label", count) as advance:

@@ -63,7 +63,7 @@ def train_command(
     ] = False,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Episodes side by side.")] = None,
+    num_envs: Annotated[int | None, typer.Option(min=1, help="Episodes side by side.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Context in tokens.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, fp32, or bf16 with float32 weights.")
@@ -101,7 +101,7 @@ def train_command(
     else:
         named: dict[str, Any] = {
             **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
-            **{"rows": rows, "max_tokens": max_tokens, "dtype": dtype, "seed": seed},
+            **{"num_envs": num_envs, "max_tokens": max_tokens, "dtype": dtype, "seed": seed},
             **{"processes": processes, "threads": threads, "model": model},
             "difficulties": difficulties and str(difficulties),
         }
@@ -294,7 +294,7 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
     """Show what the model does before and after, a picture, and episodes to read."""
     from rich.console import Console
 
-    from search_env.agents.reporting.summary import results_table, show_episodes, tell
+    from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
 
     envs, before, after = _play_test(config, result, count)
     seen = "never seen in training" if _is_held_out(config, "test") else "trained on"
@@ -303,7 +303,9 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
         for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
             console.print(f"\n{len(after):,} questions {seen}:\n", markup=False)
             console.print(results_table({"before training": before, "after training": after}))
-            show_episodes(tell(after, before), envs.tokenizer, envs.questions, console=console)
+            show_episodes(
+                select_samples(after, before), envs.tokenizer, envs.questions, console=console
+            )
     written = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
     if importlib.util.find_spec("matplotlib") is not None and result.steps:
         from search_env.agents.reporting.plots import training_figure
@@ -329,7 +331,7 @@ def _play_test(
     base = load_model(config.model)
     envs = make_envs(
         config.env_id,
-        rows=config.rows,
+        num_envs=config.num_envs,
         vocabulary=count_ids(base),
         options=with_tokenizer(config.options_for("test"), base),
     )

@@ -43,7 +43,7 @@ _MOST_WORLDS = 100  # of a stage
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class BaseModelStage:
     """A rung.
 
     Attributes:
@@ -85,7 +85,9 @@ class Stage:
     recounts: bool = True
 
 
-def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> list[Example]:
+def world_examples(
+    number: int, *, stage: BaseModelStage, articles: int, seed: int
+) -> list[Example]:
     """Return the examples of a stage that come from one world.
 
     Args:
@@ -131,7 +133,7 @@ def world_examples(number: int, *, stage: Stage, articles: int, seed: int) -> li
 
 def _world_env(
     number: int,
-    stage: Stage,
+    stage: BaseModelStage,
     articles: int,
     seed: int,
     questions: int,
@@ -151,7 +153,7 @@ def _world_env(
 
 
 def _thoughts(
-    env: SearchQAEnv, count: int, stage: Stage, random: np.random.Generator
+    env: SearchQAEnv, count: int, stage: BaseModelStage, random: np.random.Generator
 ) -> Iterator[Example]:
     """Yield thoughts on the first questions."""
     for index in range(count):
@@ -166,7 +168,7 @@ def _thoughts(
 
 
 def stage_examples(
-    number: int, stage: Stage, *, articles: int, seed: int, workers: int = 0
+    number: int, stage: BaseModelStage, *, articles: int, seed: int, workers: int = 0
 ) -> tuple[list[Example], list[Example]]:
     """Return all examples of a stage, and some of a world that it does not train on.
 

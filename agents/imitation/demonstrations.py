@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from search_env.agents.baselines.scripted import ScriptedAgent
 from search_env.agents.types import Example
-from search_env.core.document_block import BlockWriter
+from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import thoughts_closed
@@ -106,7 +106,7 @@ def reading_examples(
     about: dict[str, list[Question]] = {}
     for question in lookups:
         about.setdefault(question.supporting[0], []).append(question)
-    writer, encode = BlockWriter(env.protocol, env.tokenizer), env.tokenizer.encode
+    writer, encode = DocumentBlockWriter(env.protocol, env.tokenizer), env.tokenizer.encode
     while True:
         query = lookups[int(random.integers(len(lookups)))].hops[0].query
         found = env.retriever.search([query], env.protocol.top_k)[0][:documents]

@@ -36,7 +36,7 @@ _QUERIES = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TokenRun:
     """Consecutive tokens of one row.
 
     Attributes:
@@ -76,7 +76,7 @@ class Plan:
     write_pages: Tensor
     write_places: Tensor
     singles: Tensor | None
-    runs: list[Run]
+    runs: list[TokenRun]
     common: int
     aside: Tensor | None
     pages: slice | Tensor
@@ -119,7 +119,7 @@ class Plan:
             write_places=to(positions % cache.page_size),
             singles=None if single.all() else to(offsets[single]),
             runs=[
-                Run(to(cache.pages(row, start + count)), start, count, offset)
+                TokenRun(to(cache.pages(row, start + count)), start, count, offset)
                 for row, start, count, offset in zip(*longer, strict=True)
             ],
             common=0 if aside.all() else cache.common,
@@ -376,7 +376,7 @@ def _prefill(
     key: Tensor,
     value: Tensor,
     plan: Plan,
-    run: Run,
+    run: TokenRun,
     window: int | None,
     softcap: float | None,
 ) -> Tensor:

@@ -31,9 +31,9 @@ from search_env.agents.errors import (
     NonFiniteError,
 )
 from search_env.agents.inference.attention import Plan, packed_positions
-from search_env.agents.inference.forward import Runner, Sampled, StaticDecoder, check_context
+from search_env.agents.inference.forward import ForwardPass, Sampled, StaticDecoder, check_context
 from search_env.agents.inference.paged_cache import Index, RaggedCache
-from search_env.agents.inference.rollout_engine import Decoded, Ids, Rows, Weights
+from search_env.agents.inference.rollout_engine import AnyTokenIds, Decoded, Rows, Weights
 from search_env.agents.inference.sampling import Sampling
 from search_env.errors import ConfigurationError
 
@@ -143,12 +143,12 @@ class Engine:
         self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
         self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
         self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZES.get(self._device.type, 128))
-        self._runner = Runner(model, self._cache, sampling or Sampling(), value_head)
+        self._forward_pass = ForwardPass(model, self._cache, sampling or Sampling(), value_head)
         cuda = self._device.type == "cuda"
         self._plan: Plan | None = None  # of the last packed pass
         self._static: StaticDecoder | None = None
         if cuda if graphs is None else graphs:
-            self._static = StaticDecoder(self._runner, rows, self._device, capture=cuda)
+            self._static = StaticDecoder(self._forward_pass, rows, self._device, capture=cuda)
         self._probe()
 
     @property
@@ -164,14 +164,14 @@ class Engine:
     @property
     def sampling(self) -> Sampling:
         """The distribution that tokens are drawn from."""
-        return self._runner.sampling
+        return self._forward_pass.sampling
 
     @property
     def prefill_seconds(self) -> float:
         """Seconds for tokens that no token was sampled from, since timings were reset."""
         return self.timings.prefill_seconds
 
-    def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
+    def begin(self, rows: Rows, prompts: Sequence[AnyTokenIds], seeds: Sequence[int]) -> None:
         """Begin new sequences; what the rows held before is dropped.
 
         Equal prompts of one call are forwarded once. So is the beginning that all prompts of a
@@ -212,7 +212,7 @@ class Engine:
         self._share_common(index)
         self._share([group for group in twins.values() if len(group) > 1])
 
-    def insert(self, rows: Rows, tokens: Sequence[Ids]) -> None:
+    def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
         """Append tokens that the model did not choose; they are forwarded with the next decode.
 
         Args:
@@ -238,7 +238,7 @@ class Engine:
             rows: ``(n,)``, distinct, all begun; in any order.
 
         Returns:
-            Ids, log-probabilities and values in the order of ``rows``.
+            AnyTokenIds, log-probabilities and values in the order of ``rows``.
 
         Raises:
             ContextLengthError: A row is full.
@@ -256,7 +256,7 @@ class Engine:
         if not index.size:
             none = np.zeros(0, np.float32)
             return Decoded(
-                np.zeros(0, np.int64), none, None if self._runner.value_head is None else none
+                np.zeros(0, np.int64), none, None if self._forward_pass.value_head is None else none
             )
         # CUDA graphs decode one token of each row and nothing else.
         leave = self._prefill_chunk if self._static is None else 0
@@ -307,11 +307,12 @@ class Engine:
             ModelMismatchError: They are those of another model. Nothing has changed then.
         """
         if not self._shares_weights:
-            own, new = self._runner.model.state_dict(), weights()
+            own, new = self._forward_pass.model.state_dict(), weights()
             wrong = own.keys() ^ new.keys() or [n for n in own if own[n].shape != new[n].shape]
             if wrong:
+                kind = type(self._forward_pass.model).__name__
                 raise ModelMismatchError(
-                    f"Expected the weights of this engine's {type(self._runner.model).__name__}, "
+                    f"Expected the weights of this engine's {kind}, "
                     f"got others: {min(wrong)!r} differs. Build the engine for the trained model."
                 )
             for name, tensor in own.items():
@@ -332,14 +333,14 @@ class Engine:
             self._prefill(row, np.array([length]), 0)
             self._cache.set_common()
             self.timings.copied_tokens -= length  # those of the first of them
-        self._weights = _version(self._runner.model)
+        self._weights = _version(self._forward_pass.model)
 
     def _share_common(self, index: Index) -> None:
         """Let those rows that begin with the common beginning have it."""
         length = int(self._written[self._cache.common_row])
         common = self._tokens[self._cache.common_row, :length]
         fits = (self._tokens[index, :length] == common).all(1) & (self.lengths[index] > length)
-        if not length or self._weights != _version(self._runner.model):
+        if not length or self._weights != _version(self._forward_pass.model):
             return
         sharers = index[fits]
         self._cache.share_common(sharers)
@@ -381,7 +382,7 @@ class Engine:
             counts = self.lengths[index] - self._written[index]
             last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)
             logits, values = self._forward(index, counts, last)
-            return self._runner.sample(logits, values, uniforms.to(self._device))
+            return self._forward_pass.sample(logits, values, uniforms.to(self._device))
         at = self._written[index]
         self._plan = None
         self._cache.reserve(index, at + 1)
@@ -407,7 +408,9 @@ class Engine:
         positions = packed_positions(starts, counts)
         plan = self._plan = Plan.of(self._cache, index, starts, counts, self._device)
         ids = self._tokens[np.repeat(index, counts), positions]
-        results = self._runner.forward(torch.from_numpy(ids)[None].to(self._device), plan, keep)
+        results = self._forward_pass.forward(
+            torch.from_numpy(ids)[None].to(self._device), plan, keep
+        )
         self._written[index] += counts
         return results
 
@@ -434,7 +437,9 @@ class Engine:
             )
         return index
 
-    def _checked_ids(self, index: Index, tokens: Sequence[Ids], lengths: Index) -> list[Index]:
+    def _checked_ids(
+        self, index: Index, tokens: Sequence[AnyTokenIds], lengths: Index
+    ) -> list[Index]:
         """Return ids as int64, or say why they cannot follow the rows' ``lengths`` tokens."""
         checked = [np.asarray(ids, np.int64).reshape(-1) for ids in tokens]
         for row, ids, length in zip(index, checked, lengths, strict=True):
@@ -456,7 +461,9 @@ class Engine:
         self._cache.reserve(row, one)
         plan = Plan.of(self._cache, row, start, one, self._device)
         with self._named_errors():
-            self._runner.probe(torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan)
+            self._forward_pass.probe(
+                torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan
+            )
         self._cache.release(row)
 
     @contextmanager

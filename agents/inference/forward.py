@@ -1,9 +1,10 @@
 """Forward passes of the token engine: packed ones, and decoding with shapes that never change.
 
-:class:`Runner` calls the model on whatever a :class:`~search_env.agents.inference.attention.Plan`
-says and samples. :class:`StaticDecoder` decodes one token of every row from buffers that stay where
-they are, so that CUDA can capture the step as a graph; without capture the same code runs on any
-device. Which tokens are due is the business of :mod:`search_env.agents.inference.engine`.
+:class:`ForwardPass` calls the model on whatever a
+:class:`~search_env.agents.inference.attention.Plan` says and samples. :class:`StaticDecoder`
+decodes one token of every row from buffers that stay where they are, so that CUDA can capture the
+step as a graph; without capture the same code runs on any device. Which tokens are due is the
+business of :mod:`search_env.agents.inference.engine`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Sampled(NamedTuple):
     values: Tensor | None
 
 
-class Runner:
+class ForwardPass:
     """A model with its cache, its distribution and its critic.
 
     Args:
@@ -129,15 +130,17 @@ class StaticDecoder:
     """Decodes one token of every row; rows that are not asked for are computed and ignored.
 
     Args:
-        runner: Model and cache.
+        forward_pass: Model and cache.
         rows: Sequences side by side.
         device: Where the model is.
         capture: Whether steps are captured as CUDA graphs, one for each width that comes up.
     """
 
-    def __init__(self, runner: Runner, rows: int, device: torch.device, capture: bool) -> None:
-        pages = len(runner.cache.owners)
-        self._runner, self._rows, self._capture = runner, rows, capture
+    def __init__(
+        self, forward_pass: ForwardPass, rows: int, device: torch.device, capture: bool
+    ) -> None:
+        pages = len(forward_pass.cache.owners)
+        self._forward_pass, self._rows, self._capture = forward_pass, rows, capture
         self._step = -(-pages // _WIDTHS)
         # One buffer, so that one copy brings a step's integers to the device.
         self._integers = torch.zeros(5 * rows + 2 * pages, dtype=torch.int64, device=device)
@@ -156,7 +159,7 @@ class StaticDecoder:
         Returns:
             In the order of ``index``.
         """
-        cache, rows = self._runner.cache, self._rows
+        cache, rows = self._forward_pass.cache, self._rows
         width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))
         host = np.zeros((5, rows), np.int64)
         host[2] = len(cache.owners) - 1  # the page that nobody reads
@@ -185,7 +188,7 @@ class StaticDecoder:
         rows = self._rows
         ids, positions, write_pages, write_places, shares = self._integers[: 5 * rows].view(5, rows)
         slots, firsts = self._integers[5 * rows : 5 * rows + 2 * width].view(2, width)
-        common = self._runner.cache.common
+        common = self._forward_pass.cache.common
         plan = Plan(
             positions=positions,
             write_pages=write_pages,
@@ -198,12 +201,12 @@ class StaticDecoder:
             slots=slots[common:],
             firsts=firsts[common:],
         )
-        logits, values = self._runner.forward(ids[:, None], plan, 1)
-        return self._runner.sample(logits, values, self._uniforms)
+        logits, values = self._forward_pass.forward(ids[:, None], plan, 1)
+        return self._forward_pass.sample(logits, values, self._uniforms)
 
     def _replay(self, width: int) -> Sampled:
         """Do the same by a graph, captured when its shape first comes up."""
-        shape = self._runner.cache.common, width
+        shape = self._forward_pass.cache.common, width
         if shape not in self._graphs:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())

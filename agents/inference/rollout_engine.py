@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from search_env.agents.inference.sampling import Sampling
 
 Rows = Sequence[int] | NDArray[np.integer]
-Ids = NDArray[np.integer]
+AnyTokenIds = NDArray[np.integer]
 Weights = Callable[[], Mapping[str, "Tensor"]]
 """Returns all weights by their names in the model's ``state_dict()``, trained ones in the precision
 they are trained in. To call it copies, and gathers a model that is split over processes."""
@@ -96,7 +96,7 @@ class RolloutEngine(Protocol):
     def prefill_seconds(self) -> float:
         """Seconds spent so far on tokens that none was sampled from; 0.0 where nobody measures."""
 
-    def begin(self, rows: Rows, prompts: Sequence[Ids], seeds: Sequence[int]) -> None:
+    def begin(self, rows: Rows, prompts: Sequence[AnyTokenIds], seeds: Sequence[int]) -> None:
         """Begin new sequences; what the rows held before is dropped.
 
         A row's seed alone decides what is drawn in it, whatever the other rows do. An engine that
@@ -111,7 +111,7 @@ class RolloutEngine(Protocol):
             seeds: One for each, from 0 to 2**63 - 1.
         """
 
-    def insert(self, rows: Rows, tokens: Sequence[Ids]) -> None:
+    def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
         """Append tokens that the policy did not choose; they stand behind the last sampled one.
 
         Args:
@@ -126,7 +126,7 @@ class RolloutEngine(Protocol):
             rows: ``(n,)``, all begun.
 
         Returns:
-            Ids, log-probabilities and values in the order of ``rows``.
+            AnyTokenIds, log-probabilities and values in the order of ``rows``.
         """
 
     def release(self, rows: Rows) -> None:

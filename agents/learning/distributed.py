@@ -143,7 +143,7 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
             part.set_force_sum_reduction_for_comms(True)  # by an operation that gloo has, too
 
 
-ALONE = Ranks()
+SINGLE_RANK = Ranks()
 """One process."""
 
 # A thread of gloo holds a collective's tensors for a moment after it is done. If it lets go of them
@@ -153,7 +153,7 @@ _LAST_HOLD = 0.2  # seconds
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
+def init_process_group(device: str = "auto") -> Iterator[Ranks]:
     """Join the processes that torchrun started, for the length of a block.
 
     nccl on CUDA (one GPU a process, by ``LOCAL_RANK``), gloo elsewhere. Without torchrun's
@@ -166,7 +166,7 @@ def joined(device: str = "auto") -> Iterator[Ranks]:
         ConfigurationError: More processes than GPUs on this machine.
     """
     if not by_torchrun():
-        yield ALONE
+        yield SINGLE_RANK
         return
     place = torch.device("cpu")
     if device != "cpu" and torch.cuda.is_available():
@@ -189,7 +189,7 @@ def by_torchrun() -> bool:
 
 
 @contextmanager
-def met(address: str, rank: int, size: int) -> Iterator[Ranks]:
+def init_process_group_at(address: str, rank: int, size: int) -> Iterator[Ranks]:
     """Join processes of this machine's CPUs, for the length of a block.
 
     Args:

@@ -6,8 +6,8 @@ log-probabilities, entropies and values of the policy's own tokens and of no oth
 retrieved cannot enter a loss.
 
 Losses are summed over micro-batches and over ranks, never averaged here: a caller that divides by
-numbers of the whole batch gets the same gradient for any ``micro_tokens`` and any number of ranks.
-Dropout is always off, so that a ratio of 1 means the same policy.
+numbers of the whole batch gets the same gradient for any ``max_tokens_per_micro_batch`` and any
+number of ranks. Dropout is always off, so that a ratio of 1 means the same policy.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from search_env.agents.errors import (
     NonFiniteError,
 )
 from search_env.agents.inference.sampling import Sampling
-from search_env.agents.learning.distributed import ALONE, Ranks
+from search_env.agents.learning.distributed import SINGLE_RANK, Ranks
 from search_env.agents.learning.master_weights import (
-    Masters,
+    MasterWeights,
     arrange,
     split_state,
     total_norm,
@@ -77,7 +77,8 @@ class Learner:
         dtype: ``"fp32"``: the model is optimised as it is. ``"bf16"``: the model computes in
             bfloat16 and follows float32 copies that are optimised, so that updates too small for
             bfloat16 add up. Either way it stays the same object. See also ``resolve_dtype``.
-        micro_tokens: Most tokens in one forward and backward pass; a longer sequence has its own.
+        max_tokens_per_micro_batch: Most tokens in one forward and backward pass; a longer sequence
+            has its own.
         gradient_checkpointing: Compute each layer again in the backward pass: less memory, more
             time.
         value_head: Add a critic: a linear map of the last hidden state, zero at first.
@@ -104,17 +105,18 @@ class Learner:
         config: OptimizerConfig | None = None,
         *,
         dtype: Dtype = "fp32",
-        micro_tokens: int = 16384,
+        max_tokens_per_micro_batch: int = 16384,
         gradient_checkpointing: bool = False,
         value_head: bool = False,
         reference: bool = False,
         sharded: bool = False,
         sampling: Sampling = _PLAIN,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = SINGLE_RANK,
     ) -> None:
-        if micro_tokens < 1:
+        if max_tokens_per_micro_batch < 1:
             raise ConfigurationError(
-                f"Expected micro_tokens to be 1 or more, got {micro_tokens}. Raise it."
+                "Expected max_tokens_per_micro_batch to be 1 or more, got "
+                f"{max_tokens_per_micro_batch}. Raise it."
             )
         self.model = model
         model.eval()  # type: ignore[no-untyped-call]
@@ -123,14 +125,14 @@ class Learner:
         self.ranks = ranks
         self.updates = 0
         self.value_head = _zero_head(model) if value_head else None
-        self._micro_tokens = micro_tokens
+        self._micro_tokens = max_tokens_per_micro_batch
         self._sharded = sharded
         self._reference = None
         if reference and not _has_adapters(model):
             self._reference = copy.deepcopy(model)
             self._reference.requires_grad_(False)
             arrange(self._reference, dtype, sharded=sharded)
-        self._masters = Masters(model, dtype, sharded=sharded)
+        self._masters = MasterWeights(model, dtype, sharded=sharded)
         self._optimizers = make_optimizers(
             self.config, self._masters.parameters, _embeddings(model), self.value_head
         )
@@ -467,7 +469,8 @@ class Learner:
                 raise
             raise DeviceMemoryError(
                 f"Expected micro-batches of {self._micro_tokens} tokens to fit into memory, got: "
-                f"{str(error).splitlines()[0]} Lower micro_tokens, or set gradient_checkpointing."
+                f"{str(error).splitlines()[0]} Lower max_tokens_per_micro_batch, or set "
+                "gradient_checkpointing."
             ) from error
 
 

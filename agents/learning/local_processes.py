@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from search_env.agents.learning.distributed import Ranks, met
+from search_env.agents.learning.distributed import Ranks, init_process_group_at
 from search_env.errors import WorkerDiedError
 
 _LAST_WORDS = 5.0
@@ -47,7 +47,7 @@ class _Member(NamedTuple):
 
 
 @contextmanager
-def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
+def local_processes(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
     """Let ``size - 1`` more processes do the work that this one does in the block.
 
     Threads of torch are shared out for that time.
@@ -73,7 +73,7 @@ def crew(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
         )
         for rank, member in enumerate(members, 1):
             _await_start(rank, size, member)
-        with met(address, 0, size) as ranks:
+        with init_process_group_at(address, 0, size) as ranks:
             yield ranks
         for member in members:
             member.process.join()
@@ -104,7 +104,7 @@ def _run(words: Connection, task: _Task) -> None:
     torch.set_num_threads(task.threads)
     words.send(None)
     try:
-        with met(task.address, task.rank, task.size) as ranks:
+        with init_process_group_at(task.address, task.rank, task.size) as ranks:
             task.work(ranks, *task.args)
     except Exception as error:
         if not _is_lost(error):
@@ -149,7 +149,7 @@ def _raise_cause(members: list[_Member], size: int, error: RuntimeError) -> None
             cause = WorkerDiedError(
                 f"Expected {size} processes to train together, but number {rank} ended with exit "
                 f"code {member.process.exitcode} (below 0: a signal; -9 is what a machine out of "
-                "memory sends). Lower processes or micro_tokens; --resume goes on."
+                "memory sends). Lower processes or max_tokens_per_micro_batch; --resume goes on."
             )
         raise cause from error
 

@@ -26,7 +26,7 @@ from search_env.agents.learning.precision import Dtype, resolve_dtype
 from search_env.errors import ConfigurationError
 
 
-class Masters:
+class MasterWeights:
     """What is optimised of a model.
 
     Args:

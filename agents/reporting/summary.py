@@ -18,7 +18,7 @@ from rich.text import Text
 
 from search_env.agents.types import Trajectory
 from search_env.errors import ConfigurationError
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.metrics.answers import R1_SEARCHER
 from search_env.metrics.statistics import RESAMPLES, bootstrap_mean
 from search_env.rendering.palette import (
@@ -54,7 +54,7 @@ class _Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Sample:
     """An episode that is worth reading.
 
     Attributes:
@@ -76,7 +76,7 @@ _COLUMNS: tuple[tuple[str, Callable[[_Measured], float | None]], ...] = (
 
 
 def results_table(
-    runs: Mapping[str, Sequence[Trajectory] | Sequence[EpisodeRecord]],
+    runs: Mapping[str, Sequence[Trajectory] | Sequence[EpisodeMeasures]],
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -125,9 +125,9 @@ def results_table(
     return table
 
 
-def tell(
+def select_samples(
     after: Sequence[Trajectory], before: Sequence[Trajectory] | None = None, count: int = 3
-) -> list[Told]:
+) -> list[Sample]:
     """Choose episodes that say most: one right over many hops, one wrong, one changed by training.
 
     The changed one comes as two, first as it was before. Further ones alternate between right and
@@ -143,26 +143,26 @@ def tell(
     wrong = sorted((e for e in valid if not _is_right(e)), key=_wrongness)
     old = {e.question_id: e for e in before or () if e.valid}
     changed = [e for e in right if (o := old.get(e.question_id)) is not None and not _is_right(o)]
-    told: dict[str, list[Told]] = {}
+    samples: dict[str, list[Sample]] = {}
     queues = [iter(right), iter(wrong), iter(changed)]
     for turn in range(3 * max(1, len(valid))):
-        if len(told) >= count:
+        if len(samples) >= count:
             break
-        episode = next((e for e in queues[turn % 3] if e.question_id not in told), None)
+        episode = next((e for e in queues[turn % 3] if e.question_id not in samples), None)
         if episode is None:
             continue
         hops = f", {episode.hops} hop{'s' * (episode.hops > 1)}" if episode.hops else ""
         first = [old[episode.question_id]] if turn % 3 == 2 else []
         why = "after training" if first else "right" if _is_right(episode) else "wrong"
-        told[episode.question_id] = [
-            *(Told(f"before training{hops}", one) for one in first),
-            Told(f"{why}{hops}", episode),
+        samples[episode.question_id] = [
+            *(Sample(f"before training{hops}", one) for one in first),
+            Sample(f"{why}{hops}", episode),
         ]
-    return [one for pair in told.values() for one in pair]
+    return [one for pair in samples.values() for one in pair]
 
 
 def show_episodes(
-    told: Iterable[Told],
+    samples: Iterable[Sample],
     tokenizer: Tokenizer,
     questions: Sequence[Question],
     *,
@@ -174,7 +174,7 @@ def show_episodes(
     bold in what was found, and the cuts leave them in.
 
     Args:
-        told: See :func:`tell`.
+        samples: See :func:`select_samples`.
         tokenizer: That wrote the tokens.
         questions: Those of the episodes, and any others.
         console: Where to print; None for standard output.
@@ -184,7 +184,7 @@ def show_episodes(
     """
     console = console or Console(highlight=False)
     by_id = {question.id: question for question in questions}
-    for one in told:
+    for one in samples:
         question = by_id.get(one.episode.question_id)
         if question is None:
             raise ConfigurationError(
@@ -198,12 +198,12 @@ def show_episodes(
         console.print(_ending(one.episode))
 
 
-def _measure(episodes: Iterable[Trajectory | EpisodeRecord]) -> list[_Measured]:
+def _measure(episodes: Iterable[Trajectory | EpisodeMeasures]) -> list[_Measured]:
     found = []
     for episode in episodes:
         if not episode.valid:
             continue
-        if isinstance(episode, EpisodeRecord):
+        if isinstance(episode, EpisodeMeasures):
             scores = (episode.exact_match, episode.f1)
             searches, well_formed = episode.searches or 0, None
         else:

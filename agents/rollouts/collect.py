@@ -78,7 +78,7 @@ def collect(
     group_reward: str | GroupReward | None = None,
     first_group: int = 0,
     seed: int = 0,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
     token_limit: int | None = None,
     wait_for_all: bool = True,
     progress: Progress | None = None,
@@ -96,10 +96,10 @@ def collect(
         questions: Indices into ``envs.questions``; each of them is one group.
         group_size: Episodes of each question.
         group_reward: Paid beside the environment's reward: trajectories have the sum and the parts
-            of both. Groups are whole here, whatever ``share`` and ``token_limit`` say.
+            of both. Groups are whole here, whatever ``shard`` and ``token_limit`` say.
         first_group: Number of the first question's group; the others follow.
         seed: Non-negative; with question and member it decides what is sampled.
-        share: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
+        shard: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
             and the episodes that they have among all, so n processes play what one would.
         token_limit: Begin no further group once the policy has written so many tokens; None for
             no limit. Which groups are played then depends on the number of rows.
@@ -111,7 +111,7 @@ def collect(
             reward, when its group is complete.
 
     Raises:
-        ConfigurationError: A bad argument, a share without a group, an environment in another
+        ConfigurationError: A bad argument, a shard without a group, an environment in another
             mode, or a group reward with a part that the environment's reward has.
         ContextLengthError: Episodes may grow longer than the engine's cache.
         RetrievalError: A search failed and the environment was not told to truncate.
@@ -121,7 +121,7 @@ def collect(
     beside = None
     if group_reward is not None:
         beside = get_group_reward(group_reward, beside=envs.reward)
-    queue = _Queue(questions, group_size, seed, share, token_limit, first_group)
+    queue = _Queue(questions, group_size, seed, shard, token_limit, first_group)
     groups = WholeGroups(beside, group_size)
     play = _Play(envs, engine, queue, progress, on_episode, groups)
     try:
@@ -134,13 +134,17 @@ def collect(
 
 
 def make_envs(
-    env_id: str, *, rows: int, vocabulary: int, options: Mapping[str, Any] = MappingProxyType({})
+    env_id: str,
+    *,
+    num_envs: int,
+    vocabulary: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SearchQAVectorEnv:
     """Return rows in the form that :func:`search_env.agents.rollouts.collect.collect` wants.
 
     Args:
         env_id: A registered id.
-        rows: How many.
+        num_envs: Episodes side by side.
         vocabulary: Number of ids that the model knows.
         options: Arguments of the environment.
 
@@ -152,7 +156,7 @@ def make_envs(
     def make(**more: Any) -> SearchQAVectorEnv:
         arguments = {"on_retrieval_error": "truncate", **options, **more}
         envs = gym.make_vec(
-            env_id, num_envs=rows, autoreset_mode="Disabled", copy=False, **arguments
+            env_id, num_envs=num_envs, autoreset_mode="Disabled", copy=False, **arguments
         ).unwrapped
         if not isinstance(envs, SearchQAVectorEnv):
             raise ConfigurationError(
@@ -162,7 +166,7 @@ def make_envs(
         return envs
 
     envs = make()
-    size = envs.setting.size
+    size = envs.components.size
     if size > vocabulary:
         raise ModelMismatchError(
             f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
@@ -189,14 +193,14 @@ class _Queue:
         questions: Sequence[int],
         group_size: int,
         seed: int,
-        share: tuple[int, int],
+        shard: tuple[int, int],
         token_limit: int | None,
         first_group: int,
     ) -> None:
         self._limit = token_limit
         self._size = group_size
         tickets = []
-        first, every = share
+        first, every = shard
         asked: Counter[int] = Counter()  # a question asked twice is two groups with other seeds
         for group, question in enumerate(map(int, questions)):
             for member in range(group_size) if group % every == first else ():
@@ -207,7 +211,7 @@ class _Queue:
             asked[question] += 1
         if not tickets:
             raise ConfigurationError(
-                f"Expected a share of {len(questions)} groups, got share={share}, which has none "
+                f"Expected a shard of {len(questions)} groups, got shard={shard}, which has none "
                 "of them. Pass more questions, or fewer processes."
             )
         self.total = len(tickets)
@@ -265,7 +269,7 @@ class _Play:
         self._ready = np.zeros(rows, np.bool_)  # plays, and waits for the policy's next token
         self._length = np.zeros(rows, np.int64)
         self._versions = np.zeros(rows, np.int64)  # of the weights that each episode began with
-        size = envs.setting.protocol.max_tokens
+        size = envs.components.protocol.max_tokens
         self._log_probs = np.full((rows, size), np.nan, np.float32)
         self._values: NDArray[np.float32] | None = None
         self._finished: list[tuple[int, Trajectory]] = []
@@ -462,7 +466,7 @@ def _check(
             f"Expected an engine with at least {envs.num_envs} rows, got {engine.rows}. Build both "
             "with the same number."
         )
-    context = envs.setting.protocol.max_tokens
+    context = envs.components.protocol.max_tokens
     if context > engine.max_tokens:
         raise ContextLengthError(
             f"Expected episodes of at most {engine.max_tokens} tokens, which the engine's rows "

@@ -57,7 +57,7 @@ class Difficulty:
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class HopStage:
     """A pool of questions.
 
     Attributes:
@@ -80,12 +80,12 @@ class Curriculum:
         ConfigurationError: Stages out of order, or an empty one.
 
     Example:
-        >>> two = Curriculum([Stage(0, np.array([4, 5])), Stage(10, np.arange(4))], seed=0)
+        >>> two = Curriculum([HopStage(0, np.array([4, 5])), HopStage(10, np.arange(4))], seed=0)
         >>> sorted(two.draw(0, 4).tolist()), sorted(two.draw(10, 4).tolist())
         ([4, 4, 5, 5], [0, 1, 2, 3])
     """
 
-    def __init__(self, stages: Sequence[Stage], seed: int = 0) -> None:
+    def __init__(self, stages: Sequence[HopStage], seed: int = 0) -> None:
         starts = [stage.from_step for stage in stages]
         if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
             raise ConfigurationError(
@@ -165,14 +165,14 @@ def make_curriculum(
         wanted = {name for name, found in difficulties.items() if found.level in levels}
         pool = pool[[question.id in wanted for question in questions]]
     if not hops:
-        return Curriculum([Stage(0, pool)], seed)
+        return Curriculum([HopStage(0, pool)], seed)
     known = np.array([len(questions[i].hops) for i in pool.tolist()])
     if not known.all():
         raise ConfigurationError(
             "Expected questions with known hops, got some without. Leave out the schedule of hops, "
             "or label the questions' difficulty (search-env label)."
         )
-    return Curriculum([Stage(step, pool[known <= most]) for step, most in hops], seed)
+    return Curriculum([HopStage(step, pool[known <= most]) for step, most in hops], seed)
 
 
 def level_of(rollouts_needed: int | None) -> str:

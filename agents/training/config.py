@@ -84,7 +84,7 @@ class TrainConfig:
         optimizer: How steps are taken; learning rates and warm-up are the algorithm's.
         steps: How many.
         minutes: End after so many, resumed parts included; None: no limit.
-        rows: Episodes side by side.
+        num_envs: Episodes side by side.
         wait_for_all: See :func:`search_env.agents.rollouts.collect.collect`.
         lora_rank: Train adapters of this rank only; 0 trains all weights.
         device: Where the model goes; ``"auto"`` is the GPU where there is one.
@@ -92,7 +92,7 @@ class TrainConfig:
         dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights; ``"auto"`` as
             :func:`~search_env.agents.learning.precision.resolve_dtype` decides when the run begins.
             A resumed run keeps what it began with.
-        micro_tokens: Most tokens in one forward and backward pass.
+        max_tokens_per_micro_batch: Most tokens in one forward and backward pass.
         gradient_checkpointing: Less memory, more time.
         seed: Decides everything that is random.
         eval_every: Steps between evaluations, which also come first and last; 0: none.
@@ -123,13 +123,13 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     steps: int = 100
     minutes: float | None = None
-    rows: int = 64
+    num_envs: int = 64
     wait_for_all: bool = True
     lora_rank: int = 0
     device: str = "auto"
     sharded: bool = False
     dtype: Dtype = "auto"
-    micro_tokens: int = 16384
+    max_tokens_per_micro_batch: int = 16384
     gradient_checkpointing: bool = False
     seed: int = 0
     eval_every: int = 20
@@ -146,9 +146,9 @@ class TrainConfig:
         for name, value, least in (
             ("max_tokens", self.max_tokens, 2),
             ("steps", self.steps, 0),
-            ("rows", self.rows, 1),
+            ("num_envs", self.num_envs, 1),
             ("lora_rank", self.lora_rank, 0),
-            ("micro_tokens", self.micro_tokens, 1),
+            ("max_tokens_per_micro_batch", self.max_tokens_per_micro_batch, 1),
             ("seed", self.seed, 0),
             ("eval_every", self.eval_every, 0),
             ("eval_questions", self.eval_questions, 1),
@@ -220,6 +220,7 @@ class TrainConfig:
         Raises:
             ConfigurationError: It is of another version of this package.
         """
+        settings = {_FORMER_NAMES.get(name, name): value for name, value in settings.items()}
         try:
             phases = (
                 Phase(**{**phase, "levels": tuple(phase["levels"])}) for phase in settings["phases"]
@@ -238,10 +239,13 @@ class TrainConfig:
                 "new run."
             ) from error
 
-    def lasting(self) -> dict[str, Any]:
+    def resume_settings(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share, as JSON values."""
         return {name: value for name, value in self.to_json().items() if name not in _FREE}
 
+
+# Names of settings in the files of versions before 0.2.
+_FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
 
 # What a run may go on with otherwise: limits, and where and how often things are written.
 _FREE = frozenset(

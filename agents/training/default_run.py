@@ -63,8 +63,9 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
         phase_format_rate=0.85,
         phase_window=128,
         steps=24,
-        rows=64,
-        micro_tokens=4096,  # as fast as 16,384 here, and two processes hold what they need
+        num_envs=64,
+        # As fast as 16,384 here, and two processes hold what they need.
+        max_tokens_per_micro_batch=4096,
         eval_every=12,
         eval_questions=100,
         checkpoint_every=12,

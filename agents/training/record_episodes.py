@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.agents.learning.distributed import ALONE, Ranks
+from search_env.agents.learning.distributed import SINGLE_RANK, Ranks
 from search_env.agents.types import Trajectory
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.paths import atomic_path
@@ -45,7 +45,7 @@ class Recording:
         """Take in what episodes were worth; an ``OnAdvantages`` of ``update``."""
         self._advantages += zip(trajectories, advantages, strict=True)
 
-    def write(self, path: Path, ranks: Ranks = ALONE) -> None:
+    def write(self, path: Path, ranks: Ranks = SINGLE_RANK) -> None:
         """Write all ranks' episodes, groups together, to a new file or in place of what is there.
 
         The id of a group is the file's stem and the group's number in the step.

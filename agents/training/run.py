@@ -38,7 +38,7 @@ from search_env.agents.training.record_episodes import Recording
 from search_env.agents.types import Trajectory, by_group
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError
-from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class TrainingRun:
             model,
             _optimizer(config, algorithms[0]),
             dtype=config.dtype,
-            micro_tokens=config.micro_tokens,
+            max_tokens_per_micro_batch=config.max_tokens_per_micro_batch,
             gradient_checkpointing=config.gradient_checkpointing,
             value_head=any(algorithm.uses_values for algorithm in algorithms),
             reference=any(algorithm.uses_reference for algorithm in algorithms),
@@ -100,7 +100,7 @@ class TrainingRun:
         self.envs, self.held_out = (
             make_envs(
                 config.env_id,
-                rows=config.rows,
+                num_envs=config.num_envs,
                 vocabulary=ids,
                 options=with_tokenizer(given, self.sampler),
             )
@@ -184,7 +184,7 @@ class TrainingRun:
                 group_reward=self.rewards[self.phases.phase][1],
                 first_group=number * algorithm.prompts,
                 seed=self._seed(2, number),
-                share=(self.ranks.rank, self.ranks.size),
+                shard=(self.ranks.rank, self.ranks.size),
                 wait_for_all=self.config.wait_for_all,
                 on_episode=None if recording is None else recording.played,
             )
@@ -206,7 +206,7 @@ class TrainingRun:
     def _book(self, episodes: list[Trajectory]) -> None:
         """Count episodes of all ranks; go on to the next phase if this one is over."""
         before = self.phases.phase
-        finished = [FinishedEpisode(t.num_searches, t.well_formed, t.valid) for t in episodes]
+        finished = [EpisodeOutcome(t.num_searches, t.well_formed, t.valid) for t in episodes]
         self.phases, _ = self.rule.observe(self.phases, finished)
         if self.phases.phase != before:
             self.monitors.restart()
@@ -292,7 +292,7 @@ class TrainingRun:
                 "Resume that run, or choose another folder."
             )
         if newest is not None:
-            self._restore(checkpoints.load(newest, config=self.config.lasting()))
+            self._restore(checkpoints.load(newest, config=self.config.resume_settings()))
         self.engine.update_weights(self.learner.weights, self.learner.updates)
 
     def save(self) -> None:
@@ -305,7 +305,7 @@ class TrainingRun:
             step=whole["step"],
             weights=learner.pop("weights"),
             state={"learner": learner, "run": whole, "evaluated": self.evaluated},
-            config=self.config.lasting(),
+            config=self.config.resume_settings(),
         )
         if self.ranks.is_main:
             checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
@@ -354,7 +354,7 @@ def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
     """Load the model to where it is trained."""
     device = config.device
     if device == "auto":
-        gpu = "cuda" if finds_gpu(config) else "cpu"
+        gpu = "cuda" if uses_gpu(config) else "cpu"
         device = str(ranks.device) if ranks.size > 1 else gpu
     model = load_model(config.model, device=device)
     return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
@@ -381,6 +381,6 @@ def _optimizer(config: TrainConfig, algorithm: Algorithm) -> OptimizerConfig:
     )
 
 
-def finds_gpu(config: TrainConfig) -> bool:
+def uses_gpu(config: TrainConfig) -> bool:
     """Return whether a run trains on a GPU because there is one."""
     return config.device == "auto" and torch.cuda.is_available()

@@ -26,12 +26,12 @@ from search_env.agents.inference.rollout_engine import (
     EngineFactory,
     check_portable,
 )
-from search_env.agents.learning.distributed import Ranks, by_torchrun, joined
-from search_env.agents.learning.local_processes import crew
+from search_env.agents.learning.distributed import Ranks, by_torchrun, init_process_group
+from search_env.agents.learning.local_processes import local_processes
 from search_env.agents.reporting.logs import Observer, Observers
 from search_env.agents.training import checkpoints
 from search_env.agents.training.config import TrainConfig
-from search_env.agents.training.run import TrainingRun, TrainResult, finds_gpu
+from search_env.agents.training.run import TrainingRun, TrainResult, uses_gpu
 from search_env.errors import ConfigurationError
 
 
@@ -65,16 +65,18 @@ def train(
     newest = checkpoints.latest(Path(config.out) / "checkpoints") if resume else None
     config = replace(config, dtype=checkpoints.dtype_of_run(config.dtype, config.device, newest))
     if config.processes == 1 or by_torchrun():
-        with joined(config.device) as ranks:
+        with init_process_group(config.device) as ranks:
             return _train_together(ranks, config, resume, engine, model, observer)
-    if model is not None or finds_gpu(config):
+    if model is not None or uses_gpu(config):
         raise ConfigurationError(
             f"Expected a model's folder and no GPU with processes={config.processes}, got "
             f"{'a GPU' if model is None else 'a model in memory'}. Pass processes=1, or start one "
             "process a GPU by torchrun."
         )
     check_portable(engine)
-    with crew(config.processes, _train_as_member, config.to_json(), resume, engine) as ranks:
+    with local_processes(
+        config.processes, _train_as_member, config.to_json(), resume, engine
+    ) as ranks:
         return _train_together(ranks, config, resume, engine, None, observer)
 
 

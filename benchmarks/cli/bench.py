@@ -51,7 +51,7 @@ TrainedOn = Annotated[
 Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer of a model or an endpoint.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Context of a model.")]
 Prompt = Annotated[str | None, typer.Option(help="Prompt of a model: base or its family.")]
-Rows = Annotated[int | None, typer.Option(help="Episodes of a model side by side.")]
+NumEnvs = Annotated[int | None, typer.Option(help="Episodes of a model side by side.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of a model: fp32 or bf16.")]
 Model = Annotated[str | None, typer.Option(help="Name of an endpoint's model.")]
 Api = Annotated[str | None, typer.Option(help="API of an endpoint: completions, chat or tokens.")]
@@ -93,7 +93,7 @@ def bench_command(
     tokenizer: Tokenizer = None,
     max_tokens: MaxTokens = None,
     prompt: Prompt = None,
-    rows: Rows = None,
+    num_envs: NumEnvs = None,
     dtype: Dtype = None,
     model: Model = None,
     api: Api = None,
@@ -128,7 +128,7 @@ def bench_command(
         tokenizer=tokenizer,
         max_tokens=max_tokens,
         prompt=prompt,
-        rows=rows,
+        num_envs=num_envs,
         dtype=dtype,
         model=model,
         api=api,
@@ -235,10 +235,10 @@ def _list() -> None:
 def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None:
     """Say so where questions of the protocol were trained on."""
     from search_env.benchmarks.run import overlap
-    from search_env.envs.config import EnvConfig, Setting
+    from search_env.envs.config import EnvComponents, EnvConfig
     from search_env.envs.loading import load_questions
 
-    questions = Setting(EnvConfig(**protocol.environment())).questions if trained_on else ()
+    questions = EnvComponents(EnvConfig(**protocol.environment())).questions if trained_on else ()
     for source in trained_on:
         dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
         shared = overlap(load_questions(dataset, split or None, None), questions)

@@ -73,7 +73,7 @@ def without_evidence(question_set: str, dataset: str) -> tuple[BenchmarkProtocol
         _published(
             question_set, system, dataset=dataset, retrieval=NO_CORPUS, corpus_digest="", note=note
         )
-        for system in reversed(SYSTEMS)
+        for system in reversed(list(SYSTEMS))
     )
 
 

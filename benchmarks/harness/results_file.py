@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
 from search_env.datasets.streaming import open_binary
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import atomic_path
 
 VERSION = 1
@@ -44,7 +44,7 @@ class EpisodeResult:
 
     index: int
     sample: int
-    record: EpisodeRecord
+    record: EpisodeMeasures
     seconds: float = 0.0
     cost: Mapping[str, int] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ class Results:
     episodes: tuple[EpisodeResult, ...]
 
     @property
-    def records(self) -> list[EpisodeRecord]:
+    def records(self) -> list[EpisodeMeasures]:
         """Return the episodes' records in order."""
         return [result.record for result in self.episodes]
 
@@ -168,7 +168,7 @@ def _whole_lines(path: Path, content: bytes, consequence: str, stacklevel: int) 
 
 
 def with_verdicts(
-    results: Results, records: Sequence[EpisodeRecord], judge: Mapping[str, Any]
+    results: Results, records: Sequence[EpisodeMeasures], judge: Mapping[str, Any]
 ) -> Results:
     """Put a judge's verdicts into a file of results, whole or not at all, and return them.
 
@@ -229,14 +229,14 @@ def _row(result: EpisodeResult) -> dict[str, Any]:
 
 
 def _played(path: Path, number: int, row: dict[str, Any]) -> EpisodeResult:
-    names = [field.name for field in fields(EpisodeRecord)]
+    names = [field.name for field in fields(EpisodeMeasures)]
     missing = [name for name in ("index", "sample", "seconds", *names) if name not in row]
     if missing:
         raise ResultsError(
             f"{path}, line {number}: expected a finished episode, got a line without "
             f"{', '.join(missing)}. Delete the line, or run anew into another file."
         )
-    record = EpisodeRecord.from_json(row)
+    record = EpisodeMeasures.from_json(row)
     return EpisodeResult(row["index"], row["sample"], record, row["seconds"], row.get("cost", {}))
 
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from search_env.benchmarks.harness.results_file import EpisodeResult, by_question
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.metrics.answers import R1_SEARCHER
 from search_env.metrics.statistics import Interval, bootstrap_mean, majority_vote, pass_at_k
 
-MEASURES: Mapping[str, Callable[[EpisodeRecord], float | None]] = {
+MEASURES: Mapping[str, Callable[[EpisodeMeasures], float | None]] = {
     "EM": lambda record: record.exact_match,
     "F1": lambda record: record.f1,
     "cover EM": lambda record: record.cover_exact_match,
@@ -73,7 +73,7 @@ def score(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Scores:
 
 
 def question_scores(
-    episodes: Sequence[EpisodeResult], measure: Callable[[EpisodeRecord], float | None]
+    episodes: Sequence[EpisodeResult], measure: Callable[[EpisodeMeasures], float | None]
 ) -> dict[int, float]:
     """Return a measure by question, averaged over its samples; those without it left out."""
     means = {i: _mean(samples, measure) for i, samples in by_question(episodes).items()}
@@ -109,7 +109,7 @@ def majority(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Interval:
     )
 
 
-def group(episodes: Iterable[EpisodeResult], key: Callable[[EpisodeRecord], object]) -> Groups:
+def group(episodes: Iterable[EpisodeResult], key: Callable[[EpisodeMeasures], object]) -> Groups:
     """Return the episodes by a key of their records, keys in order; None and "" are left out."""
     groups: dict[str, list[EpisodeResult]] = {}
     for result in episodes:
@@ -129,7 +129,7 @@ def _voted(samples: Sequence[EpisodeResult]) -> float:
 
 
 def _mean(
-    samples: Sequence[EpisodeResult], measure: Callable[[EpisodeRecord], float | None]
+    samples: Sequence[EpisodeResult], measure: Callable[[EpisodeMeasures], float | None]
 ) -> float | None:
     values = [value for result in samples if (value := measure(result.record)) is not None]
     return sum(values) / len(values) if values else None

@@ -23,11 +23,11 @@ from types import MappingProxyType
 from typing import Any
 
 from search_env.benchmarks.harness.errors import DigestMismatchError
-from search_env.envs.config import EnvConfig, Setting
+from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.envs.loading import load_questions
 from search_env.envs.registration import ENVIRONMENTS
 from search_env.errors import ConfigurationError, DataNotFoundError
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.metrics.answers import R1_SEARCHER
 from search_env.paths import DATA_VARIABLE, data_dir
 from search_env.protocols.protocol import Protocol
@@ -101,16 +101,16 @@ class BenchmarkProtocol:
             )
         return {**arguments, **agents}
 
-    def check(self, setting: Setting) -> None:
+    def check(self, components: EnvComponents) -> None:
         """Make sure that an environment is what the id stands for.
 
         Args:
-            setting: Of an environment made from :meth:`environment`.
+            components: Of an environment made from :meth:`environment`.
 
         Raises:
             DigestMismatchError: Questions, corpus or rules are others.
         """
-        digests = self.digests(setting)
+        digests = self.digests(components)
         pins = {
             "questions": self.questions_digest,
             "corpus": self.corpus_digest,
@@ -124,12 +124,12 @@ class BenchmarkProtocol:
                     f"{digests[what][:DIGITS]}. {remedy}"
                 )
 
-    def digests(self, setting: Setting) -> dict[str, str]:
+    def digests(self, components: EnvComponents) -> dict[str, str]:
         """Return the digests of ``questions``, ``corpus`` and ``rules``, 64 digits each."""
         return {
-            "questions": questions_digest(setting.questions),
-            "corpus": str(getattr(setting.retriever, "digest", "")),
-            "rules": rules_digest(setting.protocol, self.environment()["max_tokens"]),
+            "questions": questions_digest(components.questions),
+            "corpus": str(getattr(components.retriever, "digest", "")),
+            "rules": rules_digest(components.protocol, self.environment()["max_tokens"]),
         }
 
     def over_corpus(self, corpus: str) -> BenchmarkProtocol:
@@ -143,7 +143,7 @@ class BenchmarkProtocol:
         """
         arguments = {**self.arguments, "corpus": corpus}
         protocol = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
-        digest = protocol.digests(Setting(EnvConfig(**protocol.environment())))["corpus"]
+        digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
         return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_questions(self, questions: str) -> BenchmarkProtocol:
@@ -178,7 +178,7 @@ class QuestionSet:
     name: str
     protocols: tuple[BenchmarkProtocol, ...]
     reported: tuple[str, ...] = ()
-    groups: Mapping[str, Callable[[EpisodeRecord], object]] = field(
+    groups: Mapping[str, Callable[[EpisodeMeasures], object]] = field(
         default_factory=lambda: MappingProxyType({})
     )
 

@@ -20,7 +20,7 @@ from search_env.benchmarks.harness.spec import BenchmarkProtocol
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.evaluation.agent import Agent
-from search_env.evaluation.evaluate import record_of
+from search_env.evaluation.evaluate import measure_episode
 from search_env.recording.record import Recordable
 from search_env.types import Transcript
 
@@ -161,5 +161,5 @@ class TokenAgent:
                 total += float(reward)
                 over = terminated or truncated
             transcript, seconds = env.transcript(), time.perf_counter() - start
-            result = EpisodeResult(index, sample, record_of(transcript, total), seconds)
+            result = EpisodeResult(index, sample, measure_episode(transcript, total), seconds)
             on_episode(result, EpisodeToRecord(env, transcript, seed))

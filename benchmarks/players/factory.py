@@ -48,7 +48,7 @@ def make_agent(
         from search_env.benchmarks.players.local_model import ModelAgent
 
         _check_options(
-            agent, options, ("tokenizer", "prompt", "rows", "max_tokens", "dtype", "device")
+            agent, options, ("tokenizer", "prompt", "num_envs", "max_tokens", "dtype", "device")
         )
         return ModelAgent(name, **options)
     if kind == "python":

@@ -24,7 +24,7 @@ from search_env.benchmarks.harness.errors import EndpointReplyError
 from search_env.benchmarks.players.base import Decoding
 from search_env.benchmarks.players.openai_endpoint import Endpoint
 from search_env.benchmarks.players.text import CompletionRequest
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import cache_dir
 from search_env.types import Source
 
@@ -77,8 +77,8 @@ class Judge:
         self._verdicts = _read(self._path)
 
     def judge(
-        self, records: Sequence[EpisodeRecord], progress: Callable[[], None] = lambda: None
-    ) -> tuple[list[EpisodeRecord], Tally]:
+        self, records: Sequence[EpisodeMeasures], progress: Callable[[], None] = lambda: None
+    ) -> tuple[list[EpisodeMeasures], Tally]:
         """Return the records with verdicts, and what they took.
 
         An answer that is none is wrong without being asked about.
@@ -91,7 +91,7 @@ class Judge:
             EndpointError: A verdict could not be had; those before it are kept.
         """
         tally = Tally()
-        answers: dict[str, EpisodeRecord] = {}
+        answers: dict[str, EpisodeMeasures] = {}
         for record in records:
             if record.answer is not None:
                 answers.setdefault(self._key(record), record)
@@ -111,14 +111,14 @@ class Judge:
                 raise
         return [replace(record, judged=self._verdict(record)) for record in records], tally
 
-    def _verdict(self, record: EpisodeRecord) -> float:
+    def _verdict(self, record: EpisodeMeasures) -> float:
         return 0.0 if record.answer is None else self._verdicts[self._key(record)]
 
-    def _key(self, record: EpisodeRecord) -> str:
+    def _key(self, record: EpisodeMeasures) -> str:
         content = json.dumps([self._model, _question(record)], ensure_ascii=False)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
-    def _ask(self, record: EpisodeRecord) -> tuple[float, dict[str, int]]:
+    def _ask(self, record: EpisodeMeasures) -> tuple[float, dict[str, int]]:
         prompt = _question(record)
         piece = self._endpoint(
             CompletionRequest(
@@ -152,7 +152,7 @@ def prompt_digest() -> str:
     return hashlib.sha256(PROMPT.encode()).hexdigest()[:12]
 
 
-def _question(record: EpisodeRecord) -> str:
+def _question(record: EpisodeMeasures) -> str:
     golds = "; ".join(record.golds)
     return PROMPT.format(
         question=record.question, golds=golds, answer=(record.answer or "").strip()

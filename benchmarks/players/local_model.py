@@ -17,7 +17,7 @@ from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
-from search_env.evaluation.evaluate import record_of
+from search_env.evaluation.evaluate import measure_episode
 from search_env.types import Transcript
 from search_env.validation import check_choice, check_count
 
@@ -32,7 +32,7 @@ class ModelAgent:
         tokenizer: As for :func:`~search_env.tokens.tokenizer.load_tokenizer`; None for the one that
             lies with the model (``world-1k`` for bundled ones).
         prompt: ``"base"``, or the chat template of the model's family.
-        rows: Episodes side by side.
+        num_envs: Episodes side by side.
         max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.
         dtype: ``"fp32"`` or ``"bf16"``.
         device: None for a GPU where there is one.
@@ -48,18 +48,18 @@ class ModelAgent:
         *,
         tokenizer: str | None = None,
         prompt: str = "base",
-        rows: int = 64,
+        num_envs: int = 64,
         max_tokens: int | None = None,
         dtype: str = "fp32",
         device: str | None = None,
     ) -> None:
         check_choice("dtype", dtype, list(_DTYPES))
-        check_count("rows", rows, 1)
+        check_count("num_envs", num_envs, 1)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_model(name, dtype=_DTYPES[dtype], device=chosen)
         head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._ids = len(head.weight)
-        self._rows, self._max_tokens = rows, max_tokens
+        self._num_envs, self._max_tokens = num_envs, max_tokens
         self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
         if prompt != "base":
             self._options["prompt"] = prompt
@@ -80,7 +80,7 @@ class ModelAgent:
         options = evaluation.arguments(**self._options, max_tokens=context)
         envs = make_envs(
             evaluation.protocol.env_id,
-            rows=min(self._rows, len(keys)),
+            num_envs=min(self._num_envs, len(keys)),
             vocabulary=self._ids,
             options=options,
         )
@@ -93,7 +93,7 @@ class ModelAgent:
 
             def hand_on(index: int, transcript: Transcript, trajectory: Trajectory) -> None:
                 seconds = time.perf_counter() - start  # noqa: B023 - called within this round
-                record = record_of(transcript, trajectory.reward)
+                record = measure_episode(transcript, trajectory.reward)
                 result = EpisodeResult(index, sample, record, seconds)  # noqa: B023
                 signals = {"log_prob": trajectory.log_probs[trajectory.policy]}
                 on_episode(result, EpisodeToRecord(envs, transcript, None, signals))

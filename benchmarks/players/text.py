@@ -30,7 +30,7 @@ from search_env.benchmarks.players.base import (
 )
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.evaluation.evaluate import record_of
+from search_env.evaluation.evaluate import measure_episode
 from search_env.types import Source, TagPair, TagRole
 
 _FAILURES = 3
@@ -171,7 +171,9 @@ class TextAgent:
             reward, over = _write(env, _completion_ids(env, request, completion))
             total += reward
         transcript, seconds = env.transcript(), time.perf_counter() - start
-        result = EpisodeResult(index, sample, record_of(transcript, total), seconds, dict(cost))
+        result = EpisodeResult(
+            index, sample, measure_episode(transcript, total), seconds, dict(cost)
+        )
         return result, EpisodeToRecord(env, transcript, evaluation.seed + sample)
 
 

@@ -14,14 +14,14 @@ from search_env.benchmarks.harness.spec import QuestionSet
 from search_env.datasets.locate import find_questions
 from search_env.datasets.streaming import iter_records
 from search_env.errors import DataError
-from search_env.evaluation.evaluate import EpisodeRecord
+from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import FileKey, file_key
 
 JOINED = "peterbaile/lag"
 """How the ``source`` of a joined record begins."""
 
 
-def origin(record: EpisodeRecord) -> str | None:
+def origin(record: EpisodeMeasures) -> str | None:
     """Return where a question's evidence comes from; None without the data."""
     joined = joined_ids()
     if not joined:

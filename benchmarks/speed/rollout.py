@@ -148,7 +148,9 @@ def measure(
     Raises:
         RuntimeError: The contenders did not write the same.
     """
-    envs = make_envs("SearchQA-v0", rows=rows, vocabulary=1024, options={"max_tokens": max_tokens})
+    envs = make_envs(
+        "SearchQA-v0", num_envs=rows, vocabulary=1024, options={"max_tokens": max_tokens}
+    )
     model = tiny_model(max_tokens, LlamaForCausalLM, eos_token_id=None)
     model = model.to(DTYPES[dtype]).eval().requires_grad_(False)
     scripts = write_scripts(envs, range(questions), group)

@@ -19,7 +19,7 @@ from search_env.benchmarks.reports.measurement_page import heading, parser, publ
 from search_env.benchmarks.speed.measure import data_folder, nanoseconds
 from search_env.paths import CACHE_VARIABLE
 from search_env.protocols.registry import get_protocol
-from search_env.tokens.tag_automaton import build_matcher, load_matcher
+from search_env.tokens.tag_automaton import build_tag_automaton, load_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
 VOCABULARIES = (("qwen2.json.xz", 151_936), ("gpt2.json", None), ("smollm2.json", None))
@@ -30,7 +30,7 @@ def milliseconds(load: Callable[..., object], tokenizer: Tokenizer, tags: Any, r
     """Return the median time of a call that finds nothing prepared, as a figure."""
     times = []
     for _ in range(repeats):
-        load_matcher.cache_clear()
+        load_tag_automaton.cache_clear()
         vars(tokenizer).pop("digest", None)
         times.append(nanoseconds(lambda: load(tokenizer, tags)))
     return f"{np.median(times) / 1e6:.0f}"
@@ -42,14 +42,14 @@ def rows(repeats: int) -> Iterator[list[str]]:
         tokenizer = load_tokenizer(str(data_folder() / "tokenizers" / file), size)
         for name in PROTOCOLS:
             tags = get_protocol(name).tag_texts
-            matcher = load_matcher(tokenizer, tags)
-            states, columns = matcher.table.shape
+            automaton = load_tag_automaton(tokenizer, tags)
+            states, columns = automaton.table.shape
             yield [
                 f"{file.split('.')[0]} ({tokenizer.size:,}), {name}",
                 f"{states} x {columns}",
-                f"{matcher.nbytes / 1e6:.2f}",
-                milliseconds(build_matcher, tokenizer, tags, repeats),
-                milliseconds(load_matcher, tokenizer, tags, repeats),
+                f"{automaton.nbytes / 1e6:.2f}",
+                milliseconds(build_tag_automaton, tokenizer, tags, repeats),
+                milliseconds(load_tag_automaton, tokenizer, tags, repeats),
             ]
 
 

@@ -146,12 +146,12 @@ def step_rows(shape: str, lora: bool) -> Iterator[list[str]]:
         with_lora(model) if adapters else model,
         OptimizerConfig(learning_rate=1e-6),
         dtype="bf16",
-        micro_tokens=512 if tiny else 16_384,
+        max_tokens_per_micro_batch=512 if tiny else 16_384,
         gradient_checkpointing=shape in _CHECKPOINTED,
     )
     envs = make_envs(
         "SearchQA-v0",
-        rows=prompts * group,
+        num_envs=prompts * group,
         vocabulary=shape_config(shape).vocab_size,
         options={"max_tokens": size, "dataset_options": {"hops": [1 if tiny else 2]}},
     )

@@ -49,7 +49,7 @@ class Workload:
     def of(cls, rows: int, group: int, steps: int, max_tokens: int) -> Workload:
         """Return the work of so many steps; each has its own questions."""
         options = {"max_tokens": max_tokens}
-        work = cls(make_envs("SearchQA-v0", rows=rows, vocabulary=1024, options=options), group)
+        work = cls(make_envs("SearchQA-v0", num_envs=rows, vocabulary=1024, options=options), group)
         for step in range(steps):
             work.scripts.append(write_scripts(work.envs, work.questions(step), group, seed=step))
         return work

@@ -172,7 +172,7 @@ def test(model: Path | str) -> dict[str, dict[str, float]]:
     scores = {}
     for name, (count, options) in TESTS.items():
         options = {"split": "test", "max_tokens": 4096, **ENV_OPTIONS, **options}
-        envs = make_envs(config.env_id, rows=32, vocabulary=1024, options=options)
+        envs = make_envs(config.env_id, num_envs=32, vocabulary=1024, options=options)
         index = np.linspace(0, len(envs.questions) - 1, count).round().astype(int).tolist()
         scores[name] = evaluation_metrics(play_questions(loaded, envs, index))
     return scores

@@ -29,7 +29,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from search_env.agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
 from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
-from search_env.rewards.phases import FinishedEpisode, PhaseRule
+from search_env.rewards.phases import EpisodeOutcome, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow
 
@@ -70,7 +70,7 @@ class Phases(BaseCallback):
     def _on_step(self) -> bool:
         pairs = zip(self.locals["infos"], self.locals["dones"], strict=True)
         episodes = [
-            FinishedEpisode(info["num_searches"], info["well_formed"], info["valid"])
+            EpisodeOutcome(info["num_searches"], info["well_formed"], info["valid"])
             for info, done in pairs
             if done
         ]

@@ -60,7 +60,7 @@ class Size:
     group: int  # episodes of each
     rows: int  # episodes side by side
     rate: float  # learning rate of the phases
-    micro_tokens: int  # most in one forward and backward pass
+    max_tokens_per_micro_batch: int  # most in one forward and backward pass
     max_tokens: int  # context of the phases and of the test
     questions: int  # of the test
 
@@ -87,7 +87,7 @@ _LARGE = Size(
     group=16,
     rows=256,
     rate=1e-4,
-    micro_tokens=65_536,
+    max_tokens_per_micro_batch=65_536,
     max_tokens=4096,
     questions=800,
 )
@@ -106,13 +106,17 @@ SIZES = {
         group=2,
         rows=2,
         rate=1e-4,
-        micro_tokens=4096,
+        max_tokens_per_micro_batch=4096,
         max_tokens=512,
         questions=4,
     ),
     "30m": _LARGE,
     "100m": replace(
-        _LARGE, shape=(768, 12, 12, 2304), learning_rate=1.5e-3, rate=5e-5, micro_tokens=32_768
+        _LARGE,
+        shape=(768, 12, 12, 2304),
+        learning_rate=1.5e-3,
+        rate=5e-5,
+        max_tokens_per_micro_batch=32_768,
     ),
 }
 
@@ -135,7 +139,9 @@ def pretrain(size: Size, folder: Path, minutes: float, workers: int) -> bool:
     hidden, layers, heads, wide = size.shape
     shape = tiny_config(hidden_size=hidden, intermediate_size=wide, layers=layers, heads=heads)
     model = untrained(shape, SEED).to(device_of())  # type: ignore[arg-type]
-    learner = Learner(model, schedule, dtype="bf16", micro_tokens=size.micro_tokens)
+    learner = Learner(
+        model, schedule, dtype="bf16", max_tokens_per_micro_batch=size.max_tokens_per_micro_batch
+    )
     config: dict[str, Any] = json.loads(json.dumps(asdict(size)))
     log: list[dict[str, Any]] = []
     if newest := checkpoints.latest(kept):
@@ -190,9 +196,9 @@ def reinforce(size: Size, folder: Path, minutes: float) -> bool:
         phase_window=episodes,
         steps=size.steps,
         minutes=spent + minutes,
-        rows=size.rows,
+        num_envs=size.rows,
         dtype="bf16",
-        micro_tokens=size.micro_tokens,
+        max_tokens_per_micro_batch=size.max_tokens_per_micro_batch,
         eval_every=0,
         checkpoint_every=10,
         out=str(out),
@@ -219,7 +225,7 @@ def report(name: str, folder: Path) -> str:
         worlds = size.worlds(size.world, size.questions)
         options = {"split": "test", "max_tokens": size.max_tokens, "dataset_options": worlds}
         vocabulary = model.config.vocab_size
-        envs = make_envs("SearchQA-v0", rows=size.rows, vocabulary=vocabulary, options=options)
+        envs = make_envs("SearchQA-v0", num_envs=size.rows, vocabulary=vocabulary, options=options)
         scores = evaluation_metrics(play_questions(model, envs))
         columns = [*metrics, *(f"exact_match_{hops}_hops" for hops in HOPS)]
         rows.append([when, *(f"{scores.get(f'eval/{c}', np.nan):.3f}" for c in columns)])

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from search_env.evaluation.agent import Agent
-    from search_env.evaluation.evaluate import EpisodeRecord
+    from search_env.evaluation.evaluate import EpisodeMeasures
 
 
 def register(app: typer.Typer) -> None:
@@ -99,7 +99,7 @@ def eval_command(
 
 def _evaluate(
     env: gym.Env[Any, Any], agents: Mapping[str, Agent], count: int, seed: int
-) -> tuple[dict[str, list[EpisodeRecord]], bool]:
+) -> tuple[dict[str, list[EpisodeMeasures]], bool]:
     """Run agents on the first questions behind progress bars.
 
     Returns:
@@ -107,7 +107,7 @@ def _evaluate(
     """
     from search_env.evaluation.evaluate import evaluate
 
-    records: dict[str, list[EpisodeRecord]] = {}
+    records: dict[str, list[EpisodeMeasures]] = {}
     try:
         with progress_bar() as bar:
             tasks = {name: bar.add_task(name, total=count, start=False) for name in agents}
@@ -124,11 +124,11 @@ def _evaluate(
 
 
 def _collector(
-    found: list[EpisodeRecord], bar: Progress, task: TaskID
-) -> Callable[[EpisodeRecord], None]:
+    found: list[EpisodeMeasures], bar: Progress, task: TaskID
+) -> Callable[[EpisodeMeasures], None]:
     """Keep each record at once, so that Ctrl-C loses none."""
 
-    def collect(record: EpisodeRecord) -> None:
+    def collect(record: EpisodeMeasures) -> None:
         found.append(record)
         bar.advance(task)
 

@@ -17,7 +17,7 @@ from search_env.cli.console import check_output, open_console, say
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from search_env.evaluation.evaluate import EpisodeRecord
+    from search_env.evaluation.evaluate import EpisodeMeasures
     from search_env.evaluation.tables import ScoreColumn
     from search_env.metrics.answers import ScoringRule
 
@@ -29,7 +29,7 @@ _COLUMNS: tuple[ScoreColumn, ...] = (
     ("answer\nrecall", lambda summary: summary.answer_recall),
     ("judged\nright", lambda summary: summary.judged),
 )
-_COMPARED: tuple[tuple[str, Callable[[EpisodeRecord], float]], ...] = (
+_COMPARED: tuple[tuple[str, Callable[[EpisodeMeasures], float]], ...] = (
     ("EM", lambda record: record.exact_match),
     ("F1", lambda record: record.f1),
 )
@@ -68,7 +68,7 @@ def score_command(
 
     check_output(out)
     compared_by = _rule(rule)
-    records: dict[str, list[EpisodeRecord]] = {}
+    records: dict[str, list[EpisodeMeasures]] = {}
     for file in files:
         for name, found in read_outputs(file, format, compared_by).items():
             records[_unused(name, records)] = found
@@ -108,7 +108,7 @@ def _unused(name: str, taken: Mapping[str, object]) -> str:
     return free
 
 
-def _comparisons(records: Mapping[str, Sequence[EpisodeRecord]], seed: int) -> Table:
+def _comparisons(records: Mapping[str, Sequence[EpisodeMeasures]], seed: int) -> Table:
     """Return each row's difference to the first, where any question was answered by both."""
     from rich import box
     from rich.table import Table
@@ -144,7 +144,7 @@ def _comparisons(records: Mapping[str, Sequence[EpisodeRecord]], seed: int) -> T
     return table
 
 
-def _write(path: Path, records: Mapping[str, Sequence[EpisodeRecord]]) -> None:
+def _write(path: Path, records: Mapping[str, Sequence[EpisodeMeasures]]) -> None:
     import dataclasses
 
     from search_env.evaluation.tables import write_json

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.core.dynamics import Dynamics
-from search_env.core.episode_state import Episode
+from search_env.core.episode_state import EpisodeState
 from search_env.protocols.grammar import GrammarState, grammar_of, prompt_thoughts
-from search_env.tokens.tag_automaton import EVENT_SHIFT, Ends, load_matcher
+from search_env.tokens.tag_automaton import EVENT_SHIFT, Ends, load_tag_automaton
 from search_env.types import TagPair, TagRole, pairs_by_tag
 
 _KEPT_STATES = 4096  # each holds a few ids, at most some hundred
@@ -35,7 +35,7 @@ class _Standing(NamedTuple):
     """What decides about ids, beside the text of an open query.
 
     Attributes:
-        automaton: State of the matcher.
+        automaton: State of the automaton.
         grammar: State of the grammar.
         held: Names of the queries and answers that the environment holds open. It is what the
             grammar holds open, unless the grammar was broken before.
@@ -80,14 +80,14 @@ class ActionMasks:
         self._tags = tuple(pairs_by_tag(self._protocol.tags).items())
         self._tools = {pair.name: pair for pair in self._protocol.pairs(TagRole.TOOL)}
         self._grammar = grammar_of(self._protocol.markup)
-        matcher = load_matcher(self._tokenizer, self._protocol.tag_texts)
-        self._classes, self._ends = matcher.classes, matcher.events
-        self._event = matcher.table >> EVENT_SHIFT
+        automaton = load_tag_automaton(self._tokenizer, self._protocol.tag_texts)
+        self._classes, self._ends = automaton.classes, automaton.events
+        self._event = automaton.table >> EVENT_SHIFT
         self._written = np.array([bool(text) for text in self._tokenizer.token_bytes], np.int8)
         # What the smallest block of documents takes: a query closed with less room is not answered.
         frame = (self._protocol.documents_prefix, self._protocol.documents_suffix)
         self._frame = max(1, sum(len(self._tokenizer.encode(text)) for text in frame))
-        self._followed: dict[int, tuple[Episode, int, GrammarState]] = {}
+        self._followed: dict[int, tuple[EpisodeState, int, GrammarState]] = {}
         self._enders = functools.lru_cache(_KEPT_STATES)(self._find_enders)
         self._closings = functools.lru_cache(_KEPT_STATES)(self._find_closings)
         self._refused = functools.lru_cache(_KEPT_STATES)(self._find_refused)
@@ -175,7 +175,7 @@ class ActionMasks:
     # What is refused there. Slow, and kept.
 
     def _find_enders(self, automaton: int) -> tuple[tuple[Ends, Places], ...]:
-        """Return the ids that end something in a state of the matcher, by what they end."""
+        """Return the ids that end something in a state of the automaton, by what they end."""
         events = self._event[automaton]
         return tuple(
             (self._ends[event], np.flatnonzero((events == event)[self._classes]))

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_env.errors import ProtocolError
 from search_env.protocols.protocol import Protocol
 from search_env.tokens.tokenizer import Tokenizer
-from search_env.types import Document
-
-Ids: TypeAlias = NDArray[np.int32]
+from search_env.types import Document, TokenIds
 
 _KEPT_PASSAGES = 16_384  # encoding one costs 0.1 to 0.2 ms, more than finding it
 
 
-class BlockWriter:
+class DocumentBlockWriter:
     """Writes document blocks of one protocol with one tokenizer.
 
     Frame, ranks and passages are encoded apart and joined, so that a passage has the same ids
@@ -42,16 +38,16 @@ class BlockWriter:
             )
 
         @functools.lru_cache(maxsize=_KEPT_PASSAGES)
-        def passage(title: str, text: str) -> Ids:
+        def passage(title: str, text: str) -> TokenIds:
             return tokenizer.encode(protocol.document_text(Document("", title, text)))
 
         @functools.cache
-        def rank(number: int) -> Ids:
+        def rank(number: int) -> TokenIds:
             return tokenizer.encode(protocol.document_rank.replace("{rank}", str(number)))
 
         self._passage, self._rank = passage, rank
 
-    def write(self, documents: Sequence[Document], limit: int) -> Ids | None:
+    def write(self, documents: Sequence[Document], limit: int) -> TokenIds | None:
         """Return a block of at most ``limit`` ids, int32 ``(T,)``.
 
         What does not fit is cut from the end of the documents, between characters; the frame with
@@ -60,7 +56,7 @@ class BlockWriter:
         room = limit - len(self._prefix) - len(self._suffix)
         if room < 0:
             return None
-        body: list[Ids] = []
+        body: list[TokenIds] = []
         length = 0
         for number, document in enumerate(documents, 1):
             passage = self._passage(document.title, document.text)
@@ -73,7 +69,7 @@ class BlockWriter:
             body = [self._cut(self._nothing, room)]
         return np.concatenate([self._prefix, *body, self._suffix])
 
-    def _cut(self, ids: Ids, room: int) -> Ids:
+    def _cut(self, ids: TokenIds, room: int) -> TokenIds:
         if len(ids) <= room:
             return ids
         table = self._tokenizer.token_bytes

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.core.dynamics_tables import DynamicsTables
-from search_env.core.episode_state import Episode, Ids, Opening, Query, SavedEpisode, no_episode
+from search_env.core.episode_state import EpisodeSnapshot, EpisodeState, Opening, Query, no_episode
 from search_env.errors import ConfigurationError
 from search_env.protocols.protocol import Consequence, Protocol
-from search_env.tokens.tag_automaton import Ends, Matcher, build_matcher
+from search_env.tokens.tag_automaton import Ends, TagAutomaton, build_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import (
     Answered,
@@ -38,6 +38,7 @@ from search_env.types import (
     TagPair,
     TagRole,
     TagWritten,
+    TokenIds,
     Transcript,
 )
 
@@ -56,10 +57,10 @@ class Dynamics:
 
     Args:
         protocol: Tags, layout, limits and what faults lead to.
-        tokenizer: Ids and their bytes.
+        tokenizer: TokenIds and their bytes.
         rows: Number of episodes.
         prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
-        matcher: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
+        automaton: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
         tables: Of other dynamics of the same rules; use :meth:`like`.
 
     Attributes:
@@ -77,17 +78,17 @@ class Dynamics:
         *,
         rows: int = 1,
         prompt: str = "base",
-        matcher: Matcher | None = None,
+        automaton: TagAutomaton | None = None,
         tables: DynamicsTables | None = None,
     ) -> None:
         self.protocol = protocol
         self.tokenizer = tokenizer
         self.prompt = prompt
         if tables is None:
-            matcher = matcher or build_matcher(tokenizer, protocol.tag_texts)
-            tables = DynamicsTables.of(protocol, tokenizer, prompt, matcher)
+            automaton = automaton or build_tag_automaton(tokenizer, protocol.tag_texts)
+            tables = DynamicsTables.of(protocol, tokenizer, prompt, automaton)
         self._tables = tables
-        self._tags, self._matcher = tables.tags, tables.matcher
+        self._tags, self._matcher = tables.tags, tables.automaton
         self._prompt_ids = tables.prompt_ids
         self._classes, self._next, self._event = tables.classes, tables.next, tables.event
         self._notice, self._blocks = tables.notice, tables.blocks
@@ -106,7 +107,7 @@ class Dynamics:
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
         self._slack = 0  # appends until the first row can reach its deadline; 0: look again
         self.settled: Sequence[int] = _NO_ROWS
-        self.episodes: list[Episode] = [no_episode() for _ in range(rows)]
+        self.episodes: list[EpisodeState] = [no_episode() for _ in range(rows)]
 
     def like(self, rows: int = 1) -> Dynamics:
         """Return dynamics of the same rules with rows of their own; tables are shared."""
@@ -131,7 +132,7 @@ class Dynamics:
         self.sources[row, :written] = Source.PADDING
         self._end_of[row] = self._first[row]
         self._state[row] = 0
-        self.episodes[row] = Episode(question, len(ids), len(ids))
+        self.episodes[row] = EpisodeState(question, len(ids), len(ids))
         self._write(row, ids, Source.PROMPT)
         self._set_deadline(row)
 
@@ -202,17 +203,17 @@ class Dynamics:
         self._fault(row, FaultKind.UNANSWERED_QUERY)
         self._end(row, StopReason.RETRIEVAL_ERROR)
 
-    def save(self, row: int) -> SavedEpisode:
+    def save(self, row: int) -> EpisodeSnapshot:
         """Return a copy of one row's state, in time proportional to its tokens."""
         length = self.length(row)
-        return SavedEpisode(
+        return EpisodeSnapshot(
             self.episodes[row].copy(),
             self.tokens[row, :length].copy(),
             self.sources[row, :length].copy(),
             int(self._state[row]),
         )
 
-    def restore(self, row: int, saved: SavedEpisode) -> None:
+    def restore(self, row: int, saved: EpisodeSnapshot) -> None:
         """Put a saved state into a row; it then goes on exactly as the saved one would have.
 
         Raises:
@@ -253,7 +254,7 @@ class Dynamics:
         return self.length(row) - episode.prompt_length - episode.inserted
 
     def automaton_state(self, row: int) -> int:
-        """Return the state of the matcher in which a row stands."""
+        """Return the state of the automaton in which a row stands."""
         return int(self._state[row] // self._matcher.table.shape[1])
 
     def pending(self, row: int) -> Query | None:
@@ -432,7 +433,7 @@ class Dynamics:
         else:
             self._insert(row, self._notice, Source.NOTICE)
 
-    def _insert(self, row: int, ids: Ids, source: Source) -> None:
+    def _insert(self, row: int, ids: TokenIds, source: Source) -> None:
         episode = self.episodes[row]
         self._write(row, ids, source)
         episode.inserted += len(ids)
@@ -441,7 +442,7 @@ class Dynamics:
         if self.length(row) >= self.protocol.max_tokens:
             self._end(row, StopReason.MAX_TOKENS)
 
-    def _write(self, row: int, ids: Ids, source: Source) -> None:
+    def _write(self, row: int, ids: TokenIds, source: Source) -> None:
         start = self.length(row)
         self.tokens[row, start : start + len(ids)] = ids
         self.sources[row, start : start + len(ids)] = source

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.core.document_block import BlockWriter
-from search_env.core.episode_state import Ids
+from search_env.core.document_block import DocumentBlockWriter
 from search_env.protocols.protocol import Protocol
-from search_env.tokens.tag_automaton import EVENT_SHIFT, STATE_MASK, Matcher
+from search_env.tokens.tag_automaton import EVENT_SHIFT, STATE_MASK, TagAutomaton
 from search_env.tokens.tokenizer import Tokenizer
-from search_env.types import Tag, TagPair, pairs_by_tag
+from search_env.types import Tag, TagPair, TokenIds, pairs_by_tag
 
 _KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
 
@@ -26,48 +25,50 @@ class DynamicsTables:
     A state is the number of its row's first entry, so state + class is an index.
 
     Attributes:
-        tags: The protocol's tags and the pairs they belong to, by the matcher's numbers.
-        matcher: Of the tags over the tokenizer.
+        tags: The protocol's tags and the pairs they belong to, by the automaton's numbers.
+        automaton: Of the tags over the tokenizer.
         classes: int64 ``(vocabulary,)``: the column of each id.
         next: int64 ``(states * columns,)``: the next state.
-        event: uint16 ``(states * columns,)``: the matcher's event, 0 for none.
+        event: uint16 ``(states * columns,)``: the automaton's event, 0 for none.
         prompt_ids: From a question's text to the ids of its prompt.
         notice: The protocol's notice.
         blocks: Writes document blocks.
     """
 
     tags: tuple[tuple[Tag, TagPair], ...]
-    matcher: Matcher
+    automaton: TagAutomaton
     classes: NDArray[np.int64]
     next: NDArray[np.int64]
     event: NDArray[np.uint16]
-    prompt_ids: Callable[[str], Ids]
-    notice: Ids
-    blocks: BlockWriter
+    prompt_ids: Callable[[str], TokenIds]
+    notice: TokenIds
+    blocks: DocumentBlockWriter
 
     @classmethod
     def of(
-        cls, protocol: Protocol, tokenizer: Tokenizer, prompt: str, matcher: Matcher
+        cls, protocol: Protocol, tokenizer: Tokenizer, prompt: str, automaton: TagAutomaton
     ) -> DynamicsTables:
         """Return new tables; ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`."""
-        table = matcher.table.ravel()
+        table = automaton.table.ravel()
         return cls(
             tags=tuple(pairs_by_tag(protocol.tags).items()),
-            matcher=matcher,
-            classes=matcher.classes.astype(np.int64),
-            next=(table & STATE_MASK).astype(np.int64) * matcher.table.shape[1],
+            automaton=automaton,
+            classes=automaton.classes.astype(np.int64),
+            next=(table & STATE_MASK).astype(np.int64) * automaton.table.shape[1],
             event=(table >> EVENT_SHIFT).astype(np.uint16),
             prompt_ids=_prompt_encoder(protocol, tokenizer, prompt),
             notice=tokenizer.encode(protocol.notice),
-            blocks=BlockWriter(protocol, tokenizer),
+            blocks=DocumentBlockWriter(protocol, tokenizer),
         )
 
 
-def _prompt_encoder(protocol: Protocol, tokenizer: Tokenizer, style: str) -> Callable[[str], Ids]:
+def _prompt_encoder(
+    protocol: Protocol, tokenizer: Tokenizer, style: str
+) -> Callable[[str], TokenIds]:
     """Return the function from a question's text to the ids of its prompt."""
 
     @functools.lru_cache(maxsize=_KEPT_PROMPTS)
-    def encode(question: str) -> Ids:
+    def encode(question: str) -> TokenIds:
         pieces = protocol.prompt_pieces(question, style)
         return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])
 

@@ -9,9 +9,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.types import Document, Event, Question, StopReason
+from search_env.types import Document, Event, Question, StopReason, TokenIds
 
-Ids: TypeAlias = NDArray[np.int32]
 Opening: TypeAlias = tuple[int, int]
 
 
@@ -25,7 +24,7 @@ class Query:
 
 
 @dataclass(slots=True)
-class Episode:
+class EpisodeState:
     """What one row knows beside its tokens.
 
     ``opened`` holds where the query and answer tags that are open were opened: by name of the pair
@@ -47,7 +46,7 @@ class Episode:
     events: list[Event] = field(default_factory=list)
     documents: dict[str, Document] = field(default_factory=dict)
 
-    def copy(self) -> Episode:
+    def copy(self) -> EpisodeState:
         """Return a copy that shares nothing that changes."""
         return dataclasses.replace(
             self,
@@ -58,15 +57,15 @@ class Episode:
 
 
 @dataclass(frozen=True, slots=True)
-class SavedEpisode:
+class EpisodeSnapshot:
     """One row's whole state, to be given to :meth:`Dynamics.restore`. Plain data, picklable."""
 
-    episode: Episode
-    tokens: Ids
+    episode: EpisodeState
+    tokens: TokenIds
     sources: NDArray[np.int8]
     automaton_state: int
 
 
-def no_episode() -> Episode:
+def no_episode() -> EpisodeState:
     """A row before its first episode: ended, so that nothing can be appended by mistake."""
-    return Episode(Question("", "", ("",)), 0, 0, stop_reason=StopReason.END_OF_SEQUENCE)
+    return EpisodeState(Question("", "", ("",)), 0, 0, stop_reason=StopReason.END_OF_SEQUENCE)

@@ -1,8 +1,8 @@
 """What every environment of this package is made of, resolved from its arguments.
 
 Single and vector environment take the same arguments, draw the same questions, say the same of a
-step and score the same ending, because all of that is here, once. A setting never changes after it
-is built; environments share it with their clones.
+step and score the same ending, because all of that is here, once. Components never change after
+they are built; environments share them with their clones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
 
 from search_env.core.dynamics import Dynamics
-from search_env.core.episode_state import Episode
+from search_env.core.episode_state import EpisodeState
 from search_env.envs.loading import load_questions, load_retriever
 from search_env.errors import ConfigurationError, InvalidActionError, nearest
 from search_env.metrics.answers import score_answer
@@ -27,7 +27,7 @@ from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import Retriever
 from search_env.rewards import Reward, get_reward
-from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tag_automaton import load_tag_automaton
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import SEARCH, FormatFault, Question, Source, TagRole, Transcript
 from search_env.validation import check_choice
@@ -77,7 +77,7 @@ class EnvConfig:
         object.__setattr__(self, "dataset_options", copy.deepcopy(self.dataset_options))
 
 
-class Setting:
+class EnvComponents:
     """A configuration turned into what it names.
 
     Attributes:
@@ -123,15 +123,15 @@ class Setting:
         self._first: Dynamics | None = None
         self._masks: ActionMasks | None = None
 
-    def __reduce__(self) -> tuple[type[Setting], tuple[EnvConfig]]:
-        return Setting, (self.config,)
+    def __reduce__(self) -> tuple[type[EnvComponents], tuple[EnvConfig]]:
+        return EnvComponents, (self.config,)
 
     def dynamics(self, rows: int) -> Dynamics:
-        """Return new dynamics; those of one setting share their tables."""
+        """Return new dynamics; those of the same components share their tables."""
         if self._first is None:
-            matcher = load_matcher(self.tokenizer, self.protocol.tag_texts)
+            automaton = load_tag_automaton(self.tokenizer, self.protocol.tag_texts)
             self._first = Dynamics(
-                self.protocol, self.tokenizer, prompt=self.prompt, matcher=matcher
+                self.protocol, self.tokenizer, prompt=self.prompt, automaton=automaton
             )
         return self._first.like(rows)
 
@@ -215,7 +215,7 @@ def check_tools(protocol: Protocol) -> None:
             )
 
 
-def standing(episode: Episode) -> Info:
+def standing(episode: EpisodeState) -> Info:
     """Return what every info says of an episode."""
     stop = episode.stop_reason
     return {
@@ -225,7 +225,7 @@ def standing(episode: Episode) -> Info:
     }
 
 
-def faults_since(episode: Episode, told: int) -> Info:
+def faults_since(episode: EpisodeState, told: int) -> Info:
     """Return the info of an episode's format faults after the first ``told``."""
     if episode.num_faults == told:
         return {}

@@ -12,8 +12,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.core.episode_state import SavedEpisode
-from search_env.envs.config import EnvConfig, Info, Setting, ending, faults_since, standing
+from search_env.core.episode_state import EpisodeSnapshot
+from search_env.envs.config import EnvComponents, EnvConfig, Info, ending, faults_since, standing
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.retrieval.base import Retriever, retrieve
 from search_env.rewards import Reward, get_reward
@@ -35,7 +35,7 @@ _ROW = slice(None)  # the only row there is
 class EnvState:
     """All of an environment's state: the episode and the random number generator."""
 
-    episode: SavedEpisode
+    episode: EpisodeSnapshot
     random: dict[str, Any]
     running: bool
     reward: Reward
@@ -171,21 +171,21 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
         )
-        self._assemble(Setting(config), render_mode)
+        self._assemble(EnvComponents(config), render_mode)
 
-    def _assemble(self, setting: Setting, render_mode: str | None) -> None:
-        self.setting = setting
+    def _assemble(self, components: EnvComponents, render_mode: str | None) -> None:
+        self.components = components
         self.render_mode = render_mode
-        self.protocol = setting.protocol
-        self.tokenizer = setting.tokenizer
-        self.retriever = setting.retriever
-        self.reward = setting.reward
-        self._dynamics = setting.dynamics(1)
+        self.protocol = components.protocol
+        self.tokenizer = components.tokenizer
+        self.retriever = components.retriever
+        self.reward = components.reward
+        self._dynamics = components.dynamics(1)
         self._action = np.zeros(1, np.int64)
         self._running = False
         self._renderer: Renderer | None = None
-        self.action_space = setting.action_space()
-        self.observation_space = setting.observation_space()
+        self.action_space = components.action_space()
+        self.observation_space = components.observation_space()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -200,7 +200,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
         """
         super().reset(seed=seed)
-        self._dynamics.begin(0, self.setting.choose(options or {}, self.np_random))
+        self._dynamics.begin(0, self.components.choose(options or {}, self.np_random))
         self._running = True
         if self.render_mode == "human":
             self.render()
@@ -262,7 +262,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     @property
     def questions(self) -> Sequence[Question]:
         """The questions that episodes draw from, in an order that never changes."""
-        return self.setting.questions
+        return self.components.questions
 
     def set_reward(self, reward: str | Reward) -> None:
         """Pay another reward from the next ending on, also that of the episode under way.
@@ -283,7 +283,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         The name and form that sb3-contrib's ``MaskablePPO`` asks for; ``action_space.sample``
         takes it as ``mask=``.
         """
-        return self.setting.masks.of(self._dynamics, 0)
+        return self.components.masks.of(self._dynamics, 0)
 
     def transcript(self) -> Transcript:
         """Return what the episode has left behind so far."""
@@ -319,13 +319,15 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         twin.retriever = self.retriever  # somebody may have put another one there
         return twin
 
-    def __getstate__(self) -> tuple[Setting, str | None, EnvSpec | None, EnvState]:
-        return self.setting, self.render_mode, self.spec, self.get_state()
+    def __getstate__(self) -> tuple[EnvComponents, str | None, EnvSpec | None, EnvState]:
+        return self.components, self.render_mode, self.spec, self.get_state()
 
-    def __setstate__(self, parts: tuple[Setting, str | None, EnvSpec | None, EnvState]) -> None:
-        setting, render_mode, self.spec, state = parts
+    def __setstate__(
+        self, parts: tuple[EnvComponents, str | None, EnvSpec | None, EnvState]
+    ) -> None:
+        components, render_mode, self.spec, state = parts
         self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state puts it where it was
-        self._assemble(setting, render_mode)
+        self._assemble(components, render_mode)
         self.set_state(state)
 
     def _checked(self, action: int | np.integer[Any]) -> int:
@@ -333,9 +335,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             token = operator.index(action)
         except TypeError:
             token = -1
-        if 0 <= token < self.setting.size:
+        if 0 <= token < self.components.size:
             return token
-        raise self.setting.invalid_action(action)
+        raise self.components.invalid_action(action)
 
     def _retrieve(self, query: str) -> Info:
         self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
@@ -343,7 +345,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
         except RetrievalError as error:
             self._dynamics.fail_retrieval(0)
-            if self.setting.truncate_on_error:
+            if self.components.truncate_on_error:
                 return {"query": query, "retrieval_error": str(error)}
             raise
         self._dynamics.insert_documents(0, documents)
@@ -361,7 +363,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def _info(self) -> Info:
         info = standing(self._dynamics.episodes[0])
-        if self.setting.action_mask:
+        if self.components.action_mask:
             info["action_mask"] = self.action_masks()
         return info
 

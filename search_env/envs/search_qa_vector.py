@@ -21,7 +21,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from search_env.core.episode_state import Query
-from search_env.envs.config import EnvConfig, Info, Setting
+from search_env.envs.config import EnvComponents, EnvConfig, Info
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_groups import Groups, check_group_size
 from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
@@ -177,14 +177,16 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
         )
-        self._assemble(Setting(config), num_envs, autoreset_mode, group_size, group_reward, copy)
+        self._assemble(
+            EnvComponents(config), num_envs, autoreset_mode, group_size, group_reward, copy
+        )
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
         self.render_mode, self.render_row = render_mode, render_row
         self._threads = check_count("retrieval_threads", retrieval_threads, 1)
 
     def _assemble(
         self,
-        setting: Setting,
+        components: EnvComponents,
         num_envs: int,
         autoreset_mode: str | AutoresetMode,
         group_size: int,
@@ -196,16 +198,16 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self.num_envs = check_count("num_envs", num_envs, 1)
         self.group_size = check_group_size(group_size, num_envs)
-        self.protocol, self.tokenizer = setting.protocol, setting.tokenizer
-        self.questions, self.retriever = setting.questions, setting.retriever
-        self.single_action_space = setting.action_space()
-        self.single_observation_space = setting.observation_space()
+        self.protocol, self.tokenizer = components.protocol, components.tokenizer
+        self.questions, self.retriever = components.questions, components.retriever
+        self.single_action_space = components.action_space()
+        self.single_observation_space = components.observation_space()
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.setting = setting
+        self.components = components
         groups = Groups.of(group_reward, group_size, num_envs)
-        self._rows = VectorRows(setting, num_envs, mode, copy=copy, groups=groups)
-        self.set_reward(setting.reward)
+        self._rows = VectorRows(components, num_envs, mode, copy=copy, groups=groups)
+        self.set_reward(components.reward)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
@@ -383,7 +385,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     def _take(self, row: int, found: list[Document] | RetrievalError) -> None:
         self._rows.take(row, found)
-        if isinstance(found, RetrievalError) and not self.setting.truncate_on_error:
+        if isinstance(found, RetrievalError) and not self.components.truncate_on_error:
             self._broken = _BROKEN_OFF
             raise found
 

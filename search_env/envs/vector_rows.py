@@ -16,8 +16,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from search_env.core.episode_state import Query, SavedEpisode
-from search_env.envs.config import Info, Setting, ending, faults_since, standing
+from search_env.core.episode_state import EpisodeSnapshot, Query
+from search_env.envs.config import EnvComponents, Info, ending, faults_since, standing
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_groups import Groups, GroupsState
 from search_env.errors import (
@@ -42,7 +42,7 @@ _ALL = slice(None)
 class RowsState:
     """All that rows hold. Plain data, picklable."""
 
-    episodes: tuple[SavedEpisode, ...]
+    episodes: tuple[EpisodeSnapshot, ...]
     random: tuple[dict[str, Any] | None, ...]
     ended: NDArray[np.bool_]
     told: tuple[int, ...]
@@ -51,10 +51,10 @@ class RowsState:
 
 
 class VectorRows:
-    """N rows of one setting.
+    """N rows of the same components.
 
     Args:
-        setting: What all rows are made of.
+        components: What all rows are made of.
         count: Number of rows.
         mode: What follows an ending.
         copy: Whether observations and infos are copies.
@@ -69,16 +69,16 @@ class VectorRows:
 
     def __init__(
         self,
-        setting: Setting,
+        components: EnvComponents,
         count: int,
         mode: AutoresetMode,
         *,
         copy: bool,
         groups: Groups | None = None,
     ) -> None:
-        self.setting, self.count, self.mode, self.copy = setting, count, mode, copy
+        self.components, self.count, self.mode, self.copy = components, count, mode, copy
         self.groups = groups
-        self.dynamics, self._size = setting.dynamics(count), setting.size
+        self.dynamics, self._size = components.dynamics(count), components.size
         self.random: list[np.random.Generator | None] = [None] * count
         self.serial = [0] * count
         self.transcripts: dict[int, Transcript] = {}
@@ -122,7 +122,7 @@ class VectorRows:
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
-        question = self.setting.choose(wish, random)
+        question = self.components.choose(wish, random)
         if self.groups is not None:
             self.groups.begin(row, question)
         self.dynamics.begin(row, question)
@@ -226,7 +226,7 @@ class VectorRows:
     def row_info(self, row: int) -> Info:
         """Return what every info says, of one row."""
         info = standing(self.dynamics.episodes[row])
-        if self.setting.action_mask:
+        if self.components.action_mask:
             info["action_mask"] = self.action_masks([row])[0]
         return info
 
@@ -235,7 +235,7 @@ class VectorRows:
         infos = dict(self._standing)
         if self.copy:
             infos = {key: array.copy() for key, array in infos.items()}
-        if self.setting.action_mask:
+        if self.components.action_mask:
             infos["action_mask"] = self.action_masks(range(self.count))
             infos["_action_mask"] = np.ones(self.count, np.bool_)
         return infos
@@ -272,7 +272,7 @@ class VectorRows:
         unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
         if unsigned.item(unsigned.argmax()) >= self._size:
             wrong = (tokens < 0) | (tokens >= self._size)
-            raise self.setting.invalid_action(int(tokens[wrong][0]))
+            raise self.components.invalid_action(int(tokens[wrong][0]))
         return tokens
 
     def numbers(self, rows: Sequence[int] | Rows) -> Rows:

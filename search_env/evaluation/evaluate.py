@@ -1,7 +1,7 @@
 """Any agent on any question set: one loop, one record an episode, one summary.
 
-:func:`evaluate` runs, :func:`record_of` measures one transcript, :func:`summarise` averages. The
-measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
+:func:`evaluate` runs, :func:`measure_episode` measures one transcript, :func:`summarise` averages.
+The measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
 (:data:`search_env.metrics.answers.R1_SEARCHER`), whatever the protocol or dataset, unless another
 is given. Outputs of other systems become the same records in
 :mod:`search_env.evaluation.foreign_outputs`. No printing, no files.
@@ -34,7 +34,7 @@ from search_env.types import Transcript
 
 
 @dataclass(frozen=True, slots=True)
-class EpisodeRecord:
+class EpisodeMeasures:
     """What one episode came to. Plain values, ready for JSON; None where it is not known.
 
     Attributes:
@@ -91,7 +91,7 @@ class EpisodeRecord:
     judged: float | None = None
 
     @classmethod
-    def from_json(cls, row: Mapping[str, Any]) -> EpisodeRecord:
+    def from_json(cls, row: Mapping[str, Any]) -> EpisodeMeasures:
         """Return a record that was written as JSON; further fields of the row are left out.
 
         Raises:
@@ -155,8 +155,8 @@ def evaluate(
     questions: Iterable[int] | None = None,
     *,
     seed: int = 0,
-    progress: Callable[[EpisodeRecord], None] | None = None,
-) -> list[EpisodeRecord]:
+    progress: Callable[[EpisodeMeasures], None] | None = None,
+) -> list[EpisodeMeasures]:
     """Run an agent on each question once, in order.
 
     Args:
@@ -183,15 +183,15 @@ def evaluate(
             observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
             episode_return += float(reward)
             over = terminated or truncated
-        records.append(record_of(bare.transcript(), episode_return))
+        records.append(measure_episode(bare.transcript(), episode_return))
         if progress is not None:
             progress(records[-1])
     return records
 
 
-def record_of(
+def measure_episode(
     transcript: Transcript, episode_return: float | None, rule: ScoringRule = R1_SEARCHER
-) -> EpisodeRecord:
+) -> EpisodeMeasures:
     """Measure one finished episode.
 
     Args:
@@ -210,7 +210,7 @@ def record_of(
         )
     searches, answer = transcript.searches, transcript.answer
     supporting = supporting_recall(transcript)
-    return EpisodeRecord(
+    return EpisodeMeasures(
         question_id=question.id,
         question=question.text,
         kind=question.kind,
@@ -255,19 +255,19 @@ def answer_measures(
 
 
 def supporting_recall(transcript: Transcript) -> float | None:
-    """Return :attr:`EpisodeRecord.supporting_recall`."""
+    """Return :attr:`EpisodeMeasures.supporting_recall`."""
     wanted = frozenset(transcript.question.supporting)
     return len(wanted & transcript.documents.keys()) / len(wanted) if wanted else None
 
 
 def answer_recall(transcript: Transcript) -> float | None:
-    """Return :attr:`EpisodeRecord.answer_recall`."""
+    """Return :attr:`EpisodeMeasures.answer_recall`."""
     found = transcript.documents.values()
     return answer_recall_in([f"{d.title} {d.text}" for d in found], transcript.question.answers)
 
 
 def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
-    """Return :attr:`EpisodeRecord.answer_recall` of texts that were retrieved.
+    """Return :attr:`EpisodeMeasures.answer_recall` of texts that were retrieved.
 
     Args:
         texts: Title and text of each document.
@@ -282,7 +282,7 @@ def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None
 
 
 def summarise(
-    records: Sequence[EpisodeRecord], *, resamples: int = RESAMPLES, seed: int = 0
+    records: Sequence[EpisodeMeasures], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
     """Average records, with 95 % bootstrap intervals over questions.
 
@@ -321,7 +321,7 @@ def summarise(
     )
 
 
-def _means(records: Sequence[EpisodeRecord]) -> Means:
+def _means(records: Sequence[EpisodeMeasures]) -> Means:
     return Means(
         episodes=len(records),
         exact_match=_mean(record.exact_match for record in records),
@@ -345,8 +345,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def on_shared_questions(
-    first: Sequence[EpisodeRecord], second: Sequence[EpisodeRecord]
-) -> tuple[list[EpisodeRecord], list[EpisodeRecord]]:
+    first: Sequence[EpisodeMeasures], second: Sequence[EpisodeMeasures]
+) -> tuple[list[EpisodeMeasures], list[EpisodeMeasures]]:
     """Return the valid episodes of both whose questions the other has too, in the first's order.
 
     Questions are the same where their texts are, but for case and white space: ids differ between
@@ -361,8 +361,8 @@ def on_shared_questions(
     return [ours[text] for text in shared], [theirs[text] for text in shared]
 
 
-def _by_question(records: Iterable[EpisodeRecord]) -> dict[str, EpisodeRecord]:
-    found: dict[str, EpisodeRecord] = {}
+def _by_question(records: Iterable[EpisodeMeasures]) -> dict[str, EpisodeMeasures]:
+    found: dict[str, EpisodeMeasures] = {}
     for record in records:
         if record.valid:
             found.setdefault(one_line(record.question).casefold(), record)

@@ -34,10 +34,10 @@ from search_env.datasets.rows import Record
 from search_env.datasets.streaming import file_fault, iter_records, open_text
 from search_env.errors import ConfigurationError, nearest
 from search_env.evaluation.evaluate import (
-    EpisodeRecord,
+    EpisodeMeasures,
     answer_measures,
     answer_recall_in,
-    record_of,
+    measure_episode,
 )
 from search_env.metrics.answers import R1_SEARCHER, ScoringRule
 from search_env.protocols.r1_searcher import R1_SEARCHER as R1_SEARCHER_PROTOCOL
@@ -45,7 +45,7 @@ from search_env.protocols.search_r1 import SEARCH_R1 as SEARCH_R1_PROTOCOL
 from search_env.recording.files import read_episodes
 from search_env.types import TagPair, TagRole
 
-Outputs: TypeAlias = dict[str, list[EpisodeRecord]]
+Outputs: TypeAlias = dict[str, list[EpisodeMeasures]]
 """Records by agent; the agent of a file that names none is the file's name."""
 
 
@@ -128,9 +128,9 @@ class _Found:
     retrieved: Sequence[str] | None = None
     judged: float | None = None
 
-    def record(self, rule: ScoringRule) -> EpisodeRecord:
+    def record(self, rule: ScoringRule) -> EpisodeMeasures:
         retrieved = self.retrieved
-        return EpisodeRecord(
+        return EpisodeMeasures(
             question_id=self.id,
             question=self.question,
             kind=self.kind,
@@ -242,7 +242,8 @@ def _verl(record: Record) -> _Found:
 
 def _episodes(path: Path, rule: ScoringRule) -> Outputs:
     records = [
-        record_of(episode.transcript, episode.score.total, rule) for episode in read_episodes(path)
+        measure_episode(episode.transcript, episode.score.total, rule)
+        for episode in read_episodes(path)
     ]
     return {path.name.split(".")[0]: records}
 
@@ -278,10 +279,11 @@ def _bench(path: Path, rule: ScoringRule) -> Outputs:
         ) from error
 
 
-def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeRecord:
+def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeMeasures:
     """Return a record that was written as JSON, with its answer compared anew."""
-    record = EpisodeRecord.from_json(row)
-    return replace(record, **answer_measures(record.answer, record.golds, rule))
+    record = EpisodeMeasures.from_json(row)
+    measures: dict[str, Any] = {**answer_measures(record.answer, record.golds, rule)}
+    return replace(record, **measures)
 
 
 FORMATS: Mapping[str, Callable[[Path, ScoringRule], Outputs]] = MappingProxyType(

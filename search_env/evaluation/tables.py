@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import gymnasium as gym
 
 from search_env.envs.search_qa import bare_env
-from search_env.evaluation.evaluate import EpisodeRecord, Summary
+from search_env.evaluation.evaluate import EpisodeMeasures, Summary
 from search_env.metrics.statistics import RESAMPLES, Interval
 from search_env.paths import atomic_path
 from search_env.provenance import versions
@@ -101,7 +101,7 @@ def summary_table(
 def run_record(
     env: gym.Env[Any, Any],
     summaries: Mapping[str, Summary],
-    records: Mapping[str, Sequence[EpisodeRecord]],
+    records: Mapping[str, Sequence[EpisodeMeasures]],
     *,
     command: str,
     seed: int,

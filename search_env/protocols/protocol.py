@@ -141,7 +141,7 @@ class Protocol:
     def _check_tags(self) -> None:
         """Check that pairs have names of their own and roles that make a protocol.
 
-        Texts are the matcher's to check.
+        Texts are the automaton's to check.
         """
         if not isinstance(self.tags, tuple) or not all(isinstance(p, TagPair) for p in self.tags):
             raise ProtocolError(

@@ -22,7 +22,7 @@ import tokenizers
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
-from search_env.envs.config import Setting
+from search_env.envs.config import EnvComponents
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, EpisodeFileError, ProtocolError, TokenizerError
 from search_env.protocols.registry import get_protocol
@@ -155,7 +155,7 @@ class Recordable(Protocol):
 
     spec: EnvSpec | None
     reward: Reward
-    setting: Setting
+    components: EnvComponents
 
 
 # To JSON.
@@ -220,14 +220,14 @@ def common_fields(env: Recordable) -> dict[str, Any]:
     Raises:
         ConfigurationError: An argument of the environment is an object without a name.
     """
-    setting, spec = env.setting, env.spec
-    arguments = dict(vars(setting.config))
+    components, spec = env.components, env.spec
+    arguments = dict(vars(components.config))
     if spec is not None and isinstance(env, SearchQAEnv):
         arguments |= spec.kwargs  # a class of one's own may take more
         arguments.pop("render_mode", None)
         # The specification holds the caller's dictionary, which may have changed since.
-        arguments["dataset_options"] = setting.config.dataset_options
-    tokenizer = setting.tokenizer
+        arguments["dataset_options"] = components.config.dataset_options
+    tokenizer = components.tokenizer
     return {
         "spec": {
             "id": None if spec is None else spec.id,

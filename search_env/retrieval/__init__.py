@@ -3,7 +3,7 @@
 * :class:`Retriever`: the protocol; :func:`retrieve` calls one and checks its answer.
 * :class:`BM25Retriever`: a local index, built with bm25s, memory-mapped from disk.
 * :class:`Cassette`: records what another retriever returned and replays it.
-* :class:`PatientRetriever`: time limit, retries and backoff around another retriever.
+* :class:`RetryingRetriever`: time limit, retries and backoff around another retriever.
 * :class:`FakeRetriever`: answers from a mapping, for tests.
 * :func:`digest`: fingerprint of documents.
 
@@ -15,14 +15,14 @@ from search_env.retrieval.base import FakeRetriever, Retriever, retrieve
 from search_env.retrieval.bm25.retriever import BM25Retriever
 from search_env.retrieval.cassette import Cassette
 from search_env.retrieval.digests import digest
-from search_env.retrieval.retrying import PatientRetriever
+from search_env.retrieval.retrying import RetryingRetriever
 
 __all__ = [
     "BM25Retriever",
     "Cassette",
     "FakeRetriever",
-    "PatientRetriever",
     "Retriever",
+    "RetryingRetriever",
     "digest",
     "retrieve",
 ]

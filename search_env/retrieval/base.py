@@ -90,7 +90,7 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
     except Exception as error:
         raise RetrievalError(
             f"Expected {name}.search to return documents, it raised {error!r}. See the cause "
-            "above; PatientRetriever retries, on_retrieval_error='truncate' ends the episode."
+            "above; RetryingRetriever retries, on_retrieval_error='truncate' ends the episode."
         ) from error
     if not isinstance(results, list) or len(results) != len(queries):
         raise InvalidRetrievalError(

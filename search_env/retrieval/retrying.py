@@ -22,7 +22,7 @@ from search_env.types import Document
 _PERMANENT = (InvalidRetrievalError, CassetteMissError, IndexFormatError)
 
 
-class PatientRetriever:
+class RetryingRetriever:
     """Waits for a retriever up to a limit and asks again after a failure that may pass.
 
     The pause before retry ``i`` (from 0) is ``backoff * 2**i`` seconds, at most ``max_backoff``;
@@ -49,7 +49,7 @@ class PatientRetriever:
         >>> from search_env.retrieval.base import FakeRetriever
         >>> pauses = []
         >>> busy = FakeRetriever(error=RetrievalError("busy"))
-        >>> patient = PatientRetriever(busy, retries=3, backoff=1.0, sleep=pauses.append)
+        >>> patient = RetryingRetriever(busy, retries=3, backoff=1.0, sleep=pauses.append)
         >>> patient.search(["Ulm"], k=1)
         Traceback (most recent call last):
         search_env.errors.RetrievalError: busy
@@ -112,7 +112,7 @@ class PatientRetriever:
                 future.set_exception(error)
 
         # Not an executor: its threads are joined at exit, so one that hangs would hang the exit.
-        threading.Thread(target=work, name="PatientRetriever", daemon=True).start()
+        threading.Thread(target=work, name="RetryingRetriever", daemon=True).start()
         try:
             return future.result(self.timeout)
         except FutureTimeoutError:

@@ -22,7 +22,7 @@ from search_env.errors import ConfigurationError
 from search_env.validation import check_count
 
 
-class FinishedEpisode(NamedTuple):
+class EpisodeOutcome(NamedTuple):
     """What the rule reads of an episode that ended."""
 
     num_searches: int
@@ -99,8 +99,8 @@ class PhaseRule:
 
     Example:
         >>> rule = PhaseRule(2, search_rate=0.5, window=2)
-        >>> state, _ = rule.observe(PhaseState(), [FinishedEpisode(0, True, True)])
-        >>> state, seen = rule.observe(state, [FinishedEpisode(3, True, True)])
+        >>> state, _ = rule.observe(PhaseState(), [EpisodeOutcome(0, True, True)])
+        >>> state, seen = rule.observe(state, [EpisodeOutcome(3, True, True)])
         >>> seen[0]
         Progress(episodes=2, search_rate=0.5, format_rate=1.0, switched=True)
         >>> state.history
@@ -173,7 +173,7 @@ class PhaseRule:
         return PhaseState(phase, state.total, history=history)
 
     def observe(
-        self, state: PhaseState, episodes: Sequence[FinishedEpisode]
+        self, state: PhaseState, episodes: Sequence[EpisodeOutcome]
     ) -> tuple[PhaseState, list[Progress]]:
         """Take episodes that ended in the same step, all paid under the phase of ``state``.
 
@@ -209,7 +209,7 @@ class PhaseRule:
             False,
         )
 
-    def _counted(self, state: PhaseState, episode: FinishedEpisode) -> PhaseState:
+    def _counted(self, state: PhaseState, episode: EpisodeOutcome) -> PhaseState:
         kept = (1 << self.window) - 1
         return dataclasses.replace(
             state,

@@ -42,7 +42,7 @@ class TagEnd:
     """A tag ended inside a token.
 
     Attributes:
-        tag: Index into the tags the matcher was built from; -1 for an end-of-sequence id.
+        tag: Index into the tags the automaton was built from; -1 for an end-of-sequence id.
         bytes_after: Bytes of the same token that follow the tag.
     """
 
@@ -56,7 +56,7 @@ Ends: TypeAlias = tuple[TagEnd, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Matcher:
+class TagAutomaton:
     """Transition table over (state, token id). State 0 is the start.
 
     Attributes:
@@ -66,8 +66,8 @@ class Matcher:
 
     Example:
         >>> from search_env.tokens.tokenizer import load_tokenizer
-        >>> matcher = build_matcher(load_tokenizer("byte"), ["<q>", "</q>"])
-        >>> matcher.find(b"a<q>b</q>")
+        >>> automaton = build_tag_automaton(load_tokenizer("byte"), ["<q>", "</q>"])
+        >>> automaton.find(b"a<q>b</q>")
         [(3, 0), (8, 1)]
     """
 
@@ -90,8 +90,8 @@ class Matcher:
         return found
 
 
-def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
-    """Return the matcher of some tags over a tokenizer's ids. Reads and writes no file.
+def build_tag_automaton(tokenizer: Tokenizer, tags: Sequence[str]) -> TagAutomaton:
+    """Return the automaton of some tags over a tokenizer's ids. Reads and writes no file.
 
     Args:
         tokenizer: Gives the bytes of each id and the end-of-sequence ids.
@@ -106,15 +106,15 @@ def build_matcher(tokenizer: Tokenizer, tags: Sequence[str]) -> Matcher:
 
 
 @functools.lru_cache(maxsize=16)
-def load_matcher(tokenizer: Tokenizer, tags: tuple[str, ...]) -> Matcher:
-    """Return what :func:`build_matcher` does, once a process; large ones from the disk cache."""
+def load_tag_automaton(tokenizer: Tokenizer, tags: tuple[str, ...]) -> TagAutomaton:
+    """Return a tag automaton, built once a process; large ones come from the disk cache."""
     if tokenizer.size < _CACHE_FROM:
-        return build_matcher(tokenizer, tags)
+        return build_tag_automaton(tokenizer, tags)
     key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()
     path = cache_dir() / "matchers" / f"{key[:32]}.npz"
     cached = _load(path)
     if cached is None:
-        cached = build_matcher(tokenizer, tags)
+        cached = build_tag_automaton(tokenizer, tags)
         _save(path, cached)
     return cached
 
@@ -238,7 +238,7 @@ def _functions_of(
     return function, functions
 
 
-def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> Matcher:
+def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> TagAutomaton:
     automaton = _ByteAutomaton(patterns)
     function, functions = _functions_of(tokenizer.token_bytes, automaton)
     # An end-of-sequence id is a column of its own, whatever its bytes do.
@@ -260,23 +260,23 @@ def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> Matcher:
         for state in range(states) if tail else found:
             event = events.setdefault((*found.get(state, ()), *tail), len(events))
             table[state, column] |= event << EVENT_SHIFT
-    return Matcher(classes.astype(np.uint16), table, tuple(events))
+    return TagAutomaton(classes.astype(np.uint16), table, tuple(events))
 
 
-def _save(path: Path, matcher: Matcher) -> None:
-    flat = [(i, e.tag, e.bytes_after) for i, ends in enumerate(matcher.events) for e in ends]
+def _save(path: Path, automaton: TagAutomaton) -> None:
+    flat = [(i, e.tag, e.bytes_after) for i, ends in enumerate(automaton.events) for e in ends]
     # A read-only cache costs the next process a rebuild, nothing else.
     with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
-            classes=matcher.classes,
-            table=matcher.table,
+            classes=automaton.classes,
+            table=automaton.table,
             events=np.array(flat, np.int64).reshape(-1, 3),
         )
 
 
-def _load(path: Path) -> Matcher | None:
-    """Return a cached matcher, or None where there is none that can be read."""
+def _load(path: Path) -> TagAutomaton | None:
+    """Return a cached automaton, or None where there is none that can be read."""
     try:
         # Opened here: np.load leaves the file of a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -284,6 +284,6 @@ def _load(path: Path) -> Matcher | None:
             events: list[list[TagEnd]] = [[] for _ in range(1 + (rows[-1][0] if rows else 0))]
             for event, tag, after in rows:
                 events[event].append(TagEnd(tag, after))
-            return Matcher(arrays["classes"], arrays["table"], tuple(map(tuple, events)))
+            return TagAutomaton(arrays["classes"], arrays["table"], tuple(map(tuple, events)))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from search_env.evaluation.evaluate import record_of
+from search_env.evaluation.evaluate import measure_episode
 from search_env.paths import atomic_path
 from search_env.recording.record import RecordedEpisode
 from search_env.tokens.tokenizer import Tokenizer
@@ -108,7 +108,7 @@ class _Index:
 
 def _row(seen: Seen, vocabulary: int) -> dict[str, Any]:
     episode = seen.episode
-    record = record_of(episode.transcript, episode.score.total)
+    record = measure_episode(episode.transcript, episode.score.total)
     texts = [record.question, record.answer or "", *record.golds, *record.queries]
     return {
         "run": seen.run,

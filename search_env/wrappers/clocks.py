@@ -17,13 +17,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from search_env.envs.config import Info
 from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, EpisodeOverError, InvalidActionError
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Source
 from search_env.wrappers.unicode_space import Policies, Policy, Unicode
-
-Info = dict[str, Any]
 
 _PIECES = 512  # ids whose texts random text is made of: all single bytes stand among the first
 

@@ -17,11 +17,10 @@ import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
+from search_env.envs.config import Info
 from search_env.errors import ConfigurationError
 from search_env.rewards import Reward, get_reward
-from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch, Progress
-
-Info = dict[str, Any]
+from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch, Progress
 
 _PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
 
@@ -124,7 +123,7 @@ class _Staged:
             "the reward to phases=, and keep one staged wrapper, the outermost."
         )
 
-    def _book(self, episodes: Sequence[FinishedEpisode]) -> list[Progress]:
+    def _book(self, episodes: Sequence[EpisodeOutcome]) -> list[Progress]:
         """Count episodes that ended together; return the progress after each."""
         state, seen = self._rule.observe(self._state, episodes)
         if state.phase != self._state.phase:
@@ -228,7 +227,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
         if terminated or truncated:
             if "valid" not in info:
                 raise _cut_short()
-            finished = FinishedEpisode(info["num_searches"], info["well_formed"], info["valid"])
+            finished = EpisodeOutcome(info["num_searches"], info["well_formed"], info["valid"])
             info.update(zip(_PROGRESS, self._book([finished])[0], strict=True))
         return observation, reward, terminated, truncated, info
 
@@ -356,8 +355,8 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         if final is not infos:
             for key in ("phase", "phase_name"):
                 final[key], final[f"_{key}"] = self._standing[key], ended
-        facts = (final[key][rows].tolist() for key in FinishedEpisode._fields)
-        seen = self._book([FinishedEpisode(*fact) for fact in zip(*facts, strict=True)])
+        facts = (final[key][rows].tolist() for key in EpisodeOutcome._fields)
+        seen = self._book([EpisodeOutcome(*fact) for fact in zip(*facts, strict=True)])
         for key, values in zip(_PROGRESS, map(np.array, zip(*seen, strict=True)), strict=True):
             final[key] = np.zeros(self.num_envs, values.dtype)
             final[key][rows] = values

@@ -18,7 +18,7 @@ QUESTIONS = 24
 def _scores(name):
     envs = make_envs(
         "SearchQA-v0",
-        rows=QUESTIONS,
+        num_envs=QUESTIONS,
         vocabulary=1024,
         options={"split": "test", "max_tokens": 3072, **ENV_OPTIONS},
     )

@@ -100,7 +100,7 @@ def learnt(device, dtype, **options):
         make_model().to(device),
         OptimizerConfig(learning_rate=1e-3, weight_decay=0.1),
         dtype=dtype,
-        micro_tokens=60,
+        max_tokens_per_micro_batch=60,
         value_head=True,
         reference=True,
         **options,

@@ -54,7 +54,7 @@ def toy_config(out, **changes) -> TrainConfig:
         "phases": ONE_PHASE,
         "phase_search_rate": None,
         "phase_format_rate": None,
-        "rows": 8,
+        "num_envs": 8,
         "steps": 4,
         "eval_every": 0,
         "eval_questions": 8,

@@ -17,7 +17,7 @@ from search_env.benchmarks.question_sets.registry import get_benchmark
 from search_env.benchmarks.run import overlap, result_id, run
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.evaluation.evaluate import evaluate, record_of
+from search_env.evaluation.evaluate import evaluate, measure_episode
 from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.recording.files import read_episodes
 from search_env.retrieval.base import FakeRetriever
@@ -172,7 +172,7 @@ def test_whole_episodes_are_recorded(tmp_path):
     assert len(recorded) == 4
     for record in found.records:
         episode = recorded[record.question_id]
-        assert record_of(episode.transcript, episode.score.total) == record
+        assert measure_episode(episode.transcript, episode.score.total) == record
         assert len(episode.signals["log_prob"]) == record.policy_tokens
     run(WORLD, baseline(), tmp_path / "o.jsonl", limit=2, episodes=path, ablation="no-documents")
     *_, last = read_episodes(path)

@@ -21,7 +21,7 @@ from search_env.protocols.grammar import format_violations, grammar_of, prompt_t
 from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import FakeRetriever
-from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tag_automaton import load_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
     Document,
@@ -54,8 +54,8 @@ def tight(protocol: Protocol, **limits: int | None) -> Protocol:
 
 
 def rules(protocol: Protocol, tokenizer: Tokenizer, rows: int = 1, question="Q") -> Dynamics:
-    matcher = load_matcher(tokenizer, protocol.tag_texts)
-    dynamics = Dynamics(protocol, tokenizer, rows=rows, matcher=matcher)
+    automaton = load_tag_automaton(tokenizer, protocol.tag_texts)
+    dynamics = Dynamics(protocol, tokenizer, rows=rows, automaton=automaton)
     for row in range(rows):
         dynamics.begin(row, Question("q", question, ("Ada",)))
     return dynamics

@@ -15,7 +15,7 @@ from search_env.core.dynamics import Dynamics
 from search_env.errors import ConfigurationError, ProtocolError
 from search_env.protocols.protocol import Consequence, Protocol
 from search_env.protocols.registry import get_protocol
-from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tag_automaton import load_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
     Answered,
@@ -43,9 +43,9 @@ B, E = "<|begin_of_query|>", "<|end_of_query|>"
 
 
 def rules(protocol: Protocol, tokenizer: Tokenizer = BYTE, rows: int = 1) -> Dynamics:
-    """Dynamics whose matcher is built once for all examples."""
-    matcher = load_matcher(tokenizer, protocol.tag_texts)
-    return Dynamics(protocol, tokenizer, rows=rows, matcher=matcher)
+    """Dynamics whose automaton is built once for all examples."""
+    automaton = load_tag_automaton(tokenizer, protocol.tag_texts)
+    return Dynamics(protocol, tokenizer, rows=rows, automaton=automaton)
 
 
 def feed(

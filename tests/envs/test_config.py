@@ -12,7 +12,7 @@ import gymnasium as gym
 import pytest
 
 from search_env import SearchQAEnv, SearchQAVectorEnv
-from search_env.envs.config import EnvConfig, Setting
+from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.errors import ConfigurationError
 from search_env.recording.record import common_fields
 from search_env.retrieval.base import FakeRetriever
@@ -71,16 +71,16 @@ def test_each_argument_arrives(kind):
         "on_retrieval_error": "truncate",
     }
     assert given.keys() == shown(EnvConfig).keys()
-    setting = kind(**given).setting
-    assert vars(setting.config) == given
-    protocol = setting.protocol
+    components = kind(**given).components
+    assert vars(components.config) == given
+    protocol = components.protocol
     assert (protocol.name, protocol.top_k, protocol.max_tokens) == ("search-r1", 2, 3000)
     assert (protocol.max_policy_tokens, protocol.max_searches) == (70, 3)
-    assert (len(setting.questions), setting.questions[0].split) == (5, "test")
-    assert (setting.size, setting.prompt, setting.reward) == (300, "chatml", EXACT_MATCH)
-    assert setting.retriever is given["retriever"]
-    assert setting.truncate_on_error
-    assert setting.action_mask
+    assert (len(components.questions), components.questions[0].split) == (5, "test")
+    assert (components.size, components.prompt, components.reward) == (300, "chatml", EXACT_MATCH)
+    assert components.retriever is given["retriever"]
+    assert components.truncate_on_error
+    assert components.action_mask
 
 
 def test_a_configuration_is_plain_and_checked():
@@ -139,23 +139,23 @@ def test_world_options_that_change_after_gym_make():
     others = [pickle.loads(pickle.dumps(bare)), copy.deepcopy(bare), bare.clone()]
     for other in others:
         assert other.questions == before
-        assert other.setting.config.dataset_options == {"articles": 100, "questions": 5}
+        assert other.components.config.dataset_options == {"articles": 100, "questions": 5}
     recorded = common_fields(bare)["spec"]["kwargs"]["dataset_options"]
     assert recorded == {"articles": 100, "questions": 5}
     again = gym.make("SearchQA-v0", dataset_options=options, retriever="bm25").unwrapped
     assert len(again.questions) == 7
     envs = gym.make_vec("SearchQA-v0", dataset_options=options, retriever="bm25")
     options["questions"] = 9
-    assert envs.unwrapped.setting.config.dataset_options["questions"] == 7
+    assert envs.unwrapped.components.config.dataset_options["questions"] == 7
 
 
 def test_a_pickled_setting_is_its_configuration():
-    setting = Setting(EnvConfig(dataset="toy", protocol="toy", tokenizer="toy"))
-    data = pickle.dumps(setting)
+    components = EnvComponents(EnvConfig(dataset="toy", protocol="toy", tokenizer="toy"))
+    data = pickle.dumps(components)
     assert len(data) < 2000
     other = pickle.loads(data)
-    assert other.config == setting.config
-    assert other.questions == setting.questions
+    assert other.config == components.config
+    assert other.questions == components.questions
 
 
 class Counting(SearchQAEnv):
@@ -194,7 +194,7 @@ def test_clones_share_what_never_changes_and_nothing_else():
     env.reset(seed=0)
     env.action_masks()
     twin = env.clone()
-    assert twin.setting is env.setting
+    assert twin.components is env.components
     assert twin.spec is env.spec
     assert twin.action_space is not env.action_space
     assert twin.np_random is not env.np_random

@@ -321,14 +321,14 @@ def test_worlds_are_shared_by_their_questions_options():
 def test_a_retriever_that_hangs():
     import threading
 
-    from search_env.retrieval.retrying import PatientRetriever
+    from search_env.retrieval.retrying import RetryingRetriever
 
     class Hanging:
         def search(self, queries, k):
             threading.Event().wait(30)
             return []
 
-    env = failing(PatientRetriever(Hanging(), timeout=0.05, retries=0))
+    env = failing(RetryingRetriever(Hanging(), timeout=0.05, retries=0))
     with pytest.raises(RetrievalTimeoutError):
         written(env, "<q>key1 key2 </q>")
 

@@ -141,7 +141,7 @@ def test_the_environments_of_a_run_hold_the_splits(register):
     config = TrainConfig(model="tiny-base", algorithm=TINY, env_id=register(dataset="toy"))
     for purpose, split in (("train", "train"), ("evaluation", "validation"), ("test", "test")):
         envs = make_envs(
-            config.env_id, rows=2, vocabulary=1024, options=config.options_for(purpose)
+            config.env_id, num_envs=2, vocabulary=1024, options=config.options_for(purpose)
         )
         assert {q.split for q in envs.questions} == {split}
 

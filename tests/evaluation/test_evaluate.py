@@ -21,7 +21,13 @@ from search_env import (
 )
 from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, RetrievalError
-from search_env.evaluation.evaluate import EpisodeRecord, Means, evaluate, record_of, summarise
+from search_env.evaluation.evaluate import (
+    EpisodeMeasures,
+    Means,
+    evaluate,
+    measure_episode,
+    summarise,
+)
 from search_env.metrics.answers import contains_words
 from search_env.metrics.statistics import Interval
 
@@ -54,7 +60,7 @@ def test_every_field_of_a_record():
         Document("c", "Rome", "A city."),
         Document("b", "Holt", "He was born in New-York."),
     ]
-    record = record_of(
+    record = measure_episode(
         transcript(
             answer="The city of New York",
             searches=[("mayor", ("c",)), ("born", ("b", "c"))],
@@ -63,7 +69,7 @@ def test_every_field_of_a_record():
         ),
         0.25,
     )
-    assert record == EpisodeRecord(
+    assert record == EpisodeMeasures(
         question_id="q1",
         question=QUESTION.text,
         kind="2hop",
@@ -89,10 +95,10 @@ def test_every_field_of_a_record():
 
 
 def test_nothing_known_nothing_done():
-    record = record_of(transcript(Question("q", "Who?", ("Nero",))), 0.0)
+    record = measure_episode(transcript(Question("q", "Who?", ("Nero",))), 0.0)
     assert (record.hops, record.supporting_recall, record.all_supports) == (None, None, None)
     assert (record.answer, record.f1, record.searches, record.answer_recall) == (None, 0.0, 0, 0.0)
-    assert record_of(transcript(), 0.0).supporting_recall == 0.0
+    assert measure_episode(transcript(), 0.0).supporting_recall == 0.0
 
 
 @pytest.mark.parametrize(
@@ -109,18 +115,18 @@ def test_nothing_known_nothing_done():
 )
 def test_answer_recall(golds, text, expected):
     found = transcript(Question("q", "?", golds), documents=[Document("c", "Rome", text)])
-    assert record_of(found, 0.0).answer_recall == expected
+    assert measure_episode(found, 0.0).answer_recall == expected
 
 
 def test_words_do_not_join_two_documents():
     documents = [Document("c", "", "in New"), Document("d", "", "York City")]
-    assert record_of(transcript(documents=documents), 0.0).answer_recall == 0.0
+    assert measure_episode(transcript(documents=documents), 0.0).answer_recall == 0.0
     assert contains_words("in new york", "new york")
 
 
 def test_all_supports_found():
     documents = [Document("b", "", ""), Document("z", "", ""), Document("a", "", "")]
-    record = record_of(transcript(documents=documents), 0.0)
+    record = measure_episode(transcript(documents=documents), 0.0)
     assert (record.supporting_recall, record.all_supports) == (1.0, 1.0)
 
 
@@ -128,7 +134,7 @@ def test_a_running_episode_has_no_record():
     env = SearchQAEnv(dataset="toy", protocol="toy", tokenizer="toy")
     env.reset(seed=0)
     with pytest.raises(ConfigurationError, match="still runs"):
-        record_of(env.transcript(), 0.0)
+        measure_episode(env.transcript(), 0.0)
 
 
 def some_records():
@@ -137,10 +143,10 @@ def some_records():
     both = [*near, Document("b", "", "")]
     bare = Question("q2", "?", ("New York",), kind="other")
     return [
-        record_of(transcript(answer="New York", documents=both, searches=[("x", ())]), 1.0),
-        record_of(transcript(answer="Rome", documents=near), 0.0),
-        record_of(transcript(stop=StopReason.RETRIEVAL_ERROR), 0.0),
-        record_of(transcript(bare, answer="york"), 0.5),
+        measure_episode(transcript(answer="New York", documents=both, searches=[("x", ())]), 1.0),
+        measure_episode(transcript(answer="Rome", documents=near), 0.0),
+        measure_episode(transcript(stop=StopReason.RETRIEVAL_ERROR), 0.0),
+        measure_episode(transcript(bare, answer="york"), 0.5),
     ]
 
 

@@ -14,7 +14,7 @@ from search_env.errors import (
     RetrievalError,
     RetrievalTimeoutError,
 )
-from search_env.retrieval import BM25Retriever, FakeRetriever, PatientRetriever
+from search_env.retrieval import BM25Retriever, FakeRetriever, RetryingRetriever
 from search_env.types import Document
 
 ULM = Document("1", "Ulm", "A city.")
@@ -49,7 +49,7 @@ class Hanging:
 
 
 def patient(inner, pauses, **arguments):
-    return PatientRetriever(inner, sleep=pauses.append, **arguments)
+    return RetryingRetriever(inner, sleep=pauses.append, **arguments)
 
 
 def test_an_answer_needs_no_pause():
@@ -127,14 +127,14 @@ def test_a_hanging_thread_does_not_keep_the_interpreter():
     program = """
 import threading
 from search_env.errors import RetrievalTimeoutError
-from search_env.retrieval import PatientRetriever
+from search_env.retrieval import RetryingRetriever
 
 class Hanging:
     def search(self, queries, k):
         threading.Event().wait()
 
 try:
-    PatientRetriever(Hanging(), timeout=0.05, retries=0).search(["a"], 1)
+    RetryingRetriever(Hanging(), timeout=0.05, retries=0).search(["a"], 1)
 except RetrievalTimeoutError:
     print("timed out")
 """
@@ -145,9 +145,9 @@ except RetrievalTimeoutError:
 
 
 def test_takes_the_name_of_the_inner_retriever():
-    assert PatientRetriever(Flaky()).name == "flaky"
-    assert PatientRetriever(FakeRetriever()).name == "FakeRetriever"
-    assert PatientRetriever(PatientRetriever(BM25Retriever.build([]))).name.startswith("bm25(")
+    assert RetryingRetriever(Flaky()).name == "flaky"
+    assert RetryingRetriever(FakeRetriever()).name == "FakeRetriever"
+    assert RetryingRetriever(RetryingRetriever(BM25Retriever.build([]))).name.startswith("bm25(")
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_takes_the_name_of_the_inner_retriever():
 )
 def test_arguments_are_checked(arguments):
     with pytest.raises(ConfigurationError, match=next(iter(arguments))):
-        PatientRetriever(FakeRetriever(), **arguments)
+        RetryingRetriever(FakeRetriever(), **arguments)

@@ -12,7 +12,7 @@ from search_env.core.dynamics import Dynamics
 from search_env.protocols.r1_searcher import R1_SEARCHER
 from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import FakeRetriever, Retriever
-from search_env.tokens.tag_automaton import load_matcher
+from search_env.tokens.tag_automaton import load_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import Document, Question, Source, Transcript
 
@@ -38,8 +38,8 @@ def play(
 ) -> Transcript:
     """Return the transcript of an episode in which the policy writes this (ints are ids)."""
     rules = dataclasses.replace(get_protocol(protocol), **limits)
-    matcher = load_matcher(tokenizer, rules.tag_texts)
-    dynamics = Dynamics(rules, tokenizer, matcher=matcher)
+    automaton = load_tag_automaton(tokenizer, rules.tag_texts)
+    dynamics = Dynamics(rules, tokenizer, automaton=automaton)
     dynamics.begin(0, question)
     for token in ids_of(pieces, tokenizer):
         if dynamics.episodes[0].stop_reason is not None:

@@ -19,8 +19,8 @@ from search_env.tokens.tag_automaton import (
     EVENT_SHIFT,
     STATE_MASK,
     TagEnd,
-    build_matcher,
-    load_matcher,
+    build_tag_automaton,
+    load_tag_automaton,
 )
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -57,14 +57,14 @@ def test_finds_what_a_regular_expression_finds(tokenizer, protocol, data):
     tags = tags_of(protocol)
     ids = data.draw(streams(tokenizer, tags))
     ids = [i for i in ids if i not in tokenizer.eos_ids]
-    assert load_matcher(tokenizer, tags).find(ids) == expected(tokenizer, tags, ids)
+    assert load_tag_automaton(tokenizer, tags).find(ids) == expected(tokenizer, tags, ids)
 
 
 @given(text=st.lists(st.sampled_from("ab<>/"), max_size=40).map("".join))
 def test_overlapping_tags_match_as_finditer_does(text):
     byte, tags = load_tokenizer("byte"), ["aba", "bb", "<a", "a>b"]
     ids = byte.encode(text).tolist()
-    assert build_matcher(byte, tags).find(ids) == expected(byte, tags, ids)
+    assert build_tag_automaton(byte, tags).find(ids) == expected(byte, tags, ids)
 
 
 def word_tokenizer(*words: bytes) -> Tokenizer:
@@ -72,51 +72,54 @@ def word_tokenizer(*words: bytes) -> Tokenizer:
 
 
 def test_several_tags_and_left_over_bytes_in_one_token():
-    matcher = build_matcher(word_tokenizer(b"x<q>ab</q>c", b"<eos>"), ["<q>", "</q>"])
-    code = int(matcher.table[0, matcher.classes[0]])
-    assert matcher.events[code >> EVENT_SHIFT] == (TagEnd(0, 7), TagEnd(1, 1))
+    automaton = build_tag_automaton(word_tokenizer(b"x<q>ab</q>c", b"<eos>"), ["<q>", "</q>"])
+    code = int(automaton.table[0, automaton.classes[0]])
+    assert automaton.events[code >> EVENT_SHIFT] == (TagEnd(0, 7), TagEnd(1, 1))
     assert code & STATE_MASK == 0
 
 
 def test_a_tag_over_tokens_that_split_a_character():
     words = ["<é>".encode()[:2], "<é>".encode()[2:], b"."]
-    assert build_matcher(word_tokenizer(*words), ["<é>"]).find([0, 1, 0, 0, 1]) == [(1, 0), (4, 0)]
+    assert build_tag_automaton(word_tokenizer(*words), ["<é>"]).find([0, 1, 0, 0, 1]) == [
+        (1, 0),
+        (4, 0),
+    ]
 
 
 def test_end_of_sequence_is_an_event_in_every_state():
     byte = load_tokenizer("byte")
-    matcher = build_matcher(byte, ["<q>"])
-    for state in range(len(matcher.table)):
-        code = int(matcher.table[state, matcher.classes[256]])
-        assert matcher.events[code >> EVENT_SHIFT] == (END_OF_SEQUENCE,)
+    automaton = build_tag_automaton(byte, ["<q>"])
+    for state in range(len(automaton.table)):
+        code = int(automaton.table[state, automaton.classes[256]])
+        assert automaton.events[code >> EVENT_SHIFT] == (END_OF_SEQUENCE,)
 
 
 def test_a_tag_that_is_an_added_special_token():
     tokenizer = word_tokenizer(b"<search>", b"x", b"<eos>")
-    assert build_matcher(tokenizer, ["<search>"]).find([1, 0]) == [(1, 0)]
+    assert build_tag_automaton(tokenizer, ["<search>"]).find([1, 0]) == [(1, 0)]
 
 
 @pytest.mark.parametrize("tags", [["<q>", "<q>"], ["<q", "a<qb"], [""]])
 def test_tags_that_cannot_be_told_apart_are_refused(tags):
     with pytest.raises(ProtocolError, match="Expected"):
-        build_matcher(load_tokenizer("byte"), tags)
+        build_tag_automaton(load_tokenizer("byte"), tags)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_qwen_vocabulary_builds_fast_small_and_cached(data_dir, protocol, tmp_path, monkeypatch):
     monkeypatch.setenv(paths.CACHE_VARIABLE, str(tmp_path))
     qwen = load_tokenizer(str(data_dir / "tokenizers" / "qwen2.json.xz")).padded(151_936)
-    load_matcher.cache_clear()
+    load_tag_automaton.cache_clear()
     start = time.perf_counter()
-    built = load_matcher(qwen, tags_of(protocol))
+    built = load_tag_automaton(qwen, tags_of(protocol))
     assert time.perf_counter() - start < 2
     assert built.nbytes < 32e6
     (file,) = (tmp_path / "matchers").iterdir()
-    load_matcher.cache_clear()
-    cached = load_matcher(qwen, tags_of(protocol))
+    load_tag_automaton.cache_clear()
+    cached = load_tag_automaton(qwen, tags_of(protocol))
     np.testing.assert_array_equal(cached.table, built.table)
     np.testing.assert_array_equal(cached.classes, built.classes)
     assert cached.events == built.events
     file.write_bytes(file.read_bytes()[:1000])  # a damaged cache is rebuilt
-    load_matcher.cache_clear()
-    np.testing.assert_array_equal(load_matcher(qwen, tags_of(protocol)).table, built.table)
+    load_tag_automaton.cache_clear()
+    np.testing.assert_array_equal(load_tag_automaton(qwen, tags_of(protocol)).table, built.table)

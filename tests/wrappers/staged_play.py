@@ -15,7 +15,7 @@ from search_env.envs.registration import register_environments
 from search_env.errors import RetrievalError
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import get_reward
-from search_env.rewards.phases import FinishedEpisode, PhaseRule, PhaseState, PhaseSwitch
+from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document
 from search_env.wrappers.staged_reward import VectorStagedReward
@@ -33,11 +33,11 @@ TEXTS = {
     "fails": "<q>key7 </q>",  # the retriever does, at this query
 }
 FACTS = {
-    "searches": FinishedEpisode(1, True, True),
-    "answers": FinishedEpisode(0, True, True),
-    "rambles": FinishedEpisode(0, False, True),
-    "searches badly": FinishedEpisode(1, False, True),
-    "fails": FinishedEpisode(0, False, False),
+    "searches": EpisodeOutcome(1, True, True),
+    "answers": EpisodeOutcome(0, True, True),
+    "rambles": EpisodeOutcome(0, False, True),
+    "searches badly": EpisodeOutcome(1, False, True),
+    "fails": EpisodeOutcome(0, False, False),
 }
 _TOY = load_tokenizer("toy")
 (END,) = _TOY.eos_ids

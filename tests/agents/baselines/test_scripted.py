@@ -71,7 +71,7 @@ def world_of_two_hops(**arguments):
     """An environment with one question of two hops and one of which nothing is known."""
     env = SearchQAEnv(dataset="toy", tokenizer="byte", **arguments)
     hops = (Hop("Ulm </answer> mayor", "Jan Holt", "a"), Hop("Jan Holt born", "Oslo", "b"))
-    env.setting.questions = (
+    env.components.questions = (
         Question(
             "two", "Where was the mayor of Ulm born?", ("Oslo",), "", "", "", ("a", "b"), hops
         ),

@@ -105,9 +105,9 @@ def test_rollout_update_and_plain_passes_agree(sampling):
     )
 
 
-@pytest.mark.parametrize("micro_tokens", [16384, 20])
-def test_gradients_are_those_of_plain_passes(micro_tokens):
-    ppo = make_ppo(policy={"micro_tokens": micro_tokens})
+@pytest.mark.parametrize("max_tokens_per_micro_batch", [16384, 20])
+def test_gradients_are_those_of_plain_passes(max_tokens_per_micro_batch):
+    ppo = make_ppo(policy={"max_tokens_per_micro_batch": max_tokens_per_micro_batch})
     samples, actions = roll_out(ppo)
     weights = torch.randn(3, 48, generator=torch.Generator().manual_seed(2))
 
@@ -296,11 +296,11 @@ def test_comes_back_from_a_zip(tmp_path, source):
 
 
 def test_a_policy_comes_back_alone(tmp_path):
-    policy = make_ppo(policy={"micro_tokens": 99}).policy
+    policy = make_ppo(policy={"max_tokens_per_micro_batch": 99}).policy
     change_by_loading(policy)
     policy.save(tmp_path / "policy.pt")
     loaded = CausalLMPolicy.load(tmp_path / "policy.pt", device="cpu")
-    assert loaded.micro_tokens == 99
+    assert loaded.max_tokens_per_micro_batch == 99
     np.testing.assert_array_equal(loaded.parameters_to_vector(), policy.parameters_to_vector())
 
 
@@ -311,7 +311,12 @@ def test_a_policy_comes_back_alone(tmp_path):
         ({}, {"model": tiny_model(vocabulary=25)}, ModelMismatchError, "vocab_size=25"),
         ({"max_tokens": 64}, {"model": tiny_model()}, ContextLengthError, "at most 32"),
         ({}, {"model": tiny_model(), "use_sde": True}, ConfigurationError, "use_sde"),
-        ({}, {"model": tiny_model(), "micro_tokens": 0}, ConfigurationError, "micro_tokens"),
+        (
+            {},
+            {"model": tiny_model(), "max_tokens_per_micro_batch": 0},
+            ConfigurationError,
+            "max_tokens_per_micro_batch",
+        ),
         (
             {},
             {"model": tiny_model(), "sampling": Sampling(temperature=0.0)},

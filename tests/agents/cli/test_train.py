@@ -17,7 +17,7 @@ from search_env.agents.training import checkpoints
 from search_env.cli.main import app
 from tests.agents.toy_runs import tiny_model
 
-TOY = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--rows", "8")
+TOY = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--num-envs", "8")
 SMALL = (
     *("--preset", "grpo", "--threads", "1", "--test-questions", "12"),
     *("--set", "prompts=4", "--set", "group_size=4", "--set", "minibatch=null"),

@@ -3,10 +3,14 @@ from __future__ import annotations
 import gymnasium as gym
 import pytest
 
-from search_env.agents.imitation.base_model_stages import Stage, stage_examples, world_examples
+from search_env.agents.imitation.base_model_stages import (
+    BaseModelStage,
+    stage_examples,
+    world_examples,
+)
 from search_env.envs.search_qa import bare_env
 
-STAGE = Stage("all", 1, 100, 2, copies=2, cards=3, thoughts=4, episodes=5)
+STAGE = BaseModelStage("all", 1, 100, 2, copies=2, cards=3, thoughts=4, episodes=5)
 
 
 def _tokens(examples):
@@ -23,7 +27,7 @@ def test_worlds_are_functions_of_their_numbers():
 
 
 def test_stages_share_no_world_and_hold_one_out():
-    stage = Stage("thinking", 1, 100, 2, thoughts=3)
+    stage = BaseModelStage("thinking", 1, 100, 2, thoughts=3)
     (train, held), (later, kept) = (
         stage_examples(number, stage, articles=100, seed=1) for number in (0, 1)
     )
@@ -34,7 +38,7 @@ def test_stages_share_no_world_and_hold_one_out():
 
 
 def test_branched_thoughts_are_on_no_chains():
-    stage = Stage("thinking", 1, 100, 1, branched=6)
+    stage = BaseModelStage("thinking", 1, 100, 1, branched=6)
     kinds = ["composition", "intersection", "comparison"]
     world = {"articles": 100, "questions": 6, "seed": 1, "hops": [1, 2, 3, 4], "kinds": kinds}
     env = bare_env(gym.make("SearchQA-v0", dataset_options=world))
@@ -46,7 +50,7 @@ def test_branched_thoughts_are_on_no_chains():
 
 @pytest.mark.slow
 def test_processes_write_the_same_worlds():
-    stage = Stage("thinking", 1, 100, 3, thoughts=2)
+    stage = BaseModelStage("thinking", 1, 100, 3, thoughts=2)
     alone = stage_examples(0, stage, articles=100, seed=1)
     together = stage_examples(0, stage, articles=100, seed=1, workers=2)
     assert [_tokens(part) for part in alone] == [_tokens(part) for part in together]

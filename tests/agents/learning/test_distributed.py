@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_env.agents.learning.distributed import ALONE, Ranks, joined, shard
+from search_env.agents.learning.distributed import SINGLE_RANK, Ranks, init_process_group, shard
 from search_env.errors import ConfigurationError
 from tests.agents.learning.two_processes import train
 
@@ -86,14 +86,14 @@ def test_objects_travel(two):
 
 
 def test_alone_everything_is_the_identity():
-    with joined() as ranks:
-        assert ranks is ALONE
-    assert ALONE.is_main
-    assert ALONE.sum([1.5, 2]) == [1.5, 2]
-    assert ALONE.max(3) == 3
-    assert ALONE.broadcast("x") == "x"
-    assert ALONE.gather("x") == ["x"]
-    assert ALONE.split([1, 2, 3]) == [1, 2, 3]
+    with init_process_group() as ranks:
+        assert ranks is SINGLE_RANK
+    assert SINGLE_RANK.is_main
+    assert SINGLE_RANK.sum([1.5, 2]) == [1.5, 2]
+    assert SINGLE_RANK.max(3) == 3
+    assert SINGLE_RANK.broadcast("x") == "x"
+    assert SINGLE_RANK.gather("x") == ["x"]
+    assert SINGLE_RANK.split([1, 2, 3]) == [1, 2, 3]
 
 
 def test_shares_are_disjoint_and_complete():

@@ -109,9 +109,9 @@ def assert_same(left, right):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_scores_are_those_of_single_passes(temperature):
     model = make_model()
-    scores = Learner(model, sampling=Sampling(temperature=temperature), micro_tokens=60).score(
-        BATCH
-    )
+    scores = Learner(
+        model, sampling=Sampling(temperature=temperature), max_tokens_per_micro_batch=60
+    ).score(BATCH)
     assert scores.mask.all()
     assert scores.log_probs.shape == (5, 5)
     assert scores.values is None
@@ -149,13 +149,15 @@ def test_gradient_is_that_of_plain_passes():
 
 
 @settings(max_examples=12)
-@given(micro_tokens=st.integers(1, 200), order=st.permutations(range(5)))
-def test_micro_batches_do_not_change_the_gradient(micro_tokens, order):
+@given(max_tokens_per_micro_batch=st.integers(1, 200), order=st.permutations(range(5)))
+def test_micro_batches_do_not_change_the_gradient(max_tokens_per_micro_batch, order):
     def loss_by_row(outputs, rows):
         return loss_of_all(outputs, torch.tensor(order)[rows])
 
-    whole = Learner(make_model(), micro_tokens=1000, value_head=True)
-    parts = Learner(make_model(), micro_tokens=micro_tokens, value_head=True)
+    whole = Learner(make_model(), max_tokens_per_micro_batch=1000, value_head=True)
+    parts = Learner(
+        make_model(), max_tokens_per_micro_batch=max_tokens_per_micro_batch, value_head=True
+    )
     expected = whole.accumulate(BATCH, loss_of_all)
     assert parts.accumulate([BATCH[i] for i in order], loss_by_row) == pytest.approx(
         expected, abs=1e-5
@@ -198,7 +200,9 @@ def test_large_vocabularies_are_done_in_chunks(monkeypatch):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_changes_nothing(bad):
-    learner = Learner(make_model(), OptimizerConfig(learning_rate=1e-2), micro_tokens=60)
+    learner = Learner(
+        make_model(), OptimizerConfig(learning_rate=1e-2), max_tokens_per_micro_batch=60
+    )
     learner.accumulate(BATCH, loss_of_all)
     learner.step()
     before = snapshot(learner)
@@ -231,7 +235,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_after_an_error_in_the_middle_nothing_is_left():
-    learner = Learner(make_model(), micro_tokens=40)
+    learner = Learner(make_model(), max_tokens_per_micro_batch=40)
     calls = []
 
     def loss_fn(outputs, rows):
@@ -426,7 +430,7 @@ def test_examples_are_imitated_by_their_weights():
     (loss / total).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    learner = Learner(model, micro_tokens=50, sampling=Sampling(temperature=0.5))
+    learner = Learner(model, max_tokens_per_micro_batch=50, sampling=Sampling(temperature=0.5))
     found = learner.accumulate_examples(examples)
     assert found == pytest.approx(loss.item() / total, abs=1e-5)
     torch.testing.assert_close(gradients(learner), expected, atol=1e-5, rtol=1e-4)
@@ -460,20 +464,20 @@ def test_too_long_for_the_model():
 
 
 def test_out_of_memory_names_the_setting():
-    learner = Learner(make_model(), micro_tokens=48)
+    learner = Learner(make_model(), max_tokens_per_micro_batch=48)
 
     def loss_fn(outputs, rows):
         torch.empty(2**60, dtype=torch.int8)
 
     learner.accumulate(BATCH, loss_of_all)
-    with pytest.raises(DeviceMemoryError, match=r"48 tokens.*Lower micro_tokens"):
+    with pytest.raises(DeviceMemoryError, match=r"48 tokens.*Lower max_tokens_per_micro_batch"):
         learner.accumulate(BATCH, loss_fn)
     assert all(p.grad is None for p in learner.model.parameters())
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigurationError, match="micro_tokens"):
-        Learner(make_model(), micro_tokens=0)
+    with pytest.raises(ConfigurationError, match="max_tokens_per_micro_batch"):
+        Learner(make_model(), max_tokens_per_micro_batch=0)
     with pytest.raises(ConfigurationError, match=r"among \['auto', 'fp32', 'bf16'\], got 'fp16'"):
         Learner(make_model(), dtype="fp16")
     with pytest.raises(ConfigurationError, match="all are frozen"):

@@ -105,7 +105,7 @@ def test_the_command_records_what_was_taken(processor, tmp_path):
         return read_log(out / "metrics.jsonl").description["dtype"]
 
     processor(False)
-    toy = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--rows", "8")
+    toy = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--num-envs", "8")
     small = ("--preset", "grpo", "--steps", "1", "--threads", "1", "--set", "prompts=4")
     small += ("--set", "group_size=4", "--set", "minibatch=null", "--set", "eval_every=0")
     assert command(*toy, *small, "--model", str(tmp_path / "base")) == "fp32"

@@ -73,7 +73,7 @@ def test_the_gradient_is_that_of_plain_reinforce(episodes):
     expected = _independent_gradient(episodes, centred.ravel() / tokens)
     for surrogate in ("reinforce", "ppo", "cispo"):  # all the same where the ratio is 1
         algorithm = replace(PLAIN, surrogate=surrogate, eps_high=5.0)
-        gradients, metrics = _gradient(episodes, algorithm, micro_tokens=48)
+        gradients, metrics = _gradient(episodes, algorithm, max_tokens_per_micro_batch=48)
         _assert_same(gradients[0], expected)
         assert metrics["policy/updates"] == 1
         assert metrics["policy/drift_max"] < 1e-5

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from search_env.agents.learning.distributed import ALONE, Ranks, joined
+from search_env.agents.learning.distributed import SINGLE_RANK, Ranks, init_process_group
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.errors import ConfigurationError
 from tests.agents.learning.test_learner import BATCH, make_model
@@ -25,13 +25,15 @@ def loss_of_row(outputs, rows, groups):
     return (terms * outputs.mask).sum() / 25, {"tokens": outputs.mask.sum()}
 
 
-def train(ranks: Ranks = ALONE, *, sharded: bool = False, dtype="fp32", value_head: bool = True):
+def train(
+    ranks: Ranks = SINGLE_RANK, *, sharded: bool = False, dtype="fp32", value_head: bool = True
+):
     """Two updates by policy gradient and one by examples, on this rank's share of the batch."""
     learner = Learner(
         make_model(),
         CONFIG,
         dtype=dtype,
-        micro_tokens=40,
+        max_tokens_per_micro_batch=40,
         value_head=value_head,
         reference=True,
         ranks=ranks,
@@ -62,7 +64,7 @@ def _scores(learner, share, numbers):
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    with joined() as ranks:
+    with init_process_group() as ranks:
         results = {}
         results["parallel"], _ = train(ranks)
         results["bf16"], _ = train(ranks, dtype="bf16")

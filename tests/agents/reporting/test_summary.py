@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from search_env.agents.baselines.scripted import make_baseline
-from search_env.agents.reporting.summary import Told, results_table, show_episodes, tell
+from search_env.agents.reporting.summary import Sample, results_table, select_samples, show_episodes
 from search_env.agents.types import Trajectory
 from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError
@@ -123,7 +123,7 @@ def test_the_telling_episodes():
         trajectory("failed", valid=False),
     ]
     before = [trajectory(name) for name in ("easy", "long", "short", "silent", "mistaken")]
-    told = tell(after, before)
+    told = select_samples(after, before)
     assert [(one.why, one.episode.question_id) for one in told] == [
         ("right, 3 hops", "short"),
         ("wrong, 2 hops", "mistaken"),
@@ -131,7 +131,7 @@ def test_the_telling_episodes():
         ("after training, 3 hops", "long"),
     ]
     assert told[2].episode is before[1]
-    assert [one.episode.question_id for one in tell(after, count=3)] == [
+    assert [one.episode.question_id for one in select_samples(after, count=3)] == [
         "short",
         "mistaken",
         "long",
@@ -149,7 +149,7 @@ def test_as_many_questions_are_told_as_there_are(drawn, has_before, count):
         for n, (right, valid, hops) in enumerate(drawn)
     ]
     before = [trajectory(str(n), right=not right) for n, (right, _, _) in enumerate(drawn)]
-    told = tell(after, before if has_before else None, count)
+    told = select_samples(after, before if has_before else None, count)
     asked = [one.episode.question_id for one in told]
     assert len(set(asked)) == min(count, sum(valid for _, valid, _ in drawn))
     assert all(one.episode.valid for one in told)
@@ -187,7 +187,7 @@ def shown(told, tokenizer, questions, width=80, color=False) -> str:
 
 def test_an_episode_reads_from_question_to_verdict(played):
     episode, transcript, env = played
-    text = shown([Told("right, 3 hops", episode)], env.tokenizer, env.questions)
+    text = shown([Sample("right, 3 hops", episode)], env.tokenizer, env.questions)
     flat = " ".join(text.split())
     assert "── right, 3 hops ──" in text
     assert f"Question {transcript.question.text}" in flat
@@ -202,7 +202,7 @@ def test_an_episode_reads_from_question_to_verdict(played):
 
 def test_documents_are_cut_but_for_their_evidence(played):
     episode, transcript, env = played
-    text = shown([Told("right", episode)], env.tokenizer, env.questions)
+    text = shown([Sample("right", episode)], env.tokenizer, env.questions)
     documents = [line for line in text.splitlines() if re.match(r"\(\d\)", line)]
     assert documents
     assert max(map(len, text.splitlines())) <= 80
@@ -213,11 +213,11 @@ def test_documents_are_cut_but_for_their_evidence(played):
 
 def test_colours_are_those_of_who_wrote_it(played):
     episode, _, env = played
-    text = shown([Told("right", episode)], env.tokenizer, env.questions, color=True)
+    text = shown([Sample("right", episode)], env.tokenizer, env.questions, color=True)
     assert "\x1b[38;2;84;143;219m(1)" in text, "documents"
     assert "\x1b[1;38;2;214;174;223m<answer>" in text, "tags"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert plain == shown([Told("right", episode)], env.tokenizer, env.questions)
+    assert plain == shown([Sample("right", episode)], env.tokenizer, env.questions)
 
 
 def test_texts_have_no_power_over_the_terminal():
@@ -227,7 +227,7 @@ def test_texts_have_no_power_over_the_terminal():
     sources[0] = Source.PROMPT
     episode = trajectory(tokens=tokens, sources=sources, answer="\x1b]0;title\x07", hops=0)
     question = Question("q", "who\x1b[H?", ("\x1b[31mgold",), hops=(Hop("a", ""), Hop("b", "no")))
-    text = shown([Told("wrong", episode)], tokenizer, [question])
+    text = shown([Sample("wrong", episode)], tokenizer, [question])
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
     assert "[red]see [/red]" in text, "brackets are no markup"
 
@@ -235,11 +235,11 @@ def test_texts_have_no_power_over_the_terminal():
 def test_what_was_not_answered_says_why():
     episode = trajectory(answer=None, stop_reason=StopReason.MAX_TOKENS, num_searches=0)
     question = Question("q", "who?", ("gold",))
-    text = shown([Told("wrong", episode)], load_tokenizer("byte"), [question])
+    text = shown([Sample("wrong", episode)], load_tokenizer("byte"), [question])
     assert "Answer    none (max tokens)   0 searches, 0 tokens written" in text
 
 
 def test_an_unknown_question_is_named():
     other = dataclasses.replace(Question("q", "who?", ("gold",)), id="other")
     with pytest.raises(ConfigurationError, match="'q' among the 1 given"):
-        shown([Told("right", trajectory())], load_tokenizer("byte"), [other])
+        shown([Sample("right", trajectory())], load_tokenizer("byte"), [other])

@@ -27,7 +27,7 @@ def _envs(rows: int, **arguments):
 
 def _play(rows: int, questions, *, critic: bool = False, **options) -> Rollouts:
     envs = _envs(rows, **options.pop("arguments", {}))
-    engine = ScriptedEngine(rows, envs.setting.size, critic=critic)
+    engine = ScriptedEngine(rows, envs.components.size, critic=critic)
     return collect(envs, engine, questions, **options)
 
 
@@ -69,7 +69,7 @@ def test_shares_together_are_what_one_process_plays(size):
     questions = [2, 0, 2, 5, 2]
     whole = _play(4, questions, group_size=3, seed=7).trajectories
     shares = [
-        _play(4, questions, group_size=3, seed=7, share=(rank, size)).trajectories
+        _play(4, questions, group_size=3, seed=7, shard=(rank, size)).trajectories
         for rank in range(size)
     ]
     assert [{t.group for t in share} for share in shares] == [
@@ -95,7 +95,7 @@ def test_log_probs_stand_at_the_policys_tokens():
 
 def test_the_engine_gets_what_the_environment_inserts():
     envs = _envs(2)
-    engine = ScriptedEngine(2, envs.setting.size)
+    engine = ScriptedEngine(2, envs.components.size)
     rollouts = collect(envs, engine, range(20), group_size=2)
     inserted = [ids for _, ids in engine.inserted]
     told = []
@@ -115,7 +115,7 @@ def test_the_engine_gets_what_the_environment_inserts():
 
 def test_it_can_be_called_again_after_an_error():
     envs = _envs(4)
-    engine = ScriptedEngine(4, envs.setting.size)
+    engine = ScriptedEngine(4, envs.components.size)
     calls = []
 
     def interrupt(done: int, total: int) -> None:
@@ -196,7 +196,7 @@ def test_rows_go_on_while_others_wait(monkeypatch):
 
     monkeypatch.setattr(BackgroundSearch, "submit", submit_and_be_heard)
     envs = _envs(8, retriever=retriever)
-    engine = _ToldEngine(8, envs.setting.size)
+    engine = _ToldEngine(8, envs.components.size)
     engine.retriever = retriever
     going_on = collect(envs, engine, range(16), group_size=8, wait_for_all=False)
     assert retriever.in_time
@@ -208,17 +208,17 @@ def test_rows_go_on_while_others_wait(monkeypatch):
 
 def test_refusals():
     envs = _envs(2)
-    engine = ScriptedEngine(2, envs.setting.size)
+    engine = ScriptedEngine(2, envs.components.size)
     with pytest.raises(ConfigurationError, match="at least one question"):
         collect(envs, engine, [])
     with pytest.raises(ConfigurationError, match="group_size"):
         collect(envs, engine, [0], group_size=0)
-    with pytest.raises(ConfigurationError, match=r"2 groups, got share=\(2, 3\)"):
-        collect(envs, engine, [0, 1], share=(2, 3))
+    with pytest.raises(ConfigurationError, match=r"2 groups, got shard=\(2, 3\)"):
+        collect(envs, engine, [0, 1], shard=(2, 3))
     with pytest.raises(ConfigurationError, match="at least 2 rows, got 1"):
-        collect(envs, ScriptedEngine(1, envs.setting.size), [0])
+        collect(envs, ScriptedEngine(1, envs.components.size), [0])
     with pytest.raises(ContextLengthError, match="max_tokens=16"):
-        collect(envs, ScriptedEngine(2, envs.setting.size, max_tokens=15), [0])
+        collect(envs, ScriptedEngine(2, envs.components.size, max_tokens=15), [0])
     resetting = search_env.SearchQAVectorEnv(
         num_envs=2, dataset="toy", protocol="toy", tokenizer="toy"
     )

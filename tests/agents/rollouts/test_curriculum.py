@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from search_env.agents.rollouts.curriculum import (
     Curriculum,
     Difficulty,
-    Stage,
+    HopStage,
     label_difficulty,
     level_of,
     make_curriculum,
@@ -34,18 +34,18 @@ def _questions(*hops: int) -> list[Question]:
     seed=st.integers(0, 99),
 )
 def test_every_question_comes_once_before_any_comes_twice(size, counts, seed):
-    curriculum = Curriculum([Stage(0, np.arange(size))], seed)
+    curriculum = Curriculum([HopStage(0, np.arange(size))], seed)
     drawn = np.concatenate([curriculum.draw(0, count) for count in counts])
     assert len(drawn) == sum(counts)
     for start in range(0, len(drawn), size):
         epoch = drawn[start : start + size]
         assert len(set(epoch.tolist())) == len(epoch)
-    whole = Curriculum([Stage(0, np.arange(size))], seed).draw(0, sum(counts))
+    whole = Curriculum([HopStage(0, np.arange(size))], seed).draw(0, sum(counts))
     np.testing.assert_array_equal(whole, drawn)
 
 
 def test_draws_go_on_from_a_saved_state():
-    stages = [Stage(0, np.arange(5)), Stage(3, np.arange(11))]
+    stages = [HopStage(0, np.arange(5)), HopStage(3, np.arange(11))]
     one = Curriculum(stages, seed=4)
     one.draw(0, 7)
     one.draw(3, 2)
@@ -101,7 +101,7 @@ class _AnswersEngine(ScriptedEngine):
     """Writes an answer of one random symbol, so that one in several rollouts is right."""
 
     def __init__(self, rows, envs):
-        super().__init__(rows, envs.setting.size)
+        super().__init__(rows, envs.components.size)
         protocol, encode = envs.protocol, envs.tokenizer.encode
         answers = sorted({question.answers[0] for question in envs.questions})
         self.scripts = [encode(answer_text(protocol, answer)).tolist() for answer in answers]

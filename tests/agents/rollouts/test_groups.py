@@ -52,7 +52,7 @@ class Writer(ScriptedEngine):
 
 def _play(rows=8, *, group_reward=FEWEST, arguments=None, **options):
     envs = _envs(rows, **(arguments or {}))
-    engine = Writer(rows, envs.setting.size, max_tokens=64)
+    engine = Writer(rows, envs.components.size, max_tokens=64)
     engine.envs = envs
     settings = {"group_size": 4, "seed": 1, "group_reward": group_reward, **options}
     return collect(envs, engine, QUESTIONS, **settings)
@@ -86,7 +86,7 @@ def test_worth_does_not_depend_on_the_rows(rows, wait):
 def test_no_group_straddles_processes(size):
     """However many share the work, and wherever a limit ends it."""
     whole = _worth(_play().trajectories)
-    shares = [_worth(_play(share=(rank, size)).trajectories) for rank in range(size)]
+    shares = [_worth(_play(shard=(rank, size)).trajectories) for rank in range(size)]
     assert sorted((w for share in shares for w in share), key=lambda w: w[0]) == whole
     some = _play(3, token_limit=30).trajectories
     assert 0 < len(some) < 20

@@ -14,7 +14,7 @@ from search_env.agents.inference.sampling import GREEDY, Sampling
 from search_env.agents.rollouts.lm_agent import LanguageModelAgent, play_questions
 from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, EpisodeOverError
-from search_env.evaluation.evaluate import evaluate, record_of
+from search_env.evaluation.evaluate import evaluate, measure_episode
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Source
 
@@ -92,7 +92,7 @@ def test_many_side_by_side_are_what_one_plays_alone(model):
     assert [t.question_id for t in together] == [t.question.id for t in alone]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
-        assert record_of(one, 0.0).f1 == other.scores["f1"]
+        assert measure_episode(one, 0.0).f1 == other.scores["f1"]
     assert len(play_questions(model, vector(64, split="test"))) == 64
 
 

@@ -291,8 +291,8 @@ def test_a_configuration_comes_back_from_json_and_refuses_nonsense(tmp_path):
         toy_config(tmp_path, phases=(Phase(reward="f1", changes={"learning_rates": 1.0}),))
     with pytest.raises(ConfigurationError, match="at least one phase"):
         toy_config(tmp_path, phases=())
-    with pytest.raises(ConfigurationError, match="rows"):
-        toy_config(tmp_path, rows=0)
+    with pytest.raises(ConfigurationError, match="num_envs"):
+        toy_config(tmp_path, num_envs=0)
     with pytest.raises(ConfigurationError, match="Did you mean 'fp32'"):
         toy_config(tmp_path, dtype="fp23")
 
@@ -311,7 +311,7 @@ def test_learning_to_search(tmp_path):
     """The first phase alone, from nothing: six seeds of six ended above .89."""
     told = _Told()
     algorithm = replace(SMALL, prompts=8, group_size=8, learning_rate=5e-3)
-    config = toy_config(tmp_path, algorithm=algorithm, rows=64, steps=36, checkpoint_every=1000)
+    config = toy_config(tmp_path, algorithm=algorithm, num_envs=64, steps=36, checkpoint_every=1000)
     train(config, model=tiny_model(hidden=64), observer=told)
     assert told.metrics[0]["search/rate"] < 0.15
     assert sum(m["search/rate"] for m in told.metrics[-5:]) / 5 > 0.8

@@ -18,7 +18,7 @@ from search_env.benchmarks.question_sets.registry import (
     get_benchmark,
     question_set_of,
 )
-from search_env.envs.config import EnvConfig, Setting
+from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.errors import ConfigurationError, DataNotFoundError
 from search_env.types import Question
 
@@ -51,18 +51,18 @@ def test_the_docs_list_every_set_of_questions():
 def test_every_pin_of_the_world_holds():
     for hops in (1, 2, 3, 4):
         protocol = get_benchmark(f"world-{hops}hop/r1-searcher/bm25-world1k/v1")
-        setting = Setting(EnvConfig(**protocol.environment()))
-        protocol.check(setting)
+        components = EnvComponents(EnvConfig(**protocol.environment()))
+        protocol.check(components)
         assert "" not in (protocol.questions_digest, protocol.corpus_digest, protocol.rules_digest)
-        assert len(setting.questions) == 500
-        assert {len(question.hops) for question in setting.questions} == {hops}
+        assert len(components.questions) == 500
+        assert {len(question.hops) for question in components.questions} == {hops}
 
 
 def test_every_pin_of_the_published_sets_holds(data_dir):
     pinned = [p for p in all_benchmarks().values() if "pool81k" in p.id]
     assert len(pinned) == 11
     for protocol in pinned:
-        protocol.check(Setting(EnvConfig(**protocol.environment())))
+        protocol.check(EnvComponents(EnvConfig(**protocol.environment())))
 
 
 def test_published_settings():
@@ -77,7 +77,7 @@ def test_published_settings():
 def test_what_changed_under_an_id_is_an_error(what):
     protocol = replace(get_benchmark(WORLD), **{f"{what}_digest": "0123456789ab"})
     with pytest.raises(DigestMismatchError, match=f"{what} with digest 0123456789ab under {WORLD}"):
-        protocol.check(Setting(EnvConfig(**protocol.environment())))
+        protocol.check(EnvComponents(EnvConfig(**protocol.environment())))
 
 
 def test_every_rule_is_in_the_digest():
@@ -120,15 +120,15 @@ def test_ones_own_corpus_and_questions_have_ids_of_their_own(tmp_path):
     with pytest.raises(ConfigurationError, match="Pass one as --corpus"):
         own.environment()
     own = own.over_corpus(str(corpus))
-    setting = Setting(EnvConfig(**own.environment()))
-    own.check(setting)
-    found = own.digests(setting)
+    components = EnvComponents(EnvConfig(**own.environment()))
+    own.check(components)
+    found = own.digests(components)
     assert own.id == f"nq-{found['questions'][:12]}/search-r1/bm25-{found['corpus'][:12]}/v1"
     other = tmp_path / "other.jsonl"
     other.write_text('{"id": "u", "title": "Ulm", "text": "A town."}\n', "utf-8")
     changed = replace(own, arguments={**own.arguments, "corpus": str(other)})
     with pytest.raises(DigestMismatchError, match="corpus with digest"):
-        changed.check(Setting(EnvConfig(**changed.environment())))
+        changed.check(EnvComponents(EnvConfig(**changed.environment())))
 
 
 def test_sets_without_evidence_say_so():

@@ -199,7 +199,7 @@ def test_published_scores_name_metric_setting_and_source():
     assert len(set(PUBLISHED)) == len(PUBLISHED)
     for row in PUBLISHED:
         assert row.metric
-        assert row.setting
+        assert row.components
         assert row.source
         assert all(value is None or 0 < value < 1 for value in (row.musique, row.bamboogle))
 
@@ -276,9 +276,9 @@ def test_bench_warns_of_questions_that_were_trained_on(tmp_path, monkeypatch):
 
 
 def read_questions_of_the_set():
-    from search_env.envs.config import EnvConfig, Setting
+    from search_env.envs.config import EnvComponents, EnvConfig
 
-    return Setting(EnvConfig(**WORLD.environment())).questions
+    return EnvComponents(EnvConfig(**WORLD.environment())).questions
 
 
 @pytest.mark.parametrize(

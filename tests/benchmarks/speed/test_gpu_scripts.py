@@ -64,7 +64,7 @@ def test_bytes_of_a_decoding_step():
 
 
 def test_a_scripted_engine_writes_its_scripts():
-    envs = make_envs("SearchQA-v0", rows=3, vocabulary=1100, options={"max_tokens": 1024})
+    envs = make_envs("SearchQA-v0", num_envs=3, vocabulary=1100, options={"max_tokens": 1024})
     questions = [i for i, q in enumerate(envs.questions) if len(q.hops) == 1][:2]
     scripts = write_scripts(envs, questions, 2, (2, 5))
     engine = ScriptedEngine(random_model("tiny", CPU), rows=3, max_tokens=1024)
