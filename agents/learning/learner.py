@@ -21,7 +21,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -49,8 +48,18 @@ from search_env.agents.learning.micro_batches import (
     padded,
     policy_targets,
 )
-from search_env.agents.learning.optimizers import OptimizerConfig, configure, make_optimizers
-from search_env.agents.learning.packing import packed_attention, packed_forward, packed_logits
+from search_env.agents.learning.optimizers import (
+    OptimizerConfig,
+    configure,
+    embedding_names,
+    make_optimizers,
+)
+from search_env.agents.learning.packing import (
+    in_chunks,
+    packed_attention,
+    packed_forward,
+    packed_logits,
+)
 from search_env.agents.learning.precision import Dtype
 from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
@@ -63,7 +72,6 @@ scalar statistics; all of them are summed over micro-batches."""
 
 _Loss: TypeAlias = tuple[Tensor, Mapping[str, Tensor]]
 _PLAIN = Sampling()
-_LOGITS_AT_ONCE = 2**24  # numbers; where there are more, they are computed again in the backward
 
 
 class Learner:
@@ -134,7 +142,7 @@ class Learner:
             arrange(self._reference, dtype, sharded=sharded)
         self._masters = MasterWeights(model, dtype, sharded=sharded)
         self._optimizers = make_optimizers(
-            self.config, self._masters.parameters, _embeddings(model), self.value_head
+            self.config, self._masters.parameters, embedding_names(model), self.value_head
         )
         self._checkpointed: list[nn.Module] = []
         if gradient_checkpointing:
@@ -242,7 +250,7 @@ class Learner:
         def loss_of(pack: list[int]) -> _Loss:
             rows = [batch[index] for index in pack]
             logits, ids, _ = self._logits(self.model, rows)
-            log_probs = _in_chunks(_PLAIN.log_prob_of, logits, ids)
+            log_probs = in_chunks(_PLAIN.log_prob_of, logits, ids)
             weights = torch.cat([row.weights for row in rows]).to(log_probs)
             return -(log_probs @ weights) / total_weight, {}
 
@@ -418,7 +426,7 @@ class Learner:
     ) -> Tensor:
         """Return log-probabilities, entropies and perhaps values, ``(2 or 3, n)``."""
         logits, ids, hidden = self._logits(model, rows)
-        numbers = _in_chunks(self._log_probs_and_entropies, logits, ids)
+        numbers = in_chunks(self._log_probs_and_entropies, logits, ids)
         if critic is None:
             return numbers
         return torch.cat([numbers, critic(hidden.float()).mT])
@@ -478,18 +486,6 @@ def _counts(rows: Sequence[Targets]) -> list[int]:
     return [len(row) for row in rows]
 
 
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids: Tensor) -> Tensor:
-    """Apply a function of logits ``(n, V)`` and ids ``(n,)``, a bounded number of rows at once.
-
-    float32 copies of all logits over a large vocabulary would need more memory than the model.
-    """
-    rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
-    if len(ids) <= rows:
-        return function(logits, ids)
-    parts = zip(torch.split(logits, rows), torch.split(ids, rows), strict=True)
-    return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts], -1)
-
-
 def _zero_head(model: PreTrainedModel) -> nn.Linear:
     """Return a critic whose values are all 0."""
     width = model.get_output_embeddings().weight.shape[1]  # type: ignore[no-untyped-call]
@@ -502,14 +498,3 @@ def _zero_head(model: PreTrainedModel) -> nn.Linear:
 def _has_adapters(model: PreTrainedModel) -> bool:
     """Whether a model is one of peft."""
     return hasattr(model, "disable_adapter")
-
-
-def _embeddings(model: PreTrainedModel) -> set[str]:
-    """Return the names of parameters of embeddings and head."""
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return {
-        f"{name}.{own}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) or module is head
-        for own, _ in module.named_parameters(recurse=False)
-    }

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
+from transformers import PreTrainedModel
 
 from search_env.errors import ConfigurationError
 
@@ -184,3 +185,14 @@ def _muon(config: OptimizerConfig, matrices: list[nn.Parameter]) -> Optimizer:
         momentum=config.betas[0],
         adjust_lr_fn="match_rms_adamw",
     )
+
+
+def embedding_names(model: PreTrainedModel) -> set[str]:
+    """Return the names of parameters of embeddings and head."""
+    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return {
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) or module is head
+        for own, _ in module.named_parameters(recurse=False)
+    }

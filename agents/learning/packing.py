@@ -17,7 +17,7 @@ is refused, and so is attention with terms not computed here (softcap, sinks, po
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,10 +25,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from search_env.agents.errors import ModelMismatchError
 from search_env.agents.learning.varlen_attention import attend
+
+_LOGITS_AT_ONCE = 2**24  # numbers; where there are more, they are computed again in the backward
 
 PACKED = "packed"
 """Name of the attention function."""
@@ -141,6 +144,18 @@ def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Te
 def packed_logits(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Tensor:
     """Return the logits of :func:`packed_forward`."""
     return packed_forward(model, sequences, keep).logits
+
+
+def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids: Tensor) -> Tensor:
+    """Apply a function of logits ``(n, V)`` and ids ``(n,)``, a bounded number of rows at once.
+
+    float32 copies of all logits over a large vocabulary would need more memory than the model.
+    """
+    rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
+    if len(ids) <= rows:
+        return function(logits, ids)
+    parts = zip(torch.split(logits, rows), torch.split(ids, rows), strict=True)
+    return torch.cat([checkpoint(function, *part, use_reentrant=False) for part in parts], -1)
 
 
 @contextmanager

@@ -193,7 +193,7 @@ def test_checkpointing_gives_the_same_gradient(dtype):
 def test_large_vocabularies_are_done_in_chunks(monkeypatch):
     whole, chunked = Learner(make_model()), Learner(make_model())
     whole.accumulate(BATCH, loss_of_all)
-    monkeypatch.setattr("search_env.agents.learning.learner._LOGITS_AT_ONCE", 7 * VOCABULARY)
+    monkeypatch.setattr("search_env.agents.learning.packing._LOGITS_AT_ONCE", 7 * VOCABULARY)
     chunked.accumulate(BATCH, loss_of_all)
     torch.testing.assert_close(gradients(chunked), gradients(whole), atol=1e-6, rtol=1e-5)
 
