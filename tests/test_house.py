@@ -83,7 +83,7 @@ def test_the_core_needs_few_packages(path: Path):
     assert imported(path) - set(sys.stdlib_module_names) <= allowed
 
 
-@pytest.mark.parametrize("path", (ROOT / "search_env" / "core").glob("*.py"), ids=name_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "search_env" / "core").glob("*.py")), ids=name_of)
 def test_rules_do_no_io(path: Path):
     imports = path.read_text("utf-8")
     for forbidden in (

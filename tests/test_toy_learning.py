@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import search_env
-from search_env.agents.baselines import scripted
-from search_env.agents.baselines.scripted import make_baseline
+from search_env.agents.baselines.scripted import make_baseline, scripted
 from search_env.evaluation.evaluate import evaluate
 from search_env.protocols.tagged_text import answer_text
 

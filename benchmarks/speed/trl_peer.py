@@ -83,7 +83,7 @@ class Measured:
 
 def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
     """Return the environment's tokenizer with a chat template and a parser of its tags."""
-    asset = files("search_env") / "assets" / "world_1k.json"
+    asset = files("search_env.tokens") / "world_1k.json"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tokenizer.json"
         path.write_text(asset.read_text("utf-8"), "utf-8")

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from search_env.agents.imitation.base_model_stages import Stage, stage_examples
+from search_env.agents.imitation.base_model_stages import BaseModelStage, stage_examples
 from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
@@ -51,7 +51,7 @@ class Size:
     """All numbers of an experiment."""
 
     shape: tuple[int, int, int, int]  # hidden width, layers, heads, feed-forward width
-    ladder: tuple[Stage, ...]  # of pretraining
+    ladder: tuple[BaseModelStage, ...]  # of pretraining
     articles: int  # of its worlds
     learning_rate: float  # its highest (Muon)
     world: int  # articles of the worlds that the model is trained and tested in
@@ -72,10 +72,10 @@ class Size:
 _LARGE = Size(
     shape=(512, 10, 8, 1408),
     ladder=(
-        Stage("copying", 400, 16_384, 1, copies=20_000),
-        Stage("reading and thinking", 1200, 16_384, 24, cards=2400, thoughts=1600),
-        Stage("one document", 1000, 32_768, 24, cards=1200, thoughts=600, episodes=600),
-        Stage(
+        BaseModelStage("copying", 400, 16_384, 1, copies=20_000),
+        BaseModelStage("reading and thinking", 1200, 16_384, 24, cards=2400, thoughts=1600),
+        BaseModelStage("one document", 1000, 32_768, 24, cards=1200, thoughts=600, episodes=600),
+        BaseModelStage(
             "three documents", 1000, 65_536, 40, cards=1200, thoughts=400, episodes=360, documents=3
         ),
     ),
@@ -95,8 +95,8 @@ SIZES = {
     "tiny": Size(
         shape=(64, 2, 4, 64),
         ladder=(
-            Stage("copying", 2, 512, 1, copies=8),
-            Stage("one document", 2, 1024, 1, cards=4, thoughts=2, episodes=2),
+            BaseModelStage("copying", 2, 512, 1, copies=8),
+            BaseModelStage("one document", 2, 1024, 1, cards=4, thoughts=2, episodes=2),
         ),
         articles=100,
         learning_rate=2e-3,

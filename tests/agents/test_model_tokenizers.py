@@ -110,12 +110,7 @@ def test_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
 
 @pytest.mark.parametrize("name", search_env.agents.models.BUNDLED)
 def test_bundled_models_ship_theirs(name):
-    asset = (
-        Path(search_env.agents.models.__file__).parents[1]
-        / "search_env"
-        / "assets"
-        / "world_1k.json"
-    )
+    asset = Path(search_env.__file__).parent / "tokens" / "world_1k.json"
     assert (ASSETS / name / "tokenizer.json").read_bytes() == asset.read_bytes()
     agrees(ASSETS / name, load_tokenizer("world-1k"))
     assert own_tokenizer(name) == own_tokenizer(ASSETS / name) == "world-1k"
@@ -226,7 +221,7 @@ def test_a_folder_is_trained_on_its_own_ids(tmp_path, made_up, data_dir, large):
         source.write_bytes(lzma.decompress(packed.read_bytes()))
     model = small_model(ids, positions=1024)
     base = save_model(model, tmp_path / "base", tokenizer=load_tokenizer(str(source)))
-    settings = {"env_id": "SearchQA-v0", "max_tokens": 1024, "steps": 1, "rows": 4}
+    settings = {"env_id": "SearchQA-v0", "max_tokens": 1024, "steps": 1, "num_envs": 4}
     settings |= {"algorithm": SMALL, "env_options": {"max_policy_tokens": 4}}
     seen = []
 

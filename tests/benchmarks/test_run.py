@@ -137,7 +137,7 @@ def test_no_such_control(tmp_path):
 
 
 def test_a_model_plays_as_the_engine_does(tmp_path):
-    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=8)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, num_envs=8)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=12)
     assert sum(record.exact_match for record in found.records) >= 4
     assert sum(record.searches for record in found.records) >= 20
@@ -149,7 +149,7 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
     decoding = Decoding(temperature=1.0, samples=3)
 
     def play(path, **more):
-        player = make_agent("model:tiny-base", WORLD, seed=0, rows=4)
+        player = make_agent("model:tiny-base", WORLD, seed=0, num_envs=4)
         return run(WORLD, player, path, decoding=decoding, limit=4, seed=5, **more)
 
     whole = play(tmp_path / "whole.jsonl")
@@ -166,7 +166,7 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
 
 def test_whole_episodes_are_recorded(tmp_path):
     path = tmp_path / "episodes.jsonl"
-    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=4)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, num_envs=4)
     found = run(WORLD, player, tmp_path / "r.jsonl", limit=4, episodes=path)
     recorded = {e.transcript.question.id: e for e in read_episodes(path)}
     assert len(recorded) == 4

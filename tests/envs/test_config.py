@@ -25,6 +25,7 @@ OWN = {
         "num_envs",
         "autoreset_mode",
         "group_size",
+        "group_reward",
         "copy",
         "retrieval_threads",
         "max_episode_steps",

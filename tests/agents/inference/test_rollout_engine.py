@@ -242,7 +242,14 @@ def test_the_built_in_engine_copies_weights_unless_it_shares_them():
 
 def test_several_processes_make_their_engines_from_a_module(tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
-    config = toy_config(tmp_path / "run", model=str(tmp_path / "base"), steps=1, processes=2)
+    options = {"tokenizer": "toy"}  # no file can express it
+    config = toy_config(
+        tmp_path / "run",
+        model=str(tmp_path / "base"),
+        steps=1,
+        processes=2,
+        env_options=options,
+    )
     lock = threading.Lock()
     with pytest.raises(ConfigurationError, match="class or function of a module"):
         train(config, engine=lambda model, **sizes: lock)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from search_env.agents.errors import NonFiniteError
-from search_env.agents.learning.local_processes import crew
+from search_env.agents.learning.local_processes import local_processes
 from search_env.agents.reporting.logs import JsonLinesLog, Observers, Silent, read_log
 from search_env.agents.training import checkpoints
 from search_env.agents.training.default_run import tiny_run
@@ -59,7 +59,7 @@ def _nothing_left(threads=3):
 
 
 def test_all_take_part_and_share_the_threads():
-    with _nothing_left(threads=7), crew(3, _take_part, "seven") as ranks:
+    with _nothing_left(threads=7), local_processes(3, _take_part, "seven") as ranks:
         own = torch.get_num_threads()
         found = ranks.gather((ranks.rank, ranks.size, os.getpid(), own, "seven"))
     assert [(*member[:2], *member[3:]) for member in found] == [
@@ -73,13 +73,13 @@ def test_all_take_part_and_share_the_threads():
     [(_fail, NonFiniteError, "got nan"), (_be_killed, WorkerDiedError, "number 1 ended .* -9")],
 )
 def test_what_ended_another_process_is_raised_here(work, error, message):
-    with _nothing_left(), pytest.raises(error, match=message), crew(2, work) as ranks:
+    with _nothing_left(), pytest.raises(error, match=message), local_processes(2, work) as ranks:
         ranks.sum([1.0])
 
 
 def test_others_end_with_this_one():
     started = time.monotonic()
-    with _nothing_left(), pytest.raises(RuntimeError, match="here"), crew(2, _play_on):
+    with _nothing_left(), pytest.raises(RuntimeError, match="here"), local_processes(2, _play_on):
         raise RuntimeError("here")
     assert time.monotonic() - started < 60
 
@@ -91,7 +91,7 @@ def test_a_process_that_cannot_start_is_named(monkeypatch, capfd):
     with (
         _nothing_left(),
         pytest.raises(WorkerDiedError, match=r"number 1 ended.*exit code 1.*__main__"),
-        crew(2, module.work),
+        local_processes(2, module.work),
     ):
         pass
     assert "of_this_process_alone" in capfd.readouterr().err

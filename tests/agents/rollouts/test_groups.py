@@ -46,8 +46,8 @@ class Writer(ScriptedEngine):
 
     def decode(self, rows):
         decoded = super().decode(rows)
-        decoded.ids = np.array([self.left[row].pop(0) for row in rows])
-        return decoded
+        ids = np.array([self.left[row].pop(0) for row in rows])
+        return dataclasses.replace(decoded, ids=ids)
 
 
 def _play(rows=8, *, group_reward=FEWEST, arguments=None, **options):

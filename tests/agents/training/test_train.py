@@ -96,7 +96,7 @@ def test_ctrl_c_saves_the_last_whole_step(tmp_path, uninterrupted, monkeypatch, 
     told = _Told(interrupt_at=3 if where == "after a step" else None)
     name = {"in a collection": "collect", "in an update": "update"}.get(where)
     if name is not None:
-        import search_env.agents.training.train as module
+        import search_env.agents.training.run as module
 
         original, calls = getattr(module, name), []
 
@@ -257,7 +257,7 @@ def test_a_larger_vocabulary_than_the_tokenizers_is_fine(tmp_path):
 
 
 def test_nan_ends_the_run_with_the_state_intact(tmp_path, monkeypatch):
-    import search_env.agents.training.train as module
+    import search_env.agents.training.run as module
 
     original = module.update
 

@@ -30,12 +30,12 @@ def report(tmp_path_factory):
     for agent in ("closed-book", "question-as-query", "oracle-queries"):
         player = make_agent(agent, WORLD, seed=0)
         run(WORLD, player, folder / "runs" / f"{agent}.jsonl", limit=LIMIT, command=agent)
-    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=16)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, num_envs=16)
     path = folder / "runs" / "model.jsonl"
     episodes = folder / "runs" / "tiny-base.jsonl"
     run(WORLD, player, path, limit=LIMIT, command="model")
     # Greedy tokens have log-probability 0; sampled ones can be told apart.
-    base, sampled = make_agent("model:tiny-base", WORLD, seed=0, rows=16), Decoding(1.0)
+    base, sampled = make_agent("model:tiny-base", WORLD, seed=0, num_envs=16), Decoding(1.0)
     path = folder / "sampled.jsonl"
     run(WORLD, base, path, limit=LIMIT, episodes=episodes, decoding=sampled, seed=3)
     arguments = ["report", str(folder / "runs"), "--out", str(folder / "report.html")]

@@ -45,7 +45,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The same model through our own engine."""
-    player = make_agent("model:tiny-trained", WORLD, seed=0, rows=16)
+    player = make_agent("model:tiny-trained", WORLD, seed=0, num_envs=16)
     return run(WORLD, player, tmp_path_factory.mktemp("here") / "r.jsonl", limit=LIMIT).records
 
 
