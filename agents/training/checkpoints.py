@@ -33,6 +33,7 @@ from torch import Tensor
 
 from search_env.agents.errors import CheckpointError
 from search_env.agents.learning.precision import Precision, resolve_dtype
+from search_env.agents.training.config import from_former, is_former
 
 FORMAT = 1
 """Version of the layout; another one is refused."""
@@ -176,11 +177,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return checked
 
 
-def _check_config(folder: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    differing = [name for name in wanted if saved.get(name) != wanted[name]]
+def _check_config(folder: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    if is_former(saved):
+        saved, config = from_former(saved), from_former(config)
+    differing = [name for name in config if saved.get(name) != config[name]]
     if differing:
         shown = "; ".join(
-            f"{name} was {saved.get(name)!r} and is {wanted[name]!r}" for name in differing
+            f"{name} was {saved.get(name)!r} and is {config[name]!r}" for name in differing
         )
         raise CheckpointError(
             f"Expected the settings of the run that wrote {folder}, got others: {shown}. Resume "

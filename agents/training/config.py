@@ -220,8 +220,9 @@ class TrainConfig:
         Raises:
             ConfigurationError: It is of another version of this package.
         """
-        settings = {_FORMER_NAMES.get(name, name): value for name, value in settings.items()}
         try:
+            if is_former(settings):
+                settings = from_former(settings)
             phases = (
                 Phase(**{**phase, "levels": tuple(phase["levels"])}) for phase in settings["phases"]
             )
@@ -244,11 +245,43 @@ class TrainConfig:
         return {name: value for name, value in self.to_json().items() if name not in _FREE}
 
 
-# Names of settings in the files of versions before 0.2.
-_FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
-
 # What a run may go on with otherwise: limits, and where and how often things are written.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
     | {"out", "processes", "threads", "device", "record_every"}
 )
+
+# Settings that files of versions before 0.2 have under another name.
+_FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
+
+
+def is_former(settings: Mapping[str, Any]) -> bool:
+    """Return whether a version before 0.2 wrote these settings of a run."""
+    return not _FORMER_NAMES.keys().isdisjoint(settings)
+
+
+def from_former(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run by a version before 0.2 in today's terms.
+
+    What was left to a default of then is named where today's default is another: the tokenizer was
+    that of the environment, whatever lay with the model. Runs were watched on the split
+    ``validation``, which today's default chooses too wherever there is one, so it is left out.
+
+    Args:
+        settings: All of them, or those of :meth:`TrainConfig.resume_settings`. Settings of this
+            version come back in the same terms, to be compared with those of a former one.
+
+    Raises:
+        ConfigurationError: Their environment is not registered.
+        KeyError: They are incomplete.
+    """
+    tokenizer = arguments_of(settings["env_id"]).get("tokenizer", "world-1k")
+    evaluation = dict(settings["eval_options"])
+    if evaluation.get("split") == "validation":
+        del evaluation["split"]
+    return {
+        **{_FORMER_NAMES.get(name, name): value for name, value in settings.items()},
+        "phases": [{"group_reward": None, **phase} for phase in settings["phases"]],
+        "env_options": {"tokenizer": tokenizer, **settings["env_options"]},
+        "eval_options": evaluation,
+    }
