@@ -1,16 +1,16 @@
-"""Early signs of a training run's collapse, told in words.
+"""Warnings of a training run's collapse.
 
-Each monitor reads metrics of the training steps and says, once, what was seen, why it matters and
-which setting to change; it may speak again once the sign was gone for some steps. Nothing is
-stopped or changed.
-Signs and their order follow published post-mortems: RAGEN (arXiv 2504.20073: spread of rewards in
-groups, then entropy, then the gradient), the collapse of GRPO in search (arXiv 2512.04220:
-likelihood of right responses), Search-R1 and its re-runs (search dies, answers are padded).
+Each monitor reads metrics of the training steps and warns once: what was measured, why it matters
+and which setting to change. It may warn again after the sign was gone for some steps. Nothing is
+stopped or changed. Signs and their order follow published post-mortems: RAGEN (arXiv 2504.20073:
+spread of rewards in groups, then entropy, then the gradient), the collapse of GRPO in search (arXiv
+2512.04220: likelihood of right responses), Search-R1 and its re-runs (the policy stops searching,
+answers are padded).
 
-Trends are means over a few steps against the same run's own beginning or best, because absolute
-numbers differ from model to model; limits are in :class:`Limits`. A metric that is NaN or missing
-was not measured. Call :meth:`Monitors.restart` when the reward changes (the next phase). Thresholds
-are this project's; the papers show curves, no thresholds. Imports no torch.
+Trends are means over a few steps, compared with the beginning or the best of the same run, because
+absolute numbers differ from model to model; limits are in :class:`Limits`. A metric that is NaN or
+missing was not measured. Call :meth:`Monitors.restart` when the reward changes (the next phase).
+Thresholds are this project's; the papers show curves, no thresholds. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from search_env.errors import ConfigurationError
 DRIFT_LIMITS: Mapping[str, float] = {"fp32": 1e-4, "bf16": 0.75}
 """Greatest difference of a token's log-probability between rollout and learner, by dtype.
 
-In float32 the tiny base differs by up to 2.4e-5 on processors with AVX2 alone; in bfloat16, by .1
-to .4 in a set of 64 episodes, on tokens that were unlikely.
+In float32 the tiny base differs by up to 2.4e-5 on processors with AVX2 alone; in bfloat16, by 0.1
+to 0.4 in a set of 64 episodes, on unlikely tokens.
 """
 
 _MEASURED = ("reward/mean", "policy/entropy", "policy/grad_norm")
@@ -41,22 +41,22 @@ class Limits:
     """Where warnings begin.
 
     Attributes:
-        window: Steps that a trend is averaged over, and that a sign must be gone for before it is
-            told again.
-        group_std: Fraction of its best that the spread of rewards in groups may fall to.
-        entropy: Fraction of its beginning that the entropy may fall to.
-        gradient: Multiple of its median over 20 steps that the gradient norm may reach.
-        right_log_prob: Nats a token that the log-probability of right episodes may sink from its
-            best; where the best is below -1, that fraction of it.
-        search_rate: Fraction of its best that the share of episodes with a search may fall to.
-        well_formed: The same for the share of episodes in the right format.
-        searches: Searches an episode that may be added while the reward does not grow.
-        zero_variance: Share of groups without signal.
-        truncated: Share of episodes that a budget ends.
-        words: Multiple of its beginning that the length of answers may reach.
-        cover_gap: Cover exact match minus exact match.
-        kl: Nats a token away from the reference.
-        clip_fraction: Share of tokens that a clip decides.
+        window: Steps that a trend is averaged over, and that a sign must be gone for before its
+            monitor warns again.
+        group_std: Lowest spread of rewards in groups, as a fraction of its best.
+        entropy: Lowest entropy, as a fraction of its first mean.
+        gradient: Highest gradient norm, as a multiple of its median over 20 steps.
+        right_log_prob: Greatest drop of the log-probability of right episodes from its best, in
+            nats a token; where the best is below -1, as a fraction of it.
+        search_rate: Lowest share of episodes with a search, as a fraction of its best.
+        well_formed: Lowest share of episodes in the right format, as a fraction of its best.
+        searches: Most searches an episode that may be added while the reward does not grow.
+        zero_variance: Highest share of groups without signal.
+        truncated: Highest share of episodes that a budget ends.
+        words: Greatest length of answers, as a multiple of its first mean.
+        cover_gap: Greatest cover exact match minus exact match.
+        kl: Greatest distance to the reference, in nats a token.
+        clip_fraction: Highest share of tokens that a clip decides.
         drift: See :data:`DRIFT_LIMITS`.
 
     Raises:
@@ -86,7 +86,7 @@ class Limits:
             if not 0 < value <= most:
                 raise ConfigurationError(
                     f"Expected {name} to be above 0 and at most {most}, got {value!r}. "
-                    f"Mend {name}; infinity silences its monitor."
+                    f"Change {name}; infinity silences its monitor."
                 )
 
 
@@ -115,8 +115,8 @@ class _Trend:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A trend that has filled its window: its first mean, its best and its present one."""
+class _Means:
+    """The means of a trend that has filled its window: the first, the best and the present one."""
 
     start: float
     best: float
@@ -151,21 +151,21 @@ class Monitors:
         """Take in one training step and return what is new.
 
         Args:
-            metrics: By name, as they are logged; those that no monitor knows are ignored.
+            metrics: By name, as they are logged; those that no monitor reads are ignored.
 
         Returns:
-            Warnings, each a few sentences; mostly none.
+            New warnings, each a few sentences.
         """
         for name, value in metrics.items():
-            if name in _READ:
+            if name in _TRACKED:
                 trend = self._trends.setdefault(name, _Trend())
                 trend.add(float(value), self.limits.window)
         # What is active changes only after all have looked: they see the same state in any order.
-        found = {name: look(self, metrics) for name, look in _MONITORS.items()}
-        new = [said for name, said in found.items() if said and name not in self._active]
-        quiet = {name: 0 if found[name] else steps + 1 for name, steps in self._active.items()}
+        warnings = {name: look(self, metrics) for name, look in _MONITORS.items()}
+        new = [text for name, text in warnings.items() if text and name not in self._active]
+        quiet = {name: 0 if warnings[name] else n + 1 for name, n in self._active.items()}
         self._active = {name: steps for name, steps in quiet.items() if steps < self.limits.window}
-        self._active.update({name: 0 for name, said in found.items() if said})
+        self._active.update({name: 0 for name, text in warnings.items() if text})
         return new
 
     def restart(self) -> None:
@@ -201,20 +201,38 @@ class Monitors:
             for name, (recent, start, best, missing) in state["trends"].items()
         }
 
-    # ------------------------------------------------------------- what the monitors look with
-
-    def _seen(self, name: str) -> _Seen | None:
+    def _means(self, name: str) -> _Means | None:
         trend = self._trends.get(name)
         if trend is None or trend.start is None or trend.best is None or trend.missing:
             return None
-        return _Seen(trend.start, trend.best, trend.mean(self.limits.window))
+        return _Means(trend.start, trend.best, trend.mean(self.limits.window))
 
     @property
     def _lately(self) -> str:
         return f"over the last {self.limits.window} steps"
 
 
-# ------------------------------------------------------------------------------- the monitors
+@dataclass(frozen=True, slots=True)
+class _TrendMonitor:
+    """A monitor that reads the trend of one metric.
+
+    Attributes:
+        metric: Its name in the log.
+        warns: Whether the trend is a sign of collapse.
+        text: The warning, a format string of ``start``, ``best``, ``now`` and ``lately``.
+    """
+
+    metric: str
+    warns: Callable[[_Means, Limits], bool]
+    text: str
+
+    def __call__(self, run: Monitors, metrics: Mapping[str, float]) -> str | None:
+        means = run._means(self.metric)
+        if means is None or not self.warns(means, run.limits):
+            return None
+        return self.text.format(
+            start=means.start, best=means.best, now=means.now, lately=run._lately
+        )
 
 
 def _no_measure(run: Monitors, metrics: Mapping[str, float]) -> str | None:
@@ -238,29 +256,6 @@ def _no_measure(run: Monitors, metrics: Mapping[str, float]) -> str | None:
     return None
 
 
-def _equal_rewards(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("reward/group_std")
-    if seen is None or seen.best <= 0.0 or seen.now > run.limits.group_std * seen.best:
-        return None
-    return (
-        f"Rewards in groups hardly differ: standard deviation {seen.now:.3g} {run._lately}, "
-        f"{seen.best:.3g} at best. Without a difference there is no gradient; unless the task is "
-        "solved this is the first sign of collapse. Mix in questions of another difficulty "
-        "(curriculum), pay graded rewards (F1), set dynamic_sampling=True, or raise temperature."
-    )
-
-
-def _entropy_falls(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("policy/entropy")
-    if seen is None or seen.start <= 0.0 or seen.now > run.limits.entropy * seen.start:
-        return None
-    return (
-        f"Entropy falls: {seen.now:.3g} nats a token {run._lately}, {seen.start:.3g} at the "
-        "beginning. The policy tries nothing new any more and groups become equal. Raise eps_high "
-        "(0.28) or entropy_coefficient, use kl='loss', or lower learning_rate."
-    )
-
-
 def _gradient_spikes(run: Monitors, metrics: Mapping[str, float]) -> str | None:
     norm = metrics.get("policy/grad_norm", math.nan)
     trend = run._trends.get("policy/grad_norm")
@@ -269,47 +264,21 @@ def _gradient_spikes(run: Monitors, metrics: Mapping[str, float]) -> str | None:
     median = statistics.median(trend.recent)
     if median <= 0.0 or norm <= run.limits.gradient * median:
         return None
-    seen = f"The gradient norm jumped to {norm:.3g}, its median is {median:.3g}"
+    jump = f"The gradient norm jumped to {norm:.3g}, its median is {median:.3g}"
     if {"equal_rewards", "entropy_falls"} <= run.active:
         return (
-            f"{seen}, after entropy and the spread of rewards had fallen. This is the order in "
+            f"{jump}, after entropy and the spread of rewards had fallen. This is the order in "
             "which agents collapse (the echo trap). Stop, go back to the checkpoint before entropy "
             "fell, and go on with a lower learning_rate, kl='loss' and dynamic_sampling=True."
         )
     return (
-        f"{seen}. One such step can undo many. Lower learning_rate or max_grad_norm, use larger "
+        f"{jump}. One such step can undo many. Lower learning_rate or max_grad_norm, use larger "
         "minibatches, and watch the reward of the next steps."
     )
 
 
-def _right_answers_sink(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("policy/right_log_prob")
-    if seen is None:
-        return None
-    if seen.best - seen.now <= run.limits.right_log_prob * max(1.0, abs(seen.best)):
-        return None
-    return (
-        f"Right episodes become less likely: {seen.now:.3g} nats a token {run._lately}, "
-        f"{seen.best:.3g} at best. Their first actions also occur in wrong episodes and are pushed "
-        "down with these; in search this comes before a collapse. Raise kl_coefficient, lower "
-        "learning_rate, or take fewer updates of a rollout set (larger minibatch, epochs=1)."
-    )
-
-
-def _search_dies(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("search/rate")
-    if seen is None or seen.best < 0.1 or seen.now > run.limits.search_rate * seen.best:
-        return None
-    return (
-        f"The policy stops searching: {seen.now:.0%} of episodes search {run._lately}, "
-        f"{seen.best:.0%} at best. The reward shows it late, and without searches nothing can be "
-        "learnt about them. See that documents hold the answers (retriever, top_k), lower any "
-        "price on searches, or train the first phase (its reward pays for searching) longer."
-    )
-
-
 def _searches_without_gain(run: Monitors, _: Mapping[str, float]) -> str | None:
-    searches, reward = run._seen("search/mean"), run._seen("reward/mean")
+    searches, reward = run._means("search/mean"), run._means("reward/mean")
     if searches is None or reward is None:
         return None
     added = searches.now - searches.start
@@ -323,42 +292,9 @@ def _searches_without_gain(run: Monitors, _: Mapping[str, float]) -> str | None:
     )
 
 
-def _format_decays(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("format/well_formed")
-    if seen is None or seen.best < 0.1 or seen.now > run.limits.well_formed * seen.best:
-        return None
-    return (
-        f"The format decays: {seen.now:.0%} of episodes keep it {run._lately}, {seen.best:.0%} at "
-        "best. Answers that cannot be read earn nothing. Use a reward with a format part, raise "
-        "kl_coefficient, or lower learning_rate."
-    )
-
-
-def _no_signal(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("groups/zero_variance")
-    if seen is None or seen.now < run.limits.zero_variance:
-        return None
-    return (
-        f"{seen.now:.0%} of groups have no signal {run._lately}: all their episodes were paid the "
-        "same. Their share of the computation is lost. Choose questions by difficulty "
-        "(curriculum), set dynamic_sampling=True, raise group_size, or pay graded rewards (F1)."
-    )
-
-
-def _truncations(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("stop/truncated")
-    if seen is None or seen.now < run.limits.truncated:
-        return None
-    return (
-        f"{seen.now:.0%} of episodes are ended by a budget {run._lately}. They are paid as "
-        "failures whatever they were about to do. Raise max_tokens or max_policy_tokens of the "
-        "environment, add the reward soft-overlong, or set overlong_filter=True."
-    )
-
-
 def _padded_answers(run: Monitors, _: Mapping[str, float]) -> str | None:
-    words = run._seen("answer/words")
-    cover, exact = run._seen("answer/cover_exact_match"), run._seen("answer/exact_match")
+    words = run._means("answer/words")
+    cover, exact = run._means("answer/cover_exact_match"), run._means("answer/exact_match")
     signs = []
     if words is not None and words.now > max(run.limits.words * words.start, words.start + 2.0):
         signs.append(f"answers have {words.now:.1f} words, {words.start:.1f} at the beginning")
@@ -387,56 +323,86 @@ def _drift(run: Monitors, metrics: Mapping[str, float]) -> str | None:
     )
 
 
-def _far_from_reference(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("policy/kl")
-    if seen is None or seen.now < run.limits.kl:
-        return None
-    return (
-        f"The policy is far from the reference model: {seen.now:.3g} nats a token {run._lately}. "
-        "What the base model could do (read, copy, keep to the language) is being lost. Raise "
-        "kl_coefficient, lower learning_rate, or end this phase."
-    )
-
-
-def _much_clipped(run: Monitors, _: Mapping[str, float]) -> str | None:
-    seen = run._seen("policy/clip_fraction")
-    if seen is None or seen.now < run.limits.clip_fraction:
-        return None
-    return (
-        f"Clips decide {seen.now:.0%} of tokens {run._lately}: the policy moves too far within a "
-        "rollout set. Lower learning_rate, or take fewer updates (larger minibatch, epochs=1)."
-    )
-
-
 _MONITORS: Mapping[str, Callable[[Monitors, Mapping[str, float]], str | None]] = {
     "no_measure": _no_measure,
-    "equal_rewards": _equal_rewards,
-    "entropy_falls": _entropy_falls,
+    "equal_rewards": _TrendMonitor(
+        "reward/group_std",
+        lambda trend, limits: trend.best > 0.0 and trend.now <= limits.group_std * trend.best,
+        "Rewards in groups hardly differ: standard deviation {now:.3g} {lately}, "
+        "{best:.3g} at best. Without a difference there is no gradient; unless the task is "
+        "solved this is the first sign of collapse. Mix in questions of another difficulty "
+        "(curriculum), pay graded rewards (F1), set dynamic_sampling=True, or raise temperature.",
+    ),
+    "entropy_falls": _TrendMonitor(
+        "policy/entropy",
+        lambda trend, limits: trend.start > 0.0 and trend.now <= limits.entropy * trend.start,
+        "Entropy falls: {now:.3g} nats a token {lately}, {start:.3g} at the "
+        "beginning. The policy tries nothing new any more and groups become equal. Raise eps_high "
+        "(0.28) or entropy_coefficient, use kl='loss', or lower learning_rate.",
+    ),
     "gradient_spikes": _gradient_spikes,
-    "right_answers_sink": _right_answers_sink,
-    "search_dies": _search_dies,
+    "right_answers_sink": _TrendMonitor(
+        "policy/right_log_prob",
+        lambda trend, limits: (
+            trend.best - trend.now > limits.right_log_prob * max(1.0, abs(trend.best))
+        ),
+        "Right episodes become less likely: {now:.3g} nats a token {lately}, "
+        "{best:.3g} at best. Their first actions also occur in wrong episodes and are pushed "
+        "down with these; in search this comes before a collapse. Raise kl_coefficient, lower "
+        "learning_rate, or take fewer updates of a rollout set (larger minibatch, epochs=1).",
+    ),
+    "search_dies": _TrendMonitor(
+        "search/rate",
+        lambda trend, limits: trend.best >= 0.1 and trend.now <= limits.search_rate * trend.best,
+        "The policy stops searching: {now:.0%} of episodes search {lately}, "
+        "{best:.0%} at best. The reward shows it late, and without searches nothing can be "
+        "learnt about them. See that documents hold the answers (retriever, top_k), lower any "
+        "price on searches, or train the first phase (its reward pays for searching) longer.",
+    ),
     "searches_without_gain": _searches_without_gain,
-    "format_decays": _format_decays,
-    "no_signal": _no_signal,
-    "truncations": _truncations,
+    "format_decays": _TrendMonitor(
+        "format/well_formed",
+        lambda trend, limits: trend.best >= 0.1 and trend.now <= limits.well_formed * trend.best,
+        "The format decays: {now:.0%} of episodes keep it {lately}, {best:.0%} at "
+        "best. Answers that cannot be read earn nothing. Use a reward with a format part, raise "
+        "kl_coefficient, or lower learning_rate.",
+    ),
+    "no_signal": _TrendMonitor(
+        "groups/zero_variance",
+        lambda trend, limits: trend.now >= limits.zero_variance,
+        "{now:.0%} of groups have no signal {lately}: all their episodes were paid the "
+        "same. Their share of the computation is lost. Choose questions by difficulty "
+        "(curriculum), set dynamic_sampling=True, raise group_size, or pay graded rewards (F1).",
+    ),
+    "truncations": _TrendMonitor(
+        "stop/truncated",
+        lambda trend, limits: trend.now >= limits.truncated,
+        "{now:.0%} of episodes are ended by a budget {lately}. They are paid as "
+        "failures whatever they were about to do. Raise max_tokens or max_policy_tokens of the "
+        "environment, add the reward soft-overlong, or set overlong_filter=True.",
+    ),
     "padded_answers": _padded_answers,
     "drift": _drift,
-    "far_from_reference": _far_from_reference,
-    "much_clipped": _much_clipped,
+    "far_from_reference": _TrendMonitor(
+        "policy/kl",
+        lambda trend, limits: trend.now >= limits.kl,
+        "The policy is far from the reference model: {now:.3g} nats a token {lately}. "
+        "What the base model could do (read, copy, keep to the language) is being lost. Raise "
+        "kl_coefficient, lower learning_rate, or end this phase.",
+    ),
+    "much_clipped": _TrendMonitor(
+        "policy/clip_fraction",
+        lambda trend, limits: trend.now >= limits.clip_fraction,
+        "Clips decide {now:.0%} of tokens {lately}: the policy moves too far within a "
+        "rollout set. Lower learning_rate, or take fewer updates (larger minibatch, epochs=1).",
+    ),
 }
 
-_READ = frozenset(
+_TRACKED = frozenset(
     {
         *_MEASURED,
-        "reward/group_std",
-        "groups/zero_variance",
-        "policy/kl",
-        "policy/clip_fraction",
-        "policy/right_log_prob",
-        "search/rate",
+        *(look.metric for look in _MONITORS.values() if isinstance(look, _TrendMonitor)),
         "search/mean",
-        "format/well_formed",
-        "stop/truncated",
         "answer/words",
         "answer/exact_match",
         "answer/cover_exact_match",
