@@ -1,10 +1,9 @@
-"""Rollouts: an engine against the vector environment, whole groups, one token a row at a time.
+"""Rollouts: an engine in the vector environment, whole groups, one token a row at a time.
 
-Rules. What the policy sampled is what is stored; nothing is decoded or encoded here. A row whose
-episode ended begins the next one of the queue at once. What an episode samples is decided by the
-seed, the question and the member's number alone, so it does not depend on the number of rows or on
-which rows it ran beside. Episodes in which retrieval failed are returned, marked, and left out by
-:func:`learnable`.
+The ids that the policy sampled are the ids that are stored; nothing is decoded or encoded here. A
+row whose episode ended begins the next one of the queue at once. What an episode samples depends on
+the seed, the question and the member's number alone, not on the number of rows or on other rows.
+Episodes in which retrieval failed are returned and marked as not valid.
 
 No advantage, no loss and no torch here.
 """
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 import search_env  # noqa: F401 - registers the ids
 from search_env.agents.errors import ContextLengthError, ModelMismatchError
 from search_env.agents.rollouts.groups import Finished, WholeGroups
+from search_env.agents.rollouts.metrics import SCORES
 from search_env.agents.types import Trajectory
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError
@@ -41,20 +41,18 @@ Progress = Callable[[int, int], None]
 OnEpisode = Callable[[int, Transcript, Trajectory], None]
 """Called with each finished episode: index of its question, its transcript, its trajectory."""
 
-_SCORES = ("exact_match", "f1", "cover_exact_match")
-
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """What one collection came to.
+    """The result of one collection.
 
     Attributes:
-        trajectories: By group, then by member; those whose retrieval failed are among them.
+        trajectories: By group, then by member; includes episodes in which retrieval failed.
         seconds: Wall time by ``environment``, ``retrieval`` (waiting for documents and inserting
             them), ``prefill`` and ``decode`` (all else of the engine).
-        policy_tokens: How many tokens the policy wrote.
-        format_faults: How many faults of format it made, in valid episodes.
-        decode_steps: How many times the engine was asked for a token of each row.
+        policy_tokens: Number of tokens that the policy wrote.
+        format_faults: Number of its format faults in valid episodes.
+        decode_steps: Number of calls of the engine's ``decode``.
     """
 
     trajectories: list[Trajectory]
@@ -65,7 +63,7 @@ class Rollouts:
 
     @property
     def num_invalid(self) -> int:
-        """How many episodes retrieval failed in."""
+        """Number of episodes in which retrieval failed."""
         return sum(not trajectory.valid for trajectory in self.trajectories)
 
 
@@ -86,8 +84,8 @@ def collect(
 ) -> Rollouts:
     """Play ``group_size`` episodes of each question and return them.
 
-    All rows of ``envs`` are reset; what ran in them before is lost. An error in between leaves
-    nothing that the next call minds.
+    All rows of ``envs`` are reset; episodes that ran in them are lost. After an error the same
+    environment and engine can be used again.
 
     Args:
         envs: With ``autoreset_mode="Disabled"``; ``copy=False`` is fastest.
@@ -95,20 +93,20 @@ def collect(
             noted in every trajectory.
         questions: Indices into ``envs.questions``; each of them is one group.
         group_size: Episodes of each question.
-        group_reward: Paid beside the environment's reward: trajectories have the sum and the parts
-            of both. Groups are whole here, whatever ``shard`` and ``token_limit`` say.
+        group_reward: Paid in addition to the environment's reward: trajectories have the sum and
+            the parts of both. Groups are whole with any ``shard`` and ``token_limit``.
         first_group: Number of the first question's group; the others follow.
-        seed: Non-negative; with question and member it decides what is sampled.
-        shard: ``(i, n)``: play only every n-th group from the i-th on. Its groups have the numbers
-            and the episodes that they have among all, so n processes play what one would.
+        seed: Non-negative; decides, with question and member, what is sampled.
+        shard: ``(i, n)``: play only every n-th group from the i-th on. Groups keep the numbers and
+            the episodes that they have without it, so n processes play what one would.
         token_limit: Begin no further group once the policy has written so many tokens; None for
             no limit. Which groups are played then depends on the number of rows.
-        wait_for_all: Decode when every row has its documents. Then results are the same to the
-            last bit in every run, and a fast retriever costs nothing. With False, rows go on while
-            others wait: right for slow retrievers.
-        progress: Told of each finished episode.
-        on_episode: Given each finished episode, in the order in which they finish; with a group
-            reward, when its group is complete.
+        wait_for_all: Decode only when every row has its documents. Results are then the same to the
+            last bit in every run, and with a fast retriever no time is lost. With False, rows go on
+            while others wait, which suits slow retrievers.
+        progress: Called after each finished episode.
+        on_episode: Called with each finished episode, in the order in which they finish; with a
+            group reward, when its group is complete.
 
     Raises:
         ConfigurationError: A bad argument, a shard without a group, an environment in another
@@ -118,19 +116,18 @@ def collect(
         RewardError: A reward failed.
     """
     _check(envs, engine, questions, group_size)
-    beside = None
     if group_reward is not None:
-        beside = get_group_reward(group_reward, beside=envs.reward)
-    queue = _Queue(questions, group_size, seed, shard, token_limit, first_group)
-    groups = WholeGroups(beside, group_size)
-    play = _Play(envs, engine, queue, progress, on_episode, groups)
+        group_reward = get_group_reward(group_reward, beside=envs.reward)
+    queue = _EpisodeQueue(questions, group_size, seed, shard, token_limit, first_group)
+    groups = WholeGroups(group_reward, group_size)
+    collector = _Collector(envs, engine, queue, progress, on_episode, groups)
     try:
-        play.start()
-        while play.running:
-            play.step(wait_for_all)
+        collector.start()
+        while collector.running:
+            collector.step(wait_for_all)
     finally:
         engine.release(range(envs.num_envs))
-    return play.result()
+    return collector.result()
 
 
 def make_envs(
@@ -140,12 +137,12 @@ def make_envs(
     vocabulary: int,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SearchQAVectorEnv:
-    """Return rows in the form that :func:`search_env.agents.rollouts.collect.collect` wants.
+    """Return a vector environment as :func:`collect` needs it.
 
     Args:
         env_id: A registered id.
         num_envs: Episodes side by side.
-        vocabulary: Number of ids that the model knows.
+        vocabulary: Number of ids that the model samples from.
         options: Arguments of the environment.
 
     Raises:
@@ -153,8 +150,8 @@ def make_envs(
         ConfigurationError: Another kind of environment, or arguments that cannot work.
     """
 
-    def make(**more: Any) -> SearchQAVectorEnv:
-        arguments = {"on_retrieval_error": "truncate", **options, **more}
+    def make(**size: int) -> SearchQAVectorEnv:
+        arguments = {"on_retrieval_error": "truncate", **options, **size}
         envs = gym.make_vec(
             env_id, num_envs=num_envs, autoreset_mode="Disabled", copy=False, **arguments
         ).unwrapped
@@ -169,23 +166,23 @@ def make_envs(
     size = envs.components.size
     if size > vocabulary:
         raise ModelMismatchError(
-            f"Expected a tokenizer of at most {vocabulary} ids, which the model knows, got "
+            f"Expected a tokenizer of at most the model's {vocabulary} ids, got "
             f"{envs.tokenizer.name!r} with {size}. Pass the model's own tokenizer."
         )
     return envs if size == vocabulary else make(vocab_size=vocabulary)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ticket:
-    """One episode that is to be played."""
+class _PlannedEpisode:
+    """An episode that is to be played."""
 
-    order: int  # among all episodes
+    order: int  # its place among all episodes
     group: int
     question: int
     seed: int
 
 
-class _Queue:
+class _EpisodeQueue:
     """The episodes that are still to be played, groups in order."""
 
     def __init__(
@@ -197,42 +194,46 @@ class _Queue:
         token_limit: int | None,
         first_group: int,
     ) -> None:
-        self._limit = token_limit
+        self._token_limit = token_limit
         self._size = group_size
-        tickets = []
+        episodes = []
         first, every = shard
-        asked: Counter[int] = Counter()  # a question asked twice is two groups with other seeds
+        repeats: Counter[int] = Counter()  # a repeated question is a group with seeds of its own
         for group, question in enumerate(map(int, questions)):
             for member in range(group_size) if group % every == first else ():
-                own = np.random.SeedSequence((seed, question, asked[question], member))
-                number = int(own.generate_state(1, np.uint64)[0] >> np.uint64(1))
+                seed_sequence = np.random.SeedSequence((seed, question, repeats[question], member))
+                number = int(seed_sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
                 order = group * group_size + member
-                tickets.append(_Ticket(order, first_group + group, question, number))
-            asked[question] += 1
-        if not tickets:
+                episodes.append(_PlannedEpisode(order, first_group + group, question, number))
+            repeats[question] += 1
+        if not episodes:
             raise ConfigurationError(
                 f"Expected a shard of {len(questions)} groups, got shard={shard}, which has none "
                 "of them. Pass more questions, or fewer processes."
             )
-        self.total = len(tickets)
-        self._left = deque(tickets)
+        self.total = len(episodes)
+        self._pending = deque(episodes)
 
-    def take(self, count: int, policy_tokens: int) -> list[_Ticket]:
+    def take(self, count: int, policy_tokens: int) -> list[_PlannedEpisode]:
         """Return up to ``count`` episodes; none of a new group once the limit is reached."""
-        taken: list[_Ticket] = []
-        while self._left and len(taken) < count:
-            begins_group = self._left[0].order % self._size == 0
-            if begins_group and self._limit is not None and policy_tokens >= self._limit:
-                self.total -= len(self._left)
-                self._left.clear()
+        taken: list[_PlannedEpisode] = []
+        while self._pending and len(taken) < count:
+            begins_group = self._pending[0].order % self._size == 0
+            if (
+                begins_group
+                and self._token_limit is not None
+                and policy_tokens >= self._token_limit
+            ):
+                self.total -= len(self._pending)
+                self._pending.clear()
                 break
-            taken.append(self._left.popleft())
+            taken.append(self._pending.popleft())
         return taken
 
 
 @dataclass(slots=True)
-class _Clock:
-    """Adds up wall time by name."""
+class _Timer:
+    """Sums of wall time by name."""
 
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
@@ -241,76 +242,76 @@ class _Clock:
     )
     _last: float = field(default_factory=time.perf_counter)
 
-    def book(self, name: str) -> None:
-        """Book the time since the last booking."""
+    def add(self, name: str) -> None:
+        """Add the time since the last call."""
         now = time.perf_counter()
         self.seconds[name] += now - self._last
         self._last = now
 
 
-class _Play:
-    """Rows of the environment and of the engine, moved together."""
+class _Collector:
+    """Rows of the environment and of the engine, advanced together."""
 
     def __init__(
         self,
         envs: SearchQAVectorEnv,
         engine: RolloutEngine,
-        queue: _Queue,
+        queue: _EpisodeQueue,
         progress: Progress | None,
         on_episode: OnEpisode | None,
         groups: WholeGroups,
     ) -> None:
         rows = envs.num_envs
         self._groups = groups
-        self._ended = 0
+        self._num_finished = 0
         self._envs, self._engine, self._queue = envs, engine, queue
         self._progress, self._on_episode = progress, on_episode
-        self._tickets: dict[int, _Ticket] = {}  # by row, of the episodes under way
-        self._ready = np.zeros(rows, np.bool_)  # plays, and waits for the policy's next token
+        self._episodes: dict[int, _PlannedEpisode] = {}  # those under way, by row
+        self._ready = np.zeros(rows, np.bool_)  # the row waits for the policy's next token
         self._length = np.zeros(rows, np.int64)
         self._versions = np.zeros(rows, np.int64)  # of the weights that each episode began with
         size = envs.components.protocol.max_tokens
         self._log_probs = np.full((rows, size), np.nan, np.float32)
         self._values: NDArray[np.float32] | None = None
         self._finished: list[tuple[int, Trajectory]] = []
-        self._policy_tokens = self._faults = self._steps = 0
-        self._clock = _Clock()
-        self._prefill = engine.prefill_seconds
+        self._num_policy_tokens = self._num_faults = self._num_decodes = 0
+        self._timer = _Timer()
+        self._prefill_before = engine.prefill_seconds
 
     @property
     def running(self) -> bool:
         """Whether an episode is under way."""
-        return bool(self._tickets)
+        return bool(self._episodes)
 
     def start(self) -> None:
-        """Begin the first episodes. Rows without one stand idle behind a question nobody asks."""
+        """Begin the first episodes; rows without one are reset too and stay idle."""
         rows = self._envs.num_envs
-        tickets = self._queue.take(rows, 0)
-        asked = [ticket.question for ticket in tickets]
-        obs, _ = self._envs.reset(
-            seed=0, options={"index": asked + asked[:1] * (rows - len(asked))}
-        )
-        self._begin(list(range(len(tickets))), tickets, obs)
+        episodes = self._queue.take(rows, 0)
+        index = [episode.question for episode in episodes]
+        index += index[:1] * (rows - len(index))
+        obs, _ = self._envs.reset(seed=0, options={"index": index})
+        self._begin(list(range(len(episodes))), episodes, obs)
 
     def step(self, wait_for_all: bool) -> None:
-        """Write a token in every row that can take one, and settle what comes of it."""
+        """Write a token in every row that is ready, and process what the environment returns."""
         rows = np.flatnonzero(self._ready)
         if len(rows):
             self._decode(rows)
-        self._clock.book("decode")
-        wanted = len(self._tickets) if wait_for_all else 1
-        obs, rewards, terminated, truncated, infos = self._envs.recv(wanted)
-        searched = infos.get("_document_ids")
-        self._clock.book("environment" if searched is None else "retrieval")
-        self._settle(obs, rewards, terminated | truncated, infos)
+        self._timer.add("decode")
+        min_ready = len(self._episodes) if wait_for_all else 1
+        obs, rewards, terminated, truncated, infos = self._envs.recv(min_ready)
+        self._timer.add("retrieval" if "_document_ids" in infos else "environment")
+        self._process(obs, rewards, terminated | truncated, infos)
 
     def result(self) -> Rollouts:
-        """Return everything that was played, in order."""
-        seconds = self._clock.seconds
-        prefill = self._engine.prefill_seconds - self._prefill
+        """Return all episodes in order, with the totals."""
+        seconds = self._timer.seconds
+        prefill = self._engine.prefill_seconds - self._prefill_before
         seconds["prefill"], seconds["decode"] = prefill, seconds["decode"] - prefill
         ordered = [trajectory for _, trajectory in sorted(self._finished, key=lambda f: f[0])]
-        return Rollouts(ordered, seconds, self._policy_tokens, self._faults, self._steps)
+        return Rollouts(
+            ordered, seconds, self._num_policy_tokens, self._num_faults, self._num_decodes
+        )
 
     def _decode(self, rows: NDArray[np.intp]) -> None:
         decoded = self._engine.decode(rows)
@@ -319,87 +320,91 @@ class _Play:
             if self._values is None:
                 self._values = np.full_like(self._log_probs, np.nan)
             self._values[rows, self._length[rows]] = decoded.values
-        self._policy_tokens += len(rows)
-        self._steps += 1
+        self._num_policy_tokens += len(rows)
+        self._num_decodes += 1
         self._ready[rows] = False
-        self._clock.book("decode")
+        self._timer.add("decode")
         self._envs.send(decoded.ids, rows)
-        self._clock.book("environment")
+        self._timer.add("environment")
 
-    def _settle(
+    def _process(
         self,
         obs: Mapping[str, Any],
         rewards: NDArray[np.float64],
         ended: NDArray[np.bool_],
         infos: Mapping[str, Any],
     ) -> None:
-        """Hand inserted tokens to the engine; close what ended and begin what is next."""
+        """Pass inserted tokens to the engine; close episodes that ended and begin the next."""
         ready: NDArray[np.bool_] = infos["ready"]
         length = obs["length"]
-        going = ready & ~ended
-        grown = np.flatnonzero(going & (length > self._length + 1))
-        if len(grown):
+        is_running = ready & ~ended
+        has_documents = np.flatnonzero(is_running & (length > self._length + 1))
+        if len(has_documents):
             inserted = [
-                obs["tokens"][row, self._length[row] + 1 : length[row]].copy() for row in grown
+                obs["tokens"][row, self._length[row] + 1 : length[row]].copy()
+                for row in has_documents
             ]
-            self._engine.insert(grown, inserted)
+            self._engine.insert(has_documents, inserted)
         self._length[ready] = length[ready]
-        self._ready[going] = True
+        self._ready[is_running] = True
         done = np.flatnonzero(ready & ended).tolist()
         for row in done:
             self._finish(row, float(rewards[row]), infos)
         if done:
-            self._refill(done)
-        self._clock.book("environment")
+            self._begin_next(done)
+        self._timer.add("environment")
 
     def _finish(self, row: int, reward: float, infos: Mapping[str, Any]) -> None:
-        ticket, transcript = self._tickets.pop(row), self._envs.transcripts[row]
+        episode, transcript = self._episodes.pop(row), self._envs.transcripts[row]
         length = len(transcript.tokens)
         values = None if self._values is None else self._values[row, :length].copy()
         trajectory = _trajectory(
             transcript,
-            ticket.group,
+            episode.group,
             log_probs=self._log_probs[row, :length].copy(),
             values=values,
             reward=reward,
-            info=_of_row(infos, row),
             version=int(self._versions[row]),
+            infos=infos,
+            row=row,
         )
-        self._ended += 1
-        self._faults += trajectory.valid * len(transcript.faults)
+        self._num_finished += 1
+        self._num_faults += trajectory.valid * len(transcript.faults)
         if self._progress is not None:
-            self._progress(self._ended, self._queue.total)
-        finished = Finished(ticket.order, ticket.question, transcript, trajectory)
+            self._progress(self._num_finished, self._queue.total)
+        finished = Finished(episode.order, episode.question, transcript, trajectory)
         for order, question, transcript, trajectory in self._groups.take(finished):
             self._finished.append((order, trajectory))
             if self._on_episode is not None:
                 self._on_episode(question, transcript, trajectory)
 
-    def _refill(self, rows: list[int]) -> None:
+    def _begin_next(self, rows: list[int]) -> None:
         self._engine.release(rows)
-        tickets = self._queue.take(len(rows), self._policy_tokens)
-        if not tickets:
+        episodes = self._queue.take(len(rows), self._num_policy_tokens)
+        if not episodes:
             return
-        rows = rows[: len(tickets)]
+        rows = rows[: len(episodes)]
         mask = np.zeros(self._envs.num_envs, np.bool_)
         mask[rows] = True
         index = np.zeros(self._envs.num_envs, np.int64)
-        index[rows] = [ticket.question for ticket in tickets]
+        index[rows] = [episode.question for episode in episodes]
         obs, _ = self._envs.reset(options={"reset_mask": mask, "index": index})
-        self._begin(rows, tickets, obs)
+        self._begin(rows, episodes, obs)
 
-    def _begin(self, rows: list[int], tickets: Sequence[_Ticket], obs: Mapping[str, Any]) -> None:
+    def _begin(
+        self, rows: list[int], episodes: Sequence[_PlannedEpisode], obs: Mapping[str, Any]
+    ) -> None:
         self._length[rows] = obs["length"][rows]
         self._versions[rows] = self._engine.weights_version
         self._log_probs[rows] = np.nan
         if self._values is not None:
             self._values[rows] = np.nan
-        self._tickets.update(zip(rows, tickets, strict=True))
+        self._episodes.update(zip(rows, episodes, strict=True))
         self._ready[rows] = True
         prompts = [obs["tokens"][row, : self._length[row]].copy() for row in rows]
-        self._clock.book("environment")
-        self._engine.begin(rows, prompts, [ticket.seed for ticket in tickets])
-        self._clock.book("decode")
+        self._timer.add("environment")
+        self._engine.begin(rows, prompts, [episode.seed for episode in episodes])
+        self._timer.add("decode")
 
 
 def _trajectory(
@@ -409,10 +414,14 @@ def _trajectory(
     log_probs: NDArray[np.float32],
     values: NDArray[np.float32] | None,
     reward: float,
-    info: Mapping[str, Any],
     version: int,
+    infos: Mapping[str, Any],
+    row: int,
 ) -> Trajectory:
+    """Return a finished episode for the learner, with what the infos have on its row."""
     question: Question = transcript.question
+    valid = bool(infos["valid"][row])
+    parts = infos.get("reward_parts", {}) if valid else {}
     return Trajectory(
         question_id=question.id,
         group=group,
@@ -421,12 +430,14 @@ def _trajectory(
         log_probs=log_probs,
         values=values,
         reward=reward,
-        reward_parts=info["reward_parts"],
-        stop_reason=StopReason(info["stop_reason"]),
-        valid=bool(info["valid"]),
-        well_formed=bool(info["well_formed"]),
+        reward_parts={
+            name: float(by_row[row]) for name, by_row in parts.items() if not name.startswith("_")
+        },
+        stop_reason=StopReason(infos["stop_reason"][row]),
+        valid=valid,
+        well_formed=bool(infos["well_formed"][row]),
         answer=transcript.answer,
-        scores={name: float(info[name]) for name in _SCORES},
+        scores={name: float(infos[name][row]) for name in SCORES},
         num_searches=len(transcript.searches),
         hops=len(question.hops),
         kind=question.kind,
@@ -435,31 +446,19 @@ def _trajectory(
     )
 
 
-def _of_row(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Return what the infos say of a row whose episode ended."""
-    parts = infos.get("reward_parts", {}) if infos["valid"][row] else {}
-    names = ("stop_reason", "valid", "well_formed", *_SCORES)
-    return {name: infos[name][row] for name in names} | {
-        "reward_parts": {
-            name: float(values[row]) for name, values in parts.items() if not name.startswith("_")
-        }
-    }
-
-
 def _check(
     envs: SearchQAVectorEnv, engine: RolloutEngine, questions: Sequence[int], group_size: int
 ) -> None:
     check_count("group_size", group_size, 1)
     if not len(questions):
         raise ConfigurationError(
-            "Expected at least one question, got none. Check the split, and what the curriculum "
-            "leaves of it."
+            "Expected at least one question, got none. Check the split and the curriculum."
         )
     if envs.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
         raise ConfigurationError(
             "Expected a vector environment with autoreset_mode='Disabled', got "
-            f"{envs.metadata['autoreset_mode'].value!r}. Pass it to gym.make_vec: rows begin again "
-            "with the queue's next question."
+            f"{envs.metadata['autoreset_mode'].value!r}. Pass it to gym.make_vec: this function "
+            "resets a row itself when its episode ends."
         )
     if envs.num_envs > engine.rows:
         raise ConfigurationError(

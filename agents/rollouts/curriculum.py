@@ -1,12 +1,12 @@
-"""Which questions a step asks: all alike, by number of hops, or by recorded difficulty.
+"""Questions of each training step: all alike, by number of hops, or by recorded difficulty.
 
 A curriculum is a list of stages, each a pool of questions from some step on. Within a stage every
-question comes once before any comes twice. Draws depend on the seed and on how much was drawn
-before, on nothing else; that count is all there is to save.
+question comes once before any comes twice. Draws depend only on the seed and on how many were
+drawn before; that count is the whole state.
 
 Difficulty is R1-Searcher's: how many rollouts a model needs for a right answer (arXiv 2503.05592
 v2, section 2.1). :func:`label_difficulty` measures it with any model, question by question, into a
-file of JSON Lines that can be gone on with. Training itself is not here.
+file of JSON Lines, and continues a file that is there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
 LEVELS = ("easy", "medium", "difficult")
-"""Of a question, by the rollouts it needs: under 10, 10 to 20, more than 20."""
+"""Levels of difficulty, by the rollouts that a question needs: under 10, 10 to 20, more than 20."""
 
 USED_LEVELS = ("medium", "difficult")
 """R1-Searcher learns nothing from easy questions."""
@@ -42,12 +42,12 @@ _RIGHT = ("exact_match", "cover_exact_match")
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """How hard a question is for a model; one line of the file.
+    """Difficulty of a question for a model; one line of the file.
 
     Attributes:
-        question_id: Which question.
-        rollouts_needed: Number of the first rollout with a right answer, from 1; None where none
-            of those that were made was right.
+        question_id: Id of the question.
+        rollouts_needed: Number of the first rollout with a right answer, from 1; None where no
+            rollout was right.
         level: One of :data:`LEVELS`.
     """
 
@@ -74,7 +74,7 @@ class Curriculum:
 
     Args:
         stages: By ``from_step``, ascending, the first from step 0.
-        seed: Decides the order.
+        seed: Seed of the order.
 
     Raises:
         ConfigurationError: Stages out of order, or an empty one.
@@ -94,7 +94,7 @@ class Curriculum:
         for stage in stages:
             if not len(stage.pool):
                 raise ConfigurationError(
-                    f"Expected questions for every stage, got none for that from step "
+                    "Expected questions for every stage, got none for the one from step "
                     f"{stage.from_step}. Check the split, the schedule and the difficulty file."
                 )
         self.stages = tuple(stages)
@@ -105,8 +105,8 @@ class Curriculum:
         """Return the indices of the next questions.
 
         Args:
-            step: Number of steps behind.
-            count: How many questions.
+            step: Number of steps made before.
+            count: Number of questions.
         """
         number = max(i for i, stage in enumerate(self.stages) if stage.from_step <= step)
         pool, first = self.stages[number].pool, self._drawn[number]
@@ -120,7 +120,7 @@ class Curriculum:
 
     @property
     def state(self) -> list[int]:
-        """How many questions were drawn in each stage: all that changes."""
+        """Number of questions that were drawn in each stage."""
         return list(self._drawn)
 
     @state.setter
@@ -144,39 +144,39 @@ def make_curriculum(
     """Return a curriculum over questions; without further arguments, all of them alike.
 
     Args:
-        questions: Of the environment.
-        seed: Decides the order.
+        questions: Questions of the environment.
+        seed: Seed of the order.
         hops: ``(from_step, most_hops)`` in order of steps: easy to hard.
-        difficulties: By question id; questions without one are not asked.
-        levels: The difficulties that are asked.
+        difficulties: By question id; questions without one are left out.
+        levels: Levels of the questions that are used.
 
     Raises:
-        ConfigurationError: No question is left, or hops are wanted and none are known.
+        ConfigurationError: No question is left, or a question has no hops though ``hops`` is given.
 
     Example:
-        >>> asked = [Question("a", "?", ("x",)), Question("b", "?", ("x",))]
-        >>> make_curriculum(asked).stages[0].pool.tolist()
+        >>> questions = [Question("a", "?", ("x",)), Question("b", "?", ("x",))]
+        >>> make_curriculum(questions).stages[0].pool.tolist()
         [0, 1]
     """
     pool = np.arange(len(questions))
     if difficulties is not None:
         for level in levels:
             check_choice("levels", level, LEVELS)
-        wanted = {name for name, found in difficulties.items() if found.level in levels}
-        pool = pool[[question.id in wanted for question in questions]]
+        ids = {name for name, difficulty in difficulties.items() if difficulty.level in levels}
+        pool = pool[[question.id in ids for question in questions]]
     if not hops:
         return Curriculum([HopStage(0, pool)], seed)
-    known = np.array([len(questions[i].hops) for i in pool.tolist()])
-    if not known.all():
+    num_hops = np.array([len(questions[i].hops) for i in pool.tolist()])
+    if not num_hops.all():
         raise ConfigurationError(
             "Expected questions with known hops, got some without. Leave out the schedule of hops, "
             "or label the questions' difficulty (search-env label)."
         )
-    return Curriculum([HopStage(step, pool[known <= most]) for step, most in hops], seed)
+    return Curriculum([HopStage(step, pool[num_hops <= most]) for step, most in hops], seed)
 
 
 def level_of(rollouts_needed: int | None) -> str:
-    """Return R1-Searcher's level for a number of rollouts; None is more than were made.
+    """Return R1-Searcher's level for a number of rollouts; None if no rollout was right.
 
     Example:
         >>> [level_of(needed) for needed in (1, 9, 10, 20, 21, None)]
@@ -201,46 +201,47 @@ def label_difficulty(
 ) -> dict[str, Difficulty]:
     """Measure how many rollouts each question needs, and write a line as soon as it is known.
 
-    Questions that the file holds already are not asked again, so a run that was broken off goes on
-    where it was; the labels do not depend on where that was. An episode in which retrieval failed
-    counts as a rollout that was not right.
+    Questions that are in the file already are skipped, so an interrupted run can be continued; the
+    labels do not depend on where it was interrupted. An episode in which retrieval failed counts
+    as a rollout that was not right.
 
     Args:
         envs: As for :func:`~search_env.agents.rollouts.collect.collect`.
-        engine: Samples as the model is meant to be asked.
-        path: File of JSON Lines, made if need be.
-        indices: Of the questions; None for all.
-        rollouts: After how many a question is given up.
-        at_once: Rollouts of a question between two looks at whether one was right.
+        engine: Samples the model's rollouts.
+        path: File of JSON Lines; created if missing.
+        indices: Indices of the questions; None for all.
+        rollouts: Most rollouts of a question.
+        at_once: Rollouts of a question before the next check for a right answer.
         right: The score that must be 1.
-        seed: Decides what is sampled.
-        progress: Told how many of the questions have their label, and how many there are.
+        seed: Seed of the sampling.
+        progress: Called with the number of labelled questions and of all questions.
 
     Returns:
-        By question id, those in the file before included.
+        Labels by question id, including those that were in the file before.
 
     Raises:
         ConfigurationError: A bad argument.
-        DataFormatError: The file is none of labels.
+        DataFormatError: The file is no file of labels.
     """
     check_choice("right", right, _RIGHT)
     check_count("rollouts", rollouts, 1)
     check_count("at_once", at_once, 1)
     file = Path(path)
-    found = _read_whole_lines(file) if file.exists() else {}
-    wanted = range(len(envs.questions)) if indices is None else list(indices)
-    left = [i for i in wanted if envs.questions[i].id not in found]
+    labels = _read_whole_lines(file) if file.exists() else {}
+    indices = range(len(envs.questions)) if indices is None else list(indices)
+    left = [i for i in indices if envs.questions[i].id not in labels]
     batch = max(1, envs.num_envs // at_once) * 4  # enough that few rows wait for the last ones
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a", encoding="utf-8") as out:
         for start in range(0, len(left), batch):
-            asked = left[start : start + batch]
-            for label in _labels(envs, engine, asked, rollouts, at_once, right, seed):
-                found[label.question_id] = label
-                _write(out, label)
+            chunk = left[start : start + batch]
+            for label in _labels(envs, engine, chunk, rollouts, at_once, right, seed):
+                labels[label.question_id] = label
+                out.write(json.dumps(asdict(label), ensure_ascii=False) + "\n")
+                out.flush()
             if progress is not None:
-                progress(len(wanted) - len(left) + start + len(asked), len(wanted))
-    return found
+                progress(len(indices) - len(left) + start + len(chunk), len(indices))
+    return labels
 
 
 def read_difficulties(path: str | Path) -> dict[str, Difficulty]:
@@ -264,7 +265,7 @@ def read_difficulties(path: str | Path) -> dict[str, Difficulty]:
 def _labels(
     envs: SearchQAVectorEnv,
     engine: RolloutEngine,
-    asked: Sequence[int],
+    indices: Sequence[int],
     rollouts: int,
     at_once: int,
     right: str,
@@ -273,26 +274,23 @@ def _labels(
     """Return the labels of some questions, in order."""
     needed: dict[int, int] = {}
     for number, done in enumerate(range(0, rollouts, at_once)):
-        left = [index for index in asked if index not in needed]
+        left = [index for index in indices if index not in needed]
         if not left:
             break
         size = min(at_once, rollouts - done)
-        own_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
-        played = collect(envs, engine, left, group_size=size, seed=own_seed)
+        batch_seed = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+        played = collect(envs, engine, left, group_size=size, seed=batch_seed)
         for group, members in by_group(played.trajectories).items():
             hits = [i for i, member in enumerate(members, 1) if member.scores[right] == 1.0]
             if hits:
                 needed[left[group]] = done + hits[0]
-    return [Difficulty(envs.questions[i].id, needed.get(i), level_of(needed.get(i))) for i in asked]
-
-
-def _write(out: TextIO, label: Difficulty) -> None:
-    out.write(json.dumps(asdict(label), ensure_ascii=False) + "\n")
-    out.flush()
+    return [
+        Difficulty(envs.questions[i].id, needed.get(i), level_of(needed.get(i))) for i in indices
+    ]
 
 
 def _read_whole_lines(file: Path) -> dict[str, Difficulty]:
-    """Read what a run that was killed has written; cut off a last line that is not whole."""
+    """Read the labels of an interrupted run; cut off an incomplete last line."""
     raw = file.read_bytes()
     whole = raw[: raw.rfind(b"\n") + 1]
     if len(whole) < len(raw):

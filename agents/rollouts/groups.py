@@ -1,7 +1,4 @@
-"""Finished episodes on their way out of a collection: held back until their group is complete.
-
-Only where a group reward is paid, for nothing can be said of an episode's worth before.
-"""
+"""Finished episodes, kept until their group is complete where a group reward is paid."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ class Finished(NamedTuple):
     """A finished episode.
 
     Attributes:
-        order: Its place among all of the collection.
+        order: Its place among all episodes of the collection.
         question: Index of its question.
-        transcript: What it left behind.
+        transcript: The episode as it was played.
         trajectory: The same for the learner.
     """
 
@@ -30,10 +27,10 @@ class Finished(NamedTuple):
 
 
 class WholeGroups:
-    """Lets episodes go once all that they are worth is known.
+    """Returns episodes once their reward is complete.
 
     Args:
-        reward: What a complete group is paid; None lets each episode go at once.
+        reward: Reward of a complete group; None returns each episode at once.
         size: Episodes in a group.
     """
 
@@ -42,7 +39,7 @@ class WholeGroups:
         self._waiting: dict[int, list[Finished]] = {}
 
     def take(self, finished: Finished) -> list[Finished]:
-        """Return what this episode completes, by order, with the group reward added.
+        """Return the episodes of the group that this one completes, with the group reward added.
 
         Raises:
             RewardError: The group reward failed.
@@ -54,15 +51,15 @@ class WholeGroups:
         if len(group) < self._size:
             return []
         del self._waiting[finished.trajectory.group]
-        group.sort(key=lambda member: member.order)  # sums then do not depend on who came last
+        group.sort(key=lambda member: member.order)  # so that sums do not depend on arrival
         scores = group_scores(
             self._reward,
             [member.transcript for member in group],
             [Score(member.trajectory.reward, member.trajectory.reward_parts) for member in group],
         )
-        return [_worth(member, score) for member, score in zip(group, scores, strict=True)]
+        return [_with_score(member, score) for member, score in zip(group, scores, strict=True)]
 
 
-def _worth(member: Finished, score: Score) -> Finished:
-    paid = replace(member.trajectory, reward=score.total, reward_parts=score.parts)
-    return member._replace(trajectory=paid)
+def _with_score(member: Finished, score: Score) -> Finished:
+    trajectory = replace(member.trajectory, reward=score.total, reward_parts=score.parts)
+    return member._replace(trajectory=trajectory)

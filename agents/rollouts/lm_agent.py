@@ -1,9 +1,8 @@
-"""A language model as an agent: one that plays alone, and one that plays whole question sets.
+"""A language model as an agent of single episodes, and as the player of whole question sets.
 
 :class:`LanguageModelAgent` has the two methods of :class:`search_env.evaluation.agent.Agent`, so
 any transformers causal LM can take the place of a baseline. :func:`play_questions` plays many
-episodes side by side and is the faster by far. Greedy answers of both are the same but for
-rounding.
+episodes side by side and is much faster. Greedy answers of both agree up to rounding.
 """
 
 from __future__ import annotations
@@ -32,16 +31,14 @@ from search_env.tokens.tokenizer import Tokenizer
 class LanguageModelAgent:
     """Writes what a model samples; every token is forwarded once.
 
-    What it samples in an episode is decided by ``seed`` and the prompt alone, not by the episodes
-    before.
+    What it samples in an episode depends on ``seed`` and the prompt, not on earlier episodes.
 
     Args:
         model: Any causal LM that :class:`~search_env.agents.inference.engine.Engine` takes. Its ids
             are those of the environment's tokenizer.
         sampling: The distribution that tokens are drawn from.
-        max_tokens: Size of the cache; None for the size of the environment's context, which no
-            episode outgrows.
-        seed: Non-negative; of the draws.
+        max_tokens: Size of the cache; None for the size of the environment's context.
+        seed: Seed of the draws, non-negative.
     """
 
     def __init__(
@@ -55,10 +52,10 @@ class LanguageModelAgent:
         self._model, self._sampling = model, sampling
         self._max_tokens, self._seed = max_tokens, seed
         self._engine: Engine | None = None
-        self._length = 0  # tokens that the engine has: all of the episode's after each act()
+        self._length = 0  # tokens in the engine: after act(), all of the episode
 
     def begin(self, env: SearchQAEnv, observation: Observation) -> None:
-        """Take in the prompt.
+        """Read the prompt.
 
         Raises:
             ModelMismatchError: The model has more ids than the environment, or fewer.
@@ -71,7 +68,7 @@ class LanguageModelAgent:
         self._length = len(prompt)
 
     def act(self, observation: Observation) -> int:
-        """Return the next token id; documents that came in are read first.
+        """Return the next token id; newly inserted documents are read first.
 
         Raises:
             EpisodeOverError: Before :meth:`begin`.
@@ -85,7 +82,7 @@ class LanguageModelAgent:
         return int(decoded.ids[0])
 
     def _engine_for(self, env: SearchQAEnv) -> Engine:
-        """Return the engine, built anew where the environment's context is another."""
+        """Return the engine, a new one where the environment's context has another size."""
         _check_ids(self._model, env.tokenizer)
         size = self._max_tokens or env.protocol.max_tokens
         if self._engine is not None and self._engine.max_tokens == size:
@@ -110,8 +107,8 @@ def play_questions(
         envs: With ``autoreset_mode="Disabled"``; more rows are faster and take more memory.
         questions: Indices into ``envs.questions``; None for all.
         sampling: The distribution that tokens are drawn from.
-        seed: Non-negative; of the draws.
-        progress: Told of each finished episode.
+        seed: Seed of the draws, non-negative.
+        progress: Called after each finished episode.
 
     Raises:
         ConfigurationError: The environment has another mode, the engine another sampling, or
@@ -124,12 +121,12 @@ def play_questions(
     if isinstance(player, RolloutEngine):
         check_engine(player, sampling)
         engine = player
-    else:  # not asked for by its class: a model with adapters of peft is no PreTrainedModel
+    else:  # no isinstance: a model with adapters of peft is no PreTrainedModel
         _check_ids(player, envs.tokenizer)
         size = envs.protocol.max_tokens
         engine = Engine(player, rows=envs.num_envs, max_tokens=size, sampling=sampling)
-    asked = range(len(envs.questions)) if questions is None else questions
-    return collect(envs, engine, asked, seed=seed, progress=progress).trajectories
+    questions = range(len(envs.questions)) if questions is None else questions
+    return collect(envs, engine, questions, seed=seed, progress=progress).trajectories
 
 
 def _tokens(observation: Observation) -> NDArray[np.int32]:
@@ -139,17 +136,17 @@ def _tokens(observation: Observation) -> NDArray[np.int32]:
 
 
 def _check_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
-    """Raise where a model may write an id that the environment does not know, or the reverse."""
+    """Raise where the model's ids are not those of the environment's tokenizer."""
     embeddings = cast(nn.Embedding, model.get_input_embeddings())
     ids = embeddings.weight.shape[0]
     if ids == tokenizer.size:
         return
-    mend = (
+    advice = (
         f"If the tokenizer is the model's own, pass vocab_size={ids} to the environment."
         if ids > tokenizer.size
         else "Use the tokenizer that the model was trained with."
     )
     raise ModelMismatchError(
         f"Expected a model with the {tokenizer.size} ids of tokenizer {tokenizer.name!r}, got one "
-        f"with {ids}. {mend}"
+        f"with {ids}. {advice}"
     )

@@ -1,6 +1,6 @@
-"""What a set of episodes says about a policy, as numbers by name.
+"""Metrics of a policy's episodes, by name.
 
-Pure functions of trajectories, no torch. Names are ``group/name``; a share lies between 0 and 1.
+Pure functions of trajectories, no torch. Names are ``group/name``; shares lie between 0 and 1.
 Episodes in which retrieval failed are counted and otherwise left out.
 """
 
@@ -17,7 +17,7 @@ SCORES = ("exact_match", "f1", "cover_exact_match")
 
 
 def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return what sampled episodes came to, in groups.
+    """Return the metrics of sampled episodes in groups.
 
     ``policy/entropy`` is the mean of ``-log p`` over the tokens that were sampled: an unbiased
     estimate that costs nothing. ``policy/right_log_prob`` is the mean log-probability of tokens in
@@ -49,9 +49,9 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Return what episodes on held-out questions came to; names begin with ``eval/``."""
+    """Return the metrics of episodes on held-out questions; names begin with ``eval/``."""
     valid = [trajectory for trajectory in trajectories if trajectory.valid]
-    found = {
+    metrics = {
         **{name: _mean(valid, _score(name)) for name in SCORES},
         "reward": _mean(valid, lambda t: t.reward),
         "search_rate": _mean(valid, lambda t: t.num_searches > 0),
@@ -64,8 +64,8 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     }
     for hops in sorted({t.hops for t in valid if t.hops}):
         members = [t for t in valid if t.hops == hops]
-        found[f"exact_match_{hops}_hops"] = _mean(members, _score("exact_match"))
-    return {f"eval/{name}": value for name, value in found.items()}
+        metrics[f"exact_match_{hops}_hops"] = _mean(members, _score("exact_match"))
+    return {f"eval/{name}": value for name, value in metrics.items()}
 
 
 def _behaviour(valid: Sequence[Trajectory]) -> dict[str, float]:
@@ -111,6 +111,6 @@ def _mean_log_prob(trajectories: Iterable[Trajectory]) -> float:
 
 
 def _average(numbers: Iterable[float]) -> float:
-    """Return the mean; NaN where there is nothing to take it of."""
+    """Return the mean; NaN without numbers."""
     values = np.fromiter(numbers, np.float64)
     return float(values.mean()) if len(values) else float("nan")

@@ -65,7 +65,7 @@ def test_hops_from_easy_to_hard():
     assert set(curriculum.draw(100, 10).tolist()) == {0, 1, 2, 3, 4}
     with pytest.raises(ConfigurationError, match="known hops"):
         make_curriculum(_questions(0, 1), hops=[(0, 1)])
-    with pytest.raises(ConfigurationError, match="none for that from step 0"):
+    with pytest.raises(ConfigurationError, match="none for the one from step 0"):
         make_curriculum(_questions(2, 2), hops=[(0, 1)])
     with pytest.raises(ConfigurationError, match="ascending"):
         make_curriculum(_questions(1, 1), hops=[(1, 1)])
