@@ -1,4 +1,4 @@
-"""What several of the agents' commands share."""
+"""Options and helpers that the agents' commands share."""
 
 from __future__ import annotations
 
@@ -25,16 +25,18 @@ TokenizerName = Annotated[
 
 ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
 
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
 
 
-def only_given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those values that were given."""
+def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def need_agents(command: str) -> None:
-    """Say what to install where something is missing."""
+    """Raise an error that says what to install if a package is missing."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigurationError(
@@ -43,23 +45,23 @@ def need_agents(command: str) -> None:
         )
     from transformers.utils import logging
 
-    # Its bars for loading and writing would break the display.
+    # Progress bars of loading and writing would break the display.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def count_ids(model: PreTrainedModel) -> int:
-    """Return how many ids a model samples from."""
+    """Return the number of ids that a model samples from."""
     return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
 
 
 def is_main() -> bool:
-    """Return whether this is the process of torchrun that talks, or the only one."""
+    """Return whether this is the main process of torchrun, or the only process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def progress(name: str, total: int) -> Iterator[Any]:
-    """Show a bar; yield the function that moves it."""
+    """Show a progress bar; yield the function that advances it."""
     from rich.progress import Progress
 
     with Progress(console=open_console(stderr=True), transient=True) as bar:

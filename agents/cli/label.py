@@ -10,12 +10,13 @@ import typer
 
 from search_env.agents.cli.common import (
     ProtocolName,
+    Seed,
     Threads,
     TokenizerName,
     count_ids,
     need_agents,
-    only_given,
     progress,
+    without_none,
 )
 from search_env.cli.console import say
 
@@ -29,21 +30,21 @@ def register(app: typer.Typer) -> None:
 
 
 def label_command(
-    out: Annotated[Path, typer.Option(help="File to write to; one that is there is continued.")],
+    out: Annotated[Path, typer.Option(help="File to write; an existing one is continued.")],
     model: Annotated[
         str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
     ] = "tiny-base",
     env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
-    split: Annotated[str | None, typer.Option(help="Questions' split.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the questions.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
-    rollouts: Annotated[int, typer.Option(min=1, help="After how many to give up.")] = 21,
+    rollouts: Annotated[int, typer.Option(min=1, help="Most rollouts of a question.")] = 21,
     right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 1.0,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
     max_tokens: Annotated[int, typer.Option(min=2, help="Context in tokens.")] = 4096,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
-    seed: Annotated[int, typer.Option(min=0, help="Decides everything random.")] = 0,
+    seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
     """Measure how many rollouts a model needs for each question: easy, medium or difficult."""
@@ -59,12 +60,17 @@ def label_command(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_model(model)
-    given = {"split": split, "protocol": protocol, "tokenizer": tokenizer, "max_tokens": max_tokens}
+    options = {
+        "split": split,
+        "protocol": protocol,
+        "tokenizer": tokenizer,
+        "max_tokens": max_tokens,
+    }
     envs = make_envs(
         env_id,
         num_envs=num_envs,
         vocabulary=count_ids(loaded),
-        options=with_tokenizer(only_given(given), loaded),
+        options=with_tokenizer(without_none(options), loaded),
     )
     check_fits(loaded, envs.tokenizer)
     engine = Engine(
@@ -82,9 +88,9 @@ def label_command(
             seed=seed,
             progress=advance,
         )
-    found = [label.level for label in labels.values()]
-    shares = ", ".join(f"{found.count(level):,} {level}" for level in LEVELS)
+    levels = [label.level for label in labels.values()]
+    shares = ", ".join(f"{levels.count(level):,} {level}" for level in LEVELS)
     say(
-        f"{len(found):,} questions: {shares}.\n"
+        f"{len(levels):,} questions: {shares}.\n"
         f"Use it: search-env train {env_id} --difficulties {shlex.quote(str(out))}"
     )

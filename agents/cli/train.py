@@ -1,7 +1,7 @@
 """``search-env train``: train a language model to search and to answer.
 
 Options become a :class:`~search_env.agents.training.config.TrainConfig` here, and results become a
-report; the work is in :mod:`search_env.agents.training.train`. Whatever needs torch is imported
+report; the work is in :mod:`search_env.agents.training.train`. Modules that need torch are imported
 inside the functions, so that ``--help`` answers at once.
 """
 
@@ -23,7 +23,7 @@ from search_env.agents.cli.common import (
     count_ids,
     is_main,
     need_agents,
-    only_given,
+    without_none,
 )
 from search_env.cli.console import INTERRUPTED, PIPE_WIDTH, open_console, say
 from search_env.errors import ConfigurationError, nearest
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from search_env.agents.types import Trajectory
     from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
-_RECORD = "config.json"  # in a run's folder: what is run
+_RECORD = "config.json"  # in a run's folder: its settings
 
 
 def register(app: typer.Typer) -> None:
@@ -55,11 +55,11 @@ def train_command(
         str, typer.Option(help="Algorithm, one of search_env.agents.algorithms.presets.")
     ] = "tiny",
     phases: Annotated[str, typer.Option(help="both, 1 (search) or 2 (answer).")] = "both",
-    out: Annotated[Path, typer.Option(help="Folder of everything the run leaves.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of everything the run writes.")] = Path(
         "runs/train"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+        bool, typer.Option("--resume", help="Continue the run in the folder.")
     ] = False,
     steps: Annotated[int | None, typer.Option(min=0, help="Training steps.")] = None,
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes.")] = None,
@@ -76,9 +76,9 @@ def train_command(
     test_questions: Annotated[
         int, typer.Option(min=1, help="Unseen questions for the table at the end.")
     ] = 200,
-    seed: Annotated[int | None, typer.Option(min=0, help="Decides everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
     processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share out the work, on CPUs.")
+        int | None, typer.Option(min=1, help="Processes that share the work, on CPUs.")
     ] = None,
     threads: Threads = None,
     settings: Annotated[
@@ -86,7 +86,7 @@ def train_command(
         typer.Option("--set", help="Any other setting, NAME=VALUE, repeatable."),
     ] = None,
 ) -> None:
-    """Train a language model to search and to answer; show what it has learnt.
+    """Train a language model to search and to answer; compare it with the base model.
 
     Without options: the bundled base model, both phases, a few minutes on two CPU cores.
     """
@@ -95,9 +95,9 @@ def train_command(
     from search_env.agents.training.train import train
 
     if resume:
-        asked = {"steps": steps, "minutes": minutes, "processes": processes, "threads": threads}
-        _refuse_options(context, ("out", "resume", "test_questions", *asked))
-        config = _saved_config(out, asked)
+        limits = {"steps": steps, "minutes": minutes, "processes": processes, "threads": threads}
+        _refuse_options(context, ("out", "resume", "test_questions", *limits))
+        config = _saved_config(out, limits)
     else:
         named: dict[str, Any] = {
             **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
@@ -107,7 +107,7 @@ def train_command(
         }
         environment = {"protocol": protocol, "tokenizer": tokenizer}
         config = _configure(
-            only_given(named), only_given(environment), preset, phases, settings or ()
+            without_none(named), without_none(environment), preset, phases, settings or ()
         )
         if is_main():
             _warn_of_one_split(config)
@@ -124,7 +124,7 @@ def train_command(
         _report(config, result, test_questions)
 
 
-# ------------------------------------------------------------------------------ from options
+# ----------------------------------------------------------------------------------- options
 
 
 def _configure(
@@ -134,7 +134,7 @@ def _configure(
     phases: str,
     settings: Sequence[str],
 ) -> TrainConfig:
-    """Return the configuration that a command line asks for."""
+    """Return the configuration of a command line."""
     from dataclasses import replace
 
     from search_env.agents.algorithms.presets import get_preset
@@ -163,7 +163,7 @@ def _configure(
 
 
 def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what ``--set`` says, by the part of the configuration that it is about."""
+    """Return the settings of ``--set``, by the part of the configuration that they belong to."""
     from dataclasses import fields
 
     from search_env.agents.algorithms.config import Algorithm
@@ -171,17 +171,17 @@ def _settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     from search_env.agents.training.config import TrainConfig
 
     nested = ("algorithm", "optimizer", "phases", "env_options", "eval_options")
-    known = {
+    names_by_part = {
         "run": [field.name for field in fields(TrainConfig) if field.name not in nested],
         "algorithm": [field.name for field in fields(Algorithm)],
         "optimizer": [field.name for field in fields(OptimizerConfig)],
     }
-    changes: dict[str, dict[str, Any]] = {part: {} for part in known}
+    changes: dict[str, dict[str, Any]] = {part: {} for part in names_by_part}
     for setting in settings:
         name, value = _parse(setting)
-        part = next((part for part, names in known.items() if name in names), None)
+        part = next((part for part, names in names_by_part.items() if name in names), None)
         if part is None:
-            names = sorted({name for names in known.values() for name in names})
+            names = sorted({name for names in names_by_part.values() for name in names})
             raise ConfigurationError(
                 f"Expected --set to name one of {', '.join(names)}, got {name!r}. "
                 f"{nearest(name, names)}"
@@ -209,29 +209,29 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
-    """Refuse options that a run cannot be resumed with."""
+    """Raise an error for options that a run cannot be resumed with."""
     wrong = [name for name in context.params if name not in allowed and _is_given(context, name)]
     if wrong:
         raise ConfigurationError(
-            f"Expected only {', '.join(allowed)} with --resume, got {', '.join(wrong)}: the run "
-            "goes on with its own settings. Leave them out, or begin a new run."
+            f"Expected only {', '.join(allowed)} with --resume, got {', '.join(wrong)}: a resumed "
+            "run keeps its own settings. Leave them out, or begin a new run."
         )
 
 
 def _save_config(config: TrainConfig) -> None:
-    """Note what is run, in a folder that holds no run yet."""
+    """Write the settings to a folder that holds no run yet."""
     record = Path(config.out) / _RECORD
     if record.exists():
         raise ConfigurationError(
             f"Expected a new folder, got {config.out}, which holds a run. Choose another with "
-            "--out, or go on with that run: --resume."
+            "--out, or continue that run: --resume."
         )
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
 
 
 def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
-    """Return what is run in a folder, with other limits where they are given."""
+    """Return the settings of the run in a folder, with new limits where there are any."""
     from dataclasses import replace
 
     from search_env.agents.training.config import TrainConfig
@@ -248,10 +248,10 @@ def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
         raise ConfigurationError(
             f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
         ) from error
-    return replace(TrainConfig.from_json(settings), **only_given(changes), out=str(out))
+    return replace(TrainConfig.from_json(settings), **without_none(changes), out=str(out))
 
 
-# -------------------------------------------------------------------------------- to results
+# ----------------------------------------------------------------------------------- results
 
 
 def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
@@ -260,19 +260,19 @@ def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
     from search_env.agents.reporting.logs import JsonLinesLog, Observers, TensorBoardLog
 
     out = Path(config.out)
-    told: list[Observer] = []
+    observers: list[Observer] = []
     if is_main():
-        told = [
+        observers = [
             JsonLinesLog(out / "metrics.jsonl", resume_step=resume_step),
             Dashboard(minutes=config.minutes),
         ]
         if importlib.util.find_spec("tensorboard") is not None:
-            told.append(TensorBoardLog(out / "tensorboard", resume_step=resume_step))
-    return Observers(told)
+            observers.append(TensorBoardLog(out / "tensorboard", resume_step=resume_step))
+    return Observers(observers)
 
 
 def _warn_of_one_split(config: TrainConfig) -> None:
-    """Say so where a run is evaluated on the questions that it trains on."""
+    """Warn if a run is evaluated on the questions that it trains on."""
     if not (_is_held_out(config, "evaluation") and _is_held_out(config, "test")):
         split = config.options_for("train")["split"]
         say(
@@ -285,13 +285,13 @@ def _warn_of_one_split(config: TrainConfig) -> None:
 
 
 def _is_held_out(config: TrainConfig, purpose: Literal["evaluation", "test"]) -> bool:
-    """Return whether other questions than those trained on are asked."""
-    train, asked = config.options_for("train"), config.options_for(purpose)
-    return (train["split"], train.get("dataset")) != (asked["split"], asked.get("dataset"))
+    """Return whether evaluation or test have other questions than training."""
+    train, other = config.options_for("train"), config.options_for(purpose)
+    return (train["split"], train.get("dataset")) != (other["split"], other.get("dataset"))
 
 
 def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
-    """Show what the model does before and after, a picture, and episodes to read."""
+    """Show scores before and after training, curves, and episodes to read."""
     from rich.console import Console
 
     from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
@@ -306,22 +306,22 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
             show_episodes(
                 select_samples(after, before), envs.tokenizer, envs.questions, console=console
             )
-    written = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
+    files = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
     if importlib.util.find_spec("matplotlib") is not None and result.steps:
         from search_env.agents.reporting.plots import training_figure
 
         training_figure([out / "metrics.jsonl"], out / "training.png")
-        written.append(str(out / "training.png"))
-    say("\nWrote " + ", ".join(written))
+        files.append(str(out / "training.png"))
+    say("\nWrote " + ", ".join(files))
     recorded = sorted((out / "episodes").glob("step-*.jsonl"))
     if recorded:
-        say(f"Look into training: search-env view {shlex.join(map(str, recorded))} --open")
+        say(f"Episodes of the training: search-env view {shlex.join(map(str, recorded))} --open")
 
 
 def _play_test(
     config: TrainConfig, result: TrainResult, count: int
 ) -> tuple[SearchQAVectorEnv, list[Trajectory], list[Trajectory]]:
-    """Return the test's rows and the greedy episodes of the base and of the trained model."""
+    """Return the test environment, and the greedy episodes of the base and the trained model."""
     import numpy as np
 
     from search_env.agents.models import load_model, with_tokenizer
@@ -336,6 +336,6 @@ def _play_test(
         options=with_tokenizer(config.options_for("test"), base),
     )
     last = len(envs.questions) - 1
-    asked = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
-    before = play_questions(base, envs, asked)
-    return envs, before, play_questions(load_model(str(result.model)), envs, asked)
+    indices = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
+    before = play_questions(base, envs, indices)
+    return envs, before, play_questions(load_model(str(result.model)), envs, indices)
