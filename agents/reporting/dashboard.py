@@ -1,8 +1,8 @@
 """The live display of a training run, in place on a terminal and line by line elsewhere.
 
-It shows what was measured and nothing else: judging is the monitors' work, whose warnings are
-printed as they come and stay above the numbers. It writes to standard error, so that results can be
-piped. All numbers of a run are in its log (:mod:`search_env.agents.reporting.logs`).
+It shows metrics; warnings of the monitors are printed as they come and stay above the numbers. It
+writes to standard error, so that results can be piped. All numbers of a run are in its log
+(:mod:`search_env.agents.reporting.logs`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search_env.agents.reporting.logs import Silent
+from search_env.agents.reporting.logs import Silent, reward_parts, tokens_per_second
 from search_env.agents.types import Trajectory
 
 HISTORY = 240
-"""Steps that a sparkline looks back."""
+"""Number of steps in a sparkline."""
 
-_PACE_STEPS = 20  # whose mean duration predicts the next ones'
+_PACE_STEPS = 20  # steps whose mean duration predicts that of the next ones
 _LABEL, _VALUE = 17, 9  # columns
 _TWO_COLUMNS = 72  # columns of a terminal that has room for two rows side by side
 _MOST_COLUMNS = 110
@@ -37,8 +37,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """A row of the display: what it is called, which metric it shows, and how."""
+class _Row:
+    """A row of the display: its label, its metric, and the format."""
 
     label: str
     metric: str
@@ -46,58 +46,57 @@ class _Shown:
 
 
 _TASK = (
-    _Shown("loss", "loss"),
-    _Shown("accuracy", "accuracy", share=True),
-    _Shown("search rate", "search/rate", share=True),
-    _Shown("searches", "search/mean"),
-    _Shown("exact match", "answer/exact_match", share=True),
-    _Shown("F1", "answer/f1", share=True),
-    _Shown("format kept", "format/well_formed", share=True),
-    _Shown("format faults", "format/faults"),
-    _Shown("out of budget", "stop/truncated", share=True),
+    _Row("loss", "loss"),
+    _Row("accuracy", "accuracy", share=True),
+    _Row("search rate", "search/rate", share=True),
+    _Row("searches", "search/mean"),
+    _Row("exact match", "answer/exact_match", share=True),
+    _Row("F1", "answer/f1", share=True),
+    _Row("format kept", "format/well_formed", share=True),
+    _Row("format faults", "format/faults"),
+    _Row("out of budget", "stop/truncated", share=True),
 )
 _POLICY = (
-    _Shown("entropy", "policy/entropy"),
-    _Shown("KL", "policy/kl"),
-    _Shown("log-prob drift", "policy/drift_max"),
-    _Shown("gradient norm", "policy/grad_norm"),
-    _Shown("clipped tokens", "policy/clip_fraction", share=True),
-    _Shown("std in groups", "reward/group_std"),
-    _Shown("equal groups", "groups/zero_variance", share=True),
-    _Shown("learning rate", "policy/learning_rate"),
-    _Shown("tokens/s", "tokens/s"),
+    _Row("entropy", "policy/entropy"),
+    _Row("KL", "policy/kl"),
+    _Row("log-prob drift", "policy/drift_max"),
+    _Row("gradient norm", "policy/grad_norm"),
+    _Row("clipped tokens", "policy/clip_fraction", share=True),
+    _Row("std in groups", "reward/group_std"),
+    _Row("equal groups", "groups/zero_variance", share=True),
+    _Row("learning rate", "policy/learning_rate"),
+    _Row("tokens/s", "tokens/s"),
 )
 _LINE = (
-    _Shown("loss", "loss"),
-    _Shown("accuracy", "accuracy", share=True),
-    _Shown("reward", "reward/mean"),
-    _Shown("search", "search/rate", share=True),
-    _Shown("EM", "answer/exact_match", share=True),
-    _Shown("entropy", "policy/entropy"),
-    _Shown("KL", "policy/kl"),
+    _Row("loss", "loss"),
+    _Row("accuracy", "accuracy", share=True),
+    _Row("reward", "reward/mean"),
+    _Row("search", "search/rate", share=True),
+    _Row("EM", "answer/exact_match", share=True),
+    _Row("entropy", "policy/entropy"),
+    _Row("KL", "policy/kl"),
 )
 _HELD_OUT = (
-    _Shown("loss", "eval/loss"),
-    _Shown("accuracy", "eval/accuracy", share=True),
-    _Shown("whole", "eval/exact", share=True),
-    _Shown("EM", "eval/exact_match", share=True),
-    _Shown("F1", "eval/f1", share=True),
-    _Shown("search rate", "eval/search_rate", share=True),
-    _Shown("searches", "eval/searches"),
+    _Row("loss", "eval/loss"),
+    _Row("accuracy", "eval/accuracy", share=True),
+    _Row("whole", "eval/exact", share=True),
+    _Row("EM", "eval/exact_match", share=True),
+    _Row("F1", "eval/f1", share=True),
+    _Row("search rate", "eval/search_rate", share=True),
+    _Row("searches", "eval/searches"),
 )
 _TIMES = ("decode", "prefill", "environment", "retrieval", "learn")
-_NOT_PARTS = ("reward/mean", "reward/group_std")
 
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: what the display is drawn from.
+    """State of a run that the display is drawn from.
 
     Attributes:
-        minutes: Limit of the run's time, None where there is none.
+        minutes: Time limit of the run; None for no limit.
         spent: Seconds that earlier parts of the run took.
         total_steps: Number of the last step.
-        description: What is run, in words.
+        description: Model, environment and so on.
         started: Clock at the beginning, in seconds.
         step: Number of the last finished step.
         latest: Its metrics.
@@ -117,7 +116,7 @@ class Progress:
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_PACE_STEPS + 1))
 
     def add(self, step: int, metrics: Mapping[str, float], now: float) -> None:
-        """Take in a finished step.
+        """Add a finished step.
 
         Args:
             step: Its number.
@@ -128,14 +127,14 @@ class Progress:
             self._ends.append(self.started)
         self._ends.append(now)
         self.step, self.latest = step, {k: v for k, v in metrics.items() if math.isfinite(v)}
-        seconds = self.latest.get("time/step", 0.0)
-        if seconds > 0 and "tokens/total" in self.latest:
-            self.latest["tokens/s"] = self.latest["tokens/total"] / seconds
+        speed = tokens_per_second(self.latest)
+        if speed is not None:
+            self.latest["tokens/s"] = speed
         for name, value in self.latest.items():
             self.history.setdefault(name, deque(maxlen=HISTORY)).append(value)
 
     def seconds(self, now: float) -> float:
-        """Return how long the run has taken, all its parts together."""
+        """Return the duration of the run, all its parts together."""
         return self.spent + now - self.started
 
     def seconds_left(self, now: float) -> float | None:
@@ -152,22 +151,22 @@ class Progress:
         return max(0.0, min(left)) if left else None
 
     def fraction(self, now: float) -> float:
-        """Return the share of the run that is over, by steps or by time, whichever is more."""
+        """Return the completed share of the run, by steps or by time, whichever is more."""
         by_steps = self.step / self.total_steps if self.total_steps else 0.0
         by_time = self.seconds(now) / (60 * self.minutes) if self.minutes else 0.0
         return min(1.0, max(by_steps, by_time))
 
 
 class Dashboard(Silent):
-    """Shows a run to whoever sits before it.
+    """Live display of a run.
 
     On a terminal the display is redrawn in place, twice a second. Elsewhere there is one line a
     step, but not more than one in ``interval`` seconds, and one for each evaluation, warning and
     change of phase.
 
     Args:
-        console: Where to show it; None for standard error.
-        minutes: Limit of the run's time, None where there is none.
+        console: Output; None for standard error.
+        minutes: Time limit of the run; None for no limit.
         spent: Seconds that earlier parts of a resumed run took.
         interval: Seconds between two lines where the output is no terminal.
         clock: Returns the time in seconds.
@@ -188,24 +187,24 @@ class Dashboard(Silent):
         self._progress = Progress(minutes, spent)
         self._lock = threading.Lock()  # between the loop and the thread that draws
         self._live: Live | None = None
-        self._said = -math.inf
+        self._printed_at = -math.inf
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
         """Open the display."""
         before, now = self._progress, self._clock()
         self._progress = Progress(before.minutes, before.spent, total_steps, {**description}, now)
-        self._said = -math.inf
+        self._printed_at = -math.inf
         if not self._console.is_interactive:
             self._print(_title(self._progress))
             return
         self._live = Live(
             get_renderable=self._draw,
             console=self._console,
-            refresh_per_second=2,  # by a thread of its own: short steps cost no drawing
-            redirect_stdout=sys.stdout.isatty(),  # what is piped must not end up on the screen
+            refresh_per_second=2,  # in a thread of its own: short steps are not slowed down
+            redirect_stdout=sys.stdout.isatty(),  # piped output must not appear on the screen
         )
         self._live.start(refresh=True)
-        atexit.register(self._close)  # gives the cursor back though nobody calls end()
+        atexit.register(self._close)  # restores the cursor if end() is never called
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
         """Show the step's metrics."""
@@ -216,9 +215,9 @@ class Dashboard(Silent):
         phase = self._progress.latest.get("phase")
         if phase is not None and before is not None and phase != before:
             self._print(f"step {step}: phase {phase:.0f} begins")
-        is_due = now - self._said >= self._interval or step == self._progress.total_steps
+        is_due = now - self._printed_at >= self._interval or step == self._progress.total_steps
         if self._live is None and is_due:
-            self._said = now
+            self._printed_at = now
             self._print(_line(self._progress, now))
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -233,7 +232,7 @@ class Dashboard(Silent):
         self._print(f"Warning, step {step}: {text}", "yellow")
 
     def end(self, step: int, reason: str) -> None:
-        """Close the display; what it showed last stays."""
+        """Close the display; its last state stays on the screen."""
         self._close()
         spent = _duration(self._progress.seconds(self._clock()))
         self._print(f"Ended after step {step} in {spent}: {reason}")
@@ -254,12 +253,12 @@ class Dashboard(Silent):
 
 
 def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
-    """Return the display of one moment.
+    """Return the display at one moment.
 
     Args:
-        progress: Where the run stands.
+        progress: State of the run.
         now: The clock, in seconds.
-        options: Of the console: its width, and whether it knows more than ASCII.
+        options: Options of the console: its width, and whether it is limited to ASCII.
     """
     width = min(options.max_width, _MOST_COLUMNS)
     parts: list[RenderableType] = [
@@ -277,12 +276,12 @@ def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
 
 
 def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> str:
-    """Return values as a line of blocks, each of them the mean of its share of the values.
+    """Return values as a line of blocks, each the mean of an equal part of the values.
 
     Args:
         values: Oldest first.
         width: Most blocks to use; fewer values take a block each.
-        share: Draw on the scale from 0 to 1 instead of from the least block to the greatest.
+        share: Draw on the scale from 0 to 1 instead of from the lowest block to the highest.
 
     Example:
         >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([0.0, 0.5, 1.0], 8, share=True)
@@ -302,10 +301,10 @@ def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> st
 
 def _rows(progress: Progress, width: int, *, curves: bool) -> list[Text]:
     """Return the rows of numbers, two side by side where there is room."""
-    parts = [name for name in progress.latest if name.startswith("reward/")]
+    parts = reward_parts(progress.latest)
     task = [
-        _Shown("reward", "reward/mean"),
-        *(_Shown(f"  {n.partition('/')[2]}", n) for n in parts if n not in _NOT_PARTS),
+        _Row("reward", "reward/mean"),
+        *(_Row(f"  {name.partition('/')[2]}", name) for name in parts),
         *_TASK,
     ]
     left = [row for row in task if row.metric in progress.history]
@@ -322,7 +321,7 @@ def _rows(progress: Progress, width: int, *, curves: bool) -> list[Text]:
     return lines
 
 
-def _cell(row: _Shown, progress: Progress, width: int, curves: bool) -> Text:
+def _cell(row: _Row, progress: Progress, width: int, curves: bool) -> Text:
     """Return label, number and sparkline, exactly ``width`` columns wide."""
     latest = progress.latest.get(row.metric)
     number = "-" if latest is None else _number(latest, share=row.share)
@@ -351,7 +350,7 @@ def _bar(progress: Progress, now: float, width: int) -> Table:
 
 
 def _time_shares(latest: Mapping[str, float]) -> str:
-    """Return where the time of the last step went, in per cent, largest first."""
+    """Return the parts of the last step's time in per cent, largest first."""
     total = latest.get("time/step", 0.0)
     spent = {name: latest.get(f"time/{name}", 0.0) for name in _TIMES}
     spent["learn"] += latest.get("time/score", 0.0)
@@ -378,7 +377,7 @@ def _evaluation(step: int, metrics: Mapping[str, float]) -> str:
     return f"held out, step {step}: " + "  ".join(_cells(_HELD_OUT, metrics))
 
 
-def _cells(rows: Sequence[_Shown], metrics: Mapping[str, float]) -> list[str]:
+def _cells(rows: Sequence[_Row], metrics: Mapping[str, float]) -> list[str]:
     """Return label and number of those that were measured."""
     return [
         f"{row.label} {_number(metrics[row.metric], share=row.share)}"

@@ -1,12 +1,10 @@
-"""What a training run tells its watchers, and the watchers that write files.
+"""Observers of a training run, and the logs that they write.
 
 The loop calls an :class:`Observer` and knows nothing of displays or formats. Here are the protocol,
-the composite, and two writers: JSON Lines (the record that plots are made from) and TensorBoard.
-The live terminal is :mod:`search_env.agents.reporting.dashboard`. No torch is imported until
-TensorBoard is asked for.
+the composite, and two writers: JSON Lines (the log that plots are made from) and TensorBoard. The
+live terminal is :mod:`search_env.agents.reporting.dashboard`. Only TensorBoard imports torch.
 
-Metric names are those of the field, ``group/name``; values are floats. ``NaN`` says that a step did
-not measure something.
+Metric names are ``group/name``; values are floats. ``NaN`` means that a step did not measure it.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,103 +27,103 @@ if TYPE_CHECKING:
 
 
 class Observer(Protocol):
-    """Whoever watches a run. Calls come in the order below; ``end`` comes also after a failure."""
+    """Receives the events of a run, in the order below; ``end`` also after a failure."""
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Hear that a run starts or is resumed.
+        """Receive the start of a run, or of its next part.
 
         Args:
             total_steps: Number of the last step, if no other limit ends the run before.
-            description: What is run, in words, for example ``{"model": "tiny-base"}``.
+            description: Model, environment and so on, for example ``{"model": "tiny-base"}``.
         """
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
-        """Hear of a finished step.
+        """Receive a finished step.
 
         Args:
             step: Its number, from 1.
             metrics: By name.
-            samples: Episodes of the step; empty where there are none, as in supervised runs.
+            samples: Episodes of the step; empty in supervised runs.
         """
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hear of an evaluation on held-out questions.
+        """Receive an evaluation on held-out questions.
 
         Args:
-            step: Number of steps behind the policy that was evaluated; 0 before the first.
+            step: Number of steps that the policy was trained for; 0 before the first.
             metrics: By name, each beginning with ``eval/``.
         """
 
     def warn(self, step: int, text: str) -> None:
-        """Hear a monitor's warning about a step, in words."""
+        """Receive a monitor's warning about a step."""
 
     def end(self, step: int, reason: str) -> None:
-        """Hear that the run is over after this step, and why; files and displays are closed."""
+        """Receive the end of the run after this step, and the reason; close files and displays."""
 
 
 class Silent(Observer):
-    """Watches and says nothing. Base of observers that care about some of the calls."""
+    """Ignores all events. Base class of observers that need only some of them."""
 
 
 class Observers(Silent):
     """Several observers as one, called in order.
 
     Args:
-        observers: Whom to tell.
+        observers: Receivers of every event.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Tell all."""
+        """Call all."""
         for observer in self._observers:
             observer.begin(total_steps, description)
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
-        """Tell all."""
+        """Call all."""
         for observer in self._observers:
             observer.step(step, metrics, samples)
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell all."""
+        """Call all."""
         for observer in self._observers:
             observer.evaluated(step, metrics)
 
     def warn(self, step: int, text: str) -> None:
-        """Tell all."""
+        """Call all."""
         for observer in self._observers:
             observer.warn(step, text)
 
     def end(self, step: int, reason: str) -> None:
-        """Tell all, also where one of them fails."""
+        """Call all, even if one of them fails."""
         with contextlib.ExitStack() as stack:
             for observer in reversed(self._observers):
                 stack.callback(observer.end, step, reason)
 
 
 class JsonLinesLog(Silent):
-    """Writes a line of JSON for each call, at once.
+    """Writes a line of JSON for each event, at once.
 
     A line holds ``event`` (``begin``, ``step``, ``evaluated``, ``warning`` or ``end``), ``step``,
     ``elapsed`` (seconds of this run, earlier parts of a resumed one included) and the metrics; one
     that is not finite is null. :func:`read_log` reads the file.
 
     Args:
-        path: The file; its folder is made if need be.
-        resume_step: The step whose checkpoint the run goes on from: lines of later steps, and a
-            last line that was cut off, are removed. None for a new run.
+        path: The file; its folder is created if missing.
+        resume_step: The step whose checkpoint the run is resumed from: lines of later steps, and an
+            incomplete last line, are removed. None for a new run.
 
     Raises:
-        ConfigurationError: A new run would write over another's file.
-        DataNotFoundError: There is no file to go on with.
+        ConfigurationError: A new run would overwrite another's file.
+        DataNotFoundError: There is no file to continue.
         DataFormatError: The file is no log.
     """
 
     def __init__(self, path: str | Path, *, resume_step: int | None = None) -> None:
         self.path = Path(path)
         self._is_open = False
-        self._spent = 0.0  # seconds of the parts before this one
+        self._spent = 0.0  # seconds of earlier parts of the run
         self._started = time.monotonic()
         if resume_step is not None:
             self._spent = _cut(self.path, resume_step)
@@ -141,7 +139,7 @@ class JsonLinesLog(Silent):
         return self._spent
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Write what is run."""
+        """Write the description."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._started, self._is_open = time.monotonic(), True
         self._write("begin", 0, total_steps=total_steps, description=dict(description))
@@ -159,7 +157,7 @@ class JsonLinesLog(Silent):
         self._write("warning", step, text=text)
 
     def end(self, step: int, reason: str) -> None:
-        """Write the reason, if anything was begun."""
+        """Write the reason, if :meth:`begin` was called."""
         if self._is_open:
             self._write("end", step, reason=reason)
             self._is_open = False
@@ -172,7 +170,7 @@ class JsonLinesLog(Silent):
         elapsed = round(self._spent + time.monotonic() - self._started, 3)
         line = {"event": event, "step": step, "elapsed": elapsed, **content}
         text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:  # closed again: SIGKILL loses nothing
+        with self.path.open("a", encoding="utf-8") as file:  # closed at once, in case of SIGKILL
             file.write(text)
 
 
@@ -181,7 +179,7 @@ class TensorBoardLog(Silent):
 
     Args:
         folder: Where event files go.
-        resume_step: As for :class:`JsonLinesLog`; TensorBoard then hides later steps of before.
+        resume_step: As for :class:`JsonLinesLog`; TensorBoard then hides the old later steps.
 
     Raises:
         ConfigurationError: TensorBoard is not installed.
@@ -199,7 +197,7 @@ class TensorBoardLog(Silent):
         self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=purge)
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Write what is run."""
+        """Write the description."""
         lines = [f"total steps: {total_steps}", *(f"{k}: {v}" for k, v in description.items())]
         self._writer.add_text("description", "  \n".join(lines))
 
@@ -244,15 +242,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """A log that was read back.
+    """The content of a log.
 
     Attributes:
-        description: What was run, in words.
-        total_steps: As announced.
+        description: As given to :meth:`Observer.begin`.
+        total_steps: As given to :meth:`Observer.begin`.
         steps: In order.
         evaluations: In order.
         warnings: ``(step, text)`` in order.
-        end: Why the run was over, None where it runs or was killed.
+        end: The reason of the end; None if the run goes on or was killed.
     """
 
     description: dict[str, str]
@@ -268,7 +266,7 @@ def read_log(path: str | Path) -> RunLog:
 
     Raises:
         DataNotFoundError: There is no such file.
-        DataFormatError: A line before the last is none of a log's.
+        DataFormatError: A line before the last is no line of a log.
     """
     lines = _lines(Path(path))
     begins = [line for line in lines if line["event"] == "begin"]
@@ -286,7 +284,7 @@ def read_log(path: str | Path) -> RunLog:
 
 
 def _rows(lines: Sequence[dict[str, Any]], event: str) -> tuple[Row, ...]:
-    """Return the metrics of one kind of line; of a step that stands twice, the later."""
+    """Return the metrics of one kind of event; if a step is there twice, the later ones."""
     rows = {
         line["step"]: Row(
             line["step"],
@@ -300,27 +298,27 @@ def _rows(lines: Sequence[dict[str, Any]], event: str) -> tuple[Row, ...]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a log."""
+    """Return the complete lines of a log."""
     if not path.is_file():
         raise DataNotFoundError(
             f"Expected the log of a run at {path}, got no such file. Name the metrics.jsonl of a "
             "run's folder."
         )
     raw = path.read_bytes().split(b"\n")
-    found = []
-    for number, text in enumerate(raw[:-1], start=1):  # what follows the last newline is cut off
+    lines = []
+    for number, text in enumerate(raw[:-1], start=1):  # after the last newline: an incomplete line
         try:
             line = json.loads(text)
         except ValueError:
             line = None
         if not isinstance(line, dict) or not {"event", "step", "elapsed"} <= line.keys():
             raise DataFormatError.at(path, number, "", "a line of a training log", text)
-        found.append(line)
-    return found
+        lines.append(line)
+    return lines
 
 
 def _cut(path: Path, last: int) -> float:
-    """Remove what a log says about later steps; return the seconds that its run took until then."""
+    """Remove a log's lines of later steps; return the seconds that its run took until then."""
     kept = [line for line in _lines(path) if line["event"] != "end" and line["step"] <= last]
     with atomic_path(path) as temporary:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
@@ -329,5 +327,17 @@ def _cut(path: Path, last: int) -> float:
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics as JSON knows them."""
+    """Return metrics as JSON values: null for those that are not finite."""
     return {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def tokens_per_second(metrics: Mapping[str, float]) -> float | None:
+    """Return all tokens of a step by its time; None where it did not measure both."""
+    seconds = metrics.get("time/step", 0.0)
+    return metrics["tokens/total"] / seconds if seconds and "tokens/total" in metrics else None
+
+
+def reward_parts(names: Iterable[str]) -> list[str]:
+    """Return the metrics that are parts of the reward, in their order."""
+    totals = ("reward/mean", "reward/group_std")
+    return [name for name in names if name.startswith("reward/") and name not in totals]

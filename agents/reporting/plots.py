@@ -1,11 +1,11 @@
-"""Pictures of training runs, drawn from their logs (:mod:`search_env.agents.reporting.logs`).
+"""Figures of training runs, drawn from their logs (:mod:`search_env.agents.reporting.logs`).
 
 One run is drawn as its steps, pale, behind their moving mean. Several runs that differ in the seed
 alone are drawn as their mean with the 95 % t interval over seeds, both as moving means, up to where
-the shortest run ends. Colours are those of Okabe and Ito, told apart by every kind of colour
-vision; lines that share a panel also differ in their dashes.
+the shortest run ends. Colours are those of Okabe and Ito, which all kinds of colour vision
+distinguish; lines that share a panel also differ in their dashes.
 
-Matplotlib is imported when a picture is drawn, and its global state is left alone.
+Matplotlib is imported when a figure is drawn, and its global state is not changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.agents.reporting.logs import RunLog, read_log
+from search_env.agents.reporting.logs import RunLog, read_log, reward_parts, tokens_per_second
 from search_env.errors import ConfigurationError
 from search_env.metrics.statistics import t_quantile
 from search_env.paths import atomic_path
@@ -36,9 +36,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Blue, vermilion, green, purple, orange, sky, black (Okabe and Ito 2008)."""
 
 _DASHES = ("-", "--", "-.", ":")
-_SMOOTHED = 25  # a moving mean is a 25th of the run wide
+_SMOOTHED = 25  # the width of a moving mean is a 25th of the run
 _BANDED = 3  # seeds that a band needs
-_GRID = 200  # points at which runs are averaged that were not measured at the same ones
+_GRID = 200  # points at which runs are averaged over minutes
 _PARTS = ("decode", "prefill", "environment", "retrieval", "score", "learn")
 
 
@@ -48,8 +48,8 @@ class Line:
 
     Attributes:
         metric: Its name in the log, or ``"tokens/s"``.
-        label: What the legend calls it.
-        markers: Whether it was measured now and then; each measurement is marked then.
+        label: Its name in the legend.
+        markers: Whether to mark each measurement, for metrics that not every step has.
         right: Whether it has the scale on the right; a panel then has one line on each side.
     """
 
@@ -61,12 +61,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One of the small pictures.
+    """A panel of a figure.
 
     Attributes:
-        title: What it is about.
-        unit: Of the scale.
-        lines: What is drawn, as far as the log has it.
+        title: Its title.
+        unit: Unit of the scale.
+        lines: Its curves; those that a log does not have are left out.
         share: Whether the scale is that from 0 to 1.
         log: Whether the scale is logarithmic; intervals, which may reach 0, are then left out.
     """
@@ -171,11 +171,11 @@ def training_figure(logs: Sequence[str | Path], path: str | Path) -> None:
 
     Panels are reward and its parts, searching, answers in training and held out, format, signal,
     entropy and KL, drift, tokens/s and where the time goes; for supervised runs loss and accuracy.
-    What a log does not hold is left out. A grey line marks where a phase begins.
+    Metrics that no log has are left out. A grey line marks where a phase begins.
 
     Args:
         logs: Files of :class:`~search_env.agents.reporting.logs.JsonLinesLog`.
-        path: Of the picture, ``.png``, ``.svg`` or ``.pdf``; written whole or not at all.
+        path: File of the figure, ``.png``, ``.svg`` or ``.pdf``; written atomically.
 
     Raises:
         ConfigurationError: There is nothing to draw, or matplotlib is not installed.
@@ -210,7 +210,7 @@ def learning_figure(
     metrics: Sequence[str] = _COMPARED,
     minutes: bool = False,
 ) -> None:
-    """Compare conditions: a panel a metric, a line a condition, its band the spread over seeds.
+    """Compare conditions: a panel for each metric, with a line and a band for each condition.
 
     Two seeds have no band: their interval is nine standard deviations wide on each side and would
     hide the others.
@@ -219,7 +219,7 @@ def learning_figure(
         runs: Logs of each condition's seeds, by the condition's name.
         path: As for :func:`training_figure`.
         metrics: Names in the logs.
-        minutes: Whether to draw over minutes of training instead of over steps.
+        minutes: Whether the x axis is minutes of training instead of steps.
 
     Raises:
         ConfigurationError: No log has any of the metrics, or matplotlib is not installed.
@@ -248,23 +248,17 @@ def learning_figure(
         axis.set_xlabel("minutes" if minutes else "step", fontsize=8)
     handles: dict[str, Artist] = {}
     for axis in axes:  # a condition may lack the first panel's metric
-        found, labels = axis.get_legend_handles_labels()
-        handles |= dict(zip(labels, found, strict=True))
-    figure.legend(
-        list(handles.values()),
-        list(handles),
-        loc="outside lower center",
-        ncols=3,
-        fontsize=8,
-    )
+        artists, labels = axis.get_legend_handles_labels()
+        handles |= dict(zip(labels, artists, strict=True))
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=3, fontsize=8)
     _save(figure, path)
 
 
 def average(runs: Sequence[RunLog], metric: str, *, minutes: bool = False) -> Band | None:
-    """Return the mean of a metric over runs, and how far to trust it.
+    """Return the mean of a metric over runs, with its interval.
 
     Args:
-        runs: That differ in the seed alone; those without the metric are left out.
+        runs: Runs that differ in the seed alone; those without the metric are left out.
         metric: As for :class:`Line`.
         minutes: Whether ``x`` is minutes of training instead of steps. Runs are then averaged at
             equal times, between which they are interpolated.
@@ -290,18 +284,12 @@ def average(runs: Sequence[RunLog], metric: str, *, minutes: bool = False) -> Ba
 
 
 def _curve(run: RunLog, metric: str, minutes: bool) -> tuple[Values, Values]:
-    """Return where a run measured a metric, and what."""
+    """Return steps or minutes at which a run measured a metric, and its values."""
     rows = run.evaluations if metric.startswith("eval/") else run.steps
-    found = [(row, value) for row in rows if (value := _value(row.metrics, metric)) is not None]
-    x = [row.elapsed / 60 if minutes else row.step for row, _ in found]
-    return np.array(x, np.float64), np.array([value for _, value in found], np.float64)
-
-
-def _value(metrics: Mapping[str, float], metric: str) -> float | None:
-    if metric != "tokens/s":
-        return metrics.get(metric)
-    seconds = metrics.get("time/step", 0.0)
-    return metrics["tokens/total"] / seconds if seconds and "tokens/total" in metrics else None
+    read = tokens_per_second if metric == "tokens/s" else lambda metrics: metrics.get(metric)
+    points = [(row, value) for row in rows if (value := read(row.metrics)) is not None]
+    x = [row.elapsed / 60 if minutes else row.step for row, _ in points]
+    return np.array(x, np.float64), np.array([value for _, value in points], np.float64)
 
 
 def _measured(runs: Iterable[RunLog]) -> set[str]:
@@ -312,24 +300,19 @@ def _measured(runs: Iterable[RunLog]) -> set[str]:
 
 
 def _reward_panel(names: Iterable[str]) -> Panel:
-    """Return the panel of the reward and of those parts that there are."""
-    parts = sorted(
-        name
-        for name in names
-        if name.startswith("reward/") and name not in ("reward/mean", "reward/group_std")
-    )
-    lines = [Line("reward/mean", "total"), *(Line(name, name[len("reward/") :]) for name in parts)]
-    return Panel("reward", "mean over episodes", tuple(lines))
+    """Return the panel of the reward and its parts."""
+    parts = (Line(name, name.removeprefix("reward/")) for name in sorted(reward_parts(names)))
+    return Panel("reward", "mean over episodes", (Line("reward/mean", "total"), *parts))
 
 
 def _canvas(count: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure and the axes of its panels, three in a row at most."""
+    """Return a figure and the axes of its panels, at most three in a row."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigurationError(
             f"Expected matplotlib to be installed, got: {error}. Run `pip install matplotlib`, or "
-            "go without pictures."
+            "draw no figures."
         ) from error
     columns = min(count, 2 if count == 4 else 3)
     rows = -(-count // columns)
@@ -350,7 +333,7 @@ def _save(figure: Figure, path: str | Path) -> None:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("png", "svg", "pdf"):
         raise ConfigurationError(
-            f"Expected a picture's path to end in .png, .svg or .pdf, got {path}. Rename it."
+            f"Expected a figure's path to end in .png, .svg or .pdf, got {path}. Rename it."
         )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind)
@@ -383,7 +366,7 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
 
 
 def _draw_band(axis: Axes, band: Band, number: int, label: str, *, markers: bool) -> None:
-    """Draw a mean with its interval; a single run's noise pale behind its moving mean."""
+    """Draw a mean with its interval; of a single run, the values pale behind their moving mean."""
     cycle, place = divmod(number, len(COLOURS))
     colour, dash = COLOURS[place], _DASHES[(place + cycle) % len(_DASHES)]
     mean, half = (band.mean, band.half) if markers else (_smooth(band.mean), _smooth(band.half))
@@ -402,7 +385,7 @@ def _smooth(values: Values) -> Values:
     """Return centred moving means, over fewer values at the ends; short curves as they are."""
     reach = len(values) // _SMOOTHED // 2
     if np.ptp(values) <= 1e-9 * np.abs(values).max():
-        return np.full_like(values, values[0])  # rounding is not worth a scale of its own
+        return np.full_like(values, values[0])  # else the scale would magnify rounding
     if reach < 1:
         return values
     sums = np.concatenate([[0.0], values.cumsum()])
@@ -412,12 +395,11 @@ def _smooth(values: Values) -> Values:
 
 
 def _draw_times(axis: Axes, runs: Sequence[RunLog]) -> None:
-    """Draw the seconds of a step, stacked by what they were spent on."""
-    bands = {part: average(runs, f"time/{part}") for part in _PARTS}
-    found = {part: band for part, band in bands.items() if band is not None}
+    """Draw the seconds of a step, stacked by its parts."""
+    bands = {part: band for part in _PARTS if (band := average(runs, f"time/{part}")) is not None}
     total = average(runs, "time/step")
-    x = next(iter(found.values())).x
-    heights = {part: _smooth(np.interp(x, band.x, band.mean)) for part, band in found.items()}
+    x = next(iter(bands.values())).x
+    heights = {part: _smooth(np.interp(x, band.x, band.mean)) for part, band in bands.items()}
     if total is not None:
         whole = _smooth(np.interp(x, total.x, total.mean))
         heights["other"] = np.maximum(0.0, whole - np.sum(list(heights.values()), axis=0))
@@ -429,12 +411,12 @@ def _draw_times(axis: Axes, runs: Sequence[RunLog]) -> None:
 
 
 def _notes(axes: Sequence[Axes], runs: Sequence[RunLog]) -> list[str]:
-    """Draw a line where each run's phase changes; return what a reader has to know."""
+    """Draw a line where each run's phase changes; return the notes for the title."""
     notes = [f"mean of {len(runs)} seeds, 95 % t interval"] if len(runs) > 1 else []
     begun = set()
     for run in runs:
-        known = [(row.step, row.metrics["phase"]) for row in run.steps if "phase" in row.metrics]
-        for (_, before), (step, phase) in pairwise(known):
+        phases = [(row.step, row.metrics["phase"]) for row in run.steps if "phase" in row.metrics]
+        for (_, before), (step, phase) in pairwise(phases):
             if phase != before:
                 begun.add(phase)
                 for axis in axes:
