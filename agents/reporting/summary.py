@@ -1,7 +1,7 @@
-"""What a run came to, for people: a table of before and after, and episodes worth reading.
+"""Summary of a run: a table of results before and after training, and selected episodes.
 
-Means and intervals are computed here from finished episodes; nothing is played. Text of documents,
-questions and policies is neutralised: it has no power over the terminal.
+Means and intervals are computed from finished episodes; nothing is played. Text of documents,
+questions and policies is neutralised: its control characters do not reach the terminal.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from search_env.types import Question, Source, Transcript
 
 _TAGS = re.compile(r"<[^<>\s]{1,40}>")
 _MOST_COLUMNS = 100
-_TITLE = 28  # characters of a document that are shown though its evidence stands far behind
+_TITLE = 28  # characters that are kept of a document's beginning if its evidence comes far behind
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """What one valid episode counts for in the table; None where it cannot say."""
+    """Measures of one valid episode; None where it does not have them."""
 
     hops: int | None
     exact_match: float
@@ -55,10 +55,10 @@ class _Measured:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An episode that is worth reading.
+    """A selected episode.
 
     Attributes:
-        why: In words, for example ``"right, 3 hops"``.
+        why: Reason of the selection, for example ``"right, 3 hops"``.
         episode: The episode.
     """
 
@@ -81,14 +81,14 @@ def results_table(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Table:
-    """Return policies as rows, over all questions and by their hops; at most 80 columns wide.
+    """Return a table of policies, over all questions and by hops; at most 80 columns wide.
 
     Each mean stands above its 95 % bootstrap interval over questions. Shares are in per cent.
-    "Format kept" is a dash for records, which do not know it.
+    "Format kept" is a dash for records, which do not have it.
 
     Args:
         runs: Episodes on the same questions by the policy's name, for example before and after.
-            Those in which retrieval failed are left out.
+            Episodes in which retrieval failed are left out.
         resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
         seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
 
@@ -96,24 +96,25 @@ def results_table(
         ConfigurationError: A policy has no valid episode.
     """
     measured = {name: _measure(episodes) for name, episodes in runs.items()}
-    for name, found in measured.items():
-        if not found:
+    for name, measures in measured.items():
+        if not measures:
             raise ConfigurationError(
                 f"Expected valid episodes of {name!r}, got none of {len(runs[name])}. "
-                "Play some questions, and see that retrieval works."
+                "Play some questions, and check that retrieval works."
             )
-    hops = sorted({m.hops for found in measured.values() for m in found if m.hops})
+    hops = sorted({m.hops for measures in measured.values() for m in measures if m.hops})
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("questions", no_wrap=True)
     table.add_column("policy", overflow="fold")
     for header, _ in _COLUMNS:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
-    for wanted in (None, *(hops if len(hops) > 1 else ())):
+    for count in (None, *(hops if len(hops) > 1 else ())):
         groups = {
-            name: [m for m in found if wanted in (None, m.hops)] for name, found in measured.items()
+            name: [m for m in measures if count in (None, m.hops)]
+            for name, measures in measured.items()
         }
-        label = "all" if wanted is None else f"{wanted} hop{'s' * (wanted > 1)}"
+        label = "all" if count is None else f"{count} hop{'s' * (count > 1)}"
         for number, (name, group) in enumerate(groups.items()):
             cells = [
                 _cell([read(m) for m in group], "%" in header, resamples=resamples, seed=seed)
@@ -128,15 +129,15 @@ def results_table(
 def select_samples(
     after: Sequence[Trajectory], before: Sequence[Trajectory] | None = None, count: int = 3
 ) -> list[Sample]:
-    """Choose episodes that say most: one right over many hops, one wrong, one changed by training.
+    """Select episodes: one right over many hops, one wrong, one changed by training, and so on.
 
-    The changed one comes as two, first as it was before. Further ones alternate between right and
-    wrong. No question is chosen twice; the same episodes always give the same choice.
+    The changed one comes as a pair, before and after training. No question is selected twice; the
+    selection is deterministic.
 
     Args:
-        after: Episodes of the trained policy, invalid ones allowed.
-        before: Episodes of the policy it began as, on the same questions.
-        count: How many questions to tell of.
+        after: Episodes of the trained policy; invalid ones are skipped.
+        before: Episodes of the untrained policy on the same questions.
+        count: Number of questions.
     """
     valid = [episode for episode in after if episode.valid]
     right = sorted((e for e in valid if _is_right(e)), key=lambda e: (-e.hops, len(e.tokens)))
@@ -168,16 +169,16 @@ def show_episodes(
     *,
     console: Console | None = None,
 ) -> None:
-    """Print episodes: question, what the policy wrote, what it found in short, how it ended.
+    """Print episodes: question, the policy's text, shortened documents, answer and verdict.
 
-    Empty lines are left out. Where the dataset knows the answers of the single steps, they are
-    bold in what was found, and the cuts leave them in.
+    Empty lines are left out. Answers of the single steps, where the dataset has them, are bold in
+    the documents, and shortening keeps them.
 
     Args:
         samples: See :func:`select_samples`.
-        tokenizer: That wrote the tokens.
-        questions: Those of the episodes, and any others.
-        console: Where to print; None for standard output.
+        tokenizer: Tokenizer of the episodes.
+        questions: Questions of the episodes, among others.
+        console: Output; None for standard output.
 
     Raises:
         ConfigurationError: An episode's question is not among them.
@@ -188,7 +189,7 @@ def show_episodes(
         question = by_id.get(one.episode.question_id)
         if question is None:
             raise ConfigurationError(
-                f"Expected question {one.episode.question_id!r} among the {len(by_id)} given, got "
+                f"Expected question {one.episode.question_id!r} among {len(by_id)} questions, got "
                 "none of that id. Pass the questions of the environment that was played."
             )
         width = min(console.width, _MOST_COLUMNS)
@@ -199,7 +200,7 @@ def show_episodes(
 
 
 def _measure(episodes: Iterable[Trajectory | EpisodeMeasures]) -> list[_Measured]:
-    found = []
+    measures = []
     for episode in episodes:
         if not episode.valid:
             continue
@@ -210,22 +211,23 @@ def _measure(episodes: Iterable[Trajectory | EpisodeMeasures]) -> list[_Measured
             scores = (episode.scores["exact_match"], episode.scores["f1"])
             searches, well_formed = episode.num_searches, float(episode.well_formed)
         searched = float(searches > 0)
-        found.append(
+        measures.append(
             _Measured(episode.hops or None, *scores, searched, float(searches), well_formed)
         )
-    return found
+    return measures
 
 
 def _cell(values: Sequence[float | None], in_per_cent: bool, *, resamples: int, seed: int) -> Text:
     """Return a mean above its interval."""
-    known = [value for value in values if value is not None]
-    if not known:
+    numbers = [value for value in values if value is not None]
+    if not numbers:
         return Text("-")
-    found = bootstrap_mean(known, resamples=resamples, seed=seed)
+    estimate = bootstrap_mean(numbers, resamples=resamples, seed=seed)
+    mean, low, high = estimate.mean, estimate.low, estimate.high
     if in_per_cent:
-        top, below = f"{100 * found.mean:.1f}", f"{100 * found.low:.0f}-{100 * found.high:.0f}"
+        top, below = f"{100 * mean:.1f}", f"{100 * low:.0f}-{100 * high:.0f}"
     else:
-        top, below = f"{found.mean:.2f}", f"{found.low:.2f}-{found.high:.2f}"
+        top, below = f"{mean:.2f}", f"{low:.2f}-{high:.2f}"
     return Text.assemble((top, "bold"), "\n", (below, "dim"))
 
 
@@ -234,7 +236,7 @@ def _is_right(episode: Trajectory) -> bool:
 
 
 def _wrongness(episode: Trajectory) -> tuple[bool, bool, int]:
-    """Order wrong episodes: those that searched and answered first, short ones first."""
+    """Sort key of wrong episodes: those that answered and searched first, short ones first."""
     return episode.answer is None, not episode.num_searches, len(episode.tokens)
 
 
@@ -249,7 +251,7 @@ def _head(question: Question) -> Text:
 
 
 def _body(episode: Trajectory, question: Question, tokenizer: Tokenizer, width: int) -> Text:
-    """Return what stands behind the prompt, coloured by who wrote it."""
+    """Return the text after the prompt, coloured by its source."""
     transcript = Transcript(
         question=question,
         protocol="",
@@ -277,7 +279,7 @@ def _body(episode: Trajectory, question: Question, tokenizer: Tokenizer, width: 
 
 
 def _evidence(question: Question) -> list[re.Pattern[str]]:
-    """Return patterns of the steps' answers in order and of the gold answers; no yes, no no."""
+    """Return patterns of the steps' answers in order and of the gold answers, but yes and no."""
     answers = [hop.answer for hop in question.hops] + list(question.answers)
     words = [one_line(answer) for answer in answers]
     open_ended = [w for w in words if w and w.lower() not in R1_SEARCHER.closed_answers]
@@ -285,12 +287,12 @@ def _evidence(question: Question) -> list[re.Pattern[str]]:
 
 
 def _shortened(line: str, evidence: Sequence[re.Pattern[str]], width: int) -> str:
-    """Return a line cut to a width so that the last of the evidence that it holds stays in.
+    """Return a line cut to a width that keeps the last evidence in it.
 
     Args:
-        line: Of a document, its title first.
-        evidence: What answers one step after the other.
-        width: At most so many characters.
+        line: Line of a document, its title first.
+        evidence: Patterns of the answers of each step in order.
+        width: Most characters.
 
     Example:
         >>> town = "(1)Ada   Ada is a small town on a river in the north, the river Bim."
@@ -301,8 +303,8 @@ def _shortened(line: str, evidence: Sequence[re.Pattern[str]], width: int) -> st
     """
     if len(line) <= width:
         return line
-    found = [match.span() for words in evidence if (match := words.search(line))]
-    at, end = found[-1] if found else (0, 0)
+    spans = [match.span() for words in evidence if (match := words.search(line))]
+    at, end = spans[-1] if spans else (0, 0)
     if end <= width - 4:
         return _cut(line, width - 4) + " ..."
     end = len(line) if len(line) - end <= 4 else end
@@ -314,32 +316,27 @@ def _shortened(line: str, evidence: Sequence[re.Pattern[str]], width: int) -> st
 
 
 def _cut(line: str, width: int) -> str:
-    """Return the whole words that fit a width, or a part of the first."""
+    """Return the words that fit a width, or a part of the first."""
     words = line[: width + 1].rpartition(" ")[0]
     return (words or line[:width]).rstrip()
 
 
 def _ending(episode: Trajectory) -> Text:
-    """Return answer, verdict and what it took, in one line."""
+    """Return answer, verdict, searches and tokens in one line."""
     searches = f"{episode.num_searches} search{'es' * (episode.num_searches != 1)}"
     cost = f"   {searches}, {episode.num_policy_tokens} tokens written"
     if episode.answer is None:
         why = episode.stop_reason.value.replace("_", " ")
-        return Text.assemble(
-            ("Answer    ", _rich(MUTED)), (f"none ({why})", _rich(CAUTION)), (cost, _rich(MUTED))
-        )
-    f1 = episode.scores["f1"]
-    verdict, style = ("right", GOOD) if _is_right(episode) else (f"wrong, F1 {f1:.2f}", BAD)
-    return Text.assemble(
-        ("Answer    ", _rich(MUTED)),
-        (one_line(episode.answer), _rich(STRONG)),
-        (f"   {verdict}", _rich(style)),
-        (cost, _rich(MUTED)),
-    )
+        answer = [(f"none ({why})", _rich(CAUTION))]
+    else:
+        wrong = f"wrong, F1 {episode.scores['f1']:.2f}"
+        verdict, style = ("right", GOOD) if _is_right(episode) else (wrong, BAD)
+        answer = [(one_line(episode.answer), _rich(STRONG)), (f"   {verdict}", _rich(style))]
+    return Text.assemble(("Answer    ", _rich(MUTED)), *answer, (cost, _rich(MUTED)))
 
 
 def _rich(style: Style) -> RichStyle:
-    """Return a style of the palette as rich knows it."""
+    """Return a style of the palette as a rich style."""
     red, green, blue = style.rgb
     colour = None if style.native else f"rgb({red},{green},{blue})"
     return RichStyle(color=colour, bold=style.bold, underline=style.underline)

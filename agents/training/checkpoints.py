@@ -1,13 +1,13 @@
-"""Checkpoints of a training run: a folder for each, whole or not there at all.
+"""Checkpoints of a training run: a folder for each, written atomically.
 
 ``step-000120/`` holds ``weights.safetensors`` (the trained weights by name), ``state.safetensors``
 (all other tensors: optimizer, critic) and ``state.json`` (everything else, the format's version,
 and size and CRC-32 of the tensor files). A checkpoint is written under another name, forced to the
-disk and then renamed, so a run that is killed at any moment leaves the one before it.
+disk and then renamed, so a run that is killed at any moment leaves the previous one.
 
-What is in a state is the caller's affair: any tree of dictionaries, lists, tuples, numbers, strings
-and tensors comes back as it was. No generator is saved, because none lives longer than a step: what
-is drawn depends on the run's seed and the number of the step.
+The state is any tree of dictionaries, lists, tuples, numbers, strings and tensors. It holds no
+random generator, because none is kept from step to step: draws depend on the run's seed and the
+number of the step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from search_env.agents.learning.precision import Precision, resolve_dtype
 from search_env.agents.training.config import from_former, is_former
 
 FORMAT = 1
-"""Version of the layout; another one is refused."""
+"""Version of the layout; other versions are refused."""
 
 _WEIGHTS, _TENSORS, _STATE = "weights.safetensors", "state.safetensors", "state.json"
 _NAME = re.compile(r"step-\d{6,}")
@@ -45,13 +45,13 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What was saved.
+    """Content of a checkpoint.
 
     Attributes:
-        step: Steps behind it.
-        weights: By name.
-        state: The tree that was saved with them.
-        config: What the run was configured with, JSON values.
+        step: Number of steps that were made.
+        weights: Trained weights by name.
+        state: Any other state, as a tree.
+        config: Settings of the run, JSON values.
     """
 
     step: int
@@ -64,24 +64,24 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, keep_last: int = 2) -> P
     """Write a checkpoint and remove the oldest ones.
 
     Args:
-        folder: Of the run's checkpoints; made if need be.
-        checkpoint: What to write; one of the same step is replaced.
-        keep_last: How many to keep.
+        folder: Folder of the run's checkpoints; created if missing.
+        checkpoint: Content; replaces a checkpoint of the same step.
+        keep_last: Number of checkpoints to keep.
 
     Returns:
         The checkpoint's folder.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".step-*"):  # of a run that was killed while it wrote
+    for leftover in root.glob(".step-*"):  # a run was killed while it wrote
         shutil.rmtree(leftover)
     final = root / f"step-{checkpoint.step:06d}"
     temporary = root / f".{final.name}"
     temporary.mkdir()
     tensors: dict[str, Tensor] = {}
-    tree = _take_out(checkpoint.state, "state", tensors)
-    save_file(_plain(checkpoint.weights), temporary / _WEIGHTS)
-    save_file(_plain(tensors), temporary / _TENSORS)
+    tree = _extract_tensors(checkpoint.state, "state", tensors)
+    save_file(_contiguous(checkpoint.weights), temporary / _WEIGHTS)
+    save_file(_contiguous(tensors), temporary / _TENSORS)
     record = {
         "format": FORMAT,
         "step": checkpoint.step,
@@ -91,20 +91,19 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, keep_last: int = 2) -> P
     }
     (temporary / _STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
     for file in (*temporary.iterdir(), temporary):
-        _force_to_disk(file)
+        _sync(file)
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
-    _force_to_disk(root)
-    for old in _all(root)[:-keep_last]:
+    _sync(root)
+    for old in _sorted_checkpoints(root)[:-keep_last]:
         shutil.rmtree(old)
     return final
 
 
 def latest(folder: str | Path) -> Path | None:
-    """Return the newest checkpoint in a folder, or None where there is none."""
-    found = _all(Path(folder))
-    return found[-1] if found else None
+    """Return the newest checkpoint in a folder, or None if there is none."""
+    return next(reversed(_sorted_checkpoints(Path(folder))), None)
 
 
 def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -112,7 +111,7 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
 
     Args:
         path: Its folder.
-        config: The settings to go on with: each must be what it was. None accepts any.
+        config: Settings of the resumed run, which must be those that were saved; None: not checked.
 
     Raises:
         CheckpointError: It is damaged, incomplete, of another version or of another run. The
@@ -128,20 +127,20 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
         _check_config(folder, record["config"], config)
     try:
         weights, tensors = load_file(folder / _WEIGHTS), load_file(folder / _TENSORS)
-        state = _put_back(record["state"], tensors)
+        state = _insert_tensors(record["state"], tensors)
     except (SafetensorError, KeyError) as error:
         raise _damaged(folder, str(error)) from error
     return Checkpoint(record["step"], weights, state, record["config"])
 
 
 def settings(path: str | Path) -> dict[str, Any]:
-    """Return what the run that wrote a checkpoint was configured with.
+    """Return the settings of the run that wrote a checkpoint.
 
     Raises:
         CheckpointError: There is no checkpoint, or it is damaged or of another version.
     """
-    found: dict[str, Any] = _read_record(Path(path))["config"]
-    return found
+    config: dict[str, Any] = _read_record(Path(path))["config"]
+    return config
 
 
 def step_of(path: Path) -> int:
@@ -149,7 +148,7 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def _all(root: Path) -> list[Path]:
+def _sorted_checkpoints(root: Path) -> list[Path]:
     """Return all checkpoints of a folder, oldest first."""
     return sorted((p for p in root.glob("step-*") if _NAME.fullmatch(p.name)), key=step_of)
 
@@ -208,7 +207,7 @@ def _fingerprint(file: Path) -> list[int]:
     return [size, crc]
 
 
-def _force_to_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -216,46 +215,48 @@ def _force_to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors that share no memory, as safetensors wants them."""
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that share no memory, as safetensors requires."""
     return {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
 
 
-def _take_out(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Return a tree as JSON, its tensors put into ``tensors`` by their path."""
+def _extract_tensors(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Return a tree as JSON; its tensors are added to ``tensors`` by their path."""
     if isinstance(tree, Tensor):
         tensors[path] = tree
         return {"tensor": path}
     if isinstance(tree, dict):
-        pairs = [[key, _take_out(value, f"{path}.{key}", tensors)] for key, value in tree.items()]
+        pairs = [
+            [key, _extract_tensors(value, f"{path}.{key}", tensors)] for key, value in tree.items()
+        ]
         return {"dict": pairs}
     if isinstance(tree, list | tuple):
-        items = [_take_out(value, f"{path}.{i}", tensors) for i, value in enumerate(tree)]
+        items = [_extract_tensors(value, f"{path}.{i}", tensors) for i, value in enumerate(tree)]
         return {"list" if isinstance(tree, list) else "tuple": items}
     if tree is not None and not isinstance(tree, bool | int | float | str):
         raise TypeError(f"Expected plain data or tensors in a state, got {type(tree)} at {path}.")
     return tree
 
 
-def _put_back(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    """Return the tree that :func:`_take_out` was given."""
+def _insert_tensors(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """Return the tree that :func:`_extract_tensors` was given."""
     if not isinstance(tree, dict):
         return tree
     ((kind, content),) = tree.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: _put_back(value, tensors) for key, value in content}
-    items = [_put_back(value, tensors) for value in content]
+        return {key: _insert_tensors(value, tensors) for key, value in content}
+    items = [_insert_tensors(value, tensors) for value in content]
     return items if kind == "list" else tuple(items)
 
 
 def dtype_of_run(dtype: str, device: torch.device | str, newest: Path | None) -> Precision:
-    """Return the type that a run computes in.
+    """Return the dtype that a run computes in.
 
     Args:
-        dtype: What is asked for. ``"auto"`` goes on with what a resumed run began with.
-        device: Where it is computed.
+        dtype: As configured. ``"auto"`` keeps the dtype of a resumed run.
+        device: Device of the run.
         newest: The checkpoint that is resumed; None for a new run.
 
     Raises:
@@ -268,26 +269,26 @@ def dtype_of_run(dtype: str, device: torch.device | str, newest: Path | None) ->
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Hold Ctrl-C back until the block is done; a second one is let through.
+    """Defer Ctrl-C until the block is done; a second Ctrl-C interrupts the block.
 
-    Where somebody handles SIGINT in their own way, or outside the main thread, nothing is done.
+    Does nothing if SIGINT has another handler, or outside the main thread.
 
     Raises:
         KeyboardInterrupt: After the block, if Ctrl-C was pressed in it; inside it at the second.
     """
-    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_default or threading.current_thread() is not threading.main_thread():
         yield
         return
     pressed = False
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def on_sigint(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         if pressed:
             raise KeyboardInterrupt
         pressed = True
 
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, on_sigint)
     try:
         yield
     finally:

@@ -1,7 +1,4 @@
-"""What a training run is, as plain data: model, environment, algorithm, phases, limits.
-
-How it is run is :mod:`search_env.agents.training.train`.
-"""
+"""Settings of a training run, as plain data: model, environment, algorithm, phases, limits."""
 
 from __future__ import annotations
 
@@ -23,14 +20,14 @@ from search_env.validation import check_choice, check_count
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
-    """A part of a run that pays one reward.
+    """A part of a run with a reward of its own.
 
     Attributes:
-        reward: Its name.
-        group_reward: Name of what is paid beside it to the episodes of each group; None: nothing.
-        changes: Fields of the algorithm that are other than in the rest of the run, for example
+        reward: Name of the reward.
+        group_reward: Name of a group reward that is paid in addition; None for none.
+        changes: Fields of the algorithm that differ in this phase, for example
             ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
-        levels: Difficulties that it asks, where questions are labelled.
+        levels: Difficulties of its questions, if questions are labelled.
     """
 
     reward: str
@@ -39,11 +36,11 @@ class Phase:
     levels: tuple[str, ...] = USED_LEVELS
 
     def __post_init__(self) -> None:
-        """Keep a plain copy of the changes, which can be JSON whatever they came as."""
+        """Copy the changes to a dict, which can be written as JSON."""
         object.__setattr__(self, "changes", dict(self.changes))
 
     def rewards(self) -> tuple[Reward, GroupReward | None]:
-        """Return what the names name.
+        """Return the reward and the group reward of these names.
 
         Raises:
             ConfigurationError: A name is not registered, or both rewards have a part in common.
@@ -67,44 +64,44 @@ class TrainConfig:
 
     Attributes:
         model: Folder or hub name of a causal language model of transformers.
-        algorithm: How it learns; questions a step, group size and learning rate are in it.
-        env_id: What it learns in.
+        algorithm: Advantages and loss, questions a step, group size and learning rate.
+        env_id: Id of the environment.
         env_options: Arguments of the environment.
-        eval_options: Those that are other for evaluation. The splits to train on and to evaluate on
-            are the dataset's own where these name none
+        eval_options: Arguments that differ in evaluation. Without a ``split`` here or above, the
+            splits to train on and to evaluate on are those of the dataset
             (:func:`~search_env.envs.splits.splits_of`).
-        max_tokens: Context: of the environment, and of the engine's cache.
-        phases: One after the other.
-        phase_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
-        phase_search_rate: A phase ends once this share of episodes searches; None: not asked.
-        phase_format_rate: And this share keeps the format.
-        phase_window: Episodes that the shares are of.
+        max_tokens: Context of the environment and of the engine's cache.
+        phases: Phases in order.
+        phase_episodes: Most valid episodes of a phase; None: no limit.
+        phase_search_rate: Share of episodes with a search at which a phase ends; None: not used.
+        phase_format_rate: Share of well-formed episodes that it needs as well.
+        phase_window: Number of episodes that the shares are computed from.
         hops: ``(from_step, most_hops)``: questions from easy to hard.
-        difficulties: File of ``search-env label``; None asks all questions alike.
-        optimizer: How steps are taken; learning rates and warm-up are the algorithm's.
-        steps: How many.
-        minutes: End after so many, resumed parts included; None: no limit.
+        difficulties: File of ``search-env label``; None draws all questions alike.
+        optimizer: The optimizer; learning rates and warm-up are the algorithm's.
+        steps: Number of steps.
+        minutes: Time limit, resumed parts included; None: no limit.
         num_envs: Episodes side by side.
         wait_for_all: See :func:`search_env.agents.rollouts.collect.collect`.
         lora_rank: Train adapters of this rank only; 0 trains all weights.
-        device: Where the model goes; ``"auto"`` is the GPU where there is one.
+        device: Device of the model; ``"auto"`` is the GPU if there is one.
         sharded: Split weights and optimizer over the processes of torchrun.
         dtype: ``"fp32"``, or ``"bf16"`` with float32 master weights; ``"auto"`` as
             :func:`~search_env.agents.learning.precision.resolve_dtype` decides when the run begins.
-            A resumed run keeps what it began with.
+            A resumed run keeps its dtype.
         max_tokens_per_micro_batch: Most tokens in one forward and backward pass.
         gradient_checkpointing: Less memory, more time.
-        seed: Decides everything that is random.
+        seed: Seed of everything random.
         eval_every: Steps between evaluations, which also come first and last; 0: none.
-        eval_questions: How many held-out questions are asked, evenly spread over the split.
+        eval_questions: Number of evaluation questions, evenly spread over the split.
         checkpoint_every: Steps between checkpoints; one is always made at the end.
-        keep_checkpoints: How many of them stay.
+        keep_checkpoints: Number of checkpoints to keep.
         record_every: Steps between those whose episodes are written, with their log-probabilities,
             values and advantages, for ``search-env view``; 0: none.
         out: Folder of checkpoints, recorded episodes and of the trained model.
-        processes: Train by so many processes, which share out questions and threads: on CPUs,
-            where a small model gains little from threads. Under torchrun its number counts.
-        threads: Of torch, in each process; None leaves them, or what each has a share of.
+        processes: Number of processes that share questions and threads: for CPUs, where a small
+            model gains little from threads. Ignored under torchrun, which has its own.
+        threads: Threads of torch in each process; None for torch's default, shared by processes.
     """
 
     model: str
@@ -174,38 +171,39 @@ class TrainConfig:
             self.algorithm_of(phase)
 
     def algorithm_of(self, phase: int) -> Algorithm:
-        """Return the algorithm as a phase changes it.
+        """Return the algorithm with the changes of a phase.
 
         Raises:
-            ConfigurationError: It changes a field that there is not, or to what cannot work.
+            ConfigurationError: A change of an unknown field, or to an invalid value.
         """
-        known = [field.name for field in fields(Algorithm)]
+        names = [field.name for field in fields(Algorithm)]
         for name in self.phases[phase].changes:
-            check_choice("the changes of a phase", name, known)
+            check_choice("the changes of a phase", name, names)
         return replace(self.algorithm, **self.phases[phase].changes)
 
     def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
-        """Return the arguments of the environment to train in, to watch training by or to test in.
+        """Return the arguments of the environment for training, evaluation or the final test.
 
-        A split that is given to the id or in ``env_options`` is for training alone.
+        A split of the id or in ``env_options`` is used for training only.
 
         Raises:
             ConfigurationError: No such id or dataset, or one without a split to train on.
             DataError: The dataset is a damaged file.
         """
-        own = arguments_of(self.env_id)
-        given = {"split": own.get("split"), "max_tokens": self.max_tokens, **self.env_options}
+        registered = arguments_of(self.env_id)
+        options: dict[str, Any] = {"split": registered.get("split"), "max_tokens": self.max_tokens}
+        options |= self.env_options
         if purpose != "train":
-            given["split"] = None
+            options["split"] = None
         if purpose == "evaluation":
-            given.update(self.eval_options)
-        if given["split"] is None:
-            splits = splits_of(given.get("dataset", own.get("dataset", "world")))
+            options.update(self.eval_options)
+        if options["split"] is None:
+            splits = splits_of(options.get("dataset", registered.get("dataset", "world")))
             if purpose == "train":
-                given["split"] = splits.train
+                options["split"] = splits.train
             else:
-                given["split"] = splits.test if purpose == "test" else splits.evaluation
-        return given
+                options["split"] = splits.test if purpose == "test" else splits.evaluation
+        return options
 
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
@@ -215,10 +213,10 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, settings: Mapping[str, Any]) -> TrainConfig:
-        """Return the configuration that :meth:`to_json` was called on.
+        """Return the configuration that :meth:`to_json` was called on, also by a former version.
 
         Raises:
-            ConfigurationError: It is of another version of this package.
+            ConfigurationError: The settings are not complete, or those of a later version.
         """
         try:
             if is_former(settings):
@@ -245,7 +243,7 @@ class TrainConfig:
         return {name: value for name, value in self.to_json().items() if name not in _FREE}
 
 
-# What a run may go on with otherwise: limits, and where and how often things are written.
+# Settings that may change when a run is resumed: limits, and where and how often to write.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
     | {"out", "processes", "threads", "device", "record_every"}

@@ -1,7 +1,7 @@
-"""The embedded default: the tiny base model learns to search, then to answer, on two CPU cores.
+"""The default run: the tiny base model learns to search, then to answer, on two CPU cores.
 
-Its numbers are not those of any paper. A model of a million parameters wants greater learning rates
-than one of a billion, and few episodes must do. What they rest on stands in ``docs/learning.md``.
+Its numbers are from no paper: a model of a million parameters needs higher learning rates than one
+of a billion, and episodes are few. ``docs/learning.md`` has the measurements behind them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.training.config import Phase, TrainConfig
 from search_env.validation import check_choice
 
-# Where most of a group search already, division by its standard deviation lifts noise to signal.
+# If most of a group search already, division by its standard deviation amplifies noise.
 TINY = Algorithm(
     advantage="mean_only",
     surrogate="ppo",
@@ -28,7 +28,7 @@ TINY = Algorithm(
 """GRPO without division by the standard deviation, with token-level loss; the preset ``tiny``."""
 
 ENV_OPTIONS = MappingProxyType({"max_policy_tokens": 384})
-"""Enough for four searches that are thought about; whoever rambles is stopped."""
+"""Enough for four searches with thoughts; longer episodes are truncated."""
 
 SEARCH = Phase(
     reward="r1-searcher-stage1",
@@ -36,17 +36,17 @@ SEARCH = Phase(
 )
 ANSWER = Phase(reward="r1-searcher-stage2")
 PHASES = MappingProxyType({"both": (SEARCH, ANSWER), "1": (SEARCH,), "2": (ANSWER,)})
-"""By what ``--phases`` says."""
+"""Phases by the value of ``--phases``."""
 
 
 def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
-    """Return the run that ``search-env train`` makes where nothing else is asked for.
+    """Return the settings that ``search-env train`` has by default.
 
     Two processes train where there are two cores and no GPU.
 
     Args:
         phases: ``"both"``, ``"1"`` (search) or ``"2"`` (answer).
-        out: Folder of everything it leaves.
+        out: Folder of everything it writes.
 
     Raises:
         ConfigurationError: No such phases.

@@ -1,8 +1,8 @@
-"""Recordings of training episodes with what was learnt from each token, for ``search-env view``.
+"""Recordings of training episodes with signals for each token, for ``search-env view``.
 
-A line is that of :mod:`search_env.recording.files`; its signals are ``log_prob`` (of the
-distribution that the token was drawn from), ``value`` where there is a critic, and ``advantage``
-where the episode was learnt from.
+Lines are those of :mod:`search_env.recording.files`; signals are ``log_prob`` (of the distribution
+that the token was drawn from), ``value`` if there is a critic, and ``advantage`` if the episode was
+trained on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Recording:
     """The episodes of one step.
 
     Args:
-        envs: That they are played in; its present reward is the one that is noted.
+        envs: Environment of the episodes; its present reward is recorded.
     """
 
     def __init__(self, envs: SearchQAVectorEnv) -> None:
@@ -35,31 +35,31 @@ class Recording:
         self._advantages: list[tuple[Trajectory, NDArray[np.float32]]] = []
 
     def played(self, question: int, transcript: Transcript, trajectory: Trajectory) -> None:
-        """Take in a finished episode; as :data:`search_env.agents.rollouts.collect.OnEpisode`."""
+        """Add a finished episode; an ``OnEpisode`` of ``collect``."""
         del question
         self._episodes.append((transcript, trajectory))
 
     def learnt(
         self, trajectories: Sequence[Trajectory], advantages: Sequence[NDArray[np.float32]]
     ) -> None:
-        """Take in what episodes were worth; an ``OnAdvantages`` of ``update``."""
+        """Add the advantages of episodes; an ``OnAdvantages`` of ``update``."""
         self._advantages += zip(trajectories, advantages, strict=True)
 
     def write(self, path: Path, ranks: Ranks = SINGLE_RANK) -> None:
-        """Write all ranks' episodes, groups together, to a new file or in place of what is there.
+        """Write the episodes of all ranks, ordered by group; an existing file is replaced.
 
         The id of a group is the file's stem and the group's number in the step.
 
         Args:
             path: The file; the main rank writes it.
-            ranks: The processes that train together, all of which must call.
+            ranks: The processes that train together; all of them must call this.
 
         Raises:
             ConfigurationError: The environment's arguments or its reward have no names.
         """
         ordered = sorted(self._episodes, key=lambda episode: episode[1].group)
         sizes = Counter(trajectory.group for _, trajectory in ordered)  # ranks share no group
-        own = [
+        episodes = [
             (
                 transcript,
                 self._signals(trajectory),
@@ -67,7 +67,7 @@ class Recording:
             )
             for transcript, trajectory in ordered
         ]
-        gathered = ranks.gather(own)
+        gathered = ranks.gather(episodes)
         if not ranks.is_main:
             return
         with atomic_path(path) as temporary:
@@ -76,15 +76,15 @@ class Recording:
                 writer.write(transcript, reward=self._reward, signals=signals, group=group)
 
     def _advantage(self, trajectory: Trajectory) -> NDArray[np.float32] | None:
-        # Groups may have been given other numbers since; the array of ids is the same.
-        found = (a for learnt, a in self._advantages if learnt.tokens is trajectory.tokens)
-        return next(found, None)
+        # Groups may have been renumbered since; the array of ids is the same.
+        matches = (a for learnt, a in self._advantages if learnt.tokens is trajectory.tokens)
+        return next(matches, None)
 
     def _signals(self, trajectory: Trajectory) -> dict[str, NDArray[np.float32]]:
-        known = {
+        signals = {
             "log_prob": trajectory.log_probs,
             "value": trajectory.values,
             "advantage": self._advantage(trajectory),
         }
-        written = {n: of[trajectory.policy] for n, of in known.items() if of is not None}
-        return {name: of for name, of in written.items() if np.isfinite(of).all()}
+        written = {n: s[trajectory.policy] for n, s in signals.items() if s is not None}
+        return {name: signal for name, signal in written.items() if np.isfinite(signal).all()}

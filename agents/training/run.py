@@ -1,4 +1,4 @@
-"""What a training run consists of, its steps, and what of it lasts."""
+"""The state of a training run, its steps, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, Pha
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
-        steps: Steps that were made, in all.
-        reason: Why it ended.
+        steps: Number of all steps.
+        reason: Why the run ended.
         model: Folder of the trained model.
         evaluations: ``(step, metrics)`` of this part of the run.
-        switches: Changes of phase, in all.
+        switches: All changes of phase.
     """
 
     steps: int
@@ -61,7 +61,7 @@ class TrainResult:
 
 
 class TrainingRun:
-    """All that a run consists of, and its step."""
+    """The components and the state of a run, and its step."""
 
     def __init__(
         self,
@@ -71,8 +71,8 @@ class TrainingRun:
         engine: EngineFactory | None,
     ) -> None:
         self.config, self.ranks = config, ranks
-        model = _model(config, ranks) if model is None else model
-        # Whoever samples needs the whole model, also where the learner has split its own.
+        model = _load_model(config, ranks) if model is None else model
+        # Sampling needs the whole model, also if the learner has split its own.
         self.sampler = copy.deepcopy(model) if config.sharded else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
         self.rewards = [phase.rewards() for phase in config.phases]
@@ -102,9 +102,9 @@ class TrainingRun:
                 config.env_id,
                 num_envs=config.num_envs,
                 vocabulary=ids,
-                options=with_tokenizer(given, self.sampler),
+                options=with_tokenizer(config.options_for(purpose), self.sampler),
             )
-            for given in (config.options_for("train"), config.options_for("evaluation"))
+            for purpose in ("train", "evaluation")
         )
         check_fits(self.sampler, self.envs.tokenizer)
         self._make_engine = engine or partial(
@@ -124,16 +124,16 @@ class TrainingRun:
         self.monitors = Monitors(Limits(drift=DRIFT_LIMITS[config.dtype]))
         self.step, self.evaluated = 0, -1
         self.evaluations: list[tuple[int, dict[str, float]]] = []
-        self._before = 0.0  # seconds of the parts of the run before this one
+        self._seconds_before = 0.0  # seconds of the parts of the run before this one
         self._started = time.monotonic()
-        self._saved = 0  # the step of the newest checkpoint; nothing is worth saving before
+        self._saved = 0  # the step of the newest checkpoint; step 0 is not saved
         self._enter_phase()
-        self._whole = self._progress()
+        self._last_step = self._progress()
 
-    # One step.
+    # The step.
 
     def train_step(self) -> tuple[dict[str, float], list[Trajectory], list[str]]:
-        """Play, learn, measure; return metrics, all ranks' episodes and warnings."""
+        """Play, learn, measure; return metrics, the episodes of all ranks, and warnings."""
         started = time.perf_counter()
         phase = self.phases.phase
         algorithm = self.config.algorithm_of(phase)
@@ -154,8 +154,8 @@ class TrainingRun:
             metrics["time/step"] = time.perf_counter() - started
             warnings = self.monitors.update(metrics)
             self.step += 1
-            self._book(episodes)
-            self._whole = self._progress()
+            self._count_episodes(episodes)
+            self._last_step = self._progress()
         if recording is not None:
             file = Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl"
             recording.write(file, self.ranks)
@@ -169,7 +169,7 @@ class TrainingRun:
     def _play(
         self, algorithm: Algorithm, recording: Recording | None
     ) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
-        """Return this rank's episodes, those to learn from, and what was measured."""
+        """Return this rank's episodes, those to learn from, and metrics."""
         played: list[Trajectory] = []
         chosen: list[Trajectory] = []
         measured: defaultdict[str, float] = defaultdict(float)
@@ -203,8 +203,8 @@ class TrainingRun:
         kept = list(by_group(chosen).values())[:share]
         return played, [member for members in kept for member in members], dict(measured)
 
-    def _book(self, episodes: list[Trajectory]) -> None:
-        """Count episodes of all ranks; go on to the next phase if this one is over."""
+    def _count_episodes(self, episodes: list[Trajectory]) -> None:
+        """Count episodes of all ranks for the phase; enter the next one if it is over."""
         before = self.phases.phase
         finished = [EpisodeOutcome(t.num_searches, t.well_formed, t.valid) for t in episodes]
         self.phases, _ = self.rule.observe(self.phases, finished)
@@ -229,25 +229,25 @@ class TrainingRun:
         total = len(self.held_out.questions)
         count = min(self.config.eval_questions, total)
         indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
-        own = self.ranks.split(indices)
+        questions = self.ranks.split(indices)
         engine = self._engine_for(self.held_out, GREEDY)
         engine.update_weights(self.learner.weights, self.learner.updates)
-        found = play_questions(engine, self.held_out, own) if own else []
-        metrics = evaluation_metrics([t for part in self.ranks.gather(found) for t in part])
+        episodes = play_questions(engine, self.held_out, questions) if questions else []
+        metrics = evaluation_metrics([t for part in self.ranks.gather(episodes) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
         self.evaluated = self.step
         return metrics
 
-    # What lasts.
+    # The run and its checkpoints.
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken, all its parts together."""
-        return self._before + time.monotonic() - self._started
+        """Duration of the run, all its parts together."""
+        return self._seconds_before + time.monotonic() - self._started
 
-    def over(self) -> str | None:
-        """Return why the run is over, or None."""
+    def end_reason(self) -> str | None:
+        """Return why the run ends now; None if it goes on."""
         config = self.config
         if self.step >= config.steps:
             return "all steps are made"
@@ -257,12 +257,12 @@ class TrainingRun:
 
     @property
     def folder(self) -> Path:
-        """Where checkpoints are."""
+        """Folder of the checkpoints."""
         return Path(self.config.out) / "checkpoints"
 
     @property
     def description(self) -> dict[str, str]:
-        """What is run, in words."""
+        """Model, environment and so on, for observers."""
         config, algorithm = self.config, self.config.algorithm
         return {
             "model": config.model,
@@ -274,11 +274,11 @@ class TrainingRun:
         }
 
     def begin(self, resume: bool) -> None:
-        """Go on from the newest checkpoint, or make sure that there is none.
+        """Restore the newest checkpoint, or make sure that there is none.
 
         Raises:
-            CheckpointError: There is none, or not of this run.
-            ConfigurationError: There is one of another run.
+            CheckpointError: There is no checkpoint to resume, or one of other settings.
+            ConfigurationError: The folder of a new run has checkpoints.
         """
         newest = checkpoints.latest(self.folder)
         if resume and newest is None:
@@ -296,23 +296,23 @@ class TrainingRun:
         self.engine.update_weights(self.learner.weights, self.learner.updates)
 
     def save(self) -> None:
-        """Write a checkpoint of the last whole step, if weights have not moved on since."""
-        whole = self._whole
-        if self._saved == whole["step"] or self.learner.updates != whole["updates"]:
+        """Write a checkpoint of the last complete step, if weights have not changed since."""
+        progress = self._last_step
+        if self._saved == progress["step"] or self.learner.updates != progress["updates"]:
             return
         learner = self.learner.state_dict()
         checkpoint = checkpoints.Checkpoint(
-            step=whole["step"],
+            step=progress["step"],
             weights=learner.pop("weights"),
-            state={"learner": learner, "run": whole, "evaluated": self.evaluated},
+            state={"learner": learner, "run": progress, "evaluated": self.evaluated},
             config=self.config.resume_settings(),
         )
         if self.ranks.is_main:
             checkpoints.save(self.folder, checkpoint, keep_last=self.config.keep_checkpoints)
-        self._saved = whole["step"]
+        self._saved = progress["step"]
 
     def result(self, reason: str) -> TrainResult:
-        """Write the model where transformers can load it; return how the run ended."""
+        """Save the model in the format of transformers; return the result of the run."""
         folder = Path(self.config.out) / "model"
         weights = self.learner.weights()
         if self.ranks.is_main:
@@ -320,7 +320,7 @@ class TrainingRun:
         return TrainResult(self.step, reason, folder, tuple(self.evaluations), self.phases.history)
 
     def _progress(self) -> dict[str, Any]:
-        """Return all but the learner's state, as plain data."""
+        """Return the state of all but the learner, as plain data."""
         return {
             "step": self.step,
             "updates": self.learner.updates,
@@ -340,9 +340,9 @@ class TrainingRun:
         self.monitors.load_state_dict(run["monitors"])
         self.step = self._saved = checkpoint.step
         self.evaluated = checkpoint.state["evaluated"]
-        self._before = run["seconds"]
+        self._seconds_before = run["seconds"]
         self._enter_phase()
-        self._whole = self._progress()
+        self._last_step = self._progress()
 
     def _seed(self, *numbers: int) -> int:
         """Return a seed for one use in one step."""
@@ -350,8 +350,8 @@ class TrainingRun:
         return int(sequence.generate_state(1)[0])
 
 
-def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
-    """Load the model to where it is trained."""
+def _load_model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
+    """Load the model to the device that it is trained on."""
     device = config.device
     if device == "auto":
         gpu = "cuda" if uses_gpu(config) else "cpu"
@@ -362,10 +362,14 @@ def _model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
 
 def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:
     """Return the curriculum of each phase."""
-    known = None if config.difficulties is None else read_difficulties(config.difficulties)
+    difficulties = None if config.difficulties is None else read_difficulties(config.difficulties)
     return [
         make_curriculum(
-            envs.questions, config.seed, hops=config.hops, difficulties=known, levels=phase.levels
+            envs.questions,
+            config.seed,
+            hops=config.hops,
+            difficulties=difficulties,
+            levels=phase.levels,
         )
         for phase in config.phases
     ]

@@ -1,14 +1,13 @@
 """Policy-gradient training of a language model that searches: the run, top to bottom.
 
 A step draws questions, plays groups of episodes, learns from them
-(:mod:`search_env.agents.learning.update`), measures what happened and asks whether the phase is
-over. Around it: evaluation on held-out questions, checkpoints, and the observer that is told of
-everything.
+(:mod:`search_env.agents.learning.update`), computes metrics and checks whether the phase is over.
+Around it: evaluation on held-out questions, checkpoints, and an observer of all this.
 
-Everything random is drawn from the seed and the number of the step, and episodes never outlive a
-step. So a run that was killed goes on from its checkpoint as if it had not been: on one thread, in
-fp32, its weights are the same to the last bit. Ctrl-C is held back while weights change. Several
-processes share out the questions: torchrun's, or those that ``processes`` asks for.
+Everything random is drawn from the seed and the number of the step, and no episode outlasts its
+step. A run that was killed and resumed therefore gives the same result as an uninterrupted one: on
+one thread, in fp32, the same weights to the last bit. Ctrl-C is deferred while weights change.
+Several processes share the questions: those of torchrun, or ``processes`` of them.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from search_env.agents.inference.rollout_engine import (
-    EngineFactory,
-    check_portable,
-)
+from search_env.agents.inference.rollout_engine import EngineFactory, check_portable
 from search_env.agents.learning.distributed import Ranks, by_torchrun, init_process_group
 from search_env.agents.learning.local_processes import local_processes
 from search_env.agents.reporting.logs import Observer, Observers
@@ -45,21 +41,21 @@ def train(
 ) -> TrainResult:
     """Train, evaluate and write checkpoints.
 
-    After Ctrl-C or an error the last whole step is saved before the exception goes on.
+    After Ctrl-C or an error the last complete step is saved before the exception is raised.
 
     Args:
-        config: What to run.
-        model: Instead of loading ``config.model``; changed in place. With one process only.
-        observer: Is told, on the main process only.
-        resume: Go on from the newest checkpoint in ``config.out``.
-        engine: Makes what samples, for rollouts and evaluation, in each process; None for
+        config: Settings of the run.
+        model: Used instead of loading ``config.model``, and changed in place; one process only.
+        observer: Receives the events of the run, on the main process only.
+        resume: Continue from the newest checkpoint in ``config.out``.
+        engine: Makes the engine of rollouts and evaluation in each process; None for
             :class:`~search_env.agents.inference.engine.Engine` on the trained model's own weights.
-            It is no setting of the run: whoever resumes passes it again.
+            It is not saved with the settings: pass it again to resume.
 
     Raises:
         ConfigurationError: Settings that cannot work, also with this engine, or a folder that
             holds another run.
-        CheckpointError: Nothing to resume, or not with these settings.
+        CheckpointError: Nothing to resume, or other settings than before.
         WorkerDiedError: One of several processes could not start, or was killed.
     """
     newest = checkpoints.latest(Path(config.out) / "checkpoints") if resume else None
@@ -83,7 +79,7 @@ def train(
 def _train_as_member(
     ranks: Ranks, settings: dict[str, Any], resume: bool, engine: EngineFactory | None
 ) -> None:
-    """Train in a process that another one started, and say nothing."""
+    """Train in a process that another one started, without output."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
 
@@ -101,14 +97,14 @@ def _train_together(
         torch.set_num_threads(config.threads)
     config = replace(config, dtype=ranks.broadcast(config.dtype))  # machines may differ
     run = TrainingRun(config, model, ranks, engine)
-    told = Observers([observer] if observer is not None and ranks.is_main else [])
+    observers = Observers([observer] if observer is not None and ranks.is_main else [])
     run.begin(resume)
-    told.begin(config.steps, run.description)
+    observers.begin(config.steps, run.description)
     reason = "it failed"
     with ExitStack() as last:
-        last.callback(lambda: told.end(run.step, reason))
+        last.callback(lambda: observers.end(run.step, reason))
         try:
-            reason = _train(run, config, told)
+            reason = _train(run, config, observers)
         except KeyboardInterrupt:
             reason = "interrupted"
             raise
@@ -118,14 +114,14 @@ def _train_together(
 
 
 def _train(run: TrainingRun, config: TrainConfig, observer: Observer) -> str:
-    """Make the steps that are left; return why they end."""
+    """Make the remaining steps; return why they end."""
 
     def evaluate() -> None:
         due = reason is not None or run.step % config.eval_every == 0
         if due and run.evaluated != run.step:
             observer.evaluated(run.step, run.evaluate())
 
-    reason = run.over()
+    reason = run.end_reason()
     if config.eval_every:
         evaluate()
     while reason is None:
@@ -133,7 +129,7 @@ def _train(run: TrainingRun, config: TrainConfig, observer: Observer) -> str:
         observer.step(run.step, metrics, episodes)
         for warning in warnings:
             observer.warn(run.step, warning)
-        reason = run.over()
+        reason = run.end_reason()
         if config.eval_every:
             evaluate()
         if run.step % config.checkpoint_every == 0:

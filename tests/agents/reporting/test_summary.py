@@ -241,5 +241,5 @@ def test_what_was_not_answered_says_why():
 
 def test_an_unknown_question_is_named():
     other = dataclasses.replace(Question("q", "who?", ("gold",)), id="other")
-    with pytest.raises(ConfigurationError, match="'q' among the 1 given"):
+    with pytest.raises(ConfigurationError, match="'q' among 1 questions"):
         shown([Sample("right", trajectory())], load_tokenizer("byte"), [other])

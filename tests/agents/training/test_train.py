@@ -229,7 +229,7 @@ def test_refusals_are_named(tmp_path):
     config = toy_config(tmp_path / "run", steps=1)
     with pytest.raises(CheckpointError, match="got none"):
         train(config, model=tiny_model(), resume=True)
-    with pytest.raises(ModelMismatchError, match="at most 20 ids"):
+    with pytest.raises(ModelMismatchError, match="at most the model's 20 ids"):
         train(config, model=tiny_model(vocabulary=20))
     with pytest.raises(ContextLengthError, match="max_tokens"):
         train(replace(config, max_tokens=64), model=tiny_model())
