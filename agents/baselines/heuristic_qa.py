@@ -1,7 +1,7 @@
-"""Answers from text by a handful of rules: what the scripted agents read with.
+"""Answers from text by a handful of rules: the reader of the scripted agents.
 
-It stands in for a model where retrieval is to be measured, and says of itself how little it can:
-one sentence, one span, no reasoning over two documents. Rules look at English words only.
+It takes the place of a model where retrieval is measured. Its limits: one sentence, one span, no
+reasoning over two documents, English words only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _YES_NO_STARTS = frozenset(
 _TOKEN = re.compile(r"\w[\w'’.-]*|\S")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 _DATE = re.compile(r"\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4}|\b\d{4}\b")
-# What a question asks for, and how that looks; the first that fits counts.
+# Patterns of questions and of their answers; the first match is used.
 _SHAPES = (
     (re.compile(r"\byear\b", re.I), re.compile(r"\b\d{4}\b")),
     (re.compile(r"\bwhen\b|\bdate\b", re.I), _DATE),
@@ -80,42 +80,43 @@ def read(transcript: Transcript) -> str:
     if is_yes_no(question) or " or " in question:
         return guess(question)
     shape = next((looks for asks, looks in _SHAPES if asks.search(question)), None)
-    asked = [R1_SEARCHER.normalize(text) for text in (question, *(s.query for s in searches))]
+    mentions = [R1_SEARCHER.normalize(text) for text in (question, *(s.query for s in searches))]
     for search in reversed(searches):
         documents = [transcript.documents[i] for i in search.document_ids]
         query = R1_SEARCHER.normalize(search.query)
-        found = (
-            _named(documents, query, asked) if shape is None else _shaped(documents, query, shape)
-        )
-        answer = next(found, None)
+        if shape is None:
+            candidates = _named(documents, query, mentions)
+        else:
+            candidates = _shaped(documents, query, shape)
+        answer = next(candidates, None)
         if answer is not None:
             return answer
     return guess(question)
 
 
 def _shaped(documents: Sequence[Document], query: str, looks: re.Pattern[str]) -> Iterator[str]:
-    """Yield what looks as wanted, from the most fitting sentence on."""
+    """Yield matches of a pattern, from the most fitting sentence on."""
     for sentence in _sentences(documents, query):
         yield from looks.findall(sentence)
 
 
-def _named(documents: Sequence[Document], query: str, asked: Sequence[str]) -> Iterator[str]:
-    """Yield names that were not asked about: the best title, then those in fitting sentences."""
+def _named(documents: Sequence[Document], query: str, mentions: Sequence[str]) -> Iterator[str]:
+    """Yield names that nothing mentions yet: the best title, then those in fitting sentences."""
     names = itertools.chain(
         (document.title or document.text for document in documents[:1]),
         (name for sentence in _sentences(documents, query) for name in _names(sentence)),
     )
     for name in names:
         words = R1_SEARCHER.normalize(name)
-        if words and not any(contains_words(text, words) for text in asked):
+        if words and not any(contains_words(text, words) for text in mentions):
             yield name
 
 
 def _sentences(documents: Sequence[Document], query: str) -> list[str]:
-    """Return all sentences, those first that share most words with the query."""
-    wanted = _stems(query)
+    """Return all sentences, sorted by the number of words that they share with the query."""
+    stems = _stems(query)
     scored = [
-        (len(wanted & (_stems(document.title) | _stems(sentence))), sentence)
+        (len(stems & (_stems(document.title) | _stems(sentence))), sentence)
         for document in documents
         for sentence in _SENTENCE_END.split(document.text)
     ]

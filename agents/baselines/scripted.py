@@ -1,10 +1,9 @@
-"""Scripted agents: what chance, guessing, one plain search and perfect queries are worth.
+"""Scripted agents: the scores of chance, guessing, one plain search and perfect queries.
 
 They bracket every result: an agent that does not beat ``question-as-query`` has learnt nothing
 about searching, and ``oracle-queries`` shows what the reader alone loses. They write text in the
-tags of whatever protocol the environment has; text becomes ids once, when it is written. The reader
-is a handful of rules (:mod:`search_env.agents.baselines.heuristic_qa`), not a model; there is no
-torch here.
+tags of the environment's protocol, which is encoded once. The reader is a handful of rules
+(:mod:`search_env.agents.baselines.heuristic_qa`), not a model; no torch is imported.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from search_env.protocols.tagged_text import answer_text, query_text, without_ta
 from search_env.types import Question
 
 Script: TypeAlias = Callable[[SearchQAEnv], Iterator[str]]
-"""Yields an episode's text piece by piece; each is written before the next is asked for."""
+"""Yields an episode's text in pieces; each is written before the next is generated."""
 
 
 class ScriptedAgent:
-    """Writes what its script yields.
+    """Writes the text of its script.
 
     A piece that closes a query is followed by the documents before the script goes on, so the
     script finds them in ``env.transcript()``. A script that is exhausted before its episode ends
@@ -112,7 +111,7 @@ def oracle(env: SearchQAEnv) -> Iterator[str]:
 
 
 def scripted(script: Script) -> Callable[[int], Agent]:
-    """Return the factory of a script's agent; the seed it takes is not needed."""
+    """Return the factory of a script's agent; it ignores its seed."""
     return lambda seed: ScriptedAgent(script)
 
 
@@ -125,7 +124,7 @@ BASELINES: Mapping[str, Callable[[int], Agent]] = MappingProxyType(
         "oracle": scripted(oracle),
     }
 )
-"""By name, what makes the agent from a seed; roughly weakest first."""
+"""Factories of agents from a seed, by name; roughly weakest first."""
 
 
 def make_baseline(name: str, seed: int = 0) -> Agent:

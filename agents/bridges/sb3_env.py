@@ -1,8 +1,8 @@
-"""Our vector environment in the form that Stable-Baselines3's algorithms take.
+"""The vector environment as a ``VecEnv`` of Stable-Baselines3.
 
-The classes differ in their returns only: one ``dones`` for two kinds of end, infos as a list of
-dictionaries, the next episode's observation in the place of the last one's. It serves any policy,
-also of networks that know no language; needs nothing of the language models.
+The interfaces differ in their returns only: one ``dones`` for two kinds of end, infos as a list of
+dictionaries, the next episode's observation in the place of the last one's. It works with any
+policy and needs no language model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from search_env.errors import ConfigurationError
 
 
 class SearchQAVecEnv(VecEnv):
-    """Our vector environment in the form that Stable-Baselines3 asks for.
+    """The vector environment with the interface of Stable-Baselines3.
 
     An episode's last observation is in ``infos[i]["terminal_observation"]``, whether it was cut
     short in ``infos[i]["TimeLimit.truncated"]``, the info of the first step of the next in
@@ -29,8 +29,8 @@ class SearchQAVecEnv(VecEnv):
 
     Stable-Baselines3 adds the value of the last observation to what a truncated episode was paid.
     Running out of tokens is a rule of this task, though: with that value added, it costs nothing,
-    and an undiscounted policy never learns to answer. So budgets count as ends unless told
-    otherwise. Episodes that broke off because retrieval failed are always truncated.
+    and an undiscounted policy never learns to answer. So budgets count as ends by default. Episodes
+    that ended because retrieval failed are always truncated.
 
     Args:
         envs: ``gym.make_vec(..., autoreset_mode="SameStep")``, in wrappers or not.
@@ -65,7 +65,7 @@ class SearchQAVecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Begin episodes; seeds and options are those set before, once."""
-        options = {key: [own[key] for own in self._options] for key in self._options[0]}
+        options = {key: [row[key] for row in self._options] for key in self._options[0]}
         # Rows of a group get one seed from a number, as they would not from a list.
         observations, infos = self.envs.reset(seed=self._seeds[0], options=options)
         self._reset_seeds()
@@ -82,15 +82,15 @@ class SearchQAVecEnv(VecEnv):
         """Return observations, rewards float32 ``(N,)``, dones bool ``(N,)`` and infos."""
         observations, rewards, terminated, truncated, infos = self.envs.step(self._actions)
         finals, ends = infos.pop("final_info", {}), infos.pop("final_obs", None)
-        told = [_of_row(infos, row) for row in range(self.num_envs)]
+        row_infos = [_of_row(infos, row) for row in range(self.num_envs)]
         dones = terminated | truncated
         for row in np.flatnonzero(dones).tolist():
-            self.reset_infos[row], told[row] = told[row], _of_row(finals, row)
-            told[row]["terminal_observation"] = ends[row]
-        for row, info in enumerate(told):
+            self.reset_infos[row], row_infos[row] = row_infos[row], _of_row(finals, row)
+            row_infos[row]["terminal_observation"] = ends[row]
+        for row, info in enumerate(row_infos):
             spent = self._budgets_end and info.get("valid", True)
             info["TimeLimit.truncated"] = bool(truncated[row]) and not spent
-        return _copied(observations), rewards.astype(np.float32), dones, told
+        return _copied(observations), rewards.astype(np.float32), dones, row_infos
 
     def close(self) -> None:
         """Release what the environment holds."""
@@ -146,7 +146,7 @@ class SearchQAVecEnv(VecEnv):
 
 
 def _copied(observations: Any) -> Any:
-    """Return arrays of their own: what is stored is stored after the next step."""
+    """Return copies: Stable-Baselines3 stores observations after the next step."""
     if isinstance(observations, dict):
         return {key: np.array(array) for key, array in observations.items()}
     return np.array(observations)
@@ -154,10 +154,10 @@ def _copied(observations: Any) -> Any:
 
 def _of_row(infos: dict[str, Any], row: int) -> dict[str, Any]:
     """Return one row's info."""
-    found: dict[str, Any] = {}
+    info: dict[str, Any] = {}
     for key, values in infos.items():
         if key.startswith("_") or not infos["_" + key][row]:
             continue
         value = _of_row(values, row) if isinstance(values, dict) else values[row]
-        found[key] = value.item() if isinstance(value, np.generic) else value
-    return found
+        info[key] = value.item() if isinstance(value, np.generic) else value
+    return info

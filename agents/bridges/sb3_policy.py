@@ -113,7 +113,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         self.value_head = nn.Linear(width, 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
-        self._followers: dict[tuple[str, bool], _Follower] = {}
+        self._caches: dict[tuple[str, bool], _ObservationCache] = {}
         self._places: tuple[int, ...] = ()
         self._versions: tuple[int, ...] = ()
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -147,14 +147,14 @@ class CausalLMPolicy(ActorCriticPolicy):
             DeviceMemoryError: The cache does not fit; have fewer rows or a smaller ``max_tokens``.
             NonFiniteError: The model's weights are not finite.
         """
-        decoded = self._follow("rollout", obs, deterministic)
+        decoded = self._decode("rollout", obs, deterministic)
         values = torch.from_numpy(decoded.values)[:, None].to(self.device)
         log_probs = torch.from_numpy(decoded.log_probs).to(self.device)
         return torch.from_numpy(decoded.ids).to(self.device), values, log_probs
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         """Choose actions for ``predict``, with caches apart from those of the rollouts."""
-        return torch.from_numpy(self._follow("predict", observation, deterministic).ids)
+        return torch.from_numpy(self._decode("predict", observation, deterministic).ids)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the policy thinks of transitions, differentiably.
@@ -205,12 +205,12 @@ class CausalLMPolicy(ActorCriticPolicy):
         values: Tensor = self.value_head(packed.hidden.float())
         return values[:, 0]
 
-    def _follow(self, purpose: str, obs: Any, deterministic: bool) -> Decoded:
-        """Decode from the caches that are kept for this purpose."""
+    def _decode(self, purpose: str, obs: Any, deterministic: bool) -> Decoded:
+        """Decode with the caches of this purpose."""
         tokens, lengths = _arrays(obs)
-        self._drop_outdated()
+        self._drop_stale_caches()
         key = purpose, deterministic
-        if key not in self._followers or self._followers[key].rows != len(tokens):
+        if key not in self._caches or self._caches[key].rows != len(tokens):
             engine = Engine(
                 self.model,
                 rows=len(tokens),
@@ -218,20 +218,20 @@ class CausalLMPolicy(ActorCriticPolicy):
                 sampling=GREEDY if deterministic else self.sampling,
                 value_head=self.value_head,
             )
-            self._followers[key] = _Follower(engine)
-        return self._followers[key].decode(tokens, lengths)
+            self._caches[key] = _ObservationCache(engine)
+        return self._caches[key].decode(tokens, lengths)
 
-    def _drop_outdated(self) -> None:
-        """Forget what was computed with other weights."""
+    def _drop_stale_caches(self) -> None:
+        """Drop caches that were computed with other weights."""
         places = tuple(parameter.data_ptr() for parameter in self.parameters())
         if places != self._places:
-            self._followers.clear()  # CUDA graphs read the weights where they were
+            self._caches.clear()  # CUDA graphs read the weights where they were
             self._places = places
         # In-place changes count a tensor's version up.
         versions = tuple(parameter._version for parameter in self.parameters())
         if versions != self._versions:
-            for follower in self._followers.values():
-                follower.forget()
+            for cache in self._caches.values():
+                cache.forget()
             self._versions = versions
 
     def _compute(self, obs: Any, compute: _Compute) -> Tensor:
@@ -248,13 +248,13 @@ class CausalLMPolicy(ActorCriticPolicy):
             return compute(packed_forward(self.model, inputs, torch.cat(keep)), rows)
 
         if len(passes) == 1 or not torch.is_grad_enabled():
-            found = [run(*arguments) for arguments in zip(passes, rows, strict=True)]
+            columns = [run(*arguments) for arguments in zip(passes, rows, strict=True)]
         else:
-            found = [
+            columns = [
                 checkpoint(run, *arguments, use_reentrant=False)
                 for arguments in zip(passes, rows, strict=True)
             ]
-        return torch.cat(found, 1)[:, torch.cat(rows).argsort()]
+        return torch.cat(columns, 1)[:, torch.cat(rows).argsort()]
 
 
 class SharedSequence(NamedTuple):
@@ -287,8 +287,8 @@ def shared_sequences(tokens: _Tokens, lengths: NDArray[np.int64]) -> list[Shared
 
     Example:
         >>> tokens = np.array([[5, 6, 7], [5, 6, 0], [5, 8, 9], [5, 0, 0]])
-        >>> for found in shared_sequences(tokens, np.array([3, 2, 3, 1])):
-        ...     print(found.tokens.tolist(), found.lengths.tolist(), found.rows.tolist())
+        >>> for shared in shared_sequences(tokens, np.array([3, 2, 3, 1])):
+        ...     print(shared.tokens.tolist(), shared.lengths.tolist(), shared.rows.tolist())
         [5, 8, 9] [3] [2]
         [5, 6, 7] [3, 2, 1] [0, 1, 3]
     """
@@ -311,8 +311,8 @@ def shared_sequences(tokens: _Tokens, lengths: NDArray[np.int64]) -> list[Shared
     ]
 
 
-class _Follower:
-    """An engine whose rows follow observations.
+class _ObservationCache:
+    """An engine whose rows hold the observations of the last call.
 
     Args:
         engine: One row for each row of the observations.
@@ -328,20 +328,20 @@ class _Follower:
         return self._engine.rows
 
     def forget(self) -> None:
-        """Begin all rows anew at the next call."""
+        """Read all rows from the start at the next call."""
         self._lengths[:] = 0
 
     def decode(self, tokens: _Tokens, lengths: NDArray[np.int64]) -> Decoded:
         """Sample the token after each observation, ``(n, L)`` and ``(n,)``."""
-        engine, known = self._engine, self._lengths.copy()
+        engine, lengths_before = self._engine, self._lengths.copy()
         self.forget()  # an error in between leaves the rows anyhow
-        unknown = np.arange(engine.max_tokens) >= known[:, None]
-        goes_on = (known > 0) & (known <= lengths)
+        unknown = np.arange(engine.max_tokens) >= lengths_before[:, None]
+        goes_on = (lengths_before > 0) & (lengths_before <= lengths)
         goes_on &= ((tokens == self._tokens) | unknown).all(1)
         new, old = np.flatnonzero(~goes_on), np.flatnonzero(goes_on)
         seeds = torch.randint(2**31, (len(new),)).tolist()
         engine.begin(new, [tokens[row, : lengths[row]] for row in new], seeds)
-        engine.insert(old, [tokens[row, known[row] : lengths[row]] for row in old])
+        engine.insert(old, [tokens[row, lengths_before[row] : lengths[row]] for row in old])
         decoded = engine.decode(np.arange(engine.rows))
         self._tokens[:] = tokens
         self._tokens[np.arange(engine.rows), lengths] = decoded.ids
@@ -364,7 +364,7 @@ def _context(space: spaces.Space[Any]) -> int:
 
 
 def _check_arguments(sampling: Sampling, max_tokens_per_micro_batch: int, use_sde: bool) -> None:
-    for good, wanted, found in (
+    for is_valid, expected, value in (
         (sampling.temperature > 0.0, "a temperature above 0", sampling.temperature),
         (
             max_tokens_per_micro_batch >= 1,
@@ -373,8 +373,8 @@ def _check_arguments(sampling: Sampling, max_tokens_per_micro_batch: int, use_sd
         ),
         (not use_sde, "use_sde=False, as tokens are discrete", use_sde),
     ):
-        if not good:
-            raise ConfigurationError(f"Expected {wanted}, got {found}. Change it.")
+        if not is_valid:
+            raise ConfigurationError(f"Expected {expected}, got {value}. Change it.")
 
 
 def _check_ids(
@@ -399,7 +399,7 @@ def _check_ids(
 
 
 def _model(model: str | Path | PreTrainedModel | PretrainedConfig) -> PreTrainedModel:
-    """Return the model that is meant."""
+    """Return the model of a name, a folder or a configuration, or the model itself."""
     if isinstance(model, str | Path):
         return load_model(model)
     if isinstance(model, PretrainedConfig):

@@ -5,8 +5,8 @@
 A language model reads a question, writes tokens, searches by closing a query tag, reads what came
 back, and answers. That is `SearchQA-v0`: an action is a token id, and retrieval is part of `step`.
 The bundled base model of a million parameters can search and seldom does. Here it learns to, in a
-few minutes of one core, paid half for a search and half for the format (R1-Searcher's first phase).
-Three things often go wrong where a model uses tools:
+few minutes on one core; half of the reward is for a search, half for the format (R1-Searcher's
+first phase). Three things often go wrong when a model that uses tools is trained:
 
 1. Tokens are never decoded and encoded again: the ids that were sampled are the ids trained on.
 2. Documents are read, not written: `sources` tells them apart, and the loss leaves them out.
@@ -17,7 +17,7 @@ a minibatch count the same); schedules, bfloat16, several processes: `search-env
 
 The end of a name says which axes an array has:
     B  episodes, a row of the vector environment each; as (N, G): N questions, G episodes of each
-    R  those of the rows that are being written to at the moment
+    R  rows that the policy is writing to at the moment
     T  positions of an episode: prompt, policy's tokens and documents, padded on the right
     C  columns of the cache: an episode so far, padded on the left
     V  ids of the vocabulary
@@ -60,7 +60,7 @@ class Args:
     learning_rate: float = 1e-4  # a million parameters want more than a billion
     clip: float = 0.2  # bound of the ratio to the policy that played
     reward: str = "r1-searcher-stage1"  # any name that search_env.get_reward knows
-    max_policy_tokens: int = 384  # of an episode: whoever rambles is stopped
+    max_policy_tokens: int = 384  # of an episode: longer ones are truncated
     questions: int = 100  # of the validation split, to evaluate on
     save: str = ""  # folder for the trained model; "" keeps none
 
@@ -111,15 +111,15 @@ def rollout(model: Model, envs: SearchQAVectorEnv, obs: Any, greedy: bool = Fals
         rows_R, cache = np.flatnonzero(running_B), None
         ids_RC, position_RC, real_RC = padded_left(obs["tokens"][rows_R], obs["length"][rows_R])
         while len(rows_R):
-            seen: Any = {"attention_mask": real_RC, "past_key_values": cache, "use_cache": True}
-            out: Any = model(ids_RC, position_ids=position_RC, logits_to_keep=1, **seen)
+            context: Any = {"attention_mask": real_RC, "past_key_values": cache, "use_cache": True}
+            out: Any = model(ids_RC, position_ids=position_RC, logits_to_keep=1, **context)
             logp_RV, cache = out.logits[:, -1].float().log_softmax(-1), out.past_key_values
             ids_R1 = logp_RV.argmax(-1, True) if greedy else logp_RV.exp().multinomial(1)
             at_R = obs["length"][rows_R]  # where these tokens go
             logp_BT[rows_R, at_R] = logp_RV.gather(1, ids_R1)[:, 0]
             envs.send(ids_R1[:, 0].numpy(), rows_R)  # the other rows wait, or have ended
-            obs, paid_B, terminated_B, truncated_B, infos = envs.recv(min_ready=len(rows_R))
-            reward_B += paid_B
+            obs, step_reward_B, terminated_B, truncated_B, infos = envs.recv(min_ready=len(rows_R))
+            reward_B += step_reward_B
             ended_R = rows_R[(terminated_B | truncated_B)[rows_R]]
             running_B[ended_R] = False
             for name in SCORES if len(ended_R) else ():
@@ -153,8 +153,8 @@ def group_advantages(reward_B: Tensor, group_size: int) -> Tensor:
     question is. A group whose episodes were all paid the same teaches nothing: 0.
     """
     reward_NG = reward_B.view(-1, group_size)
-    above_NG = reward_NG - reward_NG.mean(1, keepdim=True)
-    return (above_NG / (reward_NG.std(1, keepdim=True) + 1e-4)).flatten().float()
+    centred_NG = reward_NG - reward_NG.mean(1, keepdim=True)
+    return (centred_NG / (reward_NG.std(1, keepdim=True) + 1e-4)).flatten().float()
 
 
 def token_log_probs(model: Model, tokens_BT: Tensor) -> Tensor:
@@ -175,8 +175,8 @@ def policy_loss(
     chose for each one that decides. The bundled model then forgets the format, and never searches.
     """
     ratio_BT, adv_B1 = (logp_BT - old_logp_BT).exp(), adv_B[:, None]
-    gain_BT = torch.min(ratio_BT * adv_B1, ratio_BT.clamp(1 - clip, 1 + clip) * adv_B1)
-    return -gain_BT[mask_BT].sum()
+    objective_BT = torch.min(ratio_BT * adv_B1, ratio_BT.clamp(1 - clip, 1 + clip) * adv_B1)
+    return -objective_BT[mask_BT].sum()
 
 
 def update(model: Model, optimizer: Optimizer, played: Episodes, args: Args) -> float:
@@ -186,11 +186,11 @@ def update(model: Model, optimizer: Optimizer, played: Episodes, args: Args) -> 
         loss, num_tokens = 0.0, int(played.mask_BT[batch].sum())
         optimizer.zero_grad()
         # Like lengths go together, as padding costs time. Parts add up to the mean over tokens.
-        for few in batch[played.length_B[batch].argsort()].split(args.microbatch):
-            T = int(played.length_B[few].max())
-            tokens_BT, mask_BT, old_logp_BT = (x[few, :T] for x in played[:3])
+        for micro in batch[played.length_B[batch].argsort()].split(args.microbatch):
+            T = int(played.length_B[micro].max())
+            tokens_BT, mask_BT, old_logp_BT = (x[micro, :T] for x in played[:3])
             logp_BT = token_log_probs(model, tokens_BT)
-            part = policy_loss(logp_BT, old_logp_BT, adv_B[few], mask_BT, args.clip) / num_tokens
+            part = policy_loss(logp_BT, old_logp_BT, adv_B[micro], mask_BT, args.clip) / num_tokens
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -231,7 +231,7 @@ def train(args: Args) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 def main() -> None:
-    """Train, and print; Ctrl-C ends it."""
+    """Train and print; Ctrl-C ends it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for arg in fields(Args):
         flag = "--" + arg.name.replace("_", "-")
@@ -240,8 +240,8 @@ def main() -> None:
     torch.set_num_threads(1)  # models this small are slower on more
     try:
         for name, figures in train(args):
-            told = "  ".join(f"{key} {value:.3f}" for key, value in figures.items())
-            print(f"{name:7} {time.perf_counter() - start:4.0f} s  {told}", flush=True)
+            line = "  ".join(f"{key} {value:.3f}" for key, value in figures.items())
+            print(f"{name:7} {time.perf_counter() - start:4.0f} s  {line}", flush=True)
     except KeyboardInterrupt:
         print("stopped; nothing was saved")
 

@@ -3,7 +3,7 @@
     python -m search_env.agents.examples.ppo_toy [--masked] [--seed 0]
 
 Phase 1 is R1-Searcher's, which pays searching and the format; phase 2 pays the answer. Both pay
-`SHAPING` too, without which the toy is learned by heart: see `docs/toy.md`. What counts is F1, the
+`SHAPING` too, without which the toy is memorised: see `docs/toy.md`. The score is F1, the
 environment's own return, of the greedy policy on all questions of `train`, and of `validation`,
 whose answers it never saw. A spent budget is a rule of the task and ends an episode like any other
 end, without bootstrapping. Left out of PPO, as nothing here needs it: value clipping.
@@ -44,7 +44,7 @@ SWITCH: dict[str, Any] = {"search_rate": 0.9, "format_rate": 0.9, "window": 8192
 
 @dataclass(frozen=True)
 class Args:
-    """What a run is made of."""
+    """Settings of a run."""
 
     seed: int = 0
     masked: bool = False  # sample well-formed actions only
@@ -70,7 +70,7 @@ class Score(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where a run stands."""
+    """Scores of a run at one moment."""
 
     steps: int
     seconds: float
@@ -121,17 +121,17 @@ def score(choose: Callable[[Any, Any], Any], window: int, split: str) -> Score:
 
 def advantages(batch: Batch, values: Tensor, gamma: float, decay: float = 0.95) -> Tensor:
     """Return generalised advantages ``(T, N)``; ``values`` are those after the last step."""
-    found, later = torch.zeros_like(batch.rewards), torch.zeros_like(values)
-    for t in reversed(range(len(found))):
+    result, later = torch.zeros_like(batch.rewards), torch.zeros_like(values)
+    for t in reversed(range(len(result))):
         on = 1 - batch.ends[t]
         error = batch.rewards[t] + gamma * on * values - batch.values[t]
-        found[t] = later = error + gamma * decay * on * later
+        result[t] = later = error + gamma * decay * on * later
         values = batch.values[t]
-    return found
+    return result
 
 
 def train(args: Args) -> Iterator[Progress]:
-    """Train a policy, and tell every few updates where it stands."""
+    """Train a policy; yield its scores every few updates."""
     torch.manual_seed(args.seed)
     base = make(args.num_envs, args.window)
     envs = VectorStagedReward(base, args.phases, after_episodes=None, **SWITCH)
@@ -156,8 +156,10 @@ def train(args: Args) -> Iterator[Progress]:
             seen, allowed, distribution, values = look(windows, base.unwrapped.action_masks())
             did = distribution.sample()
             windows, paid, terminated, truncated, _ = envs.step(did.numpy())
-            told = (torch.as_tensor(x).float() for x in (paid, terminated | truncated))
-            steps.append(Batch(seen, allowed, did, distribution.log_prob(did), values, *told))
+            reward_and_end = (torch.as_tensor(x).float() for x in (paid, terminated | truncated))
+            steps.append(
+                Batch(seen, allowed, did, distribution.log_prob(did), values, *reward_and_end)
+            )
         batch = Batch(*(torch.stack(column) for column in zip(*steps, strict=True)))
         after = look(windows, base.unwrapped.action_masks())[3]
         advantage = advantages(batch, after, args.gamma).flatten()

@@ -3,8 +3,8 @@
     python -m search_env.agents.examples.sb3_tiny [--steps 131072] [--seed 0]
 
 The reward is that of R1-Searcher's first phase: half for a search, half for the format. Training
-ends once episodes are paid 0.85 on average: what came after did harm. Printed are the shares
-of held-out questions where the policy searches and keeps the format, before and after.
+ends at a mean reward of 0.85, as the policy got worse after that. It prints the shares of held-out
+questions in which the policy searches and keeps the format, before and after.
 The project's own trainer (``search-env train``) does this in less time, and both phases.
 """
 
@@ -105,15 +105,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--questions", type=int, default=64, help="to score by")
     parser.add_argument("--save", help="folder for the trained model")
-    given = parser.parse_args()
-    ppo = make_ppo(given.model, given.rows, given.rollout, given.seed)
+    args = parser.parse_args()
+    ppo = make_ppo(args.model, args.rows, args.rollout, args.seed)
     model = cast(CausalLMPolicy, ppo.policy).model
-    before = score(model, given.questions)
-    ppo.learn(given.steps, Printer())
-    for name, found in (("before", before), ("after", score(model, given.questions))):
-        print(name, *(f"{key} {value:.2f}" for key, value in found._asdict().items()), sep="  ")
-    if given.save:
-        save_model(model, given.save)
+    before = score(model, args.questions)
+    ppo.learn(args.steps, Printer())
+    for name, means in (("before", before), ("after", score(model, args.questions))):
+        print(name, *(f"{key} {value:.2f}" for key, value in means._asdict().items()), sep="  ")
+    if args.save:
+        save_model(model, args.save)
 
 
 if __name__ == "__main__":

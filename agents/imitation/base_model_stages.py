@@ -1,8 +1,9 @@
-"""The ladder that makes a base model, for any size: stages of supervised examples.
+"""Stages of supervised examples that make a base model of any size.
 
-Copy spans of random ids; read one article and answer on it; think without documents; read what a
-search found; play episodes. Episodes teach how to search by oracles whose decisions between
-searching and answering do not count, and whether to search by people in a hurry, who seldom do.
+Copy spans of random ids; read one article and answer on it; think without documents; read the
+results of a search; play episodes. How to search is taught by oracle episodes whose decisions
+between searching and answering have no weight; whether to search, by hasty episodes, which seldom
+search.
 
 The examples of a world are a function of stage, seed and world alone, so several processes can
 write worlds. Learning from them is :mod:`search_env.agents.imitation.sft`.
@@ -44,26 +45,27 @@ _MOST_WORLDS = 100  # of a stage
 
 @dataclass(frozen=True, slots=True)
 class BaseModelStage:
-    """A rung.
+    """A stage of the training of a base model.
 
     Attributes:
-        name: For people.
-        updates: How many.
-        tokens: Of each.
-        worlds: How many worlds the examples are from, at most 100.
-        copies: Copied spans of each world, which need no articles.
+        name: Name in the display.
+        updates: Number of updates.
+        tokens: Tokens of each update.
+        worlds: Number of worlds that the examples are from, at most 100.
+        copies: Copying examples of each world, which need no articles.
         cards: Reading cards of each world.
-        thoughts: Questions of each world that are thought about without documents.
-        branched: As many more that are no chains: compositions, intersections, comparisons.
-        episodes: Questions of each world that are played twice: by an oracle, and in a hurry.
-        documents: Shown after a search.
+        thoughts: Questions of each world with thoughts but no documents.
+        branched: The same for questions that are no chains: compositions, intersections,
+            comparisons.
+        episodes: Questions of each world with two episodes, one of the oracle and a hasty one.
+        documents: Documents of a search.
         tags: Weight of the tags' tokens.
-        guesses: Weight of what is answered without a search.
-        decisions: Which decisions of oracles count.
-        search_rate: Of people in a hurry.
-        go_on_rate: Of theirs, after each search.
-        think_on_rate: Of those who think without documents.
-        recounts: Whether the steps that are left are said after each search.
+        guesses: Weight of answers without a search.
+        decisions: Decisions of the oracle that have weight.
+        search_rate: Probability of a first search in hasty episodes.
+        go_on_rate: Probability of each further search in hasty episodes.
+        think_on_rate: Probability of each further step in thoughts without documents.
+        recounts: Whether the remaining steps are repeated after each search.
     """
 
     name: str
@@ -91,10 +93,10 @@ def world_examples(
     """Return the examples of a stage that come from one world.
 
     Args:
-        number: Of the world.
-        stage: What they teach.
-        articles: Size of the world.
-        seed: ``seed + number`` is the world's own.
+        number: Number of the world.
+        stage: The stage.
+        articles: Articles of the world.
+        seed: ``seed + number`` is the seed of the world.
     """
     random = np.random.default_rng([seed, number])
     examples = list(copying_examples(random, stage.copies, length=128, vocabulary=1024))
@@ -111,23 +113,22 @@ def world_examples(
     if stage.branched:
         hard = _world_env(number, stage, articles, seed + number, stage.branched, _BRANCHED)
         examples += _thoughts(hard, stage.branched, stage, thinking)
+    tags, recounts = stage.tags, stage.recounts
     for index in range(stage.episodes):
-        examples.append(
-            oracle_example(
-                env, index, decisions=stage.decisions, tags=stage.tags, recounts=stage.recounts
-            )
-        )
-        hasty = hasty_example(
-            env,
-            index,
-            random,
-            search_rate=stage.search_rate,
-            go_on_rate=stage.go_on_rate,
-            tags=stage.tags,
-            guesses=stage.guesses,
-            recounts=stage.recounts,
-        )
-        examples.append(hasty)
+        decisions = stage.decisions
+        examples += [
+            oracle_example(env, index, decisions=decisions, tags=tags, recounts=recounts),
+            hasty_example(
+                env,
+                index,
+                random,
+                search_rate=stage.search_rate,
+                go_on_rate=stage.go_on_rate,
+                tags=tags,
+                guesses=stage.guesses,
+                recounts=recounts,
+            ),
+        ]
     return examples
 
 
@@ -148,8 +149,8 @@ def _world_env(
         "kinds": kinds,
     }
     protocol = _PROTOCOLS[number % len(_PROTOCOLS)]
-    made = gym.make("SearchQA-v0", protocol=protocol, top_k=stage.documents, dataset_options=world)
-    return bare_env(made)
+    env = gym.make("SearchQA-v0", protocol=protocol, top_k=stage.documents, dataset_options=world)
+    return bare_env(env)
 
 
 def _thoughts(
@@ -173,11 +174,11 @@ def stage_examples(
     """Return all examples of a stage, and some of a world that it does not train on.
 
     Args:
-        number: Of the stage; no two stages share a world.
-        stage: What they teach.
-        articles: Size of its worlds.
-        seed: Of the first world.
-        workers: Processes that write them; 0 for this one.
+        number: Number of the stage; no two stages share a world.
+        stage: The stage.
+        articles: Articles of each world.
+        seed: Seed of the first world.
+        workers: Processes that write the examples; 0 for this one.
     """
     write = partial(world_examples, stage=stage, articles=articles, seed=seed)
     first = _MOST_WORLDS * number
@@ -186,4 +187,4 @@ def stage_examples(
     if not workers:
         return [example for world in worlds for example in write(world)], held_out
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        return [example for found in pool.map(write, worlds) for example in found], held_out
+        return [example for part in pool.map(write, worlds) for example in part], held_out

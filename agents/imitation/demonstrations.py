@@ -1,17 +1,17 @@
-"""Texts to imitate, made from the procedural world: articles, reading cards, episodes.
+"""Demonstrations from the procedural world: articles, reading cards, episodes.
 
-What a demonstration teaches is two things that are kept apart here. *How* to search is the words of
-a query, the span copied from a document. *Whether* to search is the one token after the prompt or
-after documents that opens a query tag or else closes the thought: the **decision**. Weights on the
-policy's tokens can leave the decisions out, so that a model can be able to do what it seldom does:
-the state in which reinforcement learning finds a base model.
+A demonstration teaches two things, which are kept apart here. *How* to search: the words of a
+query, the span copied from a document. *Whether* to search: the one token after the prompt or after
+documents that opens a query tag or closes the thought, the **decision**. With zero weight on the
+decisions, a model learns what it will seldom do: the state of a base model before reinforcement
+learning.
 
-Whoever searches here thinks aloud: first the steps, in the words of their queries, then after each
-search the query again and what was found, and, where asked for, the steps that are left. Every
-choice is thereby made next to what it rests on, which is what a small model can learn.
+Episodes that search write thoughts: first the steps, in the words of their queries, then after each
+search the query again and its result, and optionally the remaining steps. The text that a choice
+depends on is thereby next to it, which a small model can learn.
 
 Episodes are played in the environment by scripts, so that tokens and sources are those of rollouts.
-Nothing here is drawn at random but what the caller's generator draws.
+All randomness is that of the caller's generator.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CONTEXT_WEIGHT = 0.02
 Decisions = Literal["all", "later", "none"]
 
 TAGS = 0.1
-"""Weight of the tags' tokens, which are easy and many, where nothing else is said."""
+"""Default weight of the tags' tokens, which are easy and many."""
 
 
 def article_examples(
@@ -48,31 +48,31 @@ def article_examples(
     """Yield articles one after the other, cut into windows; every token counts.
 
     Args:
-        documents: In the order in which they are read.
-        tokenizer: Writes them, an end-of-sequence id between two.
-        length: Tokens a window; the last one, if it is shorter, is left out.
+        documents: The articles in order; an end-of-sequence id separates them.
+        tokenizer: Tokenizer of the examples.
+        length: Tokens of a window; a shorter last one is left out.
     """
-    held: list[int] = []
+    buffer: list[int] = []
     end = min(tokenizer.eos_ids, default=0)
     for document in documents:
-        held += [*tokenizer.encode(f"{document.title}   {document.text}").tolist(), end]
-        while len(held) >= length:
-            window, held = held[:length], held[length:]
+        buffer += [*tokenizer.encode(f"{document.title}   {document.text}").tolist(), end]
+        while len(buffer) >= length:
+            window, buffer = buffer[:length], buffer[length:]
             yield Example(np.array(window, np.int32), np.ones(length, np.float32))
 
 
 def copying_examples(
     random: np.random.Generator, count: int, length: int, vocabulary: int
 ) -> Iterator[Example]:
-    """Yield random ids in which spans come back; a span's tokens count from its third on.
+    """Yield random ids in which spans are repeated; a repeated span counts from its third token on.
 
-    The quickest way to heads that copy: nothing but the repetition can be learnt from it.
+    The quickest way to train heads that copy: only the repetition can be learnt.
 
     Args:
         random: Draws ids and spans of 4 to 24 tokens.
         count: Number of examples.
         length: Tokens of each.
-        vocabulary: Ids are drawn below this.
+        vocabulary: Upper bound of the ids, exclusive.
     """
     for _ in range(count):
         tokens = random.integers(1, vocabulary, length, dtype=np.int32)
@@ -90,18 +90,17 @@ def copying_examples(
 def reading_examples(
     env: SearchQAEnv, lookups: Sequence[Question], random: np.random.Generator, documents: int
 ) -> Iterator[Example]:
-    """Yield reading cards without end: what a search found, then questions on it and answers.
+    """Yield reading cards without end: documents of a search, then questions on them and answers.
 
-    A card has no prompt: it teaches to find a sentence and copy from it, and nothing of when to do
-    so. Half of them ask in words, half in the keywords that a thought repeats. The first two tokens
-    of an answer, which say where the copy begins, count three times; questions and documents a
-    little.
+    A card has no prompt: it teaches to find a sentence and copy from it, but not when to do so.
+    Half of them ask in words, half in the keywords that a thought repeats. The first two tokens of
+    an answer, which locate the copy, have weight 3; questions and documents a small one.
 
     Args:
-        env: Finds and writes the documents.
-        lookups: Questions of one hop; those on one document are asked together.
-        random: Draws the cards.
-        documents: How many a card shows; the first is the one that was searched for.
+        env: Retrieves and formats the documents.
+        lookups: Questions of one hop; those on one document share a card.
+        random: Generator of the cards.
+        documents: Documents of a card; the first is the one that was searched for.
     """
     about: dict[str, list[Question]] = {}
     for question in lookups:
@@ -109,19 +108,19 @@ def reading_examples(
     writer, encode = DocumentBlockWriter(env.protocol, env.tokenizer), env.tokenizer.encode
     while True:
         query = lookups[int(random.integers(len(lookups)))].hops[0].query
-        found = env.retriever.search([query], env.protocol.top_k)[0][:documents]
-        block = writer.write(found, _CARD_TOKENS)
-        if block is None:  # not with this limit
+        results = env.retriever.search([query], env.protocol.top_k)[0][:documents]
+        block = writer.write(results, _CARD_TOKENS)
+        if block is None:  # cannot happen with this limit
             continue
-        asked = [question for document in found for question in about.get(document.id, ())]
+        questions = [question for document in results for question in about.get(document.id, ())]
         pieces, weights = [block], [np.full(len(block), _CONTEXT_WEIGHT)]
         in_words = random.random() < 0.5
-        for index in random.permutation(len(asked))[:_CARD_QUESTIONS]:
-            says = asked[index]
-            asks = encode(f"{says.text}\n<answer>" if in_words else f" {says.hops[0].query}:")
-            answer = encode(f" {says.answers[0]} </answer>\n" if in_words else _found(says.hops[0]))
-            pieces += [asks, answer]
-            weights += [np.full(len(asks), _CONTEXT_WEIGHT), np.ones(len(answer))]
+        for index in random.permutation(len(questions))[:_CARD_QUESTIONS]:
+            question, hop = questions[index], questions[index].hops[0]
+            prompt = encode(f"{question.text}\n<answer>" if in_words else f" {hop.query}:")
+            answer = encode(f" {question.answers[0]} </answer>\n" if in_words else _result(hop))
+            pieces += [prompt, answer]
+            weights += [np.full(len(prompt), _CONTEXT_WEIGHT), np.ones(len(answer))]
             weights[-1][:2] = 3.0
         yield Example(np.concatenate(pieces), np.concatenate(weights).astype(np.float32))
 
@@ -134,15 +133,15 @@ def oracle_example(
     tags: float = TAGS,
     recounts: bool = True,
 ) -> Example:
-    """Return the episode that searches for each hop in turn and answers right.
+    """Return the episode that searches for each hop in turn and gives the right answer.
 
     Args:
-        env: Plays it.
-        index: Of the question.
-        decisions: Which of the tokens that decide between searching and answering count: all, those
+        env: Environment of the episode.
+        index: Index of the question.
+        decisions: Which tokens that decide between searching and answering have weight: all, those
             after a search, or none.
         tags: Weight of the tags' tokens.
-        recounts: Whether the steps that are left are said after each search.
+        recounts: Whether the remaining steps are repeated after each search.
     """
     question = env.questions[index]
     pieces = partial(_pieces, env, len(question.hops), question.answers[0], recounts)
@@ -160,23 +159,22 @@ def hasty_example(
     guesses: float = 0.1,
     recounts: bool = True,
 ) -> Example:
-    """Return an episode of somebody who seldom searches and soon stops.
+    """Return an episode that seldom searches and soon stops.
 
-    With probability ``1 - search_rate`` it answers at once, with the answer of another question
-    of the same kind. Otherwise it searches for the first hop and,
-    after each search, for the next with probability ``go_on_rate``; what it found last is its
-    answer.
+    With probability ``1 - search_rate`` it answers at once, with the answer of another question of
+    the same kind. Otherwise it searches for the first hop and, after each search, for the next with
+    probability ``go_on_rate``; its answer is the last result.
 
     Args:
-        env: Plays the episode.
-        index: Of the question.
-        random: Draws all this.
+        env: Environment of the episode.
+        index: Index of the question.
+        random: Generator of the choices.
         search_rate: Probability of a first search.
         go_on_rate: Probability of each further one.
         tags: Weight of the tags' tokens.
-        guesses: Factor of all weights behind the decision not to search: who imitates what cannot
-            be known learns nothing else of it, but should learn how it ends.
-        recounts: Whether the steps that are left are said after each search.
+        guesses: Factor of all weights after the decision not to search: a guess cannot be learnt,
+            only the form of its ending.
+        recounts: Whether the remaining steps are repeated after each search.
     """
     question = env.questions[index]
     if random.random() >= search_rate:
@@ -199,37 +197,37 @@ def thinking_example(
     tags: float = TAGS,
     recounts: bool = True,
 ) -> Example:
-    """Return an oracle's episode without what the environment writes in it.
+    """Return an oracle's episode without the documents.
 
-    Steps, queries and the answer that follows from what was found: a fifth of an episode's tokens
-    teach them. What was found is given and does not count.
+    It teaches steps, queries and the answer that follows from the results, with a fifth of an
+    episode's tokens. The results are part of the text and have no weight.
 
     Args:
-        env: Writes the prompt.
-        index: Of the question.
-        searches: How many hops are searched for before what was found last is the answer; None for
-            all, and the right answer.
-        decisions: Which of them count, as in :func:`oracle_example`.
+        env: Environment that writes the prompt.
+        index: Index of the question.
+        searches: Number of hops that are searched for; the last result is the answer. None for all
+            hops and the right answer.
+        decisions: Which decisions have weight, as in :func:`oracle_example`.
         tags: Weight of the tags' tokens.
-        recounts: Whether the steps that are left are said after each search.
+        recounts: Whether the remaining steps are repeated after each search.
     """
     question = env.questions[index]
     env.reset(options={"index": index})
     prompt = env.transcript().tokens
     done = len(question.hops) if searches is None else searches
     pieces = _pieces(env, done, _answer_after(question, done), recounts)
-    found = {_found(hop) for hop in question.hops}
+    results = {_result(hop) for hop in question.hops}
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
     for piece in pieces:
         weights.append(_weights(env, piece, tags=tags, decisions=decisions))
-        if piece.text in found:
+        if piece.text in results:
             weights[-1][:] = 0.0
     return Example(np.concatenate(tokens), np.concatenate(weights).astype(np.float32))
 
 
 def hops_done(question: Question, random: np.random.Generator, go_on_rate: float) -> int:
-    """Return how many hops somebody searches for who goes on with this probability after each."""
+    """Return a number of hops, at least 1, that goes on with this probability after each."""
     done = 1
     while done < len(question.hops) and random.random() < go_on_rate:
         done += 1
@@ -237,9 +235,8 @@ def hops_done(question: Question, random: np.random.Generator, go_on_rate: float
 
 
 def _answer_after(question: Question, done: int) -> str:
-    """Return the answer of somebody who searched for so many hops."""
-    whole = done == len(question.hops)
-    return question.answers[0] if whole else question.hops[done - 1].answer
+    """Return the answer that follows from so many hops."""
+    return question.answers[0] if done == len(question.hops) else question.hops[done - 1].answer
 
 
 def _example(
@@ -254,12 +251,12 @@ def _example(
     """Return the episode of a script.
 
     Args:
-        env: Plays it.
-        index: Of the question.
-        script: Returns what is written, once the episode was reset.
-        tags: Weight of tags.
-        decisions: Which of them count.
-        content: Factor of everything else.
+        env: Environment of the episode.
+        index: Index of the question.
+        script: Returns the policy's text; called after the reset.
+        tags: Weight of the tags' tokens.
+        decisions: Which decisions have weight.
+        content: Factor of all other weights.
     """
     observation, _ = env.reset(options={"index": index})
     pieces = script()
@@ -280,14 +277,14 @@ def _example(
 
 
 class _Piece(NamedTuple):
-    """Text that a script writes at once.
+    """A piece of a script's text.
 
     Attributes:
-        text: It.
-        is_tag: Whether it is nothing but tags.
-        copied: Whether it is copied; its first two tokens, which say where from, count more.
-        decides: How many of its first tokens tell searching from answering.
-        is_later: Whether something was searched for before it.
+        text: The text.
+        is_tag: Whether it consists of tags.
+        copied: Whether it is copied; its first two tokens, which locate the copy, weigh more.
+        decides: Number of its first tokens that decide between searching and answering.
+        is_later: Whether a search comes before it.
     """
 
     text: str
@@ -310,7 +307,7 @@ def _weights(
 
 
 def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> list[_Piece]:
-    """Return what is written in an episode that was just reset: some searches and an answer."""
+    """Return the policy's text for an episode that was just reset: searches and an answer."""
     transcript, protocol = env.transcript(), env.protocol
     hops = transcript.question.hops
     query, final = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
@@ -322,17 +319,17 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
     )
     decides = len(list(same)) + 1
     steps = list(_steps(hops))
-    pieces = [_Piece(_say(steps), decides=1)] if searches else []
+    pieces = [_Piece(_steps_text(steps), decides=1)] if searches else []
     for number, hop in enumerate(hops[:searches]):
         pieces += [
             _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
             _Piece(f" {hop.query}", copied=True),
             _Piece(f" {query.close}", is_tag=True),
             _Piece(f" {hop.query}:", copied=True),
-            _Piece(_found(hop), copied=True),
+            _Piece(_result(hop), copied=True),
         ]
         if recounts:
-            pieces.append(_Piece(_say(steps[number + 1 :])))
+            pieces.append(_Piece(_steps_text(steps[number + 1 :])))
     return [
         *pieces,
         _Piece(
@@ -347,19 +344,19 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
 
 
 def _steps(hops: Sequence[Hop]) -> Iterator[str]:
-    """Yield what each hop asks for, without the names that only earlier hops find."""
-    known: list[str] = []
+    """Yield the step of each hop: its query without the names that only earlier hops give."""
+    earlier: list[str] = []
     for hop in hops:
         step = hop.query
-        for name in known:
+        for name in earlier:
             step = step.replace(name, "")
         yield " ".join(step.split()) or hop.query
-        known.append(hop.answer)
+        earlier.append(hop.answer)
 
 
-def _say(steps: Sequence[str]) -> str:
+def _steps_text(steps: Sequence[str]) -> str:
     return f" Steps: {'; '.join(steps) or 'none'}.\n"
 
 
-def _found(hop: Hop) -> str:
+def _result(hop: Hop) -> str:
     return f" {hop.answer}.\n"

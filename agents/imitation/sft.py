@@ -1,8 +1,8 @@
-"""Supervised steps: pretraining on texts, fine-tuning on episodes; the learner and data of RL.
+"""Supervised training: pretraining on texts, fine-tuning on episodes, with the learner of RL.
 
 An example is tokens with weights (:class:`~search_env.agents.types.Example`): all 1 for a text, 1
-on the policy's tokens for an episode. Batches are drawn in epochs, each in an order that seed and
-epoch number fix, so a run that is broken off goes on as if it had not been.
+on the policy's tokens for an episode. The order of each epoch depends on seed and epoch number
+alone, so an interrupted run can be continued with the same batches.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _SILENT = Observers(())
 
 @dataclass(frozen=True, slots=True)
 class SupervisedConfig:
-    """How long and in what batches.
+    """Length and batches of supervised training.
 
     Attributes:
-        steps: Updates in all.
-        tokens_per_step: A batch is closed by the example that reaches this many tokens, read ones
-            included.
-        seed: Orders the examples.
-        eval_every: Updates between two looks at held-out examples; 0 for none.
+        steps: Number of all updates.
+        tokens_per_step: A batch ends with the example that reaches this many tokens, those without
+            weight included.
+        seed: Seed of the order of examples.
+        eval_every: Updates between evaluations on held-out examples; 0 for none.
 
     Raises:
-        ConfigurationError: A number that is no count.
+        ConfigurationError: A count that is too small or no integer.
     """
 
     steps: int
@@ -61,17 +61,18 @@ def fit(
 ) -> None:
     """Train on examples, from the learner's update count on to ``config.steps``.
 
-    Processes that train together share out each batch; all of them are given the same examples.
+    Processes that train together share each batch; all of them get the same examples.
 
     Args:
-        learner: Its ``updates`` say how many batches of this order it has seen.
-        examples: What to imitate.
-        config: How long and in what batches.
-        held_out: Examples that are only measured.
-        observer: Hears ``loss`` (nats a weighted token), ``accuracy`` of held-out examples.
+        learner: Learner; its ``updates`` is the number of batches to skip.
+        examples: Training examples.
+        config: Length and batches.
+        held_out: Examples for evaluation only.
+        observer: Receives ``loss`` (nats a weighted token), and :func:`measure` of held-out
+            examples.
 
     Raises:
-        ConfigurationError: There is nothing to learn from.
+        ConfigurationError: No example has weights.
         NonFiniteError: The loss is NaN or infinite; the weights are those of the last good update.
     """
     done = learner.updates
@@ -81,7 +82,7 @@ def fit(
             continue
         start = time.perf_counter()
         by_length = sorted(batch, key=lambda example: len(example.tokens))
-        share = learner.ranks.split(by_length)  # of about as many tokens as the others'
+        share = learner.ranks.split(by_length)  # about as many tokens for each rank
         loss = learner.ranks.sum([learner.accumulate_examples(share)])[0]
         norm = learner.step()
         tokens = sum(len(example.tokens) for example in batch)
@@ -129,11 +130,11 @@ def measure(learner: Learner, examples: Sequence[Example]) -> dict[str, float]:
 
 
 def _batches(examples: Sequence[Example], config: SupervisedConfig) -> Iterator[list[Example]]:
-    """Yield batches for ever."""
+    """Yield batches without end."""
     if not any(example.weights[1:].any() for example in examples):
         raise ConfigurationError(
-            f"Expected examples with something to imitate, got {len(examples)} without any weight. "
-            "Give at least one."
+            f"Expected examples with weights above 0, got {len(examples)} without. "
+            "Pass at least one."
         )
     batch: list[Example] = []
     tokens = epoch = 0

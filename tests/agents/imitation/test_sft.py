@@ -76,7 +76,7 @@ def test_only_weighted_tokens_count():
 def test_nothing_to_imitate_is_an_error(weight):
     tokens = np.arange(4, dtype=np.int32)
     examples = [] if weight is None else [Example(tokens, np.full(4, weight, np.float32))]
-    with pytest.raises(ConfigurationError, match="something to imitate"):
+    with pytest.raises(ConfigurationError, match="weights above 0"):
         fit(_learner(), examples, SupervisedConfig(1))
 
 
