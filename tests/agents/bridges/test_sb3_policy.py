@@ -128,7 +128,7 @@ def test_gradients_are_those_of_plain_passes(max_tokens_per_micro_batch):
 def test_a_token_is_forwarded_once():
     ppo = make_ppo()
     ppo.policy.forward({k: torch.as_tensor(v) for k, v in ppo.env.reset().items()})
-    engine = ppo.policy._followers["rollout", False]._engine
+    engine = ppo.policy._caches["rollout", False]._engine
     engine.timings.reset()
     samples, _ = roll_out(ppo)
     tokens, lengths = (samples.observations[key].numpy() for key in ("tokens", "length"))
@@ -194,14 +194,14 @@ def test_predicting_takes_the_likeliest_and_leaves_rollouts_alone():
     tensors = {key: torch.as_tensor(value) for key, value in obs.items()}
     best = plain(ppo.policy, tensors)[0].argmax(1).numpy()
     ppo.policy(tensors)
-    before = ppo.policy._followers["rollout", False]._lengths.copy()
+    before = ppo.policy._caches["rollout", False]._lengths.copy()
     for _ in range(3):
         np.testing.assert_array_equal(ppo.predict(obs, deterministic=True)[0], best)
     single = {"tokens": obs["tokens"][0], "length": obs["length"][0], "sources": obs["sources"][0]}
     assert ppo.predict(single, deterministic=True)[0] == best[0]
     drawn = [ppo.predict(obs)[0].tolist() for _ in range(8)]
     assert len({tuple(actions) for actions in drawn}) > 1
-    np.testing.assert_array_equal(ppo.policy._followers["rollout", False]._lengths, before)
+    np.testing.assert_array_equal(ppo.policy._caches["rollout", False]._lengths, before)
     mean, _ = evaluate_policy(ppo, VecMonitor(make_rows(3)), n_eval_episodes=5)
     assert 0.0 <= mean <= 1.0
 
