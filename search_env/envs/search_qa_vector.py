@@ -28,8 +28,7 @@ from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows,
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.async_search import BackgroundSearch, Ticket
-from search_env.retrieval.base import Retriever
-from search_env.retrieval.batch import retrieve_each
+from search_env.retrieval.base import Retriever, retrieve_each
 from search_env.rewards import GroupReward, Reward, get_reward
 from search_env.types import Document, Transcript
 from search_env.validation import check_choice, check_count

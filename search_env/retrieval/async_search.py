@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from search_env.errors import RetrievalError
-from search_env.retrieval.base import Retriever
-from search_env.retrieval.batch import retrieve_each
+from search_env.retrieval.base import Retriever, retrieve_each
 from search_env.types import Document
 
 _LOOK_EVERY = 0.5  # seconds between two looks at whether the workers are alive

@@ -111,6 +111,40 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
     return [list(found) for found in results]
 
 
+def retrieve_each(
+    retriever: Retriever, queries: Sequence[str], k: int
+) -> list[list[Document] | RetrievalError]:
+    """Return the documents of each query, or the error that it raised.
+
+    Equal queries are searched once. Where a call with several queries fails, each is searched by
+    itself, so that one failing query does not fail the others.
+
+    Args:
+        retriever: Where to search.
+        queries: Plain text.
+        k: Largest number of documents for one query.
+
+    Example:
+        >>> fake = FakeRetriever({"Ulm": [Document("1", "Ulm", "A city.")]})
+        >>> [len(documents) for documents in retrieve_each(fake, ["Ulm", "Bonn", "Ulm"], k=3)]
+        [1, 0, 1]
+        >>> fake.calls
+        [['Ulm', 'Bonn']]
+    """
+    distinct = list(dict.fromkeys(queries))
+    results: list[list[Document]] | list[list[Document] | RetrievalError]
+    try:
+        results = retrieve(retriever, distinct, k)
+    except RetrievalError as error:
+        if len(distinct) == 1:
+            results = [error]
+        else:
+            results = [retrieve_each(retriever, [query], k)[0] for query in distinct]
+    by_query = dict(zip(distinct, results, strict=True))
+    answers = [by_query[query] for query in queries]
+    return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share no list
+
+
 def _describe(value: object) -> str:
     """Name a value's type and length, without printing what may be huge."""
     size = f" of length {len(value)}" if isinstance(value, Sequence) else ""

@@ -13,8 +13,7 @@ import pytest
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import RetrievalError
 from search_env.retrieval.async_search import BackgroundSearch, Ticket
-from search_env.retrieval.base import FakeRetriever, retrieve
-from search_env.retrieval.batch import retrieve_each
+from search_env.retrieval.base import FakeRetriever, retrieve, retrieve_each
 from search_env.types import Document, StopReason
 
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
