@@ -132,7 +132,7 @@ def retrieve_each(
         [['Ulm', 'Bonn']]
     """
     distinct = list(dict.fromkeys(queries))
-    results: list[list[Document]] | list[list[Document] | RetrievalError]
+    results: Sequence[list[Document] | RetrievalError]
     try:
         results = retrieve(retriever, distinct, k)
     except RetrievalError as error:
