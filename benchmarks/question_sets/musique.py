@@ -12,7 +12,7 @@ from pathlib import Path
 from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
 from search_env.benchmarks.harness.spec import QuestionSet
 from search_env.datasets.locate import find_questions
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.streaming import iter_rows
 from search_env.errors import DataError
 from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import FileKey, file_key
@@ -42,7 +42,7 @@ def joined_ids() -> frozenset[str]:
 def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
     return frozenset(
         record.data["id"]
-        for record in iter_records(path)
+        for record in iter_rows(path)
         if str(record.data.get("source", "")).startswith(JOINED)
     )
 

@@ -38,7 +38,7 @@ from search_env.datasets.loaders import (
     r1_searcher,
     twowiki,
 )
-from search_env.datasets.streaming import file_fault, is_csv, is_mapping, iter_csv, iter_records
+from search_env.datasets.streaming import file_fault, is_csv, is_mapping, iter_csv, iter_rows
 from search_env.errors import ConfigurationError, DataFormatError, nearest
 from search_env.types import Document, Question
 
@@ -161,7 +161,7 @@ def _first_fields(path: Path) -> frozenset[str]:
         return frozenset(next(iter_csv(path)).data)
     if is_mapping(path):
         return frozenset()
-    return frozenset(next(iter_records(path)).data)
+    return frozenset(next(iter_rows(path)).data)
 
 
 def _first_match(rules: tuple[tuple[set[str], str], ...], fields: frozenset[str]) -> str:

@@ -1,6 +1,6 @@
 """Rows of data files with typed, checked fields, and the rules for ids that every loader shares.
 
-A :class:`Record` is one JSON object or CSV row together with where it stands, so that a bad field
+A :class:`Row` is one JSON object or CSV row together with where it stands, so that a bad field
 becomes a :class:`~search_env.errors.DataFormatError` that names file, line and field. Values are
 checked, never repaired: what a loader yields is what the file says.
 """
@@ -18,7 +18,7 @@ from search_env.types import Document, Question
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Row:
     """One row of a data file.
 
     Attributes:
@@ -34,7 +34,7 @@ class Record:
     prefix: str = ""
 
     @classmethod
-    def of(cls, path: Path, line: int, value: object, prefix: str = "") -> Record:
+    def of(cls, path: Path, line: int, value: object, prefix: str = "") -> Row:
         """Return the record for a decoded value.
 
         Raises:
@@ -90,7 +90,7 @@ class Record:
             raise self.fault(field, "a list with at least one answer")
         return found
 
-    def rows(self, field: str) -> list[Record]:
+    def rows(self, field: str) -> list[Row]:
         """Return a list of objects as records of their own; [] where missing or null."""
         value = self.data.get(field)
         if value is None:
@@ -98,7 +98,7 @@ class Record:
         if not isinstance(value, list):
             raise self.fault(field, "a list of objects")
         return [
-            Record.of(self.path, self.line, row, f"{self.prefix}{field}[{i}].")
+            Row.of(self.path, self.line, row, f"{self.prefix}{field}[{i}].")
             for i, row in enumerate(value)
         ]
 
@@ -146,7 +146,7 @@ def make_document(title: str, text: str) -> Document:
 
 
 def unique_questions(
-    records: Iterable[Record], parse: Callable[[Record], Question]
+    records: Iterable[Row], parse: Callable[[Row], Question]
 ) -> Iterator[Question]:
     """Yield each record's question.
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from search_env.datasets.rows import Record
+from search_env.datasets.rows import Row
 from search_env.errors import DataFormatError, DataNotFoundError
 
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
@@ -102,7 +102,7 @@ def first_character(path: Path) -> str:
     raise file_fault(path, "at least one record", "an empty file", "Fetch the file again.")
 
 
-def iter_records(path: Path) -> Iterator[Record]:
+def iter_rows(path: Path) -> Iterator[Row]:
     """Yield the objects of a file of JSON lines or of one JSON list, told by its first character.
 
     Raises:
@@ -117,7 +117,7 @@ def iter_records(path: Path) -> Iterator[Record]:
     yield from iter_json_list(path) if first == "[" else iter_json_lines(path)
 
 
-def iter_json_lines(path: Path) -> Iterator[Record]:
+def iter_json_lines(path: Path) -> Iterator[Row]:
     """Yield one record for each line that is not blank; only a newline ends a line."""
     number, found = 0, False
     with open_binary(path) as file:
@@ -125,7 +125,7 @@ def iter_json_lines(path: Path) -> Iterator[Record]:
             if raw.isspace():
                 continue
             found = True
-            yield Record.of(path, number, _decode_line(path, number, raw))
+            yield Row.of(path, number, _decode_line(path, number, raw))
     if not found:
         raise file_fault(path, "at least one record", f"{number} lines", "Fetch the file again.")
 
@@ -143,7 +143,7 @@ def _decode_line(path: Path, number: int, raw: bytes) -> Any:
         ) from error
 
 
-def iter_json_list(path: Path) -> Iterator[Record]:
+def iter_json_list(path: Path) -> Iterator[Row]:
     """Yield the objects of one JSON list, decoding one at a time."""
     with open_text(path) as file:
         stream = _JsonStream(path, file)
@@ -152,7 +152,7 @@ def iter_json_list(path: Path) -> Iterator[Record]:
             if stream.number:
                 stream.take(",")
             stream.number += 1
-            yield Record.of(path, stream.number, stream.value())
+            yield Row.of(path, stream.number, stream.value())
         stream.take("]")
         stream.end()
     if not stream.number:
@@ -284,7 +284,7 @@ def _plain_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".xz")
 
 
-def iter_csv(path: Path) -> Iterator[Record]:
+def iter_csv(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header line; the line is the row's last."""
     with open_text(path, newline="") as file:
         reader = csv.DictReader(file, strict=True)
@@ -292,7 +292,7 @@ def iter_csv(path: Path) -> Iterator[Record]:
         try:
             for row in reader:
                 found = True
-                record = Record(path, reader.line_num, cast("dict[str, Any]", row))
+                record = Row(path, reader.line_num, cast("dict[str, Any]", row))
                 if None in row or None in row.values():
                     columns = f"{len(reader.fieldnames or ())} columns"
                     raise DataFormatError.at(path, reader.line_num, "", columns, list(row.values()))

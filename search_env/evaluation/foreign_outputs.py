@@ -30,8 +30,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from search_env.datasets.rows import Record
-from search_env.datasets.streaming import file_fault, iter_records, open_text
+from search_env.datasets.rows import Row
+from search_env.datasets.streaming import file_fault, iter_rows, open_text
 from search_env.errors import ConfigurationError, nearest
 from search_env.evaluation.evaluate import (
     EpisodeMeasures,
@@ -83,7 +83,7 @@ def output_format(path: Path) -> str:
     """
     if _is_one_object(path):
         return "run"
-    found = frozenset(next(iter_records(path)).data)
+    found = frozenset(next(iter_rows(path)).data)
     for needed, name in _RULES:
         if needed <= found:
             return name
@@ -156,17 +156,17 @@ class _Found:
 # One reader a layout.
 
 
-def _rows(read: Callable[[Record], _Found]) -> Callable[[Path, ScoringRule], Outputs]:
+def _rows(read: Callable[[Row], _Found]) -> Callable[[Path, ScoringRule], Outputs]:
     """Return the reader of a layout with one row an episode."""
 
     def reader(path: Path, rule: ScoringRule) -> Outputs:
-        records = [read(record).record(rule) for record in iter_records(path)]
+        records = [read(record).record(rule) for record in iter_rows(path)]
         return {path.name.split(".")[0]: records}
 
     return reader
 
 
-def _r1_searcher(record: Record) -> _Found:
+def _r1_searcher(record: Row) -> _Found:
     said = _read_text(record.optional_text("gen_text_store"))
     verdict = record.optional_text("gpt4o_output").strip().lower()
     return _Found(
@@ -182,7 +182,7 @@ def _r1_searcher(record: Record) -> _Found:
     )
 
 
-def _flashrag(record: Record) -> _Found:
+def _flashrag(record: Row) -> _Found:
     output = record.data.get("output")
     if not isinstance(output, dict):
         raise record.fault("output", "an object with pred")
@@ -225,7 +225,7 @@ def _contents(documents: object) -> list[str]:
     return [str(row.get("contents", "")) for row in rows if isinstance(row, dict)]
 
 
-def _verl(record: Record) -> _Found:
+def _verl(record: Row) -> _Found:
     said = _read_text(record.text("output"))
     asked = record.text("input").rsplit("Question:", 1)[-1]
     return _Found(
@@ -266,7 +266,7 @@ def _run(path: Path, rule: ScoringRule) -> Outputs:
 
 
 def _bench(path: Path, rule: ScoringRule) -> Outputs:
-    header, *rows = iter_records(path)
+    header, *rows = iter_rows(path)
     try:
         name = str(header.data["agent"]["name"])
         return {name: [_rescored(row.data, rule) for row in rows]}
@@ -306,7 +306,7 @@ def _answer(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _golds(record: Record, name: str) -> tuple[str, ...]:
+def _golds(record: Row, name: str) -> tuple[str, ...]:
     """Return gold answers: one string, a list of them, or a list under ``target``."""
     value = record.data.get(name)
     if isinstance(value, dict):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from search_env.datasets.rows import (
-    Record,
+    Row,
     document_id,
     make_document,
     unique_documents,
@@ -16,7 +16,7 @@ from search_env.types import Question
 
 
 def record(line=1, **data):
-    return Record(Path("q.jsonl"), line, data)
+    return Row(Path("q.jsonl"), line, data)
 
 
 @pytest.mark.parametrize("bad", [None, "", " \n", 3, ["x"], "\ud83d"])

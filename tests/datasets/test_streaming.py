@@ -17,7 +17,7 @@ from search_env.datasets.streaming import (
     iter_json_lines,
     iter_json_list,
     iter_json_mapping,
-    iter_records,
+    iter_rows,
 )
 from search_env.errors import DataFormatError, DataNotFoundError
 
@@ -73,25 +73,25 @@ def test_numbers_may_be_cut_anywhere(tmp_path, monkeypatch, number):
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
 def test_compression_is_transparent(write, name, ending):
     rows = [{"a": "é"}, {"a": 2}]
-    assert [r.data for r in iter_records(write(name + ending, rows))] == rows
+    assert [r.data for r in iter_rows(write(name + ending, rows))] == rows
 
 
 def test_compression_is_told_by_content_not_by_name(write):
     data = gzip.compress(b'{"a": 1}\n')
-    assert [r.data for r in iter_records(write("rows.jsonl", data))] == [{"a": 1}]
-    assert [r.data for r in iter_records(write("more.jsonl", gzip.compress(data[:0]) + data))] == [
+    assert [r.data for r in iter_rows(write("rows.jsonl", data))] == [{"a": 1}]
+    assert [r.data for r in iter_rows(write("more.jsonl", gzip.compress(data[:0]) + data))] == [
         {"a": 1}
     ]
 
 
 def test_byte_order_marks_blank_lines_and_odd_separators(write):
     text = '\ufeff{"a": "x\u2028y"}\r\n\n  \n{"a": 2}'
-    records = list(iter_records(write("rows.jsonl", text)))
+    records = list(iter_rows(write("rows.jsonl", text)))
     assert [(r.line, r.data["a"]) for r in records] == [(1, "x\u2028y"), (4, 2)]
-    assert [r.data for r in iter_records(write("rows.json", '\ufeff [{"a": 1}] \n'))] == [{"a": 1}]
+    assert [r.data for r in iter_rows(write("rows.json", '\ufeff [{"a": 1}] \n'))] == [{"a": 1}]
 
 
-@pytest.mark.parametrize("read", [iter_records, iter_json_list, iter_json_lines, iter_csv])
+@pytest.mark.parametrize("read", [iter_rows, iter_json_list, iter_json_lines, iter_csv])
 def test_missing_file_and_folder(tmp_path, read):
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(DataNotFoundError, match="Check the path"):
@@ -125,7 +125,7 @@ def test_missing_file_and_folder(tmp_path, read):
 )
 def test_damaged_json(write, content, said):
     with pytest.raises(DataFormatError, match=said) as caught:
-        list(iter_records(write("rows.json", content)))
+        list(iter_rows(write("rows.json", content)))
     assert str(caught.value).endswith(".")
 
 
@@ -135,11 +135,11 @@ def test_damaged_archives(write, compress, rows):
     whole = compress(rows.encode())
     cut = write("cut.gz.bin", whole[: len(whole) // 2])
     with pytest.raises(DataFormatError, match=r"damaged.*Fetch the file again"):
-        list(iter_records(cut))
+        list(iter_rows(cut))
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes(255 - b for b in whole[middle : middle + 8])
     with pytest.raises(DataFormatError):
-        list(iter_records(write("flipped.bin", flipped + whole[middle + 8 :])))
+        list(iter_rows(write("flipped.bin", flipped + whole[middle + 8 :])))
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_memory_stays_constant(tmp_path, container):
             value = json.dumps([text] if container == "mapping" else {"id": i, "text": text})
             file.write(f"{comma}{name}{value}\n")
         file.write({"lines": "", "list": "]", "mapping": "}"}[container])
-    read = iter_json_mapping if container == "mapping" else iter_records
+    read = iter_json_mapping if container == "mapping" else iter_rows
     tracemalloc.start()
     try:
         assert sum(1 for _ in read(path)) == rows

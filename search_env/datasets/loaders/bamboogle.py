@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from search_env.datasets.rows import Record
-from search_env.datasets.streaming import is_csv, iter_csv, iter_records
+from search_env.datasets.rows import Row
+from search_env.datasets.streaming import is_csv, iter_csv, iter_rows
 from search_env.types import Question
 
 
@@ -26,11 +26,11 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataFormatError: A row is bad or the file is damaged.
     """
     path = Path(path)
-    records = iter_csv(path) if is_csv(path) else iter_records(path)
+    records = iter_csv(path) if is_csv(path) else iter_rows(path)
     return (_question(number, record) for number, record in enumerate(records, start=1))
 
 
-def _question(number: int, record: Record) -> Question:
+def _question(number: int, record: Row) -> Question:
     capital = "Question" in record.data
     return Question(
         id=f"bamboogle_{number}",

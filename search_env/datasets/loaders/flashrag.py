@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from search_env.datasets.rows import Record, unique_questions
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.rows import Row, unique_questions
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Document, Question
 
 
@@ -23,7 +23,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), _question)
+    return unique_questions(iter_rows(Path(path)), _question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -33,7 +33,7 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad or the file is damaged.
     """
-    for record in iter_records(Path(path)):
+    for record in iter_rows(Path(path)):
         title, text = split_contents(record.text("contents"))
         yield Document(record.identifier("id"), title, text)
 
@@ -54,7 +54,7 @@ def split_contents(contents: str) -> tuple[str, str]:
     return (title[1:-1] if quoted else title), text
 
 
-def _question(record: Record) -> Question:
+def _question(record: Row) -> Question:
     metadata = record.data.get("metadata")
     kind = metadata.get("type") if isinstance(metadata, dict) else None
     return Question(

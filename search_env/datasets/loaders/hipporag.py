@@ -15,13 +15,13 @@ from pathlib import Path
 
 from search_env.datasets.loaders import hotpotqa, musique, twowiki
 from search_env.datasets.rows import (
-    Record,
+    Row,
     is_text,
     make_document,
     unique_documents,
     unique_questions,
 )
-from search_env.datasets.streaming import is_mapping, iter_json_mapping, iter_records
+from search_env.datasets.streaming import is_mapping, iter_json_mapping, iter_rows
 from search_env.errors import DataFormatError
 from search_env.types import Document, Question
 
@@ -33,7 +33,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), _question)
+    return unique_questions(iter_rows(Path(path)), _question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -47,7 +47,7 @@ def read_documents(path: str | Path) -> Iterator[Document]:
     return unique_documents(_mapping(path) if is_mapping(path) else _rows(path))
 
 
-def _question(record: Record) -> Question:
+def _question(record: Row) -> Question:
     if "evidences" in record.data:
         return twowiki.parse_question(record)
     if "supporting_facts" in record.data:
@@ -57,7 +57,7 @@ def _question(record: Record) -> Question:
     return musique.parse_question(record, _id(record), dataset="")
 
 
-def _id(record: Record) -> str:
+def _id(record: Row) -> str:
     if "id" in record.data:
         return record.identifier("id")
     digest = hashlib.sha1(record.text("question").encode(), usedforsecurity=False)
@@ -65,7 +65,7 @@ def _id(record: Record) -> str:
 
 
 def _rows(path: Path) -> Iterator[Document]:
-    for record in iter_records(path):
+    for record in iter_rows(path):
         if "evidences" in record.data:
             yield from twowiki.read_context(record)
         elif "context" in record.data:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from search_env.datasets.rows import (
-    Record,
+    Row,
     is_text,
     make_document,
     one_line,
     unique_documents,
     unique_questions,
 )
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Document, Question
 
 
@@ -36,7 +36,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), parse_question)
+    return unique_questions(iter_rows(Path(path)), parse_question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -47,11 +47,11 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         DataFormatError: A row is bad or the file is damaged.
     """
     return unique_documents(
-        document for record in iter_records(Path(path)) for document in read_context(record)
+        document for record in iter_rows(Path(path)) for document in read_context(record)
     )
 
 
-def parse_question(record: Record) -> Question:
+def parse_question(record: Row) -> Question:
     """Return the question of a row."""
     return Question(
         id=record.identifier("_id" if "_id" in record.data else "id"),
@@ -63,7 +63,7 @@ def parse_question(record: Record) -> Question:
     )
 
 
-def read_context(record: Record, glue: str = "") -> list[Document]:
+def read_context(record: Row, glue: str = "") -> list[Document]:
     """Return a row's context passages; ``glue`` joins their sentences."""
     pairs = _pairs(record, "context", ("sentences", "content"))
     if not all(isinstance(found, list) and all(map(is_text, found)) for _, found in pairs):
@@ -71,7 +71,7 @@ def read_context(record: Record, glue: str = "") -> list[Document]:
     return [make_document(title, glue.join(sentences)) for title, sentences in pairs]
 
 
-def supporting_ids(record: Record, context: list[Document]) -> tuple[str, ...]:
+def supporting_ids(record: Row, context: list[Document]) -> tuple[str, ...]:
     """Return the ids of the passages named by a row's facts; () where one is not in the context."""
     facts = _pairs(record, "supporting_facts", ("sent_id",))
     titles = dict.fromkeys(one_line(title) for title, _ in facts)
@@ -82,7 +82,7 @@ def supporting_ids(record: Record, context: list[Document]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(by_title[title] for title in titles))
 
 
-def _pairs(record: Record, field: str, names: tuple[str, ...]) -> list[tuple[str, Any]]:
+def _pairs(record: Row, field: str, names: tuple[str, ...]) -> list[tuple[str, Any]]:
     """Return a field as pairs that start with a title, from pairs or from the hub's columns.
 
     Args:

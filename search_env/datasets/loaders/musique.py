@@ -16,13 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from search_env.datasets.rows import (
-    Record,
+    Row,
     make_document,
     one_line,
     unique_documents,
     unique_questions,
 )
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Document, Hop, Question
 
 _REFERENCE = re.compile(r"#(\d+)")
@@ -35,7 +35,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), _question)
+    return unique_questions(iter_rows(Path(path)), _question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -47,7 +47,7 @@ def read_documents(path: str | Path) -> Iterator[Document]:
     """
     return unique_documents(
         document
-        for record in iter_records(Path(path))
+        for record in iter_rows(Path(path))
         for document in read_paragraphs(record).values()
     )
 
@@ -84,7 +84,7 @@ def _fill_in(question: str, answers: Sequence[str]) -> str:
     return _REFERENCE.sub(lambda match: known.get(match[1], match[0]), question)
 
 
-def read_paragraphs(record: Record) -> dict[int, Document]:
+def read_paragraphs(record: Row) -> dict[int, Document]:
     """Return a row's paragraphs by ``idx`` (by position where there is none), in file order."""
     documents: dict[int, Document] = {}
     for position, row in enumerate(record.rows("paragraphs")):
@@ -96,7 +96,7 @@ def read_paragraphs(record: Record) -> dict[int, Document]:
     return documents
 
 
-def parse_question(record: Record, question_id: str, dataset: str = "musique") -> Question:
+def parse_question(record: Row, question_id: str, dataset: str = "musique") -> Question:
     """Return the question of a row in MuSiQue's shape under the given id.
 
     A paragraph without ``is_supporting`` counts as evidence, as in HippoRAG's copies.
@@ -121,7 +121,7 @@ def parse_question(record: Record, question_id: str, dataset: str = "musique") -
     )
 
 
-def _evidence(step: Record, documents: dict[int, Document]) -> str:
+def _evidence(step: Row, documents: dict[int, Document]) -> str:
     """Return the id of the paragraph that a step rests on, "" where none is named."""
     index = step.data.get("paragraph_support_idx")
     if index is None:
@@ -131,7 +131,7 @@ def _evidence(step: Record, documents: dict[int, Document]) -> str:
     return documents[index].id
 
 
-def _question(record: Record) -> Question:
+def _question(record: Row) -> Question:
     if record.data.get("answerable", True) is not True:
         raise record.fault("answerable", "true (a file of MuSiQue-Ans, not of MuSiQue-Full)")
     if not record.rows("paragraphs"):

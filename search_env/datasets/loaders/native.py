@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from search_env.datasets.loaders.musique import resolve_hops
-from search_env.datasets.rows import Record, document_id, unique_questions
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.rows import Row, document_id, unique_questions
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Document, Question
 
 
@@ -24,7 +24,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), _question)
+    return unique_questions(iter_rows(Path(path)), _question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -34,13 +34,13 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad or the file is damaged.
     """
-    for record in iter_records(Path(path)):
+    for record in iter_rows(Path(path)):
         title, text = record.optional_text("title"), record.text("text")
         known = record.data.get("id") is not None
         yield Document(record.identifier("id") if known else document_id(title, text), title, text)
 
 
-def _question(record: Record) -> Question:
+def _question(record: Row) -> Question:
     steps = [(s.text("question"), s.text("answer")) for s in record.rows("decomposition")]
     return Question(
         id=record.identifier("id"),

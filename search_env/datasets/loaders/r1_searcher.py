@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from search_env.datasets.rows import Record, unique_questions
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.rows import Row, unique_questions
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Question
 
 
@@ -23,10 +23,10 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), _question)
+    return unique_questions(iter_rows(Path(path)), _question)
 
 
-def _question(record: Record) -> Question:
+def _question(record: Row) -> Question:
     return Question(
         id=record.identifier("idx") if "idx" in record.data else str(record.line),
         text=record.text("question"),

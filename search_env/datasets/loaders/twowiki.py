@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from search_env.datasets.loaders import hotpotqa
-from search_env.datasets.rows import Record, is_text, unique_documents, unique_questions
-from search_env.datasets.streaming import iter_records
+from search_env.datasets.rows import Row, is_text, unique_documents, unique_questions
+from search_env.datasets.streaming import iter_rows
 from search_env.types import Document, Hop, Question
 
 _NESTED = ("context", "supporting_facts", "evidences")
@@ -38,7 +38,7 @@ def read_questions(path: str | Path) -> Iterator[Question]:
         DataNotFoundError: There is no readable file.
         DataFormatError: A row is bad, an id comes twice, or the file is damaged.
     """
-    return unique_questions(iter_records(Path(path)), parse_question)
+    return unique_questions(iter_rows(Path(path)), parse_question)
 
 
 def read_documents(path: str | Path) -> Iterator[Document]:
@@ -49,11 +49,11 @@ def read_documents(path: str | Path) -> Iterator[Document]:
         DataFormatError: A row is bad or the file is damaged.
     """
     return unique_documents(
-        document for record in iter_records(Path(path)) for document in read_context(record)
+        document for record in iter_rows(Path(path)) for document in read_context(record)
     )
 
 
-def parse_question(record: Record) -> Question:
+def parse_question(record: Row) -> Question:
     """Return the question of a row."""
     record = _decoded(record)
     context = hotpotqa.read_context(record, glue=" ")
@@ -73,12 +73,12 @@ def parse_question(record: Record) -> Question:
     )
 
 
-def read_context(record: Record) -> list[Document]:
+def read_context(record: Row) -> list[Document]:
     """Return a row's context passages."""
     return hotpotqa.read_context(_decoded(record), glue=" ")
 
 
-def _decoded(record: Record) -> Record:
+def _decoded(record: Row) -> Row:
     """Return the record with nested fields that are strings of JSON decoded."""
     decoded: dict[str, Any] = {}
     for field in _NESTED:
@@ -91,7 +91,7 @@ def _decoded(record: Record) -> Record:
     return replace(record, data=record.data | decoded) if decoded else record
 
 
-def _triples(record: Record) -> list[list[str]]:
+def _triples(record: Row) -> list[list[str]]:
     value = record.data.get("evidences")
     if value is None:
         return []
