@@ -1,11 +1,12 @@
 """Questions and passages: loaders of published layouts, and where to find the files.
 
-* :func:`load_questions` loads a known dataset by name, :func:`find_questions` says from where;
+* :func:`load_questions` loads a known dataset by name, :func:`find_questions` finds its file;
 * :func:`read_questions` and :func:`read_documents` stream any file in a known layout;
-* :func:`find_corpus` finds the passages to search in.
+* :func:`find_corpus` finds the file of passages to search in.
 
-One module holds each layout; ``formats`` names them, ``files`` streams them, ``resolve`` finds
-them. Invented questions and articles come from ``search_env.worlds.encyclopaedia``.
+One module of ``loaders`` parses the rows of each layout, ``detect`` names the layouts and reads
+them, ``streaming`` opens the files and ``locate`` finds them. Generated questions and articles
+come from ``search_env.worlds.encyclopaedia``.
 """
 
 from search_env.datasets.detect import (

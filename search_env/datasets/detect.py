@@ -1,9 +1,9 @@
-"""Layouts by name, and the rules that tell a file's layout from its first record.
+"""Layouts by name, the one reader of all of them, and the rules that detect a file's layout.
 
-Questions, first rule that fits:
+Questions, first rule that fits the first row:
 
 ====================================================  ===================
-the first record                                      layout
+fields of the first row                               layout
 ====================================================  ===================
 has ``golden_answers``                                ``flashrag``
 has ``question`` and ``answers``                      ``native``
@@ -22,11 +22,11 @@ layout. Nothing else is looked at, and a name given by the caller always wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from search_env.datasets.loaders import (
     bamboogle,
@@ -38,38 +38,46 @@ from search_env.datasets.loaders import (
     r1_searcher,
     twowiki,
 )
-from search_env.datasets.streaming import file_fault, is_csv, is_mapping, iter_csv, iter_rows
+from search_env.datasets.rows import Row, unique_documents, unique_questions
+from search_env.datasets.streaming import (
+    file_fault,
+    is_csv,
+    is_mapping,
+    iter_csv,
+    iter_json_mapping,
+    iter_rows,
+)
 from search_env.errors import ConfigurationError, DataFormatError, nearest
 from search_env.types import Document, Question
 
 _Item = TypeVar("_Item")
-_Reader: TypeAlias = Callable[[Path], Iterator[_Item]]
+_Parser = TypeVar("_Parser")
 
-QUESTION_FORMATS: Mapping[str, _Reader[Question]] = MappingProxyType(
+QUESTION_FORMATS: Mapping[str, Callable[[Row], Question]] = MappingProxyType(
     {
-        "2wikimultihopqa": twowiki.read_questions,
-        "bamboogle": bamboogle.read_questions,
-        "flashrag": flashrag.read_questions,
-        "hipporag": hipporag.read_questions,
-        "hotpotqa": hotpotqa.read_questions,
-        "musique": musique.read_questions,
-        "native": native.read_questions,
-        "r1_searcher": r1_searcher.read_questions,
+        "2wikimultihopqa": twowiki.parse_question,
+        "bamboogle": bamboogle.parse_question,
+        "flashrag": flashrag.parse_question,
+        "hipporag": hipporag.parse_question,
+        "hotpotqa": hotpotqa.parse_question,
+        "musique": musique.parse_question,
+        "native": native.parse_question,
+        "r1_searcher": r1_searcher.parse_question,
     }
 )
-"""Readers of question files by layout."""
+"""Parsers of a row of a question file, by layout."""
 
-CORPUS_FORMATS: Mapping[str, _Reader[Document]] = MappingProxyType(
+CORPUS_FORMATS: Mapping[str, Callable[[Row], Iterable[Document]]] = MappingProxyType(
     {
-        "2wikimultihopqa": twowiki.read_documents,
-        "flashrag": flashrag.read_documents,
-        "hipporag": hipporag.read_documents,
-        "hotpotqa": hotpotqa.read_documents,
-        "musique": musique.read_documents,
-        "native": native.read_documents,
+        "2wikimultihopqa": twowiki.parse_documents,
+        "flashrag": flashrag.parse_documents,
+        "hipporag": hipporag.parse_documents,
+        "hotpotqa": hotpotqa.parse_documents,
+        "musique": musique.parse_documents,
+        "native": native.parse_documents,
     }
 )
-"""Readers of passages by layout."""
+"""Parsers of the passages of a row, by layout."""
 
 _QUESTION_RULES = (
     ({"golden_answers"}, "flashrag"),
@@ -81,7 +89,13 @@ _QUESTION_RULES = (
     ({"Question", "Answer"}, "bamboogle"),
     ({"question", "answer"}, "r1_searcher"),
 )
-_CORPUS_RULES = (({"contents"}, "flashrag"), ({"title", "text"}, "native"))
+_CORPUS_RULES = (
+    ({"contents"}, "flashrag"),
+    ({"title", "text"}, "native"),
+    ({"title", "sentences"}, "hipporag"),
+)
+_ONE_PASSAGE_A_ROW = ("flashrag", "native")
+"""Corpora whose rows do not share passages: they are read in constant memory, repeats unchecked."""
 
 
 def read_questions(path: str | Path, format: str | None = None) -> Iterator[Question]:
@@ -89,7 +103,7 @@ def read_questions(path: str | Path, format: str | None = None) -> Iterator[Ques
 
     Args:
         path: The file; plain, gzip or xz.
-        format: A key of :data:`QUESTION_FORMATS`; None looks at the first record.
+        format: A key of :data:`QUESTION_FORMATS`; None detects it from the first row.
 
     Raises:
         ConfigurationError: No such layout.
@@ -97,8 +111,8 @@ def read_questions(path: str | Path, format: str | None = None) -> Iterator[Ques
         DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
     path = Path(path)
-    reader = _reader(QUESTION_FORMATS, format or question_format(path))
-    return _hinted(reader(path), path, format, question_format)
+    parse = _parser(QUESTION_FORMATS, format or question_format(path))
+    return _hinted(unique_questions(_rows(path), parse), path, format, question_format)
 
 
 def read_documents(path: str | Path, format: str | None = None) -> Iterator[Document]:
@@ -106,7 +120,7 @@ def read_documents(path: str | Path, format: str | None = None) -> Iterator[Docu
 
     Args:
         path: The file; plain, gzip or xz.
-        format: A key of :data:`CORPUS_FORMATS`; None looks at the first record.
+        format: A key of :data:`CORPUS_FORMATS`; None detects it from the first row.
 
     Raises:
         ConfigurationError: No such layout.
@@ -114,8 +128,13 @@ def read_documents(path: str | Path, format: str | None = None) -> Iterator[Docu
         DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
     path = Path(path)
-    reader = _reader(CORPUS_FORMATS, format or corpus_format(path))
-    return _hinted(reader(path), path, format, corpus_format)
+    layout = format or corpus_format(path)
+    parse = _parser(CORPUS_FORMATS, layout)
+    rows = _rows(path, mapping=layout == "hipporag")
+    documents: Iterator[Document] = chain.from_iterable(map(parse, rows))
+    if layout not in _ONE_PASSAGE_A_ROW:
+        documents = unique_documents(documents)
+    return _hinted(documents, path, format, corpus_format)
 
 
 def question_format(path: Path) -> str:
@@ -126,9 +145,9 @@ def question_format(path: Path) -> str:
         DataFormatError: No rule fits; the message says whether the file is a corpus.
     """
     fields = _first_fields(path)
-    if found := _first_match(_QUESTION_RULES, fields):
-        return found
-    if not fields or _first_match(_CORPUS_RULES, fields):
+    if layout := _first_match(_QUESTION_RULES, fields):
+        return layout
+    if _first_match(_CORPUS_RULES, fields):
         raise file_fault(path, "questions", "a corpus of passages", "Use read_documents.")
     raise _unknown(path, "questions", fields, QUESTION_FORMATS)
 
@@ -141,10 +160,8 @@ def corpus_format(path: Path) -> str:
         DataFormatError: No rule fits; the message says whether the file holds questions alone.
     """
     fields = _first_fields(path)
-    if not fields:
-        return "hipporag"
-    if found := _first_match(_CORPUS_RULES, fields):
-        return found
+    if layout := _first_match(_CORPUS_RULES, fields):
+        return layout
     as_questions = _first_match(_QUESTION_RULES, fields)
     if as_questions in CORPUS_FORMATS and fields & {"paragraphs", "context"}:
         return as_questions
@@ -155,53 +172,62 @@ def corpus_format(path: Path) -> str:
     raise _unknown(path, "passages", fields, CORPUS_FORMATS)
 
 
-def _first_fields(path: Path) -> frozenset[str]:
-    """Return the field names of the first record; none for one JSON object from titles to texts."""
+def _rows(path: Path, *, mapping: bool = False) -> Iterator[Row]:
+    """Return the rows of a CSV file by its name, else of JSON.
+
+    Args:
+        path: The file.
+        mapping: Whether one JSON object from titles to sentences counts as ``title`` and
+            ``sentences`` of many rows, and not as one row.
+    """
     if is_csv(path):
-        return frozenset(next(iter_csv(path)).data)
-    if is_mapping(path):
-        return frozenset()
-    return frozenset(next(iter_rows(path)).data)
+        return iter_csv(path)
+    return iter_json_mapping(path) if mapping and is_mapping(path) else iter_rows(path)
+
+
+def _first_fields(path: Path) -> frozenset[str]:
+    """Return the field names of the first row."""
+    return frozenset(next(_rows(path, mapping=True)).data)
 
 
 def _first_match(rules: tuple[tuple[set[str], str], ...], fields: frozenset[str]) -> str:
-    return next((name for needed, name in rules if needed <= fields), "")
+    return next((layout for required, layout in rules if required <= fields), "")
 
 
 def _unknown(
-    path: Path, what: str, fields: frozenset[str], known: Mapping[str, object]
+    path: Path, what: str, fields: frozenset[str], layouts: Mapping[str, object]
 ) -> DataFormatError:
     return file_fault(
         path,
-        f"{what} in a known layout ({', '.join(known)})",
-        f"a first record with the fields {', '.join(sorted(fields))}",
+        f"{what} in a known layout ({', '.join(layouts)})",
+        f"a first row with the fields {', '.join(sorted(fields))}",
         "Pass format= if it is one of them, or write the file in the native layout.",
     )
 
 
-def _reader(formats: Mapping[str, _Reader[_Item]], name: str) -> _Reader[_Item]:
+def _parser(formats: Mapping[str, _Parser], name: str) -> _Parser:
     if name not in formats:
         raise ConfigurationError(
             f"Expected format to be one of {', '.join(formats)}, got {name!r}. "
-            f"{nearest(name, formats)}Leave it out to have it told from the first record."
+            f"{nearest(name, formats)}Leave it out to detect it from the first row."
         )
     return formats[name]
 
 
 def _hinted(
-    items: Iterator[_Item], path: Path, given: str | None, tell: Callable[[Path], str]
+    items: Iterator[_Item], path: Path, format: str | None, detect: Callable[[Path], str]
 ) -> Iterator[_Item]:
-    """Pass items on; where the first fails under a layout the caller named, name the likely one."""
+    """Return the items; where the first fails in the caller's layout, suggest the likely one."""
     try:
         first = next(items)
     except DataFormatError as error:
-        if given is None:
+        if format is None:
             raise
-        likely = tell(path)
-        if likely == given:
+        likely = detect(path)
+        if likely == format:
             raise
         raise DataFormatError(
-            f"{error} The file looks like the layout {likely!r}, not {given!r}: "
+            f"{error} The file looks like the layout {likely!r}, not {format!r}: "
             f"pass format={likely!r} or leave it out."
         ) from error
     return chain([first], items)

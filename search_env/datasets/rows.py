@@ -1,15 +1,15 @@
-"""Rows of data files with typed, checked fields, and the rules for ids that every loader shares.
+"""Rows of data files with typed, checked fields, and the rules for ids that all loaders share.
 
-A :class:`Row` is one JSON object or CSV row together with where it stands, so that a bad field
-becomes a :class:`~search_env.errors.DataFormatError` that names file, line and field. Values are
-checked, never repaired: what a loader yields is what the file says.
+A :class:`Row` is one JSON object or CSV row together with its position, so that a bad field raises
+a :class:`~search_env.errors.DataFormatError` that names file, line and field. Values are checked,
+never repaired: a loader yields what the file contains.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -23,9 +23,9 @@ class Row:
 
     Attributes:
         path: The file.
-        line: 1-based line, or the number of the record where the file is one JSON value.
-        data: The row's fields.
-        prefix: Where a row lies inside another, for example ``"paragraphs[3]."``.
+        line: 1-based line, or the number of the row where the file is one JSON value.
+        data: The fields.
+        prefix: Path of a row inside another, for example ``"paragraphs[3]."``.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Row:
 
     @classmethod
     def of(cls, path: Path, line: int, value: object, prefix: str = "") -> Row:
-        """Return the record for a decoded value.
+        """Return the row of a decoded value.
 
         Raises:
             DataFormatError: The value is not an object.
@@ -45,7 +45,7 @@ class Row:
         return cls(path, line, value, prefix)
 
     def fault(self, field: str, expected: str) -> DataFormatError:
-        """Return the error that says what ``field`` should have held."""
+        """Return the error that names the expected content of ``field``."""
         got = self.data.get(field)
         return DataFormatError.at(self.path, self.line, self.prefix + field, expected, got)
 
@@ -84,14 +84,14 @@ class Row:
         return tuple(value)
 
     def answers(self, field: str) -> tuple[str, ...]:
-        """Return a list of gold answers without repetitions, first kept; at least one."""
-        found = tuple(dict.fromkeys(self.texts(field)))
-        if not found:
+        """Return a list of gold answers without repetitions, in order; at least one."""
+        answers = tuple(dict.fromkeys(self.texts(field)))
+        if not answers:
             raise self.fault(field, "a list with at least one answer")
-        return found
+        return answers
 
     def rows(self, field: str) -> list[Row]:
-        """Return a list of objects as records of their own; [] where missing or null."""
+        """Return a list of objects as rows; [] where the field is missing or null."""
         value = self.data.get(field)
         if value is None:
             return []
@@ -106,7 +106,7 @@ class Row:
 def is_text(value: object) -> TypeGuard[str]:
     r"""Return whether a value is a string that can be written as UTF-8.
 
-    JSON can spell half a character (``"\ud83d"``); no tokenizer and no digest takes that.
+    JSON can contain half a character (``"\ud83d"``), which no tokenizer and no digest accepts.
     """
     if not isinstance(value, str):
         return False
@@ -120,14 +120,14 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def one_line(text: str) -> str:
-    """Return text with every run of white space made one space."""
+    """Return text with every run of white space replaced by one space."""
     return " ".join(text.split())
 
 
 def document_id(title: str, text: str) -> str:
-    r"""Return the id of a passage that comes without one: 12 hex digits of its content.
+    r"""Return the id of a passage that has none in its file: 12 hex digits of its content.
 
-    The first 48 bits of SHA-1 over ``title + "\t" + text``, white space runs made one space. The
+    The first 48 bits of SHA-1 over ``title + "\t" + text``, with white space collapsed. The
     same passage has the same id whichever file it came from, so questions of one file find their
     evidence in the corpus of another. 48 bits serve about a million passages (0.2 % chance that
     any two collide); larger corpora carry ids of their own.
@@ -145,21 +145,21 @@ def make_document(title: str, text: str) -> Document:
     return Document(document_id(title, text), one_line(title), one_line(text))
 
 
-def unique_questions(
-    records: Iterable[Row], parse: Callable[[Row], Question]
-) -> Iterator[Question]:
-    """Yield each record's question.
+def unique_questions(rows: Iterable[Row], parse: Callable[[Row], Question]) -> Iterator[Question]:
+    """Yield each row's question; one without an id gets ``<dataset>_1``, ``_2``, in file order.
 
     Raises:
         DataFormatError: Two questions of one dataset share an id.
     """
     seen: set[tuple[str, str]] = set()
-    for record in records:
-        question = parse(record)
+    for number, row in enumerate(rows, start=1):
+        question = parse(row)
+        if not question.id:
+            question = replace(question, id=f"{question.dataset}_{number}")
         key = (question.dataset, question.id)
         if key in seen:
-            expected = f"an id that no earlier row has ({question.id!r} has come before)"
-            raise DataFormatError.at(record.path, record.line, "id", expected, question.id)
+            expected = f"an id that no earlier row has ({question.id!r} occurs twice)"
+            raise DataFormatError.at(row.path, row.line, "id", expected, question.id)
         seen.add(key)
         yield question
 

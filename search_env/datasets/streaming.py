@@ -1,10 +1,10 @@
 """Streaming readers: JSON lines, JSON lists, JSON mappings and CSV; plain, gzip or xz.
 
-Compression is told by the file's first bytes, not by its name. Nothing is held but the record at
-hand and a buffer of its size, so a 14 GB corpus reads in constant memory, also where it is one
-JSON list. Damage (a cut archive, bytes that are no UTF-8, broken JSON, an empty file) is a
-:class:`~search_env.errors.DataFormatError`; a missing file is a
-:class:`~search_env.errors.DataNotFoundError`. What the fields mean is left to the loaders.
+Compression is detected from the file's first bytes, not from its name. Only the current row and a
+buffer of its size are in memory, so that a 14 GB corpus reads in constant memory, even as one JSON
+list. Damage (a truncated archive, bytes that are not UTF-8, invalid JSON, an empty file) raises
+:class:`~search_env.errors.DataFormatError`, a missing file
+:class:`~search_env.errors.DataNotFoundError`. The loaders interpret the fields.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from search_env.errors import DataFormatError, DataNotFoundError
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _CHUNK = 1 << 16
 _LONGEST_LITERAL = 16
-"""A cut "-Infinity" or escape lies at most this far from the end of the text it was cut from."""
-_REST = re.compile(r"[-+.eE0-9]*")
-"""What may stand between a number that is whole as it is and the cut in the number that it was."""
+"""A truncated "-Infinity" or escape starts at most this far from the end of the buffer."""
+_NUMBER_TAIL = re.compile(r"[-+.eE0-9]*")
+"""Characters that may continue a number at the end of the buffer."""
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
                 yield raw
         except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
             raise file_fault(
-                path, "a whole archive", f"a damaged one ({error})", "Fetch the file again."
+                path, "an intact archive", f"a damaged one ({error})", "Download the file again."
             ) from error
 
 
@@ -84,7 +84,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def file_fault(path: Path, expected: str, got: str, remedy: str) -> DataFormatError:
-    """Return the error about a file as a whole; ``remedy`` is a sentence that says what to do."""
+    """Return the error about a whole file; ``remedy`` is a sentence with the next step."""
     return DataFormatError(f"{path}: expected {expected}, got {got}. {remedy}")
 
 
@@ -97,17 +97,17 @@ def first_character(path: Path) -> str:
     with open_binary(path) as file:
         skipped = codecs.BOM_UTF8 + b" \t\r\n"
         while chunk := file.read(_CHUNK):
-            if found := chunk.lstrip(skipped):
-                return chr(found[0])
-    raise file_fault(path, "at least one record", "an empty file", "Fetch the file again.")
+            if text := chunk.lstrip(skipped):
+                return chr(text[0])
+    raise file_fault(path, "at least one row", "an empty file", "Download the file again.")
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
-    """Yield the objects of a file of JSON lines or of one JSON list, told by its first character.
+    """Yield the objects of a file of JSON lines or of one JSON list, by its first character.
 
     Raises:
         DataNotFoundError: There is no readable file.
-        DataFormatError: The file is neither, is damaged, or holds no record.
+        DataFormatError: The file is neither, is damaged, or is empty.
     """
     first = first_character(path)
     if first not in "[{":
@@ -118,16 +118,16 @@ def iter_rows(path: Path) -> Iterator[Row]:
 
 
 def iter_json_lines(path: Path) -> Iterator[Row]:
-    """Yield one record for each line that is not blank; only a newline ends a line."""
-    number, found = 0, False
+    """Yield one row for each line that is not blank; only a newline ends a line."""
+    number, is_empty = 0, True
     with open_binary(path) as file:
         for number, raw in enumerate(file, start=1):
             if raw.isspace():
                 continue
-            found = True
+            is_empty = False
             yield Row.of(path, number, _decode_line(path, number, raw))
-    if not found:
-        raise file_fault(path, "at least one record", f"{number} lines", "Fetch the file again.")
+    if is_empty:
+        raise file_fault(path, "at least one row", f"{number} lines", "Download the file again.")
 
 
 def _decode_line(path: Path, number: int, raw: bytes) -> Any:
@@ -156,14 +156,14 @@ def iter_json_list(path: Path) -> Iterator[Row]:
         stream.take("]")
         stream.end()
     if not stream.number:
-        raise file_fault(path, "at least one record", "an empty list", "Fetch the file again.")
+        raise file_fault(path, "at least one row", "an empty list", "Download the file again.")
 
 
 def is_mapping(path: Path) -> bool:
     """Return whether a file is one JSON object from names to lists, as some corpora are.
 
-    It is where its name ends in ``.json`` (compressed or not), and it starts with ``{`` and a name
-    whose value is a list; a file of JSON lines starts with a row.
+    That is, its name ends in ``.json`` (compressed or not) and its first value is a list; a file
+    of JSON lines starts with a row.
     """
     if not _plain_name(path).endswith(".json") or first_character(path) != "{":
         return False
@@ -174,8 +174,8 @@ def is_mapping(path: Path) -> bool:
         return stream.peek() == '"' and bool(stream.key()) and stream.peek() == "["
 
 
-def iter_json_mapping(path: Path) -> Iterator[tuple[int, str, Any]]:
-    """Yield ``(number, key, value)`` of one JSON object, decoding one pair at a time."""
+def iter_json_mapping(path: Path) -> Iterator[Row]:
+    """Yield a row of ``title`` and ``sentences`` for each pair of one JSON object."""
     with open_text(path) as file:
         stream = _JsonStream(path, file)
         stream.take("{")
@@ -183,16 +183,17 @@ def iter_json_mapping(path: Path) -> Iterator[tuple[int, str, Any]]:
             if stream.number:
                 stream.take(",")
             stream.number += 1
-            key = stream.key()
-            yield stream.number, key, stream.value()
+            title = stream.key()
+            fields = {"title": title, "sentences": stream.value()}
+            yield Row(path, stream.number, fields, prefix=f"{title}.")
         stream.take("}")
         stream.end()
     if not stream.number:
-        raise file_fault(path, "at least one record", "an empty object", "Fetch the file again.")
+        raise file_fault(path, "at least one row", "an empty object", "Download the file again.")
 
 
 class _JsonStream:
-    """A cursor over a JSON text that is read chunk by chunk; ``number`` is the record at hand."""
+    """A cursor over a JSON text that is read in chunks; ``number`` counts the rows."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self.path, self.file = path, file
@@ -201,36 +202,36 @@ class _JsonStream:
         self._buffer, self._at = "", 0
 
     def peek(self) -> str:
-        """Return the next character that is not white space without taking it; "" at the end."""
+        """Return the next character that is not white space, without consuming it; "" at the end."""
         while True:
-            rest = len(self._buffer)
-            while self._at < rest and self._buffer[self._at] in " \t\r\n":
+            size = len(self._buffer)
+            while self._at < size and self._buffer[self._at] in " \t\r\n":
                 self._at += 1
-            if self._at < rest or not self._grow():
+            if self._at < size or not self._grow():
                 return self._buffer[self._at : self._at + 1]
 
     def take(self, character: str) -> None:
-        """Take one expected character."""
-        found = self.peek()
-        if found != character:
-            got = f"{found!r}" if found else "the end of the file"
+        """Consume one expected character."""
+        actual = self.peek()
+        if actual != character:
+            got = f"{actual!r}" if actual else "the end of the file"
             raise file_fault(
                 self.path,
-                f"{character!r} at record {self.number}",
+                f"{character!r} at row {self.number}",
                 got,
-                "Fetch the file again; it was cut or edited by hand.",
+                "Download the file again; it was truncated or edited by hand.",
             )
         self._at += 1
 
     def end(self) -> None:
         """Check that nothing follows."""
-        if found := self.peek():
+        if extra := self.peek():
             raise file_fault(
-                self.path, "one JSON value", f"{found!r} after it", "Remove what follows."
+                self.path, "one JSON value", f"{extra!r} after it", "Remove what follows."
             )
 
     def key(self) -> str:
-        """Take a name and its colon."""
+        """Consume a key and its colon."""
         key = self.value()
         if not isinstance(key, str):
             raise DataFormatError.at(self.path, self.number, "", "a name in quotes", key)
@@ -238,32 +239,34 @@ class _JsonStream:
         return key
 
     def value(self) -> Any:
-        """Take one JSON value, reading on while it is incomplete."""
+        """Consume one JSON value, reading more while it is incomplete."""
         self.peek()
         while True:
             try:
                 value, at = self._decoder.raw_decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
-                if not self._is_cut(error) or not self._grow():
+                if not self._is_truncated(error) or not self._grow():
                     raise self._fault(error, error.pos) from error
                 continue
             except (ValueError, RecursionError) as error:
                 raise self._fault(error, self._at) from error
             # "12" at the end of the buffer may be the start of "123", and "12e" that of "12e9".
-            is_whole = self._buffer[at - 1] in '"}]' or not _REST.fullmatch(self._buffer, at)
-            if is_whole or not self._grow():
+            is_complete = self._buffer[at - 1] in '"}]' or not _NUMBER_TAIL.fullmatch(
+                self._buffer, at
+            )
+            if is_complete or not self._grow():
                 self._at = at
                 return value
 
-    def _is_cut(self, error: json.JSONDecodeError) -> bool:
-        """Return whether more text could mend the error; a true fault must not read 14 GB first."""
+    def _is_truncated(self, error: json.JSONDecodeError) -> bool:
+        """Return whether more text could resolve the error; invalid JSON must not read 14 GB first."""
         return (
             error.msg.startswith("Unterminated string")
             or error.pos >= len(self._buffer) - _LONGEST_LITERAL
         )
 
     def _grow(self) -> bool:
-        """Read on, at least doubling what is pending so that long values cost linear time."""
+        """Read more, at least doubling the pending text so that long values cost linear time."""
         self._buffer = self._buffer[self._at :]
         self._at = 0
         chunk = self.file.read(max(_CHUNK, len(self._buffer)))
@@ -285,20 +288,19 @@ def _plain_name(path: Path) -> str:
 
 
 def iter_csv(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV file with a header line; the line is the row's last."""
+    """Yield the rows of a CSV file with a header; ``line`` is the last line of a row."""
     with open_text(path, newline="") as file:
         reader = csv.DictReader(file, strict=True)
-        found = False
+        is_empty = True
         try:
             for row in reader:
-                found = True
-                record = Row(path, reader.line_num, cast("dict[str, Any]", row))
+                is_empty = False
                 if None in row or None in row.values():
                     columns = f"{len(reader.fieldnames or ())} columns"
                     raise DataFormatError.at(path, reader.line_num, "", columns, list(row.values()))
-                yield record
+                yield Row(path, reader.line_num, cast("dict[str, Any]", row))
         except csv.Error as error:
-            line = reader.reader.line_num  # DictReader's own count lags behind a fault
+            line = reader.reader.line_num  # DictReader's own count lags behind after an error
             raise DataFormatError.at(path, line, "", "a CSV row", str(error)) from error
-    if not found:
-        raise file_fault(path, "a header and rows", "none", "Fetch the file again.")
+    if is_empty:
+        raise file_fault(path, "a header and rows", "none", "Download the file again.")

@@ -4,17 +4,7 @@ import json
 
 import pytest
 
-from search_env.datasets import document_id
-from search_env.datasets.loaders import (
-    bamboogle,
-    flashrag,
-    hipporag,
-    hotpotqa,
-    musique,
-    native,
-    r1_searcher,
-    twowiki,
-)
+from search_env.datasets import document_id, read_documents, read_questions
 from search_env.datasets.loaders.musique import resolve_hops
 from search_env.errors import DataFormatError
 from search_env.types import Document, Hop, Question
@@ -88,9 +78,9 @@ def twowiki_row(**changes):
     } | changes
 
 
-def refuse(read, path, said):
-    with pytest.raises(DataFormatError, match=said):
-        list(read(path))
+def refuse(read, layout, path, message):
+    with pytest.raises(DataFormatError, match=message):
+        list(read(path, layout))
 
 
 class TestBamboogle:
@@ -101,23 +91,23 @@ class TestBamboogle:
 
     def test_csv(self, write):
         path = write("bamboogle.csv.gz", 'Question,Answer\r\nWho?,"me, then"\r\nWhere?,here\r\n')
-        assert tuple(bamboogle.read_questions(path)) == self.WANTED
+        assert tuple(read_questions(path, "bamboogle")) == self.WANTED
 
     @pytest.mark.parametrize("names", [("Question", "Answer"), ("question", "answer")])
     def test_json_lines(self, write, names):
         rows = [
             dict(zip(names, row, strict=True)) for row in (("Who?", "me, then"), ("Where?", "here"))
         ]
-        assert tuple(bamboogle.read_questions(write("b.jsonl", rows))) == self.WANTED
+        assert tuple(read_questions(write("b.jsonl", rows), "bamboogle")) == self.WANTED
 
     def test_blank_answer(self, write):
         path = write("b.csv", "Question,Answer\nWho?,\n")
-        refuse(bamboogle.read_questions, path, "line 2, field 'Answer'")
+        refuse(read_questions, "bamboogle", path, "line 2, field 'Answer'")
 
 
 class TestMusique:
     def test_question(self, write):
-        (question,) = musique.read_questions(write("m.jsonl", [musique_row()]))
+        (question,) = read_questions(write("m.jsonl", [musique_row()]), "musique")
         assert question == Question(
             id="2hop__1_2",
             text="Who presides over the country of Paris?",
@@ -133,7 +123,7 @@ class TestMusique:
 
     def test_documents_come_once_in_file_order(self, write):
         path = write("m.jsonl", [musique_row(), musique_row(id="2hop__3_4")])
-        documents = list(musique.read_documents(path))
+        documents = list(read_documents(path, "musique"))
         assert [d.id for d in documents] == [OTHER_ID, FRANCE_ID, PARIS_ID]
         assert documents[2] == Document(PARIS_ID, *PARIS)
 
@@ -174,10 +164,12 @@ class TestMusique:
     )
     def test_bad_rows(self, write, changes, said):
         path = write("m.jsonl", [musique_row(id="2hop__0_0"), musique_row(**changes)])
-        refuse(musique.read_questions, path, f"line 2, field .*{said}|line 2, field {said}")
+        refuse(read_questions, "musique", path, f"line 2, field .*{said}|line 2, field {said}")
 
     def test_repeated_id(self, write):
-        refuse(musique.read_questions, write("m.jsonl", [musique_row()] * 2), "line 2, field 'id'")
+        refuse(
+            read_questions, "musique", write("m.jsonl", [musique_row()] * 2), "line 2, field 'id'"
+        )
 
 
 class TestHotpotQA:
@@ -195,12 +187,12 @@ class TestHotpotQA:
     @pytest.mark.parametrize("layout", [lambda row: row, hub_row])
     def test_both_layouts_in_both_containers(self, write, name, layout):
         path = write(name, [layout(hotpot_row())])
-        assert list(hotpotqa.read_questions(path)) == [self.WANTED]
-        assert [d.id for d in hotpotqa.read_documents(path)] == [PARIS_ID, FRANCE_ID, OTHER_ID]
+        assert list(read_questions(path, "hotpotqa")) == [self.WANTED]
+        assert [d.id for d in read_documents(path, "hotpotqa")] == [PARIS_ID, FRANCE_ID, OTHER_ID]
 
     def test_evidence_outside_the_context_is_unknown(self, write):
         row = hotpot_row(supporting_facts=[["Rome", 0], ["Berlin", 0]])
-        (question,) = hotpotqa.read_questions(write("h.json", [row]))
+        (question,) = read_questions(write("h.json", [row]), "hotpotqa")
         assert question.supporting == ()
 
     @pytest.mark.parametrize(
@@ -209,7 +201,7 @@ class TestHotpotQA:
             ({"answer": " "}, "'answer'"),
             ({"context": "x"}, "'context'"),
             ({"context": [["Paris", "no list"]]}, "'context'"),
-            ({"context": {"title": ["a"], "sentences": []}}, "two lists of one length"),
+            ({"context": {"title": ["a"], "sentences": []}}, "two lists of equal length"),
             ({"context": {"title": ["a"]}}, "lists called title and sentences or content"),
             ({"supporting_facts": [["Rome"]]}, "'supporting_facts'"),
             ({"supporting_facts": None}, "'supporting_facts'"),
@@ -219,7 +211,7 @@ class TestHotpotQA:
     )
     def test_bad_rows(self, write, changes, said):
         path = write("h.json", [hotpot_row(_id="1"), hotpot_row(**changes)])
-        refuse(hotpotqa.read_questions, path, f"line 2, field .*{said}")
+        refuse(read_questions, "hotpotqa", path, f"line 2, field .*{said}")
 
 
 class TestTwoWiki:
@@ -241,8 +233,12 @@ class TestTwoWiki:
     @pytest.mark.parametrize("layout", [lambda row: row, hub_row, stringly])
     def test_layouts(self, write, layout):
         path = write("2.json", [layout(twowiki_row())])
-        assert list(twowiki.read_questions(path)) == [self.WANTED]
-        assert [d.id for d in twowiki.read_documents(path)] == [OTHER_ID, PARIS_ID, FRANCE_ID]
+        assert list(read_questions(path, "2wikimultihopqa")) == [self.WANTED]
+        assert [d.id for d in read_documents(path, "2wikimultihopqa")] == [
+            OTHER_ID,
+            PARIS_ID,
+            FRANCE_ID,
+        ]
 
     def test_hops_find_titles_with_a_parenthesis_and_never_guess(self, write):
         row = twowiki_row(
@@ -250,11 +246,13 @@ class TestTwoWiki:
             supporting_facts=[["Get Low (song)", 0], ["John (a)", 0], ["John (b)", 0]],
             evidences=[["Get Low", "by", "X"], ["John", "born", "Y"], ["Mary", "born", "Z"]],
         )
-        (question,) = twowiki.read_questions(write("2.json", [row]))
+        (question,) = read_questions(write("2.json", [row]), "2wikimultihopqa")
         assert [h.document_id for h in question.hops] == [question.supporting[0], "", ""]
 
     def test_evidences_may_be_absent(self, write):
-        (question,) = twowiki.read_questions(write("2.json", [twowiki_row(evidences=None)]))
+        (question,) = read_questions(
+            write("2.json", [twowiki_row(evidences=None)]), "2wikimultihopqa"
+        )
         assert question.hops == ()
 
     @pytest.mark.parametrize(
@@ -266,7 +264,7 @@ class TestTwoWiki:
         ],
     )
     def test_bad_rows(self, write, changes, said):
-        refuse(twowiki.read_questions, write("2.json", [twowiki_row(**changes)]), said)
+        refuse(read_questions, "2wikimultihopqa", write("2.json", [twowiki_row(**changes)]), said)
 
 
 class TestFlashRAG:
@@ -275,7 +273,7 @@ class TestFlashRAG:
         path = write(
             "f.jsonl", [row | {"metadata": {"type": "bridge"}}, row | {"id": 1, "metadata": None}]
         )
-        assert list(flashrag.read_questions(path)) == [
+        assert list(read_questions(path, "flashrag")) == [
             Question("dev_0", "Who?", ("a", "b"), kind="bridge"),
             Question("1", "Who?", ("a", "b")),
         ]
@@ -289,7 +287,7 @@ class TestFlashRAG:
             '"A "B" C"\n',
         ]
         path = write("c.jsonl", [{"id": str(i), "contents": c} for i, c in enumerate(contents)])
-        assert list(flashrag.read_documents(path)) == [
+        assert list(read_documents(path, "flashrag")) == [
             Document("0", "Aaron", "Aaron is ..."),
             Document("1", "Plain", " two\nlines"),
             Document("2", "", "no title"),
@@ -300,25 +298,27 @@ class TestFlashRAG:
     @pytest.mark.parametrize("bad", [[], [""], "Paris", None, [1]])
     def test_bad_answers(self, write, bad):
         path = write("f.jsonl", [{"id": "0", "question": "Who?", "golden_answers": bad}])
-        refuse(flashrag.read_questions, path, "line 1, field 'golden_answers'")
+        refuse(read_questions, "flashrag", path, "line 1, field 'golden_answers'")
 
-    def test_bad_passages(self, write):
-        refuse(flashrag.read_documents, write("c.jsonl", [{"contents": "x"}]), "'id'")
-        refuse(flashrag.read_documents, write("c.jsonl", [{"id": "1", "text": "x"}]), "'contents'")
+    @pytest.mark.parametrize("bad", [{"contents": "x"}, {"id": "1", "text": "x"}])
+    def test_bad_passages(self, write, bad):
+        path = write("c.jsonl", [{"id": "0", "contents": "x"}, bad])
+        missing = "contents" if "id" in bad else "id"
+        refuse(read_documents, "flashrag", path, f"line 2, field '{missing}'")
 
 
 class TestR1Searcher:
     def test_questions(self, write):
         rows = [{"idx": 7, "question": "Who?", "answer": "me", "gen_text_store": ""}]
         path = write("r.jsonl", [*rows, {"question": "Where?", "answer": "here"}])
-        assert list(r1_searcher.read_questions(path)) == [
+        assert list(read_questions(path, "r1_searcher")) == [
             Question("7", "Who?", ("me",)),
             Question("2", "Where?", ("here",)),
         ]
 
     def test_repeated_id(self, write):
         rows = [{"idx": 7, "question": "Who?", "answer": "me"}] * 2
-        refuse(r1_searcher.read_questions, write("r.jsonl", rows), "line 2, field 'id'")
+        refuse(read_questions, "r1_searcher", write("r.jsonl", rows), "line 2, field 'id'")
 
 
 class TestHippoRAG:
@@ -329,11 +329,11 @@ class TestHippoRAG:
             "paragraphs": [{"title": OTHER[0], "text": OTHER[1]}],
         }
         path = write("h.json", [musique_row(), hotpot_row(), twowiki_row(), short])
-        questions = list(hipporag.read_questions(path))
+        questions = list(read_questions(path, "hipporag"))
         assert [q.dataset for q in questions] == ["", "hotpotqa", "2wikimultihopqa", ""]
         assert [len(q.supporting) for q in questions] == [2, 2, 2, 1]
         assert questions[3].id == "35c4467a49b4"  # printf 'Which?' | sha1sum | cut -c-12
-        documents = [d.id for d in hipporag.read_documents(path)]
+        documents = [d.id for d in read_documents(path, "hipporag")]
         assert documents == [OTHER_ID, FRANCE_ID, PARIS_ID]
 
     @pytest.mark.parametrize("ending", ["", ".xz"])
@@ -344,14 +344,15 @@ class TestHippoRAG:
             "France": ["France is a country.", " Its president is X."],
         }
         wanted = [Document(PARIS_ID, *PARIS), Document(FRANCE_ID, *FRANCE)]
-        assert list(hipporag.read_documents(write(f"list.json{ending}", listed))) == wanted
-        assert list(hipporag.read_documents(write(f"dict.json{ending}", titled))) == wanted
+        assert list(read_documents(write(f"list.json{ending}", listed), "hipporag")) == wanted
+        assert list(read_documents(write(f"dict.json{ending}", titled), "hipporag")) == wanted
 
     def test_bad_rows(self, write):
-        refuse(hipporag.read_questions, write("h.json", [{"question": "a"}]), "'paragraphs'")
-        refuse(
-            hipporag.read_documents, write("c.json", {"A": ["a"], "B": "b"}), "line 2, field 'B'"
-        )
+        question = {"question": "a", "answer": "b", "paragraphs": []}
+        path = write("h.json", [question, {"question": "a"}])
+        refuse(read_questions, "hipporag", path, "line 2, field 'paragraphs'")
+        path = write("c.json", {"A": ["a"], "B": "b"})
+        refuse(read_documents, "hipporag", path, "line 2, field 'B.sentences'")
 
 
 class TestNative:
@@ -371,7 +372,7 @@ class TestNative:
             ],
         }
         least = {"id": 2, "question": "Where?", "answers": ["here"]}
-        assert list(native.read_questions(write("n.jsonl", [full, least]))) == [
+        assert list(read_questions(write("n.jsonl", [full, least]), "native")) == [
             Question(
                 "1",
                 "Who?",
@@ -390,7 +391,7 @@ class TestNative:
             {"id": "p1", "title": "T", "text": "kept  as it is\n"},
             {"title": "Paris", "n": 0, "text": PARIS[1]},
         ]
-        assert list(native.read_documents(write("p.jsonl", rows))) == [
+        assert list(read_documents(write("p.jsonl", rows), "native")) == [
             Document("p1", "T", "kept  as it is\n"),
             Document(PARIS_ID, *PARIS),
         ]
@@ -406,4 +407,4 @@ class TestNative:
     )
     def test_bad_rows(self, write, changes, said):
         row = {"id": "1", "question": "Who?", "answers": ["a"]} | changes
-        refuse(native.read_questions, write("n.jsonl", [row]), said)
+        refuse(read_questions, "native", write("n.jsonl", [row]), said)

@@ -85,5 +85,5 @@ def test_ids_are_unique_within_a_dataset():
     rows = [record(1, id="1", dataset="a"), record(2, id="1", dataset="b")]
     assert [q.dataset for q in unique_questions(rows, parse)] == ["a", "b"]
     rows.append(record(3, id="1", dataset="a"))
-    with pytest.raises(DataFormatError, match=r"line 3, field 'id'.*'1' has come before"):
+    with pytest.raises(DataFormatError, match=r"line 3, field 'id'.*'1' occurs twice"):
         list(unique_questions(rows, parse))

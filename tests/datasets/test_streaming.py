@@ -55,8 +55,8 @@ def test_mapping_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, pai
     path.write_text(json.dumps(pairs, indent=1), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_CHUNK", chunk)
-        found = list(iter_json_mapping(path))
-    assert [(key, value) for _, key, value in found] == list(pairs.items())
+        rows = list(iter_json_mapping(path))
+    assert [(row.data["title"], row.data["sentences"]) for row in rows] == list(pairs.items())
 
 
 @pytest.mark.parametrize("number", [12, -1.5, 2.5e-07, 1e300, -3e-05])
@@ -65,8 +65,11 @@ def test_numbers_may_be_cut_anywhere(tmp_path, monkeypatch, number):
     path.write_text(json.dumps({"one": number, "two": [number], "three": number}))
     for chunk in range(1, 60):
         monkeypatch.setattr(files, "_CHUNK", chunk)
-        found = [value for _, _, value in iter_json_mapping(path)]
-        assert found == [number, [number], number]
+        assert [row.data["sentences"] for row in iter_json_mapping(path)] == [
+            number,
+            [number],
+            number,
+        ]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".xz", ".dat"])
@@ -107,7 +110,7 @@ def test_missing_file_and_folder(tmp_path, read):
         ("Question,Answer\n", "starts with 'Q'"),
         ('[{"a": 1}, 2]', "line 2: expected a JSON object, got 2"),
         ('[{"a": 1}, [1]]', "line 2: expected a JSON object"),
-        ('[{"a": 1} {"a": 2}]', r"expected ',' at record 1, got '\{'"),
+        ('[{"a": 1} {"a": 2}]', r"expected ',' at row 1, got '\{'"),
         ('[{"a": 1},]', "line 2: expected valid JSON"),
         ('[{"a": 1}', "got the end of the file"),
         ('[{"a": 1}, {"a": "xyz', "line 2: expected valid JSON"),
@@ -134,7 +137,7 @@ def test_damaged_json(write, content, said):
 def test_damaged_archives(write, compress, rows):
     whole = compress(rows.encode())
     cut = write("cut.gz.bin", whole[: len(whole) // 2])
-    with pytest.raises(DataFormatError, match=r"damaged.*Fetch the file again"):
+    with pytest.raises(DataFormatError, match=r"damaged.*Download the file again"):
         list(iter_rows(cut))
     middle = len(whole) // 2
     flipped = whole[:middle] + bytes(255 - b for b in whole[middle : middle + 8])

@@ -1,7 +1,7 @@
-"""HippoRAG's layouts, which many retrieval papers took over.
+"""HippoRAG's layouts, which many retrieval papers use.
 
-Questions are one JSON list whose rows keep the shape of the dataset they came from, told row by
-row: ``supporting_facts`` is HotpotQA's, with ``evidences`` 2WikiMultiHopQA's, ``paragraphs``
+Questions are one JSON list whose rows keep the shape of the dataset they came from, recognised
+row by row: ``supporting_facts`` is HotpotQA's, with ``evidences`` 2WikiMultiHopQA's, ``paragraphs``
 MuSiQue's (with ``text`` or ``paragraph_text``; ids may be missing and are then digests of the
 question). A corpus is one JSON list of ``{title, text}``, or the HotpotQA form: one JSON object
 from title to sentences, each with its own leading space.
@@ -10,74 +10,42 @@ from title to sentences, each with its own leading space.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
 
 from search_env.datasets.loaders import hotpotqa, musique, twowiki
-from search_env.datasets.rows import (
-    Row,
-    is_text,
-    make_document,
-    unique_documents,
-    unique_questions,
-)
-from search_env.datasets.streaming import is_mapping, iter_json_mapping, iter_rows
-from search_env.errors import DataFormatError
+from search_env.datasets.rows import Row, is_text, make_document
 from search_env.types import Document, Question
 
 
-def read_questions(path: str | Path) -> Iterator[Question]:
-    """Yield the questions of a HippoRAG file; rows in MuSiQue's shape name no dataset.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: A row is bad, an id comes twice, or the file is damaged.
-    """
-    return unique_questions(iter_rows(Path(path)), _question)
-
-
-def read_documents(path: str | Path) -> Iterator[Document]:
-    """Yield the passages of a HippoRAG corpus, or those inside a question file, each once.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: A row is bad or the file is damaged.
-    """
-    path = Path(path)
-    return unique_documents(_mapping(path) if is_mapping(path) else _rows(path))
+def parse_question(row: Row) -> Question:
+    """Return the question of a row; rows in MuSiQue's shape name no dataset."""
+    if "evidences" in row.data:
+        return twowiki.parse_question(row)
+    if "supporting_facts" in row.data:
+        return hotpotqa.parse_question(row)
+    if "paragraphs" not in row.data:
+        raise row.fault("paragraphs", "paragraphs (or supporting_facts and context)")
+    return musique.build_question(row, _id(row), dataset="")
 
 
-def _question(record: Row) -> Question:
-    if "evidences" in record.data:
-        return twowiki.parse_question(record)
-    if "supporting_facts" in record.data:
-        return hotpotqa.parse_question(record)
-    if "paragraphs" not in record.data:
-        raise record.fault("paragraphs", "paragraphs (or supporting_facts and context)")
-    return musique.parse_question(record, _id(record), dataset="")
-
-
-def _id(record: Row) -> str:
-    if "id" in record.data:
-        return record.identifier("id")
-    digest = hashlib.sha1(record.text("question").encode(), usedforsecurity=False)
+def _id(row: Row) -> str:
+    if "id" in row.data:
+        return row.identifier("id")
+    digest = hashlib.sha1(row.text("question").encode(), usedforsecurity=False)
     return digest.hexdigest()[:12]
 
 
-def _rows(path: Path) -> Iterator[Document]:
-    for record in iter_rows(path):
-        if "evidences" in record.data:
-            yield from twowiki.read_context(record)
-        elif "context" in record.data:
-            yield from hotpotqa.read_context(record)
-        elif "paragraphs" in record.data:
-            yield from musique.read_paragraphs(record).values()
-        else:
-            yield make_document(record.optional_text("title"), record.text("text"))
-
-
-def _mapping(path: Path) -> Iterator[Document]:
-    for number, title, sentences in iter_json_mapping(path):
+def parse_documents(row: Row) -> Iterable[Document]:
+    """Return the passages of a row: of a corpus, of a question, or of one title's sentences."""
+    if "evidences" in row.data:
+        return twowiki.parse_documents(row)
+    if "context" in row.data:
+        return hotpotqa.parse_documents(row)
+    if "paragraphs" in row.data:
+        return musique.parse_documents(row)
+    if "sentences" in row.data and "text" not in row.data:
+        sentences = row.data["sentences"]
         if not isinstance(sentences, list) or not all(map(is_text, sentences)):
-            raise DataFormatError.at(path, number, title, "a list of sentences", sentences)
-        yield make_document(title, "".join(sentences))
+            raise row.fault("sentences", "a list of sentences")
+        return [make_document(row.optional_text("title"), "".join(sentences))]
+    return [make_document(row.optional_text("title"), row.text("text"))]
