@@ -1,16 +1,16 @@
-"""Finds the questions of a known dataset, and a corpus, on this machine or on the hub.
+"""Locates the questions of a known dataset, and a corpus, on this machine or on the hub.
 
 Places, in order; the first that has the file wins:
 
-1. the path that the caller gives, a file in any layout or a folder to look in;
+1. the path that the caller passes, a file in any layout or a folder to look in;
 2. ``$SEARCH_ENV_DATA``, then ``<cache>/datasets`` (``$SEARCH_ENV_CACHE``): in the folder itself and
    in its ``official/``, first the combined ``questions.jsonl``, then the published file names,
    each plain, ``.xz`` or ``.gz``;
 3. for questions, the hub's ``RUC-NLPIR/FlashRAG_datasets``, through huggingface_hub and its cache
    (``HF_HUB_OFFLINE=1`` keeps it off the network). These rows have no evidence.
 
-The hub is asked for questions only: its corpora are tens of gigabytes, so a corpus is always the
-user's choice. Nothing is written here besides what huggingface_hub caches.
+Only questions are downloaded: the corpora of the hub are tens of gigabytes, so a corpus is always
+the user's choice. Nothing is written besides the cache of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class DatasetEntry:
     """Where a dataset's questions are published.
 
     Attributes:
-        default_split: What ``split=None`` means.
+        default_split: The split of ``split=None``.
         files: Published file names of each split, relative to a data folder.
         hub: File of each split in :data:`HUB_REPOSITORY`.
-        aliases: Other names the dataset goes by.
+        aliases: Other names of the dataset.
     """
 
     default_split: str
@@ -117,25 +117,26 @@ def load_questions(
     Args:
         dataset: A key or alias of :data:`DATASETS`.
         split: For example ``"dev"``; None is the dataset's default (``test`` for Bamboogle).
-        path: A file or folder to take them from instead of the usual places.
+        path: A file or folder to read instead of the usual places.
 
     Raises:
-        ConfigurationError: The dataset or split is unknown, or the given file holds others.
+        ConfigurationError: The dataset or split is unknown, or the file at ``path`` has others.
         DataNotFoundError: No place has them; the message lists the places.
-        DataFormatError: A file was found and is bad.
+        DataFormatError: The file is damaged or in no known layout.
     """
     name, chosen = _dataset_and_split(dataset, split, path)
-    found, layout = find_questions(name, chosen, path)
-    held: set[tuple[str, str]] = set()
+    file, layout = find_questions(name, chosen, path)
+    sources: set[tuple[str, str]] = set()
     questions = []
-    for question in read_questions(found, layout):
-        held.add((question.dataset, question.split))
-        if _belongs(question, name, chosen):
+    for question in read_questions(file, layout):
+        sources.add((question.dataset, question.split))
+        # A name that the file leaves out is taken from the caller.
+        if question.dataset in ("", name) and question.split in ("", chosen):
             questions.append(replace(question, dataset=name, split=chosen))
     if not questions:
-        listed = ", ".join(sorted(f"{d or 'any'} ({s or 'any'})" for d, s in held))
+        listed = ", ".join(sorted(f"{d or 'any'} ({s or 'any'})" for d, s in sources))
         raise ConfigurationError(
-            f"Expected questions of {name} ({chosen}) in {found}, got {listed}. "
+            f"Expected questions of {name} ({chosen}) in {file}, got {listed}. "
             "Pass one of these as dataset and split, or another path."
         )
     return questions
@@ -146,9 +147,9 @@ def find_questions(
 ) -> tuple[Path, str]:
     """Return the file that holds a dataset's split, and its layout.
 
-    A combined file counts where its rows name the dataset and the split; it may hold others too.
-    Arguments and errors as for :func:`load_questions`; a file given by the caller is not looked
-    into beyond its first record.
+    A combined file counts if its rows name the dataset and the split; it may contain others too.
+    Arguments and errors as for :func:`load_questions`; of a file at ``path`` only the first row is
+    read.
     """
     name, chosen = _dataset_and_split(dataset, split, path)
     tried: list[str] = []
@@ -157,17 +158,16 @@ def find_questions(
     published = DATASETS[name].files.get(chosen, ())
     for folder in _folders(path, tried):
         for candidate in _candidates(folder, (COMBINED_NAME,)):
-            held = _splits_until(candidate, name, chosen)
-            if chosen in held:
+            splits = _splits_until(candidate, name, chosen)
+            if chosen in splits:
                 return candidate, question_format(candidate)
-            tried.append(f"{candidate}: holds {', '.join(held) or 'nothing'} of {name}")
+            tried.append(f"{candidate}: has {', '.join(splits) or 'nothing'} of {name}")
         for candidate in _candidates(folder, published):
             return candidate, question_format(candidate)
         tried.append(f"{folder}: no {' or '.join((COMBINED_NAME, *published))} [.xz, .gz]")
-    if path is None and chosen in DATASETS[name].hub:
-        downloaded = _download(DATASETS[name].hub[chosen], tried)
-        if downloaded:
-            return downloaded, question_format(downloaded)
+    on_hub = DATASETS[name].hub.get(chosen) if path is None else None
+    if on_hub and (downloaded := _download(on_hub, tried)):
+        return downloaded, question_format(downloaded)
     raise _not_found(
         f"questions of {name} ({chosen})",
         tried,
@@ -176,9 +176,9 @@ def find_questions(
 
 
 def local_places(dataset: str, split: str | None = None) -> list[Path]:
-    """Return every path where this machine may hold a dataset's split, whether it does or not.
+    """Return every path at which this machine may have a dataset's split, existing or not.
 
-    While none of these files changes, :func:`find_questions` finds the same one. Arguments and
+    While none of these files changes, :func:`find_questions` returns the same one. Arguments and
     errors as for :func:`load_questions`.
     """
     name, chosen = _dataset_and_split(dataset, split, None)
@@ -190,7 +190,7 @@ def find_corpus(path: str | Path | None = None) -> Path:
     """Return the file of passages to search in.
 
     Args:
-        path: A file, or a folder that holds ``passages.jsonl``; None looks in the usual places.
+        path: A file, or a folder with ``passages.jsonl``; None looks in the usual places.
 
     Raises:
         DataNotFoundError: No place has one; the message lists the places.
@@ -199,7 +199,7 @@ def find_corpus(path: str | Path | None = None) -> Path:
     if path is not None and Path(path).is_file():
         return Path(path)
     if path is not None and not Path(path).exists():
-        raise DataNotFoundError(f"Expected a corpus at {path}, found nothing. Check the path.")
+        raise DataNotFoundError(f"Expected a corpus at {path}, got no such file. Check the path.")
     for folder in _folders(path, tried):
         for candidate in _candidates(folder, (CORPUS_NAME,)):
             return candidate
@@ -207,7 +207,7 @@ def find_corpus(path: str | Path | None = None) -> Path:
     raise _not_found(
         "a corpus of passages",
         tried,
-        f"No small corpus is published on the hub: build an index of your own with `search-env "
+        f"No small corpus is published on the hub: build your own index with `search-env "
         f"index`, or put {CORPUS_NAME} (one {{id, title, text}} a line) into a folder",
     )
 
@@ -216,24 +216,24 @@ def dataset_name(name: str) -> str:
     """Return the key of :data:`DATASETS` for a name or alias, whatever its case and hyphens.
 
     Raises:
-        ConfigurationError: No dataset goes by that name.
+        ConfigurationError: No dataset has that name.
 
     Example:
         >>> dataset_name("2Wiki")
         '2wikimultihopqa'
     """
-    wanted = name.lower().replace("-", "_")
+    normalized = name.lower().replace("-", "_")
     for key, entry in DATASETS.items():
-        if wanted == key or wanted in entry.aliases:
+        if normalized == key or normalized in entry.aliases:
             return key
     raise ConfigurationError(
         f"Expected dataset to be one of {', '.join(DATASETS)}, got {name!r}. "
-        f"{nearest(wanted, DATASETS)}Any other file is read with read_questions(path)."
+        f"{nearest(normalized, DATASETS)}Any other file is read with read_questions(path)."
     )
 
 
 def _dataset_and_split(dataset: str, split: str | None, path: str | Path | None) -> tuple[str, str]:
-    """Return both names checked; a file given by the caller may hold splits unknown here."""
+    """Return both names checked; a file at ``path`` may have splits that are unknown here."""
     name = dataset_name(dataset)
     entry = DATASETS[name]
     chosen = entry.default_split if split is None else split
@@ -243,11 +243,6 @@ def _dataset_and_split(dataset: str, split: str | None, path: str | Path | None)
             f"{nearest(chosen, entry.files)}Other splits are read from a path."
         )
     return name, chosen
-
-
-def _belongs(question: Question, dataset: str, split: str) -> bool:
-    """Return whether a question is of the split; names that its file leaves out are trusted."""
-    return question.dataset in ("", dataset) and question.split in ("", split)
 
 
 def _folders(path: str | Path | None, tried: list[str]) -> Iterator[Path]:
@@ -264,7 +259,7 @@ def _folders(path: str | Path | None, tried: list[str]) -> Iterator[Path]:
 
 
 def _candidates(folder: Path, names: Iterable[str]) -> Iterator[Path]:
-    """Yield the files of a folder that go by one of the names, most wanted name first."""
+    """Yield the files of a folder that have one of the names, first name first."""
     return (place for place in _places(folder, names) if place.is_file())
 
 
@@ -274,18 +269,18 @@ def _places(folder: Path, names: Iterable[str]) -> Iterator[Path]:
 
 
 def _splits_until(path: Path, dataset: str, split: str) -> list[str]:
-    """Return the splits that a combined file names for a dataset, up to the wanted one."""
-    held: dict[str, None] = {}
+    """Return the splits that a combined file names for a dataset, up to ``split``."""
+    splits: dict[str, None] = {}
     for question in read_questions(path):
         if question.dataset == dataset:
-            held[question.split] = None
+            splits[question.split] = None
             if question.split == split:
                 break
-    return list(held)
+    return list(splits)
 
 
 def _download(filename: str, tried: list[str]) -> Path | None:
-    """Return the hub's file from its cache or the network; None, and why, where that fails."""
+    """Return the hub's file from its cache or the network; where that fails, None and note why."""
     where = f"hub {HUB_REPOSITORY}, {filename}"
     try:
         return hub_file(HUB_REPOSITORY, filename, repo_type="dataset")
@@ -299,6 +294,6 @@ def _download(filename: str, tried: list[str]) -> Path | None:
 def _not_found(what: str, tried: list[str], remedy: str) -> DataNotFoundError:
     places = "".join(f"\n  - {place}" for place in tried)
     return DataNotFoundError(
-        f"Expected {what}, found none. Looked in:{places}\n{remedy} and set ${DATA_VARIABLE} to "
-        f"it (or use {cache_dir() / 'datasets'}, moved by ${CACHE_VARIABLE}), or pass the file."
+        f"Expected {what}, got none. Looked in:{places}\n{remedy} and set ${DATA_VARIABLE} to "
+        f"it (or use {cache_dir() / 'datasets'}, moved by ${CACHE_VARIABLE}), or pass its path."
     )

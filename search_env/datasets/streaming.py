@@ -202,7 +202,7 @@ class _JsonStream:
         self._buffer, self._at = "", 0
 
     def peek(self) -> str:
-        """Return the next character that is not white space, without consuming it; "" at the end."""
+        """Return the next character that is not white space, unconsumed; "" at the end."""
         while True:
             size = len(self._buffer)
             while self._at < size and self._buffer[self._at] in " \t\r\n":
@@ -251,15 +251,15 @@ class _JsonStream:
             except (ValueError, RecursionError) as error:
                 raise self._fault(error, self._at) from error
             # "12" at the end of the buffer may be the start of "123", and "12e" that of "12e9".
-            is_complete = self._buffer[at - 1] in '"}]' or not _NUMBER_TAIL.fullmatch(
+            may_continue = self._buffer[at - 1] not in '"}]' and _NUMBER_TAIL.fullmatch(
                 self._buffer, at
             )
-            if is_complete or not self._grow():
+            if not may_continue or not self._grow():
                 self._at = at
                 return value
 
     def _is_truncated(self, error: json.JSONDecodeError) -> bool:
-        """Return whether more text could resolve the error; invalid JSON must not read 14 GB first."""
+        """Return whether more text could resolve the error, so that others are raised at once."""
         return (
             error.msg.startswith("Unterminated string")
             or error.pos >= len(self._buffer) - _LONGEST_LITERAL

@@ -1,4 +1,4 @@
-"""Telling layouts apart, and saying what is wrong when the wrong one is named."""
+"""Detection of layouts, and the errors where the wrong one is named."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_every_layout_has_a_sample_here():
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "jsonl.gz", "json.xz"])
 @pytest.mark.parametrize("name", QUESTIONS)
-def test_question_layouts_are_told_and_read(write, name, ending):
+def test_question_layouts_are_detected_and_read(write, name, ending):
     path = write(f"file.{ending}", [QUESTIONS[name]])
     assert question_format(path) == name
     assert list(read_questions(path)) == list(read_questions(path, name))
@@ -55,7 +55,7 @@ def test_question_layouts_are_told_and_read(write, name, ending):
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "jsonl.gz", "json.xz"])
 @pytest.mark.parametrize("name", PASSAGES)
-def test_corpus_layouts_are_told_and_read(write, name, ending):
+def test_corpus_layouts_are_detected_and_read(write, name, ending):
     path = write(f"file.{ending}", [PASSAGES[name]])
     assert corpus_format(path) == name
     assert [(d.title, d.text) for d in read_documents(path)] == [("T", "x")]
@@ -93,13 +93,13 @@ def test_missing_file_is_reported_at_once(tmp_path, read):
     ],
 )
 @pytest.mark.parametrize("format", [None, "native", "musique"])
-def test_a_corpus_given_as_questions(write, name, content, format):
+def test_a_corpus_read_as_questions(write, name, content, format):
     with pytest.raises(DataFormatError, match=r"expected questions, got a corpus.*read_documents"):
         read_questions(write(name, content), format)
 
 
 @pytest.mark.parametrize("name", ["flashrag", "native", "bamboogle", "r1_searcher"])
-def test_questions_given_as_a_corpus(write, name):
+def test_questions_read_as_a_corpus(write, name):
     with pytest.raises(DataFormatError, match=rf"expected passages, got questions \({name}\)"):
         read_documents(write("q.jsonl", [QUESTIONS[name]]))
 

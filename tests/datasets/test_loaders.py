@@ -1,4 +1,4 @@
-"""Each layout, on rows written by hand: what is read, how it is linked, what is refused."""
+"""Each layout, on rows written by hand: what is read, how it is linked, what is rejected."""
 
 import json
 
@@ -78,31 +78,35 @@ def twowiki_row(**changes):
     } | changes
 
 
-def refuse(read, layout, path, message):
+def native_row(**changes):
+    return {"id": "1", "question": "Who?", "answers": ["a"]} | changes
+
+
+def reject(read, layout, path, message):
     with pytest.raises(DataFormatError, match=message):
         list(read(path, layout))
 
 
 class TestBamboogle:
-    WANTED = (
+    EXPECTED = (
         Question("bamboogle_1", "Who?", ("me, then",), "bamboogle", "test"),
         Question("bamboogle_2", "Where?", ("here",), "bamboogle", "test"),
     )
 
     def test_csv(self, write):
         path = write("bamboogle.csv.gz", 'Question,Answer\r\nWho?,"me, then"\r\nWhere?,here\r\n')
-        assert tuple(read_questions(path, "bamboogle")) == self.WANTED
+        assert tuple(read_questions(path, "bamboogle")) == self.EXPECTED
 
     @pytest.mark.parametrize("names", [("Question", "Answer"), ("question", "answer")])
     def test_json_lines(self, write, names):
         rows = [
             dict(zip(names, row, strict=True)) for row in (("Who?", "me, then"), ("Where?", "here"))
         ]
-        assert tuple(read_questions(write("b.jsonl", rows), "bamboogle")) == self.WANTED
+        assert tuple(read_questions(write("b.jsonl", rows), "bamboogle")) == self.EXPECTED
 
     def test_blank_answer(self, write):
         path = write("b.csv", "Question,Answer\nWho?,\n")
-        refuse(read_questions, "bamboogle", path, "line 2, field 'Answer'")
+        reject(read_questions, "bamboogle", path, "line 2, field 'Answer'")
 
 
 class TestMusique:
@@ -136,44 +140,14 @@ class TestMusique:
         ]
         assert resolve_hops([]) == ()
 
-    @pytest.mark.parametrize(
-        ("changes", "said"),
-        [
-            ({"answerable": False}, "'answerable'.*MuSiQue-Full"),
-            ({"answer": ""}, "'answer'"),
-            ({"answer_aliases": [""]}, "'answer_aliases'"),
-            ({"answer_aliases": "X"}, "'answer_aliases'"),
-            ({"question": None}, "'question'"),
-            ({"id": None}, "'id'"),
-            ({"paragraphs": []}, "'paragraphs'"),
-            (
-                {"paragraphs": [{"title": "A", "paragraph_text": 1}]},
-                r"paragraphs\[0\].paragraph_text",
-            ),
-            ({"paragraphs": [{"idx": "0", "text": "a"}]}, r"paragraphs\[0\].idx"),
-            ({"paragraphs": [{"idx": 1, "text": "a"}] * 2}, r"paragraphs\[1\].idx"),
-            (
-                {
-                    "question_decomposition": [
-                        {"question": "a", "answer": "b", "paragraph_support_idx": 9}
-                    ]
-                },
-                r"question_decomposition\[0\].paragraph_support_idx",
-            ),
-        ],
-    )
-    def test_bad_rows(self, write, changes, said):
-        path = write("m.jsonl", [musique_row(id="2hop__0_0"), musique_row(**changes)])
-        refuse(read_questions, "musique", path, f"line 2, field .*{said}|line 2, field {said}")
-
     def test_repeated_id(self, write):
-        refuse(
+        reject(
             read_questions, "musique", write("m.jsonl", [musique_row()] * 2), "line 2, field 'id'"
         )
 
 
 class TestHotpotQA:
-    WANTED = Question(
+    EXPECTED = Question(
         "5a",
         "Are Paris and Rome cities?",
         ("yes",),
@@ -187,7 +161,7 @@ class TestHotpotQA:
     @pytest.mark.parametrize("layout", [lambda row: row, hub_row])
     def test_both_layouts_in_both_containers(self, write, name, layout):
         path = write(name, [layout(hotpot_row())])
-        assert list(read_questions(path, "hotpotqa")) == [self.WANTED]
+        assert list(read_questions(path, "hotpotqa")) == [self.EXPECTED]
         assert [d.id for d in read_documents(path, "hotpotqa")] == [PARIS_ID, FRANCE_ID, OTHER_ID]
 
     def test_evidence_outside_the_context_is_unknown(self, write):
@@ -195,27 +169,9 @@ class TestHotpotQA:
         (question,) = read_questions(write("h.json", [row]), "hotpotqa")
         assert question.supporting == ()
 
-    @pytest.mark.parametrize(
-        ("changes", "said"),
-        [
-            ({"answer": " "}, "'answer'"),
-            ({"context": "x"}, "'context'"),
-            ({"context": [["Paris", "no list"]]}, "'context'"),
-            ({"context": {"title": ["a"], "sentences": []}}, "two lists of equal length"),
-            ({"context": {"title": ["a"]}}, "lists called title and sentences or content"),
-            ({"supporting_facts": [["Rome"]]}, "'supporting_facts'"),
-            ({"supporting_facts": None}, "'supporting_facts'"),
-            ({"type": 3}, "'type'"),
-            ({"_id": ""}, "'_id'"),
-        ],
-    )
-    def test_bad_rows(self, write, changes, said):
-        path = write("h.json", [hotpot_row(_id="1"), hotpot_row(**changes)])
-        refuse(read_questions, "hotpotqa", path, f"line 2, field .*{said}")
-
 
 class TestTwoWiki:
-    WANTED = Question(
+    EXPECTED = Question(
         id="13f",
         text="Who presides over the country of Paris?",
         answers=("X",),
@@ -233,7 +189,7 @@ class TestTwoWiki:
     @pytest.mark.parametrize("layout", [lambda row: row, hub_row, stringly])
     def test_layouts(self, write, layout):
         path = write("2.json", [layout(twowiki_row())])
-        assert list(read_questions(path, "2wikimultihopqa")) == [self.WANTED]
+        assert list(read_questions(path, "2wikimultihopqa")) == [self.EXPECTED]
         assert [d.id for d in read_documents(path, "2wikimultihopqa")] == [
             OTHER_ID,
             PARIS_ID,
@@ -254,17 +210,6 @@ class TestTwoWiki:
             write("2.json", [twowiki_row(evidences=None)]), "2wikimultihopqa"
         )
         assert question.hops == ()
-
-    @pytest.mark.parametrize(
-        ("changes", "said"),
-        [
-            ({"evidences": [["a", "b"]]}, "'evidences'"),
-            ({"evidences": "[['a', 'b', 'c']]"}, "'evidences'.*string of JSON"),
-            ({"context": "nothing"}, "'context'"),
-        ],
-    )
-    def test_bad_rows(self, write, changes, said):
-        refuse(read_questions, "2wikimultihopqa", write("2.json", [twowiki_row(**changes)]), said)
 
 
 class TestFlashRAG:
@@ -298,13 +243,13 @@ class TestFlashRAG:
     @pytest.mark.parametrize("bad", [[], [""], "Paris", None, [1]])
     def test_bad_answers(self, write, bad):
         path = write("f.jsonl", [{"id": "0", "question": "Who?", "golden_answers": bad}])
-        refuse(read_questions, "flashrag", path, "line 1, field 'golden_answers'")
+        reject(read_questions, "flashrag", path, "line 1, field 'golden_answers'")
 
     @pytest.mark.parametrize("bad", [{"contents": "x"}, {"id": "1", "text": "x"}])
     def test_bad_passages(self, write, bad):
         path = write("c.jsonl", [{"id": "0", "contents": "x"}, bad])
         missing = "contents" if "id" in bad else "id"
-        refuse(read_documents, "flashrag", path, f"line 2, field '{missing}'")
+        reject(read_documents, "flashrag", path, f"line 2, field '{missing}'")
 
 
 class TestR1Searcher:
@@ -318,7 +263,7 @@ class TestR1Searcher:
 
     def test_repeated_id(self, write):
         rows = [{"idx": 7, "question": "Who?", "answer": "me"}] * 2
-        refuse(read_questions, "r1_searcher", write("r.jsonl", rows), "line 2, field 'id'")
+        reject(read_questions, "r1_searcher", write("r.jsonl", rows), "line 2, field 'id'")
 
 
 class TestHippoRAG:
@@ -343,16 +288,16 @@ class TestHippoRAG:
             "Paris": ["Paris is the capital", " of France."],
             "France": ["France is a country.", " Its president is X."],
         }
-        wanted = [Document(PARIS_ID, *PARIS), Document(FRANCE_ID, *FRANCE)]
-        assert list(read_documents(write(f"list.json{ending}", listed), "hipporag")) == wanted
-        assert list(read_documents(write(f"dict.json{ending}", titled), "hipporag")) == wanted
+        expected = [Document(PARIS_ID, *PARIS), Document(FRANCE_ID, *FRANCE)]
+        assert list(read_documents(write(f"list.json{ending}", listed), "hipporag")) == expected
+        assert list(read_documents(write(f"dict.json{ending}", titled), "hipporag")) == expected
 
     def test_bad_rows(self, write):
         question = {"question": "a", "answer": "b", "paragraphs": []}
         path = write("h.json", [question, {"question": "a"}])
-        refuse(read_questions, "hipporag", path, "line 2, field 'paragraphs'")
+        reject(read_questions, "hipporag", path, "line 2, field 'paragraphs'")
         path = write("c.json", {"A": ["a"], "B": "b"})
-        refuse(read_documents, "hipporag", path, "line 2, field 'B.sentences'")
+        reject(read_documents, "hipporag", path, "line 2, field 'B.sentences'")
 
 
 class TestNative:
@@ -396,15 +341,60 @@ class TestNative:
             Document(PARIS_ID, *PARIS),
         ]
 
-    @pytest.mark.parametrize(
-        ("changes", "said"),
-        [
-            ({"answers": []}, "at least one answer"),
-            ({"supporting": "x"}, "'supporting'"),
-            ({"decomposition": [{"question": "a"}]}, r"'decomposition\[0\].answer'"),
-            ({"split": 1}, "'split'"),
-        ],
-    )
-    def test_bad_rows(self, write, changes, said):
-        row = {"id": "1", "question": "Who?", "answers": ["a"]} | changes
-        refuse(read_questions, "native", write("n.jsonl", [row]), said)
+
+BAD_ROWS = {
+    ("musique", musique_row): [
+        ({"answerable": False}, "'answerable'.*MuSiQue-Full"),
+        ({"answer": ""}, "'answer'"),
+        ({"answer_aliases": [""]}, "'answer_aliases'"),
+        ({"answer_aliases": "X"}, "'answer_aliases'"),
+        ({"question": None}, "'question'"),
+        ({"id": None}, "'id'"),
+        ({"paragraphs": []}, "'paragraphs'"),
+        (
+            {"paragraphs": [{"title": "A", "paragraph_text": 1}]},
+            r"paragraphs\[0\].paragraph_text",
+        ),
+        ({"paragraphs": [{"idx": "0", "text": "a"}]}, r"paragraphs\[0\].idx"),
+        ({"paragraphs": [{"idx": 1, "text": "a"}] * 2}, r"paragraphs\[1\].idx"),
+        (
+            {
+                "question_decomposition": [
+                    {"question": "a", "answer": "b", "paragraph_support_idx": 9}
+                ]
+            },
+            r"question_decomposition\[0\].paragraph_support_idx",
+        ),
+    ],
+    ("hotpotqa", hotpot_row): [
+        ({"answer": " "}, "'answer'"),
+        ({"context": "x"}, "'context'"),
+        ({"context": [["Paris", "no list"]]}, "'context'"),
+        ({"context": {"title": ["a"], "sentences": []}}, "two lists of equal length"),
+        ({"context": {"title": ["a"]}}, "lists called title and sentences or content"),
+        ({"supporting_facts": [["Rome"]]}, "'supporting_facts'"),
+        ({"supporting_facts": None}, "'supporting_facts'"),
+        ({"type": 3}, "'type'"),
+        ({"_id": ""}, "'_id'"),
+    ],
+    ("2wikimultihopqa", twowiki_row): [
+        ({"evidences": [["a", "b"]]}, "'evidences'"),
+        ({"evidences": "[['a', 'b', 'c']]"}, "'evidences'.*string of JSON"),
+        ({"context": "nothing"}, "'context'"),
+    ],
+    ("native", native_row): [
+        ({"answers": []}, "at least one answer"),
+        ({"supporting": "x"}, "'supporting'"),
+        ({"decomposition": [{"question": "a"}]}, r"'decomposition\[0\].answer'"),
+        ({"split": 1}, "'split'"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "row", "changes", "message"),
+    [(*source, *case) for source, cases in BAD_ROWS.items() for case in cases],
+)
+def test_bad_rows_are_named_by_line_and_field(write, layout, row, changes, message):
+    path = write("rows.jsonl", [row(), row(**changes)])
+    reject(read_questions, layout, path, f"line 2, field .*{message}")

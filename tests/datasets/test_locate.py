@@ -1,4 +1,4 @@
-"""Where questions and passages are looked for, in which order, and what is said if nowhere."""
+"""The places of questions and passages, their order, and the error where none has them."""
 
 import json
 import os
@@ -49,15 +49,15 @@ def ids(*args, **kwargs):
 class TestOrder:
     def test_each_place_gives_way_to_the_one_before(self, write, monkeypatch, places):
         hub = write("hub/dev.jsonl", [FLASHRAG])
-        asked = []
+        requests = []
 
         def download(repo_id, filename, *, repo_type, local_files_only):
-            asked.append((repo_id, filename, repo_type))
+            requests.append((repo_id, filename, repo_type))
             return str(hub)
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
         assert ids("musique") == ["hub"]
-        assert asked == [(HUB_REPOSITORY, "musique/dev.jsonl", "dataset")]
+        assert requests == [(HUB_REPOSITORY, "musique/dev.jsonl", "dataset")]
 
         write("cache/datasets/musique_ans_v1.0_dev.jsonl", [musique("cache")])
         assert ids("musique") == ["cache"]
@@ -73,7 +73,7 @@ class TestOrder:
         assert ids("musique") == ["combined-plain"]
         path = write("elsewhere.jsonl", [FLASHRAG | {"id": "path"}])
         assert ids("musique", path=path) == ids("musique", path=str(path)) == ["path"]
-        assert len(asked) == 1
+        assert len(requests) == 1
 
     def test_a_combined_file_without_the_split_is_passed_over(self, write):
         write("data/questions.jsonl", [native("1", split="train"), native("2", "hotpotqa")])
@@ -83,7 +83,7 @@ class TestOrder:
 
     def test_a_combined_file_must_name_the_dataset(self, write):
         write("data/questions.jsonl", [native("1", dataset="")])
-        with pytest.raises(DataNotFoundError, match="holds nothing of musique"):
+        with pytest.raises(DataNotFoundError, match="has nothing of musique"):
             load_questions("musique")
 
     @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ class TestOrder:
         path = write(f"data/{name}", "Question,Answer\nq,a\n" if "csv" in name else [musique("1")])
         assert find_questions(dataset) == (path, "bamboogle" if "csv" in name else "musique")
 
-    def test_a_folder_may_be_given(self, write, places):
+    def test_the_path_may_be_a_folder(self, write, places):
         write("data/musique_ans_v1.0_dev.jsonl", [musique("data")])
         write("other/musique_ans_v1.0_dev.jsonl", [musique("other")])
         assert ids("musique", path=places / "other") == ["other"]
@@ -114,24 +114,24 @@ class TestContent:
     def test_names_are_filled_in_and_others_left_out(self, write):
         rows = [native("1"), native("2", split=""), native("3", "", ""), native("4", "hotpotqa")]
         path = write("mine.jsonl", [*rows, native("5", split="train")])
-        found = load_questions("MuSiQue", path=path)
-        assert [q.id for q in found] == ["1", "2", "3"]
-        assert {(q.dataset, q.split) for q in found} == {("musique", "dev")}
+        questions = load_questions("MuSiQue", path=path)
+        assert [q.id for q in questions] == ["1", "2", "3"]
+        assert {(q.dataset, q.split) for q in questions} == {("musique", "dev")}
 
-    def test_a_given_file_may_hold_a_split_of_its_own(self, write):
+    def test_a_file_may_have_a_split_of_its_own(self, write):
         path = write("mine.jsonl", [native("1", split="validation")])
         assert ids("musique", "validation", path) == ["1"]
         with pytest.raises(ConfigurationError, match=r"\(dev\) in .*, got musique \(validation\)"):
             load_questions("musique", path=path)
 
-    def test_a_given_file_of_another_dataset(self, write):
+    def test_a_file_of_another_dataset(self, write):
         path = write("mine.jsonl", [musique("1")])
         with pytest.raises(
             ConfigurationError, match=r"hotpotqa \(dev\) in .*, got musique \(any\)"
         ):
             load_questions("hotpotqa", path=path)
 
-    def test_a_bad_file_that_was_found_is_an_error(self, write):
+    def test_a_damaged_file_is_an_error(self, write):
         write("data/questions.jsonl", [{"id": 1}])
         with pytest.raises(DataFormatError):
             load_questions("musique")
@@ -171,7 +171,7 @@ class TestNowhere:
         with pytest.raises(DataNotFoundError) as caught:
             load_questions("musique")
         message = str(caught.value)
-        assert f"{places / 'data' / 'questions.jsonl'}: holds train of musique" in message
+        assert f"{places / 'data' / 'questions.jsonl'}: has train of musique" in message
         assert "no questions.jsonl or musique_ans_v1.0_dev.jsonl or musique/dev.jsonl" in message
         assert f"hub {HUB_REPOSITORY}, musique/dev.jsonl: ConnectionError" in message
         assert "Put musique_ans_v1.0_dev.jsonl into a folder and set $SEARCH_ENV_DATA" in message
@@ -187,7 +187,7 @@ class TestNowhere:
         with pytest.raises(DataNotFoundError, match="huggingface_hub is not installed"):
             load_questions("bamboogle")
 
-    def test_a_given_path_is_the_only_place(self, places):
+    def test_with_a_path_no_other_place_is_searched(self, places):
         with pytest.raises(DataNotFoundError, match=r"none\.jsonl"):
             load_questions("musique", path=places / "none.jsonl")
 

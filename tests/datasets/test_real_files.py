@@ -102,12 +102,12 @@ def test_the_corpus_carries_content_ids(passages):
 )
 def test_official_files_agree_with_the_combined_file(data_dir, name, files_questions):
     combined = {(q.dataset, q.id): q for q in read_questions(data_dir / "questions.jsonl.xz")}
-    known = {d.id for d in read_documents(data_dir / name)}
+    corpus_ids = {d.id for d in read_documents(data_dir / name)}
     compared = 0
     for question in read_questions(data_dir / name):
         other = combined[question.dataset, question.id]
         assert " ".join(question.text.split()) == other.text
-        assert set(question.supporting) == set(other.supporting) <= known
+        assert set(question.supporting) == set(other.supporting) <= corpus_ids
         assert question.answers[0] == other.answers[0]
         assert [(h.query, h.answer) for h in other.hops] in (
             [],
@@ -129,8 +129,8 @@ def test_hops_are_ready_to_send(data_dir):
         assert question.hops[-1].answer in question.answers
 
     twowiki = list(read_questions(data_dir / "official/2wikimultihopqa_train_100.json.xz"))
-    found = Counter(bool(hop.document_id) for question in twowiki for hop in question.hops)
-    assert found == {True: 221, False: 9}
+    has_document = Counter(bool(hop.document_id) for question in twowiki for hop in question.hops)
+    assert has_document == {True: 221, False: 9}
 
 
 @pytest.mark.parametrize(

@@ -15,52 +15,52 @@ from search_env.errors import DataFormatError
 from search_env.types import Question
 
 
-def record(line=1, **data):
+def row(line=1, **data):
     return Row(Path("q.jsonl"), line, data)
 
 
 @pytest.mark.parametrize("bad", [None, "", " \n", 3, ["x"], "\ud83d"])
 def test_text_is_a_non_empty_string_that_utf8_can_write(bad):
     with pytest.raises(DataFormatError, match=r"q.jsonl, line 7, field 'question': expected a non"):
-        record(7, question=bad).text("question")
-    assert record(question=" é ").text("question") == " é "
+        row(7, question=bad).text("question")
+    assert row(question=" é ").text("question") == " é "
 
 
 def test_optional_text():
-    assert record().optional_text("kind") == record(kind="").optional_text("kind") == ""
+    assert row().optional_text("kind") == row(kind="").optional_text("kind") == ""
     with pytest.raises(DataFormatError, match="'kind'"):
-        record(kind=3).optional_text("kind")
+        row(kind=3).optional_text("kind")
 
 
 @pytest.mark.parametrize("bad", [None, "", True, 1.5, []])
 def test_identifier(bad):
-    assert record(id=12).identifier("id") == record(id="12").identifier("id") == "12"
+    assert row(id=12).identifier("id") == row(id="12").identifier("id") == "12"
     with pytest.raises(DataFormatError, match="'id'"):
-        record(id=bad).identifier("id")
+        row(id=bad).identifier("id")
 
 
 @pytest.mark.parametrize("bad", ["Paris", [""], ["a", None], {"a": 1}, [["a"]]])
 def test_texts_and_answers(bad):
-    assert record(answers=["b", "a", "b"]).answers("answers") == ("b", "a")
-    assert record().texts("answers") == ()
+    assert row(answers=["b", "a", "b"]).answers("answers") == ("b", "a")
+    assert row().texts("answers") == ()
     with pytest.raises(DataFormatError, match="list of non-empty strings"):
-        record(answers=bad).answers("answers")
+        row(answers=bad).answers("answers")
 
 
 @pytest.mark.parametrize("data", [{}, {"answers": []}])
 def test_no_answer(data):
     with pytest.raises(DataFormatError, match="at least one answer"):
-        record(**data).answers("answers")
+        row(**data).answers("answers")
 
 
 def test_rows_name_their_place():
-    (_, second) = record(5, paragraphs=[{"title": "A"}, {"title": ""}]).rows("paragraphs")
+    (_, second) = row(5, paragraphs=[{"title": "A"}, {"title": ""}]).rows("paragraphs")
     with pytest.raises(DataFormatError, match=r"line 5, field 'paragraphs\[1\].title'"):
         second.text("title")
     with pytest.raises(DataFormatError, match=r"field 'paragraphs\[0\]': expected a JSON object"):
-        record(paragraphs=["x"]).rows("paragraphs")
+        row(paragraphs=["x"]).rows("paragraphs")
     with pytest.raises(DataFormatError, match="a list of objects"):
-        record(paragraphs={}).rows("paragraphs")
+        row(paragraphs={}).rows("paragraphs")
 
 
 def test_document_id_ignores_white_space_and_nothing_else():
@@ -79,11 +79,16 @@ def test_make_document_is_consistent_with_its_id():
 
 
 def test_ids_are_unique_within_a_dataset():
-    def parse(row):
-        return Question(row.data["id"], "q", ("a",), dataset=row.data["dataset"])
+    def parse(parsed):
+        return Question(parsed.data["id"], "q", ("a",), dataset=parsed.data["dataset"])
 
-    rows = [record(1, id="1", dataset="a"), record(2, id="1", dataset="b")]
+    rows = [row(1, id="1", dataset="a"), row(2, id="1", dataset="b")]
     assert [q.dataset for q in unique_questions(rows, parse)] == ["a", "b"]
-    rows.append(record(3, id="1", dataset="a"))
+    rows.append(row(3, id="1", dataset="a"))
     with pytest.raises(DataFormatError, match=r"line 3, field 'id'.*'1' occurs twice"):
         list(unique_questions(rows, parse))
+
+
+def test_questions_without_an_id_are_numbered_in_file_order():
+    questions = unique_questions([row(4), row(9)], lambda _: Question("", "q", ("a",), "set"))
+    assert [question.id for question in questions] == ["set_1", "set_2"]

@@ -1,4 +1,4 @@
-"""The streaming readers: equal to the whole-file readers, exact about faults, small in memory."""
+"""The streaming readers: equal to the whole-file readers, exact about errors, small in memory."""
 
 import gzip
 import json
@@ -44,9 +44,9 @@ def test_list_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, rows, 
     path.write_text(json.dumps(rows, **layout), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "_CHUNK", chunk)
-        found = list(iter_json_list(path))
-    assert [record.data for record in found] == rows
-    assert [record.line for record in found] == list(range(1, len(rows) + 1))
+        stream = list(iter_json_list(path))
+    assert [row.data for row in stream] == rows
+    assert [row.line for row in stream] == list(range(1, len(rows) + 1))
 
 
 @given(pairs=st.dictionaries(st.text(), JSON, min_size=1, max_size=6), chunk=st.integers(1, 40))
@@ -79,7 +79,7 @@ def test_compression_is_transparent(write, name, ending):
     assert [r.data for r in iter_rows(write(name + ending, rows))] == rows
 
 
-def test_compression_is_told_by_content_not_by_name(write):
+def test_compression_is_detected_from_content_not_from_the_name(write):
     data = gzip.compress(b'{"a": 1}\n')
     assert [r.data for r in iter_rows(write("rows.jsonl", data))] == [{"a": 1}]
     assert [r.data for r in iter_rows(write("more.jsonl", gzip.compress(data[:0]) + data))] == [
@@ -89,8 +89,8 @@ def test_compression_is_told_by_content_not_by_name(write):
 
 def test_byte_order_marks_blank_lines_and_odd_separators(write):
     text = '\ufeff{"a": "x\u2028y"}\r\n\n  \n{"a": 2}'
-    records = list(iter_rows(write("rows.jsonl", text)))
-    assert [(r.line, r.data["a"]) for r in records] == [(1, "x\u2028y"), (4, 2)]
+    rows = list(iter_rows(write("rows.jsonl", text)))
+    assert [(r.line, r.data["a"]) for r in rows] == [(1, "x\u2028y"), (4, 2)]
     assert [r.data for r in iter_rows(write("rows.json", '\ufeff [{"a": 1}] \n'))] == [{"a": 1}]
 
 
@@ -102,7 +102,7 @@ def test_missing_file_and_folder(tmp_path, read):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "an empty file"),
         (" \n\n", "an empty file"),
@@ -126,8 +126,8 @@ def test_missing_file_and_folder(tmp_path, read):
         (b'[{"a": "\xff"}]', "expected UTF-8 text, got the byte 0xff"),
     ],
 )
-def test_damaged_json(write, content, said):
-    with pytest.raises(DataFormatError, match=said) as caught:
+def test_damaged_json(write, content, message):
+    with pytest.raises(DataFormatError, match=message) as caught:
         list(iter_rows(write("rows.json", content)))
     assert str(caught.value).endswith(".")
 
@@ -146,7 +146,7 @@ def test_damaged_archives(write, compress, rows):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "a header and rows"),
         ("Question,Answer\n", "a header and rows"),
@@ -156,19 +156,19 @@ def test_damaged_archives(write, compress, rows):
         ('Question,Answer\nWho?,"a\n', "line 2: expected a CSV row"),
     ],
 )
-def test_damaged_csv(write, content, said):
-    with pytest.raises(DataFormatError, match=said):
+def test_damaged_csv(write, content, message):
+    with pytest.raises(DataFormatError, match=message):
         list(iter_csv(write("rows.csv", content)))
 
 
 def test_csv_quotes_newlines_and_byte_order_mark(write):
     path = write("rows.csv", '\ufeffQuestion,Answer\r\n"Who, then\nwhere?","say ""x"""\r\n')
-    (record,) = iter_csv(path)
-    assert record.data == {"Question": "Who, then\nwhere?", "Answer": 'say "x"'}
-    assert record.line == 3
+    (row,) = iter_csv(path)
+    assert row.data == {"Question": "Who, then\nwhere?", "Answer": 'say "x"'}
+    assert row.line == 3
 
 
-def test_mapping_is_told_from_lines(write):
+def test_a_mapping_is_no_file_of_lines(write):
     assert is_mapping(write("corpus.json", {"Title": ["Sentence."]}))
     assert is_mapping(write("corpus.json.xz", {"Title": []}))
     assert not is_mapping(write("rows.json", '{"title": "Title", "text": ["x"]}'))
@@ -209,7 +209,7 @@ def test_memory_stays_constant(tmp_path, container):
     assert peak < 1_500_000
 
 
-def test_a_fault_early_in_a_long_list_is_found_before_the_rest_is_read(tmp_path):
+def test_an_error_early_in_a_long_list_is_raised_before_the_rest_is_read(tmp_path):
     path = tmp_path / "big.json"
     path.write_text('[{"a": 1}, {"a" 2}, ' + '{"a": 3}, ' * 2_000_000 + "{}]", encoding="utf-8")
     tracemalloc.start()

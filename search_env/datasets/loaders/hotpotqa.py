@@ -40,7 +40,7 @@ def parse_documents(row: Row, separator: str = "") -> list[Document]:
 
 
 def supporting_ids(row: Row, context: list[Document]) -> tuple[str, ...]:
-    """Return the ids of the passages that a row's facts name; () where one is not in the context."""
+    """Return the ids of the passages that a row's facts name; () where one is missing."""
     facts = _pairs(row, "supporting_facts", ("sent_id",))
     titles = dict.fromkeys(one_line(title) for title, _ in facts)
     # Reversed, so that the first of two passages with the same title wins.
