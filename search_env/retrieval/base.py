@@ -1,7 +1,7 @@
-"""The one-method seam every search backend fits through, and a fake to test with.
+"""The one-method protocol of every search backend, checked calls of it, and a fake for tests.
 
 A retriever takes queries and returns documents; it is called with several queries at once so that
-a backend may batch them. Failures are exceptions of :mod:`search_env.errors`, never documents;
+a backend can batch them. Failures are exceptions of :mod:`search_env.errors`, never documents;
 retries and time limits belong to the retriever (:mod:`search_env.retrieval.retrying`).
 """
 
@@ -21,12 +21,11 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return up to ``k`` documents for each query, best first.
 
-        The same queries must give the same documents, ties included. A query without a hit
-        (also an empty one) gives an empty list: documents that share nothing with the query are
-        not results.
+        The same queries must return the same documents, ties included. A query without a hit
+        (such as an empty one) returns an empty list, not unrelated documents.
 
         Args:
-            queries: Plain text, as the policy wrote it.
+            queries: Plain text as the policy wrote it.
             k: Largest number of documents for one query, at least 1.
 
         Returns:
@@ -39,12 +38,12 @@ class Retriever(Protocol):
 
 
 class FakeRetriever:
-    """Answers from a mapping; unknown queries find nothing.
+    """Answers from a mapping; other queries return no documents.
 
     Args:
         documents: Documents by exact query.
-        error: Raised instead of answering, to try out failures.
-        remember: Whether every call is kept in ``calls``, which grows without end.
+        error: Raised by every search, to simulate failures.
+        remember: Whether ``calls`` keeps every call; it grows without limit.
 
     Example:
         >>> fake = FakeRetriever({"capital of France": [Document("1", "Paris", "Paris is ...")]})
@@ -59,13 +58,13 @@ class FakeRetriever:
         error: Exception | None = None,
         remember: bool = True,
     ) -> None:
-        self.documents = {query: list(found) for query, found in (documents or {}).items()}
+        self.documents = {query: list(results) for query, results in (documents or {}).items()}
         self.error = error
         self.remember = remember
         self.calls: list[list[str]] = []
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
-        """Look each query up; remember it in ``calls``."""
+        """Look up each query; note the call in ``calls``."""
         if self.remember:
             self.calls.append(list(queries))
         if self.error is not None:
@@ -74,13 +73,13 @@ class FakeRetriever:
 
 
 def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[Document]]:
-    """Call a retriever and check what it did, so that nothing but documents gets through.
+    """Call a retriever and check that it returned documents.
 
-    The retriever gets a list of queries of its own, and the caller lists of documents.
+    Both lists are copies: neither side can alter a list of the other.
 
     Raises:
-        RetrievalError: As raised by the retriever; any other exception of it is wrapped in one.
-        InvalidRetrievalError: The answer has the wrong length or holds something else.
+        RetrievalError: Raised by the retriever; its other exceptions are wrapped in one.
+        InvalidRetrievalError: The answer has the wrong length or is not made of documents.
     """
     name = type(retriever).__name__
     try:
@@ -97,18 +96,18 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
             f"Expected {name}.search to return a list of {len(queries)} lists, got "
             f"{_describe(results)}. Return one list for each query."
         )
-    for found in results:
-        if not isinstance(found, list) or not all(isinstance(d, Document) for d in found):
+    for documents in results:
+        if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
             raise InvalidRetrievalError(
-                f"Expected {name}.search to return lists of Document, got {_describe(found)}. "
-                "Build search_env.types.Document objects; return [] where nothing was found."
+                f"Expected {name}.search to return lists of Document, got {_describe(documents)}. "
+                "Build search_env.types.Document objects; return [] for a query without a hit."
             )
-        if len(found) > k:
+        if len(documents) > k:
             raise InvalidRetrievalError(
-                f"Expected at most k={k} documents from {name}.search, got {len(found)}. "
+                f"Expected at most k={k} documents from {name}.search, got {len(documents)}. "
                 "Cut the list to k."
             )
-    return [list(found) for found in results]
+    return [list(documents) for documents in results]
 
 
 def retrieve_each(
@@ -145,7 +144,13 @@ def retrieve_each(
     return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share no list
 
 
+def backend_name(retriever: Retriever) -> str:
+    """Return a retriever's ``name``, or else the name of its class."""
+    name = getattr(retriever, "name", None)
+    return name if isinstance(name, str) else type(retriever).__name__
+
+
 def _describe(value: object) -> str:
-    """Name a value's type and length, without printing what may be huge."""
+    """Return a value's type and length; the value itself may be huge."""
     size = f" of length {len(value)}" if isinstance(value, Sequence) else ""
     return f"{type(value).__name__}{size}"

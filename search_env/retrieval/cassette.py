@@ -1,12 +1,12 @@
-"""Record what a retriever returned and replay it: tests and papers without the index or server.
+"""Record and replay a retriever's results: tests and papers without the index or server.
 
-A cassette is a file of JSON lines, one recording each, that grows at its end::
+A cassette is a file of JSON lines, one recording each, that is only appended to::
 
     {"backend": "...", "query": "...", "k": 3, "documents": [{"id": "...", "title": "...", ...}]}
 
-A recording is found by its backend's name, the exact query (no normalisation: a retriever may
-answer differently to a different case) and ``k``. Where the same is recorded twice, the first
-counts. Failures are not recorded.
+The key of a recording is its backend's name, the exact query (no normalisation: a retriever may
+be case-sensitive) and ``k``. Of two recordings with the same key the first counts. Failures are
+not recorded.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from search_env.errors import (
     DataNotFoundError,
     nearest,
 )
-from search_env.retrieval.base import Retriever, retrieve
+from search_env.retrieval.base import Retriever, backend_name, retrieve
 from search_env.types import Document
 
 _ROW = {"backend": str, "query": str, "k": int, "documents": list}
 _DOCUMENT = {"id": str, "title": str, "text": str, "score": (float, int)}
-_IN_WORDS = {str: "a string", int: "an integer", list: "a list", (float, int): "a number"}
+_TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", (float, int): "a number"}
 _NEAREST_AMONG = 10_000  # comparing a missed query with more recordings would take seconds
 
 
 class Cassette:
-    """A retriever that replays recordings and, given an inner retriever, makes the missing ones.
+    """A retriever that replays recordings and, with an inner retriever, records the missing ones.
 
-    Each recording is appended in one write, and a file without its last newline is understood as
-    one whose writer was stopped: if that last line is no whole recording it is dropped (and cut
-    off before the next one is appended); any other bad line is an error. Several processes may
-    record to one file; each sees the others' recordings when it opens the file again.
+    Each recording is appended in one write. A last line without a newline means that the writer
+    was stopped: an incomplete one is dropped (and removed before the next recording is appended);
+    any other invalid line is an error. Several processes may record to one file; each sees the
+    recordings of the others when it opens the file again.
 
     Args:
-        path: The file; None keeps recordings in memory only. Made on the first recording.
-        inner: Asked for what is missing. None replays only.
-        backend: Name to file recordings under. Default: the inner retriever's ``name`` or else the
-            name of its class; without an inner one, the only backend in the file.
+        path: The file, created on the first recording; None keeps recordings in memory only.
+        inner: Retriever for the missing queries; None replays only.
+        backend: Name of the backend in the recordings. Default: the inner retriever's ``name`` or
+            else the name of its class; without an inner one, the only backend in the file.
 
     Raises:
         DataNotFoundError: Replay only, and the file does not exist.
-        DataFormatError: A line is no recording.
+        DataFormatError: A line is not a recording.
         ConfigurationError: Replay only, several backends are recorded, and none was chosen.
 
     Example:
@@ -76,7 +76,7 @@ class Cassette:
         self.inner = inner
         recordings = _read(self.path, must_exist=inner is None)
         self.name = backend or _backend(inner, recordings)
-        self._found = recordings.get(self.name, {})
+        self._results = recordings.get(self.name, {})
 
     @classmethod
     def from_recordings(
@@ -89,54 +89,53 @@ class Cassette:
             [[]]
         """
         cassette = cls(None, backend=backend)
-        cassette._found = {(query, k): list(found) for query, found in recordings.items()}
+        cassette._results = {(query, k): list(item) for query, item in recordings.items()}
         return cassette
 
     def __len__(self) -> int:
         """The number of recordings of this backend."""
-        return len(self._found)
+        return len(self._results)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
-        """Replay each query; record first what is missing, in one call of the inner retriever.
+        """Replay each query, after recording the missing ones in one call of the inner retriever.
 
         Raises:
             CassetteMissError: Replay only, and a query is not recorded with this ``k``.
             RetrievalError: The inner retriever failed; nothing of the call is recorded.
         """
-        missing = [query for query in dict.fromkeys(queries) if (query, k) not in self._found]
+        missing = [query for query in dict.fromkeys(queries) if (query, k) not in self._results]
         if missing:
             self._record(missing, k)
-        return [list(self._found[query, k]) for query in queries]
+        return [list(self._results[query, k]) for query in queries]
 
     def _record(self, queries: Sequence[str], k: int) -> None:
-        """Ask the inner retriever and keep its answers."""
+        """Search with the inner retriever and keep the results."""
         if self.inner is None:
             raise self._miss(queries[0], k)
-        answers = retrieve(self.inner, queries, k)
-        for query, documents in zip(queries, answers, strict=True):
+        results = retrieve(self.inner, queries, k)
+        for query, documents in zip(queries, results, strict=True):
             row = {"backend": self.name, "query": query, "k": k}
             if self.path is not None:
                 _append(self.path, row | {"documents": [asdict(item) for item in documents]})
-            # Another thread may have been quicker; its answer is the one in the file's order.
-            self._found.setdefault((query, k), documents)
+            # Another thread may have recorded it first; the file's first recording counts.
+            self._results.setdefault((query, k), documents)
 
     def _miss(self, query: str, k: int) -> CassetteMissError:
         """Return the error for a query that was not recorded."""
-        other = sorted({size for recorded, size in self._found if recorded == query})
-        hint = f"It is recorded with k={other[0]}. " if other else ""
-        known = islice((recorded for recorded, _ in self._found), _NEAREST_AMONG)
+        other_k = sorted({size for recorded, size in self._results if recorded == query})
+        candidates = islice((recorded for recorded, _ in self._results), _NEAREST_AMONG)
+        hint = f"It is recorded with k={other_k[0]}. " if other_k else nearest(query, candidates)
         return CassetteMissError(
             f"Expected a recording of {query!r} with k={k} by {self.name!r} in "
-            f"{self.path or 'memory'}, got none among {len(self)}. {hint or nearest(query, known)}"
+            f"{self.path or 'memory'}, got none among {len(self)}. {hint}"
             "Record it: Cassette(path, inner=retriever)."
         )
 
 
 def _backend(inner: Retriever | None, recordings: Mapping[str, object]) -> str:
-    """Return the name to file recordings under; see the class."""
+    """Return the backend's name in the recordings; see the class."""
     if inner is not None:
-        name = getattr(inner, "name", None)
-        return name if isinstance(name, str) else type(inner).__name__
+        return backend_name(inner)
     if len(recordings) > 1:
         raise ConfigurationError(
             f"Expected recordings of one backend, got {sorted(recordings)}. "
@@ -162,15 +161,15 @@ def _read(path: Path | None, *, must_exist: bool) -> _Recordings:
         return recordings
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
-        if number == len(lines) and not _is_whole(line):
+        if number == len(lines) and not _is_json(line):
             break
         backend, query, k, documents = _parse(path, number, line)
         recordings.setdefault(backend, {}).setdefault((query, k), documents)
     return recordings
 
 
-def _is_whole(line: bytes) -> bool:
-    """Whether a last line without a newline is nevertheless a whole JSON value."""
+def _is_json(line: bytes) -> bool:
+    """Whether a last line without a newline is a complete JSON value."""
     try:
         json.loads(line)
     except ValueError:
@@ -199,18 +198,18 @@ def _check(path: Path, number: int, place: str, value: Any, kinds: Mapping[str, 
     for name, kind in kinds.items():
         if not isinstance(value[name], kind):
             field = f"{place}.{name}".lstrip(".")
-            raise DataFormatError.at(path, number, field, _IN_WORDS[kind], value[name])
+            raise DataFormatError.at(path, number, field, _TYPE_NAMES[kind], value[name])
 
 
 def _append(path: Path, row: Mapping[str, object]) -> None:
-    """Append one line in a single write, after mending an end that a crash left behind."""
+    """Append one line in a single write, after repairing the end that a crash left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(row).encode("ascii") + b"\n"
     with open(path, "a+b", buffering=0) as file:
         if not _ends_line(file):
             file.seek(0)
             tail = file.read().rpartition(b"\n")[2]
-            if _is_whole(tail):
+            if _is_json(tail):
                 line = b"\n" + line
             else:
                 file.truncate(file.tell() - len(tail))

@@ -1,4 +1,4 @@
-"""One fingerprint for a sequence of documents, so that a replay can tell whether they changed."""
+"""Fingerprint of a sequence of documents, by which a replay detects changes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from search_env.types import Document
 def digest(documents: Iterable[Document]) -> str:
     """Return the SHA-256 over ids, titles and texts in order, as 64 hexadecimal digits.
 
-    Scores are left out: they may differ in the last bit between machines. Every field goes in with
-    its length before it, so text cannot move from one field to the next unnoticed.
+    Scores are left out: they may differ in the last bit between machines. Each field is prefixed
+    with its length, so text that moves from one field to the next changes the digest.
 
     Example:
         >>> digest([Document("1", "Ulm", "A city.", score=2.5)])[:12]

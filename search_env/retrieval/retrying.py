@@ -1,4 +1,4 @@
-"""Time limit, retries and backoff around any retriever, so that no backend has to bring its own."""
+"""Time limit, retries and backoff around any retriever."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from search_env.errors import (
     RetrievalError,
     RetrievalTimeoutError,
 )
-from search_env.retrieval.base import Retriever, retrieve
+from search_env.retrieval.base import Retriever, backend_name, retrieve
 from search_env.types import Document
 
 _PERMANENT = (InvalidRetrievalError, CassetteMissError, IndexFormatError)
 
 
 class RetryingRetriever:
-    """Waits for a retriever up to a limit and asks again after a failure that may pass.
+    """Limits the time of a retriever and retries after a failure that may be temporary.
 
     The pause before retry ``i`` (from 0) is ``backoff * 2**i`` seconds, at most ``max_backoff``;
-    there is no random part, so that a run can be repeated. An answer that is no documents, a
-    cassette's miss, a damaged index and a refused argument are not retried.
+    it has no random part, so that runs are reproducible. An invalid answer, a cassette miss, a
+    damaged index and a rejected argument are not retried.
 
-    Each attempt runs in a daemon thread of its own (0.1 ms). A hanging attempt is left behind: it
-    keeps its thread until the backend returns, its result is dropped, and it does not keep the
-    interpreter from exiting. The inner retriever must therefore bear a second call while the first
-    still hangs.
+    Each attempt runs in its own daemon thread (0.1 ms). A hanging attempt is abandoned: it keeps
+    its thread until the backend returns, its result is dropped, and it does not keep the
+    interpreter from exiting. The inner retriever must therefore support a second call while the
+    first still hangs.
 
     Args:
         inner: The retriever.
         timeout: Seconds for one attempt.
-        retries: Further attempts after the first; 0 gives up at once.
+        retries: Attempts after the first; 0 does not retry.
         backoff: Seconds before the first retry.
         max_backoff: Longest pause in seconds.
         sleep: Called with the seconds to pause; replace it in tests.
@@ -49,8 +49,8 @@ class RetryingRetriever:
         >>> from search_env.retrieval.base import FakeRetriever
         >>> pauses = []
         >>> busy = FakeRetriever(error=RetrievalError("busy"))
-        >>> patient = RetryingRetriever(busy, retries=3, backoff=1.0, sleep=pauses.append)
-        >>> patient.search(["Ulm"], k=1)
+        >>> retrying = RetryingRetriever(busy, retries=3, backoff=1.0, sleep=pauses.append)
+        >>> retrying.search(["Ulm"], k=1)
         Traceback (most recent call last):
         search_env.errors.RetrievalError: busy
         >>> pauses
@@ -70,7 +70,7 @@ class RetryingRetriever:
         if not (timeout > 0 and retries >= 0 and backoff >= 0 and max_backoff >= 0):
             raise ConfigurationError(
                 f"Expected timeout > 0 and retries, backoff, max_backoff >= 0, got {timeout=}, "
-                f"{retries=}, {backoff=}, {max_backoff=}. Use retries=0 to ask once."
+                f"{retries=}, {backoff=}, {max_backoff=}. Use retries=0 for one attempt."
             )
         self.inner = inner
         self.timeout = timeout
@@ -81,28 +81,27 @@ class RetryingRetriever:
 
     @property
     def name(self) -> str:
-        """The inner retriever's: waiting does not change what is found."""
-        name = getattr(self.inner, "name", None)
-        return name if isinstance(name, str) else type(self.inner).__name__
+        """Name of the inner retriever: retries do not change the results."""
+        return backend_name(self.inner)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return the inner retriever's answer.
 
         Raises:
             RetrievalTimeoutError: The last attempt took longer than the limit.
-            RetrievalError: The last attempt failed, or one failed for good.
+            RetrievalError: The last attempt failed, or one failed permanently.
         """
         for attempt in range(self.retries):
             try:
                 return self._attempt(queries, k)
             except RetrievalError as error:
-                if not _may_pass(error):
+                if not _is_temporary(error):
                     raise
             self._sleep(min(self.backoff * 2**attempt, self.max_backoff))
         return self._attempt(queries, k)
 
     def _attempt(self, queries: Sequence[str], k: int) -> list[list[Document]]:
-        """Ask once, in a thread that can be left behind."""
+        """Search once, in a thread that can be abandoned."""
         future: Future[list[list[Document]]] = Future()
 
         def work() -> None:
@@ -116,7 +115,7 @@ class RetryingRetriever:
         try:
             return future.result(self.timeout)
         except FutureTimeoutError:
-            if future.done():  # at the last moment, or with a TimeoutError of the backend's own
+            if future.done():  # at the last moment, or with the backend's own TimeoutError
                 return future.result()
             raise RetrievalTimeoutError(
                 f"Expected {type(self.inner).__name__} to answer within {self.timeout:g} s, got "
@@ -124,6 +123,6 @@ class RetryingRetriever:
             ) from None
 
 
-def _may_pass(error: RetrievalError) -> bool:
-    """Whether asking again can help."""
+def _is_temporary(error: RetrievalError) -> bool:
+    """Whether another attempt may succeed."""
     return not isinstance(error, _PERMANENT) and not isinstance(error.__cause__, ConfigurationError)

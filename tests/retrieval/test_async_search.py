@@ -1,4 +1,4 @@
-"""Whatever happens in a worker thread, whoever waits for it gets an answer."""
+"""Every query is answered, whatever happens in a worker thread."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class Breaking:
 
 
 class Emptying:
-    """Does with its argument what it likes."""
+    """Alters its argument."""
 
     def search(self, queries, k):
-        found = [[Document(query, "", query)] for query in queries]
+        results = [[Document(query, "", query)] for query in queries]
         queries.clear()
-        return found
+        return results
 
 
 def answers(search, *texts):
     search.submit([(Ticket(row, 0), text) for row, text in enumerate(texts)])
-    found = {}
-    while len(found) < len(texts):
-        found.update((ticket.row, answer) for ticket, answer in search.collect(wait=True))
-    return [found[row] for row in range(len(texts))]
+    results = {}
+    while len(results) < len(texts):
+        results.update((ticket.row, answer) for ticket, answer in search.collect(wait=True))
+    return [results[row] for row in range(len(texts))]
 
 
 def play(env, queries):
@@ -64,7 +64,7 @@ ERRORS = [SystemExit(3), asyncio.CancelledError(), KeyboardInterrupt(), Generato
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_what_is_no_exception_is_the_answer_of_its_query(error, threads):
+def test_errors_that_are_not_exceptions_answer_their_query(error, threads):
     search = BackgroundSearch(Breaking(error), 1, threads)
     for _ in range(3):
         good, bad, other = answers(search, "key2 key2", BAD, "key3 key3")
@@ -96,11 +96,11 @@ def test_recv_ends_that_row_or_raises(error):
 
 def test_a_retriever_may_alter_its_list():
     queries = ["a", "b", "a"]
-    assert [found[0].id for found in retrieve(Emptying(), queries, 1)] == queries
-    assert [found[0].id for found in retrieve_each(Emptying(), queries, 1)] == queries
+    assert [documents[0].id for documents in retrieve(Emptying(), queries, 1)] == queries
+    assert [documents[0].id for documents in retrieve_each(Emptying(), queries, 1)] == queries
     assert queries == ["a", "b", "a"]
     search = BackgroundSearch(Emptying(), 1, 1)
-    assert [found[0].id for found in answers(search, *queries)] == queries
+    assert [documents[0].id for documents in answers(search, *queries)] == queries
     search.close()
     env = SearchQAVectorEnv(2, retriever=Emptying(), **TOY)
     env.reset(seed=0)
@@ -124,10 +124,10 @@ def test_answers_are_lists_of_the_caller():
 
 
 class Mortal(BackgroundSearch):
-    """Its first workers die, with what they have taken or before they take anything."""
+    """Its first workers die, with queries in flight or before they take any."""
 
-    def __init__(self, retriever, threads, *, deaths, holding):
-        self.deaths, self.holding = deaths, holding
+    def __init__(self, retriever, threads, *, deaths, with_queries):
+        self.deaths, self.with_queries = deaths, with_queries
         super().__init__(retriever, 1, threads)
 
     def _work(self):
@@ -135,16 +135,16 @@ class Mortal(BackgroundSearch):
             super()._work()
             return
         self.deaths -= 1
-        if self.holding:
+        if self.with_queries:
             with self._changed:
-                while not self._waiting:
+                while not self._pending:
                     self._changed.wait()
-                self._taken[threading.current_thread()] = self._waiting
-                self._waiting = []
+                self._in_flight[threading.current_thread()] = self._pending
+                self._pending = []
 
 
-def test_what_a_dead_worker_held_is_answered_and_another_one_goes_on():
-    search = Mortal(FakeRetriever({"a": [ULM]}), 1, deaths=1, holding=True)
+def test_the_queries_of_a_dead_worker_are_answered_and_another_one_starts():
+    search = Mortal(FakeRetriever({"a": [ULM]}), 1, deaths=1, with_queries=True)
     (first,) = answers(search, "a")
     assert isinstance(first, RetrievalError)
     assert "its thread is gone" in str(first)
@@ -153,8 +153,8 @@ def test_what_a_dead_worker_held_is_answered_and_another_one_goes_on():
 
 
 @pytest.mark.parametrize(("threads", "deaths"), [(1, 1), (1, 3), (3, 1), (3, 3)])
-def test_a_dead_worker_that_held_nothing_is_replaced(threads, deaths):
-    search = Mortal(FakeRetriever({"a": [ULM]}), threads, deaths=deaths, holding=False)
+def test_an_idle_worker_that_dies_is_replaced(threads, deaths):
+    search = Mortal(FakeRetriever({"a": [ULM]}), threads, deaths=deaths, with_queries=False)
     for _ in range(3):
         assert answers(search, "a", "b") == [[ULM], []]
     search.close()

@@ -30,8 +30,8 @@ def record(path, *queries, k=2, answers=ANSWERS):
 
 def test_what_was_recorded_is_replayed(tmp_path):
     path = tmp_path / "new" / "tape.jsonl"
-    found, _ = record(path, "rhine", "ulm", "nothing")
-    assert found == [[KOELN, ULM], [ULM], []]
+    results, _ = record(path, "rhine", "ulm", "nothing")
+    assert results == [[KOELN, ULM], [ULM], []]
     replay = Cassette(path)
     assert replay.search(["nothing", "rhine", "rhine"], 2) == [[], [KOELN, ULM], [KOELN, ULM]]
     assert len(replay) == 3
@@ -104,11 +104,11 @@ def test_failures_are_not_recorded(tmp_path):
 def test_every_way_to_cut_the_last_line_is_survived(tmp_path):
     path = tmp_path / "tape.jsonl"
     record(path, "rhine", "ulm")
-    whole = path.read_bytes()
-    first = whole.index(b"\n") + 1
-    for end in range(first, len(whole) + 1):
-        path.write_bytes(whole[:end])
-        complete = end >= len(whole) - 1  # with or without its newline
+    content = path.read_bytes()
+    first = content.index(b"\n") + 1
+    for end in range(first, len(content) + 1):
+        path.write_bytes(content[:end])
+        complete = end >= len(content) - 1  # with or without its newline
         assert len(Cassette(path)) == (2 if complete else 1)
         _, inner = record(path, "ulm")
         assert inner.calls == ([] if complete else [["ulm"]])
@@ -169,5 +169,5 @@ SCORE = st.floats(allow_nan=False, width=32)
 def test_any_text_survives(tmp_path_factory, answers):
     path = tmp_path_factory.mktemp("cassette") / "tape.jsonl"
     queries = [*answers, "unknown"]
-    found, _ = record(path, *queries, k=3, answers=answers)
-    assert Cassette(path).search(queries, 3) == found
+    results, _ = record(path, *queries, k=3, answers=answers)
+    assert Cassette(path).search(queries, 3) == results

@@ -48,21 +48,21 @@ class Hanging:
         return [[ULM] for _ in queries]
 
 
-def patient(inner, pauses, **arguments):
+def retrying(inner, pauses, **arguments):
     return RetryingRetriever(inner, sleep=pauses.append, **arguments)
 
 
 def test_an_answer_needs_no_pause():
     pauses = []
-    assert patient(Flaky(), pauses).search(["a", "b"], 2) == [[ULM], [ULM]]
+    assert retrying(Flaky(), pauses).search(["a", "b"], 2) == [[ULM], [ULM]]
     assert pauses == []
 
 
 def test_pauses_double_up_to_the_longest():
     pauses = []
     inner = Flaky(*[RetrievalError("busy")] * 3, ConnectionError("refused"))
-    found = patient(inner, pauses, retries=4, backoff=0.5, max_backoff=3.0).search(["a"], 1)
-    assert found == [[ULM]]
+    results = retrying(inner, pauses, retries=4, backoff=0.5, max_backoff=3.0).search(["a"], 1)
+    assert results == [[ULM]]
     assert pauses == [0.5, 1.0, 2.0, 3.0]
     assert inner.calls == 5
 
@@ -71,7 +71,7 @@ def test_the_last_failure_is_raised():
     pauses = []
     inner = Flaky(*[RetrievalError(str(i)) for i in range(9)])
     with pytest.raises(RetrievalError, match=r"^2$"):
-        patient(inner, pauses, retries=2).search(["a"], 1)
+        retrying(inner, pauses, retries=2).search(["a"], 1)
     assert inner.calls == 3
     assert len(pauses) == 2
 
@@ -89,7 +89,7 @@ def test_what_cannot_pass_is_not_retried(error, raised):
     pauses = []
     inner = Flaky(error)
     with pytest.raises(raised):
-        patient(inner, pauses).search(["a"], 1)
+        retrying(inner, pauses).search(["a"], 1)
     assert inner.calls == 1
     assert pauses == []
 
@@ -100,13 +100,13 @@ def test_a_wrong_answer_is_not_retried():
             return "text"
 
     with pytest.raises(InvalidRetrievalError):
-        patient(Wrong(), []).search(["a"], 1)
+        retrying(Wrong(), []).search(["a"], 1)
 
 
 def test_a_hanging_backend_times_out_and_may_recover():
     inner = Hanging(hangs=1)
     pauses = []
-    assert patient(inner, pauses, timeout=0.1).search(["a"], 1) == [[ULM]]
+    assert retrying(inner, pauses, timeout=0.1).search(["a"], 1) == [[ULM]]
     assert pauses == [0.5]
     inner.release.set()
 
@@ -114,13 +114,13 @@ def test_a_hanging_backend_times_out_and_may_recover():
 def test_a_backend_that_keeps_hanging_is_an_error():
     inner = Hanging(hangs=9)
     with pytest.raises(RetrievalTimeoutError, match=r"Hanging to answer within 0\.05 s"):
-        patient(inner, [], timeout=0.05, retries=1).search(["a"], 1)
+        retrying(inner, [], timeout=0.05, retries=1).search(["a"], 1)
     inner.release.set()
 
 
 def test_a_timeout_error_of_the_backend_is_its_own():
     with pytest.raises(RetrievalTimeoutError, match=r"^server said so$"):
-        patient(Flaky(RetrievalTimeoutError("server said so")), [], retries=0).search(["a"], 1)
+        retrying(Flaky(RetrievalTimeoutError("server said so")), [], retries=0).search(["a"], 1)
 
 
 def test_a_hanging_thread_does_not_keep_the_interpreter():

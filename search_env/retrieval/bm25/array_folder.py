@@ -1,8 +1,8 @@
-"""A folder of NumPy arrays with a manifest: written whole or not at all, memory-mapped to read.
+"""A folder of NumPy arrays with a manifest: written atomically, memory-mapped for reading.
 
-``format.json`` says what the folder is, which version wrote it and how long each file must be, so
-that a damaged or foreign folder is refused on opening and not in the middle of a run. No file
-holds pickled objects. Contents are not re-read on opening: flipped bits of the right length pass.
+``format.json`` names the format, its version and the length of each file, so that a damaged or
+foreign folder is rejected on opening and not in the middle of a run. No file contains pickled
+objects. Contents are not verified on opening: flipped bits pass unnoticed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Array = NDArray[Any]
 
 
 def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, object]) -> None:
-    """Write arrays and manifest to the folder ``path``, replacing an index that is there.
+    """Write arrays and manifest to the folder ``path``, replacing an existing index.
 
     The folder is written beside ``path`` and renamed, so a reader finds the old index or the new
-    one; open readers keep what they mapped.
+    one; open readers keep the arrays that they mapped.
 
     Raises:
-        ConfigurationError: ``path`` is a file, or a folder with other things in it.
+        ConfigurationError: ``path`` is a file, or a folder with other contents.
     """
     if path.exists() and not _replaceable(path):
         raise ConfigurationError(
             f"Expected a new path, an empty folder or an old index to write to, got {path}. "
-            "Choose another path, or move away what is there."
+            "Choose another path, or move the contents away."
         )
     with atomic_folder(path) as new:
         for name, array in arrays.items():
@@ -48,10 +48,11 @@ def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, 
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of an index whose files are all there at their full length.
+    """Return the manifest of an index, after checking the length of every file.
 
     Raises:
-        IndexFormatError: They are not, or this is no index, or one of another version.
+        IndexFormatError: This is not an index, is one of another version, or a file is missing or
+            has another length.
     """
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
@@ -68,9 +69,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise rejected(path, "a format.json without a list of files")
     for name, size in sizes.items():
         file = path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            state = "no such file" if found is None else f"{found} bytes"
+        actual = file.stat().st_size if file.is_file() else None
+        if actual != size:
+            state = "no such file" if actual is None else f"{actual} bytes"
             raise rejected(path, f"{state} for {name} (written with {size} bytes)")
     return manifest
 
@@ -79,7 +80,7 @@ def map_array(path: Path, name: str, dtype: type[np.generic]) -> Array:
     """Return a memory-mapped, read-only one-dimensional array.
 
     Raises:
-        IndexFormatError: It is missing or something else.
+        IndexFormatError: It is missing, unreadable or of another type.
     """
     try:
         array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -90,14 +91,14 @@ def map_array(path: Path, name: str, dtype: type[np.generic]) -> Array:
     return np.asarray(array)  # the same mapping, without np.memmap's slower slicing
 
 
-def rejected(path: Path, found: str) -> IndexFormatError:
-    """Return the error for a folder that cannot be used."""
+def rejected(path: Path, reason: str) -> IndexFormatError:
+    """Return the error for a folder that is not a usable index."""
     return IndexFormatError(
-        f"Expected a BM25 index (format version {VERSION}) in {path}, got {found}. "
+        f"Expected a BM25 index (format version {VERSION}) in {path}, got {reason}. "
         "Rebuild it with `search-env index`, or pass another path."
     )
 
 
 def _replaceable(path: Path) -> bool:
-    """Whether writing over ``path`` loses nothing but an index."""
+    """Whether ``path`` is an empty folder or an index."""
     return path.is_dir() and ((path / _MANIFEST).is_file() or not any(path.iterdir()))

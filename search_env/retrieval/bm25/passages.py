@@ -1,4 +1,4 @@
-"""The texts behind an index: documents in order, built once, decoded one at a time."""
+"""The documents of an index, in order, decoded one at a time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from search_env.errors import ConfigurationError, DataFormatError
 from search_env.retrieval.bm25.string_table import StringTable
 from search_env.types import Document
 
-_FIELDS = 3  # id, title and text of each document, in this order
+_FIELDS = 3  # id, title, text
 
 
 class Passages:
-    """Documents of a corpus as one table of their ids, titles and texts.
+    """Documents of a corpus as one table of ids, titles and texts.
 
     Args:
         table: ``3 * len`` strings.
@@ -29,10 +29,10 @@ class Passages:
 
     @classmethod
     def from_documents(cls, documents: Iterable[Document]) -> Passages:
-        """Take documents one by one; none of them is kept.
+        """Build the table from documents, which are read one at a time and not kept.
 
         Raises:
-            DataFormatError: An id occurs twice, or something else than a document of strings came.
+            DataFormatError: An id occurs twice, or an item is not a document of strings.
         """
         return cls(StringTable.from_strings(_checked_fields(documents)))
 
@@ -51,22 +51,22 @@ class Passages:
         return Document(self.table[first], self.table[first + 1], self.table[first + 2], score)
 
     def index(self, document_id: str) -> int:
-        """Return where the document with this id is.
+        """Return the index of the document with this id.
 
         Raises:
-            ConfigurationError: There is none.
+            ConfigurationError: No document has this id.
         """
         try:
             return self._index_by_id[document_id]
         except KeyError:
             raise ConfigurationError(
                 f"Expected the id of one of {len(self):,} passages, got {document_id!r}. "
-                "Use an id that the corpus holds."
+                "Use an id of the corpus."
             ) from None
 
     @cached_property
     def _index_by_id(self) -> dict[str, int]:
-        """Built on the first look-up: searching needs no ids, and it costs 0.1 kB a document."""
+        """Index by id, built on the first look-up: searches do not need it; 0.1 kB a document."""
         return {self.table[i * _FIELDS]: i for i in range(len(self))}
 
 

@@ -1,7 +1,7 @@
-"""From texts to posting lists: which terms are where, and what each is worth.
+"""From texts to posting lists: the passages of each term and its score in them.
 
-bm25s computes the scores ahead of time, one float a posting ("eager" BM25), into a sparse matrix
-with a column for each term; this module feeds it token by token and keeps its arrays.
+bm25s computes the scores in advance, one float a posting ("eager" BM25), in a sparse matrix with a
+column for each term; this module streams the token ids to it and keeps the arrays.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from search_env.retrieval.bm25.topk import PostingList
 
 @dataclass(frozen=True, eq=False)
 class Postings:
-    """The score matrix, column by column. Row = passage, column = term.
+    """The score matrix by columns: a row is a passage, a column a term.
 
     Attributes:
         starts: int64 ``(V + 1,)``; term ``t`` has the postings ``starts[t]:starts[t + 1]``.
         documents: int32 ``(P,)``, ascending within a term.
-        impacts: float32 ``(P,)``, what the term adds to the document's score.
+        impacts: float32 ``(P,)``, the term's part of the document's score.
         bounds: float32 ``(V,)``, the largest impact of each term.
     """
 
@@ -36,14 +36,14 @@ class Postings:
 
     def lists(self, weights: Mapping[int, int]) -> list[PostingList]:
         """Return the posting lists of some terms, impacts times the term's weight."""
-        found = []
+        lists = []
         for term, weight in weights.items():
             start, end = self.starts[term], self.starts[term + 1]
             impacts, bound = self.impacts[start:end], float(self.bounds[term])
             if weight != 1:
                 impacts, bound = impacts * np.float32(weight), bound * weight
-            found.append(PostingList(self.documents[start:end], impacts, bound))
-        return found
+            lists.append(PostingList(self.documents[start:end], impacts, bound))
+        return lists
 
 
 def build_postings(
@@ -51,7 +51,7 @@ def build_postings(
 ) -> tuple[StringTable, Postings]:
     """Return the sorted vocabulary and the posting lists of its terms.
 
-    Texts are read once, one at a time. Peak memory is that of bm25s: about 50 bytes a posting.
+    Texts are read once, one at a time. Peak memory is that of bm25s, about 50 bytes a posting.
     """
     ids = _TermIds(terms)
     tokens, ends = array("i"), array("q", [0])
@@ -59,7 +59,7 @@ def build_postings(
         tokens.extend(map(ids.__getitem__, terms.words(text)))
         ends.append(len(tokens))
     vocabulary = sorted(ids.by_term)
-    # Sorted terms can be found by bisection in the mapped file; so their rank is their id.
+    # Ids are ranks, so that a term is found by bisection in the mapped file.
     rank = np.empty(len(vocabulary), np.int32)
     rank[[ids.by_term[term] for term in vocabulary]] = np.arange(len(vocabulary), dtype=np.int32)
     passages = _TokenLists(rank[np.frombuffer(tokens, np.int32)], np.frombuffer(ends, np.int64))
@@ -67,10 +67,10 @@ def build_postings(
 
 
 def _score(passages: _TokenLists, num_terms: int, k1: float, b: float) -> Postings:
-    """Let bm25s compute the score matrix."""
-    if num_terms == 0:  # bm25s would divide by the mean length
-        nothing = np.empty(0, np.float32)
-        return Postings(np.zeros(1, np.int64), np.empty(0, np.int32), nothing, nothing)
+    """Compute the score matrix with bm25s."""
+    if num_terms == 0:  # bm25s would divide by a mean length of 0
+        empty = np.empty(0, np.float32)
+        return Postings(np.zeros(1, np.int64), np.empty(0, np.int32), empty, empty)
     import bm25s
 
     scorer = bm25s.BM25(k1=k1, b=b, method="lucene", dtype="float32", int_dtype="int32")
@@ -85,7 +85,7 @@ def _score(passages: _TokenLists, num_terms: int, k1: float, b: float) -> Postin
 
 
 class _TermIds(dict[str, int]):
-    """Ids of words: a word's first look-up stems it and numbers a new stem."""
+    """Term ids by word: the first look-up of a word stems it and numbers a new stem."""
 
     def __init__(self, terms: EnglishTerms) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class _TermIds(dict[str, int]):
 
 
 class _TokenLists:
-    """Token ids of each passage as the lists bm25s iterates over, 4 bytes a token at rest."""
+    """Token ids of each passage, as lists for bm25s; stored at 4 bytes a token."""
 
     def __init__(self, tokens: NDArray[np.int32], ends: NDArray[np.int64]) -> None:
         self._tokens = tokens

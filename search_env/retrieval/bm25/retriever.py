@@ -1,8 +1,8 @@
-"""BM25 over a corpus of passages: built with bm25s, searched by our own NumPy top-k.
+"""BM25 over a corpus of passages: indexed by bm25s, searched by this package's NumPy top-k.
 
-The scores are those of bm25s (method "lucene"); only finding the best of them is done here, because
-its NumPy back end looks at every document of the corpus for every query and its numba one compiles
-for ten seconds in every process. There is no numba, no compilation and no pickle in this module.
+The scores are those of bm25s (method "lucene"). Its own search is not used because the NumPy back
+end scores every document for every query and the numba one compiles for ten seconds in every
+process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, lru_cache
+from contextlib import ExitStack
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -37,20 +38,20 @@ from search_env.types import Document
 T = TypeVar("T")
 
 _PACKAGES = ("search-env", "bm25s", "PyStemmer", "numpy")
-_PATIENCE = 2.0  # seconds without a progress bar
-_LOOK_EVERY = 256  # items between looks at the clock
+_PROGRESS_DELAY = 2.0  # seconds until a progress bar appears
+_CLOCK_INTERVAL = 256  # items between readings of the clock
 
 
 class BM25Retriever:
     """Finds passages by BM25 (Lucene's variant, exact document lengths).
 
     Title and text are indexed together: lower case, words of two or more characters, English
-    stopwords removed, English stems, in documents and queries alike. Make one with :meth:`build`
-    or :meth:`load`.
+    stopwords removed, English stems, in documents and queries alike. Use :meth:`build` or
+    :meth:`load`.
 
-    * A word repeated in the query counts as often as it stands there, as in bm25s.
-    * Ties go to the passage that came first in the corpus.
-    * A query without a known word (empty, stopwords only) finds nothing.
+    * A word that is repeated in the query counts each time, as in bm25s.
+    * Ties go to the earlier passage of the corpus.
+    * A query without a word of the index (empty, stopwords only) returns no passages.
 
     Safe to use from several threads: each concurrent search takes a score buffer of 4 bytes a
     passage from a pool that grows to the largest number of concurrent searches.
@@ -58,7 +59,7 @@ class BM25Retriever:
     **Size.** A 100-word passage has about 60 postings of 8 bytes (int32 passage, float32 impact),
     0.6 kB of text and 24 bytes of offsets. Loaded, everything is memory-mapped: resident are the
     pages that queries touch, plus the score buffers. Measured on two cores of an AMD EPYC
-    (``benchmarks/results/speed_retrieval.md``), estimated where it says so.
+    (``benchmarks/results/speed_retrieval.md``) unless marked as an estimate.
 
     ================  ==========  =========  ===================  ================
     passages          postings    texts      buffer per search    one search (k=5)
@@ -69,10 +70,10 @@ class BM25Retriever:
     29M (KILT 2019)   14 GB       18 GB      116 MB               15-30 ms, estimate
     ================  ==========  =========  ===================  ================
 
-    The estimate takes time as proportional to the corpus (terms keep their share of the passages)
-    with the score buffer outside the cache, and pages in memory; a first touch adds the disk's
-    time. Building needs some 50 bytes a posting at its peak (bm25s sorts the matrix): 3 GB for
-    1M, an estimated 60 GB for 21M; loading then needs none of it.
+    The estimates assume time proportional to the corpus (terms keep their share of the passages),
+    the score buffer outside the cache and pages in memory; a first access adds the disk's time.
+    Building needs some 50 bytes a posting at its peak (bm25s sorts the matrix): 3 GB for 1M, an
+    estimated 60 GB for 21M; loading does not.
 
     Example:
         >>> retriever = BM25Retriever.build([
@@ -97,7 +98,7 @@ class BM25Retriever:
         self._vocabulary = vocabulary
         self._postings = postings
         self._terms = EnglishTerms(stopwords)
-        # Policies keep asking about the same words; a look-up in the mapped file takes 10 us.
+        # Queries repeat words, and a look-up in the mapped file takes 10 us.
         self._find_term = lru_cache(maxsize=2**16)(vocabulary.find)
         self._buffers: list[Scores] = []
         self._path: Path | None = None
@@ -116,19 +117,19 @@ class BM25Retriever:
         """Index documents. They are read once, one at a time; ids must be unique.
 
         Args:
-            documents: In the order that decides ties. May be empty.
+            documents: Passages in the order that breaks ties; may be empty.
             k1: Term-frequency saturation, >= 0. The default is Pyserini's.
             b: Length normalisation, 0 to 1. The default is Pyserini's.
             progress: Show progress bars on the terminal.
 
         Raises:
             ConfigurationError: ``k1`` or ``b`` is out of range.
-            DataFormatError: An id occurs twice, or something else than a document came.
+            DataFormatError: An id occurs twice, or an item is not a document.
         """
         if not (math.isfinite(k1) and k1 >= 0 and 0 <= b <= 1):
             raise ConfigurationError(
                 f"Expected k1 >= 0 and 0 <= b <= 1, got k1={k1!r}, b={b!r}. "
-                "Use k1=0.9, b=0.4 where in doubt."
+                "The defaults are k1=0.9, b=0.4."
             )
         terms = EnglishTerms()
         passages = Passages.from_documents(_track(documents, "Reading passages", progress))
@@ -140,10 +141,10 @@ class BM25Retriever:
 
     @classmethod
     def load(cls, path: str | Path) -> BM25Retriever:
-        """Open a saved index. Nothing is read but what the files say about themselves.
+        """Open a saved index. Only the manifest and the headers of the arrays are read.
 
         Raises:
-            IndexFormatError: There is no index, a damaged one, or one of another format version.
+            IndexFormatError: The index is missing, damaged, or of another format version.
         """
         path = Path(path).absolute()
         manifest = read_manifest(path)
@@ -165,10 +166,10 @@ class BM25Retriever:
         return retriever
 
     def save(self, path: str | Path) -> None:
-        """Write the index to a folder, whole or not at all; an index that is there is replaced.
+        """Write the index to a folder atomically; an existing index is replaced.
 
         Raises:
-            ConfigurationError: The path holds something else.
+            ConfigurationError: The path is not an index.
         """
         path = Path(path).absolute()
         postings, vocabulary, passages = self._postings, self._vocabulary, self._passages.table
@@ -212,16 +213,16 @@ class BM25Retriever:
                 f"Expected a list of query strings, got {queries!r:.80}. Pass [query] for one."
             )
         if k < 1:
-            raise ConfigurationError(f"Expected k of at least 1, got {k!r}. Ask for one document.")
-        # Groups of rollouts often ask the same thing in the same step.
-        found = {query: self._search(query, k) for query in dict.fromkeys(queries)}
-        return [list(found[query]) for query in queries]
+            raise ConfigurationError(f"Expected k of at least 1, got {k!r}. Pass k=1 or more.")
+        # Groups of rollouts often send equal queries in the same step.
+        results = {query: self._search(query, k) for query in dict.fromkeys(queries)}
+        return [list(results[query]) for query in queries]
 
     def _search(self, query: str, k: int) -> list[Document]:
         """Return the best passages for one query."""
         counts = Counter(self._terms(query))
-        known = ((self._find_term(term), count) for term, count in counts.items())
-        lists = self._postings.lists({term: n for term, n in known if term is not None})
+        weights = ((self._find_term(term), count) for term, count in counts.items())
+        lists = self._postings.lists({term: n for term, n in weights if term is not None})
         if not lists:
             return []
         try:
@@ -239,7 +240,7 @@ class BM25Retriever:
         return len(self._passages)
 
     def document(self, document_id: str) -> Document:
-        """Return a passage by its id. The first call lists the ids: 0.5 s and 0.1 GB a million.
+        """Return a passage by its id. The first call indexes the ids: 0.5 s and 0.1 GB a million.
 
         Raises:
             ConfigurationError: No passage has this id.
@@ -257,48 +258,33 @@ class BM25Retriever:
 
     @property
     def name(self) -> str:
-        """What decides the results: parameters and corpus. Cassettes file recordings by it."""
+        """Parameters and corpus, on which the results depend; the backend's name in cassettes."""
         return f"bm25(k1={self.k1:g}, b={self.b:g}, corpus={self.digest[:12]})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle the path of a saved index, which is opened again; the arrays of an unsaved one."""
+        """Pickle the path of a saved index, which is opened again, or the arrays of another one."""
         if self._path is not None:
             return _reopen, (self._path, self.digest)
-        return _assemble, (
-            self._passages.table,
-            self._vocabulary,
-            self._postings,
-            self.k1,
-            self.b,
-            sorted(self._terms.stopwords),
+        assemble = partial(
+            type(self), k1=self.k1, b=self.b, stopwords=sorted(self._terms.stopwords)
         )
-
-
-def _assemble(
-    passages: StringTable,
-    vocabulary: StringTable,
-    postings: Postings,
-    k1: float,
-    b: float,
-    stopwords: list[str],
-) -> BM25Retriever:
-    """Unpickle an index that was never saved."""
-    return BM25Retriever(Passages(passages), vocabulary, postings, k1=k1, b=b, stopwords=stopwords)
+        # New Passages: the index by id, if there is one, stays behind.
+        return assemble, (Passages(self._passages.table), self._vocabulary, self._postings)
 
 
 def _reopen(path: Path, expected: str) -> BM25Retriever:
-    """Unpickle a saved index, which must still hold the same corpus."""
+    """Unpickle a saved index, which must still have the same corpus."""
     retriever = BM25Retriever.load(path)
     if retriever.digest != expected:
         raise IndexFormatError(
             f"Expected the corpus {expected[:12]} in {path}, got {retriever.digest[:12]}. "
-            "The index was replaced since the retriever was pickled: load it anew."
+            "The index was replaced after the retriever was pickled: load it again."
         )
     return retriever
 
 
 def _map_parts(path: Path) -> tuple[Passages, StringTable, Postings]:
-    """Map the arrays of an index and check that their lengths belong together."""
+    """Map the arrays of an index and check that their lengths agree."""
     passages = _map_table(path, "passages")
     vocabulary = _map_table(path, "vocabulary")
     postings = Postings(
@@ -313,7 +299,7 @@ def _map_parts(path: Path) -> tuple[Passages, StringTable, Postings]:
         and len(postings.documents) == len(postings.impacts) == postings.starts[-1]
     )
     if not consistent:
-        raise rejected(path, "arrays whose lengths contradict each other")
+        raise rejected(path, "arrays whose lengths disagree")
     return Passages(passages), vocabulary, postings
 
 
@@ -326,29 +312,24 @@ def _map_table(path: Path, name: str) -> StringTable:
     return StringTable(blob, offsets)
 
 
-def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterable[T]:
-    """Return the items, behind a progress bar where one is wanted and the user has to wait."""
-    return _behind_bar(items, task, total) if progress else items
-
-
-def _behind_bar(items: Iterable[T], task: str, total: int | None) -> Iterator[T]:
+def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterator[T]:
+    """Yield the items, with a progress bar if ``progress`` and if it takes long."""
+    if not progress:
+        yield from items
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    bar: Progress | None = None
     start = time.monotonic()
-    try:
+    with ExitStack() as stack:
+        bar: Progress | None = None
         for number, item in enumerate(items):
-            if number % _LOOK_EVERY == 0:
-                if bar is None and time.monotonic() - start >= _PATIENCE:
+            if number % _CLOCK_INTERVAL == 0:
+                if bar is None and time.monotonic() - start >= _PROGRESS_DELAY:
                     bar = Progress(console=Console(stderr=True))  # standard output is for results
-                    bar.start()
-                    bar.add_task(task, total=total)
+                    stack.enter_context(bar).add_task(task, total=total)
                 if bar is not None:
                     bar.update(bar.task_ids[0], completed=number)
             yield item
         if bar is not None:
             bar.update(bar.task_ids[0], completed=total)
-    finally:
-        if bar is not None:
-            bar.stop()

@@ -1,8 +1,7 @@
-"""Many strings as one UTF-8 buffer and its offsets: quick to memory-map, small in RAM.
+"""Many strings as one UTF-8 buffer and its offsets: quick to memory-map, small in memory.
 
-A list of a million Python strings costs some 50 bytes a string on top of its text and has to be
-rebuilt on every load; this table costs 8 and is ready as soon as its two arrays are mapped.
-It is read-only once built and knows nothing about what the strings mean.
+A list of a million Python strings costs some 50 bytes a string beside the text and is rebuilt on
+every load; this table costs 8 and is ready as soon as its two arrays are mapped.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-# Lone surrogates are legal in JSON files, hence in passages: they must survive the round trip.
+# JSON files, hence passages, may contain lone surrogates, which must survive the round trip.
 _ENCODING = "utf-8", "surrogatepass"
 
 
@@ -34,13 +33,13 @@ class StringTable:
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:
         self.blob = blob
         self.offsets = offsets
-        # One string is two offsets and one slice: memoryviews do that faster than arrays.
+        # Memoryviews are faster to index and slice than arrays.
         self._blob = blob.data
         self._offsets = offsets.data
 
     @classmethod
     def from_strings(cls, strings: Iterable[str]) -> StringTable:
-        """Take strings one by one; only their bytes are kept."""
+        """Build the table from strings, of which only the bytes are kept."""
         blob, offsets = bytearray(), array("q", [0])
         for string in strings:
             blob += string.encode(*_ENCODING)
@@ -57,7 +56,7 @@ class StringTable:
         return type(self), (self.blob, self.offsets)
 
     def find(self, string: str) -> int | None:
-        """Return the index of ``string`` in a table sorted by code point, None where it is not.
+        """Return the index of ``string`` in a table sorted by code point, None where it is missing.
 
         Example:
             >>> StringTable.from_strings(["ape", "bee", "cat"]).find("bee")

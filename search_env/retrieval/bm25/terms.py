@@ -1,7 +1,7 @@
 """Text to index terms: lower case, words of two or more characters, no stopwords, English stems.
 
 The same rules as ``bm25s.tokenize`` with its English stopwords and PyStemmer's English stemmer
-(tests hold the two equal), at a fifth of its cost for one query.
+(tested for equality), at a fifth of the cost for one query.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
 class EnglishTerms:
-    """Callable from text to terms.
+    """Tokenizer from text to index terms.
 
     Args:
         stopwords: Lower-case words to leave out; None for the 33 of bm25s (those of Lucene).

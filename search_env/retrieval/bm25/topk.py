@@ -1,12 +1,10 @@
-"""The k best documents of a few posting lists, in NumPy, without looking at every document.
+"""The k best documents of a few posting lists, in NumPy, without scoring every document.
 
-MaxScore (Turtle and Flood, 1995), term at a time: lists are added up in order of the most they can
-contribute; once the lists still to come cannot lift an unseen document into the top k, they are
-only looked up for the candidates at hand. The corpus is scanned only where the lists cover a good
-part of it anyway. Nothing partitions a mostly-zero or heavily tied array, which takes
-``np.partition`` of NumPy >= 2.0 ten times as long as it took NumPy 1.
-
-It knows lists of (document, impact), not words or scoring formulas.
+MaxScore (Turtle and Flood, 1995), term at a time: lists are added up in descending order of their
+largest impact; once the remaining lists cannot lift an unseen document into the top k, they are
+only looked up for the candidates. The corpus is scanned only where the lists cover a good part of
+it anyway. Mostly-zero or heavily tied arrays are never partitioned, since ``np.partition`` of
+NumPy >= 2.0 takes ten times as long for them as NumPy 1 did.
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ from numpy.typing import NDArray
 Documents: TypeAlias = NDArray[np.int32]
 Scores: TypeAlias = NDArray[np.float32]
 
-# Relative costs, measured; they decide about time, never about results.
-_LOOKUP_COST = 16  # a binary search in a posting list, in postings added up
-_PICK_COST = 16  # taking a posting's score out of the accumulator, in documents scanned
-_STOP_GAIN = 2**16  # postings left over that are worth the bookkeeping of stopping early
+# Measured relative costs; they affect the time, never the results.
+_LOOKUP_COST = 16  # of a binary search in a posting list, in postings added up
+_PICK_COST = 16  # of reading a posting's score from the accumulator, in documents scanned
+_STOP_GAIN = 2**16  # remaining postings from which an early stop pays
 
 
 class PostingList(NamedTuple):
-    """What one query term adds to the score of each document that holds it.
+    """Contribution of one query term to the score of each document that contains it.
 
     Attributes:
         documents: int32 ``(P,)``, strictly ascending.
@@ -49,8 +47,8 @@ def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Do
     Args:
         lists: One for each term; may be empty.
         k: At least 1.
-        accumulator: float32, one zero for each document of the corpus. Zero again on return; to be
-            thrown away where this function raises.
+        accumulator: float32, one zero for each document of the corpus. Zero again on return;
+            discard it if this function raises.
 
     Returns:
         Documents and scores, both of length ``min(k, number of documents in any list)``.
@@ -65,11 +63,11 @@ def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Do
     if not lists:
         return np.empty(0, np.int32), np.empty(0, np.float32)
     lists = sorted(lists, key=lambda item: -item.bound)
-    rest = [0.0]  # rest[i]: the most that lists[i:] can add to a document
+    rest = [0.0]  # rest[i]: upper bound of what lists[i:] add to a document
     for item in reversed(lists):
         rest.append(rest[-1] + item.bound)
     rest.reverse()
-    # A sum of n float32 is off by n * 2**-24 at most: only what is surely lower is dropped.
+    # A sum of n float32 is off by n * 2**-24 at most; the slack covers that.
     slack = 1.0 - len(lists) * 2.0**-22
 
     threshold, used = _accumulate(lists, rest, slack, k, accumulator)
@@ -88,16 +86,16 @@ def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Do
 def _accumulate(
     lists: Sequence[PostingList], rest: Sequence[float], slack: float, k: int, accumulator: Scores
 ) -> tuple[float, int]:
-    """Add lists up until no unseen document can matter; return the threshold and how many."""
-    threshold = 0.0  # at most the k-th best score
-    left = sum(len(item.documents) for item in lists)
+    """Add lists up until no unseen document can matter; return the threshold and their number."""
+    threshold = 0.0  # lower bound of the k-th best score
+    remaining = sum(len(item.documents) for item in lists)
     for i, item in enumerate(lists):
         if rest[i] < threshold * slack:
             return threshold, i
         np.add.at(accumulator, item.documents, item.impacts)
-        left -= len(item.documents)
-        # Stopping must pay, and no document can have more than the lists so far hold.
-        worthwhile = left > _STOP_GAIN and rest[i + 1] < rest[0] - rest[i + 1]
+        remaining -= len(item.documents)
+        # An early stop must pay, and no document can exceed the sum of the lists so far.
+        worthwhile = remaining > _STOP_GAIN and rest[i + 1] < rest[0] - rest[i + 1]
         if worthwhile and len(item.documents) >= k:
             threshold = max(threshold, _kth_bound(accumulator[item.documents], k))
     return threshold, len(lists)
@@ -111,9 +109,9 @@ def _collect(
     k: int,
     accumulator: Scores,
 ) -> tuple[Documents, Scores, float]:
-    """Take the candidates out of the accumulator, each once, and leave zeros behind.
+    """Return the candidates of the accumulator, each once, and reset it to zero.
 
-    A candidate may still reach the threshold with what is ``remaining``.
+    A candidate can still reach the threshold with a further score of ``remaining``.
     """
     if _PICK_COST * sum(len(item.documents) for item in lists) > len(accumulator):
         if len(accumulator) >= k:
@@ -125,31 +123,31 @@ def _collect(
     parts = []
     for item in lists:
         scores = accumulator[item.documents]
-        accumulator[item.documents] = 0.0  # so that a later list does not find it again
+        accumulator[item.documents] = 0.0  # so that a later list does not return it again
         keep = np.flatnonzero(scores > max(threshold * slack - remaining, 0.0))
         parts.append((item.documents[keep], scores[keep]))
         if len(keep) >= k:
             threshold = max(threshold, _kth_bound(scores[keep], k))
-    documents, found = zip(*parts, strict=True)
-    return np.concatenate(documents), np.concatenate(found), threshold
+    documents, candidate_scores = zip(*parts, strict=True)
+    return np.concatenate(documents), np.concatenate(candidate_scores), threshold
 
 
 def _look_up(item: PostingList, documents: Documents, accumulator: Scores) -> Scores:
-    """Return the impact of each document in one list, 0 where it is not in it."""
+    """Return the impact of each document in one list, 0 where it is absent."""
     if len(documents) * _LOOKUP_COST < len(item.documents):
         at = np.searchsorted(item.documents, documents)
         at[at == len(item.documents)] = 0
         return np.where(item.documents[at] == documents, item.impacts[at], np.float32(0.0))
     accumulator[item.documents] = item.impacts
-    found = accumulator[documents]
+    impacts = accumulator[documents]
     accumulator[item.documents] = 0.0
-    return found
+    return impacts
 
 
 def _kth_bound(scores: Scores, k: int) -> float:
-    """Return a value that at least ``k`` of the scores reach: the k-th largest or little less.
+    """Return a value that at least ``k`` of the scores reach: the k-th largest or slightly less.
 
-    The k-th largest of column maxima is one pass of SIMD whatever the ties, a partition is not.
+    The k-th largest of column maxima is one SIMD pass whatever the ties; a partition is not.
     """
     columns = max(256, 4 * k)
     rows = len(scores) // columns
@@ -164,7 +162,7 @@ def _best(documents: Documents, scores: Scores, k: int) -> tuple[Documents, Scor
         bound = _kth_bound(scores, k)
         above = np.flatnonzero(scores > bound)
         if len(above) <= k:
-            # The bound is the k-th best score itself: fill up with the first that have it.
+            # The bound is the k-th best score itself: fill up with the first documents at it.
             tied = documents[scores == bound]
             free = k - len(above)
             tied = np.partition(tied, free)[:free] if free < len(tied) else tied
