@@ -15,7 +15,7 @@ import typer
 from search_env.cli.console import check_output, progress_bar, say
 
 if TYPE_CHECKING:
-    from search_env.viewer.page import Seen
+    from search_env.viewer.page import PageEntry
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def view_command(
     with progress_bar() as bar:
         task = bar.add_task("read", total=None)
 
-        def told() -> Iterator[Seen]:
+        def told() -> Iterator[PageEntry]:
             for seen in seen_in(files, limit, torn_tail):
                 bar.advance(task)
                 yield seen
@@ -52,7 +52,7 @@ def view_command(
         webbrowser.open(out.resolve().as_uri())
 
 
-def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[Seen]:
+def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[PageEntry]:
     """Yield the episodes of files, each named by its file.
 
     Args:
@@ -63,8 +63,8 @@ def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[Se
     from itertools import islice
 
     from search_env.recording.files import read_episodes
-    from search_env.viewer.page import Seen
+    from search_env.viewer.page import PageEntry
 
     for file in files:
         for episode in islice(read_episodes(file, torn_tail=torn_tail), limit):
-            yield Seen(file.name.partition(".")[0], episode)
+            yield PageEntry(file.name.partition(".")[0], episode)

@@ -40,7 +40,7 @@ class Tab:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PageEntry:
     """An episode to look at.
 
     Attributes:
@@ -52,7 +52,9 @@ class Seen:
     episode: RecordedEpisode
 
 
-def write_page(path: Path, title: str, episodes: Iterable[Seen], tabs: Sequence[Tab] = ()) -> int:
+def write_page(
+    path: Path, title: str, episodes: Iterable[PageEntry], tabs: Sequence[Tab] = ()
+) -> int:
     """Write a page, whole or not at all, and return how many episodes it shows.
 
     Args:
@@ -80,7 +82,7 @@ class _Index:
         self._ranges: dict[str, tuple[float, float]] = {}  # of signals, over all episodes
         self._vocabularies: dict[str, tuple[Tokenizer, set[int]]] = {}
 
-    def add(self, seen: Seen) -> str:
+    def add(self, seen: PageEntry) -> str:
         """Take an episode in; return its block."""
         episode = seen.episode
         transcript = episode.transcript
@@ -106,7 +108,7 @@ class _Index:
         return {"episodes": self.rows, "vocabularies": words, "ranges": self._ranges}
 
 
-def _row(seen: Seen, vocabulary: int) -> dict[str, Any]:
+def _row(seen: PageEntry, vocabulary: int) -> dict[str, Any]:
     episode = seen.episode
     record = measure_episode(episode.transcript, episode.score.total)
     texts = [record.question, record.answer or "", *record.golds, *record.queries]

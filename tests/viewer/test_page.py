@@ -22,7 +22,7 @@ from search_env.errors import ConfigurationError, EpisodeFileError
 from search_env.evaluation.evaluate import evaluate
 from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.types import Source
-from search_env.viewer.page import Seen, Tab, write_page
+from search_env.viewer.page import PageEntry, Tab, write_page
 from search_env.wrappers.record_episodes import RecordEpisodes
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -53,7 +53,7 @@ def files(tmp_path_factory):
 
 
 def seen(files):
-    return [Seen(file.stem, episode) for file in files for episode in read_episodes(file)]
+    return [PageEntry(file.stem, episode) for file in files for episode in read_episodes(file)]
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_text_from_outside_cannot_leave_its_place(files, tmp_path):
     evil = "</script><script>document.title='taken'</script>"
     question = replace(transcript.question, text=evil, answers=(evil,))
     episode = replace(first.episode, transcript=replace(transcript, question=question))
-    write_page(tmp_path / "p.html", evil, [Seen(evil, episode)])
+    write_page(tmp_path / "p.html", evil, [PageEntry(evil, episode)])
     text = (tmp_path / "p.html").read_text("utf-8")
     assert "<script>document" not in text
     assert parts(tmp_path / "p.html")[0]["episodes"][0]["question"] == evil
@@ -311,7 +311,7 @@ def test_two_thousand_long_episodes_open_in_seconds(browser, files, tmp_path):
     signals = {"log_prob": -random.random(padded.num_policy_tokens).astype(np.float32)}
     episode = replace(base, transcript=padded, signals=signals)
     path = tmp_path / "many.html"
-    assert write_page(path, "Many", (Seen("run", episode) for _ in range(2000))) == 2000
+    assert write_page(path, "Many", (PageEntry("run", episode) for _ in range(2000))) == 2000
     window = browser.new_page()
     start = time.perf_counter()
     window.goto(path.as_uri(), wait_until="commit")
@@ -331,7 +331,7 @@ def test_colours_compare_episodes(browser, files, tmp_path):
     path = tmp_path / "page.html"
     advantages = (-0.25, 1.0, 0.0)
     many = (
-        Seen("run", replace(base, signals={"advantage": np.full(length, a, np.float32)}))
+        PageEntry("run", replace(base, signals={"advantage": np.full(length, a, np.float32)}))
         for a in advantages
         for length in [base.transcript.num_policy_tokens]
     )
