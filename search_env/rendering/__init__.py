@@ -1,8 +1,8 @@
-"""One look of an episode in three forms: coloured text, a picture, and a live terminal.
+"""An episode rendered as coloured text, as an image, and in a live terminal.
 
-Each form is a pure function of a :class:`Frame`; colours come from :mod:`.palette` and the reading
-of tokens as coloured text from :mod:`.spans`, so that the three cannot disagree. Nothing here knows
-an environment, and Pillow is imported only when a picture is drawn.
+Each is a pure function of a :class:`Frame`; the colours of :mod:`.palette` and the spans of
+:mod:`.spans` are shared, so that the three agree. Nothing here depends on an environment, and
+Pillow is imported only when an image is drawn.
 """
 
 from search_env.rendering.ansi import render_ansi

@@ -1,8 +1,8 @@
-"""An episode as text for a terminal or a log, coloured by who wrote what.
+"""An episode as text for a terminal or a log, coloured by source.
 
-Header, body and footer are separate so that the live terminal prints the very same ones. Text of
+Header, body and footer are separate so that the live terminal prints the same ones. Text of
 documents, questions and policies is neutralised: it cannot move the cursor or repaint the screen.
-Lines are not wrapped; that is the terminal's work.
+Lines are not wrapped.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ def render_ansi(frame: Frame, *, color: bool = True) -> str:
     """Return the episode as text.
 
     Args:
-        frame: What to show. Gold answers appear only once the episode has ended.
-        color: Whether to use 24-bit ANSI colours; without, the text holds no control character
-            but newline.
+        frame: The episode. Gold answers appear only after its end.
+        color: Whether to use 24-bit ANSI colours; without, newline is the only control character.
 
     Returns:
-        Header, the episode's text, and after the end a footer; every part ends with a newline.
+        Header, text and, after the end, footer of the episode; each ends with a newline.
     """
     body = "".join(paint(span.text, span.style, color=color) for span in spans(frame.transcript))
     body += "\n" if body and not body.endswith("\n") else ""
@@ -41,7 +40,7 @@ def render_ansi(frame: Frame, *, color: bool = True) -> str:
 
 
 def header(frame: Frame, *, color: bool) -> str:
-    """Return the question and the budgets, closed by a rule."""
+    """Return the question and the budgets above a rule."""
     question = frame.transcript.question
     rows = _row("Question", one_line(question.text), STRONG, color=color)
     rows += budget_row(frame, color=color)
@@ -49,13 +48,13 @@ def header(frame: Frame, *, color: bool) -> str:
 
 
 def budget_row(frame: Frame, *, color: bool) -> str:
-    """Return the row that says what is spent, for example ``tokens 212 / 4,096``."""
+    """Return the row of the budgets, for example ``tokens 212 / 4,096``."""
     budgets = "   ".join(f"{budget.name} {budget}" for budget in frame.budgets)
     return _row("Budget", budgets, TEXT, color=color)
 
 
 def footer(frame: Frame, *, color: bool) -> str:
-    """Return ending, answer, gold answers and score below a rule; nothing while it runs."""
+    """Return ending, answer, gold answers and score below a rule; "" while the episode runs."""
     if frame.running:
         return ""
     transcript = frame.transcript

@@ -1,7 +1,7 @@
-"""What a viewer needs to draw one moment of an episode: its transcript, its limits, its score.
+"""The data that renderers draw: transcript, limits and score of an episode at one moment.
 
-A frame is data. It holds no environment, no retriever and no hidden state, so a saved transcript
-is drawn exactly as a running episode is.
+A frame refers to no environment and no retriever, so a saved transcript is drawn exactly as a
+running episode.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENDINGS = {
 
 
 class Budget(NamedTuple):
-    """How much of one limit is spent."""
+    """The used part of one limit."""
 
     name: str
     used: int
@@ -35,7 +35,7 @@ class Budget(NamedTuple):
 
     @property
     def fraction(self) -> float:
-        """The spent share in [0, 1]; 0 where there is no limit.
+        """The used share in [0, 1]; 0 where there is no limit.
 
         Example:
             >>> Budget("tokens", 1024, 4096).fraction, Budget("searches", 3, None).fraction
@@ -56,9 +56,9 @@ class Frame:
     Attributes:
         transcript: The episode so far.
         max_tokens: Limit of the context, prompt included.
-        max_searches: Limit of searches, None where there is none.
-        max_policy_tokens: Limit of the policy's own tokens, None where there is none.
-        score: The finished episode's score, None while it runs or where nothing scored it.
+        max_searches: Limit of searches, or None.
+        max_policy_tokens: Limit of the policy's tokens, or None.
+        score: Score of the finished episode; None while it runs or if it was not scored.
     """
 
     transcript: Transcript
@@ -69,7 +69,7 @@ class Frame:
 
     @classmethod
     def of(cls, protocol: Protocol, transcript: Transcript) -> Frame:
-        """Return the frame of an episode under a protocol's limits, scored by F1 once it ended."""
+        """Return the frame of an episode with a protocol's limits, scored by F1 after its end."""
         return cls(
             transcript=transcript,
             max_tokens=protocol.max_tokens,
@@ -82,18 +82,18 @@ class Frame:
 
     @property
     def running(self) -> bool:
-        """Whether the episode has not ended. Gold answers are shown only when it has."""
+        """Whether the episode has not ended; gold answers are shown only after its end."""
         return self.transcript.stop_reason is None
 
     @property
     def ending(self) -> str:
-        """How the episode ended, in words; ``"running"`` while it runs."""
+        """The ending in words; ``"running"`` while the episode runs."""
         reason = self.transcript.stop_reason
         return "running" if reason is None else _ENDINGS[reason]
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """Tokens and searches, and the policy's own tokens where they have a limit."""
+        """Tokens and searches, and the policy's tokens where they have a limit."""
         transcript = self.transcript
         tokens = Budget("tokens", len(transcript.tokens), self.max_tokens)
         searches = Budget("searches", len(transcript.searches), self.max_searches)

@@ -1,8 +1,8 @@
-"""An episode as a picture, for ``rgb_array``: header, budget bars, the newest text, ending.
+"""An episode as an image, for ``rgb_array``: header, budget bars, the newest text, ending.
 
-The text scrolls like a terminal, so that the frames of an episode make a readable video. Only the
-tail of the episode that can be seen is decoded and wrapped: a frame of a long episode costs what
-a frame of a short one does.
+The text scrolls as in a terminal, so that the frames of an episode make a readable video. Only the
+visible tail of the episode is decoded and wrapped: a frame of a long episode costs as much as one
+of a short episode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from search_env.errors import ConfigurationError
 from search_env.rendering.ansi import ending_style
 from search_env.rendering.frame import Budget, Frame
-from search_env.rendering.layout import Face, Line, Run, load_face, wrap, wrap_plain
+from search_env.rendering.layout import Face, Line, TextRun, load_face, wrap, wrap_plain
 from search_env.rendering.palette import (
     BACKGROUND,
     CAUTION,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _DESIGN = (960, 540)
 _SMALLEST = (480, 270)
 _TAIL = 1024
-"""Tokens decoded at first, from a multiple of a quarter of it, so that breaks rarely move."""
+"""Tokens decoded at first. They start at a multiple of a quarter, so line breaks rarely move."""
 _LEGEND: tuple[tuple[str, Style], ...] = (
     ("prompt", SOURCES[Source.PROMPT]),
     ("policy", SOURCES[Source.POLICY]),
@@ -57,9 +57,9 @@ def render_rgb(
     """Draw the episode.
 
     Args:
-        frame: What to show. Gold answers appear only once the episode has ended.
-        size: Width and height in pixels; lengths scale with it, the look stays.
-        font: A TrueType file for scripts that Pillow's own font lacks (all but Latin ones); None
+        frame: The episode. Gold answers appear only after its end.
+        size: Width and height in pixels; all lengths scale with it.
+        font: A TrueType file for scripts other than Latin, which Pillow's own font lacks; None
             for that font.
 
     Returns:
@@ -72,7 +72,7 @@ def render_rgb(
 
     if size[0] < _SMALLEST[0] or size[1] < _SMALLEST[1]:
         raise ConfigurationError(
-            f"expected a size of at least {_SMALLEST[0]} x {_SMALLEST[1]} pixels, got {size}. "
+            f"Expected a size of at least {_SMALLEST[0]} x {_SMALLEST[1]} pixels, got {size}. "
             "Pass a larger (width, height)."
         )
     image = Image.new("RGB", size, BACKGROUND)
@@ -90,21 +90,21 @@ def visible_lines(transcript: Transcript, face: Face, width: float, count: int) 
         transcript: The episode.
         face: The font.
         width: Width of a line in pixels.
-        count: How many lines can be seen.
+        count: Number of visible lines.
     """
     total, tail = len(transcript.tokens), _TAIL
     while True:
         step = tail // 4
         start = max(0, (total - tail) // step * step)
         lines = wrap(spans(transcript, start), face, width)
-        # One line more than is shown: the first one begins in the middle of its paragraph.
+        # One line more than is visible: the first one starts in the middle of its paragraph.
         if start == 0 or len(lines) > count:
             return lines[-count:]
         tail *= 2
 
 
 class _Canvas:
-    """A picture being drawn, with lengths in units of the 960 x 540 design."""
+    """An image in the making, with lengths in units of the 960 x 540 design."""
 
     def __init__(self, image: Image.Image, draw: ImageDraw.ImageDraw, font: str | None) -> None:
         self._image = image
@@ -170,16 +170,16 @@ class _Canvas:
         return top
 
     def _question(self, question: str, room: int) -> tuple[list[str], Face]:
-        """Return the wrapped question in the largest size in which it is short enough."""
-        for size, most in ((20, 2), (17, 3), (14, 4)):
+        """Return the wrapped question in the largest size in which it fits."""
+        for size, max_lines in ((20, 2), (17, 3), (14, 4)):
             face = self._face(size)
             lines = wrap_plain(question, face, room)
-            if len(lines) <= most:
+            if len(lines) <= max_lines:
                 return lines, face
-        return [*lines[: most - 1], face.fit(" ".join(lines[most - 1 :]), room)], face
+        return [*lines[: max_lines - 1], face.fit(" ".join(lines[max_lines - 1 :]), room)], face
 
     def _bar(self, budget: Budget, x: int, y: int, width: int) -> None:
-        """Draw one budget: name, numbers, and how much of it is spent."""
+        """Draw one budget: name, numbers and a bar of the used share."""
         face, thick = self._face(12), self._px(5)
         self._text(x, y, budget.name, MUTED.rgb, face, width)
         _, wide = face.measure(str(budget))
@@ -188,13 +188,13 @@ class _Canvas:
         if budget.limit is None:
             return
         self._draw.rectangle((x, y, x + width - 1, y + thick - 1), fill=TRACK)
-        spent = width * budget.fraction
-        if spent >= 1:
+        used = width * budget.fraction
+        if used >= 1:
             fill = CAUTION.rgb if budget.fraction >= 0.9 else SOURCES[Source.RETRIEVED].rgb
-            self._draw.rectangle((x, y, x + spent - 1, y + thick - 1), fill=fill)
+            self._draw.rectangle((x, y, x + used - 1, y + thick - 1), fill=fill)
 
-    def _run(self, run: Run, left: int, y: int, face: Face) -> None:
-        """Draw text of one style; tags and faults stand on a tint, faults are underlined."""
+    def _run(self, run: TextRun, left: int, y: int, face: Face) -> None:
+        """Draw text of one style; tags and faults have a tint, faults are underlined."""
         x, style = left + run.x, run.style
         if style.bold:
             box = (x - 1, y, x + run.width, y + face.height)
@@ -205,7 +205,7 @@ class _Canvas:
             self._draw.line((x, line, x + run.width, line), fill=style.rgb)
 
     def _legend(self, top: int) -> None:
-        """Draw what each colour means."""
+        """Draw the meaning of each colour."""
         face = self._face(13)
         x, y = float(self._margin), top + (self._height - top - face.height) // 2
         box = self._px(9)
@@ -217,7 +217,7 @@ class _Canvas:
             x += face.measure(name)[1] + self._px(20)
 
     def _ending(self, frame: Frame, top: int) -> None:
-        """Draw how it ended on the left, answer and gold answers in the middle, score right."""
+        """Draw the ending on the left, answer and gold answers in the middle, the score right."""
         middle = (top + self._height) // 2
         left = self._pill(frame.ending, ending_style(frame), middle) + self._px(22)
         right = self._width - self._margin
@@ -277,7 +277,7 @@ class _Canvas:
 
 
 def _caption(transcript: Transcript) -> str:
-    """Return where the question is from and under which protocol it is asked."""
+    """Return the source of the question and the protocol of the episode."""
     question = transcript.question
     parts = (question.dataset, question.split, question.kind, transcript.protocol)
     return "  ·  ".join(one_line(part) for part in parts if part)

@@ -1,9 +1,9 @@
-"""Text measured, made printable and wrapped into lines for a picture.
+"""Text measured, made printable and wrapped into lines for an image.
 
-The font is the one Pillow carries (Aileron), so that pictures are the same on every machine. It
-holds ASCII and a little punctuation: accents are dropped (``é`` shows as ``e``), a few letters
-and symbols are spelt out, and what remains shows as the font's empty box. A TrueType file of the
-caller's choice shows all that it covers.
+The default font is the one in Pillow (Aileron), so that images are the same on every machine. It
+covers ASCII and a little punctuation: accents are dropped (``é`` shows as ``e``), a few letters
+and symbols are spelt out, and the others show as the font's empty box. A TrueType file shows all
+that it covers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
 _MISSING = "\ufffd"
-_BEARING = 4  # pixels a glyph may reach beyond its advance
+_BEARING = 4  # pixels that a glyph may extend beyond its advance
 _SPELT_TABLE = """
 ß ss  æ ae  Æ AE  œ oe  Œ OE  ø o  Ø O  ł l  Ł L  đ d  Đ D  ð d  Ð D  þ th  Þ Th  ı i  ſ s
 ‐ -  ‑ -  ‒ -  – -  — -  ― -  − -  ′ '  ″ "  ‚ ,  „ "  • ·  × x  → ->  ← <-  ≤ <=  ≥ >=  ≠ !=
@@ -38,7 +38,7 @@ _PIECES = re.compile(rf"\n|[^\S\n]+|[{_ALONE}]|[^\s{_ALONE}]+")
 
 
 class Face:
-    """A font at one size. Words are measured and drawn once, then remembered (a bounded number).
+    """A font at one size, with bounded caches of measured and drawn words.
 
     Args:
         font: A Pillow font.
@@ -58,7 +58,7 @@ class Face:
         self._mask = functools.lru_cache(4096)(self._draw_mask)
 
     def measure(self, text: str) -> tuple[str, float]:
-        """Return ``text`` as this font can print it, and its width in pixels."""
+        """Return ``text`` with printable characters only, and its width in pixels."""
         return self._word(text)
 
     def draw(self, image: Image.Image, x: float, y: float, text: str, fill: RGB) -> None:
@@ -70,21 +70,21 @@ class Face:
 
     def fit(self, text: str, width: float) -> str:
         """Return ``text`` printable and, with an ellipsis, cut to ``width`` pixels."""
-        shown, used = self.measure(text)
+        printable, used = self.measure(text)
         if used <= width:
-            return shown
+            return printable
         room = width - self.measure("…")[1]
-        while shown and used > room:
-            used -= self._glyph(shown[-1])[1]
-            shown = shown[:-1]
-        return shown.rstrip() + "…"
+        while printable and used > room:
+            used -= self._glyph(printable[-1])[1]
+            printable = printable[:-1]
+        return printable.rstrip() + "…"
 
     def _measure_word(self, text: str) -> tuple[str, float]:
         glyphs = [self._glyph(char) for char in text]
-        return "".join(shown for shown, _ in glyphs), sum(width for _, width in glyphs)
+        return "".join(printable for printable, _ in glyphs), sum(width for _, width in glyphs)
 
     def _draw_mask(self, word: str) -> Image.Image:
-        """Return one word's coverage, with room for glyphs that reach out of their advance."""
+        """Return one word's coverage, with room for glyphs that extend beyond their advance."""
         from PIL import Image, ImageDraw
 
         width = math.ceil(self._word(word)[1]) + 2 * _BEARING
@@ -93,9 +93,9 @@ class Face:
         return mask
 
     def _find_glyph(self, char: str) -> tuple[str, float]:
-        """Return what is printed for one character, and its width."""
-        shown = self._printable(char)
-        return shown, float(self._font.getlength(shown))
+        """Return the printable form of one character, and its width."""
+        printable = self._printable(char)
+        return printable, float(self._font.getlength(printable))
 
     def _printable(self, char: str) -> str:
         if char.isspace():
@@ -105,8 +105,8 @@ class Face:
         if unicodedata.category(char) in ("Mn", "Me", "Cf"):
             return ""  # accents, joiners and variation selectors only change their neighbours
         plain = [c for c in unicodedata.normalize("NFKD", char) if not unicodedata.combining(c)]
-        shown = "".join(_SPELT.get(c, c) for c in plain)
-        return shown if shown and all(map(self._covers, shown)) else _MISSING
+        spelt = "".join(_SPELT.get(c, c) for c in plain)
+        return spelt if spelt and all(map(self._covers, spelt)) else _MISSING
 
     def _covers(self, char: str) -> bool:
         return char == " " or bytes(self._font.getmask(char)) != self._box
@@ -114,25 +114,25 @@ class Face:
 
 @functools.lru_cache(maxsize=32)
 def load_face(size: int, path: str | None = None) -> Face:
-    """Return a font, loaded once for each size.
+    """Return a font; each size is loaded once.
 
     Args:
         size: Size in pixels.
-        path: A TrueType or OpenType file; None for the font Pillow carries.
+        path: A TrueType or OpenType file; None for the one in Pillow.
     """
     from PIL import ImageFont
 
-    # Basic layout everywhere: whether Pillow finds Raqm must not change a picture.
+    # Basic layout everywhere: an image must not depend on whether Pillow finds Raqm.
     basic = ImageFont.Layout.BASIC
     if path is not None:
         return Face(ImageFont.truetype(path, size, layout_engine=basic))
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):  # pragma: no cover - a Pillow without FreeType
-        raise ImportError("expected a Pillow with FreeType, got one without. Install pillow>=10.1.")
+        raise ImportError("Expected a Pillow with FreeType, got one without. Install pillow>=10.1.")
     return Face(font.font_variant(layout_engine=basic))
 
 
-class Run(NamedTuple):
+class TextRun(NamedTuple):
     """Text of one style on a line, ``x`` pixels from the line's start."""
 
     x: float
@@ -146,16 +146,16 @@ class Line:
     """One wrapped line. ``source`` wrote its first character (an empty line: the one before)."""
 
     source: Source
-    runs: list[Run] = field(default_factory=list)
+    runs: list[TextRun] = field(default_factory=list)
     width: float = 0.0
 
     def add(self, text: str, width: float, style: Style) -> None:
-        """Put text at the end of the line."""
+        """Append text to the line."""
         if self.runs and self.runs[-1].style is style:
             last = self.runs[-1]
             self.runs[-1] = last._replace(text=last.text + text, width=last.width + width)
         else:
-            self.runs.append(Run(self.width, text, style, width))
+            self.runs.append(TextRun(self.width, text, style, width))
         self.width += width
 
 
@@ -168,7 +168,7 @@ def wrap(spans: Iterable[Span], face: Face, width: float) -> list[Line]:
         width: Width of a line in pixels.
 
     Returns:
-        The lines, at least one; spaces at which a line was broken are dropped.
+        The lines, at least one; spaces at a line break are dropped.
     """
     lines = [Line(Source.PADDING)]
     for text, style, source in spans:
@@ -178,28 +178,28 @@ def wrap(spans: Iterable[Span], face: Face, width: float) -> list[Line]:
             if piece == "\n":
                 lines.append(Line(source))
                 continue
-            shown, wide = face.measure(piece)
-            if lines[-1].width + wide <= width:
-                lines[-1].add(shown, wide, style)
+            printable, advance = face.measure(piece)
+            if lines[-1].width + advance <= width:
+                lines[-1].add(printable, advance, style)
             elif not piece.isspace():
-                _break_into(lines, shown, wide, Span(text, style, source), face, width)
+                _break_into(lines, printable, advance, Span(text, style, source), face, width)
     return lines
 
 
 def _break_into(
-    lines: list[Line], shown: str, wide: float, span: Span, face: Face, width: float
+    lines: list[Line], printable: str, advance: float, span: Span, face: Face, width: float
 ) -> None:
     """Put a piece that does not fit on the last line onto new ones."""
     if lines[-1].runs:
         lines.append(Line(span.source))
-    if wide <= width:
-        lines[-1].add(shown, wide, span.style)
+    if advance <= width:
+        lines[-1].add(printable, advance, span.style)
         return
-    for char in shown:
-        _, wide = face.measure(char)
-        if lines[-1].runs and lines[-1].width + wide > width:
+    for char in printable:
+        _, advance = face.measure(char)
+        if lines[-1].runs and lines[-1].width + advance > width:
             lines.append(Line(span.source))
-        lines[-1].add(char, wide, span.style)
+        lines[-1].add(char, advance, span.style)
 
 
 def wrap_plain(text: str, face: Face, width: float) -> list[str]:

@@ -1,7 +1,7 @@
-"""An episode printed while it happens: only what is new, coloured by who wrote it.
+"""An episode printed while it runs: only new text, coloured by source.
 
-Printing forward is all it does: no cursor is moved, so that the output of a pipe, a log file and
-a terminal are the same text. Colours follow the stream and ``NO_COLOR`` (https://no-color.org).
+The cursor is never moved, so that a pipe, a log file and a terminal get the same text. Colours
+follow the stream and ``NO_COLOR`` (https://no-color.org).
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from search_env.rendering.spans import Span, SpanStream
 class LiveTerminal:
     """Prints episodes to a stream as they grow.
 
-    The text printed for an episode is that of :func:`~search_env.rendering.render_ansi`, however
-    the tokens are spread over calls; the budgets are repeated at the end.
+    The text of an episode is that of :func:`~search_env.rendering.render_ansi`, however the tokens
+    are split over calls; the budgets are repeated at the end.
 
     Args:
-        stream: Where to print, for example ``sys.stdout``. Characters that its encoding
-            lacks become "?".
-        color: Whether to use colours; None decides by the stream (a terminal that is not "dumb")
-            and by ``NO_COLOR``.
+        stream: For example ``sys.stdout``. Characters that its encoding lacks become "?".
+        color: Whether to use colours; None uses them on a terminal that is not "dumb", unless
+            ``NO_COLOR`` is set.
     """
 
     def __init__(self, stream: TextIO, *, color: bool | None = None) -> None:
@@ -39,12 +38,9 @@ class LiveTerminal:
         self._at_line_start = True
 
     def show(self, frame: Frame) -> None:
-        """Print what is new since the last call.
+        """Print the new text of ``frame`` since the last call.
 
-        A frame whose tokens do not continue the last one's begins a new episode.
-
-        Args:
-            frame: The episode's present state.
+        A frame whose tokens do not continue those of the last one begins a new episode.
         """
         text = ""
         if not self._continues(frame):
@@ -58,7 +54,7 @@ class LiveTerminal:
             self._write(text)
 
     def _continues(self, frame: Frame) -> bool:
-        """Return whether the frame is of the episode that is being shown."""
+        """Return whether the frame continues the episode on display."""
         if self._shown is None:
             return False
         old, new = self._shown.transcript, frame.transcript
@@ -68,8 +64,8 @@ class LiveTerminal:
         return old.question == new.question and same_start
 
     def _begin(self, frame: Frame) -> str:
-        """Return a new episode's header, after what an abandoned episode left unprinted."""
-        rest = "" if self._shown is None else self._body(self._spans.held())
+        """Return a new episode's header, after the pending text of an abandoned episode."""
+        rest = "" if self._shown is None else self._body(self._spans.pending())
         gap = "" if self._shown is None else "\n" if self._at_line_start else "\n\n"
         self._spans, self._ended, self._at_line_start = SpanStream(), False, True
         return rest + gap + header(frame, color=self._color)
@@ -93,6 +89,6 @@ class LiveTerminal:
 
 
 def _wants_color(stream: TextIO) -> bool:
-    """Return whether the stream is a terminal whose user did not ask for plain text."""
+    """Return whether the stream is a terminal whose user does not request plain text."""
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream.isatty()

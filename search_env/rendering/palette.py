@@ -1,9 +1,9 @@
-"""The one place for colours: a style for each source of tokens, for tags, faults and scores.
+"""All colours: a style for each source of tokens, for tags, faults and scores.
 
-The accents were chosen by search so that every pair stays at least 20 CIELAB units apart in normal
+The accents were chosen by search so that every pair is at least 20 CIELAB units apart in normal
 vision and under simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009), and
-every text colour has a WCAG contrast of at least 4.5 on the background. Tests hold both. Faults
-are underlined too, so that no meaning hangs on colour alone.
+every text colour has a WCAG contrast of at least 4.5 on the background. Both are tested. Faults
+are also underlined, so that no meaning depends on colour alone.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ RGB: TypeAlias = tuple[int, int, int]
 BACKGROUND: RGB = (14, 18, 24)
 PANEL: RGB = (23, 29, 38)
 TRACK: RGB = (44, 52, 64)
-"""The unspent part of a budget bar, and thin rules."""
+"""The unused part of a budget bar, and thin rules."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a piece of text looks.
+    """Style of a piece of text.
 
     Attributes:
-        rgb: Its colour.
-        bold: Heavier where the medium can.
-        underline: With a line below.
-        native: A terminal shows it in its own foreground colour, which is readable on light and
-            on dark backgrounds, instead of ``rgb``.
+        rgb: Colour.
+        bold: Whether it is bold, where the medium supports that.
+        underline: Whether it is underlined.
+        native: Whether a terminal shows it in its own foreground colour, which is readable on
+            light and dark backgrounds, instead of ``rgb``.
     """
 
     rgb: RGB
@@ -62,7 +62,7 @@ SOURCES: Mapping[Source, Style] = MappingProxyType(
 
 
 def score_style(score: float) -> Style:
-    """Return green for a positive score, red for none or a punishment.
+    """Return green for a positive score, red for zero or less.
 
     Example:
         >>> score_style(0.4) is GOOD, score_style(0.0) is BAD
@@ -97,9 +97,9 @@ def sgr(style: Style) -> str:
 
 
 def paint(text: str, style: Style, *, color: bool) -> str:
-    """Return ``text`` in ``style``, or as it is.
+    """Return ``text`` in ``style``, or unchanged without ``color``.
 
-    Every line is painted by itself, so that pagers and cut-out lines keep their colour.
+    Each line is painted separately, so that pagers and single lines keep their colour.
     """
     if not color:
         return text

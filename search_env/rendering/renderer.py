@@ -1,4 +1,4 @@
-"""From a render mode to what it draws: one object that every environment keeps for its frames."""
+"""Drawing of frames in a render mode; each environment keeps one renderer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 
 
 class Renderer:
-    """Draws frames in one mode; drawing code is imported when first needed.
+    """Draws frames in one mode; the drawing code is imported on first use.
 
     Args:
         mode: One of :data:`RENDER_MODES`.
@@ -24,7 +24,7 @@ class Renderer:
         self._terminal: LiveTerminal | None = None
 
     def draw(self, frame: Frame) -> Any:
-        """Return the frame as str (``ansi``) or uint8 ``(H, W, 3)``; show it for ``human``."""
+        """Return the frame as str (``ansi``) or uint8 ``(H, W, 3)``; print it for ``human``."""
         if self.mode == "ansi":
             from search_env.rendering.ansi import render_ansi
 

@@ -1,12 +1,12 @@
 """From a growing transcript to coloured text, token by token.
 
-The one reading of tokens that all renderers share. Three rules make it independent of how an
-episode is cut into calls: characters whose bytes are not complete are held back, text of the
-policy that may still become a tag is held back, and colours come from sources and events, never
-from looking for tags in text that the policy did not write.
+Shared by all renderers. Three rules make the result independent of how an episode is split into
+calls: characters with incomplete bytes are withheld, text of the policy that may still become a
+tag is withheld, and colours come from sources and events, never from a search for tags in text
+that the policy did not write.
 
-``Transcript.decode`` is expected to join the bytes of its ids and to write U+FFFD for those that
-are no UTF-8; text of a run of tokens is then the text of its parts but for a character cut in two.
+``Transcript.decode`` must join the bytes of its ids and write U+FFFD for bytes that are not UTF-8;
+the text of several tokens is then the text of its parts but for a character that is cut in two.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from search_env.types import (
 )
 
 _REPLACEMENT = "\ufffd"
-_SOME_TAG = (re.compile(r"<[^<>\s]{1,40}>"), re.compile(r"<[^<>\s]{0,40}$"))
+_ANY_TAG = (re.compile(r"<[^<>\s]{1,40}>"), re.compile(r"<[^<>\s]{0,40}$"))
 
 
 @functools.lru_cache(maxsize=64)
 def _tag_patterns(markup: Markup | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return the patterns of a tag, and of a text's end that may become one.
+    """Return the patterns of a tag, and of the start of one at the end of a text.
 
-    Where the tags are not known, anything in angle brackets is taken for one.
+    Without a markup, anything in angle brackets counts as a tag.
     """
     if markup is None:
-        return _SOME_TAG
+        return _ANY_TAG
     tags = [pair.text(tag.side) for tag, pair in pairs_by_tag(markup.tags).items()]
-    begun = sorted({tag[:length] for tag in tags for length in range(1, len(tag))}, key=len)
-    any_tag, any_begun = ("|".join(map(re.escape, texts)) for texts in (tags, reversed(begun)))
-    return re.compile(any_tag), re.compile(rf"(?:{any_begun})\Z")
+    prefixes = sorted({tag[:n] for tag in tags for n in range(1, len(tag))}, key=len, reverse=True)
+    any_tag, any_prefix = ("|".join(map(re.escape, texts)) for texts in (tags, prefixes))
+    return re.compile(any_tag), re.compile(rf"(?:{any_prefix})\Z")
 
 
-def _stand_ins() -> dict[int, str]:
-    """Return visible characters for those that could repaint, reorder or break a terminal."""
+def _replacements() -> dict[int, str]:
+    """Return visible replacements of characters that repaint, reorder or break a terminal."""
     table = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
     table |= {ord("\t"): "    ", ord("\n"): "\n"}
     breaking = [*range(0x80, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000)]
@@ -58,11 +58,11 @@ def _stand_ins() -> dict[int, str]:
     return table | dict.fromkeys(breaking + reordering, _REPLACEMENT)
 
 
-_STAND_INS = _stand_ins()
+_REPLACEMENTS = _replacements()
 
 
 def neutralise(text: str) -> str:
-    r"""Return ``text`` without control characters but newline; it keeps no power over a terminal.
+    r"""Return ``text`` with newline as its only control character, harmless in a terminal.
 
     C0 controls become their pictures, a tab four spaces; C1 controls, line and paragraph
     separators, bidirectional controls and lone surrogates become U+FFFD.
@@ -71,7 +71,7 @@ def neutralise(text: str) -> str:
         >>> neutralise("a\x1b[2Jb\n\u202ec")
         'a␛[2Jb\n�c'
     """
-    return text.translate(_STAND_INS)
+    return text.translate(_REPLACEMENTS)
 
 
 def one_line(text: str) -> str:
@@ -85,7 +85,7 @@ def one_line(text: str) -> str:
 
 
 class Span(NamedTuple):
-    """A piece of text with one look."""
+    """A piece of text with one style and source."""
 
     text: str
     style: Style
@@ -93,7 +93,7 @@ class Span(NamedTuple):
 
 
 class SpanStream:
-    """Reads a transcript as it grows; each call gives what is new.
+    """Reads a transcript as it grows; each call returns the new spans.
 
     Args:
         start: Index of the first token to read. A character that begins before it shows as U+FFFD.
@@ -105,16 +105,16 @@ class SpanStream:
     def __init__(self, start: int = 0) -> None:
         self.position = start
         self._source = Source.PADDING
-        self._clean = start  # where the ids begin whose last character is incomplete
-        self._taken = 0  # characters of them that were given out
-        self._held = ""  # policy text that may become a tag
+        self._decoded = start  # end of the tokens whose characters are all complete
+        self._emitted = 0  # characters returned from later tokens
+        self._pending = ""  # policy text that may become a tag
         self._events = 0
-        self._tag, self._begun = _SOME_TAG
+        self._tag, self._tag_prefix = _ANY_TAG
 
     def advance(self, transcript: Transcript) -> list[Span]:
-        """Return the spans of the tokens since the last call; the last ones once it has ended."""
+        """Return the spans of the tokens since the last call; all of them after the end."""
         marks = self._marks(transcript.events)
-        self._tag, self._begun = _tag_patterns(transcript.markup)
+        self._tag, self._tag_prefix = _tag_patterns(transcript.markup)
         spans: list[Span] = []
         for begin, end in _pieces(transcript.sources, self.position, marks):
             source = Source(int(transcript.sources[begin]))
@@ -128,12 +128,12 @@ class SpanStream:
             spans += self._end_run(transcript)
         return _join(spans)
 
-    def held(self) -> list[Span]:
-        """Return the text held back because it may become a tag, without giving it out."""
-        return _join([Span(self._held, SOURCES[self._source], self._source)])
+    def pending(self) -> list[Span]:
+        """Return the text that is withheld because it may become a tag, and keep it."""
+        return _join([Span(self._pending, SOURCES[self._source], self._source)])
 
     def _marks(self, events: Sequence[Event]) -> dict[int, Style]:
-        """Return the styles of tokens at which new events happened; a fault outshines a tag."""
+        """Return the styles of the tokens of new events; a fault overrides a tag."""
         marks: dict[int, Style] = {}
         for event in events[self._events :]:
             if isinstance(event, FormatFault):
@@ -144,52 +144,52 @@ class SpanStream:
         return marks
 
     def _decode(self, transcript: Transcript, end: int) -> str:
-        """Return the characters that are complete by ``end`` and were not given out.
+        """Return the characters that are complete at ``end`` and were not returned before.
 
-        Of bytes that stop inside a character a UTF-8 decoder makes one U+FFFD, the last one; so
-        all before it is final.
+        A UTF-8 decoder makes one final U+FFFD of bytes that stop inside a character, so all before
+        it is final.
         """
-        text = transcript.decode(transcript.tokens[self._clean : end])
+        text = transcript.decode(transcript.tokens[self._decoded : end])
         complete = text[:-1] if text.endswith(_REPLACEMENT) else text
-        new = complete[self._taken :]
+        new = complete[self._emitted :]
         if complete is text:
-            self._clean, self._taken = end, 0
+            self._decoded, self._emitted = end, 0
         else:
-            self._taken = len(complete)
+            self._emitted = len(complete)
         return new
 
     def _style(self, text: str, mark: Style | None) -> Iterator[Span]:
-        """Yield spans for the next ``text`` of the current source; ``mark`` is its event's."""
+        """Yield spans of the next ``text`` of the current source, with the style of its event."""
         plain = SOURCES[self._source]
         if self._source is not Source.POLICY:
             yield Span(text, plain, self._source)
             return
-        held = self._held + text
+        text, new = self._pending + text, len(text)
         done = 0
-        for begin, end in self._marked(held, len(text)) if mark else ():
-            yield Span(held[done:begin], plain, self._source)
-            yield Span(held[begin:end], mark or plain, self._source)
+        for begin, end in self._marked(text, new) if mark else ():
+            yield Span(text[done:begin], plain, self._source)
+            yield Span(text[begin:end], mark or plain, self._source)
             done = end
-        begun = self._begun.search(held, done)
-        cut = begun.start() if begun else len(held)
-        yield Span(held[done:cut], plain, self._source)
-        self._held = held[cut:]
+        prefix = self._tag_prefix.search(text, done)
+        cut = prefix.start() if prefix else len(text)
+        yield Span(text[done:cut], plain, self._source)
+        self._pending = text[cut:]
 
     def _marked(self, text: str, new: int) -> list[tuple[int, int]]:
-        """Return where tags end in the last ``new`` characters; without one, those characters."""
+        """Return the tags that end in the last ``new`` characters, or else those characters."""
         first = len(text) - new
-        found = [match.span() for match in self._tag.finditer(text) if match.end() > first]
-        return found or [(first, len(text))]
+        tags = [match.span() for match in self._tag.finditer(text) if match.end() > first]
+        return tags or [(first, len(text))]
 
     def _end_run(self, transcript: Transcript) -> Iterator[Span]:
-        """Yield what is held back; nothing can complete it any more."""
-        tail = transcript.decode(transcript.tokens[self._clean : self.position])
-        yield Span(self._held + tail[self._taken :], SOURCES[self._source], self._source)
-        self._held, self._clean, self._taken = "", self.position, 0
+        """Yield the withheld text, which nothing can complete any more."""
+        tail = transcript.decode(transcript.tokens[self._decoded : self.position])
+        yield Span(self._pending + tail[self._emitted :], SOURCES[self._source], self._source)
+        self._pending, self._decoded, self._emitted = "", self.position, 0
 
 
 def spans(transcript: Transcript, start: int = 0) -> list[Span]:
-    """Return the coloured text from token ``start`` on, but for an incomplete last character.
+    """Return the coloured text from token ``start`` on, without an incomplete last character.
 
     Args:
         transcript: Ended or running.
@@ -199,13 +199,13 @@ def spans(transcript: Transcript, start: int = 0) -> list[Span]:
         Spans in order; neighbours differ in style or source, and none is empty.
     """
     stream = SpanStream(start)
-    return _join(stream.advance(transcript) + stream.held())
+    return _join(stream.advance(transcript) + stream.pending())
 
 
 def _pieces(
     sources: NDArray[np.int8], start: int, marks: dict[int, Style]
 ) -> Iterator[tuple[int, int]]:
-    """Yield ``(begin, end)`` of runs of one source, each marked token by itself."""
+    """Yield ``(begin, end)`` of runs of one source; marked tokens are runs of their own."""
     total = len(sources)
     if start >= total:
         return
@@ -217,7 +217,7 @@ def _pieces(
 
 
 def _join(parts: Sequence[Span]) -> list[Span]:
-    """Return the spans neutralised, without empty ones, neighbours of one look made one."""
+    """Return the spans neutralised, without empty ones, equal neighbours merged."""
     joined: list[Span] = []
     for part in parts:
         if not part.text:

@@ -1,4 +1,4 @@
-"""Transcripts made by hand: ids are bytes, so every expected text can be read off."""
+"""Transcripts made by hand: ids are bytes, so the expected texts are evident."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Writer:
         return self
 
     def transcript(self, length=None):
-        """The transcript, or what it was after ``length`` tokens."""
+        """The transcript, or its first ``length`` tokens."""
         length = len(self.tokens) if length is None else length
         return Transcript(
             self.question,

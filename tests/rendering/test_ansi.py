@@ -1,4 +1,4 @@
-"""The text form: exact without colour, coloured by source, and harmless."""
+"""The text: exact without colour, coloured by source, harmless in a terminal."""
 
 import unicodedata
 
@@ -87,12 +87,12 @@ def test_colours(text, style):
     assert f"{sgr(style)}{text}\x1b[0m" in render_ansi(episode().frame())
 
 
-def test_score_of_nothing_is_red():
+def test_a_score_of_zero_is_red():
     assert f"{sgr(BAD)}0.000\x1b[0m" in render_ansi(episode().frame(score=0.0))
 
 
 @given(st.text(), st.binary(), st.text(), st.text(), st.booleans())
-def test_no_text_has_power_over_the_terminal(question, policy, document, answer, ended):
+def test_no_text_controls_the_terminal(question, policy, document, answer, ended):
     writer = Writer(Question("q", question, (answer,)))
     writer.write(Source.POLICY, policy)
     writer.write(Source.RETRIEVED, document.encode("utf-8", "replace"))

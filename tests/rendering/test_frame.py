@@ -1,4 +1,4 @@
-"""Frames say what is spent and how it ended."""
+"""Budgets and endings of frames."""
 
 import pytest
 

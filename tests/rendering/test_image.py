@@ -1,4 +1,4 @@
-"""The picture: shape, sameness, what changes it, and what it may cost."""
+"""The image: shape, determinism, what changes it, and its cost."""
 
 import time
 
@@ -43,11 +43,11 @@ def test_size_too_small():
         render_rgb(episode().frame(), size=(100, 100))
 
 
-def test_same_frame_same_picture():
+def test_equal_frames_give_equal_images():
     assert np.array_equal(render_rgb(episode().frame(100)), render_rgb(episode().frame(100)))
 
 
-def test_every_state_has_its_own_picture():
+def test_every_state_has_another_image():
     writer = episode()
     frames = [writer.frame(n) for n in (0, 21, 22, 60, 150, 300)]
     frames += [writer.frame(), writer.frame(score=0.5), writer.frame(score=None)]
@@ -55,14 +55,16 @@ def test_every_state_has_its_own_picture():
     assert len({render_rgb(frame).tobytes() for frame in frames}) == len(frames)
 
 
-def test_gold_answers_change_nothing_while_it_runs():
+def test_gold_answers_are_invisible_while_the_episode_runs():
     other = Question("q1", episode().question.text, ("Sweden",), "world", "dev", "2hop")
     secret = Writer(other).write(Source.PROMPT, "p")
-    known = Writer().write(Source.PROMPT, "p")
-    assert np.array_equal(render_rgb(known.frame(score=None)), render_rgb(secret.frame(score=None)))
-    known.end(StopReason.MAX_TOKENS)
+    visible = Writer().write(Source.PROMPT, "p")
+    assert np.array_equal(
+        render_rgb(visible.frame(score=None)), render_rgb(secret.frame(score=None))
+    )
+    visible.end(StopReason.MAX_TOKENS)
     secret.end(StopReason.MAX_TOKENS)
-    assert not np.array_equal(render_rgb(known.frame()), render_rgb(secret.frame()))
+    assert not np.array_equal(render_rgb(visible.frame()), render_rgb(secret.frame()))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_wrap_keeps_styles_and_sources():
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("text", "printable"),
     [
         ("Beyoncé São Łódź", "Beyonce Sao Lodz"),
         ("Tromsø ß æ", "Tromso ss ae"),
@@ -153,8 +155,8 @@ def test_wrap_keeps_styles_and_sources():
         ("👩\u200d👩\ufe0f", "\ufffd\ufffd"),
     ],
 )
-def test_characters_the_font_lacks(given, shown):
-    assert load_face(15).measure(given)[0] == shown
+def test_characters_the_font_lacks(text, printable):
+    assert load_face(15).measure(text)[0] == printable
 
 
 def test_fit():

@@ -1,4 +1,4 @@
-"""The live form prints the same text, once, wherever it goes."""
+"""The live terminal prints each text once, the same on every stream."""
 
 import io
 import re

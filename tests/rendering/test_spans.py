@@ -1,4 +1,4 @@
-"""Coloured text does not depend on how an episode is cut into calls."""
+"""Coloured text does not depend on how an episode is split into calls."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_text_around_a_tag_in_one_token():
     ]
 
 
-def test_incomplete_character_is_held_back_and_shown_at_the_end():
+def test_incomplete_character_is_withheld_until_the_end():
     euro = "€".encode()
     writer = Writer().write(Source.POLICY, b"a" + euro[:2])
     assert policy_spans(writer) == [("a", POLICY)]
@@ -99,9 +99,9 @@ def test_start_in_the_middle():
 @pytest.mark.parametrize(
     "char", ["\x1b", "\x00", "\r", "\x7f", "\x9b", "\u202e", "\u2066", "\ud800"]
 )
-def test_dangerous_characters_are_shown_not_obeyed(char):
-    (shown,) = neutralise(char)
-    assert shown == "\ufffd" or 0x2400 <= ord(shown) <= 0x2421
+def test_control_characters_are_shown_and_have_no_effect(char):
+    (visible,) = neutralise(char)
+    assert visible == "\ufffd" or 0x2400 <= ord(visible) <= 0x2421
 
 
 def test_letters_and_joiners_pass():
@@ -149,7 +149,7 @@ def test_any_split_gives_the_same_text(runs, ended, data):
     stream, parts = SpanStream(), []
     for cut in [*sorted(cuts - {total}), total]:
         parts += stream.advance(writer.transcript(cut))
-    assert letters(parts + stream.held()) == letters(spans(writer.transcript()))
+    assert letters(parts + stream.pending()) == letters(spans(writer.transcript()))
     assert stream.position == total
 
 
