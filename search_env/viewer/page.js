@@ -1,5 +1,5 @@
-// The trajectory viewer. Everything is in the page: an index of all episodes, the bytes of the ids
-// that occur, and one deflated block an episode, which is unpacked when it is looked at.
+// The episode viewer. The page contains an index of all episodes, the bytes of the ids that occur,
+// and one deflated block for each episode, which is unpacked when the episode is opened.
 "use strict";
 const data = JSON.parse(document.getElementById("index").textContent);
 const $ = (id) => document.getElementById(id);
@@ -35,7 +35,7 @@ $("theme").addEventListener("click", () => {
 });
 
 // ------------------------------------------------------------------------------ unpacking
-// This script stands before the blocks, so that the list is there while they are still read.
+// This script precedes the blocks, so that the list appears while they are still being read.
 const loaded = new Promise((resolve) => {
   if (document.readyState === "loading") addEventListener("DOMContentLoaded", resolve);
   else resolve();
@@ -53,7 +53,7 @@ const vocabularies = data.vocabularies.map((words) =>
     Object.entries(words).map(([id, b64]) => [id, Uint8Array.from(atob(b64), (c) => c.charCodeAt(0))]),
   ),
 );
-// Bytes of a character that is cut in two go to the token that ends it.
+// The bytes of a character that is split over tokens go to the token that completes it.
 function texts(ids, vocabulary) {
   const decoder = new TextDecoder("utf-8");
   return ids.map((id) => decoder.decode(vocabulary[id] ?? new Uint8Array(), { stream: true }));
@@ -142,11 +142,11 @@ async function select(place) {
 
 // ------------------------------------------------------------------------------ an episode
 async function drawPanes() {
-  const wanted = [state.pinned, state.at < 0 ? null : state.shown[state.at]].filter((n) => n !== null);
-  const numbers = [...new Set(wanted)];
+  const selected = [state.pinned, state.at < 0 ? null : state.shown[state.at]].filter((n) => n !== null);
+  const numbers = [...new Set(selected)];
   const panes = await Promise.all(numbers.map(drawPane));
-  const still = state.at < 0 ? null : state.shown[state.at];
-  if (numbers.length && ![state.pinned, still].includes(numbers.at(-1))) return; // gone on since
+  const current = state.at < 0 ? null : state.shown[state.at];
+  if (numbers.length && ![state.pinned, current].includes(numbers.at(-1))) return; // outdated
   $("panes").replaceChildren(...panes);
 }
 async function drawPane(number) {
@@ -182,9 +182,9 @@ function tools(number, episode) {
   back.addEventListener("click", () => $("viewer").classList.remove("reading"));
   const color = make("select");
   color.setAttribute("aria-label", "Colour tokens by");
-  const known = ["source", ...Object.keys(episode.signals)];
-  color.append(...known.map((name) => new Option(`colour: ${name.replace("_", "-")}`, name)));
-  color.value = known.includes(state.color) ? state.color : "source";
+  const colors = ["source", ...Object.keys(episode.signals)];
+  color.append(...colors.map((name) => new Option(`colour: ${name.replace("_", "-")}`, name)));
+  color.value = colors.includes(state.color) ? state.color : "source";
   color.addEventListener("change", () => { state.color = color.value; drawPanes(); });
   const pin = make("button", "", state.pinned === number ? "Unpin" : "Pin for comparison");
   pin.setAttribute("aria-pressed", String(state.pinned === number));
@@ -213,8 +213,8 @@ function toggleOpen() {
   drawPanes();
 }
 
-// A signal's colours: red below 0, blue above, full at the largest in any episode, so that episodes
-// compare: an advantage is often the same for all tokens of one.
+// Colours of a signal: red below 0, blue above, strongest at the largest value of all episodes, so
+// that episodes compare: an advantage is often the same for all tokens of an episode.
 function scaleOf(episode) {
   if (!episode.signals[state.color]) return null;
   const [low, high] = data.ranges[state.color];
@@ -268,14 +268,14 @@ function runEnd(sources, start) {
   return end;
 }
 function tagTokens(episode) {
-  const found = new Set();
-  for (const [start, end] of episode.tags) for (let i = start; i <= end; i++) found.add(i);
-  return found;
+  const positions = new Set();
+  for (const [start, end] of episode.tags) for (let i = start; i <= end; i++) positions.add(i);
+  return positions;
 }
 function card(row, search) {
   const node = make("div", "card"), head = make("div", "query", `Search: ${search.query}`);
   node.append(head);
-  if (!search.documents.length) node.append(make("div", "doc", "Nothing was found."));
+  if (!search.documents.length) node.append(make("div", "doc", "No documents."));
   search.documents.forEach(([title, text, supporting], rank) => {
     const doc = make("div", "doc"), name = make("span", "title", `${rank + 1}. `);
     name.append(...marked(title, row.golds));
@@ -289,9 +289,9 @@ function card(row, search) {
   return node;
 }
 function marked(text, golds) {
-  const wanted = golds.filter((gold) => gold.length > 1).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  if (!wanted.length) return [text];
-  const parts = text.split(new RegExp(`(${wanted.join("|")})`, "gi"));
+  const patterns = golds.filter((gold) => gold.length > 1).map((gold) => gold.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (!patterns.length) return [text];
+  const parts = text.split(new RegExp(`(${patterns.join("|")})`, "gi"));
   return parts.map((part, i) => (i % 2 ? make("mark", "", part) : part));
 }
 function tip(event, episode, words) {
@@ -310,11 +310,11 @@ function tip(event, episode, words) {
   box.style.top = `${Math.min(event.clientY + 14, innerHeight - box.offsetHeight - 8)}px`;
 }
 
-// What happened when, along the tokens; below it what was paid, by part, at the end.
+// The sources along the tokens, and below them the parts of the reward.
 function timeline(row, episode) {
   const node = make("div", "time"), track = make("div", "track"), count = Math.max(1, episode.tokens.length);
   node.setAttribute("role", "img");
-  node.setAttribute("aria-label", `Who wrote what along ${count} tokens, and the reward by part`);
+  node.setAttribute("aria-label", `Sources of ${count} tokens, and the parts of the reward`);
   for (let i = 0; i < count; ) {
     const end = runEnd(episode.sources, i), part = make("i", SOURCES[episode.sources[i]]);
     part.style.width = `${(100 * (end - i)) / count}%`;

@@ -1,8 +1,8 @@
-"""Episodes as one page that opens from a file: a list to filter, tokens to look at, no server.
+"""Episodes as one HTML file: a list to filter and the tokens of each episode, without a server.
 
-Everything is in the page. An index of all episodes is read at once; ids, documents and signals of
-each are deflated and unpacked when it is looked at, so that thousands of long episodes open in
-seconds. The page asks nothing of a network.
+The page contains an index of all episodes, which is read at once, and a deflated block of each
+episode's ids, documents and signals, which is unpacked when the episode is opened, so that
+thousands of long episodes open in seconds. It loads nothing from the network.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """A part of the page beside the viewer.
+    """A section of the page beside the viewer.
 
     Attributes:
-        title: On its button.
-        body: HTML; whoever makes it escapes what comes from outside.
+        title: Label of its button.
+        body: HTML, in which untrusted text is already escaped.
     """
 
     title: str
@@ -41,11 +41,11 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class PageEntry:
-    """An episode to look at.
+    """An episode of the page.
 
     Attributes:
-        run: Which run it is of.
-        episode: As it was recorded.
+        run: Name of the run that it belongs to.
+        episode: The recorded episode.
     """
 
     run: str
@@ -55,42 +55,42 @@ class PageEntry:
 def write_page(
     path: Path, title: str, episodes: Iterable[PageEntry], tabs: Sequence[Tab] = ()
 ) -> int:
-    """Write a page, whole or not at all, and return how many episodes it shows.
+    """Write a page atomically and return its number of episodes.
 
     Args:
-        path: Of the page.
-        title: Of the page.
-        episodes: In the order in which they are listed.
-        tabs: Shown before the viewer, the first at once.
+        path: File to write.
+        title: Title of the page.
+        episodes: Episodes in the order of the list.
+        tabs: Sections before the viewer; the first one is open.
 
     Raises:
-        TokenizerError: A tokenizer that wrote an episode is not there, or is another one by now.
+        TokenizerError: The tokenizer of an episode is missing or has changed.
     """
     index, blocks = _Index(), list[str]()
-    for seen in episodes:
-        blocks.append(index.add(seen))
+    for entry in episodes:
+        blocks.append(index.add(entry))
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         _write(file, title, index, blocks, tabs)
     return len(blocks)
 
 
 class _Index:
-    """What the list knows of each episode, and the bytes of the ids that occur."""
+    """The rows of the list, and the bytes of the ids that occur."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self._ranges: dict[str, tuple[float, float]] = {}  # of signals, over all episodes
         self._vocabularies: dict[str, tuple[Tokenizer, set[int]]] = {}
 
-    def add(self, seen: PageEntry) -> str:
-        """Take an episode in; return its block."""
-        episode = seen.episode
+    def add(self, entry: PageEntry) -> str:
+        """Add an episode; return its block."""
+        episode = entry.episode
         transcript = episode.transcript
         tokenizer = episode.tokenizer.load()
         _, used = self._vocabularies.setdefault(tokenizer.digest, (tokenizer, set()))
         used.update(np.unique(transcript.tokens).tolist())
         vocabulary = list(self._vocabularies).index(tokenizer.digest)
-        self.rows.append(_row(seen, vocabulary))
+        self.rows.append(_row(entry, vocabulary))
         for name, values in episode.signals.items():
             low, high = self._ranges.get(name, (0.0, 0.0))
             self._ranges[name] = (
@@ -100,7 +100,7 @@ class _Index:
         return _packed(_block(transcript, tokenizer, episode.signals))
 
     def content(self) -> dict[str, Any]:
-        """Return everything as JSON values."""
+        """Return the index as JSON values."""
         words = [
             {str(i): base64.b64encode(tokenizer.token_bytes[i]).decode() for i in sorted(used)}
             for tokenizer, used in self._vocabularies.values()
@@ -108,12 +108,12 @@ class _Index:
         return {"episodes": self.rows, "vocabularies": words, "ranges": self._ranges}
 
 
-def _row(seen: PageEntry, vocabulary: int) -> dict[str, Any]:
-    episode = seen.episode
+def _row(entry: PageEntry, vocabulary: int) -> dict[str, Any]:
+    episode = entry.episode
     record = measure_episode(episode.transcript, episode.score.total)
     texts = [record.question, record.answer or "", *record.golds, *record.queries]
     return {
-        "run": seen.run,
+        "run": entry.run,
         "id": record.question_id,
         "question": record.question,
         "golds": list(record.golds),
@@ -135,7 +135,7 @@ def _block(
     transcript: Transcript, tokenizer: Tokenizer, signals: Mapping[str, Any]
 ) -> dict[str, Any]:
     supporting = frozenset(transcript.question.supporting)
-    found = transcript.documents
+    documents = transcript.documents
     return {
         "tokens": transcript.tokens.tolist(),
         "sources": transcript.sources.tolist(),
@@ -146,7 +146,7 @@ def _block(
                 "start": search.start,
                 "end": search.end,
                 "documents": [
-                    [found[key].title, found[key].text, key in supporting]
+                    [documents[key].title, documents[key].text, key in supporting]
                     for key in search.document_ids
                 ],
             }
@@ -165,11 +165,11 @@ def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]
     spans = []
     for event in transcript.events:
         if isinstance(event, TagWritten):
-            start, left = event.position, len(pairs[event.tag].text(event.tag.side).encode())
-            left -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
-            while left > 0 and start > 0:
+            start, missing = event.position, len(pairs[event.tag].text(event.tag.side).encode())
+            missing -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
+            while missing > 0 and start > 0:
                 start -= 1
-                left -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
+                missing -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
             spans.append((start, event.position))
     return spans
 
@@ -183,12 +183,12 @@ def _write(
     file: TextIO, title: str, index: _Index, blocks: Sequence[str], tabs: Sequence[Tab]
 ) -> None:
     has_viewer = bool(blocks)
-    shown = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
-    shown += [("viewer", "Episodes")] if has_viewer else []
+    sections = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
+    sections += [("viewer", "Episodes")] if has_viewer else []
     buttons = "".join(
         f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
         f"{html.escape(text)}</button>"
-        for n, (name, text) in enumerate(shown)
+        for n, (name, text) in enumerate(sections)
     )
     content = json.dumps(index.content(), ensure_ascii=False, separators=(",", ":"))
     file.write(
@@ -203,7 +203,7 @@ def _write(
         hidden = " hidden" if n else ""
         file.write(f'<section class="tab" id="tab-{n}"{hidden}>{tab.body}</section>\n')
     file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not has_viewer else ""))
-    # No "<" at all: a text could otherwise end the script or open a comment in it.
+    # Without any "<": a text could otherwise end the script or open a comment in it.
     safe = content.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     file.write(f'<script type="application/json" id="index">{safe}</script>\n')
     file.write(f"<script>{_asset('page.js')}</script>\n")

@@ -1,6 +1,6 @@
-"""The page of episodes: what is in it, and that a browser can use it.
+"""The page of episodes: its content, and its use in a browser.
 
-The tests in Chromium need playwright and a chromium on the machine; they are skipped without.
+The browser tests need playwright and Chromium; they are skipped without.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def files(tmp_path_factory):
     return folder / "oracle.jsonl", folder / "plain.jsonl"
 
 
-def seen(files):
+def entries(files):
     return [PageEntry(file.stem, episode) for file in files for episode in read_episodes(file)]
 
 
@@ -60,12 +60,12 @@ def seen(files):
 def page(files, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "page.html"
     tab = Tab("Scores", "<h2>Scores</h2><p>Some <b>figures</b>.</p>")
-    assert write_page(path, "A <report> & more", seen(files), [tab]) == 2 * QUESTIONS
+    assert write_page(path, "A <report> & more", entries(files), [tab]) == 2 * QUESTIONS
     return path
 
 
 def parts(path):
-    """Return index and blocks as the page holds them."""
+    """Return index and blocks of the page."""
     text = path.read_text("utf-8")
     index = re.search(r'<script type="application/json" id="index">(.*?)</script>', text, re.S)
     blocks = re.search(r'<script type="text/plain" id="blocks">\n(.*?)</script>', text, re.S)
@@ -75,13 +75,13 @@ def parts(path):
     ]
 
 
-# What is in it.
+# Content
 
 
 def test_every_token_comes_back(files, page):
     index, blocks = parts(page)
-    for shown, row, block in zip(seen(files), index["episodes"], blocks, strict=True):
-        transcript = shown.episode.transcript
+    for entry, row, block in zip(entries(files), index["episodes"], blocks, strict=True):
+        transcript = entry.episode.transcript
         assert block["tokens"] == transcript.tokens.tolist()
         assert block["sources"] == transcript.sources.tolist()
         words = index["vocabularies"][row["vocabulary"]]
@@ -105,21 +105,21 @@ def test_tags_are_the_policys_own_and_whole(files, page):
 
 def test_supporting_documents_are_marked(files, page):
     _, blocks = parts(page)
-    for shown, block in zip(seen(files), blocks, strict=True):
-        question = shown.episode.transcript.question
+    for entry, block in zip(entries(files), blocks, strict=True):
+        question = entry.episode.transcript.question
         marked = {
             (title, text)
             for s in block["searches"]
             for title, text, is_one in s["documents"]
             if is_one
         }
-        found = shown.episode.transcript.documents
-        wanted = {(found[i].title, found[i].text) for i in question.supporting if i in found}
-        assert marked == wanted
+        documents = entry.episode.transcript.documents
+        supporting = {documents[i] for i in question.supporting if i in documents}
+        assert marked == {(document.title, document.text) for document in supporting}
 
 
-def test_text_from_outside_cannot_leave_its_place(files, tmp_path):
-    (first, *_) = seen(files[:1])
+def test_untrusted_text_is_escaped(files, tmp_path):
+    (first, *_) = entries(files[:1])
     transcript = first.episode.transcript
     evil = "</script><script>document.title='taken'</script>"
     question = replace(transcript.question, text=evil, answers=(evil,))
@@ -159,7 +159,7 @@ def test_a_file_with_signals_of_other_tokens(files, tmp_path):
         list(read_episodes(tmp_path / "e.jsonl"))
 
 
-# In a browser.
+# In a browser
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def test_tabs_list_and_episode(opened):
     opened.locator("#list .row").nth(1).click()
     pane = read_pane(opened)
     assert pane.locator(".card").count() >= 1
-    assert pane.locator(".card mark").count() >= 1  # the answer stands in what was found
+    assert pane.locator(".card mark").count() >= 1  # the answer is in a document
     assert pane.locator(".card .support").count() >= 1
     assert "reward, f1: 1.000" in pane.locator(".time").inner_text()
     assert pane.locator(".time .track .retrieved").count() >= 1
@@ -280,7 +280,7 @@ def test_dark_and_light_can_be_read(opened):
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") != before
 
 
-def test_a_phones_width(opened):
+def test_narrow_screen(opened):
     opened.set_viewport_size({"width": 390, "height": 800})
     opened.locator("#list .row").first.click()
     read_pane(opened)
@@ -346,8 +346,8 @@ def test_colours_compare_episodes(browser, files, tmp_path):
     for number, shade in enumerate(shades):
         window.locator("#list .row").nth(number).click()
         window.wait_for_function(
-            "wanted => { const all = [...document.querySelectorAll('.pane .stream span[data-p]')]; "
-            "return all.length && all.every(token => token.style.background.includes(wanted)); }",
+            "shade => { const all = [...document.querySelectorAll('.pane .stream span[data-p]')]; "
+            "return all.length && all.every(token => token.style.background.includes(shade)); }",
             arg=shade,
             timeout=10_000,
         )
