@@ -1,1 +1,1 @@
-"""Generated worlds, for which no file is needed: the encyclopaedia, the toy and the diagnostics."""
+"""Generated worlds, which need no files: the encyclopaedia, the toy and the diagnostics."""

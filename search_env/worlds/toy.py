@@ -1,9 +1,9 @@
-"""The toy: the identity task of this field, with a vocabulary of two dozen symbols.
+"""The toy: the smallest search task, with a vocabulary of two dozen symbols.
 
-A question names two keys. Which value belongs to the pair is drawn anew in each split, so a table
-learnt on one split is worth a guess on another: the way that carries over is to copy the two keys
-into a query and the value from the document into the answer. The best return is 1; the best
-without searching a split never seen is 1/8 on average.
+A question names two keys. The value of a pair is drawn independently in each split, so a table
+learnt on one split is worth a guess on another; what transfers is to copy the two keys into a
+query and the value from the document into the answer. The best return is 1; the best without a
+search on an unseen split is 1/8 on average.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The diagnostic worlds: balance, splits, exact returns of every policy that the docs name."""
+"""The diagnostic worlds: balance, splits, exact returns of every policy in the docs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BY_ID = {world.id.removeprefix("SearchQA-").removesuffix("-v0"): world for world
 
 
 def keys_of(env) -> str:
-    """The two keys that are asked for, as the query."""
+    """The two keys of the question, as the query."""
     return " ".join(re.findall(r"key\d", env.transcript().question.text))
 
 
@@ -46,7 +46,7 @@ def answer(value: str) -> str:
     return f"<a>{value}</a>"
 
 
-# Scripted policies that read what a policy sees: prompt and documents, never the gold answer.
+# Scripted policies, which read the prompt and the documents, never the gold answer.
 
 
 def copying(env):
@@ -79,7 +79,7 @@ def matching(env):
 
 
 def at(place: int):
-    """Take the value at a place of what was found."""
+    """Take the value of the document at a rank."""
 
     def script(env):
         yield f"<q>{keys_of(env)}</q>"
@@ -122,7 +122,7 @@ def searching_once(env):
 
 
 def believing_the_pointer(env):
-    """Answer with the value of the pointer's number."""
+    """Answer with the value that has the pointer's number."""
     yield f"<q>{keys_of(env)}</q>"
     (pointer,) = re.findall(r"key(\d)", env.transcript().text(Source.RETRIEVED))
     yield answer(f"value{pointer}")
@@ -139,7 +139,7 @@ def memory_of(world, split):
 
 
 def memory_of_places(split):
-    """Take the document whose place was right for this question in another split."""
+    """Take the document whose rank was right for this question in another split."""
     retriever = diagnostic_retriever("distractors", split)
 
     def script(env):

@@ -1,4 +1,4 @@
-"""The world's contract: reproducible to the byte, splits apart, any size, any article alone."""
+"""The world's contract: reproducible bytes, disjoint splits, any size, any article alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from search_env.worlds.encyclopaedia import World, rng
 from search_env.worlds.encyclopaedia import syllables as names
 from search_env.worlds.encyclopaedia.schema import KINDS, TITLE_ADJECTIVES, TITLE_NOUNS, kind_counts
 
-# Changing these worlds breaks everybody's comparisons: raise the package's version when you do.
+# Changes of these worlds invalidate comparisons: they need a new version of the package.
 GOLDEN = "29a1afcbd00857de5fa7fbaa3d159c844a7b0fc7565bb8e825480ad9a350d16f"
 
 SPLITS = ("train", "validation", "test")
@@ -49,7 +49,7 @@ def test_arrays_and_integers_draw_the_same(values, n):
     assert all(0 <= drawn < n for drawn in rng.below(bits, n).tolist())
 
 
-def test_draws_are_fair_and_shuffles_keep_what_they_shuffle():
+def test_draws_are_fair_and_shuffles_keep_the_items():
     draws = rng.Draws(rng.key("fair"))
     counts = np.bincount([draws.below(6) for _ in range(12_000)], minlength=6)
     assert (abs(counts - 2000) < 5 * np.sqrt(2000)).all()
@@ -63,10 +63,10 @@ def test_words_are_all_different_across_styles_and_splits():
     seen = set()
     for split in SPLITS:
         for style in names._ENDINGS:
-            found = [names.word(style, c) for c in names.codes(style, 3, split, 3000).tolist()]
-            assert len(set(found)) == 3000
-            assert seen.isdisjoint(found)
-            seen.update(found)
+            words = {names.word(style, c) for c in names.codes(style, 3, split, 3000).tolist()}
+            assert len(words) == 3000
+            assert seen.isdisjoint(words)
+            seen |= words
 
 
 def test_a_style_has_words_for_the_largest_world():
@@ -93,7 +93,7 @@ INVENTED = re.compile(
 
 
 def invented_words(documents: list[Document]) -> set[str]:
-    """Every word built like a name that is no English word of the articles."""
+    """Every word built like a name that is not an English word of the articles."""
     text = " ".join(f"{d.title} {d.text}" for d in documents)
     english = {word.capitalize() for word in re.findall(r"\b[a-z]+\b", text)}
     return set(INVENTED.findall(text)) - english - {*TITLE_NOUNS, *TITLE_ADJECTIVES}
@@ -200,8 +200,8 @@ def test_an_article_outside_the_world_is_an_index_error(index):
         ({"count": -1}, "count to be an integer"),
         ({"count": 5, "hops": (5,)}, "hops to be numbers of 1 to 4"),
         ({"count": 5, "hops": 2}, "hops to be numbers of 1 to 4, got 2"),
-        ({"count": 5, "hops": ()}, "go together"),
-        ({"count": 5, "hops": (1,), "kinds": ["bridge"]}, "go together"),
+        ({"count": 5, "hops": ()}, "these numbers of hops"),
+        ({"count": 5, "hops": (1,), "kinds": ["bridge"]}, "these numbers of hops"),
         ({"count": 5, "kinds": ["brige"]}, "Did you mean 'bridge'"),
         ({"count": 5, "seed": -3}, "seed to be an integer"),
         ({"count": 900, "hops": (1,), "kinds": ["lookup"]}, r"got \d+ from World\(articles=100"),

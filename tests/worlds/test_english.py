@@ -1,4 +1,4 @@
-"""The world's English: templates that fit the facts, articles that state every fact once."""
+"""The world's English: templates fit the facts, articles state every fact once."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_every_fact_stands_in_its_article(world):
         assert naming.name(entity) in text
         for relation, value in facts.of(entity):
             is_literal = relation.value in LITERALS
-            said = literal(relation, value) if is_literal else naming.mention(value)
-            assert said in text or said[0].upper() + said[1:] in text
+            mention = literal(relation, value) if is_literal else naming.mention(value)
+            assert mention in text or mention[0].upper() + mention[1:] in text
 
 
 def test_articles_are_clean_english(world):
@@ -127,7 +127,7 @@ def test_geography_and_works_fit_together(world):
         assert basis < 0 or facts.value(basis, "published") < facts.value(film, "released")
 
 
-def test_namesakes_differ_in_title_and_are_told_apart(world):
+def test_namesakes_differ_in_title_and_their_articles_say_so(world):
     facts, naming, writer = world
     twins = naming.twins
     assert {facts.kind(e) for e in twins} == {

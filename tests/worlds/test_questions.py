@@ -1,6 +1,6 @@
-"""The world's questions, checked against what a reader of all articles could know.
+"""The world's questions, checked against the facts that a reader finds in all articles.
 
-The reader here is independent of the fact graph: it takes the facts out of the articles' sentences
+The reader is independent of the fact graph: it extracts the facts from the articles' sentences
 with regular expressions and evaluates each question's logical form on them by brute force.
 """
 
@@ -20,7 +20,7 @@ from search_env.worlds.encyclopaedia import World
 from search_env.worlds.encyclopaedia.facts import RELATIONS_OF
 from search_env.worlds.encyclopaedia.forms import Compare, Join, Named, Path
 from search_env.worlds.encyclopaedia.layouts import LAYOUTS
-from search_env.worlds.encyclopaedia.questions import Asker, kinds_by_hops
+from search_env.worlds.encyclopaedia.questions import QuestionGenerator, kinds_by_hops
 from search_env.worlds.encyclopaedia.sampling import SHAPES
 from search_env.worlds.encyclopaedia.schema import KINDS, PROFESSIONS
 
@@ -57,7 +57,7 @@ def pattern(template: str, relations: dict[str, str]) -> re.Pattern[str]:
 
 
 class Reader:
-    """Knows the titles and what the articles' sentences say, nothing else."""
+    """Knows only the titles and the sentences of the articles."""
 
     def __init__(self, world: World) -> None:
         self.kinds = {d.title: world._facts.kind(i) for i, d in enumerate(world.documents())}
@@ -65,17 +65,17 @@ class Reader:
         self.facts = {d.title: self.read(d.title, d.text) for d in world.documents()}
 
     def read(self, title: str, text: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+        mentions: dict[str, str] = {}
         for sentence in re.split(r"(?<=\.) ", text):
             matches = (candidate.fullmatch(sentence) for candidate in patterns(self.kinds[title]))
             if match := next(filter(None, matches), None):
-                assert found.keys().isdisjoint(match.groupdict())
-                found |= match.groupdict()
-        return {relation: self.resolve(said) for relation, said in found.items()}
+                assert mentions.keys().isdisjoint(match.groupdict())
+                mentions |= match.groupdict()
+        return {relation: self.resolve(text) for relation, text in mentions.items()}
 
-    def resolve(self, said: str) -> str:
+    def resolve(self, text: str) -> str:
         """The title that a mention means, or the literal itself."""
-        bare = re.sub(r"^[Tt]he ", "", said)
+        bare = re.sub(r"^[Tt]he ", "", text)
         for noun in NOUNS:
             for start in (f"{noun} of ", f"{noun} "):
                 name = bare.removeprefix(start)
@@ -83,9 +83,9 @@ class Reader:
                     for title in (f"{name} ({noun})", name):
                         if title in self.kinds:
                             return title
-        candidates = [title for title in (said, bare) if title in self.kinds]
-        assert candidates or re.match(r"[\d,]+$|\d+ \w+ \d{4}$", said), said
-        return candidates[0] if candidates else said
+        candidates = [title for title in (text, bare) if title in self.kinds]
+        assert candidates or re.match(r"[\d,]+$|\d+ \w+ \d{4}$", text), text
+        return candidates[0] if candidates else text
 
     def denote(self, form) -> set[str]:
         """Everything that a description may mean."""
@@ -94,14 +94,14 @@ class Reader:
         if isinstance(form, Path):
             subjects = [self.facts[title] for title in self.denote(form.of)]
             return {facts[form.relation] for facts in subjects if form.relation in facts}
-        wanted = [self.denote(described) for described in form.objects]
+        described_objects = [self.denote(described) for described in form.objects]
         return {
             title
             for title, kind in self.kinds.items()
             if kind == form.kind
             and all(
                 self.facts[title].get(relation) in objects
-                for relation, objects in zip(form.relations, wanted, strict=True)
+                for relation, objects in zip(form.relations, described_objects, strict=True)
             )
         }
 
@@ -122,17 +122,17 @@ class Reader:
         return {re.sub(r" \([a-z ]+\)$", "", title) for title in self.denote(side)}
 
 
-def comparable(said: str):
+def comparable(text: str):
     """A date or a number in its order; a name as it is."""
-    if match := re.fullmatch(r"(\d+) (\w+) (\d{4})", said):
+    if match := re.fullmatch(r"(\d+) (\w+) (\d{4})", text):
         return int(match[3]), MONTHS.index(match[2]), int(match[1])
-    return int(said.replace(",", "")) if re.fullmatch(r"[\d,]+", said) else said
+    return int(text.replace(",", "")) if re.fullmatch(r"[\d,]+", text) else text
 
 
-def asked(world: World, count: int, seed: int = 0):
+def generate(world: World, count: int, seed: int = 0):
     """Questions with their logical forms."""
-    asker = Asker(world._facts, world._naming, world._writer.text, world._prefix)
-    return list(islice(asker.ask(kinds_by_hops((1, 2, 3, 4), None), seed), count))
+    generator = QuestionGenerator(world._facts, world._naming, world._writer.text, world._prefix)
+    return list(islice(generator.generate(kinds_by_hops((1, 2, 3, 4), None), seed), count))
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def questions(world):
-    return asked(world, 3000)
+    return generate(world, 3000)
 
 
 def test_a_reader_of_all_articles_finds_exactly_the_gold_answer(world, questions):
@@ -224,7 +224,7 @@ def test_questions_are_clean_english(questions):
 
 def test_yes_and_no_and_the_order_of_two_are_balanced():
     world = World(3000, seed=1)
-    questions = asked(world, 4000, seed=2)
+    questions = generate(world, 4000, seed=2)
     compared = [(form, q) for form, q in questions if isinstance(form, Compare)]
     yes = [q.answers[0] == "yes" for f, q in compared if f.operator in ("less", "more", "same")]
     first = [
@@ -232,8 +232,8 @@ def test_yes_and_no_and_the_order_of_two_are_balanced():
         for f, q in compared
         if f.operator in ("least", "most") and q.text.startswith("Wh")
     ]
-    for outcomes, wanted in ((yes, 350), (first, 80)):
-        assert len(outcomes) > wanted
+    for outcomes, least in ((yes, 350), (first, 80)):
+        assert len(outcomes) > least
         assert abs(sum(outcomes) / len(outcomes) - 0.5) < 2.6 * 0.5 / len(outcomes) ** 0.5
 
 
@@ -243,9 +243,9 @@ def test_a_shorter_list_is_the_start_of_a_longer_one(world):
 
 
 def test_requested_hops_take_turns_and_kinds_are_kept(world):
-    found = world.questions(30, hops=(4, 2), kinds=["bridge", "composition-4hop"])
-    assert [len(q.hops) for q in found] == [4, 2] * 15
-    assert {q.kind for q in found} == {"bridge-2hop", "bridge-4hop", "composition-4hop"}
+    questions = world.questions(30, hops=(4, 2), kinds=["bridge", "composition-4hop"])
+    assert [len(q.hops) for q in questions] == [4, 2] * 15
+    assert {q.kind for q in questions} == {"bridge-2hop", "bridge-4hop", "composition-4hop"}
     assert {q.kind for q in world.questions(9, kinds="lookup")} == {"lookup-1hop"}
     assert world.questions(0) == []
 
@@ -282,5 +282,5 @@ def test_answers_have_sensible_aliases(world):
 def test_answers_are_unique_in_worlds_of_any_size(articles, seed, split):
     world = World(articles, seed, split)
     reader = Reader(world)
-    for form, question in asked(world, 60, seed):
+    for form, question in generate(world, 60, seed):
         assert reader.answers(form) == {question.answers[0]}, question.text

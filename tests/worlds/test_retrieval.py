@@ -1,4 +1,4 @@
-"""What the world is for: each hop is one easy search, and a chain needs all of them."""
+"""The purpose of the world: each hop is one easy search, and a chain needs all of them."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ def search(world):
     index.index(tokens([f"{d.title}\n{d.text}" for d in documents]), show_progress=False)
 
     def run(queries, k):
-        found, _ = index.retrieve(tokens(queries), k=k, show_progress=False)
-        return [{documents[at].id for at in row} for row in found]
+        rows, _ = index.retrieve(tokens(queries), k=k, show_progress=False)
+        return [{documents[at].id for at in row} for row in rows]
 
     return run
 
 
 def test_hop_queries_find_their_articles(questions, search):
     hops = [hop for question in questions for hop in question.hops]
-    found = search([hop.query for hop in hops], 3)
-    hits = [hop.document_id in ids for hop, ids in zip(hops, found, strict=True)]
+    results = search([hop.query for hop in hops], 3)
+    hits = [hop.document_id in ids for hop, ids in zip(hops, results, strict=True)]
     assert sum(hits) >= 0.97 * len(hits)
 
 
 def test_one_search_answers_lookups_but_no_chains(questions, search):
-    found = search([question.text for question in questions], 5)
+    results = search([question.text for question in questions], 5)
     complete = {"lookup": [], "bridge": []}
-    for question, ids in zip(questions, found, strict=True):
+    for question, ids in zip(questions, results, strict=True):
         family = question.kind.partition("-")[0]
         if family in complete:
             complete[family].append(ids.issuperset(question.supporting))

@@ -1,7 +1,6 @@
-"""Writes the article of an entity from its facts.
+"""Articles of entities, written from their facts.
 
-The wording is drawn from the entity's own key: an article is the same whether it is asked for
-alone or with all the others.
+The wording is drawn from the key of the entity, so an article does not depend on the others.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Writer:
         return " ".join(filter(None, written))
 
     def _facts_in_words(self, entity: int) -> dict[str, str]:
-        """Return every fact of the entity as running text, by relation."""
+        """Return the facts of the entity in words, by relation."""
         return {
             relation.name: literal(relation, value)
             if relation.value in LITERALS
@@ -49,7 +48,7 @@ class Writer:
         }
 
     def _grammar(self, entity: int, words: dict[str, str], draws: Draws) -> tuple[str, ...]:
-        """Add name, noun and pronouns to the words; return the subjects to begin with."""
+        """Add name, noun and pronouns to ``words``; return the possible sentence subjects."""
         kind, noun = self._facts.kind(entity), self._naming.noun(entity)
         words |= {"noun": noun, "s": "it", "P": "Its", "p": "its"}
         if kind != "person":
@@ -67,18 +66,18 @@ class Writer:
         return ("She", "She", surname) if woman else ("He", "He", surname)
 
     def _hatnote(self, entity: int) -> str:
-        """Return the sentence about the entity's namesake, empty where there is none."""
+        """Return the sentence about the entity's namesake, "" where there is none."""
         if entity not in self._naming.twins:
             return ""
         other = self._naming.noun(self._naming.twins[entity])
+        subject = "It"
         if self._facts.kind(entity) == "person":
-            she = "She" if self._naming.is_woman(entity) else "He"
-            return f"{she} should not be confused with the {other} of the same name."
-        return f"It should not be confused with the {other} of the same name."
+            subject = "She" if self._naming.is_woman(entity) else "He"
+        return f"{subject} should not be confused with the {other} of the same name."
 
 
 def _write(sentence: Sentence, words: dict[str, str], draws: Draws) -> str:
-    """Return one of the alternatives, filled in; empty where a fact is absent."""
+    """Return one of the alternatives, filled in; "" where a fact is absent."""
     template = draws.choice(sentence)
     for name in _fields(template):
         if name in FILLERS:

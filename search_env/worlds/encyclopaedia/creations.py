@@ -1,4 +1,4 @@
-"""The relations of works and organisations and the English of questions about them: data only."""
+"""The relations of works and organisations, and the English of questions about them."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""Puts logical forms into English: the question, its hops with keyword queries, its answers."""
+"""English of logical forms: the question, its hops with keyword queries, its answers."""
 
 from __future__ import annotations
 
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
 from search_env.worlds.encyclopaedia.forms import (
-    Ask,
     Compare,
     Form,
     Join,
     Named,
     Path,
+    QuestionForm,
     denote,
     depth,
     relation_of,
@@ -24,7 +24,7 @@ from search_env.worlds.encyclopaedia.values import LITERALS, literal, literal_an
 
 
 class English:
-    """Words for the forms of one world.
+    """English of the forms of one world.
 
     Args:
         facts: The fact graph.
@@ -35,7 +35,7 @@ class English:
         self._facts = facts
         self._naming = naming
 
-    def question(self, form: Ask, draws: Draws) -> str:
+    def question(self, form: QuestionForm, draws: Draws) -> str:
         """Return the question, in one of its phrasings."""
         if isinstance(form, Compare):
             text = self._comparison(form, draws)
@@ -45,11 +45,13 @@ class English:
         elif isinstance(form, Path):
             text = self._around(relation_of(self._facts, form).ask, _shortcut(form), draws)
         else:
-            raise TypeError(f"expected a form that asks for something, got {form}")
+            raise TypeError(
+                f"Expected a form of a question, got {form}. Pass a Path, Join or Compare."
+            )
         return text[0].upper() + text[1:]
 
     def phrase(self, form: Form, draws: Draws) -> str:
-        """Return a noun phrase for what the form describes."""
+        """Return a noun phrase for the entity or value that the form describes."""
         if isinstance(form, Named):
             return self._mention(form.entity, draws)
         if isinstance(form, Join):
@@ -62,16 +64,15 @@ class English:
     def _around(self, templates: tuple[str, ...], subject: Form, draws: Draws) -> str:
         """Return one of the templates around a subject.
 
-        Long subjects go to the end where a template allows it: nobody reads "When did the city
-        where the man who taught the woman who wrote the book settled stands begin?".
+        Long subjects go to the end where a template allows it, for readability.
         """
         if depth(subject) > 1:
             right = tuple(t for t in templates if t.removesuffix("?").endswith("{s}"))
             templates = right or templates
         return draws.choice(templates).format(s=self.phrase(subject, draws))
 
-    def answers(self, form: Ask) -> tuple[str, ...]:
-        """Return the gold answer and, after it, other ways to write it."""
+    def answers(self, form: QuestionForm) -> tuple[str, ...]:
+        """Return the gold answer and its aliases."""
         if isinstance(form, Compare):
             holds = truth(self._facts, form)
             if form.operator in ("less", "more", "same"):
@@ -84,8 +85,8 @@ class English:
                 return literal_answers(relation, value)
         return self._entity_answers(value)
 
-    def hops(self, form: Ask) -> list[tuple[int, str, str]]:
-        """Return the steps to the answer: (entity of the article, query, what it says)."""
+    def hops(self, form: QuestionForm) -> list[tuple[int, str, str]]:
+        """Return the steps to the answer: (entity of the article, query, answer of the step)."""
         if isinstance(form, Named):
             return []
         if isinstance(form, Compare):
@@ -94,25 +95,25 @@ class English:
             return self._join_hops(form, "")
         relation = relation_of(self._facts, form)
         value = denote(self._facts, form)
-        literal_value = relation.value in LITERALS
-        says = literal(relation, value) if literal_value else self._naming.name(value)
+        is_literal = relation.value in LITERALS
+        answer = literal(relation, value) if is_literal else self._naming.name(value)
         if isinstance(form.of, Join):
-            # The article that fits both facts also holds the value: one search, one step.
+            # The article with both facts also states the value: one search, one step.
             *before, (entity, query, _) = self._join_hops(form.of, relation.keywords)
-            return [*before, (entity, query, says)]
+            return [*before, (entity, query, answer)]
         entity = denote(self._facts, form.of)
-        return [*self.hops(form.of), (entity, f"{self._key(entity)} {relation.keywords}", says)]
+        return [*self.hops(form.of), (entity, f"{self._key(entity)} {relation.keywords}", answer)]
 
     def _join_hops(self, form: Join, keywords: str) -> list[tuple[int, str, str]]:
-        """Return the steps to both objects, then one search for the article that has both."""
+        """Return the steps to both objects, then one search for the article with both."""
         entity = denote(self._facts, form)
         objects = [self._naming.name(denote(self._facts, described)) for described in form.objects]
-        wanted = keywords or self._naming.noun(entity)
+        keywords = keywords or self._naming.noun(entity)
         steps = [hop for described in form.objects for hop in self.hops(described)]
-        return [*steps, (entity, f"{' '.join(objects)} {wanted}", self._naming.name(entity))]
+        return [*steps, (entity, f"{' '.join(objects)} {keywords}", self._naming.name(entity))]
 
     def _key(self, entity: int) -> str:
-        """Return a name for a keyword query, with the noun where the name is not enough."""
+        """Return a name for a keyword query, with the noun where the name is ambiguous."""
         name = self._naming.name(entity)
         return f"{name} {self._naming.noun(entity)}" if entity in self._naming.twins else name
 
@@ -123,10 +124,9 @@ class English:
             return self._which_root(form, draws)
         sides = [_shortcut(Path(side, form.relation)) for side in form.sides]
         if form.operator == "same":
-            sides.sort(key=depth)  # "the spouse of A and B" would be read as one person
+            sides.sort(key=depth)  # "the spouse of A and B" reads as one person
         a, b = (self.phrase(side, draws) for side in sides)
-        template: str = draws.choice(templates)
-        return template.format(a=a, b=b)
+        return draws.choice(templates).format(a=a, b=b)
 
     def _which_root(self, form: Compare, draws: Draws) -> str:
         """Return a question for the work whose maker was born (or died) first or last."""
@@ -151,7 +151,7 @@ class English:
         return f"{first}{', and' if depth(facts[0][0]) else ' and'} {second}"
 
     def _mention(self, entity: int, draws: Draws) -> str:
-        """Return the name of an entity, with its noun where the name needs it or now and then."""
+        """Return the name of an entity, with its noun where needed and sometimes elsewhere."""
         kind = self._facts.kind(entity)
         name = self._naming.name(entity)
         name = f'"{name}"' if kind in WORKS else name
@@ -170,19 +170,19 @@ class English:
 
 
 def _shortcut(form: Path) -> Form:
-    """Return the subject to name for a path; a city is in a country although its region says so."""
+    """Return the subject of a path in words: a city, not its region, is in a country."""
     if form.relation == "country" and isinstance(form.of, Path) and form.of.relation == "region":
         return form.of.of
     return form.of
 
 
 def _templates(relation: Relation, operator: str) -> tuple[str, ...]:
-    """Return the questions that compare two subjects so; see :class:`Compare`."""
+    """Return the question templates of a comparison; see :class:`Compare`."""
     if operator == "same":
         return relation.same
     compare = relation.comparison
     if compare is None:
-        raise TypeError(f"expected a relation that can be compared, got {relation.name}")
+        raise TypeError(f"Expected a relation with a comparison, got {relation.name}.")
     return {
         "least": compare.least,
         "most": compare.most,

@@ -1,9 +1,9 @@
-"""What the entities of a world are called, and who shares a name with whom.
+"""Names of the entities of a world, and the pairs that share one.
 
-A full name belongs to one entity, or to two on purpose: two people of different professions, a
+A full name belongs to one entity, or deliberately to two: two people of different professions, a
 city and a river, a film and the novel it is based on, an opera and a painting. Such pairs carry
-their noun in the title, as in ``"Tervan Olmsaridde (painter)"``, and every mention of them says
-which one is meant.
+their noun in the title, as in ``"Tervan Olmsaridde (painter)"``, and every mention of them is
+unambiguous.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Naming:
         self._families = -(-self._people // _FAMILY)
 
     def name(self, entity: int) -> str:
-        """Return the name, without what tells namesakes apart."""
+        """Return the name, which namesakes share."""
         kind = self._facts.kind(entity)
         if kind == "person":
             return " ".join(self.person(entity))
@@ -65,7 +65,7 @@ class Naming:
         return bool(self._given[entity - self._facts.first["person"]] % 2)
 
     def noun(self, entity: int) -> str:
-        """Return what the entity is: the profession of a person, the kind of all else."""
+        """Return the profession of a person, the kind of any other entity."""
         kind = self._facts.kind(entity)
         if kind == "person":
             return PROFESSIONS[self._facts.value(entity, "profession")]
@@ -77,17 +77,17 @@ class Naming:
         return f"{name} ({self.noun(entity)})" if entity in self.twins else name
 
     def typed(self, entity: int, name: str = "") -> str:
-        """Return a mention that says what the entity is, such as ``the painter Tervan Olmsen``.
+        """Return a mention with the noun, such as ``the painter Tervan Olmsen``.
 
         Args:
             entity: The entity.
-            name: How to write the name, for example in quotation marks; as it is by default.
+            name: The name as written, for example in quotation marks; "" for the plain name.
         """
         pattern = KINDS[self._facts.kind(entity)].typed
         return pattern.format(noun=self.noun(entity), name=name or self.name(entity))
 
     def mention(self, entity: int) -> str:
-        """Return the shortest mention that names one entity only, for running text."""
+        """Return the shortest unambiguous mention, for running text."""
         kind = self._facts.kind(entity)
         if entity in self.twins or kind in WORKS or not KINDS[kind].plain:
             return self.typed(entity)
@@ -95,7 +95,7 @@ class Naming:
 
     @cached_property
     def twins(self) -> dict[int, int]:
-        """The other entity of the same name, for each that has one."""
+        """The namesake of each entity that has one."""
         cities = min(self._facts.counts["city"], self._facts.counts["river"])
         operas = min(self._facts.counts["opera"], self._facts.counts["painting"])
         pairs = [
@@ -113,12 +113,12 @@ class Naming:
     def _pairs(
         self, kind: str, other: str, indices: NDArray[np.int64], shift: int = 0
     ) -> list[tuple[int, int]]:
-        """Return the entities of equal index, but for the shift, of two kinds."""
+        """Return the entities of two kinds at the same indices, shifted for the second kind."""
         one, two = self._facts.first[kind], self._facts.first[other] + shift
         return [(index + one, index + two) for index in indices.tolist()]
 
     def _chosen(self, kind: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the few of these indices of a kind that share a name."""
+        """Return the indices, among these of a kind, of entities that share a name."""
         bits = self._facts.bits(kind, "namesake")[indices]
         return indices[below(bits, 100) < _NAMESAKES[kind]]
 
@@ -132,13 +132,13 @@ class Naming:
 
     @cached_property
     def _given(self) -> NDArray[np.int64]:
-        """Twice the given name, plus 1 for women, of each person; differs within a family."""
+        """Twice the number of the given name, plus 1 for women; differs within a family."""
         names = self._given_count
         family = np.arange(self._people) % self._families
         member = np.arange(self._people) // self._families
         base = key(self._facts.seed, self._facts.split, "given")
         start = below(stream(base, self._families), 2 * names)[family].astype(np.int64)
-        # Two steps are less than one round, so three members get three names.
+        # Two steps are less than one cycle, so three members get three names.
         step = 1 + below(stream(mix(base), self._families), names - 1)[family].astype(np.int64)
         given = (start + member * step) % (2 * names)
         given[self._namesakes + self._families] = given[self._namesakes]
@@ -151,7 +151,7 @@ class Naming:
 
     @property
     def _given_count(self) -> int:
-        """How many given names each gender has: about six people to a name in small worlds."""
+        """Number of given names of each gender: about six people to a name in small worlds."""
         return min(2000, 12 + self._people // 12)
 
     @cached_property

@@ -1,8 +1,8 @@
-"""The fact graph: every fact of a world as columns of integers, made when first needed.
+"""The fact graph: every fact of a world as columns of integers, computed on first use.
 
 Entities are numbered ``0 .. articles - 1``, kind by kind. A fact is ``(subject, relation, value)``
-and a value is an entity, a day (``datetime.date.toordinal``), a year or a number; -1 says that the
-subject has no such fact. A million articles take about 50 MB with all columns made.
+and a value is an entity, a day (``datetime.date.toordinal``), a year or a number; -1 means that the
+subject has no such fact. A million articles take about 50 MB with all columns.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Facts:
     def of(self, entity: int) -> list[tuple[Relation, int]]:
         """Return all facts whose subject is the entity."""
         kind = self.kind(entity)
-        found = ((r, self.value(entity, r.name)) for r in RELATIONS_OF[kind])
-        return [(relation, value) for relation, value in found if value >= 0]
+        facts = ((r, self.value(entity, r.name)) for r in RELATIONS_OF[kind])
+        return [(relation, value) for relation, value in facts if value >= 0]
 
     def subjects(self, kind: str, relation: str, value: int) -> Column:
         """Return the entities of a kind whose relation has this value, in ascending order."""
@@ -69,13 +69,13 @@ class Facts:
         return entities[low:high]
 
     def column(self, kind: str, name: str) -> Column:
-        """Return the values of a relation, or of a rule's auxiliary, for a kind: ``(count,)``."""
+        """Return the values of a relation, or an auxiliary column, for a kind: ``(count,)``."""
         if (kind, name) not in self._columns:
             self._columns[kind, name] = rules.RULES[kind, name](self, kind, name)
         return self._columns[kind, name]
 
     def bits(self, kind: str, name: str, salt: int = 0) -> Bits:
-        """Return fresh random bits for each entity of a kind."""
+        """Return independent random bits for each entity of a kind."""
         return stream(key(self.seed, self.split, kind, name, salt), self.counts[kind])
 
 

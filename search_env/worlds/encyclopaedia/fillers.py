@@ -1,4 +1,4 @@
-"""Words that give the articles colour. No question asks about them and no fact depends on them."""
+"""Words that vary the articles; they belong to no fact and no question."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""The logical forms of questions and what they denote in the fact graph.
+"""The logical forms of questions and their denotations in the fact graph.
 
 A form describes one entity or one value: by name, as the value of a relation of something
-described, or as the only thing of a kind with two given facts. :class:`Compare` asks which of two
-described things comes first or last, or whether something holds of them. Everything is immutable
-and hashable, so equal questions are equal forms.
+described, or as the only entity of a kind with two facts. :class:`Compare` compares two described
+entities. Everything is immutable and hashable, so equal questions are equal forms.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from search_env.worlds.encyclopaedia.schema import Relation
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An entity, called by its name."""
+    """An entity, described by its name."""
 
     entity: int
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """The value of a relation of the one described: ``the teacher of X``."""
+    """The value of a relation of a described entity: ``the teacher of X``."""
 
     of: Form
     relation: str
@@ -33,7 +32,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """The only one of a kind with two facts: ``the novel that X wrote and that is set in Y``."""
+    """The only entity of a kind with two facts: ``the novel that X wrote and that is set in Y``."""
 
     kind: str
     relations: tuple[str, str]
@@ -47,9 +46,9 @@ class Compare:
     Attributes:
         operator: ``"least"`` or ``"most"`` (which of the two), ``"less"``, ``"more"`` or ``"same"``
             (yes or no).
-        relation: What is compared.
-        sides: The entities compared. For ``least`` and ``most`` the answer is what a side is
-            *named* in the question: the ``X`` of ``the director of X``.
+        relation: Name of the compared relation.
+        sides: The compared entities. For ``least`` and ``most`` the answer is the entity that the
+            question names: the ``X`` of ``the director of X``.
     """
 
     operator: str
@@ -58,7 +57,7 @@ class Compare:
 
 
 Form: TypeAlias = Named | Path | Join
-Ask: TypeAlias = Form | Compare
+QuestionForm: TypeAlias = Form | Compare
 
 
 def relation_of(facts: Facts, form: Path | Compare) -> Relation:
@@ -82,7 +81,7 @@ def denote(facts: Facts, form: Form) -> int:
 
 
 def truth(facts: Facts, form: Compare) -> bool:
-    """Return whether a comparison holds; for ``least`` and ``most``, if the first side wins."""
+    """Return whether a comparison holds; for ``least`` and ``most``, of the first side."""
     first, second = (facts.value(denote(facts, side), form.relation) for side in form.sides)
     if form.operator == "same":
         return first == second
@@ -90,12 +89,12 @@ def truth(facts: Facts, form: Compare) -> bool:
 
 
 def root(form: Form) -> Named | Join:
-    """Return what a chain of relations starts from."""
+    """Return the start of a chain of relations."""
     return root(form.of) if isinstance(form, Path) else form
 
 
 def depth(form: Form) -> int:
-    """Return how deeply a description is nested: 0 for a name."""
+    """Return the nesting depth of a description, 0 for a name."""
     if isinstance(form, Join):
         return 1 + max(map(depth, form.objects))
     return 1 + depth(form.of) if isinstance(form, Path) else 0

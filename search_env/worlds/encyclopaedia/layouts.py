@@ -1,12 +1,12 @@
-"""The English of the articles: sentence templates for each kind, data and nothing else.
+"""The English of the articles: sentence templates for each kind.
 
 A layout is a lead, body sentences in a slightly varied order, and last sentences. A sentence is
-a tuple of alternatives that state the same facts. In braces stand
+a tuple of alternatives that state the same facts. Placeholders in braces are
 
 * relations of the subject (``{birthplace}``): the sentence is left out where one is absent;
 * ``{name}``, ``{noun}``, ``{profession}`` (with its article), ``{fame}``, ``{was}`` (is or was),
   ``{S}`` / ``{s}`` (subject, at the start / inside), ``{P}`` / ``{p}`` (possessive);
-* words of :data:`FILLERS`: colour that no question asks about.
+* words of :data:`FILLERS`, which belong to no fact.
 """
 
 from __future__ import annotations

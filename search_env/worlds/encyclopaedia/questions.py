@@ -1,13 +1,14 @@
-"""Makes questions: draws forms, puts them into English, keeps those that ask what they should.
+"""Generates questions: draws forms, writes them in English, and keeps the valid ones.
 
-A question is kept when its form and text are new, its steps need as many articles as it has hops,
-and, but for comparisons, its answer stands neither in the question nor in an article of an
-earlier step.
+A question is kept if its form and text are new, its steps need as many articles as it has hops,
+and, except for comparisons, its answer is neither in the question nor in an article of an earlier
+step.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
@@ -16,24 +17,24 @@ from search_env.types import Hop, Question
 from search_env.worlds.encyclopaedia.english import English
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
-from search_env.worlds.encyclopaedia.forms import Ask, Compare
+from search_env.worlds.encyclopaedia.forms import Compare, QuestionForm
 from search_env.worlds.encyclopaedia.rng import Draws, key
 from search_env.worlds.encyclopaedia.sampling import MAX_HOPS, SHAPES, Sampler, Shape, hops_of
 
-_ATTEMPTS = 1500  # draws for one question before the world counts as exhausted
+_ATTEMPTS = 1500  # draws for one question until the world counts as exhausted
 
 
 def kinds_by_hops(
     hops: Sequence[int], kinds: Sequence[str] | None
 ) -> dict[int, tuple[tuple[str, Shape], ...]]:
-    """Return for each number of hops the kinds to draw from, each as often as its weight.
+    """Return the kinds to draw from by number of hops, each repeated by its weight.
 
     Args:
         hops: Numbers of ``1 .. 4``.
         kinds: Kinds such as ``"bridge-2hop"`` or families such as ``"bridge"``; None for all.
 
     Raises:
-        ConfigurationError: A number or kind does not exist, or no kind has such a number of hops.
+        ConfigurationError: A number or kind does not exist, or no kind has any of the numbers.
     """
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     _check(hops, kinds)
@@ -50,24 +51,24 @@ def kinds_by_hops(
             table[number] = tuple(shapes)
     if not table:
         raise ConfigurationError(
-            f"Expected hops and kinds that go together, got hops={tuple(hops)} and kinds={kinds}. "
+            f"Expected kinds with these numbers of hops, got hops={tuple(hops)} and kinds={kinds}. "
             f"Choose from {sorted(SHAPES)}."
         )
     return table
 
 
 def _check(hops: Sequence[int], kinds: Sequence[str] | None) -> None:
-    """Raise where a number of hops or a kind does not exist."""
+    """Raise if a number of hops or a kind does not exist."""
     if not isinstance(hops, Iterable) or not all(n in range(1, MAX_HOPS + 1) for n in hops):
         raise ConfigurationError(
             f"Expected hops to be numbers of 1 to {MAX_HOPS}, got {hops!r}. "
             "Pass for example hops=(1, 2)."
         )
-    known = [*SHAPES, *dict.fromkeys(map(_family, SHAPES))]
+    names = [*SHAPES, *dict.fromkeys(map(_family, SHAPES))]
     for kind in kinds or ():
-        if kind not in known:
+        if kind not in names:
             raise ConfigurationError(
-                f"Expected kinds from {known}, got {kind!r}. {nearest(kind, known)}"
+                f"Expected kinds from {names}, got {kind!r}. {nearest(kind, names)}"
                 "Pass kinds=None for all."
             )
 
@@ -87,13 +88,13 @@ def document_id(prefix: str, entity: int) -> str:
     return f"{prefix}-{entity:06d}"
 
 
-class Asker:
-    """Makes the questions of one world.
+class QuestionGenerator:
+    """Generates the questions of one world.
 
     Args:
         facts: The fact graph.
         naming: The names of its entities.
-        text: The text of an entity's article.
+        text: Function from an entity to the text of its article.
         prefix: Start of every id.
     """
 
@@ -106,26 +107,25 @@ class Asker:
         self._english = English(facts, naming)
         self._sampler = Sampler(facts, naming)
 
-    def ask(
+    def generate(
         self, table: dict[int, tuple[tuple[str, Shape], ...]], seed: int
-    ) -> Iterator[tuple[Ask, Question]]:
-        """Yield different questions with their forms, the numbers of hops taking turns.
+    ) -> Iterator[tuple[QuestionForm, Question]]:
+        """Yield different questions with their forms, cycling through the numbers of hops.
 
-        Ends when no new question turns up. The order does not depend on how many are taken.
+        Ends when no new question is drawn. A shorter sequence is the start of a longer one.
         """
         start = key(self._facts.seed, self._facts.split, "questions", seed)
-        numbers, seen = tuple(table), set[Ask | str]()
-        slot = 0
-        while (
-            found := self._one(table[numbers[slot % len(numbers)]], start + slot, seen)
-        ) is not None:
-            yield found
-            slot += 1
+        seen: set[QuestionForm | str] = set()
+        for slot, number in enumerate(itertools.cycle(table)):
+            question = self._draw(table[number], start + slot, seen)
+            if question is None:
+                return
+            yield question
 
-    def _one(
-        self, shapes: tuple[tuple[str, Shape], ...], start: int, seen: set[Ask | str]
-    ) -> tuple[Ask, Question] | None:
-        """Return a question that was not seen before and note it, None where there seems none."""
+    def _draw(
+        self, shapes: tuple[tuple[str, Shape], ...], start: int, seen: set[QuestionForm | str]
+    ) -> tuple[QuestionForm, Question] | None:
+        """Return a new question and add it to ``seen``; None after too many draws."""
         draws = Draws(start)
         for _ in range(_ATTEMPTS):
             kind, shape = draws.choice(shapes)
@@ -138,8 +138,8 @@ class Asker:
                 return form, question
         return None
 
-    def _question(self, kind: str, form: Ask, draws: Draws) -> Question | None:
-        """Return the question of a form, None where it would be too easy."""
+    def _question(self, kind: str, form: QuestionForm, draws: Draws) -> Question | None:
+        """Return the question of a form, None if its answer shows before the last step."""
         steps = self._english.hops(form)
         entities = [entity for entity, _, _ in steps]
         if len(set(entities)) != hops_of(kind):
@@ -147,8 +147,8 @@ class Asker:
         text = self._english.question(form, draws)
         answers = self._english.answers(form)
         if not isinstance(form, Compare):
-            known = (text, *map(self._text, entities[:-1]))
-            if any(answers[0] in place for place in known):
+            earlier = (text, *map(self._text, entities[:-1]))
+            if any(answers[0] in place for place in earlier):
                 return None
         ids = [document_id(self._prefix, entity) for entity in entities]
         digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -160,5 +160,5 @@ class Asker:
             split=self._facts.split,
             kind=kind,
             supporting=tuple(ids),
-            hops=tuple(Hop(query, says, i) for (_, query, says), i in zip(steps, ids, strict=True)),
+            hops=tuple(Hop(query, a, i) for (_, query, a), i in zip(steps, ids, strict=True)),
         )

@@ -1,7 +1,6 @@
-"""The relations of the world and the English of questions about them: data, nothing else.
+"""The relations of the world and the English of questions about them.
 
-A relation is stated in the article of its subject and nowhere else, so a question about the
-object's side must be answered by search, not by memory of one article.
+A relation is stated only in the article of its subject.
 """
 
 from __future__ import annotations

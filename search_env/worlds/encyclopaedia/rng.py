@@ -1,9 +1,9 @@
-"""Counter-based random numbers: a value is a hash of where it is used, not of what came before.
+"""Counter-based random numbers: a value is a hash of its place of use, not of earlier draws.
 
-Any value of the world can so be computed on its own, for one index or for an array of them, and
-stays the same on every platform, Python and numpy version: there is nothing here but 64-bit
-integer arithmetic. The mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", OOPSLA 2014). Not for cryptography.
+Any value of the world can therefore be computed alone, for one index or for an array of them, and
+is the same on every platform, Python and NumPy version: all arithmetic is on 64-bit integers. The
+mixing function is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
+number generators", OOPSLA 2014). Not for cryptography.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mix(x: Any) -> Any:
         >>> hex(mix(0)), hex(mix(1))  # the first outputs of SplitMix64 from seeds 0 and 1
         ('0xe220a8397b1dcdaf', '0x910a2dec89025cc1')
     """
-    # The masks keep Python's integers at 64 bits; arrays of uint64 wrap by themselves.
+    # The masks keep Python's integers at 64 bits; arrays of uint64 wrap.
     x = (x + _GOLDEN) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9) & _MASK
     x = ((x ^ (x >> 27)) * 0x94D0_49BB_1331_11EB) & _MASK
@@ -55,7 +55,7 @@ def below(bits: Any, n: int) -> Any:
 
 
 def key(*parts: int | str) -> int:
-    """Return the 64-bit key that names a use of randomness.
+    """Return the 64-bit key of one use of randomness.
 
     Example:
         >>> key("train", 0) != key("train", 1)
@@ -76,7 +76,7 @@ def stream(start: int, count: int) -> Bits:
 
 
 class Draws:
-    """A short sequence of draws that starts from a key; equal keys give equal draws.
+    """A sequence of draws from a key; equal keys give equal draws.
 
     Example:
         >>> draws = Draws(key("dice"))
@@ -97,7 +97,7 @@ class Draws:
 
     def below(self, n: int) -> int:
         """Return an integer of ``0 .. n - 1``."""
-        return ((self.bits() >> 32) * n) >> 32
+        return below(self.bits(), n)
 
     def chance(self, percent: int) -> bool:
         """Return True in ``percent`` of 100 cases."""
@@ -116,6 +116,6 @@ class Draws:
         return out
 
     def jittered(self, items: Sequence[Item]) -> list[Item]:
-        """Return the items in nearly their order: each moves by a few places at most."""
+        """Return the items in a slightly varied order: each moves by at most two places."""
         places = [2 * place + self.below(5) for place in range(len(items))]
         return [items[place] for place in sorted(range(len(items)), key=places.__getitem__)]

@@ -1,8 +1,8 @@
-"""How the value of each relation is drawn: one rule for a column, all integer arithmetic.
+"""Rules that draw the values of relations, one for each column, in integer arithmetic.
 
-Rules keep the world possible: authors are adults when they write, teachers are older than their
-pupils, a film comes after the novel it is based on, rivers flow into each other without a circle.
-Where no fitting value turns up in a few tries, the fact is absent (-1).
+The rules keep the world plausible: authors are adults when they write, teachers are older than
+their pupils, a film comes after the novel it is based on, rivers form no cycle. Where a few draws
+give no suitable value, the fact is absent (-1).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Column: TypeAlias = NDArray[np.int64]
 
 
 class Facts(Protocol):
-    """What rules read of the facts that are drawn before theirs."""
+    """The part of the facts that rules read."""
 
     counts: dict[str, int]
     first: dict[str, int]
@@ -37,25 +37,25 @@ class Facts(Protocol):
 Rule: TypeAlias = Callable[[Facts, str, str], Column]
 
 FIRST_BIRTH = 1870  # early enough for long chains of teachers, late enough for films
-TODAY = 737425  # 1 January 2020 as an ordinal: who would die later is alive
+TODAY = 737425  # 1 January 2020 as an ordinal; nobody dies later
 _TRIES = 6
 
 
 def _below(bits: Bits, n: int | Column) -> Column:
-    """Like :func:`rng.below`, for one bound or a bound for each; signed."""
+    """Like :func:`rng.below`, but for scalar or elementwise bounds, and signed."""
     bound = n if isinstance(n, int) else n.astype(np.uint64)
     return (((bits >> np.uint64(32)) * bound) >> np.uint64(32)).astype(np.int64)
 
 
 def _keep(facts: Facts, kind: str, name: str, percent: int) -> NDArray[np.bool_]:
-    """Return which entities have the fact at all."""
+    """Return a mask of the entities that have the fact."""
     return _below(facts.bits(kind, name, 99), 100) < percent
 
 
 def members(facts: Facts, profession: str) -> Column:
     """Return the entities of one profession."""
-    wanted = PROFESSIONS.index(profession)
-    return np.flatnonzero(facts.column("person", "profession") == wanted) + facts.first["person"]
+    index = PROFESSIONS.index(profession)
+    return np.flatnonzero(facts.column("person", "profession") == index) + facts.first["person"]
 
 
 def _birth_years(facts: Facts, people: Column) -> Column:
@@ -63,7 +63,7 @@ def _birth_years(facts: Facts, people: Column) -> Column:
 
 
 def _entity(target: str, percent: int = 100) -> Rule:
-    """Any entity of the target kind, for ``percent`` of the subjects."""
+    """An entity of the target kind, for ``percent`` of the subjects."""
 
     def rule(facts: Facts, kind: str, name: str) -> Column:
         chosen = facts.first[target] + _below(facts.bits(kind, name), facts.counts[target])
@@ -73,7 +73,7 @@ def _entity(target: str, percent: int = 100) -> Rule:
 
 
 def _number(low: int, doublings: int) -> Rule:
-    """A number of ``low .. low * 2**doublings``, about log-uniform and without any float."""
+    """A number of ``low .. low * 2**doublings``, about log-uniform, without floats."""
 
     def rule(facts: Facts, kind: str, name: str) -> Column:
         base = low << _below(facts.bits(kind, name), doublings)
@@ -92,11 +92,11 @@ def _between(low: int, high: int) -> Rule:
 
 
 def _maker(profession: str) -> Rule:
-    """The person behind a work or a company; some have made much, most little."""
+    """The maker of a work or a company; a few people make many."""
 
     def rule(facts: Facts, kind: str, name: str) -> Column:
         people, bits = members(facts, profession), facts.bits(kind, name)
-        # The product of two uniform numbers prefers the front of the list.
+        # The product of two uniform numbers favours the start of the list.
         product = (bits >> np.uint64(32)) * (bits & np.uint64(0xFFFF_FFFF))
         return people[_below(product, len(people))]
 
@@ -114,7 +114,7 @@ def _year_by(maker: str, low: int, high: int) -> Rule:
 
 
 def _helper(profession: str, year: str, low: int = 20, high: int = 59) -> Rule:
-    """A person of the profession who is ``low .. high`` years old in the year of the subject."""
+    """A person of the profession aged ``low .. high`` in the year of the subject."""
 
     def rule(facts: Facts, kind: str, name: str) -> Column:
         people, years = members(facts, profession), facts.column(kind, year)
@@ -129,19 +129,19 @@ def _helper(profession: str, year: str, low: int = 20, high: int = 59) -> Rule:
 
 
 def _office(profession: str, before: tuple[str, ...] = (), since: str = "") -> Rule:
-    """A holder for as many subjects as there are people for it, each for one subject.
+    """A holder of an office, each for one subject, for as many subjects as there are people.
 
     Args:
-        profession: Whose members hold the office.
-        before: Kinds served earlier from the same people.
-        since: Year of the subject that the holder must live to see at 60 or younger.
+        profession: Profession of the holders.
+        before: Kinds whose holders are taken first from the same people.
+        since: Year of the subject in which the holder is at most 60.
     """
 
     def rule(facts: Facts, kind: str, name: str) -> Column:
         people, count = members(facts, profession), facts.counts[kind]
         free = people[sum(facts.counts[other] for other in before) :][:count]
         out = np.full(count, -1)
-        # Spread the few holders over all subjects: the first ones are the seats of the regions.
+        # Spread the few holders over all subjects, not only the first, which are seats of regions.
         order = np.argsort(facts.bits(kind, name), kind="stable")
         out[order[: len(free)]] = free
         if since:
@@ -155,13 +155,13 @@ def _office(profession: str, before: tuple[str, ...] = (), since: str = "") -> R
 def _profession(facts: Facts, kind: str, name: str) -> Column:
     table = np.repeat(np.arange(len(PROFESSIONS)), PROFESSION_WEIGHTS)
     out = table[_below(facts.bits(kind, name), len(table))]
-    # The first ones go round, so that no profession is missing in a small world.
+    # The first people cycle through the professions, so that small worlds have all of them.
     out[: len(PROFESSIONS)] = np.arange(len(PROFESSIONS))
     return out
 
 
 def _birth_year(facts: Facts, kind: str, name: str) -> Column:
-    # Neighbours 2q and 2q + 1 are of one age, so that they can marry.
+    # Neighbours 2q and 2q + 1 are of similar age, so that they can marry.
     couple = facts.bits(kind, name)[np.arange(facts.counts[kind]) // 2]
     return FIRST_BIRTH + _below(couple, 88) + _below(facts.bits(kind, name, 1), 16)
 
@@ -209,12 +209,12 @@ def _teacher(facts: Facts, kind: str, name: str) -> Column:
 
 
 def _spouse(facts: Facts, kind: str, name: str) -> Column:
-    own = np.arange(facts.counts[kind])
-    couple = facts.bits(kind, name)[own // 2]
-    # One article of the two tells of the marriage: the other would give the way back for nothing.
-    tells = (own % 2 == _below(couple, 2)) & (own ^ 1 < len(own))
-    married = _below(facts.bits(kind, name, 1)[own // 2], 100) < 60
-    return np.where(tells & married, (own ^ 1) + facts.first[kind], -1)
+    people = np.arange(facts.counts[kind])
+    couple = facts.bits(kind, name)[people // 2]
+    # Only one of the two articles states the marriage; otherwise every step would have a way back.
+    states = (people % 2 == _below(couple, 2)) & (people ^ 1 < len(people))
+    married = _below(facts.bits(kind, name, 1)[people // 2], 100) < 60
+    return np.where(states & married, (people ^ 1) + facts.first[kind], -1)
 
 
 def _president(facts: Facts, kind: str, name: str) -> Column:
@@ -223,11 +223,11 @@ def _president(facts: Facts, kind: str, name: str) -> Column:
 
 
 def _capital(facts: Facts, kind: str, name: str) -> Column:
-    # City c lies in region c % regions and region r in country r % countries, so this one is
-    # in the country, and not in the article of the region either.
-    own, regions = np.arange(facts.counts[kind]), facts.counts["region"]
+    # City c lies in region c % regions and region r in country r % countries, so the capital is
+    # in its country, and is not the seat of its region.
+    countries, regions = np.arange(facts.counts[kind]), facts.counts["region"]
     step = 1 + _below(facts.bits(kind, name), max(1, facts.counts["city"] // regions - 1))
-    return facts.first["city"] + own + regions * step
+    return facts.first["city"] + countries + regions * step
 
 
 def _region_of_city(facts: Facts, kind: str, name: str) -> Column:
@@ -243,9 +243,9 @@ def _seat(facts: Facts, kind: str, name: str) -> Column:
 
 
 def _mouth(facts: Facts, kind: str, name: str) -> Column:
-    own = np.arange(facts.counts[kind])
-    chosen = facts.first[kind] + _below(facts.bits(kind, name), own)  # an earlier one: no circle
-    return np.where(_keep(facts, kind, name, 75) & (own > 0), chosen, -1)
+    rivers = np.arange(facts.counts[kind])
+    chosen = facts.first[kind] + _below(facts.bits(kind, name), rivers)  # earlier ones: no cycle
+    return np.where(_keep(facts, kind, name, 75) & (rivers > 0), chosen, -1)
 
 
 def _dedicatee(facts: Facts, kind: str, name: str) -> Column:
@@ -332,9 +332,9 @@ RULES: dict[tuple[str, str], Rule] = {
     ("opera", "librettist"): _helper("novelist", "premiered"),
     ("opera", "premiere"): _entity("city"),
 }
-"""How to draw each column: (kind of subject, relation or auxiliary) to rule."""
+"""The rule of each column, by (kind of subject, relation or auxiliary)."""
 
-# A country is as old as its first president's career; founders found when they are grown up.
+# The first president is 30 to 45 at independence, a founder 24 to 42 at the foundation.
 RULES["country", "independence"] = _year_by("president", 30, 45)
 for _index, _company in enumerate(COMPANIES):
     RULES[_company, "founder"] = _maker("entrepreneur")

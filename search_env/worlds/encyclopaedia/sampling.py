@@ -1,8 +1,8 @@
 """Draws the logical forms of questions, kind by kind.
 
-A sampler returns a form that denotes exactly one thing in the fact graph, or None where the draw
-led nowhere; the caller draws again. Yes and no, and the first and the second of two, come equally
-often by construction: both variants must exist before a coin decides between them.
+A sampler returns a form that denotes exactly one entity or value, or None for a failed draw, after
+which the caller draws again. Yes and no, and the first and the second of two, are equally frequent
+by construction: both variants must exist before a coin decides between them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import RELATIONS_OF, Facts
 from search_env.worlds.encyclopaedia.forms import (
-    Ask,
     Compare,
     Form,
     Join,
     Named,
     Path,
+    QuestionForm,
     denote,
     truth,
 )
@@ -41,11 +41,11 @@ class Sampler:
         self._facts = facts
         self._naming = naming
 
-    def chain(self, hops: int, draws: Draws) -> Ask | None:
+    def chain(self, hops: int, draws: Draws) -> QuestionForm | None:
         """Return a chain of ``hops`` relations from a named entity."""
         return self._walk(Named(draws.below(self._facts.articles)), hops, draws)
 
-    def comparison(self, hops: int, draws: Draws) -> Ask | None:
+    def comparison(self, hops: int, draws: Draws) -> QuestionForm | None:
         """Return a comparison whose sides are described by ``hops - 2`` relations together."""
         first = draws.below(self._facts.articles)
         relations = [(r, v) for r, v in self._facts.of(first) if r.comparison or r.same]
@@ -56,7 +56,7 @@ class Sampler:
         if relation.same:
             operator, second = "same", self._alike(first, relation.name, value, steps[1], draws)
         else:
-            # A chain would give the entity away that is asked for, so it gets yes and no only.
+            # A chain would name the compared entities, so only yes/no questions have one.
             operator = draws.choice(
                 ("less", "more") if hops > 2 else ("less", "more", "least", "most")
             )
@@ -66,7 +66,7 @@ class Sampler:
             return None
         return self._ordered(operator, relation.name, (side, second), draws)
 
-    def makers(self, hops: int, draws: Draws) -> Ask | None:
+    def makers(self, hops: int, draws: Draws) -> QuestionForm | None:
         """Return which of two works has the older (or younger) maker: always four hops."""
         first = draws.below(self._facts.articles)
         kind = self._facts.kind(first)
@@ -82,14 +82,14 @@ class Sampler:
         sides = (Path(Named(first), role), Path(Named(second), role))
         return self._ordered(draws.choice(("least", "most")), aspect, sides, draws)
 
-    def join(self, hops: int, draws: Draws) -> Ask | None:
+    def join(self, hops: int, draws: Draws) -> QuestionForm | None:
         """Return an intersection whose objects are described by ``hops - 1`` relations together."""
         return self._join(self._split(hops - 1, draws), draws)
 
-    def join_chain(self, hops: int, draws: Draws) -> Ask | None:
+    def join_chain(self, hops: int, draws: Draws) -> QuestionForm | None:
         """Return a chain that starts from an intersection."""
-        # The article of the intersection also holds the first step, so a chain of n + 1 relations
-        # takes n articles more.
+        # The article of the intersection also states the first step, so a chain of n + 1 relations
+        # takes n more articles.
         after = 1 + draws.below(hops - 1)
         start = self._join(self._split(hops - 1 - after, draws), draws)
         return None if start is None else self._walk(start, after + 1, draws)
@@ -107,15 +107,15 @@ class Sampler:
         return None
 
     def _walk(self, form: Form, steps: int, draws: Draws) -> Form | None:
-        """Return the form followed by ``steps`` relations, without coming back anywhere."""
+        """Return the form followed by ``steps`` relations, without returning to an entity."""
         seen = {denote(self._facts, form)}
         used: tuple[str, ...] = form.relations if isinstance(form, Join) else ()
-        for left in range(steps, 0, -1):
+        for remaining in range(steps, 0, -1):
             entity = denote(self._facts, form)
             onward = [
                 relation.name
                 for relation, value in self._facts.of(entity)
-                if (relation.noun if left > 1 else True)
+                if (remaining == 1 or relation.noun)
                 and relation.name not in used
                 and (relation.value in LITERALS or value not in seen)
             ]
@@ -132,7 +132,7 @@ class Sampler:
         if len(facts) < 2:
             return None
         (one, first), (two, second) = draws.shuffled(facts)[:2]
-        # Either fact alone must leave more than one candidate, or the other would be idle.
+        # Each fact alone must leave more than one candidate, or the other would be redundant.
         for relation, value in ((one, first), (two, second)):
             if len(self._facts.subjects(kind, relation, value)) < 2:
                 return None
@@ -145,7 +145,7 @@ class Sampler:
     def _alike(
         self, entity: int, relation: str, value: int, steps: int, draws: Draws
     ) -> Form | None:
-        """Return a description of an entity with the same value or with another one, by a coin."""
+        """Return a description of an entity with the same value or another one, by a coin."""
         like = self._facts.subjects(self._facts.kind(entity), relation, value)
         partner = int(like[draws.below(len(like))])
         if partner == entity:
@@ -159,7 +159,7 @@ class Sampler:
     def _other(
         self, entity: int, relation: str, value: int, steps: int, draws: Draws
     ) -> Form | None:
-        """Return a description of an entity of the kind that has another value."""
+        """Return a description of an entity of the same kind with another value."""
         kind = self._facts.kind(entity)
         other = self._facts.first[kind] + draws.below(self._facts.counts[kind])
         if self._facts.value(other, relation) in (-1, value):
@@ -169,10 +169,10 @@ class Sampler:
     def _ordered(
         self, operator: str, relation: str, sides: tuple[Form, Form], draws: Draws
     ) -> Compare | None:
-        """Return the comparison in the order that a coin decides."""
+        """Return the comparison with its sides in random order."""
         names = {self._naming.name(denote(self._facts, side)) for side in sides}
         if len(names) < 2:
-            return None  # the answer would not tell the two apart
+            return None  # the answer would be ambiguous
         form = Compare(operator, relation, sides)
         swap = draws.chance(50) != (operator != "same" and truth(self._facts, form))
         return Compare(operator, relation, (sides[1], sides[0])) if swap else form
@@ -184,7 +184,7 @@ class Sampler:
         return first, steps - first
 
 
-Shape = Callable[[Sampler, int, Draws], "Ask | None"]
+Shape = Callable[[Sampler, int, Draws], "QuestionForm | None"]
 
 SHAPES: dict[str, tuple[tuple[int, Shape], ...]] = {
     "lookup-1hop": ((4, Sampler.chain),),
@@ -198,7 +198,7 @@ SHAPES: dict[str, tuple[tuple[int, Shape], ...]] = {
     "bridge-4hop": ((3, Sampler.chain),),
     "composition-4hop": ((2, Sampler.comparison), (1, Sampler.makers), (2, Sampler.join_chain)),
 }
-"""The kinds of question: how often each is tried, relative to others of as many hops, and how."""
+"""The kinds of question: weight among those of equally many hops, and sampler."""
 
 
 def hops_of(kind: str) -> int:

@@ -1,7 +1,7 @@
-"""What the world consists of: kinds of entities, professions, and the shape of a relation.
+"""The parts of the world: kinds of entities, professions, and the type of a relation.
 
-Data and look-ups only. The relations themselves stand in ``relations.py``, how their values are
-drawn in ``facts.py``, how articles put them in ``layouts.py``.
+``relations`` and ``creations`` list the relations, ``rules`` draws their values and ``layouts``
+states them in articles.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ class Kind:
     """A kind of entity.
 
     Attributes:
-        noun: What one is called, as in ``"Which novel ...?"``.
+        noun: Noun, as in ``"Which novel ...?"``.
         weight: Share of the articles, relative to the other kinds.
-        style: Word style of :mod:`names`; kinds of one style share no word either.
+        style: Word style of :mod:`syllables`; kinds of one style share no word either.
         patterns: Names, around the invented word ``{w}``.
-        typed: A mention that says the kind, around ``{noun}`` and ``{name}``. For people the noun
-            is their profession.
-        plain: A mention that does not; empty where every mention says the kind.
-        pronouns: Sentence subjects for an entity named before, beside its name.
+        typed: A mention with the kind, around ``{noun}`` and ``{name}``. The noun of a person is
+            the profession.
+        plain: A mention without the kind; empty where every mention has it.
+        pronouns: Sentence subjects after the first mention, beside the name.
     """
 
     noun: str
@@ -35,7 +35,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How to compare two subjects by a date, a year or a number: question templates.
+    """Question templates that compare two subjects by a date, a year or a number.
 
     ``{a}`` and ``{b}`` are the subjects. ``more`` and ``less`` are yes/no questions, ``most`` and
     ``least`` ask which of the two.
@@ -49,19 +49,19 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A kind of fact and the ways to ask for it. Every fact is a function: one value or none.
+    """A kind of fact and the questions about it; a subject has one value or none.
 
     Attributes:
         name: Unique among the relations of a subject.
-        subjects: Kinds whose articles state it.
+        subjects: Kinds of the subjects, whose articles state it.
         value: Kind of the object, or ``"date"``, ``"year"``, ``"number"``.
-        keywords: Words of the stating sentences, for a keyword query.
+        keywords: Words of the sentences that state it, for a keyword query.
         ask: Questions for the value, around the subject ``{s}``.
-        noun: Noun phrases for the value, around ``{s}``; empty where no chain passes through.
+        noun: Noun phrases for the value, around ``{s}``; empty where no chain continues.
         clause: Verb phrase of a subject, around the object ``{o}``; empty where none is needed.
         same: Yes/no questions whether ``{a}`` and ``{b}`` share the value.
         comparison: Questions that compare the values of two subjects.
-        role: What the object is to the subject, as in ``"author"``; only for people of works.
+        role: Role of a person in a work, such as ``"author"``; else empty.
         units: Units to write after the number, long form first.
     """
 
@@ -145,7 +145,7 @@ KINDS: dict[str, Kind] = {
         pronouns=("It", "The opera"),
     ),
 }
-"""Every kind, in the order in which their articles are numbered."""
+"""Every kind, in the order of the articles."""
 
 WORKS = ("novel", "film", "song", "painting", "opera")
 COMPANIES = ("publisher", "studio", "label", "manufacturer")
@@ -168,7 +168,7 @@ PROFESSION_WEIGHTS = (5, 5, 5, 4, 5, 5, 3, 7, 3, 5, 4, 5)
 
 
 def kind_counts(articles: int) -> dict[str, int]:
-    """Return how many articles of each kind a world of ``articles`` has; people fill up.
+    """Return the number of articles of each kind in a world; people fill it up.
 
     Example:
         >>> kind_counts(1000)["city"], sum(kind_counts(1000).values())

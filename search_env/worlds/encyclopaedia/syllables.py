@@ -1,9 +1,9 @@
-"""Invented names: words built from syllables by a bijection, so that none comes twice.
+"""Invented names: words built from syllables by a bijection, so that all differ.
 
 A word is ``onset vowel medial vowel ending``, as in ``T-e-rv-a-n``. Onsets, medials and endings
-begin with consonants and vowels are vowels only, so a word can be cut in one way: different codes
-are different words. Each style (surnames, cities, ...) has endings of its own, which keeps the
-styles apart as well. The code of the ``j``-th word is ``3 * permutation(j) + split``: train,
+begin with consonants and vowels are vowels only, so a word has one decomposition: different codes
+are different words. Each style (surnames, cities, ...) has its own endings, so no two styles share
+a word. The code of the ``j``-th word is ``3 * permutation(j) + split``: train,
 validation and test therefore share no word, whatever their seeds.
 """
 
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from search_env.types import SPLITS
 from search_env.worlds.encyclopaedia.rng import below, key, mix
 
-# An empty onset starts the word with its vowel. Doubled and bare consonants are no medials, for
-# words like those are the ones that exist already.
+# An empty onset starts the word with its vowel. Double and single consonants are no medials, since
+# words with them often exist.
 _ONSETS = (
     *("", "b", "br", "d", "dr", "f", "fr", "g", "gl", "gr", "h", "j", "k", "kr", "l", "m", "n"),
     *("p", "pr", "r", "s", "sk", "sl", "st", "t", "th", "tr", "v", "w", "y", "z"),
@@ -67,7 +67,7 @@ _ENDINGS = {
 
 
 def capacity(style: str) -> int:
-    """Return how many words of a style one split has.
+    """Return the number of words of a style in one split.
 
     Example:
         >>> capacity("country") > 100_000
@@ -82,15 +82,15 @@ def codes(style: str, seed: int, split: str, count: int) -> NDArray[np.int64]:
 
     Args:
         style: A key of the table of endings, such as ``"surname"``.
-        seed: Orders the words.
-        split: Chooses a third of all words.
+        seed: Seed of their order.
+        split: One of three disjoint thirds of all words.
         count: At most :func:`capacity`.
     """
     side = _side(style)
     left, right = np.divmod(np.arange(count, dtype=np.uint64), np.uint64(side))
     # An alternating Feistel network over pairs of residues (Black and Rogaway, "Ciphers with
-    # arbitrary finite domains", 2002): every round adds to one half a hash of the other, which
-    # can be undone, so the whole is a permutation.
+    # arbitrary finite domains", 2002): each round adds to one half a hash of the other, which
+    # is invertible, so the network is a permutation.
     for number in range(3):
         left = (left + below(mix(right ^ np.uint64(key(seed, style, number, "l"))), side)) % side
         right = (right + below(mix(left ^ np.uint64(key(seed, style, number, "r"))), side)) % side

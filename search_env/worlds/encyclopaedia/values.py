@@ -1,4 +1,4 @@
-"""Dates, years and numbers in words, and the other ways to write an answer."""
+"""Dates, years and numbers in words, and the aliases of an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import date
 from search_env.worlds.encyclopaedia.schema import Relation
 
 LITERALS = ("date", "year", "number")
-"""The types of value that are not entities."""
+"""Types of values that are not entities."""
 
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
@@ -32,7 +32,7 @@ def literal(relation: Relation, value: int) -> str:
 
 
 def literal_answers(relation: Relation, value: int) -> tuple[str, ...]:
-    """Return :func:`literal` and the other ways to write the value.
+    """Return :func:`literal` and the aliases of the value.
 
     Example:
         >>> from search_env.worlds.encyclopaedia.relations import RELATIONS

@@ -1,4 +1,4 @@
-"""The class that users see: a world of articles and questions."""
+"""The public class: a world of articles and questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search_env.types import SPLITS, Document, Question
 from search_env.worlds.encyclopaedia.articles import Writer
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
-from search_env.worlds.encyclopaedia.questions import Asker, document_id, kinds_by_hops
+from search_env.worlds.encyclopaedia.questions import QuestionGenerator, document_id, kinds_by_hops
 
 MIN_ARTICLES, MAX_ARTICLES = 100, 1_000_000
 
@@ -19,9 +19,9 @@ MIN_ARTICLES, MAX_ARTICLES = 100, 1_000_000
 class World:
     """A procedural encyclopaedia.
 
-    Articles are written when asked for, each on its own; a world keeps only its facts, as arrays
-    of integers (about 50 MB for a million articles). Worlds of other sizes and seeds are other
-    worlds, and their document ids differ.
+    Each article is written on request; a world keeps only its facts, as arrays of integers (about
+    50 MB for a million articles). Worlds of other sizes and seeds differ, also in their document
+    ids.
 
     Args:
         articles: Number of articles, 100 to 1,000,000.
@@ -58,14 +58,14 @@ class World:
         return f"World(articles={self.articles}, seed={self.seed}, split={self.split!r})"
 
     def document(self, index: int) -> Document:
-        """Return the article of an index of ``0 .. len(world) - 1``.
+        """Return the article at an index of ``0 .. len(world) - 1``.
 
         Raises:
-            IndexError: There is no such article.
+            IndexError: The index is out of range.
         """
         if not 0 <= index < self.articles:
             raise IndexError(
-                f"Expected an article of 0 to {self.articles - 1}, got {index}. Pass one of these."
+                f"Expected an index of 0 to {self.articles - 1}, got {index}. Pass one of these."
             )
         return Document(
             id=document_id(self._prefix, index),
@@ -88,20 +88,20 @@ class World:
         """Return different questions, evenly spread over the numbers of hops.
 
         The kinds are ``lookup-1hop``, ``bridge-2hop`` to ``-4hop`` (chains), ``comparison-2hop``,
-        ``intersection-1hop`` to ``-3hop`` (the thing with two facts) and ``composition-3hop`` and
+        ``intersection-1hop`` to ``-3hop`` (the entity with two facts) and ``composition-3hop`` and
         ``-4hop`` (comparisons of chains, chains from intersections). The number of hops is the
         number of articles needed: ``len(hops)``, ``len(supporting)`` and the number in ``kind`` are
-        equal. The last hop's answer is the question's, but for comparisons, whose hops end in the
-        two values compared. A shorter list is the start of a longer one.
+        equal. The last hop's answer is the question's, except for comparisons, whose hops end in
+        the two compared values. A shorter list is the start of a longer one.
 
         Args:
-            count: How many, 0 or more.
-            hops: Numbers of ``1 .. 4``, taken in turn; one that no requested kind has is left out.
+            count: Number of questions, 0 or more.
+            hops: Numbers of ``1 .. 4``, in rotation; those that no requested kind has are skipped.
             kinds: Kinds as above, or their families such as ``"bridge"``; None for all.
             seed: Seed of the choice; 0 or greater.
 
         Raises:
-            ConfigurationError: An argument is wrong, or the world has not so many questions.
+            ConfigurationError: An argument is invalid, or the world has fewer questions.
 
         Example:
             >>> [q.kind for q in World().questions(2, hops=(2,), kinds=["comparison"])]
@@ -109,21 +109,24 @@ class World:
         """
         count = _integer("count", count, 0, 2**31)
         table = kinds_by_hops(hops, kinds)
-        asker = Asker(self._facts, self._naming, self._writer.text, self._prefix)
-        questions = [
-            q for _, q in islice(asker.ask(table, _integer("seed", seed, 0, 2**63 - 1)), count)
-        ]
+        generator = QuestionGenerator(self._facts, self._naming, self._writer.text, self._prefix)
+        pairs = generator.generate(table, _integer("seed", seed, 0, 2**63 - 1))
+        questions = [question for _, question in islice(pairs, count)]
         if len(questions) < count:
             raise ConfigurationError(
                 f"Expected a world with {count:,} different questions of hops {tuple(table)}, got "
-                f"{len(questions):,} from {self!r}. Ask for at most that many, allow more hops or "
-                "kinds, or build a World with more articles."
+                f"{len(questions):,} from {self!r}. Reduce count, allow more hops or kinds, or "
+                "build a World with more articles."
             )
         return questions
 
 
 def _integer(name: str, value: int, low: int, high: int) -> int:
-    """Return an integer argument, or say what is wrong with it."""
+    """Return an integer argument in its range.
+
+    Raises:
+        ConfigurationError: It is not an integer or out of range.
+    """
     try:
         number = operator.index(value)
     except TypeError:
