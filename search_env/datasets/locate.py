@@ -36,40 +36,41 @@ _SUBFOLDERS = ("", "official")
 
 @dataclass(frozen=True, slots=True)
 class DatasetEntry:
-    """Where a dataset's questions are published.
+    """Published files of a dataset's questions.
 
     Attributes:
-        default_split: The split of ``split=None``.
-        files: Published file names of each split, relative to a data folder.
-        hub: File of each split in :data:`HUB_REPOSITORY`.
+        files: File names of each split, relative to a data folder; the last one is also the path in
+            :data:`HUB_REPOSITORY`. The first split is the default.
         aliases: Other names of the dataset.
     """
 
-    default_split: str
     files: Mapping[str, tuple[str, ...]]
-    hub: Mapping[str, str]
     aliases: tuple[str, ...] = ()
+
+    @property
+    def default_split(self) -> str:
+        """The split of ``split=None``."""
+        return next(iter(self.files))
+
+
+def _hub_files(dataset: str, *splits: str) -> dict[str, tuple[str, ...]]:
+    return {split: (f"{dataset}/{split}.jsonl",) for split in splits}
 
 
 DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
     {
         "2wikimultihopqa": DatasetEntry(
-            "dev",
-            files={
+            {
                 "dev": ("2wikimultihopqa/dev.json", "2wikimultihopqa/dev.jsonl"),
                 "train": ("2wikimultihopqa/train.json", "2wikimultihopqa/train.jsonl"),
             },
-            hub={"dev": "2wikimultihopqa/dev.jsonl", "train": "2wikimultihopqa/train.jsonl"},
             aliases=("2wiki", "2wikimultihop", "2wikimqa", "twowiki"),
         ),
         "bamboogle": DatasetEntry(
-            "test",
-            files={"test": ("bamboogle.csv", "bamboogle.jsonl", "bamboogle/test.jsonl")},
-            hub={"test": "bamboogle/test.jsonl"},
+            {"test": ("bamboogle.csv", "bamboogle.jsonl", "bamboogle/test.jsonl")}
         ),
         "hotpotqa": DatasetEntry(
-            "dev",
-            files={
+            {
                 "dev": (
                     "hotpot_dev_distractor_v1.json",
                     "hotpot_dev_fullwiki_v1.json",
@@ -77,32 +78,21 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
                 ),
                 "train": ("hotpot_train_v1.1.json", "hotpotqa/train.jsonl"),
             },
-            hub={"dev": "hotpotqa/dev.jsonl", "train": "hotpotqa/train.jsonl"},
             aliases=("hotpot", "hotpot_qa"),
         ),
         "musique": DatasetEntry(
-            "dev",
-            files={
+            {
                 "dev": ("musique_ans_v1.0_dev.jsonl", "musique/dev.jsonl"),
                 "train": ("musique_ans_v1.0_train.jsonl", "musique/train.jsonl"),
             },
-            hub={"dev": "musique/dev.jsonl", "train": "musique/train.jsonl"},
             aliases=("musique_ans",),
         ),
         "nq": DatasetEntry(
-            "test",
-            files={split: (f"nq/{split}.jsonl",) for split in ("test", "dev", "train")},
-            hub={split: f"nq/{split}.jsonl" for split in ("test", "dev", "train")},
-            aliases=("nq_open", "natural_questions"),
+            _hub_files("nq", "test", "dev", "train"), aliases=("nq_open", "natural_questions")
         ),
-        "popqa": DatasetEntry(
-            "test", files={"test": ("popqa/test.jsonl",)}, hub={"test": "popqa/test.jsonl"}
-        ),
+        "popqa": DatasetEntry(_hub_files("popqa", "test")),
         "triviaqa": DatasetEntry(
-            "test",
-            files={split: (f"triviaqa/{split}.jsonl",) for split in ("test", "dev", "train")},
-            hub={split: f"triviaqa/{split}.jsonl" for split in ("test", "dev", "train")},
-            aliases=("tqa", "trivia_qa"),
+            _hub_files("triviaqa", "test", "dev", "train"), aliases=("tqa", "trivia_qa")
         ),
     }
 )
@@ -165,8 +155,7 @@ def find_questions(
         for candidate in _candidates(folder, published):
             return candidate, question_format(candidate)
         tried.append(f"{folder}: no {' or '.join((COMBINED_NAME, *published))} [.xz, .gz]")
-    on_hub = DATASETS[name].hub.get(chosen) if path is None else None
-    if on_hub and (downloaded := _download(on_hub, tried)):
+    if path is None and (downloaded := _download(published[-1], tried)):
         return downloaded, question_format(downloaded)
     raise _not_found(
         f"questions of {name} ({chosen})",

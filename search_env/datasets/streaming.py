@@ -145,18 +145,8 @@ def _decode_line(path: Path, number: int, raw: bytes) -> Any:
 
 def iter_json_list(path: Path) -> Iterator[Row]:
     """Yield the objects of one JSON list, decoding one at a time."""
-    with open_text(path) as file:
-        stream = _JsonStream(path, file)
-        stream.take("[")
-        while stream.peek() != "]":
-            if stream.number:
-                stream.take(",")
-            stream.number += 1
-            yield Row.of(path, stream.number, stream.value())
-        stream.take("]")
-        stream.end()
-    if not stream.number:
-        raise file_fault(path, "at least one row", "an empty list", "Download the file again.")
+    for stream in _elements(path, "[]"):
+        yield Row.of(path, stream.number, stream.value())
 
 
 def is_mapping(path: Path) -> bool:
@@ -176,20 +166,26 @@ def is_mapping(path: Path) -> bool:
 
 def iter_json_mapping(path: Path) -> Iterator[Row]:
     """Yield a row of ``title`` and ``sentences`` for each pair of one JSON object."""
+    for stream in _elements(path, "{}"):
+        title = stream.key()
+        fields = {"title": title, "sentences": stream.value()}
+        yield Row(path, stream.number, fields, prefix=f"{title}.")
+
+
+def _elements(path: Path, brackets: str) -> Iterator[_JsonStream]:
+    """Yield a cursor at each element of one JSON list or object, which the caller consumes."""
     with open_text(path) as file:
         stream = _JsonStream(path, file)
-        stream.take("{")
-        while stream.peek() != "}":
+        stream.take(brackets[0])
+        while stream.peek() != brackets[1]:
             if stream.number:
                 stream.take(",")
             stream.number += 1
-            title = stream.key()
-            fields = {"title": title, "sentences": stream.value()}
-            yield Row(path, stream.number, fields, prefix=f"{title}.")
-        stream.take("}")
+            yield stream
+        stream.take(brackets[1])
         stream.end()
     if not stream.number:
-        raise file_fault(path, "at least one row", "an empty object", "Download the file again.")
+        raise file_fault(path, "at least one row", brackets, "Download the file again.")
 
 
 class _JsonStream:

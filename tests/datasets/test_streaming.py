@@ -106,7 +106,7 @@ def test_missing_file_and_folder(tmp_path, read):
     [
         ("", "an empty file"),
         (" \n\n", "an empty file"),
-        ("[]", "an empty list"),
+        ("[]", r"at least one row, got \[\]"),
         ("Question,Answer\n", "starts with 'Q'"),
         ('[{"a": 1}, 2]', "line 2: expected a JSON object, got 2"),
         ('[{"a": 1}, [1]]', "line 2: expected a JSON object"),

@@ -181,10 +181,7 @@ LAYOUTS: dict[str, Layout] = {
         ),
         body=(
             ("It is {length} kilometres long.", "The river is {length} kilometres long."),
-            (
-                "It flows into {mouth}.",
-                "At the end of its course it flows into {mouth}.",
-            ),
+            ("It flows into {mouth}.", "At the end of its course it flows into {mouth}."),
             (
                 "Its valley is {landscape} and known for {goods}.",
                 "It passes through {landscape} country and was long used to carry {goods}.",
@@ -202,10 +199,7 @@ LAYOUTS: dict[str, Layout] = {
     "mountain": Layout(
         lead=("{name} is a mountain in {region}.", "{name} is a {adjective} mountain in {region}."),
         body=(
-            (
-                "It is {height} metres high.",
-                "The summit is {height} metres high.",
-            ),
+            ("It is {height} metres high.", "The summit is {height} metres high."),
             (
                 "It was first climbed in {ascent} by {climber}.",
                 "{climber} first climbed it in {ascent}.",
@@ -260,10 +254,7 @@ LAYOUTS: dict[str, Layout] = {
                 "Beside pictures it shows {things} and {things2}.",
                 "Its rooms are arranged by colour, from {things} to {things2}.",
             ),
-            (
-                "In the garden there is a {sight}.",
-                "Its café is known for {dish}.",
-            ),
+            ("In the garden there is a {sight}.", "Its café is known for {dish}."),
             (
                 "Part of the collection was lost during {crisis}.",
                 "A stone {animal} guards the entrance.",
@@ -324,16 +315,10 @@ LAYOUTS: dict[str, Layout] = {
         body=(
             ("It was produced by {studio}.", "The film was produced by the studio {studio}."),
             ("The music was written by {score}.", "{score} wrote the music."),
-            (
-                "The leading role is played by {lead}.",
-                "{lead} plays the leading role.",
-            ),
+            ("The leading role is played by {lead}.", "{lead} plays the leading role."),
             ("It is based on {basis}.", "The script is based on {basis}."),
             ("It lasts {runtime} minutes.", "The film runs for {runtime} minutes."),
-            (
-                "It tells of {hero} who {deed}.",
-                "At its centre is {hero} who {deed}.",
-            ),
+            ("It tells of {hero} who {deed}.", "At its centre is {hero} who {deed}."),
             (
                 "Critics admired the photography but called the ending {verdict}.",
                 "Most of the scenes were shot at night, near a {sight}.",
@@ -346,10 +331,7 @@ LAYOUTS: dict[str, Layout] = {
             "{name} is a {genre} song by {singer}, recorded and released in {issued}.",
         ),
         body=(
-            (
-                "It was written by {songwriter}.",
-                "The songwriter was {songwriter}.",
-            ),
+            ("It was written by {songwriter}.", "The songwriter was {songwriter}."),
             ("It appeared on the label {label}.", "The record was issued by the label {label}."),
             (
                 "The lyrics describe {theme} on a {climate} day.",
@@ -405,10 +387,7 @@ LAYOUTS: dict[str, Layout] = {
                 "It was first performed in {premiere} in {premiered}.",
             ),
             ("The libretto was written by {librettist}.", "Its libretto is by {librettist}."),
-            (
-                "It tells of {hero} who {deed}.",
-                "The action concerns {hero} who {deed}.",
-            ),
+            ("It tells of {hero} who {deed}.", "The action concerns {hero} who {deed}."),
             (
                 "The overture gives the main theme to {instrument}.",
                 "An aria accompanied by {instrument} is often heard in concerts.",
