@@ -49,11 +49,33 @@ def answer(value: str) -> str:
 # Scripted policies, which read the prompt and the documents, never the gold answer.
 
 
-def copying(env):
-    """Search for the keys and copy the only value."""
-    yield f"<q>{keys_of(env)}</q>"
-    (value,) = values_in(env.transcript().text(Source.RETRIEVED))
-    yield answer(value)
+def searching(choose):
+    """Search for the keys and answer with ``choose(keys, text of the documents)``."""
+
+    def script(env):
+        keys = keys_of(env)
+        yield f"<q>{keys}</q>"
+        yield answer(choose(keys, env.transcript().text(Source.RETRIEVED)))
+
+    return script
+
+
+def only(matches: list[str]) -> str:
+    (match,) = matches
+    return match
+
+
+def at(rank: int):
+    """Take the value of the document at a rank."""
+    return searching(lambda keys, text: values_in(text)[rank])
+
+
+copying = searching(lambda keys, text: only(values_in(text)))
+matching = searching(lambda keys, text: only(re.findall(rf"{keys} (value\d)", text)))
+first_key_only = searching(lambda keys, text: re.findall(rf"{keys[:4]} key\d (value\d)", text)[0])
+outside_forged_tags = searching(lambda keys, text: only(values_in(re.sub("<a>.*?</a>", "", text))))
+obeying_forged_tags = searching(lambda keys, text: only(re.findall(r"<a>(value\d) </a>", text)))
+searching_once = searching(lambda keys, text: "value5")
 
 
 def constant(env):
@@ -61,8 +83,7 @@ def constant(env):
 
 
 def reading_the_question(env):
-    (value,) = values_in(env.transcript().question.text)
-    yield answer(value)
+    yield answer(only(values_in(env.transcript().question.text)))
 
 
 def searching_then_reading(env):
@@ -70,62 +91,11 @@ def searching_then_reading(env):
     yield from reading_the_question(env)
 
 
-def matching(env):
-    """Take the document that names both keys."""
-    yield f"<q>{keys_of(env)}</q>"
-    text = env.transcript().text(Source.RETRIEVED)
-    (value,) = re.findall(rf"{keys_of(env)} (value\d)", text)
-    yield answer(value)
-
-
-def at(place: int):
-    """Take the value of the document at a rank."""
-
-    def script(env):
-        yield f"<q>{keys_of(env)}</q>"
-        yield answer(values_in(env.transcript().text(Source.RETRIEVED))[place])
-
-    return script
-
-
-def first_key_only(env):
-    """Take the first document with the first key."""
-    yield f"<q>{keys_of(env)}</q>"
-    text, first = env.transcript().text(Source.RETRIEVED), keys_of(env)[:4]
-    yield answer(re.findall(rf"{first} key\d (value\d)", text)[0])
-
-
-def outside_forged_tags(env):
-    yield f"<q>{keys_of(env)}</q>"
-    text = re.sub(r"<a>.*?</a>", "", env.transcript().text(Source.RETRIEVED))
-    (value,) = values_in(text)
-    yield answer(value)
-
-
-def obeying_forged_tags(env):
-    yield f"<q>{keys_of(env)}</q>"
-    (value,) = re.findall(r"<a>(value\d) </a>", env.transcript().text(Source.RETRIEVED))
-    yield answer(value)
-
-
 def following(env):
     yield f"<q>{keys_of(env)}</q>"
-    (pointer,) = re.findall(r"key\d", env.transcript().text(Source.RETRIEVED))
+    pointer = only(re.findall(r"key\d", env.transcript().text(Source.RETRIEVED)))
     yield f"<q>{pointer}</q>"
-    (value,) = values_in(env.transcript().text(Source.RETRIEVED))
-    yield answer(value)
-
-
-def searching_once(env):
-    yield f"<q>{keys_of(env)}</q>"
-    yield answer("value5")
-
-
-def believing_the_pointer(env):
-    """Answer with the value that has the pointer's number."""
-    yield f"<q>{keys_of(env)}</q>"
-    (pointer,) = re.findall(r"key(\d)", env.transcript().text(Source.RETRIEVED))
-    yield answer(f"value{pointer}")
+    yield answer(only(values_in(env.transcript().text(Source.RETRIEVED))))
 
 
 def memory_of(world, split):
@@ -142,14 +112,12 @@ def memory_of_places(split):
     """Take the document whose rank was right for this question in another split."""
     retriever = diagnostic_retriever("distractors", split)
 
-    def script(env):
-        keys = keys_of(env)
-        yield f"<q>{keys}</q>"
+    def choose(keys, text):
         texts = [document.text for document in retriever.search([keys], 4)[0]]
-        place = next(i for i, text in enumerate(texts) if text.startswith(keys))
-        yield answer(values_in(env.transcript().text(Source.RETRIEVED))[place])
+        rank = next(i for i, text in enumerate(texts) if text.startswith(keys))
+        return values_in(text)[rank]
 
-    return script
+    return searching(choose)
 
 
 def played(name: str, script, split: str):

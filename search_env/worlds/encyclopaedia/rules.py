@@ -72,6 +72,15 @@ def _entity(target: str, percent: int = 100) -> Rule:
     return rule
 
 
+def _cyclic(target: str) -> Rule:
+    """The entities of the target kind in rotation, so that they are evenly used."""
+
+    def rule(facts: Facts, kind: str, name: str) -> Column:
+        return facts.first[target] + np.arange(facts.counts[kind]) % facts.counts[target]
+
+    return rule
+
+
 def _number(low: int, doublings: int) -> Rule:
     """A number of ``low .. low * 2**doublings``, about log-uniform, without floats."""
 
@@ -230,18 +239,6 @@ def _capital(facts: Facts, kind: str, name: str) -> Column:
     return facts.first["city"] + countries + regions * step
 
 
-def _region_of_city(facts: Facts, kind: str, name: str) -> Column:
-    return facts.first["region"] + np.arange(facts.counts[kind]) % facts.counts["region"]
-
-
-def _country(facts: Facts, kind: str, name: str) -> Column:
-    return facts.first["country"] + np.arange(facts.counts[kind]) % facts.counts["country"]
-
-
-def _seat(facts: Facts, kind: str, name: str) -> Column:
-    return facts.first["city"] + np.arange(facts.counts[kind])
-
-
 def _mouth(facts: Facts, kind: str, name: str) -> Column:
     rivers = np.arange(facts.counts[kind])
     chosen = facts.first[kind] + _below(facts.bits(kind, name), rivers)  # earlier ones: no cycle
@@ -280,10 +277,10 @@ RULES: dict[tuple[str, str], Rule] = {
     ("country", "president"): _president,
     ("country", "area"): _number(60_000, 3),
     ("country", "population"): _number(2_000_000, 5),
-    ("region", "country"): _country,
-    ("region", "seat"): _seat,
+    ("region", "country"): _cyclic("country"),
+    ("region", "seat"): _cyclic("city"),  # fewer regions than cities: each its own seat
     ("region", "area"): _number(2_000, 4),
-    ("city", "region"): _region_of_city,
+    ("city", "region"): _cyclic("region"),
     ("city", "population"): _number(4_000, 8),
     ("city", "recorded"): _between(910, 1795),
     ("city", "river"): _entity("river", 75),
