@@ -17,7 +17,7 @@ has ``question`` and ``answer``                       ``r1_searcher``
 
 Passages: ``contents`` is ``flashrag``; ``title`` and ``text`` are ``native``; one JSON object from
 titles to sentences is ``hipporag``; a question file that carries passages is read by its own
-layout. Nothing else is looked at, and a name given by the caller always wins.
+layout. A name from the caller always wins.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ _CORPUS_RULES = (
     ({"title", "sentences"}, "hipporag"),
 )
 _ONE_PASSAGE_A_ROW = ("flashrag", "native")
-"""Corpora whose rows do not share passages: they are read in constant memory, repeats unchecked."""
+"""Corpora with ids of their own, read in constant memory without a check for repeats."""
 
 
 def read_questions(path: str | Path, format: str | None = None) -> Iterator[Question]:
@@ -157,7 +157,7 @@ def corpus_format(path: Path) -> str:
 
     Raises:
         DataNotFoundError: There is no readable file.
-        DataFormatError: No rule fits; the message says whether the file holds questions alone.
+        DataFormatError: No rule fits; the message says whether the file has only questions.
     """
     fields = _first_fields(path)
     if layout := _first_match(_CORPUS_RULES, fields):

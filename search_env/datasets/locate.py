@@ -135,7 +135,7 @@ def load_questions(
 def find_questions(
     dataset: str, split: str | None = None, path: str | Path | None = None
 ) -> tuple[Path, str]:
-    """Return the file that holds a dataset's split, and its layout.
+    """Return the file with a dataset's split, and its layout.
 
     A combined file counts if its rows name the dataset and the split; it may contain others too.
     Arguments and errors as for :func:`load_questions`; of a file at ``path`` only the first row is

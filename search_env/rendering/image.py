@@ -66,7 +66,7 @@ def render_rgb(
         A new uint8 array ``(height, width, 3)``; equal frames give equal arrays.
 
     Raises:
-        ConfigurationError: ``size`` is too small to hold header, text and footer.
+        ConfigurationError: ``size`` is too small for header, text and footer.
     """
     from PIL import Image, ImageDraw
 

@@ -16,7 +16,7 @@ _COMPRESS = {".gz": gzip.compress, ".xz": lzma.compress}
 
 @pytest.fixture
 def write(tmp_path: Path) -> Writer:
-    """Return ``write(name, content)``: text or bytes as they are, a list by the name's ending.
+    """Return ``write(name, content)``: text or bytes unchanged, a list by the name's ending.
 
     ``.jsonl`` writes one row a line, ``.json`` the whole value; ``.gz`` and ``.xz`` compress.
     """

@@ -125,7 +125,7 @@ class TestMusique:
             ),
         )
 
-    def test_documents_come_once_in_file_order(self, write):
+    def test_documents_are_yielded_once_in_file_order(self, write):
         path = write("m.jsonl", [musique_row(), musique_row(id="2hop__3_4")])
         documents = list(read_documents(path, "musique"))
         assert [d.id for d in documents] == [OTHER_ID, FRANCE_ID, PARIS_ID]

@@ -201,7 +201,7 @@ class TestCorpus:
         other = write("other/passages.jsonl", [{"title": "T", "text": "x"}])
         assert find_corpus(other) == find_corpus(str(other.parent)) == other
 
-    def test_nowhere(self, places):
+    def test_no_place_has_a_corpus(self, places):
         with pytest.raises(DataNotFoundError, match=r"search-env index.*passages\.jsonl.*\$SEARCH"):
             find_corpus()
         with pytest.raises(DataNotFoundError, match="Check the path"):

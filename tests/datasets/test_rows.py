@@ -63,7 +63,7 @@ def test_rows_name_their_place():
         row(paragraphs={}).rows("paragraphs")
 
 
-def test_document_id_ignores_white_space_and_nothing_else():
+def test_document_id_ignores_only_white_space():
     # printf 'Paris\tParis is it.' | sha1sum | cut -c-12
     assert document_id("Paris", "Paris is it.") == "a48a0bc68e28"
     assert document_id(" Paris", "Paris\n is  it. ") == document_id("Paris", "Paris is it.")

@@ -1,4 +1,4 @@
-"""The streaming readers: equal to the whole-file readers, exact about errors, small in memory."""
+"""The streaming readers: equal to json.load, exact about errors, small in memory."""
 
 import gzip
 import json

@@ -42,6 +42,6 @@ def test_running():
     assert not episode().frame().running
 
 
-def test_every_stop_reason_has_its_own_words():
+def test_every_stop_reason_has_its_ending():
     endings = {Writer().write(Source.POLICY, "x").end(r).frame().ending for r in StopReason}
     assert len(endings) == len(StopReason)

@@ -1,4 +1,4 @@
-"""Colours are told apart by everyone and read on the background."""
+"""Colours differ in every kind of vision and are legible on the background."""
 
 import itertools
 

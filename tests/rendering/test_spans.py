@@ -59,7 +59,7 @@ def test_fault_without_a_tag_colours_its_token():
 
 
 def test_text_around_a_tag_in_one_token():
-    """One id may hold the end of a tag and more."""
+    """One id may contain the end of a tag and more."""
     pieces = ["x <sea", "rch>\n", "q"]
     transcript = Writer().transcript()
     transcript = type(transcript)(

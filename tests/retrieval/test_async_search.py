@@ -176,6 +176,6 @@ else:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_a_forked_child_has_workers_of_its_own():
+def test_a_forked_child_starts_workers():
     result = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -25,7 +25,7 @@ def test_fake_answers_known_queries_in_order_and_cuts_to_k():
     assert isinstance(fake, Retriever)
 
 
-def test_retrieve_passes_good_answers_through():
+def test_retrieve_returns_valid_answers():
     assert retrieve(FakeRetriever({"a": [ULM]}), ["a", "b"], 3) == [[ULM], []]
     assert retrieve(FakeRetriever(), [], 3) == []
 
@@ -43,7 +43,7 @@ def test_retrieve_passes_good_answers_through():
         ([[ULM, PARIS]], "at most k=1 documents from Returning.search, got 2"),
     ],
 )
-def test_retrieve_refuses_anything_else(answer, message):
+def test_retrieve_rejects_invalid_answers(answer, message):
     with pytest.raises(InvalidRetrievalError, match=message):
         retrieve(Returning(answer), ["q"], 1)
 

@@ -28,7 +28,7 @@ def record(path, *queries, k=2, answers=ANSWERS):
     return Cassette(path, inner).search(list(queries), k), inner
 
 
-def test_what_was_recorded_is_replayed(tmp_path):
+def test_recordings_are_replayed(tmp_path):
     path = tmp_path / "new" / "tape.jsonl"
     results, _ = record(path, "rhine", "ulm", "nothing")
     assert results == [[KOELN, ULM], [ULM], []]
@@ -39,7 +39,7 @@ def test_what_was_recorded_is_replayed(tmp_path):
     assert len(path.read_text().splitlines()) == 3
 
 
-def test_only_what_is_missing_is_asked_and_once(tmp_path):
+def test_only_missing_queries_are_searched_and_once(tmp_path):
     path = tmp_path / "tape.jsonl"
     record(path, "ulm")
     _, inner = record(path, "ulm", "rhine", "rhine")
@@ -71,7 +71,7 @@ def test_the_first_of_two_recordings_counts(tmp_path):
     assert Cassette(path).search(["ulm"], 2) == [[ULM]]
 
 
-def test_lists_are_the_callers_own():
+def test_returned_lists_are_copies():
     cassette = Cassette.from_recordings({"ulm": [ULM]}, k=2)
     cassette.search(["ulm"], 2)[0].clear()
     assert cassette.search(["ulm", "ulm"], 2) == [[ULM], [ULM]]
@@ -101,7 +101,7 @@ def test_failures_are_not_recorded(tmp_path):
     assert not path.exists()
 
 
-def test_every_way_to_cut_the_last_line_is_survived(tmp_path):
+def test_a_last_line_truncated_anywhere_is_repaired(tmp_path):
     path = tmp_path / "tape.jsonl"
     record(path, "rhine", "ulm")
     content = path.read_bytes()

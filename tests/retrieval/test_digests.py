@@ -13,7 +13,7 @@ def test_is_the_sha256_of_length_prefixed_fields():
     assert digest([]) == hashlib.sha256().hexdigest()
 
 
-def test_ignores_scores_and_sees_everything_else():
+def test_only_scores_are_ignored():
     base = [Document("1", "ab", "c"), Document("2", "d", "e")]
     assert digest(base) == digest([Document("1", "ab", "c", 3.0), base[1]])
     others = [

@@ -85,7 +85,7 @@ def test_the_last_failure_is_raised():
         (ConfigurationError("x"), RetrievalError),
     ],
 )
-def test_what_cannot_pass_is_not_retried(error, raised):
+def test_permanent_errors_are_not_retried(error, raised):
     pauses = []
     inner = Flaky(error)
     with pytest.raises(raised):
@@ -118,12 +118,12 @@ def test_a_backend_that_keeps_hanging_is_an_error():
     inner.release.set()
 
 
-def test_a_timeout_error_of_the_backend_is_its_own():
+def test_a_timeout_error_of_the_backend_is_raised_unchanged():
     with pytest.raises(RetrievalTimeoutError, match=r"^server said so$"):
         retrying(Flaky(RetrievalTimeoutError("server said so")), [], retries=0).search(["a"], 1)
 
 
-def test_a_hanging_thread_does_not_keep_the_interpreter():
+def test_a_hanging_thread_does_not_block_the_exit():
     program = """
 import threading
 from search_env.errors import RetrievalTimeoutError

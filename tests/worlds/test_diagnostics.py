@@ -172,7 +172,7 @@ def test_other_ways_to_fail(name, script, expected, split):
 
 
 @pytest.mark.parametrize(("learnt", "split"), list(itertools.permutations(SPLITS, 2)))
-def test_what_one_split_taught_is_worth_chance_on_another(learnt, split):
+def test_a_table_of_one_split_is_worth_chance_on_another(learnt, split):
     for name in ("MustSearch", "Distractors", "ForgedTags", "DelayedEvidence"):
         dataset = ENVIRONMENTS[BY_ID[name].id]["dataset"]
         assert mean_return(name, memory_of(dataset, learnt), split) == 1 / 8
@@ -185,14 +185,14 @@ def test_every_value_is_the_answer_equally_often(dataset, split):
     questions = diagnostic_questions(dataset, split)
     assert len({q.id for q in questions}) == len({q.text for q in questions}) == 64
     assert set(Counter(q.answers for q in questions).values()) == {8}
-    for place in (0, 1):  # one key alone says nothing
+    for place in (0, 1):  # one key alone is no information
         pairs = Counter((re.findall(r"key\d", q.text)[place], q.answers) for q in questions)
         assert set(pairs.values()) == {1}
         assert len(pairs) == 64
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_documents_hold_what_the_worlds_promise(split):
+def test_documents_are_balanced(split):
     queries = [f"key{a} key{b}" for a in range(8) for b in range(8)]
     shelves = diagnostic_retriever("distractors", split).search(queries, 4)
     for query, shelf in zip(queries, shelves, strict=True):

@@ -154,7 +154,7 @@ def test_worlds_can_be_copied_and_pickled():
         assert other.questions(5) == before
 
 
-def test_the_default_world_is_ready_in_a_moment():
+def test_the_default_world_is_built_quickly():
     start = time.perf_counter()
     world = World(1000, seed=11)
     documents, questions = list(world.documents()), world.questions(1000)
@@ -162,7 +162,7 @@ def test_the_default_world_is_ready_in_a_moment():
     assert time.perf_counter() - start < 3  # 0.3 s on an idle core
 
 
-def test_an_article_of_a_huge_world_comes_at_once():
+def test_an_article_of_a_huge_world_is_written_quickly():
     start = time.perf_counter()
     world = World(1_000_000, seed=1, split="test")
     assert world.document(999_999).id == "world-1000000-1-test-999999"
@@ -183,7 +183,7 @@ def test_an_article_of_a_huge_world_comes_at_once():
         ({"split": None}, "got None"),
     ],
 )
-def test_bad_worlds_are_refused(arguments, message):
+def test_invalid_worlds_are_rejected(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         World(**arguments)
 
@@ -207,6 +207,6 @@ def test_an_article_outside_the_world_is_an_index_error(index):
         ({"count": 900, "hops": (1,), "kinds": ["lookup"]}, r"got \d+ from World\(articles=100"),
     ],
 )
-def test_bad_requests_for_questions_are_refused(arguments, message):
+def test_invalid_requests_for_questions_are_rejected(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         World(100).questions(**arguments)

@@ -45,7 +45,7 @@ def test_each_relation_is_stated_by_one_sentence_of_the_layout(kind):
     assert sorted(stated) == sorted(names)
 
 
-def test_relations_and_rules_belong_together():
+def test_every_relation_has_a_rule():
     auxiliary = {("person", "profession"), ("person", "birth_year")}
     assert set(RULES) == set(RELATIONS) | auxiliary
     assert set(FAME) == set(PROFESSIONS)
@@ -65,7 +65,7 @@ def test_question_templates_have_the_right_places():
         if comparison := relation.comparison:
             for templates in (comparison.least, comparison.most, comparison.less, comparison.more):
                 assert all(fields(t) == {"a", "b"} and t.endswith("?") for t in templates)
-        # A fact that leads to an entity can be gone through; a literal ends every chain.
+        # A chain continues through an entity and ends at a literal.
         assert bool(relation.noun) == (relation.value in KINDS)
 
 
@@ -146,4 +146,4 @@ def test_many_people_share_a_surname_or_a_given_name(world):
     first = facts.first["person"]
     people = [naming.person(e) for e in range(first, first + facts.counts["person"])]
     assert len({surname for _, surname in people}) < len(people) / 2
-    assert len({given for given, _ in people}) < len(people) / 3
+    assert len({name for name, _ in people}) < len(people) / 3

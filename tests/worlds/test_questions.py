@@ -167,7 +167,7 @@ def names_in(form):
     return [entity for part in parts for entity in names_in(part)]
 
 
-def test_questions_name_what_they_are_about_and_say_which_one(world, questions):
+def test_questions_name_their_entities_unambiguously(world, questions):
     naming = world._naming
     for form, question in questions:
         for entity in names_in(form):

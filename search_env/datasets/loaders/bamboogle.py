@@ -4,7 +4,7 @@ Published as a CSV file with the header ``Question,Answer`` (Press et al., 2022;
 FireAct@94c6189), and as JSON lines with the same two names in either case. There is one split,
 ``test``. Rows have neither ids nor evidence, so ids are ``bamboogle_1`` ... in file order.
 
-Answers are kept as the file has them. A spreadsheet has rewritten 13 dates of FireAct's copy
+Answers are kept unchanged. A spreadsheet has rewritten 13 dates of FireAct's copy
 (``13-Sep-93`` for ``September 13, 1993``): score against another copy if you can.
 """
 

@@ -1,13 +1,13 @@
 """HotpotQA: two-hop questions over Wikipedia introductions (Yang et al., 2018).
 
-Two layouts hold the same fields ``question``, ``answer``, ``type``, ``supporting_facts`` and
+Two layouts have the same fields ``question``, ``answer``, ``type``, ``supporting_facts`` and
 ``context``; both are read, as one JSON list or as JSON lines:
 
 * its own JSON: ``_id``, facts as ``[title, sentence number]``, context as ``[title, [sentences]]``;
 * the hub's rows: ``id``, facts ``{title: [...], sent_id: [...]}``, context ``{title, sentences}``.
 
-Sentences carry their own leading space, so a passage is their plain concatenation. HotpotQA says
-which passages hold the evidence but not which step needs which, so there are no hops. Where a
+Sentences carry their own leading space, so a passage is their plain concatenation. HotpotQA
+names the passages of the evidence but not the step of each, so there are no hops. Where a
 supporting title is missing from the context (the full-wiki files), ``supporting`` is empty.
 """
 

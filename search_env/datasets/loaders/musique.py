@@ -79,7 +79,7 @@ def _paragraphs(row: Row) -> dict[int, Document]:
 
 
 def build_question(row: Row, question_id: str, dataset: str) -> Question:
-    """Return the question of a row in MuSiQue's shape under the given id.
+    """Return the question of a row in MuSiQue's shape under ``question_id``.
 
     A paragraph without ``is_supporting`` counts as evidence, as in HippoRAG's copies.
     """

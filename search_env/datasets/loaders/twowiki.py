@@ -4,8 +4,8 @@ HotpotQA's layouts (see :mod:`search_env.datasets.loaders.hotpotqa`) with ``evid
 ``[subject, relation, object]`` in the order of the reasoning, which give the hops. Three choices:
 
 * Sentences carry no leading space here, so a passage joins them with one.
-* Copies made for table formats hold ``context``, ``supporting_facts`` and ``evidences`` as strings
-  of JSON; those are decoded. Any other string is an error.
+* Copies for table formats have ``context``, ``supporting_facts`` and ``evidences`` as strings of
+  JSON; those are decoded. Any other string is an error.
 * ``answer_id`` and the ``qa_pairs`` of some copies are ignored: the first needs a separate alias
   file, the second answers in sentences and in another order than the evidence.
 

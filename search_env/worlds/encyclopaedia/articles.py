@@ -54,12 +54,12 @@ class Writer:
         if kind != "person":
             words["name"] = self._naming.name(entity)
             return KINDS[kind].pronouns
-        given, surname = self._naming.person(entity)
+        given_name, surname = self._naming.person(entity)
         woman = self._naming.is_woman(entity)
         words |= (
             {"s": "she", "P": "Her", "p": "her"} if woman else {"s": "he", "P": "His", "p": "his"}
         )
-        words["name"] = f"{given} {surname}"
+        words["name"] = f"{given_name} {surname}"
         words["was"] = "was" if "death_date" in words else "is"
         words["profession"] = f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
         words["fame"] = draws.choice(FAME[noun])

@@ -55,10 +55,10 @@ class Naming:
     def person(self, entity: int) -> tuple[str, str]:
         """Return given name and surname of a person."""
         index = entity - self._facts.first["person"]
-        given, gender = divmod(int(self._given[index]), 2)
+        given_name, gender = divmod(int(self._given[index]), 2)
         style = "woman" if gender else "man"
         surname = self._words["person"][index % self._families]
-        return word(style, int(self._given_words[style][given])), word("surname", int(surname))
+        return word(style, int(self._given_words[style][given_name])), word("surname", int(surname))
 
     def is_woman(self, entity: int) -> bool:
         """Return whether a person is a woman."""
@@ -140,9 +140,9 @@ class Naming:
         start = below(stream(base, self._families), 2 * names)[family].astype(np.int64)
         # Two steps are less than one cycle, so three members get three names.
         step = 1 + below(stream(mix(base), self._families), names - 1)[family].astype(np.int64)
-        given = (start + member * step) % (2 * names)
-        given[self._namesakes + self._families] = given[self._namesakes]
-        return given
+        numbers = (start + member * step) % (2 * names)
+        numbers[self._namesakes + self._families] = numbers[self._namesakes]
+        return numbers
 
     @cached_property
     def _given_words(self) -> dict[str, NDArray[np.int64]]:

@@ -10,7 +10,7 @@ from search_env.types import Document
 DOCUMENTS = [Document("b", "Ulm", "A city."), Document("a", "", ""), Document("c", "K\ud800", "é")]
 
 
-def test_documents_come_back_in_order():
+def test_documents_keep_their_order():
     passages = Passages.from_documents(iter(DOCUMENTS))
     assert list(passages) == DOCUMENTS
     assert len(passages) == 3

@@ -108,7 +108,7 @@ def test_ties_go_to_the_first_document():
 
 
 @pytest.mark.parametrize("query", ["", "  ", "the of", "xylophone", "x"])
-def test_a_query_without_known_words_finds_nothing(query):
+def test_a_query_without_indexed_words_returns_no_documents(query):
     assert BM25Retriever.build(CORPUS).search([query], 5) == [[]]
 
 
@@ -125,7 +125,7 @@ def test_documents_carry_content_and_positive_scores():
         assert (document.title, document.text) == (original.title, original.text)
 
 
-def test_batches_answer_each_query_with_a_list_of_its_own():
+def test_equal_queries_of_a_batch_get_separate_lists():
     retriever = BM25Retriever.build(CORPUS)
     first, none, again = retrieve(retriever, ["Danube", "", "Danube"], 2)
     assert (first, none) == (again, [])
@@ -170,7 +170,7 @@ def test_lookup_by_id_order_length_and_digest():
         retriever.document("zz")
 
 
-def test_progress_is_shown_on_request_where_it_takes_long(capsys, monkeypatch):
+def test_progress_is_shown_on_request_after_a_delay(capsys, monkeypatch):
     BM25Retriever.build(CORPUS, progress=True)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(bm25, "_PROGRESS_DELAY", 0.0)
@@ -234,7 +234,7 @@ def test_a_loaded_index_is_mapped_and_read_only(saved):
     assert not postings.impacts.flags.writeable
 
 
-def test_the_manifest_says_what_it_is(saved):
+def test_the_manifest_describes_the_index(saved):
     manifest = json.loads((saved / "format.json").read_text())
     assert manifest["version"] == 1
     assert manifest["digest"] == digest(CORPUS)
@@ -286,6 +286,10 @@ def edit_manifest(path, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
+def sizes(path):
+    return {file.name: file.stat().st_size for file in path.glob("*.npy")}
+
+
 def truncate(path, name="postings.impacts.npy"):
     file = path / name
     file.write_bytes(file.read_bytes()[:-1])
@@ -304,9 +308,7 @@ def other_dtype(path):
 def pickled(path):
     array = np.array([{"code": "run me"}], dtype=object)
     np.save(path / "postings.starts.npy", array, allow_pickle=True)
-    size = (path / "postings.starts.npy").stat().st_size
-    sizes = json.loads((path / "format.json").read_text())["files"]
-    edit_manifest(path, files=sizes | {"postings.starts.npy": size})
+    edit_manifest(path, files=sizes(path))
 
 
 def mixed(path):
@@ -314,8 +316,7 @@ def mixed(path):
     BM25Retriever.build([*CORPUS[:2], Document("x", "Oslo", "Oslo fjord")]).save(other)
     for name in ("postings.starts.npy", "vocabulary.offsets.npy"):
         shutil.copy(other / name, path / name)
-    sizes = {file.name: file.stat().st_size for file in path.glob("*.npy")}
-    edit_manifest(path, files=sizes)
+    edit_manifest(path, files=sizes(path))
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def mixed(path):
         (mixed, "vocabulary.offsets.npy that do not fit"),
     ],
 )
-def test_a_damaged_index_is_refused_with_advice(saved, damage, message):
+def test_a_damaged_index_is_rejected_with_a_remedy(saved, damage, message):
     damage(saved)
     with pytest.raises(IndexFormatError, match=message) as caught:
         BM25Retriever.load(saved)
@@ -347,11 +348,11 @@ def test_a_damaged_index_is_refused_with_advice(saved, damage, message):
     assert str(saved) in str(caught.value)
 
 
-def test_postings_of_another_index_are_refused(saved, tmp_path):
+def test_postings_of_another_index_are_rejected(saved, tmp_path):
     BM25Retriever.build(CORPUS[:2]).save(tmp_path / "other")
     for file in (tmp_path / "other").glob("postings.*"):
         shutil.copy(file, saved / file.name)
-    edit_manifest(saved, files={file.name: file.stat().st_size for file in saved.glob("*.npy")})
+    edit_manifest(saved, files=sizes(saved))
     with pytest.raises(IndexFormatError, match="lengths disagree"):
         BM25Retriever.load(saved)
 
@@ -359,7 +360,7 @@ def test_postings_of_another_index_are_refused(saved, tmp_path):
 # Pickling and copying
 
 
-def test_a_saved_index_travels_as_its_path(saved):
+def test_a_saved_index_is_pickled_as_its_path(saved):
     built = BM25Retriever.build(CORPUS)
     built.save(saved)
     for retriever in (built, BM25Retriever.load(saved)):
@@ -376,7 +377,7 @@ def test_a_replaced_index_is_noticed_when_unpickling(saved):
         pickle.loads(content)
 
 
-def test_an_unsaved_index_travels_as_its_arrays():
+def test_an_unsaved_index_is_pickled_as_its_arrays():
     retriever = BM25Retriever.build(CORPUS, k1=1.2)
     for copied in (pickle.loads(pickle.dumps(retriever)), copy.deepcopy(retriever)):
         assert copied.search(["Danube city"], 3) == retriever.search(["Danube city"], 3)

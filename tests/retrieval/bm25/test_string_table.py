@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from search_env.retrieval.bm25.string_table import StringTable
 
-# Lone surrogates included: JSON can hold them.
+# Lone surrogates included: JSON can contain them.
 TEXTS = st.text(st.characters(exclude_categories=()))
 
 
 @given(st.lists(TEXTS))
-def test_strings_come_back_as_they_went_in(strings):
+def test_strings_round_trip(strings):
     for table in (
         StringTable.from_strings(strings),
         pickle.loads(pickle.dumps(StringTable.from_strings(strings))),
