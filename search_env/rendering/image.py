@@ -84,13 +84,9 @@ def render_rgb(
 
 
 def visible_lines(transcript: Transcript, face: Face, width: float, count: int) -> list[Line]:
-    """Return the last ``count`` wrapped lines of the episode, decoding no more than they need.
+    """Return the last ``count`` lines of the episode, wrapped at ``width`` pixels.
 
-    Args:
-        transcript: The episode.
-        face: The font.
-        width: Width of a line in pixels.
-        count: Number of visible lines.
+    Only the tokens of these lines are decoded.
     """
     total, tail = len(transcript.tokens), _TAIL
     while True:

@@ -38,10 +38,7 @@ _PIECES = re.compile(rf"\n|[^\S\n]+|[{_ALONE}]|[^\s{_ALONE}]+")
 
 
 class Face:
-    """A font at one size, with bounded caches of measured and drawn words.
-
-    Args:
-        font: A Pillow font.
+    """A Pillow font at one size, with bounded caches of measured and drawn words.
 
     Attributes:
         ascent: Pixels from a line's top to its base line.
@@ -160,15 +157,9 @@ class Line:
 
 
 def wrap(spans: Iterable[Span], face: Face, width: float) -> list[Line]:
-    """Wrap coloured text at spaces, inside a word only where the word is wider than a line.
+    """Return coloured text as at least one line of at most ``width`` pixels.
 
-    Args:
-        spans: The text.
-        face: The font.
-        width: Width of a line in pixels.
-
-    Returns:
-        The lines, at least one; spaces at a line break are dropped.
+    Lines break at spaces, which are dropped there, and inside words that are wider than a line.
     """
     lines = [Line(Source.PADDING)]
     for text, style, source in spans:

@@ -13,11 +13,7 @@ RENDER_MODES = ("ansi", "human", "rgb_array")
 
 
 class Renderer:
-    """Draws frames in one mode; the drawing code is imported on first use.
-
-    Args:
-        mode: One of :data:`RENDER_MODES`.
-    """
+    """Draws frames in one of :data:`RENDER_MODES`; drawing code is imported on first use."""
 
     def __init__(self, mode: str) -> None:
         self.mode = mode

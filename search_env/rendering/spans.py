@@ -191,12 +191,7 @@ class SpanStream:
 def spans(transcript: Transcript, start: int = 0) -> list[Span]:
     """Return the coloured text from token ``start`` on, without an incomplete last character.
 
-    Args:
-        transcript: Ended or running.
-        start: Index of the first token to read.
-
-    Returns:
-        Spans in order; neighbours differ in style or source, and none is empty.
+    Neighbouring spans differ in style or source, and none is empty.
     """
     stream = SpanStream(start)
     return _join(stream.advance(transcript) + stream.pending())

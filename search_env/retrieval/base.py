@@ -118,11 +118,6 @@ def retrieve_each(
     Equal queries are searched once. Where a call with several queries fails, each is searched by
     itself, so that one failing query does not fail the others.
 
-    Args:
-        retriever: Where to search.
-        queries: Plain text.
-        k: Largest number of documents for one query.
-
     Example:
         >>> fake = FakeRetriever({"Ulm": [Document("1", "Ulm", "A city.")]})
         >>> [len(documents) for documents in retrieve_each(fake, ["Ulm", "Bonn", "Ulm"], k=3)]

@@ -55,13 +55,9 @@ class PageEntry:
 def write_page(
     path: Path, title: str, episodes: Iterable[PageEntry], tabs: Sequence[Tab] = ()
 ) -> int:
-    """Write a page atomically and return its number of episodes.
+    """Write a page atomically and return its number of episodes, which keep their order.
 
-    Args:
-        path: File to write.
-        title: Title of the page.
-        episodes: Episodes in the order of the list.
-        tabs: Sections before the viewer; the first one is open.
+    The tabs come before the viewer; the first one is open.
 
     Raises:
         TokenizerError: The tokenizer of an episode is missing or has changed.

@@ -53,11 +53,7 @@ class _Case:
 
 
 def diagnostic_questions(dataset: str, split: str) -> tuple[Question, ...]:
-    """Return the 64 questions of a split.
-
-    Args:
-        dataset: One of :data:`DIAGNOSTIC_DATASETS`.
-        split: One of :data:`~search_env.types.SPLITS`.
+    """Return the 64 questions of a split of one of :data:`DIAGNOSTIC_DATASETS`.
 
     Example:
         >>> diagnostic_questions("must-not-search", "test")[1].text
@@ -79,10 +75,6 @@ def diagnostic_questions(dataset: str, split: str) -> tuple[Question, ...]:
 
 def diagnostic_retriever(dataset: str, split: str) -> FakeRetriever:
     """Return the retriever that answers exactly the queries of a split.
-
-    Args:
-        dataset: One of :data:`DIAGNOSTIC_DATASETS`.
-        split: One of :data:`~search_env.types.SPLITS`.
 
     Example:
         >>> retriever = diagnostic_retriever("distractors", "test")

@@ -21,12 +21,16 @@ class Terminal(io.StringIO):
         return True
 
 
-def play(writer, cuts, color=False):
+def printed(*frames, color=False):
     stream = io.StringIO()
     live = LiveTerminal(stream, color=color)
-    for cut in cuts:
-        live.show(writer.frame(cut))
+    for frame in frames:
+        live.show(frame)
     return stream.getvalue()
+
+
+def play(writer, cuts, color=False):
+    return printed(*map(writer.frame, cuts), color=color)
 
 
 def after_header(text):
@@ -47,10 +51,10 @@ def painted(text):
 def test_token_by_token():
     writer = episode()
     total = len(writer.tokens)
-    printed = play(writer, range(21, total + 1))
+    text = play(writer, range(21, total + 1))
     first, last = writer.frame(21), writer.frame()
-    assert printed.startswith(header(first, color=False))
-    assert after_header(printed) == after_header(render_ansi(last, color=False)) + budget_row(
+    assert text.startswith(header(first, color=False))
+    assert after_header(text) == after_header(render_ansi(last, color=False)) + budget_row(
         last, color=False
     )
 
@@ -69,9 +73,9 @@ def test_any_split_prints_the_same(data):
     last = writer.frame()
     expected = render_ansi(last, color=color) + budget_row(last, color=color)
     strip = len(painted(header(last, color=color)))
-    printed = painted(play(writer, cuts, color))
+    letters = painted(play(writer, cuts, color))
     skip = len(painted(header(writer.frame(cuts[0]), color=color)))
-    assert printed[skip:] == painted(expected)[strip:]
+    assert letters[skip:] == painted(expected)[strip:]
 
 
 def test_same_frame_twice_prints_nothing_more():
@@ -86,14 +90,7 @@ def test_partial_character_waits():
 
 
 def test_new_episodes():
-    writer = episode()
-    stream = io.StringIO()
-    live = LiveTerminal(stream)
-    live.show(writer.frame(24))
-    live.show(writer.frame(21))
-    live.show(writer.frame())
-    live.show(writer.frame(21))
-    parts = stream.getvalue().split("Question  ")
+    parts = play(episode(), [24, 21, None, 21]).split("Question  ")
     assert len(parts) == 4
     assert parts[1].endswith("Answer the question.\n<th\n\n")
     assert parts[2].endswith("searches 2 / 4\n\n")
@@ -101,21 +98,14 @@ def test_new_episodes():
 
 
 def test_another_question_with_the_same_tokens_is_another_episode():
-    stream = io.StringIO()
-    live = LiveTerminal(stream)
-    live.show(Writer().frame(0))
-    live.show(Writer(Question("q2", "Who?", ("me",))).frame(0))
-    assert stream.getvalue().count("Question  ") == 2
+    other = Writer(Question("q2", "Who?", ("me",)))
+    assert printed(Writer().frame(0), other.frame(0)).count("Question  ") == 2
 
 
 def test_ended_episode_after_an_ended_one():
     short = Writer().write(Source.POLICY, "a").end(StopReason.MAX_TOKENS)
     long = Writer().write(Source.POLICY, "ab").end(StopReason.MAX_TOKENS)
-    stream = io.StringIO()
-    live = LiveTerminal(stream)
-    live.show(short.frame())
-    live.show(long.frame())
-    assert stream.getvalue().count("Ended") == 2
+    assert printed(short.frame(), long.frame()).count("Ended") == 2
 
 
 @pytest.mark.parametrize(

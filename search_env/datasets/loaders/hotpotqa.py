@@ -53,10 +53,7 @@ def supporting_ids(row: Row, context: list[Document]) -> tuple[str, ...]:
 def _pairs(row: Row, field: str, names: tuple[str, ...]) -> list[tuple[str, Any]]:
     """Return a field as ``(title, content)``, from pairs or from the hub's columns.
 
-    Args:
-        row: The row.
-        field: The field.
-        names: Possible names of the column beside ``title``.
+    ``names`` are the possible names of the column beside ``title``.
     """
     value = row.data.get(field)
     if isinstance(value, dict):

@@ -34,6 +34,7 @@ from search_env.retrieval.bm25.terms import EnglishTerms
 from search_env.retrieval.bm25.topk import Scores, top_k
 from search_env.retrieval.digests import digest
 from search_env.types import Document
+from search_env.validation import check_count
 
 T = TypeVar("T")
 
@@ -212,8 +213,7 @@ class BM25Retriever:
             raise ConfigurationError(
                 f"Expected a list of query strings, got {queries!r:.80}. Pass [query] for one."
             )
-        if k < 1:
-            raise ConfigurationError(f"Expected k of at least 1, got {k!r}. Pass k=1 or more.")
+        k = check_count("k", k, least=1)
         # Groups of rollouts often send equal queries in the same step.
         results = {query: self._search(query, k) for query in dict.fromkeys(queries)}
         return [list(results[query]) for query in queries]

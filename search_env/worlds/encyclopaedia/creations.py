@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_env.worlds.encyclopaedia.schema import COMPANIES, Comparison, Relation
+from search_env.worlds.encyclopaedia.schema import COMPANIES, Comparison, Relation, office
 
 _SITES = ("university", "museum", "club")
 _FOUNDED = (*COMPANIES, "university", "club")
@@ -184,11 +184,7 @@ ORGANISATION_RELATIONS = (
         clause="has its headquarters in {o}",
         same=("Do {a} and {b} have their headquarters in the same city?",),
     ),
-    Relation(
-        *("chief", COMPANIES, "person", "chief executive"),
-        ask=("Who was the best-known chief executive of {s}?",),
-        noun=("the best-known chief executive of {s}",),
-    ),
+    office("chief", COMPANIES, "best-known chief executive", keywords="chief executive"),
     Relation(
         *("employees", COMPANIES, "number", "employs people employees"),
         ask=("How many people does {s} employ?", "What is the number of employees of {s}?"),
@@ -218,11 +214,7 @@ ORGANISATION_RELATIONS = (
         ),
         units=("students",),
     ),
-    Relation(
-        *("rector", ("university",), "person", "rector"),
-        ask=("Who was the longest-serving rector of {s}?",),
-        noun=("the longest-serving rector of {s}",),
-    ),
+    office("rector", ("university",), "longest-serving rector"),
     Relation(
         *("architect", ("museum",), "person", "architect building"),
         ask=("Who designed the building of {s}?", "Who was the architect of {s}?"),
@@ -240,11 +232,7 @@ ORGANISATION_RELATIONS = (
             more=("Did {a} open after {b}?",),
         ),
     ),
-    Relation(
-        *("coach", ("club",), "person", "coach"),
-        ask=("Who was the most successful coach of {s}?",),
-        noun=("the most successful coach of {s}",),
-    ),
+    office("coach", ("club",), "most successful coach"),
     Relation(
         *("capacity", ("club",), "number", "ground spectators"),
         ask=(

@@ -24,12 +24,7 @@ from search_env.worlds.encyclopaedia.values import LITERALS, literal, literal_an
 
 
 class English:
-    """English of the forms of one world.
-
-    Args:
-        facts: The fact graph.
-        naming: The names of its entities.
-    """
+    """English of the forms of one world, from its fact graph and names."""
 
     def __init__(self, facts: Facts, naming: Naming) -> None:
         self._facts = facts

@@ -6,7 +6,7 @@ A relation is stated only in the article of its subject.
 from __future__ import annotations
 
 from search_env.worlds.encyclopaedia.creations import ORGANISATION_RELATIONS, WORK_RELATIONS
-from search_env.worlds.encyclopaedia.schema import Comparison, Relation
+from search_env.worlds.encyclopaedia.schema import Comparison, Relation, office
 
 _PERSON = ("person",)
 
@@ -101,11 +101,7 @@ _PLACES = (
         ask=("What is the capital of {s}?", "Which city is the capital of {s}?"),
         noun=("the capital of {s}",),
     ),
-    Relation(
-        *("president", ("country",), "person", "first president"),
-        ask=("Who was the first president of {s}?",),
-        noun=("the first president of {s}",),
-    ),
+    office("president", ("country",), "first president", keywords="first president"),
     Relation(
         *("independence", ("country",), "year", "independent"),
         ask=(
@@ -192,11 +188,7 @@ _PLACES = (
         clause="stands on {o}",
         same=("Do {a} and {b} stand on the same river?",),
     ),
-    Relation(
-        *("mayor", ("city",), "person", "mayor"),
-        ask=("Who was the longest-serving mayor of {s}?",),
-        noun=("the longest-serving mayor of {s}",),
-    ),
+    office("mayor", ("city",), "longest-serving mayor"),
     Relation(
         *("source", ("river",), "mountain", "rises source"),
         ask=("On which mountain does {s} rise?", "Which mountain is the source of {s}?"),

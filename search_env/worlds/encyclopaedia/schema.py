@@ -78,6 +78,15 @@ class Relation:
     units: tuple[str, ...] = ()
 
 
+def office(name: str, subjects: tuple[str, ...], title: str, keywords: str = "") -> Relation:
+    """Return a relation to a person who is the one ``title`` of the subject."""
+    return Relation(
+        *(name, subjects, "person", keywords or name),
+        ask=(f"Who was the {title} of {{s}}?",),
+        noun=(f"the {title} of {{s}}",),
+    )
+
+
 _WORKS = ("The {n} of {w}", "{w} and the {n}", "The {a} {n} of {w}", "The {w} {n}", "{w}")
 
 KINDS: dict[str, Kind] = {

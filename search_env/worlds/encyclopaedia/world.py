@@ -6,8 +6,9 @@ import operator
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from search_env.errors import ConfigurationError, nearest
+from search_env.errors import ConfigurationError
 from search_env.types import SPLITS, Document, Question
+from search_env.validation import check_choice
 from search_env.worlds.encyclopaedia.articles import Writer
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
@@ -40,11 +41,7 @@ class World:
     def __init__(self, articles: int = 1000, seed: int = 0, split: str = "train") -> None:
         self.articles = _integer("articles", articles, MIN_ARTICLES, MAX_ARTICLES)
         self.seed = _integer("seed", seed, 0, 2**63 - 1)
-        if split not in SPLITS:
-            raise ConfigurationError(
-                f"Expected a split of {SPLITS}, got {split!r}. {nearest(str(split), SPLITS)}"
-                "Pass one of them."
-            )
+        check_choice("split", split, SPLITS)
         self.split = split
         self._prefix = f"world-{self.articles}-{self.seed}-{split}"
         self._facts = Facts(self.articles, self.seed, split)

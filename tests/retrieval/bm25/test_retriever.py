@@ -146,7 +146,7 @@ def test_a_corpus_without_words_can_be_built_saved_and_searched(tmp_path, corpus
 
 def test_arguments_are_checked():
     retriever = BM25Retriever.build(CORPUS)
-    with pytest.raises(ConfigurationError, match="k of at least 1, got 0"):
+    with pytest.raises(ConfigurationError, match="k to be an integer of at least 1, got 0"):
         retriever.search(["city"], 0)
     with pytest.raises(ConfigurationError, match="list of query strings, got 'city'"):
         retriever.search("city", 1)
