@@ -1,23 +1,7 @@
 """Layouts by name, the one reader of all of them, and the rules that detect a file's layout.
 
-Questions, first rule that fits the first row:
-
-====================================================  ===================
-fields of the first row                               layout
-====================================================  ===================
-has ``golden_answers``                                ``flashrag``
-has ``question`` and ``answers``                      ``native``
-has ``paragraphs``, ``id``, ``question_decomposition``  ``musique``
-has ``paragraphs``                                    ``hipporag``
-has ``context`` and ``evidences``                     ``2wikimultihopqa``
-has ``context`` and ``supporting_facts``              ``hotpotqa``
-has ``Question`` and ``Answer``                       ``bamboogle``
-has ``question`` and ``answer``                       ``r1_searcher``
-====================================================  ===================
-
-Passages: ``contents`` is ``flashrag``; ``title`` and ``text`` are ``native``; one JSON object from
-titles to sentences is ``hipporag``; a question file that carries passages is read by its own
-layout. A name from the caller always wins.
+The layout is that of the first rule below whose fields the first row of the file has; a name from
+the caller always wins.
 """
 
 from __future__ import annotations
@@ -89,11 +73,13 @@ _QUESTION_RULES = (
     ({"Question", "Answer"}, "bamboogle"),
     ({"question", "answer"}, "r1_searcher"),
 )
+"""Fields of a question row, and its layout."""
 _CORPUS_RULES = (
     ({"contents"}, "flashrag"),
     ({"title", "text"}, "native"),
-    ({"title", "sentences"}, "hipporag"),
+    ({"title", "sentences"}, "hipporag"),  # a row of one JSON object from titles to sentences
 )
+"""Fields of a passage row, and its layout; question rows with passages have their own."""
 _ONE_PASSAGE_A_ROW = ("flashrag", "native")
 """Corpora with ids of their own, read in constant memory without a check for repeats."""
 
