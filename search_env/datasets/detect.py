@@ -31,8 +31,9 @@ from search_env.datasets.streaming import (
     iter_json_mapping,
     iter_rows,
 )
-from search_env.errors import ConfigurationError, DataFormatError, nearest
+from search_env.errors import DataFormatError
 from search_env.types import Document, Question
+from search_env.validation import check_choice
 
 _Item = TypeVar("_Item")
 _Parser = TypeVar("_Parser")
@@ -191,13 +192,9 @@ def _unknown(
     )
 
 
-def _parser(formats: Mapping[str, _Parser], name: str) -> _Parser:
-    if name not in formats:
-        raise ConfigurationError(
-            f"Expected format to be one of {', '.join(formats)}, got {name!r}. "
-            f"{nearest(name, formats)}Leave it out to detect it from the first row."
-        )
-    return formats[name]
+def _parser(formats: Mapping[str, _Parser], layout: str) -> _Parser:
+    check_choice("format", layout, list(formats))
+    return formats[layout]
 
 
 def _hinted(

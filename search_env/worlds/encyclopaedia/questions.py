@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from search_env.errors import ConfigurationError, nearest
+from search_env.errors import ConfigurationError
 from search_env.types import Hop, Question
+from search_env.validation import check_choice
 from search_env.worlds.encyclopaedia.english import English
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
@@ -64,13 +65,8 @@ def _check(hops: Sequence[int], kinds: Sequence[str] | None) -> None:
             f"Expected hops to be numbers of 1 to {MAX_HOPS}, got {hops!r}. "
             "Pass for example hops=(1, 2)."
         )
-    names = [*SHAPES, *dict.fromkeys(map(_family, SHAPES))]
     for kind in kinds or ():
-        if kind not in names:
-            raise ConfigurationError(
-                f"Expected kinds from {names}, got {kind!r}. {nearest(kind, names)}"
-                "Pass kinds=None for all."
-            )
+        check_choice("kinds", kind, [*SHAPES, *dict.fromkeys(map(_family, SHAPES))])
 
 
 def _family(kind: str) -> str:
