@@ -269,7 +269,7 @@ def _splits_until(path: Path, dataset: str, split: str) -> list[str]:
 
 
 def _download(filename: str, tried: list[str]) -> Path | None:
-    """Return the hub's file from its cache or the network; where that fails, None and note why."""
+    """Return the hub's file from its cache or the network, or None with the reason in ``tried``."""
     where = f"hub {HUB_REPOSITORY}, {filename}"
     try:
         return hub_file(HUB_REPOSITORY, filename, repo_type="dataset")

@@ -100,7 +100,7 @@ def visible_lines(transcript: Transcript, face: Face, width: float, count: int) 
 
 
 class _Canvas:
-    """An image in the making, with lengths in units of the 960 x 540 design."""
+    """An image being drawn, with lengths in units of the 960 x 540 design."""
 
     def __init__(self, image: Image.Image, draw: ImageDraw.ImageDraw, font: str | None) -> None:
         self._image = image

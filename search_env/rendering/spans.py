@@ -112,7 +112,7 @@ class SpanStream:
         self._tag, self._tag_prefix = _ANY_TAG
 
     def advance(self, transcript: Transcript) -> list[Span]:
-        """Return the spans of the tokens since the last call; all of them after the end."""
+        """Return the new spans since the last call; after the end, also the withheld text."""
         marks = self._marks(transcript.events)
         self._tag, self._tag_prefix = _tag_patterns(transcript.markup)
         spans: list[Span] = []

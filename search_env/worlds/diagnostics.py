@@ -4,8 +4,8 @@ Each split has 64 questions about two of eight keys, whose answer is one of eigh
 symbols of the toy (:mod:`search_env.worlds.toy`). Orthogonal Latin squares balance them, so that
 the returns with and without the skill are exact:
 
-* in each split every value answers 8 of the 64 questions, and each question with a given key has
-  another answer: a constant, or either key alone, is worth 1/8;
+* in each split every value answers 8 of the 64 questions, and the 8 questions that share a key have
+  8 different answers: a constant, or either key alone, is worth 1/8;
 * two splits agree on 8 of their 64 answers: a table learnt on one is worth 1/8 on another.
 
 The worlds, by dataset name:

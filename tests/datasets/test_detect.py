@@ -104,6 +104,18 @@ def test_questions_read_as_a_corpus(write, name):
         read_documents(write("q.jsonl", [QUESTIONS[name]]))
 
 
+def test_a_csv_file_may_have_any_layout(write):
+    path = write("r.csv", "question,answer\nq,a\n")
+    assert question_format(path) == "r1_searcher"
+    assert [(q.id, q.text, q.answers) for q in read_questions(path)] == [("2", "q", ("a",))]
+
+
+@pytest.mark.parametrize("read", [read_questions, read_documents])
+def test_a_row_without_fields_has_no_layout(write, read):
+    with pytest.raises(DataFormatError, match="in a known layout"):
+        read(write("empty.jsonl", [{}]))
+
+
 @pytest.mark.parametrize("read", [read_questions, read_documents])
 def test_neither(write, read):
     with pytest.raises(DataFormatError, match="with the fields colour, size"):
