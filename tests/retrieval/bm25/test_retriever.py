@@ -148,7 +148,7 @@ def test_arguments_are_checked():
     retriever = BM25Retriever.build(CORPUS)
     with pytest.raises(ConfigurationError, match="k to be an integer of at least 1, got 0"):
         retriever.search(["city"], 0)
-    with pytest.raises(ConfigurationError, match="k to be an integer of at least 1, got 1.5"):
+    with pytest.raises(ConfigurationError, match=r"k to be an integer of at least 1, got 1\.5"):
         retriever.search(["city"], 1.5)
     with pytest.raises(ConfigurationError, match="list of query strings, got 'city'"):
         retriever.search("city", 1)
