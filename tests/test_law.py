@@ -17,7 +17,7 @@ LAW = {
     "search_env": (
         "errors",
         "types",
-        "paths provenance validation",
+        "paths provenance registry validation",
         "hub",
         "metrics protocols tokens retrieval datasets",
         "rewards rendering",

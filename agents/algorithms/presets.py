@@ -9,11 +9,8 @@ with which preset. Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from search_env.agents.algorithms.config import Algorithm
-from search_env.errors import ConfigurationError, nearest
+from search_env.registry import Registry
 
 PPO = Algorithm(
     advantage="gae",
@@ -247,7 +244,9 @@ SEARCH_R1_GRPO = Algorithm(
 )
 """Search-R1 with GRPO: ``scripts/nq_hotpotqa/v0.2/train_grpo.sh``."""
 
-PRESETS: Mapping[str, Algorithm] = MappingProxyType(
+PRESETS: Registry[Algorithm] = Registry(
+    "preset",
+    "Pass one of these, or build an Algorithm.",
     {
         "ppo": PPO,
         "grpo": GRPO,
@@ -263,7 +262,7 @@ PRESETS: Mapping[str, Algorithm] = MappingProxyType(
         "r1-searcher-llama-stage2": R1_SEARCHER_LLAMA_STAGE2,
         "search-r1-ppo": SEARCH_R1_PPO,
         "search-r1-grpo": SEARCH_R1_GRPO,
-    }
+    },
 )
 """All presets by name."""
 
@@ -278,9 +277,4 @@ def get_preset(name: str) -> Algorithm:
         >>> get_preset("r1-searcher").advantage
         'reinforce_pp_baseline'
     """
-    if name not in PRESETS:
-        raise ConfigurationError(
-            f"Expected one of {', '.join(PRESETS)}, got {name!r}. {nearest(name, PRESETS)}Pass a "
-            "known name, or build an Algorithm."
-        )
     return PRESETS[name]

@@ -9,18 +9,18 @@ tags of the environment's protocol, which is encoded once. The reader is a handf
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
 
 from search_env.agents.baselines.heuristic_qa import guess, read
 from search_env.envs.search_qa import Observation, SearchQAEnv
-from search_env.errors import ConfigurationError, EpisodeOverError, nearest
+from search_env.errors import EpisodeOverError
 from search_env.evaluation.agent import Agent
 from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import answer_text, query_text, without_tags
+from search_env.registry import Registry
 from search_env.types import Question
 
 Script: TypeAlias = Callable[[SearchQAEnv], Iterator[str]]
@@ -115,14 +115,16 @@ def scripted(script: Script) -> Callable[[int], Agent]:
     return lambda seed: ScriptedAgent(script)
 
 
-BASELINES: Mapping[str, Callable[[int], Agent]] = MappingProxyType(
+BASELINES: Registry[Callable[[int], Agent]] = Registry(
+    "agent",
+    "Agents of your own run with search_env.evaluation.evaluate.",
     {
         "random": RandomAgent,
         "closed-book": scripted(closed_book),
         "question-as-query": scripted(question_as_query),
         "oracle-queries": scripted(oracle_queries),
         "oracle": scripted(oracle),
-    }
+    },
 )
 """Factories of agents from a seed, by name; roughly weakest first."""
 
@@ -133,11 +135,6 @@ def make_baseline(name: str, seed: int = 0) -> Agent:
     Raises:
         ConfigurationError: No baseline of that name.
     """
-    if name not in BASELINES:
-        raise ConfigurationError(
-            f"Expected agent to be one of {', '.join(BASELINES)}, got {name!r}. "
-            f"{nearest(name, BASELINES)}Agents of your own run with search_env.evaluation.evaluate."
-        )
     return BASELINES[name](seed)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -18,8 +17,11 @@ from search_env.benchmarks.question_sets import (
     twowiki,
 )
 from search_env.errors import ConfigurationError, nearest
+from search_env.registry import Registry
 
-QUESTION_SETS: Mapping[str, QuestionSet] = MappingProxyType(
+QUESTION_SETS: Registry[QuestionSet] = Registry(
+    "question set",
+    "Register your own with register_question_set().",
     {
         module.SET.name: module.SET
         for module in (
@@ -32,12 +34,24 @@ QUESTION_SETS: Mapping[str, QuestionSet] = MappingProxyType(
             popqa,
             encyclopaedia,
         )
-    }
+    },
 )
 """Every set by its name, in the order of reports."""
 
 
-@functools.cache
+def register_question_set(question_set: QuestionSet, *, replace: bool = False) -> None:
+    """Register a question set, and its protocols by their ids.
+
+    Args:
+        question_set: The set.
+        replace: Whether it may take the place of one that is registered.
+
+    Raises:
+        ConfigurationError: The name is taken and ``replace`` is False.
+    """
+    QUESTION_SETS.add(question_set.name, question_set, replace=replace)
+
+
 def all_benchmarks() -> Mapping[str, BenchmarkProtocol]:
     """Return every protocol by its id, in the order of :data:`QUESTION_SETS`."""
     return MappingProxyType(

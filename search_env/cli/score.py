@@ -88,16 +88,11 @@ def score_command(
 
 
 def _rule(name: str) -> ScoringRule:
-    from search_env.errors import ConfigurationError, nearest
     from search_env.metrics.answers import HOTPOTQA, R1_SEARCHER, SQUAD
+    from search_env.registry import Registry
 
     rules = {rule.name: rule for rule in (R1_SEARCHER, SQUAD, HOTPOTQA)}
-    if name not in rules:
-        raise ConfigurationError(
-            f"Expected --rule to be one of {', '.join(rules)}, got {name!r}. "
-            f"{nearest(name, rules)}Leave it out for R1-Searcher's."
-        )
-    return rules[name]
+    return Registry("--rule", "Leave it out for R1-Searcher's.", rules)[name]
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeVar
 
 from search_env.datasets.loaders import (
@@ -32,13 +31,17 @@ from search_env.datasets.streaming import (
     iter_rows,
 )
 from search_env.errors import DataFormatError
+from search_env.registry import Registry
 from search_env.types import Document, Question
-from search_env.validation import check_choice
 
 _Item = TypeVar("_Item")
 _Parser = TypeVar("_Parser")
 
-QUESTION_FORMATS: Mapping[str, Callable[[Row], Question]] = MappingProxyType(
+_ADVICE = "Leave it out to detect it from the first record."
+
+QUESTION_FORMATS: Registry[Callable[[Row], Question]] = Registry(
+    "format",
+    _ADVICE,
     {
         "2wikimultihopqa": twowiki.parse_question,
         "bamboogle": bamboogle.parse_question,
@@ -48,11 +51,13 @@ QUESTION_FORMATS: Mapping[str, Callable[[Row], Question]] = MappingProxyType(
         "musique": musique.parse_question,
         "native": native.parse_question,
         "r1_searcher": r1_searcher.parse_question,
-    }
+    },
 )
 """Parsers of a row of a question file, by layout."""
 
-CORPUS_FORMATS: Mapping[str, Callable[[Row], Iterable[Document]]] = MappingProxyType(
+CORPUS_FORMATS: Registry[Callable[[Row], Iterable[Document]]] = Registry(
+    "format",
+    _ADVICE,
     {
         "2wikimultihopqa": twowiki.parse_documents,
         "flashrag": flashrag.parse_documents,
@@ -60,7 +65,7 @@ CORPUS_FORMATS: Mapping[str, Callable[[Row], Iterable[Document]]] = MappingProxy
         "hotpotqa": hotpotqa.parse_documents,
         "musique": musique.parse_documents,
         "native": native.parse_documents,
-    }
+    },
 )
 """Parsers of the passages of a row, by layout."""
 
@@ -98,7 +103,7 @@ def read_questions(path: str | Path, format: str | None = None) -> Iterator[Ques
         DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
     path = Path(path)
-    parse = _parser(QUESTION_FORMATS, format or question_format(path))
+    parse = QUESTION_FORMATS[format or question_format(path)]
     return _hinted(unique_questions(_rows(path), parse), path, format, question_format)
 
 
@@ -116,7 +121,7 @@ def read_documents(path: str | Path, format: str | None = None) -> Iterator[Docu
     """
     path = Path(path)
     layout = format or corpus_format(path)
-    parse = _parser(CORPUS_FORMATS, layout)
+    parse = CORPUS_FORMATS[layout]
     rows = _rows(path, mapping=layout == "hipporag")
     documents: Iterator[Document] = chain.from_iterable(map(parse, rows))
     if layout not in _ONE_PASSAGE_A_ROW:
@@ -190,11 +195,6 @@ def _unknown(
         f"a first row with the fields {', '.join(sorted(fields))}",
         "Pass format= if it is one of them, or write the file in the native layout.",
     )
-
-
-def _parser(formats: Mapping[str, _Parser], layout: str) -> _Parser:
-    check_choice("format", layout, list(formats))
-    return formats[layout]
 
 
 def _hinted(

@@ -27,12 +27,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from search_env.datasets.rows import Row
 from search_env.datasets.streaming import file_fault, iter_rows, open_text
-from search_env.errors import ConfigurationError, nearest
 from search_env.evaluation.evaluate import (
     EpisodeMeasures,
     answer_measures,
@@ -43,6 +41,7 @@ from search_env.metrics.answers import R1_SEARCHER, ScoringRule
 from search_env.protocols.r1_searcher import R1_SEARCHER as R1_SEARCHER_PROTOCOL
 from search_env.protocols.search_r1 import SEARCH_R1 as SEARCH_R1_PROTOCOL
 from search_env.recording.files import read_episodes
+from search_env.registry import Registry
 from search_env.types import TagPair, TagRole
 
 Outputs: TypeAlias = dict[str, list[EpisodeMeasures]]
@@ -66,12 +65,7 @@ def read_outputs(
         TokenizerError: The tokenizer that recorded episodes name is not there.
     """
     path = Path(path)
-    if format is not None and format not in FORMATS:
-        raise ConfigurationError(
-            f"Expected format to be one of {', '.join(FORMATS)}, got {format!r}. "
-            f"{nearest(format, FORMATS)}Leave it out to have it told from the first record."
-        )
-    return FORMATS[format or output_format(path)](path, rule)
+    return FORMATS[output_format(path) if format is None else format](path, rule)
 
 
 def output_format(path: Path) -> str:
@@ -286,7 +280,9 @@ def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeMeasures:
     return replace(record, **measures)
 
 
-FORMATS: Mapping[str, Callable[[Path, ScoringRule], Outputs]] = MappingProxyType(
+FORMATS: Registry[Callable[[Path, ScoringRule], Outputs]] = Registry(
+    "format",
+    "Leave it out to detect it from the first record.",
     {
         "r1-searcher": _rows(_r1_searcher),
         "flashrag": _rows(_flashrag),
@@ -294,7 +290,7 @@ FORMATS: Mapping[str, Callable[[Path, ScoringRule], Outputs]] = MappingProxyType
         "episodes": _episodes,
         "run": _run,
         "bench": _bench,
-    }
+    },
 )
 """Readers by layout."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from search_env.errors import ConfigurationError, RewardError, nearest
+from search_env.registry import Registry
 from search_env.types import Transcript
 
 RewardFunction = Callable[[Transcript], Mapping[str, float]]
@@ -206,7 +207,7 @@ class _Renamed:
         return {self.names.get(part, part): v for part, v in self.inner(transcript).items()}
 
 
-_REWARDS: dict[str, Reward] = {}
+_REWARDS: Registry[Reward] = Registry("reward", "Register your own with register_reward().")
 
 
 def register_reward(reward: Reward, *, replace: bool = False) -> Reward:
@@ -219,12 +220,7 @@ def register_reward(reward: Reward, *, replace: bool = False) -> Reward:
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
     """
-    if reward.name in _REWARDS and not replace:
-        raise ConfigurationError(
-            f"Expected a new reward name, got {reward.name!r}, which is registered. Choose "
-            "another name with Reward.renamed(), or pass replace=True."
-        )
-    _REWARDS[reward.name] = reward
+    _REWARDS.add(reward.name, reward, replace=replace)
     return reward
 
 
@@ -239,14 +235,7 @@ def get_reward(name: str | Reward) -> Reward:
         >>> get_reward("f1").parts
         ('f1',)
     """
-    if isinstance(name, Reward):
-        return name
-    if name not in _REWARDS:
-        raise ConfigurationError(
-            f"Expected reward to be one of {sorted(_REWARDS)}, got {name!r}. "
-            f"{nearest(str(name), _REWARDS)}Register your own with register_reward()."
-        )
-    return _REWARDS[name]
+    return name if isinstance(name, Reward) else _REWARDS[name]
 
 
 def reward_names() -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from search_env.errors import ConfigurationError, RewardError, nearest
+from search_env.errors import ConfigurationError, RewardError
+from search_env.registry import Registry
 from search_env.rewards.base import Reward, Score, checked_score
 from search_env.types import Transcript
 
@@ -122,7 +123,9 @@ def group_scores(
     return tuple(joined)
 
 
-_GROUP_REWARDS: dict[str, GroupReward] = {}
+_GROUP_REWARDS: Registry[GroupReward] = Registry(
+    "group_reward", "Register your own with register_group_reward()."
+)
 
 
 def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -> GroupReward:
@@ -135,12 +138,7 @@ def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
     """
-    if group_reward.name in _GROUP_REWARDS and not replace:
-        raise ConfigurationError(
-            f"Expected a new name of a group reward, got {group_reward.name!r}, which is "
-            "registered. Choose another name, or pass replace=True."
-        )
-    _GROUP_REWARDS[group_reward.name] = group_reward
+    _GROUP_REWARDS.add(group_reward.name, group_reward, replace=replace)
     return group_reward
 
 
@@ -154,18 +152,10 @@ def get_group_reward(name: str | GroupReward, *, beside: Reward | None = None) -
     Raises:
         ConfigurationError: No group reward of that name, or ``beside`` has a part that it has.
     """
-    if isinstance(name, GroupReward):
-        found = name
-    elif name in _GROUP_REWARDS:
-        found = _GROUP_REWARDS[name]
-    else:
-        raise ConfigurationError(
-            f"Expected group_reward to be one of {sorted(_GROUP_REWARDS)}, got {name!r}. "
-            f"{nearest(str(name), _GROUP_REWARDS)}Register your own with register_group_reward()."
-        )
+    group_reward = name if isinstance(name, GroupReward) else _GROUP_REWARDS[name]
     if beside is not None:
-        _refuse_shared(found, beside.parts)
-    return found
+        _refuse_shared(group_reward, beside.parts)
+    return group_reward
 
 
 def group_reward_names() -> tuple[str, ...]:

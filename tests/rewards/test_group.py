@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_env.errors import ConfigurationError, RewardError
+from search_env.registry import Registry
 from search_env.rewards import (
     F1,
     GroupReward,
@@ -123,7 +124,7 @@ def test_parts_have_names_of_their_own(parts):
 
 
 def test_group_rewards_are_known_by_name(monkeypatch):
-    monkeypatch.setattr(group_module, "_GROUP_REWARDS", {})
+    monkeypatch.setattr(group_module, "_GROUP_REWARDS", Registry("group_reward", ""))
     assert register_group_reward(FEWEST) is FEWEST
     assert get_group_reward("test-fewest-searches") is FEWEST is get_group_reward(FEWEST)
     assert group_reward_names() == ("test-fewest-searches",)

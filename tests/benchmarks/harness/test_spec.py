@@ -11,15 +11,23 @@ import pytest
 
 import search_env.protocols.protocol
 from search_env.benchmarks.harness.errors import DigestMismatchError
-from search_env.benchmarks.harness.spec import NO_CORPUS, questions_digest, rules_digest
+from search_env.benchmarks.harness.spec import (
+    NO_CORPUS,
+    QuestionSet,
+    questions_digest,
+    rules_digest,
+)
+from search_env.benchmarks.question_sets import registry
 from search_env.benchmarks.question_sets.registry import (
     QUESTION_SETS,
     all_benchmarks,
     get_benchmark,
     question_set_of,
+    register_question_set,
 )
 from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.errors import ConfigurationError, DataNotFoundError
+from search_env.registry import Registry
 from search_env.types import Question
 
 WORLD = "world-2hop/r1-searcher/bm25-world1k/v1"
@@ -33,6 +41,23 @@ def test_ids_are_unique_and_lead_to_their_set():
             assert question_set_of(protocol.id) is each
             assert get_benchmark(protocol.id) is protocol
         assert set(each.reported) <= {protocol.id for protocol in each.protocols}
+
+
+def test_a_question_set_of_ones_own_brings_its_protocols(monkeypatch):
+    sets = Registry("question set", "", QUESTION_SETS)
+    monkeypatch.setattr(registry, "QUESTION_SETS", sets)
+    protocol = replace(get_benchmark(WORLD), question_set="mine-dev")
+    mine = QuestionSet("mine", (protocol,))
+    register_question_set(mine)
+    assert get_benchmark(protocol.id) is protocol
+    assert question_set_of(protocol.id) is mine
+    with pytest.raises(ConfigurationError, match="new question set name, got 'mine'"):
+        register_question_set(mine)
+    other = replace(mine, groups={"kind": str})
+    register_question_set(other, replace=True)
+    assert question_set_of(protocol.id) is other
+    with pytest.raises(ConfigurationError, match="Did you mean 'musique'"):
+        sets["musik"]
 
 
 def test_ones_own_questions_are_grouped_as_their_set_is():

@@ -1,0 +1,85 @@
+"""Entries by name: one place that registers, looks up and suggests names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from search_env.errors import ConfigurationError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T]):
+    """Entries of one kind by name, in order of registration.
+
+    It reads as a mapping; only :meth:`add` writes to it. An unknown name is an error that lists the
+    names and suggests the nearest, except in ``in`` and :meth:`get`.
+
+    Args:
+        kind: What the entries are, for errors: ``"reward"``.
+        advice: Sentence that ends the error for an unknown name.
+        entries: The first entries.
+        error: Raised for an unknown or a taken name.
+
+    Example:
+        >>> colours = Registry("colour", "Register your own with add().", {"red": 0xFF0000})
+        >>> colours.add("blue", 0x0000FF)
+        >>> colours["red"], "green" in colours, list(colours)
+        (16711680, False, ['red', 'blue'])
+        >>> colours["rd"]
+        Traceback (most recent call last):
+        ...
+        search_env.errors.ConfigurationError: Expected colour to be one of ['red', 'blue'], got \
+'rd'. Did you mean 'red'? Register your own with add().
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        advice: str,
+        entries: Mapping[str, T] | None = None,
+        *,
+        error: type[ConfigurationError] = ConfigurationError,
+    ) -> None:
+        self._kind, self._advice, self._error = kind, advice, error
+        self._entries = dict(entries or {})
+
+    def add(self, name: str, entry: T, *, replace: bool = False) -> None:
+        """Register an entry under a name.
+
+        Args:
+            name: Its name.
+            entry: The entry.
+            replace: Whether it may take the place of one that is registered.
+
+        Raises:
+            ConfigurationError: The name is taken and ``replace`` is False.
+        """
+        if name in self._entries and not replace:
+            raise self._error(
+                f"Expected a new {self._kind} name, got {name!r}, which is registered. Choose "
+                "another name, or pass replace=True."
+            )
+        self._entries[name] = entry
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self:
+            raise self._error(
+                f"Expected {self._kind} to be one of {list(self)}, got {name!r}. "
+                f"{nearest(str(name), self)}{self._advice}"
+            )
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the entry of a name, or a default."""
+        return self._entries.get(name, default)
