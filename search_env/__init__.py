@@ -18,7 +18,7 @@ from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol, register_protocol
 from search_env.provenance import package_version
 from search_env.retrieval.base import FakeRetriever, Retriever
-from search_env.retrieval.registry import register_retriever
+from search_env.retrieval.registry import register_retriever, register_retriever_scheme
 from search_env.rewards import Reward, get_reward, register_reward
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import (
@@ -74,6 +74,7 @@ __all__ = [
     "load_tokenizer",
     "register_protocol",
     "register_retriever",
+    "register_retriever_scheme",
     "register_reward",
 ]
 

@@ -18,7 +18,11 @@ from search_env.envs.splits import published, splits_of
 from search_env.errors import ConfigurationError, IndexFormatError, nearest
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
-from search_env.retrieval.registry import _FACTORIES, _registered
+from search_env.retrieval.registry import (
+    CorpusChoice,
+    get_retriever,
+    register_corpus_retriever,
+)
 from search_env.types import Document, Question
 from search_env.worlds.diagnostics import (
     DIAGNOSTIC_DATASETS,
@@ -79,8 +83,8 @@ def load_retriever(
     """Return the retriever of that name over a corpus.
 
     Args:
-        name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name given to
-            :func:`register_retriever`. None for the dataset's own.
+        name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name or scheme registered in
+            :mod:`search_env.retrieval.registry`. None for the dataset's own.
         dataset: Whose corpus to search where ``corpus`` is None.
         split: As for :func:`load_questions`.
         options: As for :func:`load_questions`.
@@ -93,25 +97,17 @@ def load_retriever(
     """
     if name is None:
         name = "lookup" if dataset in _LOOKUP else "bm25"
-    if name == "lookup" and dataset in _LOOKUP:
-        return _lookup(dataset, _generated_split(dataset, split))
-    if name.startswith("cassette:"):
-        from search_env.retrieval.cassette import Cassette
+    return get_retriever(name, CorpusChoice(dataset, split, options, corpus))
 
-        return Cassette(name.removeprefix("cassette:"))
-    if name in _FACTORIES:
-        return _registered(name)
-    if name != "bm25":
-        known = ["bm25", "cassette:PATH", *sorted(_FACTORIES)]
-        raise ConfigurationError(
-            f"Expected retriever to be one of {known}, got {name!r}. {nearest(name, known)}"
-            "Add your own with register_retriever()."
-        )
-    if corpus is not None:
-        return _bm25_from_path(Path(corpus))
+
+def _bm25_over(choice: CorpusChoice) -> Retriever:
+    dataset = choice.dataset
+    if choice.corpus is not None:
+        return _bm25_from_path(Path(choice.corpus))
     if dataset == "world":
-        chosen = json.loads(_world_options(options))
-        return _bm25_of_world(chosen["articles"], chosen["seed"], _generated_split(dataset, split))
+        options = json.loads(_world_options(choice.options))
+        split = _generated_split(dataset, choice.split)
+        return _bm25_of_world(options["articles"], options["seed"], split)
     if dataset in _LOOKUP:
         raise ConfigurationError(
             f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Leave "
@@ -122,8 +118,20 @@ def load_retriever(
     return _bm25_from_path(find_corpus())
 
 
-def _lookup(dataset: str, split: str) -> Retriever:
-    return toy_retriever(split) if dataset == "toy" else diagnostic_retriever(dataset, split)
+def _lookup(choice: CorpusChoice) -> Retriever:
+    if choice.dataset not in _LOOKUP:
+        raise ConfigurationError(
+            f"Expected one of the datasets {list(_LOOKUP)} for retriever='lookup', got "
+            f"{choice.dataset!r}. Leave retriever out."
+        )
+    split = _generated_split(choice.dataset, choice.split)
+    if choice.dataset == "toy":
+        return toy_retriever(split)
+    return diagnostic_retriever(choice.dataset, split)
+
+
+register_corpus_retriever("bm25", _bm25_over)
+register_corpus_retriever("lookup", _lookup)
 
 
 def _generated_split(dataset: str, split: str | None) -> str:

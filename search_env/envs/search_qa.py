@@ -96,7 +96,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `split` | str or None | None | None: train if generated, else the evaluation split |
     | `dataset_options` | dict or None | None | world: articles, questions, hops, kinds, seed |
     | `corpus` | str or None | None | corpus file or saved index; None: the dataset's own |
-    | `retriever` | str or None | None | `bm25`, `cassette:PATH` or a registered name |
+    | `retriever` | str or None | None | `bm25`, `cassette:PATH`, a registered name or scheme |
     | `protocol` | str | `"r1-searcher"` | tags, prompt, layout, limits |
     | `prompt` | str | `"base"` | `base`, `chatml` or `llama-3` |
     | `tokenizer` | str | `"world-1k"` | bundled name, path or hub id |

@@ -1,28 +1,130 @@
-"""Retrievers by name."""
+"""Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
+
+A name is plain (``"bm25"``) or a scheme and the rest (``"cassette:PATH"``). This module brings the
+scheme ``cassette``; :mod:`search_env.envs.loading` adds what needs a dataset's documents.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
+from search_env.errors import ConfigurationError
+from search_env.paths import FileKey, file_key
+from search_env.registry import Registry
 from search_env.retrieval.base import Retriever
-
-RetrieverFactory = Callable[[], Retriever]
-
-_FACTORIES: dict[str, RetrieverFactory] = {}
+from search_env.retrieval.cassette import Cassette
 
 
-def register_retriever(name: str, factory: RetrieverFactory) -> None:
-    """Make a retriever known by name, so that an ``EnvSpec`` can hold it.
+class CorpusChoice(NamedTuple):
+    """What an environment's arguments say about the documents to search.
+
+    Attributes:
+        dataset: ``dataset=`` of the environment.
+        split: Its split; None for the dataset's default.
+        options: Its ``dataset_options``.
+        corpus: File or index to search; None for the dataset's own documents.
+    """
+
+    dataset: str
+    split: str | None = None
+    options: Mapping[str, Any] | None = None
+    corpus: str | None = None
+
+
+_Entry: TypeAlias = Callable[[str, CorpusChoice], Retriever]  # of what follows the scheme
+
+_RETRIEVERS: Registry[_Entry] = Registry(
+    "retriever", "Add your own with register_retriever() or register_retriever_scheme()."
+)
+
+
+def register_retriever(
+    name: str, factory: Callable[[], Retriever], *, replace: bool = True
+) -> None:
+    """Register a retriever under a plain name.
 
     Args:
-        name: What ``retriever=`` takes; it replaces an earlier one of that name.
+        name: What ``retriever=`` takes.
         factory: Called once, when first needed.
+        replace: Whether it may take the place of one that is registered.
+
+    Raises:
+        ConfigurationError: The name is taken and ``replace`` is False.
     """
-    _FACTORIES[name] = factory
-    _registered.cache_clear()
+    build = functools.cache(factory)
+    _RETRIEVERS.add(name, lambda rest, choice: build(), replace=replace)
 
 
-@functools.lru_cache(maxsize=16)
-def _registered(name: str) -> Retriever:
-    return _FACTORIES[name]()
+def register_retriever_scheme(
+    scheme: str, factory: Callable[[str], Retriever], *, replace: bool = False
+) -> None:
+    """Register the retrievers of all names ``scheme:rest``.
+
+    The 16 used last are kept. Where the rest is the path of a file or folder, a change there (see
+    :func:`~search_env.paths.file_key`) builds the retriever anew.
+
+    Args:
+        scheme: What stands before the first colon.
+        factory: Returns the retriever for what stands behind it: a path, a URL or any other text.
+        replace: Whether it may take the place of one that is registered.
+
+    Raises:
+        ConfigurationError: The scheme is empty or holds a colon, or is taken and ``replace`` is
+            False.
+    """
+    if not scheme or ":" in scheme:
+        raise ConfigurationError(
+            f"Expected a scheme without a colon, got {scheme!r}. Pass 'web' for names 'web:...'."
+        )
+
+    @functools.lru_cache(maxsize=16)
+    def build(rest: str, files: FileKey) -> Retriever:
+        return factory(rest)
+
+    def entry(rest: str, choice: CorpusChoice) -> Retriever:
+        if not rest:
+            raise ConfigurationError(
+                f"Expected text after the colon of retriever '{scheme}:', got none. Pass "
+                f"'{scheme}:...' in full."
+            )
+        return build(rest, file_key(Path(rest)))
+
+    _RETRIEVERS.add(f"{scheme}:", entry, replace=replace)
+
+
+def register_corpus_retriever(
+    name: str, factory: Callable[[CorpusChoice], Retriever], *, replace: bool = False
+) -> None:
+    """Register a retriever over the documents that an environment's arguments choose.
+
+    Args:
+        name: What ``retriever=`` takes.
+        factory: Called for every environment; it keeps what is dear to build.
+        replace: Whether it may take the place of one that is registered.
+
+    Raises:
+        ConfigurationError: The name is taken and ``replace`` is False.
+    """
+    _RETRIEVERS.add(name, lambda rest, choice: factory(choice), replace=replace)
+
+
+def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
+    """Return the retriever of a name.
+
+    Args:
+        name: A registered name, or ``scheme:rest`` of a registered scheme.
+        choice: The documents to search, for retrievers that do not bring their own.
+
+    Raises:
+        ConfigurationError: No retriever of that name.
+    """
+    if name in _RETRIEVERS:
+        return _RETRIEVERS[name]("", choice)
+    scheme, colon, rest = name.partition(":")
+    return _RETRIEVERS[scheme + colon](rest, choice)
+
+
+register_retriever_scheme("cassette", Cassette)
