@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from search_env.errors import ConfigurationError, nearest
+from search_env.errors import ConfigurationError
+from search_env.validation import check_choice
 
 T = TypeVar("T")
 
@@ -30,8 +31,8 @@ class Registry(Mapping[str, T]):
         >>> colours["rd"]
         Traceback (most recent call last):
         ...
-        search_env.errors.ConfigurationError: Expected colour to be one of ['red', 'blue'], got \
-'rd'. Did you mean 'red'? Register your own with add().
+        search_env.errors.ConfigurationError: Expected colour among ['red', 'blue'], got 'rd'. Did \
+you mean 'red'? Register your own with add().
     """
 
     def __init__(
@@ -64,11 +65,7 @@ class Registry(Mapping[str, T]):
         self._entries[name] = entry
 
     def __getitem__(self, name: str) -> T:
-        if name not in self:
-            raise self._error(
-                f"Expected {self._kind} to be one of {list(self)}, got {name!r}. "
-                f"{nearest(str(name), self)}{self._advice}"
-            )
+        check_choice(self._kind, name, self, self._advice, self._error)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

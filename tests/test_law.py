@@ -17,8 +17,8 @@ LAW = {
     "search_env": (
         "errors",
         "types",
-        "paths provenance registry validation",
-        "hub",
+        "paths provenance validation",
+        "hub registry",
         "metrics protocols tokens retrieval datasets",
         "rewards rendering",
         "core worlds",

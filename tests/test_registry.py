@@ -40,8 +40,7 @@ def test_an_unknown_name_lists_the_names_and_suggests_the_nearest():
     with pytest.raises(ConfigurationError) as error:
         _colours()["bleu"]
     assert str(error.value) == (
-        "Expected colour to be one of ['red', 'blue'], got 'bleu'. Did you mean 'blue'? "
-        "Mix your own."
+        "Expected colour among ['red', 'blue'], got 'bleu'. Did you mean 'blue'? Mix your own."
     )
     with pytest.raises(ConfigurationError, match=r"got \['red'\]"):
         _colours()[["red"]]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_env.envs.splits import published, splits_of
-from search_env.errors import ConfigurationError, IndexFormatError, nearest
+from search_env.errors import ConfigurationError, IndexFormatError
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.registry import (
@@ -24,6 +24,7 @@ from search_env.retrieval.registry import (
     register_corpus_retriever,
 )
 from search_env.types import Document, Question
+from search_env.validation import check_choice
 from search_env.worlds.diagnostics import (
     DIAGNOSTIC_DATASETS,
     diagnostic_questions,
@@ -137,11 +138,7 @@ register_corpus_retriever("lookup", _lookup)
 def _generated_split(dataset: str, split: str | None) -> str:
     splits = splits_of(dataset)
     chosen = splits.default if split is None else split
-    if chosen not in splits.names:
-        raise ConfigurationError(
-            f"Expected split of dataset {dataset!r} to be one of {list(splits.names)}, got "
-            f"{chosen!r}. {nearest(str(chosen), splits.names)}"
-        )
+    check_choice(f"split of dataset {dataset!r}", chosen, splits.names)
     return chosen
 
 
@@ -155,14 +152,10 @@ def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
 
 def _world_options(options: Mapping[str, Any] | None) -> str:
     """Check and complete the options; as JSON they can key a cache."""
-    given = dict(options or {})
-    for key in given:
-        if key not in WORLD_OPTIONS:
-            raise ConfigurationError(
-                f"Expected dataset_options of 'world' among {sorted(WORLD_OPTIONS)}, got {key!r}. "
-                f"{nearest(key, WORLD_OPTIONS)}"
-            )
-    return json.dumps({**WORLD_OPTIONS, **given}, sort_keys=True)
+    options = dict(options or {})
+    for key in options:
+        check_choice("dataset_options of 'world'", key, WORLD_OPTIONS)
+    return json.dumps({**WORLD_OPTIONS, **options}, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=4)

@@ -110,10 +110,10 @@ def published(dataset: str) -> DatasetEntry | None:
             return entry
     if Path(dataset).expanduser().is_file():
         return None
-    known = [*GENERATED, *DATASETS, *(a for e in DATASETS.values() for a in e.aliases)]
+    names = [*GENERATED, *DATASETS, *(a for e in DATASETS.values() for a in e.aliases)]
     raise ConfigurationError(
-        f"Expected dataset to be a file or one of {known}, got {dataset!r}. "
-        f"{nearest(dataset, known)}"
+        f"Expected dataset to be a file or one of {names}, got {dataset!r}. "
+        f"{nearest(dataset, names)}"
     )
 
 

@@ -53,7 +53,7 @@ class Grammar:
         markup: Of the protocol.
 
     Example:
-        >>> from search_env.protocols import R1_SEARCHER
+        >>> from search_env.protocols.r1_searcher import R1_SEARCHER
         >>> query, answer = (R1_SEARCHER.pair(role) for role in (TagRole.TOOL, TagRole.ANSWER))
         >>> grammar = Grammar(R1_SEARCHER.markup)
         >>> begun = grammar.start(("think",))

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from search_env.errors import ProtocolError, nearest
+from search_env.errors import ProtocolError
 from search_env.types import SEARCH, Document, FaultKind, Markup, TagPair, TagRole, pairs_by_tag
+from search_env.validation import check_choice
 
 
 class Consequence(str, Enum):
@@ -181,7 +182,8 @@ class Protocol:
             ProtocolError: There is none.
 
         Example:
-            >>> get_protocol("search-r1").pair(TagRole.TOOL).open
+            >>> from search_env.protocols.search_r1 import SEARCH_R1
+            >>> SEARCH_R1.pair(TagRole.TOOL).open
             '<search>'
         """
         for pair in self.tags:
@@ -242,12 +244,8 @@ class Protocol:
         question = self.clean_question(question)
         if style == "base":
             return [(self.base_prompt.replace("{question}", question), False)]
-        if style not in CHAT_MARKUP:
-            known = ["base", *CHAT_MARKUP]
-            raise ProtocolError(
-                f"Expected prompt to be one of {known}, got {style!r}. {nearest(style, known)}"
-                "Add a template to CHAT_MARKUP in search_env.protocols.protocol for another family."
-            )
+        advice = "Add another family's template to search_env.protocols.protocol.CHAT_MARKUP."
+        check_choice("prompt", style, ["base", *CHAT_MARKUP], advice, ProtocolError)
         fill = {
             "{system}": self.chat_system,
             "{user}": self.chat_user.replace("{question}", question),

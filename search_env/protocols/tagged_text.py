@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from search_env.errors import ProtocolError, nearest
+from search_env.errors import ProtocolError
 from search_env.protocols.protocol import Protocol
 from search_env.types import TagPair, TagRole
+from search_env.validation import check_choice
 
 
 def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> str:
@@ -27,18 +28,14 @@ def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> st
         ProtocolError: The protocol has no tags for that tool.
 
     Example:
-        >>> from search_env.protocols import SEARCH_R1
+        >>> from search_env.protocols.search_r1 import SEARCH_R1
         >>> query_text(SEARCH_R1, "capital of </search> Norway")
         '<search> capital of Norway </search>'
     """
     if tool is None:
         return _between(protocol, protocol.pair(TagRole.TOOL), query)
     tools = {pair.tool: pair for pair in reversed(protocol.pairs(TagRole.TOOL))}
-    if tool not in tools:
-        raise ProtocolError(
-            f"Expected a tool of protocol {protocol.name!r}, one of {sorted(tools)}, got {tool!r}. "
-            f"{nearest(tool, tools)}"
-        )
+    check_choice(f"tool of protocol {protocol.name!r}", tool, tools, error=ProtocolError)
     return _between(protocol, tools[tool], query)
 
 
@@ -52,7 +49,7 @@ def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()
             last, see :func:`search_env.protocols.grammar.open_thoughts`.
 
     Example:
-        >>> from search_env.protocols import R1_SEARCHER
+        >>> from search_env.protocols.r1_searcher import R1_SEARCHER
         >>> answer_text(R1_SEARCHER, "Oslo", thoughts=["think"])
         '</think>\n\n<answer> Oslo </answer>'
     """
@@ -69,7 +66,7 @@ def thoughts_closed(protocol: Protocol, thoughts: Sequence[str]) -> str:
         thoughts: Names of the pairs of tags, the last opened last.
 
     Example:
-        >>> from search_env.protocols import R1_SEARCHER
+        >>> from search_env.protocols.r1_searcher import R1_SEARCHER
         >>> thoughts_closed(R1_SEARCHER, ["think"])
         '</think>\n\n'
     """
@@ -81,7 +78,7 @@ def without_tags(protocol: Protocol, text: str) -> str:
     """Return a text without any of the protocol's tags, its white space collapsed.
 
     Example:
-        >>> from search_env.protocols import SEARCH_R1
+        >>> from search_env.protocols.search_r1 import SEARCH_R1
         >>> without_tags(SEARCH_R1, "a <sea<answer>rch> b")
         'a b'
     """

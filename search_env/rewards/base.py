@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from search_env.errors import ConfigurationError, RewardError, nearest
+from search_env.errors import ConfigurationError, RewardError
 from search_env.registry import Registry
 from search_env.types import Transcript
+from search_env.validation import check_choice
 
 RewardFunction = Callable[[Transcript], Mapping[str, float]]
 
@@ -122,11 +123,7 @@ class Reward:
             ('answer',)
         """
         for part in parts:
-            if part not in self.parts:
-                raise ConfigurationError(
-                    f"Expected parts among {list(self.parts)}, got {part!r}. "
-                    f"{nearest(part, self.parts)}"
-                )
+            check_choice("parts", part, self.parts)
         if not parts:
             return dataclasses.replace(self, name=name)
         new = tuple(parts.get(part, part) for part in self.parts)

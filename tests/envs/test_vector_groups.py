@@ -265,7 +265,7 @@ def test_names_and_refusals():
         "SearchQA-Toy-v0", num_envs=4, group_size=2, group_reward="test-fewest-searches"
     )
     assert json.loads(env.spec.to_json())["kwargs"]["group_reward"] == "test-fewest-searches"
-    with pytest.raises(ConfigurationError, match="Expected group_reward to be one of"):
+    with pytest.raises(ConfigurationError, match="Expected group_reward among"):
         gym.make_vec("SearchQA-Toy-v0", num_envs=4, group_reward="nobody")
     taken = Reward("taken", ("frugal",), len)
     with pytest.raises(ConfigurationError, match=r"got \['frugal'\] in both"):

@@ -266,7 +266,7 @@ def test_a_phase_pays_its_group_reward(tmp_path):
 
 def test_a_phases_rewards_are_looked_up_before_training(tmp_path):
     late = (Phase(reward="f1"), Phase(reward="f1", group_reward="nobody"))
-    with pytest.raises(ConfigurationError, match="Expected group_reward to be one of"):
+    with pytest.raises(ConfigurationError, match="Expected group_reward among"):
         train(toy_config(tmp_path, phases=late), model=tiny_model())
     register_group_reward(dataclasses.replace(FEWEST, name="test-takes-f1", parts=("f1",)))
     with pytest.raises(ConfigurationError, match=r"got \['f1'\] in both"):
