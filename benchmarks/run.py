@@ -27,7 +27,7 @@ from search_env.benchmarks.harness.spec import BenchmarkProtocol
 from search_env.benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
 from search_env.datasets.rows import one_line
 from search_env.envs.config import EnvComponents, EnvConfig
-from search_env.provenance import circumstances
+from search_env.provenance import run_provenance
 from search_env.recording.files import EpisodeWriter
 from search_env.retrieval.registry import register_retriever
 from search_env.types import Question
@@ -88,7 +88,7 @@ def run(
         "ablation": ablation,
         "seed": seed,
         "command": command,
-        **circumstances(),
+        **run_provenance(),
     }
     with ResultsWriter(path, header) as writer:
         missing = [key for key in keys if key not in writer.done]

@@ -14,7 +14,7 @@ PACKAGES = ("gymnasium", "numpy", "tokenizers", "bm25s", "torch", "transformers"
 """Distributions that scores may depend on."""
 
 
-def circumstances() -> dict[str, Any]:
+def run_provenance() -> dict[str, Any]:
     """Return date, versions and hardware of a run, as JSON values."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -340,7 +340,7 @@ class Transcript:
     )
     markup: Markup | None = field(default=None, repr=False)
 
-    def known_markup(self) -> Markup:
+    def required_markup(self) -> Markup:
         """Return the markup.
 
         Raises:

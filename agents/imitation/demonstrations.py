@@ -29,7 +29,7 @@ from search_env.agents.types import Example
 from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.protocols.grammar import open_thoughts
-from search_env.protocols.tagged_text import thoughts_closed
+from search_env.protocols.tagged_text import close_thoughts
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Document, Hop, Question, Source, TagRole
 
@@ -311,7 +311,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
     transcript, protocol = env.transcript(), env.protocol
     hops = transcript.question.hops
     query, final = protocol.pair(TagRole.TOOL), protocol.pair(TagRole.ANSWER)
-    head = thoughts_closed(protocol, open_thoughts(transcript))
+    head = close_thoughts(protocol, open_thoughts(transcript))
     opening, closing = query.open, head + final.open
     same = itertools.takewhile(
         lambda pair: pair[0] == pair[1],

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from search_env.metrics.statistics import t_quantile
-from search_env.provenance import circumstances, versions
+from search_env.provenance import run_provenance, versions
 
 
 def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:
@@ -27,7 +27,7 @@ def heading(title: str, command: str, packages: Sequence[str], threads: int = 1)
         packages: Distributions whose versions matter.
         threads: How many were used.
     """
-    made = circumstances()
+    made = run_provenance()
     installed = ", ".join(f"{name} {number}" for name, number in versions(packages).items())
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     return (

@@ -140,7 +140,7 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
     events = transcript.events
     found = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
     faulty = {position for position, _ in found}
-    grammar = grammar_of(transcript.known_markup())
+    grammar = grammar_of(transcript.required_markup())
     moves = grammar.steps(events)
     misplaced, ending = _read(grammar, prompt_thoughts(transcript), tuple([t for _, t in moves]))
     # Where a fault stands beside it, that says it already.
@@ -178,7 +178,7 @@ def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
     Raises:
         ConfigurationError: The transcript has no markup.
     """
-    pairs = transcript.known_markup().tags
+    pairs = transcript.required_markup().tags
     names = {pair.open: pair.name for pair in pairs if pair.role is TagRole.REASON}
     if not names:
         return ()
@@ -207,7 +207,7 @@ def open_thoughts(transcript: Transcript) -> tuple[str, ...]:
     Raises:
         ConfigurationError: The transcript has no markup.
     """
-    pairs = transcript.known_markup().tags
+    pairs = transcript.required_markup().tags
     reasons = {pair.name for pair in pairs if pair.role is TagRole.REASON}
     thoughts = list(prompt_thoughts(transcript))
     for event in transcript.events:

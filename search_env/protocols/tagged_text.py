@@ -53,12 +53,12 @@ def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()
         >>> answer_text(R1_SEARCHER, "Oslo", thoughts=["think"])
         '</think>\n\n<answer> Oslo </answer>'
     """
-    return thoughts_closed(protocol, thoughts) + _between(
+    return close_thoughts(protocol, thoughts) + _between(
         protocol, protocol.pair(TagRole.ANSWER), answer
     )
 
 
-def thoughts_closed(protocol: Protocol, thoughts: Sequence[str]) -> str:
+def close_thoughts(protocol: Protocol, thoughts: Sequence[str]) -> str:
     r"""Return what a policy writes to close thoughts, the last opened first.
 
     Args:
@@ -67,7 +67,7 @@ def thoughts_closed(protocol: Protocol, thoughts: Sequence[str]) -> str:
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
-        >>> thoughts_closed(R1_SEARCHER, ["think"])
+        >>> close_thoughts(R1_SEARCHER, ["think"])
         '</think>\n\n'
     """
     closings = {pair.name: pair.close for pair in protocol.pairs(TagRole.REASON)}

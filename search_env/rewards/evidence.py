@@ -55,7 +55,7 @@ def passages_seen(transcript: Transcript) -> list[str]:
     had to be cut, its last passages are cut or empty. Passages are told apart by their lengths in
     characters, so a tokenizer that changes text (few do) shifts their borders by as much.
     """
-    markup = transcript.known_markup()
+    markup = transcript.required_markup()
     passages = []
     for search in transcript.searches:
         block = transcript.decode(transcript.tokens[search.start : search.end])

@@ -52,7 +52,7 @@ class _Text:
 
     @classmethod
     def of(cls, transcript: Transcript) -> _Text:
-        if transcript.known_markup().tags != R1_SEARCHER.tags:
+        if transcript.required_markup().tags != R1_SEARCHER.tags:
             raise ConfigurationError(
                 f"Expected a protocol with R1-Searcher's tags, got {transcript.protocol!r}. Take "
                 "a reward by events, such as 'r1-searcher-stage2', which reads any protocol."

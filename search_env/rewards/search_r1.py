@@ -105,7 +105,7 @@ def structure_is_right(transcript: Transcript) -> bool:
     Raises:
         ConfigurationError: The protocol has no tags for thoughts.
     """
-    tags = transcript.known_markup().tags
+    tags = transcript.required_markup().tags
     if not any(pair.role is TagRole.REASON for pair in tags):
         raise ConfigurationError(
             f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "
