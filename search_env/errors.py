@@ -1,7 +1,7 @@
 """Every error this package raises, as one tree.
 
-Each leaf also derives from the standard-library type a caller would have caught anyway, so
-``except ValueError`` keeps working. Messages read: what was expected, what came, what to do next.
+Each leaf also derives from the standard-library type that fits it, so ``except ValueError`` works
+too. Messages say what was expected, what was passed, and what to do next.
 
 * SearchEnvError
     * ConfigurationError (ValueError)
@@ -38,7 +38,7 @@ class SearchEnvError(Exception):
 
 
 class ConfigurationError(SearchEnvError, ValueError):
-    """An argument has a value that cannot work."""
+    """An argument has an impossible value."""
 
 
 class ProtocolError(ConfigurationError):
@@ -58,13 +58,13 @@ class DataError(SearchEnvError):
 
 
 class DataNotFoundError(DataError, FileNotFoundError):
-    """A file is not where it was looked for; the message says which file to put where."""
+    """A file is missing; the message says which file to put where."""
 
 
 class DataFormatError(DataError, ValueError):
     """A file's content breaks its format.
 
-    Use :meth:`at` to build one: the message then always names file, line, field and expectation.
+    Built with :meth:`at`, its message names file, line, field and expectation.
     """
 
     @classmethod
@@ -96,15 +96,15 @@ class EpisodeFileError(DataFormatError):
 
 
 class ReplayMismatchError(SearchEnvError, ValueError):
-    """An episode that was executed again came out differently from its record."""
+    """An episode that was executed again differs from its record."""
 
 
 class RewardError(SearchEnvError, ValueError):
-    """A reward function raised, or returned something that is no finite number for each part."""
+    """A reward function raised, or did not return a finite number for each part."""
 
 
 class RetrievalError(SearchEnvError, RuntimeError):
-    """A retriever could not answer. It is never turned into a document."""
+    """A retriever failed. An error is never turned into a document."""
 
 
 class RetrievalTimeoutError(RetrievalError, TimeoutError):
@@ -112,7 +112,7 @@ class RetrievalTimeoutError(RetrievalError, TimeoutError):
 
 
 class InvalidRetrievalError(RetrievalError, ValueError):
-    """A retriever answered with something that is not lists of documents."""
+    """A retriever returned something other than lists of documents."""
 
 
 class CassetteMissError(RetrievalError, LookupError):
@@ -132,19 +132,19 @@ class EpisodeOverError(SearchEnvError, gymnasium.error.ResetNeeded):
 
 
 class WorkerDiedError(SearchEnvError, RuntimeError):
-    """A process of an asynchronous vector environment is gone."""
+    """A process of an asynchronous vector environment has died."""
 
 
 class ConformanceError(SearchEnvError, AssertionError):
     """A check of :mod:`search_env.testing` found a broken contract."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'? "`` for the closest known word, or an empty string.
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'? "`` for the closest name, or an empty string.
 
     Example:
         >>> nearest("protocl", ["protocol", "tokenizer"])
         "Did you mean 'protocol'? "
     """
-    found = difflib.get_close_matches(word, list(known), n=1)
-    return f"Did you mean {found[0]!r}? " if found else ""
+    matches = difflib.get_close_matches(word, list(names), n=1)
+    return f"Did you mean {matches[0]!r}? " if matches else ""

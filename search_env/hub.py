@@ -1,7 +1,7 @@
 """One file from the model and data hub: from its local cache, or over the network.
 
-The hub's client retries for half a minute where there is no network. Here that is found out first,
-so an offline machine gets its error (or the cached file) at once.
+The hub's client retries for half a minute without a network. The network is therefore checked
+first, so an offline machine gets its error (or the cached file) at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
 
-_SECONDS = 3.0
+_CONNECT_SECONDS = 3.0
 
 
 def hub_file(repository: str, filename: str, *, repo_type: str = "model") -> Path:
@@ -30,19 +30,19 @@ def hub_file(repository: str, filename: str, *, repo_type: str = "model") -> Pat
     """
     from huggingface_hub import constants, hf_hub_download
 
-    only_cached = not _reachable(constants.ENDPOINT)
+    cached_only = not _reachable(constants.ENDPOINT)
     return Path(
-        hf_hub_download(repository, filename, repo_type=repo_type, local_files_only=only_cached)
+        hf_hub_download(repository, filename, repo_type=repo_type, local_files_only=cached_only)
     )
 
 
 def _reachable(endpoint: str) -> bool:
     if urllib.request.getproxies():
-        return True  # a direct connection would tell nothing
+        return True  # a direct connection would prove nothing
     parts = urlsplit(endpoint)
     port = parts.port or (80 if parts.scheme == "http" else 443)
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=_SECONDS).close()
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_SECONDS).close()
     except OSError:
         return False
     return True

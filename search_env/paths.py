@@ -1,4 +1,4 @@
-"""Where this package reads data and keeps what it built: two folders, both set by the environment.
+"""Data and cache folders, cache keys of files, and atomic writes.
 
 ``$SEARCH_ENV_DATA`` is read only. ``$SEARCH_ENV_CACHE`` (default ``~/.cache/search-env``) holds
 indexes and tables that can be deleted at any time.
@@ -44,14 +44,14 @@ def cache_dir() -> Path:
 
 
 def file_key(*paths: Path) -> FileKey:
-    """Return what changes whenever one of the files does: the key for caches of what they hold.
+    """Return a cache key that changes whenever one of the files does.
 
-    It names the resolved paths, so it does not depend on how a path is spelt or on the working
-    directory. Two writes within one tick of the file system's clock leave the same times, so files
-    of up to 1 MiB count by content too; a larger one takes longer than a tick to write.
+    It holds the resolved paths, so it does not depend on the spelling of a path or on the working
+    directory. Two writes within one tick of the file system's clock leave the same times, so for
+    files of up to 1 MiB the content counts too; a larger one takes longer than a tick to write.
 
     Args:
-        paths: Files; one that does not exist counts as missing. Of a folder, its entries count.
+        paths: Files, which need not exist; for a folder, the files directly inside it count.
     """
     return tuple(entry for path in paths for entry in _entries(path.expanduser().resolve()))
 
@@ -75,9 +75,9 @@ def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it on success and vanishes on failure.
+    """Yield a temporary path beside ``path`` that replaces it on success; remove it on failure.
 
-    Readers therefore see the old file or the whole new one, also after Ctrl-C.
+    Readers therefore see the old file or the complete new one, even after Ctrl-C.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -93,11 +93,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``path`` on success and vanishes on failure.
+    """Yield an empty folder that becomes ``path`` on success and is removed on failure.
 
-    A folder that is at ``path`` is replaced by two renames. An error or Ctrl-C anywhere leaves the
-    old folder or the new one there. A process killed between the renames leaves the old one beside
-    it; the next call with this path puts that back first, and removes what killed ones left.
+    An existing folder is replaced by two renames. After an error or Ctrl-C, the old or the new
+    folder is in place. A process killed between the renames leaves the old folder beside ``path``;
+    the next call restores it, and removes what killed processes left.
 
     Raises:
         OSError: A folder could not be made or renamed.
@@ -115,16 +115,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             os.replace(new, path)
         finally:
             if old.exists() and not path.exists():
-                os.replace(old, path)  # should this fail, too, the old folder stays where it is
+                os.replace(old, path)  # if this fails too, the old folder stays in scratch
             shutil.rmtree(scratch)
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Put back the old folder if a killed process left none, and remove what it wrote."""
+    """Restore a folder that a killed process had moved away, and remove what it wrote."""
     name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
     for scratch in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
         if not scratch.is_dir():
-            continue  # of atomic_path
+            continue  # a file of atomic_path
         with _locked(scratch) as is_free:
             if not is_free:
                 continue  # another process is writing this folder now
@@ -135,8 +135,8 @@ def _clear_leftovers(path: Path) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, until the process ends at the latest; yield whether nobody else has."""
-    if sys.platform == "win32":  # no such locks: what is left there stays
+    """Lock a folder, at most until the process ends; yield whether the lock was free."""
+    if sys.platform == "win32":  # no such locks: leftovers stay
         yield False
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -152,7 +152,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _permissions(path: Path) -> int:
-    """Return the permissions that a plain ``open`` would leave: a temporary file is its owner's."""
+    """Return the permissions of a file made by ``open``; temporary files are private."""
     if path.exists():
         return path.stat().st_mode & 0o777
     mask = os.umask(0)

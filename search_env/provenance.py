@@ -1,4 +1,4 @@
-"""Where, when and with what something was made: what records, results and measurements say."""
+"""Provenance of records, results and measurements: date, versions, hardware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("gymnasium", "numpy", "tokenizers", "bm25s", "torch", "transformers", "openai")
-"""Distributions that scores may depend on."""
+"""Distributions that may affect scores."""
 
 
 def run_provenance() -> dict[str, Any]:
@@ -24,9 +24,8 @@ def run_provenance() -> dict[str, Any]:
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of Python and of those distributions that are installed."""
-    numbers = {package: _version(package) for package in packages}
-    installed = {package: number for package, number in numbers.items() if number is not None}
+    """Return the versions of Python and of the installed ones of these distributions."""
+    installed = {name: number for name in packages if (number := _version(name)) is not None}
     return {"python": platform.python_version(), **installed}
 
 
@@ -36,7 +35,7 @@ def package_version() -> str:
 
 
 def processor() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the processor's name as reported by the system."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file():
         return platform.processor() or platform.machine()

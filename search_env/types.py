@@ -1,6 +1,6 @@
-"""The nouns of this package: documents, questions, sources, endings, events, transcripts.
+"""Data types: documents, questions, token sources, stop reasons, tags, events, transcripts.
 
-Plain frozen data, no behaviour beyond views of itself, so that every other module may import it.
+Frozen data with derived properties only, so that every other module may import it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A passage. ``id`` is unique in its corpus; the retriever that found it sets ``score``."""
+    """A passage. ``id`` is unique in its corpus; the retriever that returned it sets ``score``."""
 
     id: str
     title: str
@@ -37,10 +37,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One known step towards an answer: what to ask, what it yields, which document says so.
+    """One annotated step towards an answer: its query, its answer, its supporting document.
 
-    ``query`` is ready to send: references to earlier answers are filled in. ``document_id`` is ""
-    where the dataset does not say.
+    References to earlier answers are filled in in ``query``. ``document_id`` is "" where the
+    dataset does not annotate it.
     """
 
     query: str
@@ -50,7 +50,7 @@ class Hop:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its gold answers and, where the dataset knows them, its evidence.
+    """A question with its gold answers and, where the dataset annotates it, its evidence.
 
     Attributes:
         id: Unique in its dataset.
@@ -74,10 +74,10 @@ class Question:
 
 
 class Source(IntEnum):
-    """Who wrote a token. Decided when it is written, never by looking at it."""
+    """Who wrote a token; recorded when it is written, never inferred from the id."""
 
     PADDING = 0
-    """Nothing yet: the unused right end of an observation."""
+    """No token: the unused right end of an observation."""
     PROMPT = 1
     """The protocol's prompt with the question."""
     POLICY = 2
@@ -89,14 +89,14 @@ class Source(IntEnum):
 
 
 class StopReason(str, Enum):
-    """How an episode ended. The first three are the policy's doing (``terminated``)."""
+    """How an episode ended. The first three are caused by the policy (``terminated``)."""
 
     ANSWERED = "answered"
     """The policy closed its answer tag."""
     END_OF_SEQUENCE = "end_of_sequence"
     """The policy sent an end-of-sequence id where the protocol lets that end the episode."""
     FORMAT_FAULT = "format_fault"
-    """The policy made a fault that the protocol punishes by ending, such as an empty query."""
+    """The policy made a format fault that ends the episode, such as an empty query."""
     MAX_TOKENS = "max_tokens"
     """The context is full."""
     MAX_POLICY_TOKENS = "max_policy_tokens"
@@ -104,11 +104,11 @@ class StopReason(str, Enum):
     MAX_SEGMENT_TOKENS = "max_segment_tokens"
     """One segment (policy tokens between two insertions) reached its limit."""
     MAX_SEARCHES = "max_searches"
-    """A query was closed when no search was left."""
+    """A query was closed after the last search was spent."""
     MAX_TURNS = "max_turns"
-    """A turn was used up when none was left."""
+    """A query or a notice came after the last turn was spent."""
     RETRIEVAL_ERROR = "retrieval_error"
-    """The retriever failed and the environment was told to truncate. The episode is not valid."""
+    """The retriever failed and the environment is set to truncate. The episode is not valid."""
 
     @property
     def terminated(self) -> bool:
@@ -117,7 +117,7 @@ class StopReason(str, Enum):
 
     @property
     def valid(self) -> bool:
-        """Whether the episode says something about the policy: retrieval did not fail in it."""
+        """Whether the episode counts as a sample of the policy: retrieval did not fail in it."""
         return self is not StopReason.RETRIEVAL_ERROR
 
 
@@ -128,17 +128,17 @@ class TagRole(str, Enum):
     """What a pair of tags encloses."""
 
     REASON = "reason"
-    """A thought, which the environment only reads past."""
+    """A thought, on which the environment does not act."""
     TOOL = "tool"
-    """A query: closing the pair runs a tool on what stands inside."""
+    """A query: closing the pair runs a tool on the enclosed text."""
     ANSWER = "answer"
     """The answer: closing the pair ends the episode."""
     DOCUMENTS = "documents"
-    """What a tool found. Only the environment may write this pair."""
+    """The results of a tool. Only the environment may write this pair."""
 
 
 SEARCH = "search"
-"""The tool that finds documents for a text; the one that every environment has."""
+"""The tool that retrieves documents for a query; every environment has it."""
 
 
 class Tag(NamedTuple):
@@ -162,10 +162,10 @@ class Tag(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> Tag:
-        """Return the tag of a name as ``str`` writes it.
+        """Return the tag whose ``str`` is ``name``.
 
         Raises:
-            ValueError: It is no such name.
+            ValueError: No tag has such a name.
         """
         pair, _, side = name.rpartition("_")
         if pair and side == "open":
@@ -173,7 +173,7 @@ class Tag(NamedTuple):
         if pair and side == "close":
             return cls(pair, "close")
         raise ValueError(
-            f"Expected a pair's name with _open or _close behind it, got {name!r}. Write tags "
+            f"Expected the name of a pair followed by _open or _close, got {name!r}. Write tags "
             "with str(tag)."
         )
 
@@ -183,11 +183,11 @@ class TagPair:
     """Two tags of a protocol and what they enclose.
 
     Attributes:
-        name: Of its own in the protocol, in lower case, such as ``"think"`` or ``"image_query"``.
+        name: Unique in the protocol, in lower case, such as ``"think"`` or ``"image_query"``.
         role: What the pair encloses.
         open: Text of the opening tag.
         close: Text of the closing tag.
-        tool: What closing the pair runs; set in the role ``TOOL`` alone.
+        tool: The tool that closing the pair runs; set for the role ``TOOL`` only.
 
     Example:
         >>> pair = TagPair("query", TagRole.TOOL, "<q>", "</q>", tool=SEARCH)
@@ -260,7 +260,7 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The answer tag was closed; ``text`` is what stood inside, stripped."""
+    """The answer tag was closed; ``text`` is the enclosed text, stripped."""
 
     position: int
     text: str
@@ -287,14 +287,14 @@ Event: TypeAlias = TagWritten | Searched | Answered | FormatFault | Ended
 
 @dataclass(frozen=True, slots=True)
 class Markup:
-    """What an episode is written in: the part of a protocol that readers of transcripts need.
+    """Tags and document layout: the part of a protocol that readers of transcripts need.
 
     Attributes:
         tags: The pairs of tags, in the protocol's order.
-        noticed: The faults that the environment answers with a notice.
+        noticed: The faults that lead to a notice.
         documents_prefix: Begins an inserted block.
         document_rank: Begins a document; holds ``{rank}``, which counts from 1.
-        document_body: The document; holds ``{text}`` and before it, if at all, ``{title}``.
+        document_body: The document; holds ``{text}``, optionally preceded by ``{title}``.
         documents_suffix: Ends the block.
     """
 
@@ -315,18 +315,18 @@ class Markup:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that an episode left behind. Rewards, metrics and renderings are functions of it.
+    """The record of an episode. Rewards, metrics and renderings are functions of it.
 
     Attributes:
-        question: What was asked.
+        question: The question asked.
         protocol: Name of the protocol.
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`Source`.
         events: In order of position.
         documents: Retrieved documents by id, for display and retrieval metrics.
-        decode: Ids to text, by the tokenizer that wrote them.
-        markup: What the episode is written in, ``Protocol.markup``; None where that is not known,
-            which is enough for readers of events alone.
+        decode: Maps ids to text with the episode's tokenizer.
+        markup: ``Protocol.markup`` of its protocol; None where it is not available, which suffices
+            for readers of events alone.
     """
 
     question: Question
@@ -377,7 +377,7 @@ class Transcript:
 
     @property
     def num_policy_tokens(self) -> int:
-        """How many tokens the policy wrote."""
+        """The number of tokens that the policy wrote."""
         return int(np.count_nonzero(self.sources == Source.POLICY))
 
     def text(self, *sources: Source) -> str:

@@ -1,1 +1,1 @@
-"""Whether an answer is right, and how sure a mean is: pure functions of texts and numbers."""
+"""Answer scores and statistics of means: pure functions of texts and numbers."""

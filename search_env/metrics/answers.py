@@ -1,15 +1,15 @@
 """Answer scores: exact match, token F1 and the covering matches, as pure functions.
 
-A :class:`ScoringRule` says how text is normalised before it is compared; published systems differ
-in exactly that, so every function takes the rule. Two published facts to keep in mind:
+A :class:`ScoringRule` normalises texts before they are compared; published systems differ in
+exactly that, so every function takes the rule. Two differences matter:
 
-* R1-Searcher turns punctuation into *spaces* and knows typographic quotes; SQuAD (and so Search-R1)
+* R1-Searcher turns punctuation into *spaces*, typographic quotes included; SQuAD (and so Search-R1)
   *deletes* ASCII punctuation. ``New-York`` is ``new york`` to one and ``newyork`` to the other.
 * HotpotQA's script, and R1-Searcher's after it, gives F1 zero where one side is ``yes``, ``no`` or
   ``noanswer`` and the sides differ. SQuAD's does not.
 
-A prediction of None means that there was no answer; it scores 0.0. Several golds: the best counts.
-Extracting the answer from a text is no business of this module: an episode's answer is an event.
+A prediction of None stands for no answer and scores 0.0. With several golds, the best score counts.
+Answers are not extracted from texts here: an episode's answer is an event.
 
 Sources: RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_rule.py``; hotpotqa/hotpot
 ``hotpot_evaluate_v1.py``; SQuAD v1.1 ``evaluate-v1.1.py``; verl
@@ -30,11 +30,11 @@ from search_env.errors import ConfigurationError
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SPACE_FOR_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’´`", " "))
-_KEPT = 8192  # normalised texts: an ending compares the same two several times
+_CACHED_TEXTS = 8192  # the end of an episode compares the same two several times
 _TRUTH_VALUES = {"True": "yes", "False": "no"}
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_CACHED_TEXTS)
 def normalize_squad(text: str) -> str:
     """Normalise as SQuAD v1.1 does: lower-case, delete ASCII punctuation, drop articles, one space.
 
@@ -46,12 +46,12 @@ def normalize_squad(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", plain).split())
 
 
-@functools.lru_cache(maxsize=_KEPT)
+@functools.lru_cache(maxsize=_CACHED_TEXTS)
 def normalize_r1_searcher(text: str) -> str:
     """Normalise as R1-Searcher does.
 
-    Exactly ``True`` or ``False`` become ``yes`` and ``no`` first; then lower-case, punctuation to
-    spaces (ASCII with the underscore, and ``‘ ’ ´``), articles dropped, one space.
+    The texts ``True`` and ``False`` become ``yes`` and ``no`` first; then lower-case, punctuation
+    to spaces (ASCII with the underscore, and ``‘ ’ ´``), articles dropped, one space.
 
     Example:
         >>> normalize_r1_searcher("The New-York Times, U.S.A.")
@@ -115,7 +115,7 @@ def exact_match(
     """Return 1.0 where the normalised prediction equals a normalised gold, else 0.0.
 
     Args:
-        prediction: What was answered, or None.
+        prediction: The answer, or None.
         answers: The golds.
         rule: How to compare.
 
@@ -165,7 +165,7 @@ def contiguous_cover_exact_match(
     """Return 1.0 where a normalised gold is a substring of the normalised prediction, else 0.0.
 
     R1-Searcher's ``cover_exact_match_score_2`` asks for contiguous tokens *or* a substring; the
-    first implies the second, so this is the whole rule, and ``smart`` does hold ``art``. Arguments
+    first implies the second, so this is the same rule, and ``smart`` contains ``art``. Arguments
     and errors as for :func:`exact_match`.
 
     Example:
@@ -205,46 +205,46 @@ def _best(
         )
     if prediction is None:
         return 0.0
-    said = rule.normalize(prediction)
+    text = rule.normalize(prediction)
     if len(answers) == 1:
-        return score(said, rule.normalize(answers[0]), rule)
-    return max(score(said, rule.normalize(gold), rule) for gold in answers)
+        return score(text, rule.normalize(answers[0]), rule)
+    return max(score(text, rule.normalize(gold), rule) for gold in answers)
 
 
-def _equal(said: str, gold: str, rule: ScoringRule) -> float:
-    return float(said == gold)
+def _equal(text: str, gold: str, rule: ScoringRule) -> float:
+    return float(text == gold)
 
 
-def _f1(said: str, gold: str, rule: ScoringRule) -> float:
-    if said == gold:
-        return float(bool(said))
-    if said in rule.closed_answers or gold in rule.closed_answers:
+def _f1(text: str, gold: str, rule: ScoringRule) -> float:
+    if text == gold:
+        return float(bool(text))
+    if text in rule.closed_answers or gold in rule.closed_answers:
         return 0.0
-    said_tokens, gold_tokens = said.split(), gold.split()
-    left, common = gold_tokens.copy(), 0  # for a few words quicker than counting them all
-    for token in said_tokens:
-        if token in left:
-            left.remove(token)
+    tokens, gold_tokens = text.split(), gold.split()
+    unmatched, common = gold_tokens.copy(), 0  # for a few words faster than a Counter
+    for token in tokens:
+        if token in unmatched:
+            unmatched.remove(token)
             common += 1
     if not common:
         return 0.0
-    precision, recall = common / len(said_tokens), common / len(gold_tokens)
+    precision, recall = common / len(tokens), common / len(gold_tokens)
     return 2 * precision * recall / (precision + recall)
 
 
-def _covers(said: str, gold: str, rule: ScoringRule) -> float:
-    # A gold with no word left ("The") is covered by nothing but an empty prediction; the
-    # published code reaches the same through "".split(" ") == [""].
-    return float(set(gold.split(" ")) <= set(said.split(" ")))
+def _covers(text: str, gold: str, rule: ScoringRule) -> float:
+    # A gold that normalises to "" ("The") is covered by an empty prediction only; the published
+    # code has the same result through "".split(" ") == [""].
+    return float(set(gold.split(" ")) <= set(text.split(" ")))
 
 
-def _contains(said: str, gold: str, rule: ScoringRule) -> float:
-    # The published code lets an empty gold match everything; that would pay for any answer.
-    return float(gold in said if gold else not said)
+def _contains(text: str, gold: str, rule: ScoringRule) -> float:
+    # The published code lets an empty gold match everything; that would reward any answer.
+    return float(gold in text if gold else not text)
 
 
 def contains_words(text: str, words: str) -> bool:
-    """Return whether normalised words stand in a normalised text, in a row and whole.
+    """Return whether a normalised text contains normalised words contiguously, as full words.
 
     Example:
         >>> contains_words("new york city", "york city"), contains_words("smart", "art")

@@ -1,9 +1,9 @@
-"""The mean of a score over questions, how far to trust it, and whether two agents differ.
+"""Bootstrap intervals of means over questions, and paired comparisons of two agents.
 
 One interval is offered, the percentile bootstrap over questions: it needs no assumption about the
 scores' distribution. Two agents that answered the same questions are compared question by question,
-which is far sharper than looking at whether their intervals overlap. None of this says anything
-about other sources of chance, such as training seeds.
+which has far more power than checking whether their intervals overlap. Other sources of chance,
+such as training seeds, are not covered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Interval:
         mean: Arithmetic mean of the values.
         low: Lower end.
         high: Upper end.
-        count: How many values there were.
+        count: Number of values.
     """
 
     mean: float
@@ -50,15 +50,15 @@ def bootstrap_mean(
     """Return the mean and its percentile bootstrap interval (Efron 1979).
 
     Each resample draws as many values as there are, with replacement; the interval lies between
-    the quantiles ``(1 - level) / 2`` and ``(1 + level) / 2`` of their means. Where all values are
-    equal it has no width, which for scores of 0 or 1 does not mean certainty: after n times the
-    same outcome, the rule of three bounds the other's rate by 3 / n.
+    the quantiles ``(1 - level) / 2`` and ``(1 + level) / 2`` of their means. Its width is 0 where
+    all values are equal, which for scores of 0 or 1 does not mean certainty: after n equal
+    outcomes, the rule of three bounds the rate of the other by 3 / n.
 
     Args:
         values: One finite number for each question.
-        resamples: How many resamples.
+        resamples: Number of resamples.
         level: Confidence level, in (0, 1).
-        seed: Seeds the resampling; equal seeds and counts resample the same questions.
+        seed: Seed of the resampling; equal seeds and counts draw the same questions.
 
     Raises:
         ConfigurationError: There is no value, or one that is not finite.
@@ -94,8 +94,8 @@ class Comparison:
         difference: Mean of first minus second, with its paired bootstrap interval.
         first_only: Questions on which the first scored more.
         second_only: Questions on which the second scored more.
-        p_value: Two-sided; how surprising so uneven a split of the questions on which they differ
-            would be if both were equally good.
+        p_value: Two-sided; the chance of a split at least as uneven of the questions on which they
+            differ if both were equally good.
     """
 
     difference: Interval
@@ -113,9 +113,9 @@ def compare_paired(
 ) -> Comparison:
     """Compare two agents' scores of the same questions, in the same order.
 
-    The interval is the paired bootstrap's: whole questions are drawn. The p-value is the exact
-    sign test over the questions on which the agents differ; for scores of 0 and 1 that is
-    McNemar's exact test (McNemar 1947).
+    The interval is the paired bootstrap's: a question is drawn with both scores. The p-value is
+    that of the exact sign test over the questions on which the agents differ; for scores of 0 and 1
+    it is McNemar's exact test (McNemar 1947).
 
     Args:
         first: One finite score for each question.
@@ -127,8 +127,8 @@ def compare_paired(
         ConfigurationError: The lengths differ, there is no score, or one that is not finite.
 
     Example:
-        >>> found = compare_paired([1, 1, 1, 0], [0, 0, 0, 0])
-        >>> found.first_only, found.second_only, found.p_value
+        >>> result = compare_paired([1, 1, 1, 0], [0, 0, 0, 0])
+        >>> result.first_only, result.second_only, result.p_value
         (3, 0, 0.25)
     """
     if len(first) != len(second):
@@ -147,8 +147,8 @@ def sign_test(more: int, less: int) -> float:
     """Return the exact two-sided p-value of a split under a fair coin.
 
     Args:
-        more: Outcomes of the one kind.
-        less: Outcomes of the other.
+        more: Number of outcomes of one kind.
+        less: Number of outcomes of the other.
 
     Example:
         >>> sign_test(0, 0), sign_test(5, 0), sign_test(3, 3)
@@ -160,17 +160,17 @@ def sign_test(more: int, less: int) -> float:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Return the chance that some of ``k`` samples drawn from those taken is right.
+    """Return the chance that at least one of ``k`` samples drawn without replacement is right.
 
     The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
 
     Args:
-        samples: Samples of one question.
-        right: How many of them are right.
-        k: How many are drawn, at most ``samples``.
+        samples: Number of samples of one question.
+        right: Number of right ones among them.
+        k: Number of samples drawn, at most ``samples``.
 
     Raises:
-        ConfigurationError: The numbers do not fit each other.
+        ConfigurationError: The numbers contradict each other.
 
     Example:
         >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 1, 4)
@@ -185,11 +185,11 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 
 
 def majority_vote(answers: Sequence[str | None]) -> str | None:
-    """Return the most frequent answer, the earliest of equals; None where nothing was answered.
+    """Return the most frequent answer, the first of equals; None where there is none.
 
     Args:
         answers: One for each sample, normalised so that equal answers are equal strings; None
-            where a sample did not answer, which is no vote.
+            where a sample has no answer, which is no vote.
 
     Example:
         >>> majority_vote(["ulm", None, "bonn", "bonn"]), majority_vote([None, None])
@@ -205,10 +205,10 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def t_quantile(degrees: int) -> float:
-    """Return the .975 quantile of Student's t: half of 95 % intervals, in standard errors.
+    """Return the .975 quantile of Student's t, half a 95 % interval in standard errors.
 
     Args:
-        degrees: Of freedom, number of seeds - 1; for 0, which no interval has, 0.
+        degrees: Degrees of freedom, number of seeds - 1; 0 gives 0, as there is no interval.
 
     Example:
         >>> t_quantile(4), round(t_quantile(30), 3)

@@ -1,5 +1,5 @@
 """Protocols: tags, prompts, document layout, limits and fault rules of published systems, as data.
 
-One published system a file. :mod:`.registry` finds them by name, :mod:`.grammar` says what is well
-formed, :mod:`.tagged_text` writes and reads texts with a protocol's tags.
+One published system per file. :mod:`.registry` holds them by name, :mod:`.grammar` defines
+well-formed episodes, :mod:`.tagged_text` writes texts with a protocol's tags.
 """

@@ -1,13 +1,13 @@
-"""The grammar of tags: what a well-formed episode is, told once.
+"""The grammar of tags: the one definition of a well-formed episode.
 
-The tags that a policy writes are read by a small state machine: queries and answers do not nest,
-document tags are not the policy's, every thought is closed before the answer, and the answer ends
-the episode. The action mask asks it before a token is written, rewards and format rates ask it
-after the episode. It judges policy tags only (events), so retrieved text has no say.
+A small state machine reads the tags that a policy writes: queries and answers do not nest, the
+policy writes no document tags, every thought is closed before the answer, and the answer ends the
+episode. The action mask uses it before a token is written; rewards and format rates use it after
+the episode. It reads events of the policy only, so retrieved text has no influence.
 
 A thought that the prompt opened is closed once and not opened again, as in R1-Searcher. Thoughts
-that the prompt does not open are the policy's to open and close, as in Search-R1. Where a protocol
-has several pairs for thoughts, one may stand inside another, and the last opened is closed first.
+that the prompt does not open are opened and closed by the policy, as in Search-R1. Where a protocol
+has several pairs for thoughts, they may nest, and the last opened is closed first.
 """
 
 from __future__ import annotations
@@ -28,39 +28,39 @@ from search_env.types import (
     pairs_by_tag,
 )
 
-_SPARE = 2  # ids of white space that mostly follow the prompt's last tag
-_CUT = 4  # characters that a cut through the bytes of one may leave, and one more
+_SPARE = 2  # white-space ids that usually follow the prompt's last tag
+_CUT = 4  # characters that a cut inside a multi-byte character may leave, plus one
 
 
 class GrammarState(NamedTuple):
-    """Where an episode stands between two tags. Pairs of tags are told by their names.
+    """State of an episode between two tags. Pairs of tags are identified by name.
 
     Attributes:
-        open: The query or the answer that is open, or "".
-        thoughts: The thoughts that are open, the last opened last.
-        given: The thoughts that the prompt opened, which the policy may not open again.
+        open: The open query or answer, or "".
+        thoughts: The open thoughts, the last opened last.
+        prompted: The thoughts that the prompt opened, which the policy may not open again.
     """
 
     open: str
     thoughts: tuple[str, ...]
-    given: tuple[str, ...]
+    prompted: tuple[str, ...]
 
 
 class Grammar:
     """The grammar of one protocol's tags.
 
     Args:
-        markup: Of the protocol.
+        markup: Markup of the protocol.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
         >>> query, answer = (R1_SEARCHER.pair(role) for role in (TagRole.TOOL, TagRole.ANSWER))
         >>> grammar = Grammar(R1_SEARCHER.markup)
-        >>> begun = grammar.start(("think",))
-        >>> inside = grammar.advance(begun, query.opening)
-        >>> grammar.advance(inside, query.closing) == begun
+        >>> start = grammar.start(("think",))
+        >>> inside = grammar.advance(start, query.opening)
+        >>> grammar.advance(inside, query.closing) == start
         True
-        >>> grammar.advance(begun, answer.opening) is None  # the thought is still open
+        >>> grammar.advance(start, answer.opening) is None  # the thought is still open
         True
     """
 
@@ -75,8 +75,8 @@ class Grammar:
     def advance(self, state: GrammarState, tag: Tag | None) -> GrammarState | None:
         """Return the state after a tag, or None where the tag breaks the grammar.
 
-        In place of a tag, None is a notice: it begins a new segment, in which no query and no
-        answer is open.
+        None in place of a tag stands for a notice: it begins a new segment, without an open query
+        or answer.
         """
         if tag is None:
             return state._replace(open="")
@@ -96,32 +96,32 @@ class Grammar:
         thoughts = state.thoughts
         if tag.side == "close":
             return state._replace(thoughts=thoughts[:-1]) if thoughts[-1:] == (tag.pair,) else None
-        if tag.pair in thoughts or tag.pair in state.given:
+        if tag.pair in thoughts or tag.pair in state.prompted:
             return None
         return state._replace(thoughts=(*thoughts, tag.pair))
 
     def steps(self, events: Iterable[Event]) -> list[tuple[int, Tag | None]]:
-        """Return what moves the state, with its positions: for :meth:`advance`, in order.
+        """Return the arguments of :meth:`advance`, in order, with their positions.
 
-        The tags that the policy wrote, and None where a fault led to a notice.
+        They are the tags that the policy wrote, and None where a fault led to a notice.
         """
-        found: list[tuple[int, Tag | None]] = []
+        steps: list[tuple[int, Tag | None]] = []
         for event in events:
             if isinstance(event, TagWritten):
-                found.append((event.position, event.tag))
+                steps.append((event.position, event.tag))
             elif isinstance(event, FormatFault) and event.kind in self._noticed:
-                found.append((event.position, None))
-        return found
+                steps.append((event.position, None))
+        return steps
 
 
 @functools.lru_cache(maxsize=64)
 def grammar_of(markup: Markup) -> Grammar:
-    """Return the grammar of a protocol's tags, always the same one."""
+    """Return the grammar of a protocol's tags; the last 64 are cached."""
     return Grammar(markup)
 
 
 def format_violations(transcript: Transcript) -> tuple[str, ...]:
-    """Return what an episode did against the grammar, in order; empty means well formed.
+    """Return an episode's violations of the grammar, in order; empty means well formed.
 
     Each is the value of a :class:`~search_env.types.FaultKind`, or one of ``misplaced_tag``,
     ``unclosed_tag`` and ``no_answer``.
@@ -138,16 +138,16 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
         ('unclosed_tag', 'no_answer')
     """
     events = transcript.events
-    found = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
-    faulty = {position for position, _ in found}
+    violations = [(e.position, e.kind.value) for e in events if isinstance(e, FormatFault)]
+    faulty = {position for position, _ in violations}
     grammar = grammar_of(transcript.required_markup())
-    moves = grammar.steps(events)
-    misplaced, ending = _read(grammar, prompt_thoughts(transcript), tuple([t for _, t in moves]))
-    # Where a fault stands beside it, that says it already.
-    places = [moves[i][0] for i in misplaced if moves[i][0] not in faulty]
-    found += [(position, "misplaced_tag") for position in places]
-    kinds = [kind for _, kind in sorted(found)]
-    if ending.open or ending.thoughts:
+    steps = grammar.steps(events)
+    misplaced, final = _read(grammar, prompt_thoughts(transcript), tuple([t for _, t in steps]))
+    # A fault at the same position already reports a misplaced tag.
+    positions = [steps[i][0] for i in misplaced if steps[i][0] not in faulty]
+    violations += [(position, "misplaced_tag") for position in positions]
+    kinds = [kind for _, kind in sorted(violations)]
+    if final.open or final.thoughts:
         kinds.append("unclosed_tag")
     if transcript.answer is None:
         kinds.append("no_answer")
@@ -156,13 +156,13 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _read(
-    grammar: Grammar, given: tuple[str, ...], tags: tuple[Tag | None, ...]
+    grammar: Grammar, prompted: tuple[str, ...], tags: tuple[Tag | None, ...]
 ) -> tuple[tuple[int, ...], GrammarState]:
-    """Return which of the tags are out of place, and where the others lead.
+    """Return the indices of misplaced tags, and the state after the others.
 
-    Kept, because most episodes write the same ones.
+    Cached, because most episodes write the same tags.
     """
-    state, misplaced = grammar.start(given), []
+    state, misplaced = grammar.start(prompted), []
     for i, tag in enumerate(tags):
         after = grammar.advance(state, tag)
         if after is None:
@@ -173,7 +173,7 @@ def _read(
 
 
 def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
-    """Return the thoughts that the prompt leaves open: those that its last words open, in order.
+    """Return the thoughts that the prompt leaves open: those whose opening tags end it, in order.
 
     Raises:
         ConfigurationError: The transcript has no markup.
@@ -184,25 +184,26 @@ def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
         return ()
     longest = max(map(len, names))
     length = transcript.sources.tobytes().rfind(Source.PROMPT) + 1
-    taken = longest + _SPARE
-    found: tuple[str, ...]
-    while True:  # prompts are long, and mostly the first look at their end decides
-        before = transcript.decode(transcript.tokens[max(0, length - taken) : length]).rstrip()
-        left, found = tuple(names), ()
-        while left and before.endswith(left):
-            opening = next(filter(before.endswith, left))
-            left = tuple(text for text in left if text != opening)
-            found = (names[opening], *found)
+    count = longest + _SPARE
+    thoughts: tuple[str, ...]
+    while True:  # prompts are long, and usually their last few tokens decide
+        before = transcript.decode(transcript.tokens[max(0, length - count) : length]).rstrip()
+        candidates, thoughts = tuple(names), ()
+        while candidates and before.endswith(candidates):
+            opening = next(filter(before.endswith, candidates))
+            candidates = tuple(text for text in candidates if text != opening)
+            thoughts = (names[opening], *thoughts)
             before = before.removesuffix(opening).rstrip()
-        if not left or taken >= length or len(before) >= longest + _CUT:
-            return found
-        taken *= 2
+        if not candidates or count >= length or len(before) >= longest + _CUT:
+            return thoughts
+        count *= 2
 
 
 def open_thoughts(transcript: Transcript) -> tuple[str, ...]:
-    """Return the names of the thoughts that the policy stands in, the last opened last.
+    """Return the names of the open thoughts, the last opened last.
 
-    One that the prompt left open counts, and so does one that the policy should not have opened.
+    Thoughts that the prompt left open count, and so do those that the policy opened against the
+    grammar.
 
     Raises:
         ConfigurationError: The transcript has no markup.

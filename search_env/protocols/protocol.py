@@ -1,8 +1,8 @@
 """Protocols: the tags, prompts, document layout, limits and fault rules of a published system.
 
-A protocol is data. The rules that read it are in :mod:`search_env.core.dynamics`; nothing there
-knows a protocol by name. Prompts are worded anew with the published content in the published order;
-tags, document layout and numbers are the published ones.
+A protocol is data, interpreted by :mod:`search_env.core.dynamics`, which knows no protocol by name.
+Prompts paraphrase the published ones in the published order; tags, document layout and numbers are
+the published ones.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from search_env.validation import check_choice
 
 
 class Consequence(str, Enum):
-    """What a format fault leads to, beside its event."""
+    """The effect of a format fault, beside its event."""
 
     IGNORE = "ignore"
-    """The episode goes on as if nothing had happened."""
+    """The episode continues unchanged."""
     NOTICE = "notice"
-    """The protocol's notice is inserted; it uses up a turn and begins a new segment."""
+    """The protocol's notice is inserted; it counts as a turn and begins a new segment."""
     END = "end"
-    """The episode ends. For ``NO_ACTION``: by end of sequence, or by the segment's limit."""
+    """The episode ends; for ``NO_ACTION``, by end of sequence or by the segment's limit."""
 
 
 CHAT_MARKUP: dict[str, str] = {
@@ -49,35 +49,35 @@ _MARKER = re.compile(r"(<\|[a-z_]+\|>)")
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How policy and environment talk to each other.
+    """The text interface between policy and environment.
 
     Attributes:
         name: What ``protocol=`` takes.
-        source: Paper section, or repository file at commit.
-        tags: The pairs of tags, in the order in which the automaton numbers them: one of the role
-            ANSWER, one DOCUMENTS, one or more TOOL, and any number REASON.
+        source: Paper section, or repository file at a commit.
+        tags: The pairs of tags, in the order in which the automaton numbers them: one of role
+            ANSWER, one of DOCUMENTS, one or more of TOOL, and any number of REASON.
         base_prompt: Prompt for a base model; holds ``{question}``.
         chat_system: System message for a chat model.
         chat_user: User message for a chat model; holds ``{question}``.
         chat_tail: Text that follows the chat template's generation prompt.
-        clean_question: Applied to the question before it goes into a prompt.
+        clean_question: Applied to the question before it is put into a prompt.
         clean_query: Applied to the text between the query tags; empty means no query.
         documents_prefix: Begins an inserted block; holds the documents-open tag.
         document_rank: Begins a document; holds ``{rank}``, which counts from 1.
-        document_body: The document; holds ``{text}`` and before it, if at all, ``{title}``.
-        no_documents: Stands in place of the documents when nothing was found.
-        documents_suffix: Ends the block; holds the documents-close tag and is never cut off.
+        document_body: The document; holds ``{text}``, optionally preceded by ``{title}``.
+        no_documents: Replaces the documents when nothing was retrieved.
+        documents_suffix: Ends the block; holds the documents-close tag and is never truncated.
         notice: Text for :attr:`Consequence.NOTICE`.
-        faults: What each kind of fault leads to; kinds left out are ignored, except that a
+        faults: The consequence of each kind of fault; kinds left out are ignored, except that a
             segment without an action ends the episode unless it leads to a notice.
-        first_opening: With nested openings, whether the first one counts or the last.
-        top_k: Documents for a query.
+        first_opening: With nested openings, whether the first or the last one counts.
+        top_k: Documents per query.
         max_tokens: Size of the context: prompt, policy and inserted tokens together.
-        max_policy_tokens: Tokens of the policy in an episode, or None.
-        max_segment_tokens: Tokens of the policy between two insertions, or None.
+        max_policy_tokens: Policy tokens per episode, or None for no limit, as below.
+        max_segment_tokens: Policy tokens between two insertions, or None.
         max_documents_tokens: Tokens of one inserted block, or None.
-        max_searches: Searches that are run in an episode, or None.
-        max_turns: Turns (searches and notices) in an episode, or None.
+        max_searches: Searches per episode, or None.
+        max_turns: Turns (searches and notices) per episode, or None.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Protocol:
             if part not in getattr(self, field):
                 raise ProtocolError(
                     f"Expected {field} of protocol {self.name!r} to hold {part!r}, got "
-                    f"{getattr(self, field)!r}. Put it where it belongs."
+                    f"{getattr(self, field)!r}. Add it to the text."
                 )
         if Consequence.NOTICE in self.faults.values() and not self.notice:
             raise ProtocolError(
@@ -140,10 +140,7 @@ class Protocol:
                 )
 
     def _check_tags(self) -> None:
-        """Check that pairs have names of their own and roles that make a protocol.
-
-        Texts are the automaton's to check.
-        """
+        """Check the names and roles of the pairs; the automaton checks their texts."""
         if not isinstance(self.tags, tuple) or not all(isinstance(p, TagPair) for p in self.tags):
             raise ProtocolError(
                 f"Expected the tags of protocol {self.name!r} to be a tuple of TagPair, got "
@@ -152,23 +149,23 @@ class Protocol:
         names = [pair.name for pair in self.tags]
         if len(set(names)) < len(names) or not all(map(_PAIR_NAME.fullmatch, names)):
             raise ProtocolError(
-                f"Expected the pairs of tags of protocol {self.name!r} to have names of their own "
-                f"in lower case, got {names}. Rename them."
+                f"Expected the pairs of tags of protocol {self.name!r} to have unique names in "
+                f"lower case, got {names}. Rename them."
             )
         for role in (TagRole.TOOL, TagRole.ANSWER, TagRole.DOCUMENTS):
             pairs = self.pairs(role)
             if not pairs or (len(pairs) > 1 and role is not TagRole.TOOL):
                 raise ProtocolError(
-                    f"Expected protocol {self.name!r} to have one pair of tags of the role "
+                    f"Expected protocol {self.name!r} to have one pair of tags of role "
                     f"{role.name}{' or more' if role is TagRole.TOOL else ''}, got "
                     f"{[pair.name for pair in pairs]}. Change tags=."
                 )
         for pair in self.tags:
             if bool(pair.tool) != (pair.role is TagRole.TOOL):
                 raise ProtocolError(
-                    f"Expected pairs of the role TOOL, and only those, to name a tool, got "
-                    f"{pair.tool!r} for {pair.name!r} of the role {pair.role.name} in protocol "
-                    f"{self.name!r}. Set tool={SEARCH!r} for a search, or leave tool= out."
+                    f"Expected pairs of role TOOL, and only those, to name a tool, got "
+                    f"{pair.tool!r} for {pair.name!r} of role {pair.role.name} in protocol "
+                    f"{self.name!r}. Set tool={SEARCH!r} for a search, or omit tool=."
                 )
 
     def pairs(self, role: TagRole) -> tuple[TagPair, ...]:
@@ -176,7 +173,7 @@ class Protocol:
         return tuple(pair for pair in self.tags if pair.role is role)
 
     def pair(self, role: TagRole) -> TagPair:
-        """Return the pair of a role; where there are several, the first.
+        """Return the pair of a role, the first of several.
 
         Raises:
             ProtocolError: There is none.
@@ -190,7 +187,7 @@ class Protocol:
             if pair.role is role:
                 return pair
         raise ProtocolError(
-            f"Expected protocol {self.name!r} to have a pair of tags of the role {role.name}, got "
+            f"Expected protocol {self.name!r} to have a pair of tags of role {role.name}, got "
             f"{[pair.name for pair in self.tags]}. Add one to tags=."
         )
 
@@ -202,14 +199,14 @@ class Protocol:
         max_policy_tokens: int | None = None,
         max_searches: int | None = None,
     ) -> Protocol:
-        """Return this protocol with those limits that are not None put in place of its own."""
-        given = {
+        """Return this protocol with its limits replaced by those that are not None."""
+        limits = {
             "top_k": top_k,
             "max_tokens": max_tokens,
             "max_policy_tokens": max_policy_tokens,
             "max_searches": max_searches,
         }
-        return dataclasses.replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        return dataclasses.replace(self, **{k: v for k, v in limits.items() if v is not None})  # type: ignore[arg-type]
 
     @property
     def tag_texts(self) -> tuple[str, ...]:
@@ -218,11 +215,10 @@ class Protocol:
 
     @functools.cached_property
     def markup(self) -> Markup:
-        """What readers of this protocol's transcripts need to know of it."""
-        noticed = [kind for kind, then in self.faults.items() if then is Consequence.NOTICE]
+        """The part of this protocol that readers of its transcripts need."""
         return Markup(
             tags=self.tags,
-            noticed=frozenset(noticed),
+            noticed=frozenset(k for k, v in self.faults.items() if v is Consequence.NOTICE),
             documents_prefix=self.documents_prefix,
             document_rank=self.document_rank,
             document_body=self.document_body,
@@ -232,10 +228,10 @@ class Protocol:
     def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
         """Return the prompt as ``(text, special)`` pieces.
 
-        Only the chat template's own markers are special: a question that spells one stays text.
+        Only the chat template's own markers are special; a marker inside a question stays text.
 
         Args:
-            question: The question as asked.
+            question: Text of the question.
             style: ``"base"`` or a name in :data:`CHAT_MARKUP`.
 
         Raises:
@@ -254,7 +250,7 @@ class Protocol:
         for piece in _MARKER.split(CHAT_MARKUP[style]):
             special = _MARKER.fullmatch(piece) is not None
             for slot, text in fill.items():
-                piece = piece.replace(slot, text) if slot in piece else piece
+                piece = piece.replace(slot, text)
             if piece:
                 pieces.append((piece, special))
         return [*pieces, (self.chat_tail, False)] if self.chat_tail else pieces

@@ -18,7 +18,7 @@ _PROTOCOLS = Registry(
 
 
 def register_protocol(protocol: Protocol, *, replace: bool = False) -> None:
-    """Make a protocol known by its name.
+    """Register a protocol under its name.
 
     Args:
         protocol: The protocol.

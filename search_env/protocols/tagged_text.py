@@ -1,8 +1,7 @@
-"""What a policy writes to search and to answer: text between a protocol's tags.
+"""The text that a policy writes to search and to answer, in a protocol's tags.
 
-For scripted agents and for people at a terminal, so that neither knows a protocol by name. Text
-that goes between tags is freed of tags first: a title that spells ``</search>`` cannot close the
-query it stands in. Nothing is encoded here.
+For scripted agents and people at a terminal, which therefore need to know no protocol by name. Tags
+inside the text are removed: a title that contains ``</search>`` cannot close its own query.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from search_env.validation import check_choice
 
 
 def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> str:
-    """Return what a policy writes to search.
+    """Return the text of a search.
 
     Args:
-        protocol: Whose tags to write.
+        protocol: Source of the tags.
         query: The query's text.
-        tool: The tool to call; None for that of the protocol's first query.
+        tool: The tool to call; None for that of the protocol's first query pair.
 
     Raises:
         ProtocolError: The protocol has no tags for that tool.
@@ -32,38 +31,32 @@ def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> st
         >>> query_text(SEARCH_R1, "capital of </search> Norway")
         '<search> capital of Norway </search>'
     """
-    if tool is None:
-        return _between(protocol, protocol.pair(TagRole.TOOL), query)
     tools = {pair.tool: pair for pair in reversed(protocol.pairs(TagRole.TOOL))}
+    tool = protocol.pair(TagRole.TOOL).tool if tool is None else tool
     check_choice(f"tool of protocol {protocol.name!r}", tool, tools, error=ProtocolError)
-    return _between(protocol, tools[tool], query)
+    return _enclose(protocol, tools[tool], query)
 
 
 def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()) -> str:
-    r"""Return what a policy writes to answer.
+    r"""Return the text of an answer.
 
     Args:
-        protocol: Whose tags to write.
+        protocol: Source of the tags.
         answer: The answer's text.
-        thoughts: Names of the thoughts that are open and must be closed first, the last opened
-            last, see :func:`search_env.protocols.grammar.open_thoughts`.
+        thoughts: Names of open thoughts to close first, the last opened last, see
+            :func:`search_env.protocols.grammar.open_thoughts`.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
         >>> answer_text(R1_SEARCHER, "Oslo", thoughts=["think"])
         '</think>\n\n<answer> Oslo </answer>'
     """
-    return close_thoughts(protocol, thoughts) + _between(
-        protocol, protocol.pair(TagRole.ANSWER), answer
-    )
+    closing = close_thoughts(protocol, thoughts)
+    return closing + _enclose(protocol, protocol.pair(TagRole.ANSWER), answer)
 
 
 def close_thoughts(protocol: Protocol, thoughts: Sequence[str]) -> str:
-    r"""Return what a policy writes to close thoughts, the last opened first.
-
-    Args:
-        protocol: Whose tags to write.
-        thoughts: Names of the pairs of tags, the last opened last.
+    r"""Return the text that closes thoughts, given by name with the last opened last.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
@@ -83,12 +76,12 @@ def without_tags(protocol: Protocol, text: str) -> str:
         'a b'
     """
     tags = re.compile("|".join(re.escape(tag) for tag in protocol.tag_texts))
-    found = 1
-    while found:  # taking one tag out may join the two halves of another
-        text, found = tags.subn("", text)
+    removed = 1
+    while removed:  # removing one tag may join the two halves of another
+        text, removed = tags.subn("", text)
     return " ".join(text.split())
 
 
-def _between(protocol: Protocol, pair: TagPair, text: str) -> str:
-    """Return the text in tags, spaces around it so that no tag can form with its neighbours."""
+def _enclose(protocol: Protocol, pair: TagPair, text: str) -> str:
+    """Return the text in tags, with spaces so that no tag forms with its neighbours."""
     return f"{pair.open} {without_tags(protocol, text)} {pair.close}"

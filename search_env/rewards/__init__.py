@@ -1,4 +1,4 @@
-"""Rewards: what an episode is worth, read from its events. See :mod:`search_env.rewards.base`."""
+"""Rewards: scores of episodes, computed from transcripts. See :mod:`search_env.rewards.base`."""
 
 from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH, F1
 from search_env.rewards.base import (

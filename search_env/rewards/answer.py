@@ -1,8 +1,7 @@
 """Rewards of the answer alone: exact match, token F1, cover exact match.
 
-The answer is the event that closed the answer tag; where there is none, every part is 0. Answers
-are compared by R1-Searcher's rule, as everywhere in this package; Search-R1's exact match, by
-SQuAD's rule, is in :mod:`search_env.rewards.search_r1`.
+Without an answer, every part is 0. Answers are compared by R1-Searcher's rule, as everywhere in
+this package; Search-R1's exact match, by SQuAD's rule, is in :mod:`search_env.rewards.search_r1`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ def _cover_exact_match(transcript: Transcript) -> dict[str, float]:
 
 
 F1 = register_reward(Reward("f1", ("f1",), _f1))
-"""Token F1 of the answer, in [0, 1]. The environments' reward where none is named."""
+"""Token F1 of the answer, in [0, 1]. The default reward of the environments."""
 
 EXACT_MATCH = register_reward(Reward("exact-match", ("exact_match",), _exact_match))
 """1 where the answer equals a gold answer after normalisation, else 0."""
@@ -33,4 +32,4 @@ EXACT_MATCH = register_reward(Reward("exact-match", ("exact_match",), _exact_mat
 COVER_EXACT_MATCH = register_reward(
     Reward("cover-exact-match", ("cover_exact_match",), _cover_exact_match)
 )
-"""1 where the answer holds every token of a gold answer, else 0. Long answers win by listing."""
+"""1 where the answer contains every token of a gold answer, else 0; favours long answers."""

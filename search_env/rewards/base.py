@@ -1,8 +1,8 @@
 """Rewards as pure functions of a transcript: named parts, their sum, and the algebra of both.
 
-A reward reads what an episode left behind and says what it is worth, part by part, so that a log
-can show each. Rewards add up and take weights as numbers do; nothing is composed by strings. Names
-exist for the one place that needs them, the JSON of an ``EnvSpec``.
+A reward scores a transcript part by part, so that a log can show each. Rewards are added and
+multiplied by weights as numbers are; nothing is composed by strings. Names exist for the one place
+that needs them, the JSON of an ``EnvSpec``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RewardFunction = Callable[[Transcript], Mapping[str, float]]
 
 
 class Score(NamedTuple):
-    """What an episode is worth: the sum, and the parts that it is the sum of."""
+    """An episode's score: the parts and their sum."""
 
     total: float
     parts: dict[str, float]
@@ -33,7 +33,7 @@ class Reward:
     """A pure function of a finished episode's transcript.
 
     Attributes:
-        name: For reports and, once registered, for ``reward=`` of the environments.
+        name: For reports and, if registered, for ``reward=`` of the environments.
         parts: Names of the parts, in order; the same for every episode.
         function: Returns a number for each part. A function that can be pickled keeps the
             environment picklable.
@@ -52,37 +52,32 @@ class Reward:
     function: RewardFunction
 
     def __post_init__(self) -> None:
-        if not self.parts or len(set(self.parts)) != len(self.parts):
-            raise ConfigurationError(
-                f"Expected reward {self.name!r} to have parts with names of their own, got "
-                f"{self.parts}. Rename one with Reward.renamed()."
-            )
+        check_parts(f"reward {self.name!r}", self.parts)
 
     def __call__(self, transcript: Transcript) -> Score:
         """Return the episode's score.
 
         Raises:
-            RewardError: The function raised, left out a part, or gave something that is no finite
-                number.
+            RewardError: The function raised, or did not return a finite number for each part.
         """
         try:
-            found = self.function(transcript)
+            values = self.function(transcript)
         except Exception as error:
             raise RewardError(
                 f"Expected reward {self.name!r} to score {_which(transcript)}, it raised "
-                f"{error!r}. See the cause above; nothing was paid."
+                f"{error!r}. See the cause above; no reward was given."
             ) from error
-        return checked_score(self.name, self.parts, found, transcript)
+        return checked_score(self.name, self.parts, values, transcript)
 
     def __add__(self, other: Reward) -> Reward:
-        """Return the reward that pays the parts of both."""
+        """Return the reward with the parts of both."""
         if not isinstance(other, Reward):
             return NotImplemented
-        joined = _Sum(self.function, other.function)
-        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, joined)
+        total = _Sum(self.function, other.function)
+        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total)
 
     def __mul__(self, weight: float) -> Reward:
-        """Return the reward that pays every part ``weight`` times.
+        """Return the reward with every part multiplied by ``weight``.
 
         Raises:
             ConfigurationError: The weight is not finite.
@@ -100,11 +95,11 @@ class Reward:
     __rmul__ = __mul__
 
     def __neg__(self) -> Reward:
-        """Return the reward that takes what this one gives."""
+        """Return the reward with every part negated."""
         return self * -1.0
 
     def __sub__(self, other: Reward) -> Reward:
-        """Return this reward with the other's parts taken instead of given."""
+        """Return the reward with the parts of this one and the negated parts of the other."""
         return self + -other if isinstance(other, Reward) else NotImplemented
 
     def renamed(self, name: str, **parts: str) -> Reward:
@@ -115,7 +110,7 @@ class Reward:
             **parts: New names of parts, by old name.
 
         Raises:
-            ConfigurationError: There is no such part.
+            ConfigurationError: Unknown part, or two parts of the same name.
 
         Example:
             >>> from search_env.rewards import F1
@@ -130,31 +125,44 @@ class Reward:
         return Reward(name, new, _Renamed(self.function, parts))
 
 
-def checked_score(
-    name: str, parts: tuple[str, ...], found: object, transcript: Transcript
-) -> Score:
-    """Return what a reward's function found as a score.
-
-    Args:
-        name: Of the reward, for errors.
-        parts: What it must hold, in order.
-        found: What the function returned.
-        transcript: Of the episode, for errors.
+def check_parts(reward: str, parts: tuple[str, ...]) -> None:
+    """Check the names of a reward's parts; ``reward`` describes it in the error.
 
     Raises:
-        RewardError: It is no mapping of exactly these parts to finite numbers.
+        ConfigurationError: There is no part, or two have the same name.
     """
-    if not isinstance(found, Mapping):
-        raise RewardError(
-            f"Expected reward {name!r} to give a mapping of its parts {list(parts)}, got "
-            f"{found!r} for {_which(transcript)}. Return a dictionary."
+    if not parts or len(set(parts)) != len(parts):
+        raise ConfigurationError(
+            f"Expected {reward} to have parts with unique names, got {parts}. Name each part once; "
+            "Reward.renamed() renames one."
         )
-    if tuple(found) != parts and found.keys() != set(parts):
+
+
+def checked_score(
+    name: str, parts: tuple[str, ...], values: object, transcript: Transcript
+) -> Score:
+    """Return the values of a reward's function as a score.
+
+    Args:
+        name: Name of the reward, for errors.
+        parts: The required parts, in order.
+        values: The function's return value.
+        transcript: The episode's transcript, for errors.
+
+    Raises:
+        RewardError: ``values`` is not a mapping of exactly these parts to finite numbers.
+    """
+    if not isinstance(values, Mapping):
         raise RewardError(
-            f"Expected reward {name!r} to give the parts {list(parts)}, got {list(found)} for "
-            f"{_which(transcript)}. Return exactly the parts it names."
+            f"Expected reward {name!r} to return a mapping of its parts {list(parts)}, got "
+            f"{values!r} for {_which(transcript)}. Return a dictionary."
         )
-    numbers = {part: found[part] for part in parts}  # the function may keep its own
+    if tuple(values) != parts and values.keys() != set(parts):
+        raise RewardError(
+            f"Expected reward {name!r} to return the parts {list(parts)}, got {list(values)} for "
+            f"{_which(transcript)}. Return exactly the parts it declares."
+        )
+    numbers = {part: values[part] for part in parts}  # a copy: the function may reuse its mapping
     for part, value in numbers.items():
         if type(value) is not float or not math.isfinite(value):
             numbers[part] = _number(name, part, value, transcript)
@@ -208,7 +216,7 @@ _REWARDS: Registry[Reward] = Registry("reward", "Register your own with register
 
 
 def register_reward(reward: Reward, *, replace: bool = False) -> Reward:
-    """Make a reward known by its name and return it.
+    """Register a reward under its name and return it.
 
     Args:
         reward: The reward.

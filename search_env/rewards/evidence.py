@@ -1,11 +1,11 @@
-"""Rewards of what was found, whatever is answered: a gold answer, or the supporting documents.
+"""Rewards of retrieval, whatever the answer: of a gold answer, or of the supporting documents.
 
-They are shaping: meant beside a reward of the answer, bounded well below it, and switched off in
-the end. Both pay at the end of the episode, once.
+They are shaping rewards: to be added to a reward of the answer, well below it in size, and switched
+off at the end of training. Both are given once, at the end of the episode.
 
-Source: arXiv 2505.11821 (MT-PPO), whose turns earn 0.3 if the gold answer is in their results.
-Paid once an episode and not once a turn, by whole words, and the recall of supporting documents:
-this project.
+Source: arXiv 2505.11821 (MT-PPO), where a turn earns 0.3 if the gold answer is in its results. One
+reward per episode instead of per turn, matching by whole words, and the recall of supporting
+documents are this project's.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from search_env.validation import check_amount
 
 
 def answer_found(amount: float = 0.3) -> Reward:
-    """Return the reward of having a gold answer in what was retrieved.
+    """Return the reward of retrieving a gold answer.
 
-    It must stand there in whole words, one after the other, as normalised by R1-Searcher's rule,
-    in a passage as far as the policy saw it (blocks may have been cut). An answer of yes or no is
-    never found: it would be in any text.
+    A passage must contain it as contiguous whole words, normalised by R1-Searcher's rule, in the
+    part that the policy saw (blocks may be truncated). Yes and no never count: any text would
+    contain them.
 
     Args:
-        amount: Paid once.
+        amount: The reward, given at most once.
 
     Raises:
-        ConfigurationError: No finite number of at least 0.
+        ConfigurationError: ``amount`` is not a finite number of at least 0.
     """
     return Reward("answer-found", ("answer_found",), _AnswerFound(check_amount("amount", amount)))
 
 
 def evidence_recall(amount: float = 0.3) -> Reward:
-    """Return the reward of having retrieved the question's supporting documents.
+    """Return the reward of retrieving the question's supporting documents.
 
     Args:
-        amount: For all of them; a share of them pays that share. Where the dataset names none,
-            nothing is paid.
+        amount: The reward for all of them; a part of them earns that share, and questions without
+            annotated documents earn nothing.
 
     Raises:
-        ConfigurationError: No finite number of at least 0.
+        ConfigurationError: ``amount`` is not a finite number of at least 0.
     """
     function = _EvidenceRecall(check_amount("amount", amount))
     return Reward("evidence-recall", ("evidence_recall",), function)
 
 
 def passages_seen(transcript: Transcript) -> list[str]:
-    """Return the passages that were inserted, as far as the policy saw them.
+    """Return the inserted passages as the policy saw them.
 
-    Titles belong to them; ranks, tags and what stands for "nothing found" do not. Where a block
-    had to be cut, its last passages are cut or empty. Passages are told apart by their lengths in
-    characters, so a tokenizer that changes text (few do) shifts their borders by as much.
+    They include titles, but no ranks, tags or text for "no documents". In a truncated block, the
+    last passages are truncated or empty. Passages are separated by their lengths in characters, so
+    a tokenizer that changes text (few do) shifts their boundaries.
     """
     markup = transcript.required_markup()
     passages = []
@@ -77,8 +77,8 @@ class _AnswerFound:
         golds = {R1_SEARCHER.normalize(gold) for gold in transcript.question.answers}
         golds -= {"", *R1_SEARCHER.closed_answers}
         texts = [f" {R1_SEARCHER.normalize(text)} " for text in passages_seen(transcript)]
-        found = any(f" {gold} " in text for gold in golds for text in texts)
-        return {"answer_found": self.amount if found else 0.0}
+        retrieved = any(f" {gold} " in text for gold in golds for text in texts)
+        return {"answer_found": self.amount if retrieved else 0.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ class _EvidenceRecall:
     amount: float
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
-        wanted = set(transcript.question.supporting)
-        found = {i for search in transcript.searches for i in search.document_ids}
-        share = len(wanted & found) / len(wanted) if wanted else 0.0
+        supporting = set(transcript.question.supporting)
+        retrieved = {i for search in transcript.searches for i in search.document_ids}
+        share = len(supporting & retrieved) / len(supporting) if supporting else 0.0
         return {"evidence_recall": self.amount * share}
 
 

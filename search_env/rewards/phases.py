@@ -1,13 +1,13 @@
-"""The rule of phases: which phase comes next, and after which episode. Pure, no Gymnasium.
+"""Phases of a training run: which phase comes next, and after which episode. Pure functions.
 
-A training run goes through numbered phases; each pays another reward. The rule sees finished
-episodes, one at a time or several that ended together, and says when the next phase begins. State
-is a small immutable value, so whoever holds it saves, restores and shares it by assignment.
+A training run has numbered phases, each with its own reward. :class:`PhaseRule` reads finished
+episodes, one at a time or several that ended together, and decides when the next phase begins.
+State is a small immutable value, saved, restored and shared by assignment.
 
 A phase ends when its running rates reach their thresholds, or after a number of episodes, whichever
 comes first. Rates are shares of the last ``window`` episodes of the phase and count only once the
-window is full. Episodes that are not valid (retrieval failed) count for nothing. Nothing here knows
-what a phase pays: see :mod:`search_env.wrappers.staged_reward`.
+window is full. Invalid episodes (retrieval failed) are ignored. The rewards of the phases are in
+:mod:`search_env.wrappers.staged_reward`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from search_env.validation import check_count
 
 
 class EpisodeOutcome(NamedTuple):
-    """What the rule reads of an episode that ended."""
+    """The part of a finished episode that the rule reads."""
 
     num_searches: int
     well_formed: bool
@@ -31,7 +31,7 @@ class EpisodeOutcome(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a phase is, right after an episode.
+    """Progress of a phase, right after an episode.
 
     Attributes:
         episodes: Valid episodes that ended in the phase.
@@ -51,7 +51,7 @@ class PhaseSwitch(NamedTuple):
 
     Attributes:
         phase: The phase that began.
-        episode: Valid episodes, of all phases, that had ended by then.
+        episode: Number of valid episodes of all phases that had ended by then.
         reason: ``"metric"``, ``"episodes"`` or ``"manual"``.
     """
 
@@ -62,15 +62,15 @@ class PhaseSwitch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PhaseState:
-    """Where a run stands. Plain data, picklable; :class:`PhaseRule` gives the next one.
+    """State of a run. Plain data, picklable; :class:`PhaseRule` computes the next one.
 
     Attributes:
         phase: Number of the phase, from 0.
         total: Valid episodes that ended, in all phases.
         episodes: Valid episodes that ended in this phase.
-        searched: The last ``window`` episodes of this phase as bits, newest lowest: 1 if it
-            searched. A number, so that a step of the window costs no copy.
-        well_formed: The same, 1 if it was well formed.
+        searched: The last ``window`` episodes of this phase as the bits of a number, the newest
+            lowest: 1 for an episode with a search.
+        well_formed: The same, 1 for a well-formed episode.
         history: All changes of phase so far.
     """
 
@@ -87,15 +87,15 @@ class PhaseRule:
     """When each phase ends. Without a condition, only :meth:`switch` changes the phase.
 
     Attributes:
-        num_phases: How many there are; the last one has no end.
+        num_phases: Number of phases; the last one has no end.
         after_episodes: Ends a phase after this many valid episodes at the latest; None: no limit.
-        search_rate: Ends a phase once this share of episodes searched; None: not asked.
-        format_rate: Ends a phase once this share of episodes is well formed; None: not asked. With
-            both, both must hold after the same episode.
-        window: Episodes that the shares are of.
+        search_rate: Ends a phase once this share of episodes searched; None: no condition.
+        format_rate: Ends a phase once this share of episodes is well formed; None: no condition.
+            With both, both must hold after the same episode.
+        window: Number of episodes over which the shares are computed.
 
     Raises:
-        ConfigurationError: A value is out of its range, or a threshold could never matter.
+        ConfigurationError: A value is out of range, or a threshold could never take effect.
 
     Example:
         >>> rule = PhaseRule(2, search_rate=0.5, window=2)
@@ -120,7 +120,7 @@ class PhaseRule:
             check_count("after_episodes", self.after_episodes, 1)
         _check_rate("search_rate", self.search_rate)
         _check_rate("format_rate", self.format_rate)
-        if self._asks_rates and (self.after_episodes or self.window) < self.window:
+        if self._has_rates and (self.after_episodes or self.window) < self.window:
             raise ConfigurationError(
                 f"Expected a window of at most after_episodes={self.after_episodes} episodes, got "
                 f"{self.window}: the phase would end before its rates count. Pass a smaller "
@@ -128,7 +128,7 @@ class PhaseRule:
             )
 
     @property
-    def _asks_rates(self) -> bool:
+    def _has_rates(self) -> bool:
         return self.search_rate is not None or self.format_rate is not None
 
     def is_last(self, state: PhaseState) -> bool:
@@ -136,7 +136,7 @@ class PhaseRule:
         return state.phase == self.num_phases - 1
 
     def checked(self, phase: int) -> int:
-        """Return the number of a phase.
+        """Return a phase's number as a plain integer.
 
         Raises:
             ConfigurationError: There is no such phase.
@@ -161,7 +161,7 @@ class PhaseRule:
         return PhaseState(self.checked(phase))
 
     def switch(self, state: PhaseState, phase: int, reason: str = "manual") -> PhaseState:
-        """Return the state at the beginning of another phase; of the same one, as it is.
+        """Return the state at the beginning of a phase; unchanged if it is the current phase.
 
         Raises:
             ConfigurationError: There is no such phase.
@@ -175,32 +175,32 @@ class PhaseRule:
     def observe(
         self, state: PhaseState, episodes: Sequence[EpisodeOutcome]
     ) -> tuple[PhaseState, list[Progress]]:
-        """Take episodes that ended in the same step, all paid under the phase of ``state``.
+        """Count episodes that ended in the same step, all rewarded under the phase of ``state``.
 
-        They are seen in order. The switch is booked at the very episode that fulfilled the
-        condition; those after it ended under the old phase and do not count for the new one.
+        They count in order. The switch is recorded at the episode that fulfilled the condition;
+        those after it ended under the old phase and do not count for the new one.
 
         Returns:
-            The next state, and for each episode the progress of the phase that paid it.
+            The next state, and for each episode the progress of the phase that rewarded it.
         """
-        paying = state.phase
+        phase = state.phase
         progress = self.progress(state)
-        seen = []
+        progresses = []
         for episode in episodes:
             reason = None
-            if episode.valid and state.phase != paying:
+            if episode.valid and state.phase != phase:
                 state = dataclasses.replace(state, total=state.total + 1)
             elif episode.valid:
                 state = self._counted(state, episode)
                 progress = self.progress(state)
                 reason = self._due(state, progress)
             if reason is not None:
-                state = self.switch(state, paying + 1, reason)
-            seen.append(progress._replace(switched=reason is not None))
-        return state, seen
+                state = self.switch(state, phase + 1, reason)
+            progresses.append(progress._replace(switched=reason is not None))
+        return state, progresses
 
     def progress(self, state: PhaseState) -> Progress:
-        """Return how far the phase is."""
+        """Return the progress of the phase."""
         count = max(1, min(state.episodes, self.window))
         return Progress(
             state.episodes,
@@ -210,23 +210,23 @@ class PhaseRule:
         )
 
     def _counted(self, state: PhaseState, episode: EpisodeOutcome) -> PhaseState:
-        kept = (1 << self.window) - 1
+        window = (1 << self.window) - 1  # mask of the bits to keep
         return dataclasses.replace(
             state,
             total=state.total + 1,
             episodes=state.episodes + 1,
-            searched=(state.searched << 1 | (episode.num_searches > 0)) & kept,
-            well_formed=(state.well_formed << 1 | bool(episode.well_formed)) & kept,
+            searched=(state.searched << 1 | (episode.num_searches > 0)) & window,
+            well_formed=(state.well_formed << 1 | bool(episode.well_formed)) & window,
         )
 
     def _due(self, state: PhaseState, progress: Progress) -> str | None:
         """Return why the phase ends now, or None."""
         if self.is_last(state):
             return None
-        if self._asks_rates and state.episodes >= self.window:
+        if self._has_rates and state.episodes >= self.window:
             # Rates are quotients, rounded as a threshold's literal is: 7 of 10 reaches 0.7.
-            searches = progress.search_rate >= (self.search_rate or 0)
-            if searches and progress.format_rate >= (self.format_rate or 0):
+            enough_searches = progress.search_rate >= (self.search_rate or 0)
+            if enough_searches and progress.format_rate >= (self.format_rate or 0):
                 return "metric"
         if self.after_episodes is not None and state.episodes >= self.after_episodes:
             return "episodes"
@@ -238,5 +238,5 @@ def _check_rate(name: str, value: object) -> None:
     if value is not None and not (is_number and 0 < value <= 1):  # type: ignore[operator]
         raise ConfigurationError(
             f"Expected {name} to be a share above 0 and at most 1, got {value!r}. Pass for "
-            "example 0.9, or None not to ask for it."
+            "example 0.9, or None for no condition."
         )

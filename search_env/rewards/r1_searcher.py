@@ -1,13 +1,13 @@
-"""R1-Searcher's two phases, judged by events: the paper's amounts, nobody's text counted.
+"""R1-Searcher's two phases, computed from events, with the paper's amounts.
 
-Phase 1 teaches to search and to keep the format, whatever is answered; phase 2 pays the answer.
-What the format asks for is read from what the policy did: no violation of the grammar of tags
-(:func:`search_env.protocols.grammar.format_violations`) and no garbled text, as in the paper.
-Retrieved text has no say. The released servers, which count substrings of everything, documents
-included, are :mod:`search_env.rewards.r1_searcher_released`.
+Phase 1 rewards searching and the format, whatever the answer; phase 2 rewards the answer. The
+format is right if the policy's tags have no violation
+(:func:`search_env.protocols.grammar.format_violations`) and its text is not garbled, as in the
+paper. Retrieved text has no influence. The released servers, which count substrings of the whole
+text, documents included, are :mod:`search_env.rewards.r1_searcher_released`.
 
-Where the paper is silent: a query that found nothing was run and answered (the policy did its
-part), so phase 1 pays it.
+The paper does not say whether a query without results counts as a search; here it does, as the
+policy did its part.
 
 Source: arXiv 2503.05592 v2, the rewards of stage 1 and stage 2.
 """
@@ -26,7 +26,7 @@ from search_env.types import Source, Transcript
 from search_env.validation import check_amount, check_count
 
 GARBLED = re.compile("[\u4e00-\u9fff]")
-"""The one sign of garbled text in the released servers: CJK unified ideographs."""
+"""CJK unified ideographs, the released servers' only sign of garbled text."""
 
 
 def r1_searcher_stage1(
@@ -36,17 +36,17 @@ def r1_searcher_stage1(
     max_answer_words: int | None = None,
     forbidden: Sequence[str] = (),
 ) -> Reward:
-    """Return the reward of phase 1: search at least once, and keep the format.
+    """Return the reward of phase 1, for at least one search and for the format.
 
     Args:
-        retrieval: Paid once if at least one query was run, however many more there were.
-        format: Paid if the format is right.
+        retrieval: Reward for one or more queries that were run.
+        format: Reward for the right format.
         max_answer_words: Longest answer of the right format, in words; None: no limit.
-        forbidden: Texts that the policy may not write, as they are spelled. The released Qwen
+        forbidden: Texts that the policy may not write, case-sensitive. The released Qwen
             server forbids ``Assistant`` and ``assistant``.
 
     Raises:
-        ConfigurationError: A number or text that cannot be meant.
+        ConfigurationError: An impossible number or text.
 
     Example:
         >>> r1_searcher_stage1().parts
@@ -69,12 +69,12 @@ def r1_searcher_stage2(
     """Return the reward of phase 2: the answer's F1, less a penalty for the wrong format.
 
     Args:
-        penalty: Taken, once, if the format is wrong.
+        penalty: Subtracted, once, for a wrong format.
         max_answer_words: As for :func:`r1_searcher_stage1`.
         forbidden: As for :func:`r1_searcher_stage1`.
 
     Raises:
-        ConfigurationError: A number or text that cannot be meant.
+        ConfigurationError: An impossible number or text.
 
     Example:
         >>> r1_searcher_stage2().parts
@@ -86,7 +86,7 @@ def r1_searcher_stage2(
 
 @dataclass(frozen=True, slots=True)
 class _FormatRules:
-    """Whether an episode's format is right."""
+    """Decides whether an episode's format is right."""
 
     max_answer_words: int | None
     forbidden: tuple[str, ...]
@@ -105,24 +105,24 @@ class _FormatRules:
 class _Stage1:
     retrieval: float
     format: float
-    right: _FormatRules
+    has_format: _FormatRules
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
         return {
             "retrieval": self.retrieval if transcript.searches else 0.0,
-            "format": self.format if self.right(transcript) else 0.0,
+            "format": self.format if self.has_format(transcript) else 0.0,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage2:
     penalty: float
-    right: _FormatRules
+    has_format: _FormatRules
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
         return {
             "answer": token_f1(transcript.answer, transcript.question.answers),
-            "format": 0.0 if self.right(transcript) else -self.penalty,
+            "format": 0.0 if self.has_format(transcript) else -self.penalty,
         }
 
 

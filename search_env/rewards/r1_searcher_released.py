@@ -1,20 +1,20 @@
-"""R1-Searcher's rewards as its released servers count them: substrings of the whole text.
+"""R1-Searcher's rewards as its released servers compute them: from substrings of the whole text.
 
-The text is all that follows the prompt, documents included. The first gold answer counts alone;
-the answer is what follows the last ``<answer>``, up to the next ``</answer>``. These presets exist
-to reproduce published numbers, with their quirks:
+The text is everything after the prompt, documents included. Only the first gold answer counts; the
+answer is the text between the last ``<answer>`` and the next ``</answer>``. These presets exist to
+reproduce published numbers, with their quirks:
 
-* a passage that mentions an assistant costs the Qwen preset's policy 2, and document tags in a
-  passage cost every preset's policy its format;
-* a search that found nothing counts as a wrong format, since no ``(1)`` follows;
-* the order of tags, and what stands after the answer, is not looked at.
+* a passage that mentions an assistant costs 2 under the Qwen preset, and document tags in a passage
+  cost the format reward under every preset;
+* a search without results counts as a wrong format, since no ``(1)`` follows;
+* the order of tags, and text after the answer, are not checked.
 
-For training, take the presets by events (:mod:`search_env.rewards.r1_searcher`). Not reproduced:
-the dead second number that the first server returns beside each score.
+For training, use the presets by events (:mod:`search_env.rewards.r1_searcher`). Not reproduced: the
+unused second number that the first server returns with each score.
 
 Source: RUCAIBox/R1-Searcher@631167c, ``train/reward_server_llama_stage1.py``,
 ``reward_server_llama_stage2.py``, ``reward_server_qwen_zero.py``; the two presets named "paper"
-take the amounts of arXiv 2503.05592 v2 and these servers' way to look.
+combine the amounts of arXiv 2503.05592 v2 with the rules of these servers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from search_env.rewards.r1_searcher import GARBLED
 from search_env.types import Source, Transcript
 
 _BLOCKS = re.compile(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", re.DOTALL)
-_SEVEN = (
+_COUNTED = (
     "<|begin_of_documents|>\n",
     "<|end_of_documents|>\n\n",
     "<|begin_of_query|>",
@@ -45,7 +45,7 @@ _MAX_ANSWER_WORDS = 10
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """What the servers look at."""
+    """The text and the gold answer that the servers read."""
 
     solution: str
     gold: str
@@ -54,7 +54,7 @@ class _Text:
     def of(cls, transcript: Transcript) -> _Text:
         if transcript.required_markup().tags != R1_SEARCHER.tags:
             raise ConfigurationError(
-                f"Expected a protocol with R1-Searcher's tags, got {transcript.protocol!r}. Take "
+                f"Expected a protocol with R1-Searcher's tags, got {transcript.protocol!r}. Choose "
                 "a reward by events, such as 'r1-searcher-stage2', which reads any protocol."
             )
         solution = transcript.text(Source.POLICY, Source.RETRIEVED, Source.NOTICE)
@@ -69,8 +69,8 @@ class _Text:
 
     @property
     def queries_answered(self) -> bool:
-        """Whether the seven counts agree, at 0 or more."""
-        return len({self.solution.count(text) for text in _SEVEN}) == 1
+        """Whether all texts of ``_COUNTED`` occur equally often, possibly never."""
+        return len({self.solution.count(text) for text in _COUNTED}) == 1
 
     @property
     def tags_right(self) -> bool:
@@ -80,17 +80,17 @@ class _Text:
 
     @property
     def garbled(self) -> bool:
-        """Whether there are CJK characters outside the blocks of documents."""
+        """Whether there are CJK characters outside document blocks."""
         return GARBLED.search(_BLOCKS.sub("", self.solution)) is not None
 
     @property
     def llama_format(self) -> bool:
-        """Whether no rule of the Llama server of stage 2 fails."""
+        """Whether the rules of the Llama server of stage 2 hold."""
         return self.tags_right and self.queries_answered and not self.garbled
 
     @property
     def qwen_format(self) -> bool:
-        """Whether no rule of the Qwen server fails: those of Llama's, and three more."""
+        """Whether the rules of the Qwen server hold: Llama's and three more."""
         answer = self.answer or ""
         return (
             self.llama_format
@@ -116,7 +116,7 @@ def _stage1_paper(transcript: Transcript) -> dict[str, float]:
 
 def _stage1_released(transcript: Transcript) -> dict[str, float]:
     text = _Text.of(transcript)
-    searched = text.queries_answered and _SEVEN[0] in text.solution
+    searched = text.queries_answered and _COUNTED[0] in text.solution
     return {
         "answer": 1.0 if cover_exact_match(text.answer, [text.gold]) else -1.0,
         "retrieval": 0.5 if searched else 0.0,
@@ -147,7 +147,7 @@ R1_SEARCHER_TEXT_STAGE1_PAPER = register_reward(
 R1_SEARCHER_TEXT_STAGE1_RELEASED = register_reward(
     Reward("r1-searcher-text-stage1-released", ("answer", "retrieval", "format"), _stage1_released)
 )
-"""The Llama server of stage 1: cover exact match as +1 or -1, and two times 0.5; [-1, 2]."""
+"""The Llama server of stage 1: cover exact match as +1 or -1, plus twice 0.5; [-1, 2]."""
 
 R1_SEARCHER_TEXT_STAGE2_PAPER = register_reward(
     Reward("r1-searcher-text-stage2-paper", ("answer", "format"), _stage2_paper)
@@ -162,4 +162,4 @@ R1_SEARCHER_TEXT_STAGE2_LLAMA = register_reward(
 R1_SEARCHER_TEXT_QWEN_ZERO = register_reward(
     Reward("r1-searcher-text-qwen-zero-released", ("answer", "format"), _qwen_zero)
 )
-"""The Qwen server, which knows no stages: F1, less 2 for the wrong format; [-2, 1]."""
+"""The Qwen server, which has no stages: F1, less 2 for the wrong format; [-2, 1]."""

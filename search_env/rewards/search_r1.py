@@ -1,8 +1,8 @@
 """Search-R1's rewards: exact match (v0.2), and exact match with a format term (v0.3).
 
-Both read the episode's answer, an event. The released code searches the whole text for answer
-tags instead, the prompt's own examples included, so that a rollout without an answer there answers
-"Beijing" (and under v0.3 earns the wrong answer's 0.1); here it answers nothing and earns 0.
+Both read the answer from the episode's events. The released code searches the whole text for answer
+tags, the prompt's examples included, so that a rollout without an answer there answers "Beijing"
+(and under v0.3 earns 0.1 for a wrong answer); here it has no answer and earns 0.
 
 Source: PeterGriffinJin/Search-R1@a14dc3a, ``verl/utils/reward_score/qa_em.py``,
 ``qa_em_format.py`` and ``scripts/nq_hotpotqa/v0.3``; arXiv 2503.09516 and 2505.15117.
@@ -22,14 +22,14 @@ from search_env.rewards.evidence import passages_seen
 from search_env.types import Side, Source, TagPair, TagRole, Transcript, pairs_by_tag
 from search_env.validation import check_amount
 
-# The state machine of v0.3. A state is the last thing read; what may follow, and where it leads.
-# Tags are the policy's; RETRIEVED stands for a block that the environment inserted.
+# The state machine of v0.3: for each state, what may follow, and the next state. Tags are the
+# policy's; RETRIEVED stands for a block that the environment inserted.
 _NEXT: dict[str, dict[tuple[TagRole, Side] | Source, str]] = {
     "start": {(TagRole.REASON, "open"): "in thought"},
     "in thought": {(TagRole.REASON, "close"): "thought"},
     "thought": {(TagRole.TOOL, "open"): "in query", (TagRole.ANSWER, "open"): "in answer"},
     "in query": {(TagRole.TOOL, "close"): "query"},
-    "query": {Source.RETRIEVED: "start"},  # and the next thought
+    "query": {Source.RETRIEVED: "start"},  # of the next thought
     "in answer": {(TagRole.ANSWER, "close"): "answer"},
     "answer": {},
 }
@@ -38,10 +38,10 @@ _NEXT: dict[str, dict[tuple[TagRole, Side] | Source, str]] = {
 def search_r1_format(
     *, structure: float = 0.2, final: float = 0.1, retrieval: float = 0.0
 ) -> Reward:
-    """Return Search-R1's reward of v0.3: exact match, and something for the structure.
+    """Return Search-R1's reward of v0.3, for exact match and for the structure.
 
     =========  =========  =====================  ==========================
-    answer     structure  gold answer retrieved  worth
+    answer     structure  gold answer retrieved  reward
     =========  =========  =====================  ==========================
     right      right                             1
     right      wrong                             1 - ``structure``
@@ -51,18 +51,18 @@ def search_r1_format(
     none                                         0
     =========  =========  =====================  ==========================
 
-    The structure is right if the policy wrote a thought, then any number of times a query that
-    was answered and a thought, then the answer, with nothing but white space between them. Blocks
-    of documents are those that the environment inserted; a notice breaks the structure.
+    The structure is right if the policy wrote a thought, then any number of pairs of an answered
+    query and a thought, then the answer, with only white space between them. Only document blocks
+    inserted by the environment count; a notice breaks the structure.
 
     Args:
-        structure: For the structure; what a right answer loses without it.
-        final: For an answer, be it wrong and the structure too.
-        retrieval: On top of ``structure`` if a wrong answer's gold stood in what was retrieved.
-            The scripts leave it at 0; comments beside it show 0.1 and more as tried.
+        structure: Reward for the structure, and what a right answer loses without it.
+        final: Reward for a wrong answer with a wrong structure.
+        retrieval: Added to ``structure`` if the answer is wrong but a gold answer was retrieved.
+            The scripts set 0; their comments mention 0.1 and more.
 
     Raises:
-        ConfigurationError: An amount is no finite number of at least 0.
+        ConfigurationError: An amount is not a finite number of at least 0.
 
     Example:
         >>> search_r1_format(retrieval=0.1).parts
@@ -98,7 +98,7 @@ class _Format:
 
 
 def structure_is_right(transcript: Transcript) -> bool:
-    """Return whether an episode has the structure that Search-R1's v0.3 asks for.
+    """Return whether an episode has the structure of Search-R1's v0.3.
 
     Where the prompt opened a thought (R1-Searcher's does), the first one begins there.
 
@@ -109,7 +109,7 @@ def structure_is_right(transcript: Transcript) -> bool:
     if not any(pair.role is TagRole.REASON for pair in tags):
         raise ConfigurationError(
             f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "
-            "them no structure is right; take 'search-r1-em' or 'r1-searcher-stage2'."
+            "them no structure is right; choose 'search-r1-em' or 'r1-searcher-stage2'."
         )
     thoughts = prompt_thoughts(transcript)
     state, inside = ("in thought", thoughts[-1]) if thoughts else ("start", "")
@@ -121,22 +121,22 @@ def structure_is_right(transcript: Transcript) -> bool:
                 if not state.startswith("in ") and piece.strip():
                     return False
                 continue
-            read: tuple[TagRole, Side] | Source
+            symbol: tuple[TagRole, Side] | Source
             if isinstance(piece, Source):
-                read = piece
+                symbol = piece
             else:
                 pair, side = piece
                 if side == "close" and pair.name != inside:
                     return False
-                read, inside = (pair.role, side), pair.name
-            if read not in _NEXT[state]:
+                symbol, inside = (pair.role, side), pair.name
+            if symbol not in _NEXT[state]:
                 return False
-            state = _NEXT[state][read]
+            state = _NEXT[state][symbol]
     return state == "answer"
 
 
 def _pieces(pairs: tuple[TagPair, ...], text: str) -> list[tuple[TagPair, Side] | Source | str]:
-    """Return a text of the policy as tags and what stands between them."""
+    """Split a text of the policy into tags and the text between them."""
     tags, pattern = _tags(pairs)
     return [tags.get(piece, piece) for piece in pattern.split(text)]
 
@@ -161,7 +161,7 @@ def _em(transcript: Transcript) -> dict[str, float]:
 
 
 SEARCH_R1_EM = register_reward(Reward("search-r1-em", ("answer",), _em))
-"""v0.2: exact match by SQuAD's rule, 0 or 1. No term for format or retrieval."""
+"""v0.2: exact match by SQuAD's rule, 0 or 1, without a term for format or retrieval."""
 
 SEARCH_R1_FORMAT = register_reward(search_r1_format())
 """v0.3 with the amounts of its scripts, in [0, 1]."""

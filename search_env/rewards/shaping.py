@@ -1,7 +1,4 @@
-"""Prices to add to a reward: of searching, and of writing too much.
-
-Each takes and never gives, so a policy cannot live on them.
-"""
+"""Costs to add to a reward: of searches, and of overlong episodes. They are never positive."""
 
 from __future__ import annotations
 
@@ -14,16 +11,16 @@ from search_env.validation import check_amount, check_count
 
 
 def search_cost(per_search: float = 0.1, free: int = 0) -> Reward:
-    """Return the price of searching: ``-per_search * max(0, searches - free)``.
+    """Return the cost of searches: ``-per_search * max(0, searches - free)``.
 
-    Source: arXiv 2505.11821 (MT-PPO), lambda_s = 0.1 and nothing free.
+    Source: arXiv 2505.11821 (MT-PPO), lambda_s = 0.1 without free searches.
 
     Args:
-        per_search: For each query that was run.
-        free: How many cost nothing.
+        per_search: Cost of each query that was run.
+        free: Number of searches without a cost.
 
     Raises:
-        ConfigurationError: A number that cannot be meant.
+        ConfigurationError: An impossible number.
 
     Example:
         >>> search_cost(0.1, free=1).parts
@@ -36,14 +33,14 @@ def search_cost(per_search: float = 0.1, free: int = 0) -> Reward:
 def soft_overlong(max_tokens: int = 20480, cache: int = 4096) -> Reward:
     """Return DAPO's soft punishment of overlong episodes, in [-1, 0].
 
-    Nothing up to ``max_tokens - cache`` policy tokens; from there on straight down to -1 at
-    ``max_tokens``, and -1 beyond. Inserted tokens are not the policy's and do not count.
+    It is 0 up to ``max_tokens - cache`` policy tokens, falls linearly to -1 at ``max_tokens``, and
+    stays there. Inserted tokens do not count.
 
     Source: arXiv 2503.14476 (DAPO), overlong reward shaping.
 
     Args:
-        max_tokens: Policy tokens at which the whole punishment is reached.
-        cache: Over how many tokens it grows.
+        max_tokens: Number of policy tokens at which -1 is reached.
+        cache: Number of tokens over which it falls.
 
     Raises:
         ConfigurationError: Not ``1 <= cache <= max_tokens``.
@@ -55,8 +52,8 @@ def soft_overlong(max_tokens: int = 20480, cache: int = 4096) -> Reward:
     check_count("max_tokens", max_tokens, least=1)
     if check_count("cache", cache, least=1) > max_tokens:
         raise ConfigurationError(
-            f"Expected cache to be at most max_tokens={max_tokens}, got {cache}. Pass over how "
-            "many of these tokens the punishment grows."
+            f"Expected cache to be at most max_tokens={max_tokens}, got {cache}. Pass the "
+            "number of these tokens over which the punishment grows."
         )
     return Reward("soft-overlong", ("soft_overlong",), _SoftOverlong(max_tokens, cache))
 
@@ -67,8 +64,8 @@ class _SearchCost:
     free: int
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
-        paid = max(0, len(transcript.searches) - self.free)
-        return {"search_cost": -self.per_search * paid}
+        charged = max(0, len(transcript.searches) - self.free)
+        return {"search_cost": -self.per_search * charged}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +82,4 @@ SEARCH_COST = register_reward(search_cost())
 """-0.1 for each search."""
 
 SOFT_OVERLONG = register_reward(soft_overlong())
-"""DAPO's numbers: nothing up to 16,384 policy tokens, -1 from 20,480 on."""
+"""DAPO's numbers: 0 up to 16,384 policy tokens, -1 from 20,480 on."""

@@ -284,8 +284,8 @@ ANSWERS, QUERIES = OWN.pair(TagRole.ANSWER), OWN.pair(TagRole.TOOL)
     [
         (list(OWN.tags), "tuple of TagPair"),
         (("<q>", "</q>"), "tuple of TagPair"),
-        ((*OWN.tags, ANSWERS), "names of their own"),
-        ((dataclasses.replace(ANSWERS, name="Answer"), *OWN.tags), "names of their own"),
+        ((*OWN.tags, ANSWERS), "unique names"),
+        ((dataclasses.replace(ANSWERS, name="Answer"), *OWN.tags), "unique names"),
         ((dataclasses.replace(ANSWERS, name="second"), *OWN.tags), "role ANSWER"),
         (tuple(p for p in OWN.tags if p is not ANSWERS), "role ANSWER"),
         (tuple(p for p in OWN.tags if not p.tool), "role TOOL or more"),

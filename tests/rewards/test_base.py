@@ -157,13 +157,13 @@ def test_renamed_parts():
 
 
 def test_two_parts_of_one_name_are_refused():
-    with pytest.raises(ConfigurationError, match="names of their own"):
+    with pytest.raises(ConfigurationError, match="unique names"):
         F1 + F1
-    with pytest.raises(ConfigurationError, match="names of their own"):
+    with pytest.raises(ConfigurationError, match="unique names"):
         SEARCH_COST + search_cost(0.5, free=1)
-    with pytest.raises(ConfigurationError, match="names of their own"):
+    with pytest.raises(ConfigurationError, match="unique names"):
         (F1 + EXACT_MATCH).renamed("x", f1="exact_match")
-    with pytest.raises(ConfigurationError, match="names of their own"):
+    with pytest.raises(ConfigurationError, match="unique names"):
         Reward("empty", (), dict)
     twice = F1 + F1.renamed("again", f1="f1_again")
     assert twice(EPISODE).total == 2 * F1(EPISODE).total
@@ -200,10 +200,13 @@ FAULTY = [
     ({"mine": None}, "part 'mine' of reward 'broken' to be a finite number, got None"),
     ({"mine": "1.0"}, "part 'mine' of reward 'broken' to be a finite number, got '1.0'"),
     ({"mine": [1.0]}, r"part 'mine' of reward 'broken' to be a finite number, got \[1.0\]"),
-    ({}, r"reward 'broken' to give the parts \['mine'\], got \[\]"),
-    ({"mine": 1.0, "more": 2.0}, r"reward 'broken' to give the parts \['mine'\], got \['mine', 'm"),
-    (1.0, r"reward 'broken' to give a mapping of its parts \['mine'\], got 1.0"),
-    (None, r"reward 'broken' to give a mapping of its parts \['mine'\], got None"),
+    ({}, r"reward 'broken' to return the parts \['mine'\], got \[\]"),
+    (
+        {"mine": 1.0, "more": 2.0},
+        r"reward 'broken' to return the parts \['mine'\], got \['mine', 'm",
+    ),
+    (1.0, r"reward 'broken' to return a mapping of its parts \['mine'\], got 1.0"),
+    (None, r"reward 'broken' to return a mapping of its parts \['mine'\], got None"),
 ]
 
 

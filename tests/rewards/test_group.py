@@ -108,7 +108,7 @@ def test_what_is_no_complete_group_of_one_question_is_refused():
         (lambda group: None, "for each of 2 episodes"),
         (lambda group: "ab", "for each of 2 episodes"),
         (lambda group: [1.0, 2.0], "a mapping of its parts"),
-        (lambda group: [{"x": 1.0}, {"y": 1.0}], r"to give the parts \['x'\], got \['y'\]"),
+        (lambda group: [{"x": 1.0}, {"y": 1.0}], r"to return the parts \['x'\], got \['y'\]"),
         (lambda group: [{"x": 1.0}, {"x": math.nan}], "part 'x' of reward 'mine'"),
     ],
 )
@@ -119,7 +119,7 @@ def test_functions_that_fail_are_named(function, message):
 
 @pytest.mark.parametrize("parts", [(), ("x", "x")])
 def test_parts_have_names_of_their_own(parts):
-    with pytest.raises(ConfigurationError, match="parts with names of their own"):
+    with pytest.raises(ConfigurationError, match="parts with unique names"):
         GroupReward("mine", parts, len)
 
 

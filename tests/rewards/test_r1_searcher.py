@@ -188,7 +188,7 @@ def test_penalty_is_checked():
 
 
 def test_text_presets_want_r1_searchers_tags():
-    with pytest.raises(RewardError, match="Take a reward by events"):
+    with pytest.raises(RewardError, match="Choose a reward by events"):
         R1_SEARCHER_TEXT_QWEN_ZERO(play("<answer>x</answer>", protocol="search-r1"))
 
 
