@@ -1,12 +1,12 @@
-"""The action mask: which ids keep an episode within its protocol's grammar, told before the step.
+"""The action mask: which ids keep an episode within its protocol's grammar in the next step.
 
-An id is refused where the grammar of :mod:`search_env.protocols.grammar` or the rules of
-:mod:`search_env.core.dynamics` would record a violation for it in that very step. Beyond that only
-two kinds are refused: an id that opens a query which could not be run, and an id without text
-(padded logits). The mask does not plan: a budget may still be spent before the episode answers.
+An id is masked out where the grammar of :mod:`search_env.protocols.grammar` or the rules of
+:mod:`search_env.core.dynamics` would record a violation for it in that step. Two more kinds are
+masked out: an id that opens a query which could not be run, and an id without text (padded logits).
+The mask does not plan ahead: a budget may still be spent before the episode answers.
 
-Few ids end a tag in any state of the automaton, so a mask is one array of ones in which a few,
-kept, places are set to 0. Nothing here writes to an episode.
+In any state of the automaton few ids end a tag, so a mask is an array of ones in which a few cached
+indices are set to 0. Episodes are only read.
 """
 
 from __future__ import annotations
@@ -24,54 +24,55 @@ from search_env.protocols.grammar import GrammarState, grammar_of, prompt_though
 from search_env.tokens.tag_automaton import EVENT_SHIFT, Ends, load_tag_automaton
 from search_env.types import TagPair, TagRole, pairs_by_tag
 
-_KEPT_STATES = 4096  # each holds a few ids, at most some hundred
-_NOTHING: frozenset[str] = frozenset()  # one object, whose hash is kept
+_CACHED_STATES = 4096  # each holds a few ids, at most a few hundred
+_NOTHING: frozenset[str] = frozenset()  # one object, whose hash is cached
 
 Mask: TypeAlias = NDArray[np.int8]
-Places: TypeAlias = NDArray[np.int64]
+Indices: TypeAlias = NDArray[np.int64]
 
 
-class _Standing(NamedTuple):
-    """What decides about ids, beside the text of an open query.
+class _MaskState(NamedTuple):
+    """All that determines a mask, except the text of an open query.
 
     Attributes:
         automaton: State of the automaton.
         grammar: State of the grammar.
-        held: Names of the queries and answers that the environment holds open. It is what the
-            grammar holds open, unless the grammar was broken before.
-        searches: How many queries may still be closed and run: 0, 1 or (two or more) 2.
+        opened: Names of the queries and answers that are open in the environment: the one that is
+            open in the grammar, unless the grammar was violated before.
+        searches: Number of queries that may still be closed and run, at most 2.
     """
 
     automaton: int
     grammar: GrammarState
-    held: frozenset[str]
+    opened: frozenset[str]
     searches: int
 
 
 class _Closing(NamedTuple):
-    """Ids that close an open query around the same text: all but its last ``cut`` bytes, ``more``.
+    """Ids that close an open query around the same text.
 
-    ``cut`` are those bytes of the closing tag that are written already.
+    The text is that written so far, less its last ``cut`` bytes, which begin the closing tag, plus
+    ``more``.
     """
 
     cut: int
     more: bytes
-    ids: Places
+    ids: Indices
 
 
 class ActionMasks:
     """The masks of one protocol over one tokenizer.
 
     Args:
-        dynamics: Any of that protocol and tokenizer. The masks of others of the same kind (clones,
-            more rows) may be asked for as well.
+        dynamics: Any dynamics of that protocol and tokenizer; the methods accept others of the same
+            kind (clones, more rows).
 
     Example:
         >>> import gymnasium as gym
         >>> env = gym.make("SearchQA-Toy-v0", action_mask=True)
         >>> _, info = env.reset(seed=0)
-        >>> refused = (info["action_mask"] == 0).nonzero()[0]
-        >>> [env.unwrapped.tokenizer.decode([i]) for i in refused]
+        >>> masked = (info["action_mask"] == 0).nonzero()[0]
+        >>> [env.unwrapped.tokenizer.decode([i]) for i in masked]
         ['<|endoftext|>', '</q>', '</a>', '<d>', '</d>']
     """
 
@@ -83,28 +84,28 @@ class ActionMasks:
         automaton = load_tag_automaton(self._tokenizer, self._protocol.tag_texts)
         self._classes, self._ends = automaton.classes, automaton.events
         self._event = automaton.table >> EVENT_SHIFT
-        self._written = np.array([bool(text) for text in self._tokenizer.token_bytes], np.int8)
-        # What the smallest block of documents takes: a query closed with less room is not answered.
+        self._has_text = np.array([bool(text) for text in self._tokenizer.token_bytes], np.int8)
+        # Tokens of the smallest document block: a query closed with less room is not answered.
         frame = (self._protocol.documents_prefix, self._protocol.documents_suffix)
         self._frame = max(1, sum(len(self._tokenizer.encode(text)) for text in frame))
         self._followed: dict[int, tuple[EpisodeState, int, GrammarState]] = {}
-        self._enders = functools.lru_cache(_KEPT_STATES)(self._find_enders)
-        self._closings = functools.lru_cache(_KEPT_STATES)(self._find_closings)
-        self._refused = functools.lru_cache(_KEPT_STATES)(self._find_refused)
+        self._ending_ids = functools.lru_cache(_CACHED_STATES)(self._compute_ending_ids)
+        self._closings = functools.lru_cache(_CACHED_STATES)(self._compute_closings)
+        self._masked = functools.lru_cache(_CACHED_STATES)(self._compute_masked)
 
     def of(self, dynamics: Dynamics, row: int) -> Mask:
-        """Return the mask of one row, int8 ``(n,)``, a fresh array: 1 allowed, 0 refused.
+        """Return the mask of one row, int8 ``(n,)``, a new array: 1 for allowed ids, else 0.
 
-        At least one id is allowed. Where nothing is to be decided all are: in an episode that has
-        ended, one that waits for documents, and where the vocabulary has no id that could go on.
+        At least one id is allowed. All are in an episode that has ended, in one that waits for
+        documents, and where the mask would otherwise be empty.
         """
-        mask = np.empty(len(self._written), np.int8)
+        mask = np.empty(len(self._has_text), np.int8)
         self._fill(mask, dynamics, row)
         return mask
 
     def batch(self, dynamics: Dynamics, rows: Sequence[int]) -> Mask:
-        """Return the masks of some rows, int8 ``(len(rows), n)``, a fresh array."""
-        masks = np.empty((len(rows), len(self._written)), np.int8)
+        """Return the masks of some rows, int8 ``(len(rows), n)``, a new array."""
+        masks = np.empty((len(rows), len(self._has_text)), np.int8)
         for mask, row in zip(masks, rows, strict=True):
             self._fill(mask, dynamics, row)
         return masks
@@ -114,56 +115,56 @@ class ActionMasks:
         if episode.stop_reason is not None or episode.pending is not None:
             mask.fill(1)
             return
-        standing = self._standing(dynamics, row)
-        refused = self._refused(standing, self._blanks(standing, dynamics, row))
-        if refused is None:
+        state = self._state(dynamics, row)
+        masked = self._masked(state, self._blanks(state, dynamics, row))
+        if masked is None:
             mask.fill(1)
         else:
-            mask[:] = self._written
-            mask[refused] = 0
+            mask[:] = self._has_text
+            mask[masked] = 0
 
-    # Where an episode stands.
+    # The state of an episode.
 
-    def _standing(self, dynamics: Dynamics, row: int) -> _Standing:
+    def _state(self, dynamics: Dynamics, row: int) -> _MaskState:
         episode = dynamics.episodes[row]
         grammar = self._follow(dynamics, row)
-        held = frozenset(episode.opened) if episode.opened else _NOTHING
+        opened = frozenset(episode.opened) if episode.opened else _NOTHING
         searches = self._searches_left(dynamics, row)
-        return _Standing(dynamics.automaton_state(row), grammar, held, searches)
+        return _MaskState(dynamics.automaton_state(row), grammar, opened, searches)
 
     def _follow(self, dynamics: Dynamics, row: int) -> GrammarState:
         """Return the row's grammar state; only events since the last call are read."""
         episode = dynamics.episodes[row]
-        known, seen, state = self._followed.get(row, (None, 0, None))
-        if known is not episode or state is None:
-            seen, state = 0, self._grammar.start(prompt_thoughts(dynamics.transcript(row)))
-        if known is not episode or seen < len(episode.events):
-            for _, tag in self._grammar.steps(episode.events[seen:]):
+        followed, count, state = self._followed.get(row, (None, 0, None))
+        if followed is not episode or state is None:
+            count, state = 0, self._grammar.start(prompt_thoughts(dynamics.transcript(row)))
+        if followed is not episode or count < len(episode.events):
+            for _, tag in self._grammar.steps(episode.events[count:]):
                 state = self._grammar.advance(state, tag) or state
             self._followed[row] = (episode, len(episode.events), state)
         return state
 
     def _searches_left(self, dynamics: Dynamics, row: int) -> int:
-        """Return how many queries, the first of them closed by the next token, would be run."""
+        """Return how many queries, the first closed by the next token, would be run; at most 2."""
         protocol, episode = self._protocol, dynamics.episodes[row]
         if dynamics.length(row) + 1 + self._frame > protocol.max_tokens:
             return 0
-        most = protocol.max_policy_tokens
-        if most is not None and dynamics.policy_tokens(row) + 1 >= most:
+        limit = protocol.max_policy_tokens
+        if limit is not None and dynamics.policy_tokens(row) + 1 >= limit:
             return 0
-        left = 2  # no token can use more
+        left = 2  # more make no difference to one token
         if protocol.max_searches is not None:
             left = min(left, protocol.max_searches - episode.num_searches)
         if protocol.max_turns is not None:
             left = min(left, protocol.max_turns - episode.num_turns)
         return max(left, 0)
 
-    def _blanks(self, standing: _Standing, dynamics: Dynamics, row: int) -> tuple[bool, ...]:
+    def _blanks(self, state: _MaskState, dynamics: Dynamics, row: int) -> tuple[bool, ...]:
         """Return, for each way to close the open query now, whether it would be empty."""
-        pair = standing.grammar.open
+        pair = state.grammar.open
         if pair not in self._tools:
             return ()
-        closings = self._closings(standing.automaton, pair)
+        closings = self._closings(state.automaton, pair)
         query = dynamics.written_inside(row, pair) if closings else None
         if query is None:
             return ()
@@ -172,21 +173,21 @@ class ActionMasks:
     def _is_blank(self, query: bytes) -> bool:
         return not self._protocol.clean_query(query.decode("utf-8", "replace")).strip()
 
-    # What is refused there. Slow, and kept.
+    # The ids to mask out. Slow, and cached.
 
-    def _find_enders(self, automaton: int) -> tuple[tuple[Ends, Places], ...]:
-        """Return the ids that end something in a state of the automaton, by what they end."""
+    def _compute_ending_ids(self, automaton: int) -> tuple[tuple[Ends, Indices], ...]:
+        """Return the ids that end tags or the sequence in an automaton state, by their ends."""
         events = self._event[automaton]
         return tuple(
             (self._ends[event], np.flatnonzero((events == event)[self._classes]))
             for event in np.unique(events[events > 0]).tolist()
         )
 
-    def _find_closings(self, automaton: int, pair: str) -> tuple[_Closing, ...]:
-        """Return the ids that close an open query before they end anything else."""
+    def _compute_closings(self, automaton: int, pair: str) -> tuple[_Closing, ...]:
+        """Return the ids that close an open query before they end any other tag."""
         ways: dict[tuple[int, bytes], list[int]] = {}
         closing = self._tools[pair].closing
-        for ends, ids in self._enders(automaton):
+        for ends, ids in self._ending_ids(automaton):
             if ends[0].tag < 0 or self._tags[ends[0].tag][0] != closing:
                 continue
             for token in ids.tolist():
@@ -195,24 +196,24 @@ class ActionMasks:
                 ways.setdefault((max(0, -begin), text[: max(0, begin)]), []).append(token)
         return tuple(_Closing(*way, np.array(ids)) for way, ids in ways.items())
 
-    def _find_refused(self, standing: _Standing, blanks: tuple[bool, ...]) -> Places | None:
-        """Return the ids with text that are refused, or None where that would be all of them."""
-        refused: list[int] = []
-        for ends, ids in self._enders(standing.automaton):
-            if self._accepts(standing, ends):
-                refused += [i for i in ids.tolist() if self._holds_blank(i, ends)]
+    def _compute_masked(self, state: _MaskState, blanks: tuple[bool, ...]) -> Indices | None:
+        """Return the ids with text to mask out, or None where those would be all."""
+        masked: list[int] = []
+        for ends, ids in self._ending_ids(state.automaton):
+            if self._accepts(state, ends):
+                masked += [i for i in ids.tolist() if self._has_blank_query(i, ends)]
             else:
-                refused += ids.tolist()
+                masked += ids.tolist()
         if blanks:
-            closings = self._closings(standing.automaton, standing.grammar.open)
+            closings = self._closings(state.automaton, state.grammar.open)
             for closing, blank in zip(closings, blanks, strict=True):
-                refused += closing.ids.tolist() if blank else []
-        places = np.unique(np.array(refused, np.int64))
-        return None if self._written[places].sum() == self._written.sum() else places
+                masked += closing.ids.tolist() if blank else []
+        indices = np.unique(np.array(masked, np.int64))
+        return None if self._has_text[indices].sum() == self._has_text.sum() else indices
 
-    def _accepts(self, standing: _Standing, ends: Ends) -> bool:
-        """Return whether all that an id ends may end, in order, leaving texts aside."""
-        _, state, held, searches = standing
+    def _accepts(self, mask_state: _MaskState, ends: Ends) -> bool:
+        """Return whether the rules allow all ends of an id, in order, whatever the texts."""
+        _, state, opened, searches = mask_state
         closed = False
         for end in ends:
             if end.tag < 0:
@@ -225,21 +226,21 @@ class ActionMasks:
             if pair.role is TagRole.REASON:
                 continue
             if tag.side == "open":
-                if held or (pair.role is TagRole.TOOL and not searches):
+                if opened or (pair.role is TagRole.TOOL and not searches):
                     return False
-                held = frozenset({pair.name})
-            elif pair.name not in held or closed:
+                opened = frozenset({pair.name})
+            elif pair.name not in opened or closed:
                 return False  # of two queries in one id, only the last would get documents
             elif pair.role is TagRole.ANSWER:
                 return True
             elif not searches:
                 return False
             else:
-                held, searches, closed = _NOTHING, searches - 1, True
+                opened, searches, closed = _NOTHING, searches - 1, True
         return True
 
-    def _holds_blank(self, token: int, ends: Ends) -> bool:
-        """Return whether an id opens a query and closes it around nothing."""
+    def _has_blank_query(self, token: int, ends: Ends) -> bool:
+        """Return whether an id opens a query and closes it around blank text."""
         text = self._tokenizer.token_bytes[token]
         opened: dict[str, int] = {}
         for end in ends:

@@ -1,4 +1,4 @@
-"""Retrieved documents as tokens: in the protocol's layout, cut so that the block stays whole."""
+"""Retrieved documents as tokens: in the protocol's layout, truncated inside their frame."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from search_env.protocols.protocol import Protocol
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Document, TokenIds
 
-_KEPT_PASSAGES = 16_384  # encoding one costs 0.1 to 0.2 ms, more than finding it
+_CACHED_PASSAGES = 16_384  # encoding one costs 0.1 to 0.2 ms, more than retrieving it
 
 
 class DocumentBlockWriter:
     """Writes document blocks of one protocol with one tokenizer.
 
-    Frame, ranks and passages are encoded apart and joined, so that a passage has the same ids
-    wherever it stands and can be kept encoded (the last 16,384 are).
+    Frame, ranks and passages are encoded separately and joined, so that a passage has the same ids
+    everywhere and can be cached (the last 16,384 are).
 
     Raises:
-        ProtocolError: The protocol's limit for a block does not hold even its frame.
+        ProtocolError: The protocol's limit for a block is smaller than its frame.
     """
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._prefix = tokenizer.encode(protocol.documents_prefix)
         self._suffix = tokenizer.encode(protocol.documents_suffix)
-        self._nothing = tokenizer.encode(protocol.no_documents)
+        self._no_documents = tokenizer.encode(protocol.no_documents)
         frame, limit = len(self._prefix) + len(self._suffix), protocol.max_documents_tokens
         if limit is not None and limit < frame:
             raise ProtocolError(
@@ -37,7 +37,7 @@ class DocumentBlockWriter:
                 f"frame, {frame} tokens of {tokenizer.name!r}, got {limit}. Raise it."
             )
 
-        @functools.lru_cache(maxsize=_KEPT_PASSAGES)
+        @functools.lru_cache(maxsize=_CACHED_PASSAGES)
         def passage(title: str, text: str) -> TokenIds:
             return tokenizer.encode(protocol.document_text(Document("", title, text)))
 
@@ -50,8 +50,8 @@ class DocumentBlockWriter:
     def write(self, documents: Sequence[Document], limit: int) -> TokenIds | None:
         """Return a block of at most ``limit`` ids, int32 ``(T,)``.
 
-        What does not fit is cut from the end of the documents, between characters; the frame with
-        its closing tag always stays. None where not even the frame fits.
+        Documents are truncated at their end, between characters; the frame with its closing tag is
+        always complete. None where the frame alone does not fit.
         """
         room = limit - len(self._prefix) - len(self._suffix)
         if room < 0:
@@ -66,7 +66,7 @@ class DocumentBlockWriter:
                 body = [self._cut(np.concatenate(body), room)]
                 break
         if not documents:
-            body = [self._cut(self._nothing, room)]
+            body = [self._cut(self._no_documents, room)]
         return np.concatenate([self._prefix, *body, self._suffix])
 
     def _cut(self, ids: TokenIds, room: int) -> TokenIds:

@@ -1,13 +1,13 @@
 """The rules of N episodes side by side. No I/O, no randomness, no clock.
 
-Policy tokens go in with :meth:`Dynamics.append`; queries that they closed come out. Whoever drives
-the dynamics runs those queries and hands the documents to :meth:`Dynamics.insert_documents`, or
-says that it could not (:meth:`Dynamics.fail_retrieval`). Every environment of this package, single
-or vector, is such a driver; there is no second place for any rule.
+:meth:`Dynamics.append` takes policy tokens and returns the queries that they closed. The caller
+runs those queries and passes the documents to :meth:`Dynamics.insert_documents`, or reports a
+failure with :meth:`Dynamics.fail_retrieval`. Every environment of this package, single or vector,
+is such a caller; all rules are here.
 
 Most steps only write a token and move the tag automaton: a few array operations for all rows
-together, the same at any length of episode. Only where a tag ends, a sequence ends or a budget
-runs out does a row enter the slow path (:meth:`Dynamics._settle`).
+together, independent of the length of the episodes. Only where a tag ends, a sequence ends or a
+budget is spent does a row take the slow path (:meth:`Dynamics._settle`).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from search_env.types import (
 
 Rows: TypeAlias = slice | NDArray[np.intp]
 
-# Unused ids between rows: rows a power of two apart would share cache sets (1.5 times the cost of
-# a step at 1,024 rows of 4,096).
+# Unused ids between rows: rows a power of two apart share cache sets, which makes a step 1.5 times
+# as slow at 1,024 rows of 4,096.
 _PITCH = 64
 _NO_ROWS: Sequence[int] = ()
 _NEVER = np.iinfo(np.int64).max
@@ -56,19 +56,19 @@ class Dynamics:
     """N episodes of one protocol over one tokenizer.
 
     Args:
-        protocol: Tags, layout, limits and what faults lead to.
-        tokenizer: TokenIds and their bytes.
+        protocol: Tags, layout, limits and consequences of faults.
+        tokenizer: Ids and their bytes.
         rows: Number of episodes.
         prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
-        automaton: Of the protocol's ``tag_texts`` over the tokenizer; built here where None.
-        tables: Of other dynamics of the same rules; use :meth:`like`.
+        automaton: Automaton of the protocol's ``tag_texts`` over the tokenizer; None builds it.
+        tables: Tables of other dynamics of the same rules; use :meth:`like`.
 
     Attributes:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
         sources: int8 ``(rows, max_tokens)`` of :class:`Source`.
-        episodes: Bookkeeping of each row.
+        episodes: State of each row.
         settled: The rows in which the last :meth:`append` ended a tag or reached a budget, in
-            order; all other rows only grew by a token.
+            order; all other rows only grew by one token.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Dynamics:
             automaton = automaton or build_tag_automaton(tokenizer, protocol.tag_texts)
             tables = DynamicsTables.of(protocol, tokenizer, prompt, automaton)
         self._tables = tables
-        self._tags, self._matcher = tables.tags, tables.automaton
+        self._tags, self._automaton = tables.tags, tables.automaton
         self._prompt_ids = tables.prompt_ids
         self._classes, self._next, self._event = tables.classes, tables.next, tables.event
         self._notice, self._blocks = tables.notice, tables.blocks
@@ -105,12 +105,12 @@ class Dynamics:
         self._ones = np.ones(rows, np.int64)
         self._state = np.zeros(rows, np.int64)
         self._deadline = np.full(rows, _NEVER)  # the value of _end_of at which a budget is spent
-        self._slack = 0  # appends until the first row can reach its deadline; 0: look again
+        self._slack = 0  # appends until the first row can reach its deadline; 0: recompute
         self.settled: Sequence[int] = _NO_ROWS
         self.episodes: list[EpisodeState] = [no_episode() for _ in range(rows)]
 
     def like(self, rows: int = 1) -> Dynamics:
-        """Return dynamics of the same rules with rows of their own; tables are shared."""
+        """Return new dynamics of the same rules, which share the tables."""
         tables, prompt = self._tables, self.prompt
         return Dynamics(self.protocol, self.tokenizer, rows=rows, prompt=prompt, tables=tables)
 
@@ -156,10 +156,10 @@ class Dynamics:
             The queries that these tokens closed, in order of rows. Each of those rows waits for
             :meth:`insert_documents` or :meth:`fail_retrieval`.
         """
-        at = self._end_of[rows]
-        self._flat_tokens[at] = tokens.astype(np.int32)  # cheaper than casting on assignment
-        self._flat_sources[at] = _POLICY
-        self._end_of[rows] = at + self._ones[: len(at)]  # half the cost of adding a number
+        ends = self._end_of[rows]
+        self._flat_tokens[ends] = tokens.astype(np.int32)  # cheaper than casting on assignment
+        self._flat_sources[ends] = _POLICY
+        self._end_of[rows] = ends + self._ones[: len(ends)]  # half the cost of adding a number
         entry = self._state[rows] + self._classes[tokens]
         self._state[rows] = self._next[entry]
         event = self._event[entry]
@@ -170,9 +170,12 @@ class Dynamics:
         return self._settle_due(rows, event)
 
     def insert_documents(self, row: int, documents: Sequence[Document]) -> None:
-        """Insert what the row's pending query found, cut so that it fits and stays closed.
+        """Insert the documents of the row's pending query, truncated inside their frame to fit.
 
-        Where not even the block's two tags fit, nothing is inserted and the context counts as full.
+        Where the frame does not fit, nothing is inserted and the context counts as full.
+
+        Raises:
+            ConfigurationError: The row has no pending query.
         """
         episode = self.episodes[row]
         query, episode.pending = episode.pending, None
@@ -214,7 +217,7 @@ class Dynamics:
         )
 
     def restore(self, row: int, saved: EpisodeSnapshot) -> None:
-        """Put a saved state into a row; it then goes on exactly as the saved one would have.
+        """Restore a saved state into a row, which then continues as the saved one would have.
 
         Raises:
             ConfigurationError: The state is longer than this context.
@@ -223,7 +226,7 @@ class Dynamics:
         if length > self.protocol.max_tokens:
             raise ConfigurationError(
                 f"Expected a saved episode of at most max_tokens={self.protocol.max_tokens} "
-                f"tokens, got {length}. Restore it where max_tokens is as large as it was."
+                f"tokens, got {length}. Restore it with max_tokens as large as it was."
             )
         self.tokens[row, :length] = saved.tokens
         self.tokens[row, length:] = 0
@@ -235,7 +238,7 @@ class Dynamics:
         self._set_deadline(row)
 
     def transcript(self, row: int) -> Transcript:
-        """Return what the row's episode has left behind so far."""
+        """Return the transcript of the row's episode so far."""
         episode, length = self.episodes[row], self.length(row)
         return Transcript(
             question=episode.question,
@@ -249,24 +252,24 @@ class Dynamics:
         )
 
     def policy_tokens(self, row: int) -> int:
-        """Return how many tokens the policy has written in a row."""
+        """Return the number of tokens that the policy has written in a row."""
         episode = self.episodes[row]
         return self.length(row) - episode.prompt_length - episode.inserted
 
     def automaton_state(self, row: int) -> int:
-        """Return the state of the automaton in which a row stands."""
-        return int(self._state[row] // self._matcher.table.shape[1])
+        """Return the automaton's state of a row."""
+        return int(self._state[row] // self._automaton.table.shape[1])
 
     def pending(self, row: int) -> Query | None:
-        """Return the query whose documents a row waits for, or None."""
+        """Return the query for whose documents a row waits, or None."""
         episode = self.episodes[row]
         return None if episode.pending is None else Query(row, episode.pending, episode.tool)
 
     def written_inside(self, row: int, pair: str) -> bytes | None:
-        """Return what the policy has written inside a query or answer, or None where none is open.
+        """Return the policy's bytes inside an open query or answer; None where it is not open.
 
         Args:
-            row: Of the episode.
+            row: The row.
             pair: Name of the pair of tags.
         """
         start = self.episodes[row].opened.get(pair)
@@ -276,22 +279,22 @@ class Dynamics:
 
     def _settle_due(self, rows: Rows, event: NDArray[np.uint16]) -> list[Query]:
         """Settle the rows where a tag or a sequence ended or a budget may be spent."""
-        look = self._slack <= 0
-        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows]) if look else event
-        places = due.nonzero()[0]
-        self.settled = (places if isinstance(rows, slice) else rows[places]).tolist()
+        recompute = self._slack <= 0
+        due = (event != 0) | (self._end_of[rows] >= self._deadline[rows]) if recompute else event
+        indices = due.nonzero()[0]
+        self.settled = (indices if isinstance(rows, slice) else rows[indices]).tolist()
         queries = []
-        for row, number in zip(self.settled, event[places].tolist(), strict=True):
-            self._settle(row, self._matcher.events[number])
+        for row, number in zip(self.settled, event[indices].tolist(), strict=True):
+            self._settle(row, self._automaton.events[number])
             query = self.pending(row)
             if query is not None:
                 queries.append(query)
-        if look:
+        if recompute:
             self._slack = int((self._deadline - self._end_of).min())
         return queries
 
     def _settle(self, row: int, ends: Ends) -> None:
-        """Act on the tags that ended in the row's last token, then on its budgets."""
+        """Handle the tags that ended in the row's last token, then its budgets."""
         episode = self.episodes[row]
         for end in ends:
             if end.tag < 0:  # END_OF_SEQUENCE
@@ -315,14 +318,14 @@ class Dynamics:
         episode.notice = False
 
     def _on_tag(self, row: int, tag: Tag, pair: TagPair, bytes_after: int) -> None:
-        """Act on a tag that the row's last token ended, ``bytes_after`` before the token's end."""
+        """Handle a tag that ended ``bytes_after`` before the end of the row's last token."""
         episode = self.episodes[row]
         episode.events.append(TagWritten(self.length(row) - 1, tag))
         if pair.role is TagRole.DOCUMENTS:
             self._fault(row, FaultKind.FORGED_DOCUMENTS)
         elif pair.role is not TagRole.REASON:
             if tag.side == "open":
-                self._note_opening(row, pair, bytes_after)
+                self._record_opening(row, pair, bytes_after)
             elif pair.name not in episode.opened:
                 self._fault(row, FaultKind.UNOPENED_CLOSE)
             else:
@@ -333,8 +336,8 @@ class Dynamics:
                     episode.events.append(Answered(self.length(row) - 1, text.strip()))
                     self._end(row, StopReason.ANSWERED)
 
-    def _note_opening(self, row: int, pair: TagPair, bytes_after: int) -> None:
-        """Note where a query or an answer begins."""
+    def _record_opening(self, row: int, pair: TagPair, bytes_after: int) -> None:
+        """Record where a query or an answer begins."""
         episode = self.episodes[row]
         if episode.opened:
             self._fault(row, FaultKind.NESTED_OPEN)
@@ -344,7 +347,7 @@ class Dynamics:
             episode.opened[pair.name] = (self.length(row) - 1, bytes_after)
 
     def _close_query(self, row: int, text: str, tool: str) -> None:
-        """Take what stood between the tags of a query as the one to run, if it is one."""
+        """Make the text between the tags of a query the pending query, unless it is empty."""
         episode = self.episodes[row]
         self._begin_segment(row)
         query = self.protocol.clean_query(text)
@@ -362,17 +365,17 @@ class Dynamics:
         return written[:last].decode("utf-8", "replace")
 
     def _since(self, row: int, start: Opening) -> bytes:
-        """Return what the policy has written after an opening tag."""
-        position, skipped = start
-        stretch = slice(position, self.length(row))
-        ids = self.tokens[row, stretch]
-        if position < self.episodes[row].segment_start:  # documents came in after the opening
-            ids = ids[self.sources[row, stretch] == Source.POLICY]
+        """Return the policy's bytes after an opening tag."""
+        position, bytes_after = start
+        span = slice(position, self.length(row))
+        ids = self.tokens[row, span]
+        if position < self.episodes[row].segment_start:  # documents were inserted after the opening
+            ids = ids[self.sources[row, span] == Source.POLICY]
         written = self.tokenizer.bytes_of(ids.tolist())
-        return written[len(self.tokenizer.token_bytes[ids.item(0)]) - skipped :]
+        return written[len(self.tokenizer.token_bytes[ids.item(0)]) - bytes_after :]
 
     def _settle_budgets(self, row: int) -> None:
-        """Name the budget that is spent, if any."""
+        """End the episode or the segment if a budget is spent; count turns."""
         protocol, episode = self.protocol, self.episodes[row]
         length = self.length(row)
         if length >= protocol.max_tokens:
@@ -397,7 +400,7 @@ class Dynamics:
             self._end(row, reason)
 
     def _fault(self, row: int, kind: FaultKind, *, before_end: bool = False) -> None:
-        """Record a fault and note what the protocol makes of it."""
+        """Record a fault and apply its consequence."""
         episode = self.episodes[row]
         event = FormatFault(self.length(row) - 1, kind)
         episode.num_faults += 1
@@ -424,7 +427,7 @@ class Dynamics:
         episode.opened.clear()
         self._set_deadline(row)
 
-    # Writing what is not the policy's.
+    # Text of the environment.
 
     def _insert_notice(self, row: int) -> None:
         room = self.protocol.max_tokens - self.length(row)
@@ -449,15 +452,15 @@ class Dynamics:
         self._end_of[row] += len(ids)
 
     def _set_deadline(self, row: int) -> None:
-        """Note how far the row may grow before a budget is spent."""
+        """Update the length at which the row's next budget is spent."""
         protocol, episode = self.protocol, self.episodes[row]
         if episode.stop_reason is not None:
             self._deadline[row] = _NEVER
             return
         limit = protocol.max_tokens
         if protocol.max_policy_tokens is not None:
-            most = episode.prompt_length + episode.inserted + protocol.max_policy_tokens
-            limit = min(limit, most)
+            others = episode.prompt_length + episode.inserted
+            limit = min(limit, others + protocol.max_policy_tokens)
         if protocol.max_segment_tokens is not None:
             limit = min(limit, episode.segment_start + protocol.max_segment_tokens)
         self._deadline[row] = row * self._pitch + limit

@@ -1,4 +1,4 @@
-"""What all dynamics of one protocol, tokenizer and prompt style share, made once."""
+"""Tables shared by all dynamics of one protocol, tokenizer and prompt style."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from search_env.tokens.tag_automaton import EVENT_SHIFT, STATE_MASK, TagAutomato
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Tag, TagPair, TokenIds, pairs_by_tag
 
-_KEPT_PROMPTS = 4096  # a group of rollouts begins many episodes with the same one
+_CACHED_PROMPTS = 4096  # a group of rollouts begins many episodes with the same prompt
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicsTables:
-    """The tag automaton in flat arrays, and what the environment writes, as ids.
+    """The tag automaton in flat arrays, and the environment's texts as ids.
 
-    A state is the number of its row's first entry, so state + class is an index.
+    A state is the index of its row's first entry, so state + class is the index of a transition.
 
     Attributes:
-        tags: The protocol's tags and the pairs they belong to, by the automaton's numbers.
-        automaton: Of the tags over the tokenizer.
+        tags: The protocol's tags and their pairs, in the order of the automaton's numbers.
+        automaton: Automaton of the tags over the tokenizer.
         classes: int64 ``(vocabulary,)``: the column of each id.
         next: int64 ``(states * columns,)``: the next state.
         event: uint16 ``(states * columns,)``: the automaton's event, 0 for none.
-        prompt_ids: From a question's text to the ids of its prompt.
+        prompt_ids: Maps a question's text to the ids of its prompt.
         notice: The protocol's notice.
         blocks: Writes document blocks.
     """
@@ -67,7 +67,7 @@ def _prompt_encoder(
 ) -> Callable[[str], TokenIds]:
     """Return the function from a question's text to the ids of its prompt."""
 
-    @functools.lru_cache(maxsize=_KEPT_PROMPTS)
+    @functools.lru_cache(maxsize=_CACHED_PROMPTS)
     def encode(question: str) -> TokenIds:
         pieces = protocol.prompt_pieces(question, style)
         return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])

@@ -1,4 +1,4 @@
-"""What the dynamics keep of an episode beside its tokens, and what they hand out of it."""
+"""State of an episode in the dynamics beside its tokens, its snapshots and its queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Opening: TypeAlias = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query that was closed in ``row`` and waits for its documents; ``tool`` is to run it."""
+    """A query that was closed in ``row`` and waits for documents; ``tool`` runs it."""
 
     row: int
     text: str
@@ -25,10 +25,10 @@ class Query:
 
 @dataclass(slots=True)
 class EpisodeState:
-    """What one row knows beside its tokens.
+    """State of one row beside its tokens.
 
-    ``opened`` holds where the query and answer tags that are open were opened: by name of the pair
-    (position of the token, bytes of it that follow the tag). ``tool`` is that of a pending query.
+    ``opened`` maps the names of open query and answer pairs to where they were opened: (position of
+    the token, bytes of it after the tag). ``tool`` is the tool of the pending query.
     """
 
     question: Question
@@ -47,7 +47,7 @@ class EpisodeState:
     documents: dict[str, Document] = field(default_factory=dict)
 
     def copy(self) -> EpisodeState:
-        """Return a copy that shares nothing that changes."""
+        """Return a copy that shares no mutable object."""
         return dataclasses.replace(
             self,
             opened=self.opened.copy(),
@@ -58,7 +58,7 @@ class EpisodeState:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeSnapshot:
-    """One row's whole state, to be given to :meth:`Dynamics.restore`. Plain data, picklable."""
+    """The complete state of a row, for :meth:`Dynamics.restore`. Plain data, picklable."""
 
     episode: EpisodeState
     tokens: TokenIds
@@ -67,5 +67,5 @@ class EpisodeSnapshot:
 
 
 def no_episode() -> EpisodeState:
-    """A row before its first episode: ended, so that nothing can be appended by mistake."""
+    """State of a row before its first episode: ended, so that nothing can be appended."""
     return EpisodeState(Question("", "", ("",)), 0, 0, stop_reason=StopReason.END_OF_SEQUENCE)

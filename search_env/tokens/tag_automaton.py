@@ -1,14 +1,14 @@
 """The tag automaton: which tags a token completes, by one table look-up.
 
 Tags are recognised in the byte stream of the policy's tokens. A byte automaton (Aho-Corasick,
-back to its root after a match) is lifted to token ids: for each state and token the table says
-the next state and which tags end inside that token, with how many bytes left over. A tag may span
-many tokens or end in the middle of one, one token may end several, and a token may stop in the
-middle of a UTF-8 character: bytes do not care.
+reset to its root after a match) is lifted to token ids: for each state and token the table holds
+the next state and the tags that end inside that token, with the number of bytes after each. A tag
+may span many tokens or end in the middle of one, one token may end several, and a token may stop in
+the middle of a UTF-8 character.
 
-What it finds is what ``re.finditer`` of the tags finds in the joined bytes. Most ids act alike (no
-byte of theirs belongs to a tag), so the table has a column for each *class* of ids, not for each
-id. For the eight tags of a protocol and Qwen's 151,936 ids that is a few hundred columns.
+It finds what ``re.finditer`` of the tags finds in the joined bytes. Most ids are equivalent, as no
+byte of theirs belongs to a tag, so the table has a column for each *class* of ids, not for each id:
+for the eight tags of a protocol and Qwen's 151,936 ids, a few hundred columns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EVENT_SHIFT = 16
 STATE_MASK = (1 << EVENT_SHIFT) - 1
 
 _FORMAT = 1
-_CACHE_FROM = 16_384  # below this many ids, building is as quick as reading a file
+_CACHE_FROM = 16_384  # with fewer ids, building is as fast as reading a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class TagAutomaton:
     Attributes:
         classes: uint16 ``(vocabulary,)``: the column of each id.
         table: int32 ``(states, columns)``: next state, and event above :data:`EVENT_SHIFT`.
-        events: For each event, the tags that end, in order; ``events[0]`` is empty.
+        events: The tags that end with each event, in order; ``events[0]`` is empty.
 
     Example:
         >>> from search_env.tokens.tokenizer import load_tokenizer
@@ -77,25 +77,25 @@ class TagAutomaton:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory held by the two arrays."""
+        """Size of the two arrays in bytes."""
         return self.classes.nbytes + self.table.nbytes
 
     def find(self, ids: Sequence[int] | bytes) -> list[tuple[int, int]]:
         """Return ``(position of the id, tag)`` for each tag that ends in a sequence."""
-        state, found = 0, []
+        state, matches = 0, []
         for position, token in enumerate(ids):
             code = int(self.table[state, self.classes[token]])
             state = code & STATE_MASK
-            found += [(position, end.tag) for end in self.events[code >> EVENT_SHIFT]]
-        return found
+            matches += [(position, end.tag) for end in self.events[code >> EVENT_SHIFT]]
+        return matches
 
 
 def build_tag_automaton(tokenizer: Tokenizer, tags: Sequence[str]) -> TagAutomaton:
-    """Return the automaton of some tags over a tokenizer's ids. Reads and writes no file.
+    """Return the automaton of tags over a tokenizer's ids, without any file access.
 
     Args:
-        tokenizer: Gives the bytes of each id and the end-of-sequence ids.
-        tags: Distinct, none inside another: then "first to end" and "first to start" agree.
+        tokenizer: Source of the bytes of each id and of the end-of-sequence ids.
+        tags: Distinct tags, none inside another: then "first to end" and "first to start" agree.
 
     Raises:
         ProtocolError: Empty, repeated or nested tags.
@@ -107,7 +107,7 @@ def build_tag_automaton(tokenizer: Tokenizer, tags: Sequence[str]) -> TagAutomat
 
 @functools.lru_cache(maxsize=16)
 def load_tag_automaton(tokenizer: Tokenizer, tags: tuple[str, ...]) -> TagAutomaton:
-    """Return a tag automaton, built once a process; large ones come from the disk cache."""
+    """Return a tag automaton, built once per process; large ones come from the disk cache."""
     if tokenizer.size < _CACHE_FROM:
         return build_tag_automaton(tokenizer, tags)
     key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()
@@ -122,17 +122,17 @@ def load_tag_automaton(tokenizer: Tokenizer, tags: tuple[str, ...]) -> TagAutoma
 def _check(tags: Sequence[str], patterns: Sequence[bytes]) -> None:
     for i, pattern in enumerate(patterns):
         if not pattern:
-            raise ProtocolError(f"Expected non-empty tags, got {tags[i]!r} at {i}. Give it a text.")
+            raise ProtocolError(f"Expected non-empty tags, got {tags[i]!r} at {i}. Set its text.")
         for j, other in enumerate(patterns):
             if i != j and pattern in other:
                 raise ProtocolError(
-                    f"Expected tags of which none is part of another, got {tags[i]!r} in "
+                    f"Expected tags that do not contain each other, got {tags[i]!r} in "
                     f"{tags[j]!r}. Rename one of them."
                 )
 
 
 class _ByteAutomaton:
-    """Aho-Corasick over the tags' bytes; after a match it is back at its root.
+    """Aho-Corasick over the tags' bytes, reset to its root after a match.
 
     Attributes:
         alphabet: uint8 ``(256,)``: class of each byte; class 0 is every byte outside the tags.
@@ -178,11 +178,11 @@ class _ByteAutomaton:
 
 
 class _Functions:
-    """The functions that byte strings compute on states, each kept once and numbered.
+    """The functions that byte strings compute on states, stored once each and numbered.
 
-    A byte string maps every state to (next state, tags ended on the way). Far fewer functions
-    than strings exist, so extending all tokens by their next byte is mostly one table look-up:
-    ``extend[function, byte class]``, filled when first needed. Function 0 is the identity.
+    A byte string maps every state to (next state, tags that ended). There are far fewer functions
+    than strings, so extending all tokens by their next byte is mostly one table look-up:
+    ``extend[function, byte class]``, filled on first use. Function 0 is the identity.
     """
 
     def __init__(self, automaton: _ByteAutomaton) -> None:
@@ -203,8 +203,8 @@ class _Functions:
         after = self._automaton.step[before, letter]
         matched = self._automaton.match[before, letter]
         ends = {
-            state: tuple(TagEnd(e.tag, e.bytes_after + 1) for e in found)
-            for state, found in self.ends[function].items()
+            state: tuple(TagEnd(e.tag, e.bytes_after + 1) for e in earlier)
+            for state, earlier in self.ends[function].items()
         }
         for state in np.flatnonzero(matched >= 0).tolist():
             ends[state] = (*ends.get(state, ()), TagEnd(int(matched[state]), 0))
@@ -230,18 +230,18 @@ def _functions_of(
     alive = np.flatnonzero(lengths)
     for position in range(int(lengths.max(initial=0))):
         alive = alive[lengths[alive] > position]
-        now, letter = function[alive], letters[starts[alive] + position]
-        unknown = functions.extend[now, letter] < 0
-        for f, x in np.unique(np.stack([now[unknown], letter[unknown]]), axis=1).T.tolist():
+        current, letter = function[alive], letters[starts[alive] + position]
+        missing = functions.extend[current, letter] < 0
+        for f, x in np.unique(np.stack([current[missing], letter[missing]]), axis=1).T.tolist():
             functions.fill(f, x)
-        function[alive] = functions.extend[now, letter]
+        function[alive] = functions.extend[current, letter]
     return function, functions
 
 
 def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> TagAutomaton:
     automaton = _ByteAutomaton(patterns)
     function, functions = _functions_of(tokenizer.token_bytes, automaton)
-    # An end-of-sequence id is a column of its own, whatever its bytes do.
+    # End-of-sequence ids have separate columns, whatever their bytes.
     final = np.zeros(tokenizer.size, bool)
     final[list(tokenizer.eos_ids)] = True
     columns, classes = np.unique(function * 2 + final, return_inverse=True)
@@ -256,16 +256,16 @@ def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> TagAutomaton:
     for column, code in enumerate(columns.tolist()):
         table[:, column] = functions.next[code // 2]
         tail = (END_OF_SEQUENCE,) if code % 2 else ()
-        found = functions.ends[code // 2]
-        for state in range(states) if tail else found:
-            event = events.setdefault((*found.get(state, ()), *tail), len(events))
+        ends = functions.ends[code // 2]
+        for state in range(states) if tail else ends:
+            event = events.setdefault((*ends.get(state, ()), *tail), len(events))
             table[state, column] |= event << EVENT_SHIFT
     return TagAutomaton(classes.astype(np.uint16), table, tuple(events))
 
 
 def _save(path: Path, automaton: TagAutomaton) -> None:
     flat = [(i, e.tag, e.bytes_after) for i, ends in enumerate(automaton.events) for e in ends]
-    # A read-only cache costs the next process a rebuild, nothing else.
+    # Without a writable cache, the next process builds it again.
     with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
@@ -276,9 +276,9 @@ def _save(path: Path, automaton: TagAutomaton) -> None:
 
 
 def _load(path: Path) -> TagAutomaton | None:
-    """Return a cached automaton, or None where there is none that can be read."""
+    """Return a cached automaton, or None where there is no readable one."""
     try:
-        # Opened here: np.load leaves the file of a damaged archive open.
+        # Opened here, because np.load leaves the file of a damaged archive open.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             rows = arrays["events"].tolist()
             events: list[list[TagEnd]] = [[] for _ in range(1 + (rows[-1][0] if rows else 0))]

@@ -1,14 +1,14 @@
-"""Token ids and their exact bytes, which is all this package needs from a tokenizer.
+"""Token ids and their exact bytes, which is all that this package needs from a tokenizer.
 
-A tokenizer is reduced to two things: text to ids (for what the environment writes) and a table of
-the bytes of each id (for reading what the policy wrote). The bytes of a sequence are the joined
-bytes of its ids, always: there is no context-dependent decoding here.
+A tokenizer is reduced to two parts: an encoder (for the environment's texts) and a table of the
+bytes of each id (for reading the policy's tokens). The bytes of a sequence are always the joined
+bytes of its ids; there is no context-dependent decoding.
 
-Kinds that have such a table: byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...) and
-SentencePiece-style vocabularies with byte fallback (Llama 2, Gemma, Mistral, ...). Others are
-refused. Normalisers and pre-tokenisers stay as they are, except for those that would add a space
-in front of every piece of text. A vocabulary may lack single bytes that hardly occur (SmolLM2
-lacks 21): encoding drops them, as the library does; the table is exact all the same.
+Such a table exists for byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...) and for
+SentencePiece-style vocabularies with byte fallback (Llama 2, Gemma, Mistral, ...); other kinds
+raise an error. Normalisers and pre-tokenisers are unchanged, except those that add a space in front
+of every text. A vocabulary may lack rare single bytes (SmolLM2 lacks 21): encoding drops them, as
+the library does; the table is still exact.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from search_env.hub import hub_file
 from search_env.paths import FileKey, file_key
 
 BUNDLED = ("world-1k", "byte", "toy")
-"""Tokenizers that ship with the package."""
+"""Tokenizers included in the package."""
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -54,26 +54,26 @@ _END_NAMES = frozenset(
         "<|end|>",
     }
 )
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name: a misspelt bundled name must fail at once
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name, so that a misspelt name fails at once
 _KINDS = "byte-level BPE, or BPE/Unigram with byte_fallback and all 256 <0x..> tokens"
 
-# Beside a tokenizer.json: what transformers and inference servers read with it.
+# Files that transformers and inference servers read beside a tokenizer.json.
 _SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 Encoder = Callable[[str, bool], Sequence[int]]
 
 
 class Tokenizer:
-    """Ids to bytes by table, text to ids by the tokenizer's own rules.
+    """Ids to bytes by a table, text to ids by the tokenizer's own rules.
 
     Args:
-        name: What :func:`load_tokenizer` was given; pickling keeps only this.
+        name: The argument of :func:`load_tokenizer`; pickling keeps only this.
         token_bytes: The bytes of each id, in order; b"" for ids without text (padded logits).
         encode: ``(text, special) -> ids``; ``special`` says whether the names of special tokens
             in the text become those tokens.
         eos_ids: Ids that end a sequence.
-        files: Text of the files that a folder needs to be read as this tokenizer, by name; none
-            for ``"toy"``, which no ``tokenizer.json`` can express.
+        files: Texts of the files, by name, that make a folder loadable as this tokenizer; none for
+            ``"toy"``, which no ``tokenizer.json`` can express.
 
     Example:
         >>> tokenizer = load_tokenizer("byte")
@@ -97,24 +97,24 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """The full id range: the ``n`` of ``Discrete(n)``."""
+        """The number of ids: the ``n`` of ``Discrete(n)``."""
         return len(self.token_bytes)
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 over the byte table and the end ids: equal digests behave equally as actions."""
+        """SHA-256 of the byte table and the end ids; equal digests mean equal actions."""
         sha = hashlib.sha256(repr(sorted(self.eos_ids)).encode())
         sha.update(np.array([len(b) for b in self.token_bytes], np.int64).tobytes())
         sha.update(b"".join(self.token_bytes))
         return sha.hexdigest()
 
     def encode(self, text: str, *, special: bool = False) -> NDArray[np.int32]:
-        """Return the ids of a text, with nothing added around them.
+        """Return the ids of a text, without added special tokens.
 
         Args:
             text: Any text; lone surrogates become question marks.
-            special: Whether a special token's name in the text becomes that token. Keep it False
-                for text from outside, such as documents: they must not be able to write one.
+            special: Whether a special token's name in the text becomes that token. Must be False
+                for external text such as documents, which could otherwise inject one.
 
         Returns:
             int32 ``(T,)``.
@@ -133,7 +133,7 @@ class Tokenizer:
         return self.bytes_of(ids).decode("utf-8", "replace")
 
     def padded(self, size: int | None) -> Tokenizer:
-        """Return this tokenizer with ids up to ``size``, as many as the model has logits.
+        """Return this tokenizer with ``size`` ids, as many as the model has logits.
 
         Raises:
             TokenizerError: ``size`` is smaller than the number of ids.
@@ -143,7 +143,7 @@ class Tokenizer:
         if size < self.size:
             raise TokenizerError(
                 f"Expected vocab_size of at least {self.size} for tokenizer {self.name!r}, got "
-                f"{size}. Pass the model's number of logits, or leave it out."
+                f"{size}. Pass the model's number of logits, or omit it."
             )
         table = self.token_bytes + (b"",) * (size - self.size)
         return Tokenizer(self.name, table, self._encode, self.eos_ids, self.files)
@@ -158,34 +158,34 @@ class Tokenizer:
 def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
     """Return a tokenizer by bundled name, path or hub id.
 
-    The same arguments give the same object, until a file that it was read from changes.
+    The same arguments return the same object until one of its files changes.
 
     Args:
         name: ``"world-1k"`` (byte-level BPE of about 1,000 ids trained on the procedural world),
             ``"byte"`` (an id for each byte) or ``"toy"``; a ``tokenizer.json`` (also ``.xz`` or
             ``.gz``) or a folder that holds one; or a hub id such as ``"Qwen/Qwen2.5-7B"``.
-        size: Ids are padded to this many, see :meth:`Tokenizer.padded`.
+        size: Number of ids to pad to, see :meth:`Tokenizer.padded`.
 
     Raises:
-        TokenizerError: Nothing by that name, or the file cannot be read.
+        TokenizerError: No such tokenizer, or the file cannot be read.
         UnsupportedTokenizerError: A kind whose ids have no exact bytes.
     """
     if name in BUNDLED:
-        return _kept(name, size, None, ())
+        return _cached(name, size, None, ())
     path = Path(name).expanduser()
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
         path = _from_hub(name)
     sides = [path.parent / side for side in _SIDE_FILES]
-    return _kept(name, size, path.absolute(), file_key(path, *sides))
+    return _cached(name, size, path.absolute(), file_key(path, *sides))
 
 
 @functools.lru_cache(maxsize=8)
-def _kept(name: str, size: int | None, path: Path | None, files: FileKey) -> Tokenizer:
-    """Return a tokenizer that was read once; ``path`` is None for a bundled one."""
+def _cached(name: str, size: int | None, path: Path | None, files: FileKey) -> Tokenizer:
+    """Return a tokenizer, read once; ``path`` is None for a bundled one."""
     if size is not None:
-        return _kept(name, None, path, files).padded(size)
+        return _cached(name, None, path, files).padded(size)
     if name == "byte":
         return _byte_tokenizer()
     if name == "toy":
@@ -194,8 +194,8 @@ def _kept(name: str, size: int | None, path: Path | None, files: FileKey) -> Tok
         asset = importlib.resources.files("search_env.tokens") / "world_1k.json"
         return _from_json(name, asset.read_text("utf-8"))
     sides = {side: path.parent / side for side in _SIDE_FILES}
-    read = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
-    return _from_json(name, _read_text(path), _configured_ends(path.parent), read)
+    texts = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
+    return _from_json(name, _read_text(path), _configured_ends(path.parent), texts)
 
 
 def _byte_tokenizer() -> Tokenizer:
@@ -226,7 +226,7 @@ _BYTE_LEVEL = {
 }
 
 
-# One id a symbol; words carry the space after them, so that decoded text can be read.
+# One id per symbol; words include the following space, so that decoded text is readable.
 TOY_SYMBOLS = (
     END_OF_TEXT,
     *("<q>", "</q>", "<a>", "</a>", "<d>", "</d>"),
@@ -237,12 +237,12 @@ TOY_SYMBOLS = (
 
 
 def _symbol_tokenizer(name: str, symbols: Sequence[str]) -> Tokenizer:
-    """A closed vocabulary of whole symbols; text outside it is dropped."""
+    """Return a tokenizer with one id per symbol, which drops all other text."""
     index = {symbol.strip(): i for i, symbol in enumerate(symbols)}
     pattern = re.compile("|".join(map(re.escape, list(index)[1:])))
 
     def encode(text: str, special: bool) -> list[int]:
-        return [index[found] for found in pattern.findall(text)]
+        return [index[symbol] for symbol in pattern.findall(text)]
 
     return Tokenizer(name, [s.encode() for s in symbols], encode, [0])
 
@@ -277,7 +277,7 @@ def _from_json(
 
 
 def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
-    """Return token to id; Unigram models list their tokens with scores."""
+    """Return the ids by token; Unigram models list their tokens with scores."""
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):
         return {token: i for i, (token, _) in enumerate(vocabulary)}
@@ -287,9 +287,13 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
 def _byte_rule(
     name: str, spec: dict[str, Any], vocabulary: dict[str, int]
 ) -> Callable[[str], bytes]:
-    """Return the function from a vocabulary entry to its bytes, or refuse the tokenizer."""
+    """Return the function from a vocabulary entry to its bytes.
+
+    Raises:
+        UnsupportedTokenizerError: There is no such function.
+    """
     model = spec["model"]
-    # Old files leave the type out; only BPE has merges.
+    # Old files omit the type; only BPE has merges.
     kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
     if kind == "BPE" and _mentions(spec, "ByteLevel"):
         return functools.partial(_byte_level_bytes, name)
@@ -311,8 +315,8 @@ def _mentions(spec: dict[str, Any], component: str) -> bool:
 def _byte_characters() -> dict[str, int]:
     """GPT-2's printable stand-in for each byte (openai/gpt-2: src/encoder.py, bytes_to_unicode)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in set(printable)]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    remaining = [b for b in range(256) if b not in set(printable)]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(remaining)}
 
 
 _BYTE_OF_CHARACTER = _byte_characters()
@@ -335,7 +339,7 @@ def _fallback_bytes(token: str) -> bytes:
 
 
 def _encoder(name: str, spec: dict[str, Any]) -> Encoder:
-    """Return the encoding function of a ``tokenizers`` JSON, with nothing added to the text."""
+    """Return the encoding function of a ``tokenizers`` JSON, without added tokens or spaces."""
     plain = {
         **spec,
         "normalizer": _without_prefix_space(spec.get("normalizer")),
@@ -348,8 +352,8 @@ def _encoder(name: str, spec: dict[str, Any]) -> Encoder:
         backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
     except Exception as error:  # the library raises bare Exception
         raise TokenizerError(
-            f"Expected {name!r} to load with the tokenizers library {tokenizers.__version__}, it "
-            f"said: {error}. Save it again with a current version of that library."
+            f"Expected {name!r} to load with the tokenizers library {tokenizers.__version__}, got: "
+            f"{error}. Save it again with a current version of that library."
         ) from error
     lock = threading.Lock()  # encode_special_tokens is a setting of the shared object
 
@@ -363,14 +367,14 @@ def _encoder(name: str, spec: dict[str, Any]) -> Encoder:
 
 
 def _without_prefix_space(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Drop what puts a space before a text: environment text goes into the middle of one."""
+    """Remove components that prefix a text with a space: texts are inserted into other text."""
     if part is None:
         return None
     kind = part.get("type")
     if kind == "Sequence":
         key = "normalizers" if "normalizers" in part else "pretokenizers"
-        kept = [_without_prefix_space(p) for p in part[key]]
-        return {**part, key: [p for p in kept if p is not None]}
+        components = [_without_prefix_space(p) for p in part[key]]
+        return {**part, key: [p for p in components if p is not None]}
     if kind == "Prepend":
         return None
     if kind == "ByteLevel":
@@ -392,12 +396,12 @@ def _read_text(path: Path) -> str:
     except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
         raise TokenizerError(
             f"Expected {path} to be a readable tokenizer.json (plain, .gz or .xz), got "
-            f"{type(error).__name__}: {error}. Fetch or save the file again."
+            f"{type(error).__name__}: {error}. Download or save the file again."
         ) from error
 
 
 def _configured_ends(folder: Path) -> frozenset[str]:
-    """Return the end token named in a ``tokenizer_config.json`` beside the tokenizer, if any."""
+    """Return the end token of a ``tokenizer_config.json`` beside the tokenizer, if any."""
     config = folder / "tokenizer_config.json"
     if not config.is_file():
         return frozenset()
@@ -405,24 +409,24 @@ def _configured_ends(folder: Path) -> frozenset[str]:
         token = json.loads(config.read_text("utf-8")).get("eos_token")
     except (ValueError, AttributeError) as error:
         raise TokenizerError(
-            f"Expected {config} to be a JSON object, got {error}. Fetch the file again."
+            f"Expected {config} to be a JSON object, got {error}. Download the file again."
         ) from error
     content = token.get("content") if isinstance(token, dict) else token
     return frozenset({content} if isinstance(content, str) else ())
 
 
-@functools.lru_cache(maxsize=8)  # asking the hub again takes a connection
+@functools.lru_cache(maxsize=8)  # a hub request takes a connection
 def _from_hub(name: str) -> Path:
-    """Return the path of a hub repository's ``tokenizer.json``, fetched if need be."""
+    """Return the path of a hub repository's ``tokenizer.json``, downloaded unless cached."""
     hint = nearest(name, BUNDLED)
-    where = f"a bundled name ({', '.join(BUNDLED)}), a path to a tokenizer.json, or a hub id"
+    expected = f"a bundled name ({', '.join(BUNDLED)}), a path to a tokenizer.json, or a hub id"
     if not _HUB_ID.fullmatch(name) or name.endswith((".json", ".xz", ".gz")):
-        raise TokenizerError(f"Expected {where}; got {name!r}, which is no file. {hint}")
+        raise TokenizerError(f"Expected {expected}; got {name!r}, which is no file. {hint}")
     try:
         path = hub_file(name, "tokenizer.json")
     except (ImportError, OSError, ValueError) as error:
         raise TokenizerError(
-            f"Expected {where}; got {name!r}, and the hub did not give its tokenizer.json "
+            f"Expected {expected}; got {name!r}, whose tokenizer.json could not be downloaded "
             f"({type(error).__name__}). {hint}Offline, pass the path of the file instead."
         ) from error
     for side in _SIDE_FILES:  # optional: they name the end token and the chat template
