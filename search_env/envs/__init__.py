@@ -1,1 +1,1 @@
-"""The Gymnasium environments, single and vector, and how their arguments become objects."""
+"""The Gymnasium environments, single and vector, and the loading of what their arguments name."""

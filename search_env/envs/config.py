@@ -1,8 +1,8 @@
-"""What every environment of this package is made of, resolved from its arguments.
+"""Configuration and components of the environments, and the infos that they share.
 
-Single and vector environment take the same arguments, draw the same questions, say the same of a
-step and score the same ending, because all of that is here, once. Components never change after
-they are built; environments share them with their clones.
+Single and vector environment take the same arguments, draw the same questions, return the same
+infos and score episodes alike, because all of that is here. Components never change after they are
+built; environments share them with their clones.
 """
 
 from __future__ import annotations
@@ -46,11 +46,10 @@ class EnvConfig:
     """The arguments that single and vector environment share, as plain data.
 
     The table in :class:`~search_env.envs.search_qa.SearchQAEnv` describes them; both constructors
-    list the same names with the same types and defaults. ``dataset_options`` is a copy of what was
-    given.
+    list the same names with the same types and defaults. ``dataset_options`` is copied.
 
     Raises:
-        ConfigurationError: A value that is none of those to choose from.
+        ConfigurationError: ``on_retrieval_error`` or ``action_mask`` is not one of its values.
     """
 
     dataset: str = "world"
@@ -73,20 +72,20 @@ class EnvConfig:
     def __post_init__(self) -> None:
         check_choice("on_retrieval_error", self.on_retrieval_error, _ON_ERROR)
         check_choice("action_mask", self.action_mask, (False, True))
-        # The caller may go on to change the dictionary; pickles and records must not follow.
+        # The caller may change the dictionary later, which must not affect pickles and records.
         object.__setattr__(self, "dataset_options", copy.deepcopy(self.dataset_options))
 
 
 class EnvComponents:
-    """A configuration turned into what it names.
+    """The objects that a configuration names.
 
     Attributes:
-        config: What it was made from; pickling keeps only this.
-        protocol: With the limits of the configuration.
+        config: The configuration; pickling keeps only this.
+        protocol: The protocol, with the limits of the configuration.
         tokenizer: Ids and their bytes.
-        questions: In an order that never changes.
-        retriever: Finds the documents.
-        reward: What an episode pays at first; environments may be told another one.
+        questions: The questions, in an order that never changes.
+        retriever: The retriever.
+        reward: The initial reward; environments may switch to another one.
         size: Number of token ids.
     """
 
@@ -119,7 +118,7 @@ class EnvComponents:
         self.action_mask = config.action_mask
         self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
-        # Not cached properties: these would slow down every attribute that a step reads.
+        # Not cached properties, which would slow down every attribute that a step reads.
         self._first: Dynamics | None = None
         self._masks: ActionMasks | None = None
 
@@ -127,7 +126,7 @@ class EnvComponents:
         return EnvComponents, (self.config,)
 
     def dynamics(self, rows: int) -> Dynamics:
-        """Return new dynamics; those of the same components share their tables."""
+        """Return new dynamics, which share the tables of these components."""
         if self._first is None:
             automaton = load_tag_automaton(self.tokenizer, self.protocol.tag_texts)
             self._first = Dynamics(
@@ -137,7 +136,7 @@ class EnvComponents:
 
     @property
     def masks(self) -> ActionMasks:
-        """The masks of well-formed actions, made when they are first asked for."""
+        """The masks of well-formed actions, created on first use."""
         if self._masks is None:
             from search_env.core.action_mask import ActionMasks
 
@@ -149,7 +148,7 @@ class EnvComponents:
         return Discrete(self.size)
 
     def observation_space(self) -> Dict:
-        """Return a new space of one row's tokens, length and sources."""
+        """Return a new space of the observations of one row."""
         length = self.protocol.max_tokens
         return Dict(
             {
@@ -160,7 +159,7 @@ class EnvComponents:
         )
 
     def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Question:
-        """Return the question that ``reset``'s options ask for, or a random one.
+        """Return the question chosen by the options of ``reset``, or a random one.
 
         Raises:
             ConfigurationError: Unknown option, id or index.
@@ -175,7 +174,7 @@ class EnvComponents:
         index = operator.index(options["index"])
         if not 0 <= index < count:
             raise ConfigurationError(
-                f"Expected index from 0 to {count - 1}, got {index}. Choose one of them."
+                f"Expected index from 0 to {count - 1}, got {index}. Choose one of these."
             )
         return self.questions[index]
 
@@ -192,31 +191,48 @@ class EnvComponents:
         return {question.id: i for i, question in reversed(list(enumerate(self.questions)))}
 
     def invalid_action(self, action: object) -> InvalidActionError:
-        """Return the error for something that is no token id."""
+        """Return the error for an action that is not a token id."""
         return InvalidActionError(
             f"Expected a token id from 0 to {self.size - 1}, got {action!r}. Sample from "
             "env.action_space, or check that the policy uses the environment's tokenizer."
         )
+
+    def row_info(self, dynamics: Dynamics, row: int) -> Info:
+        """Return the keys that the info of every step has, for one row."""
+        info = episode_info(dynamics.episodes[row])
+        if self.action_mask:
+            info["action_mask"] = self.masks.of(dynamics, row)
+        return info
 
 
 def check_tools(protocol: Protocol) -> None:
     """Check that the environments have a retriever for each tool of a protocol.
 
     Raises:
-        ConfigurationError: They have not.
+        ConfigurationError: A tool is not :data:`~search_env.types.SEARCH`.
     """
     for pair in protocol.pairs(TagRole.TOOL):
         if pair.tool != SEARCH:
             raise ConfigurationError(
                 f"Expected a protocol whose only tool is {SEARCH!r}, for which an environment has "
                 f"a retriever, got {pair.tool!r} of the tags {pair.name!r} in {protocol.name!r}. "
-                "Leave the pair out, or drive core.dynamics.Dynamics, whose queries name "
+                "Omit the pair, or use search_env.core.dynamics.Dynamics, whose queries name "
                 "their tool."
             )
 
 
-def standing(episode: EpisodeState) -> Info:
-    """Return what every info says of an episode."""
+def observation_of(dynamics: Dynamics, row: int) -> dict[str, Any]:
+    """Return the observation of one row, a copy."""
+    # Gymnasium's checker rejects a reused buffer, and final observations must not change.
+    return {
+        "tokens": dynamics.tokens[row].copy(),
+        "length": dynamics.length(row),
+        "sources": dynamics.sources[row].copy(),
+    }
+
+
+def episode_info(episode: EpisodeState) -> Info:
+    """Return the keys that the info of every step has, apart from the action mask."""
     stop = episode.stop_reason
     return {
         "question_id": episode.question.id,
@@ -225,18 +241,18 @@ def standing(episode: EpisodeState) -> Info:
     }
 
 
-def faults_since(episode: EpisodeState, told: int) -> Info:
-    """Return the info of an episode's format faults after the first ``told``."""
-    if episode.num_faults == told:
+def new_faults(episode: EpisodeState, reported: int) -> Info:
+    """Return the info of an episode's format faults after the first ``reported``."""
+    if episode.num_faults == reported:
         return {}
     faults = [event.kind.value for event in episode.events if isinstance(event, FormatFault)]
-    return {"format_faults": faults[told:]}
+    return {"format_faults": faults[reported:]}
 
 
-def ending(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
-    """Return what an ended episode pays and what its last info says.
+def final_result(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
+    """Return the reward of an ended episode and the final keys of its info.
 
-    An episode in which retrieval failed says nothing about the policy: it pays 0 and no parts.
+    An episode in which retrieval failed has reward 0 and no parts.
 
     Raises:
         RewardError: The reward function failed.

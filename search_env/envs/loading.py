@@ -1,8 +1,8 @@
-"""From names and paths to questions and retrievers, each loaded once a process.
+"""Loading of questions and retrievers by name or path, once per process.
 
-Environments take only small JSON values; this module turns them into objects and keeps those
-objects, so that the tenth ``gym.make`` of a corpus costs nothing. What was read from files is kept
-by :func:`~search_env.paths.file_key`: a file that has changed is read again.
+Environments take only small JSON values; this module loads the objects that they name and caches
+them, so that another ``gym.make`` with the same corpus is cheap. Data from files is cached by
+:func:`~search_env.paths.file_key`: a file that has changed is read again.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ WORLD_OPTIONS: dict[str, Any] = {
     "kinds": None,
     "seed": 0,
 }
-"""What ``dataset_options`` may hold for the procedural world, with defaults."""
+"""The ``dataset_options`` of the procedural world, with their defaults."""
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
-_CACHE_INDEX_FROM = 20_000  # passages; below, building is quicker than a user notices
+_CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
 
 
 def load_questions(
@@ -56,8 +56,8 @@ def load_questions(
     Args:
         dataset: ``"world"``, ``"toy"``, a diagnostic or published dataset's name, or the path of a
             file.
-        split: None for the dataset's usual one.
-        options: For the world only, see :data:`WORLD_OPTIONS`.
+        split: None for the dataset's default.
+        options: Options of the world, see :data:`WORLD_OPTIONS`.
 
     Raises:
         ConfigurationError: Unknown dataset, split or option.
@@ -70,7 +70,7 @@ def load_questions(
         return toy_questions(_generated_split(dataset, split))
     if dataset in DIAGNOSTIC_DATASETS:
         return diagnostic_questions(dataset, _generated_split(dataset, split))
-    return _published_questions(dataset, split)
+    return _questions_from_files(dataset, split)
 
 
 def load_retriever(
@@ -86,7 +86,7 @@ def load_retriever(
     Args:
         name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name or scheme registered in
             :mod:`search_env.retrieval.registry`. None for the dataset's own.
-        dataset: Whose corpus to search where ``corpus`` is None.
+        dataset: The dataset whose corpus to search if ``corpus`` is None.
         split: As for :func:`load_questions`.
         options: As for :func:`load_questions`.
         corpus: A corpus file, or an index made by ``search-env index``.
@@ -111,8 +111,8 @@ def _bm25_over(choice: CorpusChoice) -> Retriever:
         return _bm25_of_world(options["articles"], options["seed"], split)
     if dataset in _LOOKUP:
         raise ConfigurationError(
-            f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Leave "
-            "retriever out, or pass corpus=."
+            f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Omit "
+            "retriever, or pass corpus=."
         )
     from search_env.datasets.locate import find_corpus
 
@@ -123,7 +123,7 @@ def _lookup(choice: CorpusChoice) -> Retriever:
     if choice.dataset not in _LOOKUP:
         raise ConfigurationError(
             f"Expected one of the datasets {list(_LOOKUP)} for retriever='lookup', got "
-            f"{choice.dataset!r}. Leave retriever out."
+            f"{choice.dataset!r}. Omit retriever."
         )
     split = _generated_split(choice.dataset, choice.split)
     if choice.dataset == "toy":
@@ -151,7 +151,7 @@ def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
 
 
 def _world_options(options: Mapping[str, Any] | None) -> str:
-    """Check and complete the options; as JSON they can key a cache."""
+    """Return the complete options as JSON, which is hashable."""
     options = dict(options or {})
     for key in options:
         check_choice("dataset_options of 'world'", key, WORLD_OPTIONS)
@@ -176,33 +176,32 @@ def _world_questions(split: str, options: str) -> Sequence[Question]:
     )
 
 
-def _published_questions(dataset: str, split: str | None) -> Sequence[Question]:
-    from search_env.datasets import locate as resolve
+def _questions_from_files(dataset: str, split: str | None) -> Sequence[Question]:
+    from search_env.datasets.locate import local_places
 
     if published(dataset) is not None:
-        places = resolve.local_places(dataset, split)
-        return _known_questions(dataset, split, file_key(*places))
+        return _published_questions(dataset, split, file_key(*local_places(dataset, split)))
     path = Path(dataset).expanduser()
-    return _questions_from_file(path.absolute(), split, file_key(path))
+    return _questions_from_path(path.absolute(), split, file_key(path))
 
 
 @functools.lru_cache(maxsize=8)
-def _known_questions(dataset: str, split: str | None, files: FileKey) -> Sequence[Question]:
-    from search_env.datasets import locate as resolve
+def _published_questions(dataset: str, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets import locate
 
-    return tuple(resolve.load_questions(dataset, split))
+    return tuple(locate.load_questions(dataset, split))
 
 
 @functools.lru_cache(maxsize=8)
-def _questions_from_file(path: Path, split: str | None, files: FileKey) -> Sequence[Question]:
-    from search_env.datasets import detect as formats
+def _questions_from_path(path: Path, split: str | None, files: FileKey) -> Sequence[Question]:
+    from search_env.datasets.detect import read_questions
 
-    held = list(formats.read_questions(path))
-    questions = tuple(q for q in held if split is None or q.split == split)
+    rows = list(read_questions(path))
+    questions = tuple(q for q in rows if split is None or q.split == split)
     if not questions:
         raise ConfigurationError(
             f"Expected questions of split {split!r} in {path}, which holds "
-            f"{sorted({q.split for q in held})}. Choose one of these, or leave split out."
+            f"{sorted({q.split for q in rows})}. Choose one of these, or omit split."
         )
     return questions
 
@@ -210,7 +209,7 @@ def _questions_from_file(path: Path, split: str | None, files: FileKey) -> Seque
 @functools.lru_cache(maxsize=4)
 def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
     world = _world(articles, seed, split)
-    # Some text too: another version of the generator must not find this one's index.
+    # With some text: another version of the generator must not load this one's index.
     text = "".join(world.document(i).text for i in range(100))
     key = hashlib.sha256(f"{world!r}{text}".encode()).hexdigest()
     return _bm25(key, world.documents, len(world))
@@ -236,7 +235,7 @@ def _bm25_from_files(path: Path, files: FileKey) -> Retriever:
 
 
 def _bm25(key: str, documents: Callable[[], Iterable[Document]], size: int) -> Retriever:
-    """Build an index, or take it from the cache; small ones are not worth a file."""
+    """Build an index, or load it from the cache; small ones are not cached on disk."""
     from search_env.retrieval.bm25.retriever import BM25Retriever
 
     if size < _CACHE_INDEX_FROM:

@@ -1,7 +1,7 @@
-"""The ids. Importing :mod:`search_env` registers them; ``gym.make("search_env:ID")`` imports it.
+"""The environment ids. Importing :mod:`search_env` registers them, as ``search_env:ID`` does.
 
 Each id is a set of keyword arguments, all small JSON values, for one class and its vector form.
-``max_episode_steps`` is not set: budgets are the environment's own and each has a name.
+``max_episode_steps`` is not set: the environment has its own budgets, each with a name.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "SearchQA-HotpotQA-v0": {"dataset": "hotpotqa", **_REAL},
     "SearchQA-2Wiki-v0": {"dataset": "2wikimultihopqa", **_REAL},
 }
-"""Keyword arguments of each id."""
+"""Keyword arguments by id."""
 
 
 def register_environments() -> None:
-    """Register every id, once."""
+    """Register every id that is not yet registered."""
     for name, arguments in ENVIRONMENTS.items():
         if name not in registry:
             register(
@@ -58,7 +58,7 @@ def register_environments() -> None:
 
 
 def arguments_of(env_id: str) -> dict[str, Any]:
-    """Return the keyword arguments that an id is registered with.
+    """Return the keyword arguments of a registered id.
 
     Args:
         env_id: A registered id, or ``MODULE:ID``; the module is imported.
@@ -66,17 +66,17 @@ def arguments_of(env_id: str) -> dict[str, Any]:
     Raises:
         ConfigurationError: No such id, or no such module.
     """
-    module, _, own = env_id.rpartition(":")
+    module, _, name = env_id.rpartition(":")
     try:
         importlib.import_module(module or __name__)
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"Expected a module to import in {env_id!r}, got: {error}. Start where it lies, or "
+            f"Expected a module to import in {env_id!r}, got: {error}. Run in its folder, or "
             "install it."
         ) from error
-    if own not in registry:
+    if name not in registry:
         raise ConfigurationError(
             f"Expected env id among {', '.join(ENVIRONMENTS)}, got {env_id!r}. "
-            f"{nearest(env_id, ENVIRONMENTS)}Ids of your own go with their module, MODULE:ID."
+            f"{nearest(env_id, ENVIRONMENTS)}Pass your own ids with their module, MODULE:ID."
         )
-    return dict(registry[own].kwargs)
+    return dict(registry[name].kwargs)

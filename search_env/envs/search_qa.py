@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.core.episode_state import EpisodeSnapshot
-from search_env.envs.config import EnvComponents, EnvConfig, Info, ending, faults_since, standing
+from search_env.envs.config import (
+    EnvComponents,
+    EnvConfig,
+    Info,
+    final_result,
+    new_faults,
+    observation_of,
+)
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.retrieval.base import Retriever, retrieve
 from search_env.rewards import Reward, get_reward
@@ -46,7 +53,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     ## Description
     The policy reads a prompt with a question and writes tokens. When its tokens close a query
-    tag, the search is run within that step and the documents stand in the next observation. When
+    tag, the search is run within that step and the next observation contains the documents. When
     they close an answer tag, the episode ends. Tags, prompt, layout and limits are those of a
     published system (`protocol`). Tokens are never decoded, edited and encoded again.
 
@@ -58,30 +65,30 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     | Key       | Space                   | Meaning                                          |
     |-----------|-------------------------|--------------------------------------------------|
-    | `tokens`  | `Box(0, n-1, (L,), int32)` | prompt, policy's and inserted ids; 0 after them |
-    | `length`  | `Discrete(L+1)`         | how many of them there are                       |
+    | `tokens`  | `Box(0, n-1, (L,), int32)` | prompt, policy's and inserted ids; then 0     |
+    | `length`  | `Discrete(L+1)`         | the number of ids                                |
     | `sources` | `Box(0, 4, (L,), int8)` | who wrote each (`search_env.Source`)             |
 
-    `tokens[previous_length:length]` is what is new since the last step.
+    `tokens[previous_length:length]` are the ids that are new since the last step.
 
     ## Rewards
-    What `reward` names, a function of the finished episode's transcript (`search_env.rewards`),
-    on the step that ends it; 0 at every other step, and 0 where retrieval failed. By default the
-    F1 of the answer against the gold answers (R1-Searcher's rule), 0 where there is no answer.
+    `reward`, a function of the finished episode's transcript (`search_env.rewards`), on the step
+    that ends it; 0 at every other step, and 0 where retrieval failed. By default the F1 of the
+    answer against the gold answers (R1-Searcher's rule), 0 without an answer.
 
     ## Starting State
-    A question drawn by `np_random` from all of the split, in the protocol's prompt.
+    A question of the split, drawn by `np_random`, in the protocol's prompt.
 
     ## Reset Arguments
     `reset(options={"question_id": "..."})` or `{"index": 0}` chooses the question. Options do not
     draw from `np_random`.
 
     ## Episode End
-    `info["stop_reason"]` names it (`search_env.StopReason`).
+    `info["stop_reason"]` is its cause (`search_env.StopReason`).
 
     *Termination*: the policy closed its answer, sent an end-of-sequence id, or made a fault that
-    the protocol ends on. *Truncation*: a budget is spent, or retrieval failed and
-    `on_retrieval_error="truncate"` (`info["valid"]` is then False: leave the episode out).
+    ends episodes of the protocol. *Truncation*: a budget is spent, or retrieval failed and
+    `on_retrieval_error="truncate"` (`info["valid"]` is then False: discard the episode).
 
     ## Information
     Always `question_id`, `num_searches`, `stop_reason` ("" while running). On a step that
@@ -101,21 +108,21 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `prompt` | str | `"base"` | `base`, `chatml` or `llama-3` |
     | `tokenizer` | str | `"world-1k"` | bundled name, path or hub id |
     | `vocab_size` | int or None | None | pads the ids to a model's logits |
-    | `top_k` | int or None | None | documents a search; None: the protocol's |
+    | `top_k` | int or None | None | documents per search; None: the protocol's |
     | `max_tokens` | int or None | None | context; None: the protocol's |
-    | `max_policy_tokens` | int or None | None | policy tokens an episode; None: the protocol's |
-    | `max_searches` | int or None | None | searches an episode; None: the protocol's |
+    | `max_policy_tokens` | int or None | None | policy tokens per episode; None: the protocol's |
+    | `max_searches` | int or None | None | searches per episode; None: the protocol's |
     | `reward` | str | `"f1"` | name of a reward, see `search_env.rewards` |
     | `action_mask` | bool | False | whether infos hold the mask of well-formed actions |
     | `on_retrieval_error` | str | `"raise"` | or `"truncate"` |
     | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
 
-    A `Retriever` or `Reward` object in place of a name also works, but then `EnvSpec` cannot be
-    JSON.
+    `Retriever` and `Reward` objects also work in place of names, but then the `EnvSpec` cannot be
+    saved as JSON.
 
     ## Vectorized environment
-    `gym.make_vec(id, num_envs=N)` gives `SearchQAVectorEnv`: the same episodes row by row, many
-    times as fast as a loop over single environments, and with `send` and `recv` for slow
+    `gym.make_vec(id, num_envs=N)` returns a `SearchQAVectorEnv`: the same episodes row by row,
+    many times as fast as a loop over single environments, with `send` and `recv` for slow
     retrievers.
 
     ## References
@@ -193,7 +200,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         """Begin an episode.
 
         Args:
-            seed: Seeds ``np_random``; None goes on with it.
+            seed: Seed of ``np_random``; None continues with the current generator.
             options: ``{"question_id": str}`` or ``{"index": int}`` chooses the question.
 
         Raises:
@@ -204,7 +211,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._running = True
         if self.render_mode == "human":
             self.render()
-        return self._observation(), self._info()
+        return observation_of(self._dynamics, 0), self.components.row_info(self._dynamics, 0)
 
     def step(
         self, action: int | np.integer[Any]
@@ -214,8 +221,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         Raises:
             EpisodeOverError: Before ``reset`` or after the end.
             InvalidActionError: Not an id of the action space.
-            RetrievalError: The search failed and ``on_retrieval_error="raise"``. The episode is
-                over then; go on with ``reset``.
+            RetrievalError: The search failed and ``on_retrieval_error="raise"``; the episode is
+                over and ``reset`` is next.
         """
         if not self._running:
             raise EpisodeOverError(
@@ -224,20 +231,20 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             )
         self._action[0] = self._checked(action)
         dynamics, episode = self._dynamics, self._dynamics.episodes[0]
-        told = episode.num_faults
+        reported = episode.num_faults
         queries = dynamics.append(_ROW, self._action)
         info = self._retrieve(queries[0].text) if queries else {}
-        info.update(self._info())
-        info.update(faults_since(episode, told))
+        info.update(self.components.row_info(dynamics, 0))
+        info.update(new_faults(episode, reported))
         stop, reward, terminated, truncated = episode.stop_reason, 0.0, False, False
         if stop is not None:
             self._running = False
             terminated, truncated = stop.terminated, not stop.terminated
-            reward, final = ending(self.transcript(), self.reward)
+            reward, final = final_result(self.transcript(), self.reward)
             info.update(final)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, terminated, truncated, info
+        return observation_of(dynamics, 0), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
@@ -254,7 +261,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         return self._renderer.draw(self.frame())
 
     def frame(self) -> Frame:
-        """Return what a renderer draws: the transcript, the budgets and the score."""
+        """Return the input of a renderer: the transcript, the budgets and the score."""
         from search_env.rendering.frame import Frame
 
         return Frame.of(self.protocol, self.transcript())
@@ -265,7 +272,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         return self.components.questions
 
     def set_reward(self, reward: str | Reward) -> None:
-        """Pay another reward from the next ending on, also that of the episode under way.
+        """Use another reward from now on, for the current episode too.
 
         Raises:
             ConfigurationError: No reward of that name.
@@ -274,23 +281,23 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     @property
     def reward_name(self) -> str:
-        """The name of the reward in force (``get_attr("reward")`` would call the reward)."""
+        """The name of the current reward (``get_attr("reward")`` would call the reward)."""
         return self.reward.name
 
     def action_masks(self) -> NDArray[np.int8]:
-        """Return which ids keep the episode well formed, int8 ``(n,)``: 1 for those, 0 for others.
+        """Return a mask, int8 ``(n,)``: 1 for the ids that keep the episode well formed, else 0.
 
-        The name and form that sb3-contrib's ``MaskablePPO`` asks for; ``action_space.sample``
-        takes it as ``mask=``.
+        Name and form are those of sb3-contrib's ``MaskablePPO``; ``action_space.sample`` takes it
+        as ``mask=``.
         """
         return self.components.masks.of(self._dynamics, 0)
 
     def transcript(self) -> Transcript:
-        """Return what the episode has left behind so far."""
+        """Return the transcript of the episode so far."""
         return self._dynamics.transcript(0)
 
     def get_state(self) -> EnvState:
-        """Return the whole state, in time proportional to the episode's tokens."""
+        """Return the complete state, in time proportional to the episode's tokens."""
         return EnvState(
             self._dynamics.save(0),
             dict(self.np_random.bit_generator.state),
@@ -299,7 +306,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         )
 
     def set_state(self, state: EnvState) -> None:
-        """Go on from a saved state exactly as the environment that saved it would have.
+        """Restore a saved state; the environment continues as the one that saved it would have.
 
         The state must come from an environment with the same arguments.
         """
@@ -311,13 +318,13 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     def clone(self) -> SearchQAEnv:
         """Return an independent environment in the same state.
 
-        What never changes (questions, retriever, tables) is shared; the rest, spaces and random
-        generators included, is its own. (``copy.deepcopy`` and pickling load anew what is shared
-        here.) A subclass with attributes of its own extends ``__getstate__`` and ``__setstate__``.
+        Immutable parts (questions, retriever, tables) are shared; the rest, spaces and random
+        generators included, is copied. (``copy.deepcopy`` and pickling load the shared parts
+        again.) A subclass with more attributes extends ``__getstate__`` and ``__setstate__``.
         """
-        twin = copy.copy(self)
-        twin.retriever = self.retriever  # somebody may have put another one there
-        return twin
+        clone = copy.copy(self)
+        clone.retriever = self.retriever  # the caller may have replaced it
+        return clone
 
     def __getstate__(self) -> tuple[EnvComponents, str | None, EnvSpec | None, EnvState]:
         return self.components, self.render_mode, self.spec, self.get_state()
@@ -326,7 +333,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self, parts: tuple[EnvComponents, str | None, EnvSpec | None, EnvState]
     ) -> None:
         components, render_mode, self.spec, state = parts
-        self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state puts it where it was
+        self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state restores its state
         self._assemble(components, render_mode)
         self.set_state(state)
 
@@ -340,7 +347,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         raise self.components.invalid_action(action)
 
     def _retrieve(self, query: str) -> Info:
-        self._running = False  # whatever breaks into the search, Ctrl-C too, ends the episode
+        self._running = False  # any exception during the search, even Ctrl-C, ends the episode
         try:
             documents = retrieve(self.retriever, [query], self.protocol.top_k)[0]
         except RetrievalError as error:
@@ -352,32 +359,17 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._running = True
         return {"query": query, "document_ids": [document.id for document in documents]}
 
-    def _observation(self) -> Observation:
-        # Copies: Gymnasium's checker refuses a reused buffer, and final observations must stay.
-        dynamics = self._dynamics
-        return {
-            "tokens": dynamics.tokens[0].copy(),
-            "length": dynamics.length(0),
-            "sources": dynamics.sources[0].copy(),
-        }
-
-    def _info(self) -> Info:
-        info = standing(self._dynamics.episodes[0])
-        if self.components.action_mask:
-            info["action_mask"] = self.action_masks()
-        return info
-
 
 def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:
     """Return the environment inside its wrappers.
 
     Raises:
-        ConfigurationError: It is another environment.
+        ConfigurationError: It is not a :class:`SearchQAEnv`.
     """
     bare = env.unwrapped
     if not isinstance(bare, SearchQAEnv):
         raise ConfigurationError(
-            f"Expected a SearchQAEnv, in wrappers or not, got {type(bare).__name__}. "
+            f"Expected a SearchQAEnv, wrapped or not, got {type(bare).__name__}. "
             "Make one with gym.make('SearchQA-v0')."
         )
     return bare

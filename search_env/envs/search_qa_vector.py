@@ -1,9 +1,9 @@
 """The vector environment: N rows of one :mod:`search_env.core.dynamics`, one retrieval call a step.
 
-Row by row it is :class:`~search_env.envs.search_qa.SearchQAEnv`: same questions for the same seeds,
-same observations, rewards, endings and infos. All rows move in a few array operations, queries
-closed in the same step are retrieved together, and with :meth:`SearchQAVectorEnv.send` and
-:meth:`SearchQAVectorEnv.recv` rows that wait for documents do not hold up the others.
+Each row behaves as :class:`~search_env.envs.search_qa.SearchQAEnv`: same questions for the same
+seeds, same observations, rewards, episode ends and infos. All rows move in a few array operations,
+queries closed in the same step are retrieved together, and with :meth:`SearchQAVectorEnv.send` and
+:meth:`SearchQAVectorEnv.recv` rows that wait for documents do not delay the others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from search_env.core.episode_state import Query
 from search_env.envs.config import EnvComponents, EnvConfig, Info
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_groups import Groups, check_group_size
-from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows, add_info, of_row
+from search_env.envs.vector_rows import (
+    Rows,
+    RowsState,
+    StepResult,
+    VectorRows,
+    add_info,
+    row_options,
+)
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.async_search import BackgroundSearch, Ticket
@@ -36,12 +43,12 @@ from search_env.validation import check_choice, check_count
 if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
 
-_BROKEN_OFF = "an error broke the last step off"
+_INTERRUPTED = "an error interrupted the last step"
 
 
 @dataclass(frozen=True, slots=True)
 class VectorState:
-    """All of a vector environment's state. Plain data, picklable."""
+    """The complete state of a vector environment. Plain data, picklable."""
 
     rows: RowsState
     under_way: NDArray[np.bool_]
@@ -53,33 +60,33 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     """Search-augmented question answering, one token in each of N rows at a time.
 
     ## Description
-    `gym.make_vec("SearchQA-v0", num_envs=N)`. Rows are what `SearchQAEnv` describes; row `i` of a
-    vector environment that was reset with `seed` equals a single one reset with `seed + i`.
+    `gym.make_vec("SearchQA-v0", num_envs=N)`. `SearchQAEnv` describes a row; row `i` of a vector
+    environment that was reset with `seed` equals a single one reset with `seed + i`.
 
     ## Action Space
-    `MultiDiscrete([n] * N)`: the next token id of each row. An array of any integer type will do.
+    `MultiDiscrete([n] * N)`: the next token id of each row. Any integer type works.
 
     ## Observation Space
     The single environment's, batched: `tokens` int32 `(N, L)`, `length` int64 `(N,)`, `sources`
-    int8 `(N, L)`. With `copy=False` they are views of the environment's own memory, good until
-    its next call: right for a policy that reads what it needs at once, wrong for storing.
+    int8 `(N, L)`. With `copy=False` they are views of the environment's memory, valid until its
+    next call: suitable for a policy that reads them at once, unsuitable for storing.
 
     ## Rewards
     As in the single environment, float64 `(N,)`. An error of the reward function, or of the
-    retriever under `on_retrieval_error="raise"`, breaks the step off; go on with `reset`.
-    What `group_reward` pays is no part of them: infos tell of it.
+    retriever under `on_retrieval_error="raise"`, interrupts the step; `reset` is next. The
+    rewards of `group_reward` are not included: they are in the infos.
 
     ## Starting State
-    Each row draws its questions from a generator of its own. With `group_size=G` the rows of each
-    group of G neighbours share a seed (row `i` has `seed + i // G`), so the k-th episode of each
-    asks the same question.
+    Each row has its own generator to draw questions. With `group_size=G` each group of G
+    neighbouring rows shares a seed (row `i` has `seed + i // G`), so their k-th episodes ask the
+    same question.
 
     ## Reset Arguments
     `options` may hold `question_id` or `index`, one for all rows or a sequence with one for each,
     and `reset_mask`, bool `(N,)`, to reset some rows only.
 
     ## Episode End
-    As in the single environment; `autoreset_mode` says what follows:
+    As in the single environment; what follows depends on `autoreset_mode`:
 
     | Mode | What follows |
     |---|---|
@@ -90,14 +97,14 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     `transcripts` holds the episodes that ended in the last step, by row.
 
     ## Information
-    The single environment's, as arrays with masks (`key` and `_key`), types constant: `str` and
+    The single environment's, as arrays with masks (`key` and `_key`) of constant types: `str` and
     lists in object arrays. `recv` adds `ready`. With `group_reward`, an ending has `group`;
     the step that completes a group, `complete_group`, `group_reward` and `group_reward_parts`.
 
     ## Slow retrievers
     `step` waits for all documents. `send(actions, rows)` does not: queries go to background
-    threads, and `recv(min_ready)` returns once that many rows have their result. A retriever is
-    asked for all that waits in one call, from one thread unless `retrieval_threads` says more.
+    threads, and `recv(min_ready)` returns once that many rows have their result. All waiting
+    queries go to the retriever in one call, from one thread unless `retrieval_threads` is larger.
 
     ## Arguments
     Those of `SearchQAEnv`, and:
@@ -106,7 +113,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     |---|---|---|---|
     | `num_envs` | int | 1 | rows |
     | `autoreset_mode` | str or AutoresetMode | `"NextStep"` | or `SameStep`, `Disabled` |
-    | `group_size` | int | 1 | neighbouring rows that ask the same questions |
+    | `group_size` | int | 1 | neighbouring rows with the same questions |
     | `group_reward` | str, GroupReward or None | None | scores the episodes of a complete group |
     | `copy` | bool | True | whether observations and infos are copies |
     | `retrieval_threads` | int | 1 | simultaneous calls of the retriever after `send` |
@@ -209,10 +216,10 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.set_reward(components.reward)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
-        self._under_way = np.zeros(num_envs, np.bool_)  # sent, and not received
+        self._under_way = np.zeros(num_envs, np.bool_)  # sent, but not received
         self._num_under_way = 0
-        self._news: set[int] = set()  # rows under way that did more than grow by a token
-        self._broken = "reset() has not been called"
+        self._settled: set[int] = set()  # rows under way that did more than grow by a token
+        self._blocked = "reset() has not been called"
 
     @property
     def transcripts(self) -> dict[int, Transcript]:
@@ -230,8 +237,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         """Begin an episode in every row, or in those of ``options["reset_mask"]``.
 
         Args:
-            seed: Row ``i`` is seeded with ``seed + i // group_size``, or with ``seed[i]``; None
-                goes on with each row's generator.
+            seed: The seed of row ``i`` is ``seed + i // group_size``, or ``seed[i]``; None
+                continues with its generator.
             options: See the class.
 
         Raises:
@@ -241,28 +248,29 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         mask = self._reset_mask(chosen.pop("reset_mask", None))
         rows = mask.nonzero()[0].tolist()
         partial = len(rows) < self.num_envs
-        if partial and self._broken:
+        if partial and self._blocked:
             raise self._not_ready()
         self._seed(rows, seed)
-        self._broken = _BROKEN_OFF
-        self._rows.begin_together(rows)
+        self._blocked = _INTERRUPTED
+        self._rows.reset_together(rows)
         for row in rows:
-            self._rows.begin(row, of_row(chosen, row, self.num_envs))
+            self._rows.begin(row, row_options(chosen, row, self.num_envs))
         if self._num_under_way:
             self._under_way &= ~mask
             self._num_under_way = int(self._under_way.sum())
-            self._news.difference_update(rows)
-        self._broken = ""
+            self._settled.difference_update(rows)
+        self._blocked = ""
         self._show()
         if not partial:
-            return self._rows.observations(), self._rows.standing()
+            return self._rows.observations(), self._rows.episode_infos()
         infos: Info = {}
-        for row in rows:  # the others have no news
-            add_info(infos, self._rows.row_info(row), row, self.num_envs)
+        for row in rows:  # the others have no infos
+            info = self.components.row_info(self._rows.dynamics, row)
+            add_info(infos, info, row, self.num_envs)
         return self._rows.observations(), infos
 
     def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:
-        """Seed the generators of some rows; those that have none yet in any case."""
+        """Seed the generators of some rows; without a seed, those that have no generator yet."""
         seeds: Sequence[int | None]
         if isinstance(seed, int | np.integer):
             self._np_random, self._np_random_seed = seeding.np_random(int(seed))
@@ -276,21 +284,21 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             )
         if seed is None and None not in self._rows.random:
             return
-        drawn: dict[int, int] = {}  # by group, so that its rows begin alike
+        drawn: dict[int, int] = {}  # by group, whose rows share a seed
         for row in rows:
-            own, group = seeds[row], row // self.group_size
-            if own is None and self._rows.random[row] is None:
+            row_seed, group = seeds[row], row // self.group_size
+            if row_seed is None and self._rows.random[row] is None:
                 if group not in drawn:
                     drawn[group] = int(self.np_random.integers(2**31))
-                own = drawn[group]
-            if own is not None:
-                self._rows.random[row] = seeding.np_random(own)[0]
+                row_seed = drawn[group]
+            if row_seed is not None:
+                self._rows.random[row] = seeding.np_random(row_seed)[0]
 
     def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
-        fits = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
-        if not fits or mask.shape != (self.num_envs,) or not mask.any():
+        is_mask = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
+        if not is_mask or mask.shape != (self.num_envs,) or not mask.any():
             raise ConfigurationError(
                 f"Expected options['reset_mask'] to be a bool array of shape ({self.num_envs},) "
                 f"with at least one True, got {mask!r}. Pass terminations | truncations."
@@ -300,27 +308,27 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     # Steps.
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
-        """Append one token in every row; run the searches that they closed, in one call.
+        """Append one token in every row; run the queries that they closed, in one call.
 
         Raises:
-            EpisodeOverError: Before ``reset``, after an error that broke a step off, or in mode
+            EpisodeOverError: Before ``reset``, after an error that interrupted a step, or in mode
                 ``Disabled`` in a row that has ended.
             InvalidActionError: Not an array of N ids of the action space.
             RetrievalError: A search failed and ``on_retrieval_error="raise"``.
             RewardError: The reward function failed.
         """
-        tokens = self._rows.checked(actions, self.num_envs)
-        if self._broken or self._num_under_way:
+        tokens = self._rows.check_actions(actions, self.num_envs)
+        if self._blocked or self._num_under_way:
             raise self._not_ready()
         queries = self._rows.advance(None, tokens)
         settled = self._rows.dynamics.settled
         if settled:
-            self._broken = _BROKEN_OFF
+            self._blocked = _INTERRUPTED
         if queries:
             texts = [query.text for query in queries]
-            found = retrieve_each(self.retriever, texts, self.protocol.top_k)
-            for query, documents in zip(queries, found, strict=True):
-                self._take(query.row, documents)
+            results = retrieve_each(self.retriever, texts, self.protocol.top_k)
+            for query, documents in zip(queries, results, strict=True):
+                self._receive(query.row, documents)
         return self._result(settled)
 
     def send(self, actions: NDArray[np.int64], rows: Sequence[int] | Rows | None = None) -> None:
@@ -334,18 +342,18 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             EpisodeOverError: As for :meth:`step`, or a row is under way already.
             InvalidActionError: As for :meth:`step`.
         """
-        chosen = np.arange(self.num_envs) if rows is None else self._rows.numbers(rows)
-        tokens = self._rows.checked(actions, len(chosen))
-        if self._broken:
+        chosen = np.arange(self.num_envs) if rows is None else self._rows.check_rows(rows)
+        tokens = self._rows.check_actions(actions, len(chosen))
+        if self._blocked:
             raise self._not_ready()
-        late = chosen[self._under_way[chosen]]
-        if len(late):
+        busy = chosen[self._under_way[chosen]]
+        if len(busy):
             raise EpisodeOverError(
-                f"Expected rows that are not under way, got {late.tolist()}. Call recv() until "
-                "infos['ready'] names them."
+                f"Expected rows that are not under way, got {busy.tolist()}. Call recv() until "
+                "infos['ready'] is True for them."
             )
         queries = self._rows.advance(chosen, tokens)
-        self._news.update(self._rows.dynamics.settled)
+        self._settled.update(self._rows.dynamics.settled)
         self._under_way[chosen] = True
         self._num_under_way += len(chosen)
         self._submit(queries)
@@ -353,43 +361,47 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     def recv(self, min_ready: int = 1) -> StepResult:
         """Return once ``min_ready`` of the rows under way (or all of them) have their result.
 
-        Arrays have all N rows, as those of :meth:`step`. ``infos["ready"]``, bool ``(N,)``, says
-        whose results they are; other rows show where they stand, with reward 0.
+        Arrays have all N rows, as those of :meth:`step`. ``infos["ready"]``, bool ``(N,)``, marks
+        the rows with a result; other rows have their current observation and reward 0.
 
         Raises:
             EpisodeOverError: No row is under way.
             RetrievalError: As for :meth:`step`.
             RewardError: As for :meth:`step`.
         """
-        wanted = min(check_count("min_ready", min_ready, 1), self._num_under_way)
-        if self._broken or not wanted:
+        count = min(check_count("min_ready", min_ready, 1), self._num_under_way)
+        if self._blocked or not count:
             raise self._not_ready("no row is under way: call send() first")
-        self._collect(wanted)
+        self._collect(count)
         ready = self._under_way.copy()
-        ready[[row for row in self._news if self._rows.pending(row) is not None]] = False
-        settled = sorted(row for row in self._news if ready[row])
-        self._news.difference_update(settled)
+        ready[list(self._waiting())] = False
+        settled = sorted(row for row in self._settled if ready[row])
+        self._settled.difference_update(settled)
         self._under_way &= ~ready
         self._num_under_way = int(self._under_way.sum())
-        self._broken = _BROKEN_OFF
+        self._blocked = _INTERRUPTED
         result = self._result(settled)
         result[-1].update(ready=ready, _ready=np.ones(self.num_envs, np.bool_))
         return result
 
     def _result(self, settled: Sequence[int]) -> StepResult:
         result = self._rows.result(settled, self.reward)
-        self._broken = ""
+        self._blocked = ""
         self._show()
         return result
 
-    def _take(self, row: int, found: list[Document] | RetrievalError) -> None:
-        self._rows.take(row, found)
-        if isinstance(found, RetrievalError) and not self.components.truncate_on_error:
-            self._broken = _BROKEN_OFF
-            raise found
+    def _receive(self, row: int, documents: list[Document] | RetrievalError) -> None:
+        self._rows.receive(row, documents)
+        if isinstance(documents, RetrievalError) and not self.components.truncate_on_error:
+            self._blocked = _INTERRUPTED
+            raise documents
+
+    def _waiting(self) -> set[int]:
+        """Return the rows under way that wait for documents."""
+        return {row for row in self._settled if self._rows.pending(row) is not None}
 
     def _submit(self, queries: Sequence[Query]) -> None:
-        """Ask for documents in the background."""
+        """Start to retrieve documents in the background."""
         if not queries:
             return
         if self._search is None:
@@ -397,40 +409,41 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         serial = self._rows.serial
         self._search.submit([(Ticket(q.row, serial[q.row]), q.text) for q in queries])
 
-    def _collect(self, wanted: int) -> None:
-        """Take the answers that have come; wait until ``wanted`` rows have their result."""
-        waiting = {row for row in self._news if self._rows.pending(row) is not None}
+    def _collect(self, count: int) -> None:
+        """Receive finished searches; wait until ``count`` rows have their result."""
+        waiting = self._waiting()
         while waiting and self._search is not None:
-            missing = wanted - (self._num_under_way - len(waiting))
-            for (row, serial), found in self._search.collect(wait=missing > 0):
+            missing = count - (self._num_under_way - len(waiting))
+            for (row, serial), documents in self._search.collect(wait=missing > 0):
                 if serial == self._rows.serial[row] and row in waiting:  # else reset meanwhile
                     waiting.discard(row)
                     missing -= 1
-                    self._take(row, found)
+                    self._receive(row, documents)
             if missing <= 0:
                 return
 
-    # Looking at it, and changing it.
+    # Access and changes.
 
     def set_reward(self, reward: str | Reward) -> None:
-        """Pay another reward from the next ending on, in all rows.
+        """Use another reward from now on, in all rows.
 
         Raises:
-            ConfigurationError: No reward of that name, or the group reward has a part of its.
+            ConfigurationError: No reward of that name, or the group reward has a part of the same
+                name.
         """
-        self.reward = self._rows.payable(get_reward(reward))
+        self.reward = self._rows.check_reward(get_reward(reward))
 
     @property
     def reward_name(self) -> str:
-        """The name of the reward in force."""
+        """The name of the current reward."""
         return self.reward.name
 
     def action_masks(self) -> NDArray[np.int8]:
-        """Return which ids keep each row's episode well formed, int8 ``(N, n)``."""
+        """Return masks, int8 ``(N, n)``: 1 for the ids that keep a row's episode well formed."""
         return self._rows.action_masks(range(self.num_envs))
 
     def transcript(self, row: int) -> Transcript:
-        """Return what the episode in a row has left behind so far."""
+        """Return the transcript of a row's episode so far."""
         return self._rows.dynamics.transcript(operator.index(row))
 
     def render(self) -> tuple[Any, ...] | None:
@@ -453,12 +466,12 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             self.render()
 
     def get_state(self) -> VectorState:
-        """Return the whole state; searches under way are kept as questions to ask again."""
+        """Return the complete state; searches under way will be run again."""
         random = dict(self.np_random.bit_generator.state)
         return VectorState(self._rows.get_state(), self._under_way.copy(), random, self.reward)
 
     def set_state(self, state: VectorState) -> None:
-        """Go on from a saved state exactly as the environment that saved it would have.
+        """Restore a saved state; the environment continues as the one that saved it would have.
 
         Raises:
             ConfigurationError: The state has another number of rows.
@@ -468,26 +481,23 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.reward = state.reward
         self._under_way = state.under_way.copy()
         self._num_under_way = int(self._under_way.sum())
-        self._news = set(np.flatnonzero(self._under_way).tolist())
-        self._broken = ""
-        asked = [self._rows.dynamics.pending(row) for row in sorted(self._news)]
-        self._submit([query for query in asked if query is not None])
+        self._settled = set(np.flatnonzero(self._under_way).tolist())
+        self._blocked = ""
+        queries = [self._rows.dynamics.pending(row) for row in sorted(self._settled)]
+        self._submit([query for query in queries if query is not None])
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Let the background threads go."""
+        """Stop the background threads."""
         if self._search is not None:
             self._search.close()
             self._search = None
 
-    # Refusals.
-
     def _not_ready(self, otherwise: str = "rows are under way: call recv() first") -> Exception:
-        why = self._broken or otherwise
-        return EpisodeOverError(
-            f"Expected an environment that is ready, got one where {why}. Call reset()."
-            if self._broken
-            else f"Expected rows that are ready, but {why}."
-        )
+        if self._blocked:
+            return EpisodeOverError(
+                f"Expected an environment that is ready, but {self._blocked}. Call reset()."
+            )
+        return EpisodeOverError(f"Expected rows that are ready, but {otherwise}.")
 
 
 def _mode(mode: str | AutoresetMode) -> AutoresetMode:

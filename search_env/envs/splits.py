@@ -1,7 +1,7 @@
-"""What splits a dataset has, and which of them to train on, to watch and to test on.
+"""The splits of a dataset, and which of them to train, evaluate and test on.
 
-Generated sets have the three of :data:`~search_env.types.SPLITS`. A published set has those it is
-published with (:data:`~search_env.datasets.locate.DATASETS`). A file has those that its rows name.
+Generated datasets have the splits of :data:`~search_env.types.SPLITS`, published ones those of
+:data:`~search_env.datasets.locate.DATASETS`, files those that their rows name.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from search_env.datasets.locate import DatasetEntry
 
 GENERATED = ("world", "toy", *DIAGNOSTIC_DATASETS)
-"""The datasets that need no file."""
+"""The datasets without files."""
 _HELD_OUT = ("validation", "dev", "val", "test")
-"""What splits that are not trained on are called, best to watch a run by first."""
+"""Common names of held-out splits, in the order of preference for evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The splits of a dataset; what is None is no split of its own but all of its questions.
+    """The splits of a dataset; None in place of a name stands for all of its questions.
 
     Attributes:
-        dataset: Its name, or the path of its file.
-        names: All of them; () for a file whose rows name none.
-        default: What an environment plays where nobody says.
-        evaluation: To watch training by.
-        test: To report on.
+        dataset: Name, or path of the file.
+        names: All splits; () for a file whose rows name none.
+        default: The split of an environment without ``split=``.
+        evaluation: The split to evaluate on during training.
+        test: The split to report results on.
     """
 
     dataset: str
@@ -47,11 +47,11 @@ class Splits:
     def train(self) -> str | None:
         """The split to train on.
 
-        ``"train"`` where there is one; all of a file that names one split or none, which is then
-        evaluated as well.
+        It is ``"train"`` if there is one; for a file with one split or none, all questions, which
+        are then evaluated too.
 
         Raises:
-            ConfigurationError: The dataset has none.
+            ConfigurationError: The dataset has no such split.
         """
         if "train" in self.names:
             return "train"
@@ -67,9 +67,9 @@ class Splits:
 def splits_of(dataset: str) -> Splits:
     """Return the splits of a dataset.
 
-    Of the names of files, ``validation``, ``dev``, ``val`` and ``test`` are looked for to evaluate,
-    in this order, and in ``test``, ``validation``, ``dev``, ``val`` to test; else any other than
-    ``train``. A file with one split or none is evaluated and tested on what it is trained on.
+    The evaluation split of a file is the first of ``validation``, ``dev``, ``val`` and ``test``,
+    its test split the first of ``test``, ``validation``, ``dev`` and ``val``; else any other than
+    ``train``. A file with one split or none is evaluated and tested on its training questions.
 
     Args:
         dataset: As ``dataset=`` of the environments. A file is read.
@@ -91,17 +91,17 @@ def splits_of(dataset: str) -> Splits:
         names, default = tuple(entry.files), entry.default_split
         return Splits(dataset, names, default, _first_of(_HELD_OUT, names), default)
     path = Path(dataset).expanduser()
-    found = path.stat()
-    names = _names_in(path, found.st_mtime_ns, found.st_size)
+    stat = path.stat()
+    names = _names_in(path, stat.st_mtime_ns, stat.st_size)
     test = _first_of((_HELD_OUT[-1], *_HELD_OUT[:-1]), names)
     return Splits(dataset, names, None, _first_of(_HELD_OUT, names), test)
 
 
 def published(dataset: str) -> DatasetEntry | None:
-    """Return where the questions of a dataset are published; None for a file.
+    """Return the entry of a published dataset; None for a file.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: ``dataset`` is neither.
     """
     from search_env.datasets.locate import DATASETS
 
@@ -117,10 +117,10 @@ def published(dataset: str) -> DatasetEntry | None:
     )
 
 
-def _first_of(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the first wanted name that there is, else any that is not trained on, else any."""
-    others = [name for name in names if name != "train"]
-    return next((name for name in (*wanted, *others, *names) if name in names), None)
+def _first_of(preferred: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the first preferred name that exists, else any but ``"train"``, else any."""
+    held_out = [name for name in names if name != "train"]
+    return next((name for name in (*preferred, *held_out, *names) if name in names), None)
 
 
 @functools.lru_cache(maxsize=8)

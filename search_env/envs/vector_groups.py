@@ -1,10 +1,10 @@
-"""The groups of a vector environment's episodes, and what is paid once a group is complete.
+"""The groups of a vector environment's episodes, and the rewards of complete groups.
 
-Rows stand in blocks of ``group_size`` neighbours. The k-th episodes of a block's rows, counted from
-when they were last reset together, are one group. Rows of a block end their episodes at different
-times, and in the autoreset modes begin the next ones at once, so a group is complete in the step
-in which its last member ends, when other rows may be episodes ahead. Until then the transcripts of
-its finished members are kept here.
+Rows form blocks of ``group_size`` neighbours. The k-th episodes of a block's rows, counted from
+their last common reset, are one group. Rows of a block end their episodes at different times, and
+in the autoreset modes begin the next ones at once, so a group is complete in the step in which its
+last member ends, when other rows may be episodes ahead. The transcripts of finished members are
+stored until then.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_group_size(group_size: int, num_envs: int) -> int:
     """Return the number of rows in a block.
 
     Raises:
-        ConfigurationError: It is no positive number, or blocks of so many do not make up the rows.
+        ConfigurationError: It is not a positive divisor of ``num_envs``.
     """
     size = check_count("group_size", group_size, 1)
     if num_envs % size:
@@ -36,11 +36,11 @@ def check_group_size(group_size: int, num_envs: int) -> int:
 
 @dataclass(slots=True)
 class _Group:
-    """One group on its way to completion."""
+    """A group that is not complete."""
 
     question: Question
     ended: dict[int, Transcript] = field(default_factory=dict)  # by row
-    lost: bool = False  # a member was reset before its end, so it will never be complete
+    abandoned: bool = False  # a member was reset before its end
 
     def copy(self) -> _Group:
         return replace(self, ended=dict(self.ended))
@@ -48,7 +48,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class GroupsState:
-    """All that groups hold. Plain data, picklable."""
+    """The complete state of the groups. Plain data, picklable."""
 
     counts: tuple[int, ...]
     groups: dict[tuple[int, int], _Group]
@@ -58,20 +58,20 @@ class Groups:
     """Groups of the episodes of N rows.
 
     Args:
-        reward: What a complete group is paid.
-        size: Rows in a block.
+        reward: The reward of complete groups.
+        size: Rows per block.
         count: Number of rows, a multiple of ``size``.
     """
 
     def __init__(self, reward: GroupReward, size: int, count: int) -> None:
         self.reward, self._size = reward, size
         self._counts = [-1] * count  # number of each row's episode
-        self._groups: dict[tuple[int, int], _Group] = {}  # by block and number, not complete
-        self._complete: list[tuple[int, dict[int, Transcript]]] = []  # and not told of
+        self._groups: dict[tuple[int, int], _Group] = {}  # incomplete, by block and number
+        self._complete: list[tuple[int, dict[int, Transcript]]] = []  # not yet reported
 
     @classmethod
     def of(cls, reward: str | GroupReward | None, size: int, count: int) -> Groups | None:
-        """Return the groups that a group reward is paid to, None where there is none to pay.
+        """Return the groups for a group reward, or None without one.
 
         Raises:
             ConfigurationError: No group reward of that name.
@@ -79,49 +79,49 @@ class Groups:
         return None if reward is None else cls(get_group_reward(reward), size, count)
 
     def reset_together(self, rows: Sequence[int]) -> None:
-        """Forget the groups of blocks of which all rows are reset: they begin alike again.
+        """Drop the groups of blocks whose rows are all reset; their rows begin together again.
 
-        Numbers go on where a block stands; after a reset of all rows they begin with 0.
+        Numbers continue within a block; after a reset of all rows they begin with 0.
         """
-        asked = set(rows)
-        if len(asked) == len(self._counts):
+        reset = set(rows)
+        if len(reset) == len(self._counts):
             self._counts, self._groups, self._complete = [-1] * len(self._counts), {}, []
             return
-        for block in {row // self._size for row in asked}:
+        for block in {row // self._size for row in reset}:
             members = self._rows(block)
-            if asked.issuperset(members):
+            if reset.issuperset(members):
                 last = max(self._counts[row] for row in members)
                 for row in members:
                     self._counts[row] = last
                 self._drop(block, last)
 
     def begin(self, row: int, question: Question) -> None:
-        """Take note that a row begins its next episode.
+        """Record that a row begins its next episode.
 
         Raises:
-            ConfigurationError: Another row of the group was asked another question.
+            ConfigurationError: Another row of the group has another question.
         """
         block, number = row // self._size, self._counts[row]
-        left = self._groups.get((block, number))
-        if left is not None and row not in left.ended:
-            left.lost, left.ended = True, {}
+        previous = self._groups.get((block, number))
+        if previous is not None and row not in previous.ended:
+            previous.abandoned, previous.ended = True, {}
         self._counts[row] = number + 1
         group = self._groups.setdefault((block, number + 1), _Group(question))
         if group.question != question:
             raise ConfigurationError(
                 f"Expected rows {self._rows(block).start} to {self._rows(block).stop - 1}, one "
-                f"group, to be asked the same question, got {group.question.id!r} and, in row "
+                f"group, to have the same question, got {group.question.id!r} and, in row "
                 f"{row}, {question.id!r}. Reset all rows of a group together, with a seed or the "
                 "same question for each."
             )
         self._drop(block, min(self._counts[r] for r in self._rows(block)) - 1)
 
     def end(self, row: int, transcript: Transcript) -> int:
-        """Take in a finished episode; return the number of its group."""
+        """Record a finished episode; return the number of its group."""
         key = row // self._size, self._counts[row]
         number = key[1] * (len(self._counts) // self._size) + key[0]
         group = self._groups[key]
-        if not group.lost:
+        if not group.abandoned:
             group.ended[row] = transcript
         if len(group.ended) == self._size:
             self._complete.append((number, self._groups.pop(key).ended))
@@ -139,17 +139,17 @@ class Groups:
             scores = self.reward([ended[row] for row in rows])
             for row, score in zip(rows, scores, strict=True):
                 info: dict[str, Any] = {"complete_group": number, "group_reward": score.total}
-                if score.parts:  # as reward_parts, which failed retrieval leaves out
+                if score.parts:  # absent after failed retrieval, as reward_parts
                     info["group_reward_parts"] = score.parts
                 yield row, info
 
     def get_state(self) -> GroupsState:
-        """Return a copy of everything."""
+        """Return a copy of the state."""
         groups = {key: group.copy() for key, group in self._groups.items()}
         return GroupsState(tuple(self._counts), groups)
 
     def set_state(self, state: GroupsState) -> None:
-        """Go on from a saved state."""
+        """Restore a saved state."""
         self._counts = list(state.counts)
         self._groups = {key: group.copy() for key, group in state.groups.items()}
         self._complete = []
@@ -158,6 +158,6 @@ class Groups:
         return range(block * self._size, (block + 1) * self._size)
 
     def _drop(self, block: int, last: int) -> None:
-        """Forget a block's groups up to a number: no row can end an episode of theirs."""
+        """Drop a block's groups up to a number, of which no row can end an episode any more."""
         for key in [key for key in self._groups if key[0] == block and key[1] <= last]:
             del self._groups[key]

@@ -1,15 +1,14 @@
-"""The rows of a vector environment: how they begin, grow and end, and what a step says of them.
+"""The rows of a vector environment: how they begin, grow and end, and the arrays of a step.
 
-Between the dynamics, which know tokens and tags, and the environment, which knows when to search
-and whom to answer. Here are the autoreset modes, the generators that questions are drawn with, and
-the arrays that a step returns. No retrieval happens here.
+A layer between the dynamics, which handle tokens and tags, and the environment, which handles
+retrieval: autoreset modes, the generators that draw questions, and the arrays that a step returns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium.utils import seeding
@@ -17,7 +16,14 @@ from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from search_env.core.episode_state import EpisodeSnapshot, Query
-from search_env.envs.config import EnvComponents, Info, ending, faults_since, standing
+from search_env.envs.config import (
+    EnvComponents,
+    Info,
+    episode_info,
+    final_result,
+    new_faults,
+    observation_of,
+)
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_groups import Groups, GroupsState
 from search_env.errors import (
@@ -29,9 +35,6 @@ from search_env.errors import (
 from search_env.rewards import Reward, get_group_reward
 from search_env.types import Document, Transcript
 
-if TYPE_CHECKING:
-    from search_env.core.action_mask import ActionMasks
-
 Rows = NDArray[np.intp]
 StepResult = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]
 
@@ -40,13 +43,13 @@ _ALL = slice(None)
 
 @dataclass(frozen=True, slots=True)
 class RowsState:
-    """All that rows hold. Plain data, picklable."""
+    """The complete state of the rows. Plain data, picklable."""
 
     episodes: tuple[EpisodeSnapshot, ...]
     random: tuple[dict[str, Any] | None, ...]
     ended: NDArray[np.bool_]
-    told: tuple[int, ...]
-    found: dict[int, Info]
+    reported_faults: tuple[int, ...]
+    search_infos: dict[int, Info]
     groups: GroupsState | None
 
 
@@ -54,17 +57,17 @@ class VectorRows:
     """N rows of the same components.
 
     Args:
-        components: What all rows are made of.
+        components: The components that all rows share.
         count: Number of rows.
-        mode: What follows an ending.
+        mode: What happens after the end of an episode.
         copy: Whether observations and infos are copies.
-        groups: Where rows are grouped and a group reward is paid.
+        groups: The groups of rows, if there is a group reward.
 
     Attributes:
         dynamics: The rows' tokens and tags.
-        random: Each row's generator, None before it is first seeded.
+        random: Each row's generator, None before its first seed.
         serial: Number of episodes that each row has begun.
-        transcripts: Of the episodes that ended in the last result, by row.
+        transcripts: Transcripts of the episodes that ended in the last result, by row.
     """
 
     def __init__(
@@ -82,39 +85,38 @@ class VectorRows:
         self.random: list[np.random.Generator | None] = [None] * count
         self.serial = [0] * count
         self.transcripts: dict[int, Transcript] = {}
-        self._masks: ActionMasks | None = None
         self._ended = np.zeros(count, np.bool_)  # and not begun again
         self._num_ended = 0
-        self._told = [0] * count  # format faults that infos have told of
-        self._found: dict[int, Info] = {}  # what searches came to since the last result
+        self._reported_faults = [0] * count  # number of format faults in earlier infos
+        self._search_infos: dict[int, Info] = {}  # of searches since the last result, by row
         self._question_id = np.full(count, None, object)
         self._num_searches = np.zeros(count, np.int64)
         self._stop_reason = np.full(count, None, object)
-        self._standing: Info = {
+        self._episode_infos: Info = {
             "question_id": self._question_id,
             "num_searches": self._num_searches,
             "stop_reason": self._stop_reason,
         }
-        every = np.ones(count, np.bool_)
-        self._standing.update({f"_{key}": every for key in list(self._standing)})
+        all_rows = np.ones(count, np.bool_)
+        self._episode_infos.update({f"_{key}": all_rows for key in list(self._episode_infos)})
 
-    def payable(self, reward: Reward) -> Reward:
-        """Return a reward that endings can pay.
+    def check_reward(self, reward: Reward) -> Reward:
+        """Return a reward after a check against the group reward.
 
         Raises:
-            ConfigurationError: It has a part of the same name as the group reward.
+            ConfigurationError: Both have a part of the same name.
         """
         if self.groups is not None:
             get_group_reward(self.groups.reward, beside=reward)
         return reward
 
-    def begin_together(self, rows: Sequence[int]) -> None:
-        """Take note that some rows, or all, are going to begin in one reset."""
+    def reset_together(self, rows: Sequence[int]) -> None:
+        """Announce that these rows begin in one reset."""
         if self.groups is not None:
             self.groups.reset_together(rows)
 
-    def begin(self, row: int, wish: Mapping[str, Any]) -> None:
-        """Start an episode with the question that the options wish for.
+    def begin(self, row: int, options: Mapping[str, Any]) -> None:
+        """Start an episode with the question chosen by the options of ``reset``.
 
         Raises:
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
@@ -122,7 +124,7 @@ class VectorRows:
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
-        question = self.components.choose(wish, random)
+        question = self.components.choose(options, random)
         if self.groups is not None:
             self.groups.begin(row, question)
         self.dynamics.begin(row, question)
@@ -132,14 +134,14 @@ class VectorRows:
             self._ended[row] = False
             self._num_ended -= 1
         self.serial[row] += 1
-        self._told[row] = 0
-        self._found.pop(row, None)
+        self._reported_faults[row] = 0
+        self._search_infos.pop(row, None)
 
     def advance(self, rows: Rows | None, tokens: NDArray[np.int64]) -> list[Query]:
-        """Append a token in some rows, or in all; rows whose reset is due begin instead.
+        """Append a token in some rows (None: all); rows whose reset is due begin instead.
 
         Returns:
-            The queries that were closed; ``dynamics.settled`` are the rows with news.
+            The queries that were closed; ``dynamics.settled`` are the rows that did more than grow.
 
         Raises:
             EpisodeOverError: A row has ended and the mode does not begin it again.
@@ -150,7 +152,7 @@ class VectorRows:
         due = self._ended[rows]
         if due.any() and self.mode is not AutoresetMode.NEXT_STEP:
             raise EpisodeOverError(
-                f"Expected rows with an episode under way, got rows {rows[due].tolist()}, "
+                f"Expected rows with a running episode, got rows {rows[due].tolist()}, "
                 "which have ended. Call reset(options={'reset_mask': mask}) with them."
             )
         for row in rows[due].tolist():
@@ -158,29 +160,29 @@ class VectorRows:
         return self.dynamics.append(rows[~due], tokens[~due])
 
     def pending(self, row: int) -> str | None:
-        """Return the text of the query that a row waits for, or None."""
+        """Return the text of the query for whose documents a row waits, or None."""
         return self.dynamics.episodes[row].pending
 
-    def take(self, row: int, found: list[Document] | RetrievalError) -> None:
-        """Give a row what its query found, or end its episode where that was an error."""
+    def receive(self, row: int, documents: list[Document] | RetrievalError) -> None:
+        """Insert the documents of a row's query; after an error, end its episode."""
         info: Info = {"query": self.pending(row)}
-        if isinstance(found, RetrievalError):
+        if isinstance(documents, RetrievalError):
             self.dynamics.fail_retrieval(row)
-            info["retrieval_error"] = str(found)
+            info["retrieval_error"] = str(documents)
         else:
-            self.dynamics.insert_documents(row, found)
-            info["document_ids"] = [document.id for document in found]
-        self._found[row] = info
+            self.dynamics.insert_documents(row, documents)
+            info["document_ids"] = [document.id for document in documents]
+        self._search_infos[row] = info
 
     def result(self, settled: Sequence[int], reward: Reward) -> StepResult:
-        """Return a step's five.
+        """Return the five results of a step.
 
         Args:
             settled: Rows that did more than grow by a token, ascending.
-            reward: What endings pay.
+            reward: The reward of ended episodes.
 
         Raises:
-            RewardError: The reward function, or that of the group reward, failed.
+            RewardError: The function of the reward or of the group reward failed.
         """
         count = self.count
         rewards = np.zeros(count)
@@ -190,15 +192,15 @@ class VectorRows:
         special: Info = {}
         for row in settled:
             episode = self.dynamics.episodes[row]
-            info = faults_since(episode, self._told[row])
-            self._told[row] = episode.num_faults
-            if row in self._found:
-                info.update(self._found.pop(row))
+            info = new_faults(episode, self._reported_faults[row])
+            self._reported_faults[row] = episode.num_faults
+            if row in self._search_infos:
+                info.update(self._search_infos.pop(row))
                 self._num_searches[row] = episode.num_searches
             stop = episode.stop_reason
             if stop is not None:
                 self.transcripts[row] = transcript = self.dynamics.transcript(row)
-                rewards[row], final = ending(transcript, reward)
+                rewards[row], final = final_result(transcript, reward)
                 if self.groups is not None:
                     final["group"] = self.groups.end(row, transcript)
                 terminated[row], truncated[row] = stop.terminated, not stop.terminated
@@ -207,32 +209,25 @@ class VectorRows:
                 add_info(special, info, row, count)
         for row, info in () if self.groups is None else self.groups.take_complete():
             add_info(special, info, row, count)
-        infos = self.standing()
+        infos = self.episode_infos()
         infos.update(special)
         return self.observations(), rewards, terminated, truncated, infos
 
     def _end(self, row: int, info: Info) -> Info:
-        """Book an ending; return the row's info as the autoreset mode wants it."""
+        """Record the end of an episode; return the row's info in the form of the autoreset mode."""
         if self.mode is AutoresetMode.SAME_STEP:
-            final = self.row_info(row)
-            observation = self._observation(row)
+            final = {**self.components.row_info(self.dynamics, row), **info}
+            observation = observation_of(self.dynamics, row)
             self.begin(row, {})
-            return {"final_obs": observation, "final_info": {**final, **info}}
-        self._stop_reason[row] = standing(self.dynamics.episodes[row])["stop_reason"]
+            return {"final_obs": observation, "final_info": final}
+        self._stop_reason[row] = episode_info(self.dynamics.episodes[row])["stop_reason"]
         self._ended[row] = True
         self._num_ended += 1
         return info
 
-    def row_info(self, row: int) -> Info:
-        """Return what every info says, of one row."""
-        info = standing(self.dynamics.episodes[row])
-        if self.components.action_mask:
-            info["action_mask"] = self.action_masks([row])[0]
-        return info
-
-    def standing(self) -> Info:
-        """Return what every info says, of all rows."""
-        infos = dict(self._standing)
+    def episode_infos(self) -> Info:
+        """Return the keys that the infos of every step have, for all rows."""
+        infos = dict(self._episode_infos)
         if self.copy:
             infos = {key: array.copy() for key, array in infos.items()}
         if self.components.action_mask:
@@ -248,19 +243,11 @@ class VectorRows:
             tokens, sources = tokens.copy(), sources.copy()
         return {"tokens": tokens, "length": dynamics.lengths(), "sources": sources}
 
-    def _observation(self, row: int) -> Observation:
-        dynamics = self.dynamics
-        return {
-            "tokens": dynamics.tokens[row].copy(),
-            "length": dynamics.length(row),
-            "sources": dynamics.sources[row].copy(),
-        }
-
-    def checked(self, actions: Any, count: int) -> NDArray[np.int64]:
+    def check_actions(self, actions: Any, count: int) -> NDArray[np.int64]:
         """Return actions as int64 ``(count,)``.
 
         Raises:
-            InvalidActionError: They are something else than ``count`` token ids.
+            InvalidActionError: They are not ``count`` token ids.
         """
         array = np.asarray(actions)
         if array.shape != (count,) or array.dtype.kind not in "iu":
@@ -271,19 +258,19 @@ class VectorRows:
         tokens = array.astype(np.int64, copy=False)
         unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
         if unsigned.item(unsigned.argmax()) >= self._size:
-            wrong = (tokens < 0) | (tokens >= self._size)
-            raise self.components.invalid_action(int(tokens[wrong][0]))
+            invalid = (tokens < 0) | (tokens >= self._size)
+            raise self.components.invalid_action(int(tokens[invalid][0]))
         return tokens
 
-    def numbers(self, rows: Sequence[int] | Rows) -> Rows:
+    def check_rows(self, rows: Sequence[int] | Rows) -> Rows:
         """Return row numbers as an array.
 
         Raises:
-            InvalidActionError: They are not ascending, or there is no such row.
+            InvalidActionError: They are not ascending numbers of rows.
         """
         array = np.asarray(rows)
-        fits = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
-        if not fits or array[0] < 0 or array[-1] >= self.count or (np.diff(array) <= 0).any():
+        is_list = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
+        if not is_list or array[0] < 0 or array[-1] >= self.count or (np.diff(array) <= 0).any():
             raise InvalidActionError(
                 f"Expected ascending row numbers from 0 to {self.count - 1}, got {rows!r}. "
                 "Pass np.flatnonzero(infos['ready'])."
@@ -292,29 +279,25 @@ class VectorRows:
 
     def action_masks(self, rows: Sequence[int]) -> NDArray[np.int8]:
         """Return which ids keep the episodes of some rows well formed, int8 ``(R, n)``."""
-        if self._masks is None:
-            from search_env.core.action_mask import ActionMasks
-
-            self._masks = ActionMasks(self.dynamics)
-        return self._masks.batch(self.dynamics, rows)
+        return self.components.masks.batch(self.dynamics, rows)
 
     def get_state(self) -> RowsState:
-        """Return a copy of everything, in time proportional to the rows' tokens."""
+        """Return a copy of the state, in time proportional to the rows' tokens."""
         return RowsState(
             tuple(self.dynamics.save(row) for row in range(self.count)),
             tuple(r if r is None else dict(r.bit_generator.state) for r in self.random),
             self._ended.copy(),
-            tuple(self._told),
-            {row: dict(info) for row, info in self._found.items()},
+            tuple(self._reported_faults),
+            {row: dict(info) for row, info in self._search_infos.items()},
             None if self.groups is None else self.groups.get_state(),
         )
 
     def set_state(self, state: RowsState) -> None:
-        """Go on from a saved state.
+        """Restore a saved state.
 
         Raises:
-            ConfigurationError: It has another number of rows, or groups and these rows none, or
-                the other way round.
+            ConfigurationError: It has another number of rows, or only one of it and these rows has
+                groups.
         """
         if len(state.episodes) != self.count:
             raise ConfigurationError(
@@ -323,8 +306,8 @@ class VectorRows:
             )
         if (state.groups is None) != (self.groups is None):
             raise ConfigurationError(
-                "Expected the state of an environment that has a group_reward where this one has "
-                "one, got another. Restore it in an environment with the same arguments."
+                "Expected a state with groups where the environment has a group_reward, and "
+                "without otherwise. Restore it in an environment with the same arguments."
             )
         if self.groups is not None and state.groups is not None:
             self.groups.set_state(state.groups)
@@ -333,27 +316,27 @@ class VectorRows:
             episode = self.dynamics.episodes[row]
             self._question_id[row] = episode.question.id
             self._num_searches[row] = episode.num_searches
-            self._stop_reason[row] = standing(episode)["stop_reason"]
+            self._stop_reason[row] = episode_info(episode)["stop_reason"]
             self.random[row] = _generator(state.random[row])
             self.serial[row] += 1
         self._ended = state.ended.copy()
         self._num_ended = int(self._ended.sum())
-        self._told = list(state.told)
-        self._found = {row: dict(info) for row, info in state.found.items()}
+        self._reported_faults = list(state.reported_faults)
+        self._search_infos = {row: dict(info) for row, info in state.search_infos.items()}
         self.transcripts = {}
 
 
 def add_info(infos: Info, info: Info, row: int, count: int) -> None:
-    """Put one row's info among the others', each key as an array with a mask.
+    """Add the info of one row to the infos of all, each key as an array with a mask.
 
-    The rule of ``gymnasium.vector.VectorEnv._add_info``, at a third of its cost: numbers and arrays
-    in arrays of the type that came first, dictionaries key by key, strings, lists and
-    ``final_obs`` as objects.
+    As ``gymnasium.vector.VectorEnv._add_info``, at a third of its cost: numbers and arrays in
+    arrays of the first value's type, dictionaries key by key, strings, lists and ``final_obs`` as
+    objects.
     """
     for key, value in info.items():
         mask = "_" + key
         if key not in infos:
-            infos[key], infos[mask] = _room(key, value, count), np.zeros(count, np.bool_)
+            infos[key], infos[mask] = _empty(key, value, count), np.zeros(count, np.bool_)
         array = infos[key]
         if type(array) is dict:
             add_info(array, value, row, count)
@@ -362,7 +345,8 @@ def add_info(infos: Info, info: Info, row: int, count: int) -> None:
         infos[mask][row] = True
 
 
-def _room(key: str, value: Any, count: int) -> Any:
+def _empty(key: str, value: Any, count: int) -> Any:
+    """Return what holds the values of a key: an array for all rows, or a dictionary."""
     kind = type(value)
     if kind is str or kind is list or key == "final_obs":
         return np.empty(count, object)  # of None
@@ -373,9 +357,13 @@ def _room(key: str, value: Any, count: int) -> Any:
     return np.zeros(count, kind)
 
 
-def of_row(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
-    """Return one row's share of options that may be sequences."""
-    mine = {}
+def row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
+    """Return the options of one row; sequences hold one value for each row.
+
+    Raises:
+        ConfigurationError: A sequence has another length than ``count``.
+    """
+    chosen = {}
     for key, value in options.items():
         if isinstance(value, list | tuple | np.ndarray):
             if len(value) != count:
@@ -384,8 +372,8 @@ def of_row(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
                     "Pass one for each row."
                 )
             value = value[row]
-        mine[key] = value
-    return mine
+        chosen[key] = value
+    return chosen
 
 
 def _generator(state: dict[str, Any] | None) -> np.random.Generator | None:

@@ -469,7 +469,7 @@ def test_a_failure_is_raised_and_the_environment_asks_for_a_reset(background):
         step(line)
     with pytest.raises(RetrievalError, match="key7"):
         step(lines[-1])
-    with pytest.raises(EpisodeOverError, match="broke the last step off"):
+    with pytest.raises(EpisodeOverError, match="interrupted the last step"):
         step(lines[0])
     env.reset()
     step(lines[0])
