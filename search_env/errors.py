@@ -2,27 +2,6 @@
 
 Each leaf also derives from the standard-library type that fits it, so ``except ValueError`` works
 too. Messages say what was expected, what was passed, and what to do next.
-
-* SearchEnvError
-    * ConfigurationError (ValueError)
-        * ProtocolError
-        * TokenizerError
-            * UnsupportedTokenizerError
-    * DataError
-        * DataNotFoundError (FileNotFoundError)
-        * DataFormatError (ValueError)
-            * EpisodeFileError
-    * ReplayMismatchError (ValueError)
-    * RewardError (ValueError)
-    * RetrievalError (RuntimeError)
-        * RetrievalTimeoutError (TimeoutError)
-        * InvalidRetrievalError (ValueError)
-        * CassetteMissError (LookupError)
-        * IndexFormatError (ValueError)
-    * InvalidActionError (gymnasium.error.InvalidAction)
-    * EpisodeOverError (gymnasium.error.ResetNeeded)
-    * WorkerDiedError (RuntimeError)
-    * ConformanceError (AssertionError)
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalErr
 from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.async_search import BackgroundSearch, Ticket
 from search_env.retrieval.base import Retriever, retrieve_each
-from search_env.rewards import GroupReward, Reward, get_reward
+from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 from search_env.types import Document, Transcript
 from search_env.validation import check_choice, check_count
 
@@ -211,7 +211,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.components = components
-        groups = Groups.of(group_reward, group_size, num_envs)
+        groups = None
+        if group_reward is not None:
+            groups = Groups(get_group_reward(group_reward), group_size, num_envs)
         self._rows = VectorRows(components, num_envs, mode, copy=copy, groups=groups)
         self.set_reward(components.reward)
         self._search: BackgroundSearch | None = None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search_env.errors import ConfigurationError
-from search_env.rewards import GroupReward, get_group_reward
+from search_env.rewards import GroupReward
 from search_env.types import Question, Transcript
 from search_env.validation import check_count
 
@@ -68,15 +68,6 @@ class Groups:
         self._counts = [-1] * count  # number of each row's episode
         self._groups: dict[tuple[int, int], _Group] = {}  # incomplete, by block and number
         self._complete: list[tuple[int, dict[int, Transcript]]] = []  # not yet reported
-
-    @classmethod
-    def of(cls, reward: str | GroupReward | None, size: int, count: int) -> Groups | None:
-        """Return the groups for a group reward, or None without one.
-
-        Raises:
-            ConfigurationError: No group reward of that name.
-        """
-        return None if reward is None else cls(get_group_reward(reward), size, count)
 
     def reset_together(self, rows: Sequence[int]) -> None:
         """Drop the groups of blocks whose rows are all reset; their rows begin together again.

@@ -1,7 +1,7 @@
 """Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
 
-A name is plain (``"bm25"``) or a scheme and the rest (``"cassette:PATH"``). This module brings the
-scheme ``cassette``; :mod:`search_env.envs.loading` adds what needs a dataset's documents.
+A name is plain (``"bm25"``) or a scheme with the rest (``"cassette:PATH"``). This module registers
+the scheme ``cassette``, :mod:`search_env.envs.loading` the retrievers over a dataset's documents.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from search_env.retrieval.cassette import Cassette
 
 
 class CorpusChoice(NamedTuple):
-    """What an environment's arguments say about the documents to search.
+    """The arguments of an environment that choose the documents to search.
 
     Attributes:
         dataset: ``dataset=`` of the environment.
@@ -34,7 +34,7 @@ class CorpusChoice(NamedTuple):
     corpus: str | None = None
 
 
-_Entry: TypeAlias = Callable[[str, CorpusChoice], Retriever]  # of what follows the scheme
+_Entry: TypeAlias = Callable[[str, CorpusChoice], Retriever]  # from the text after the colon
 
 _RETRIEVERS: Registry[_Entry] = Registry(
     "retriever", "Add your own with register_retriever() or register_retriever_scheme()."
@@ -63,16 +63,16 @@ def register_retriever_scheme(
 ) -> None:
     """Register the retrievers of all names ``scheme:rest``.
 
-    The 16 used last are kept. Where the rest is the path of a file or folder, a change there (see
-    :func:`~search_env.paths.file_key`) builds the retriever anew.
+    The last 16 are cached. Where the rest is the path of a file or folder, the retriever is built
+    again after a change there, see :func:`~search_env.paths.file_key`.
 
     Args:
-        scheme: What stands before the first colon.
-        factory: Returns the retriever for what stands behind it: a path, a URL or any other text.
+        scheme: Text before the first colon.
+        factory: Returns the retriever for the text after it: a path, a URL or any other.
         replace: Whether it may take the place of one that is registered.
 
     Raises:
-        ConfigurationError: The scheme is empty or holds a colon, or is taken and ``replace`` is
+        ConfigurationError: The scheme is empty or contains a colon, or is taken and ``replace`` is
             False.
     """
     if not scheme or ":" in scheme:
@@ -102,7 +102,7 @@ def register_corpus_retriever(
 
     Args:
         name: What ``retriever=`` takes.
-        factory: Called for every environment; it keeps what is dear to build.
+        factory: Called for every environment; it caches what is expensive to build.
         replace: Whether it may take the place of one that is registered.
 
     Raises:
@@ -116,7 +116,7 @@ def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
 
     Args:
         name: A registered name, or ``scheme:rest`` of a registered scheme.
-        choice: The documents to search, for retrievers that do not bring their own.
+        choice: The documents to search, for retrievers over an environment's documents.
 
     Raises:
         ConfigurationError: No retriever of that name.

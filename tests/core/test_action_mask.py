@@ -90,7 +90,7 @@ def made(*tokens: str | bytes) -> Tokenizer:
     pattern = re.compile(b"|".join(re.escape(table[i]) for i in order if table[i]) or b"(?!)")
 
     def encode(text: str, special: bool) -> Sequence[int]:
-        return [table.index(found) for found in pattern.findall(text.encode())]
+        return [table.index(match) for match in pattern.findall(text.encode())]
 
     return Tokenizer("made", table, encode, [len(table) - 1])
 
@@ -387,14 +387,14 @@ def sampled(env: gym.Env, seed: int, *, tags: float, limit: int = 2000) -> dict:
 
 
 def check_ending(env: gym.Env, info: dict) -> None:
-    found = set(format_violations(env.unwrapped.transcript()))
+    violations = set(format_violations(env.unwrapped.transcript()))
     # A segment that runs out is a budget, which Search-R1 answers with a notice.
-    found -= {"no_action"} if env.unwrapped.protocol.notice else set()
+    violations -= {"no_action"} if env.unwrapped.protocol.notice else set()
     if info["stop_reason"] == "answered":
-        assert not found
+        assert not violations
     else:
         assert info["stop_reason"] in {reason.value for reason in BUDGETS}
-        assert found <= {"unclosed_tag", "no_answer"}
+        assert violations <= {"unclosed_tag", "no_answer"}
 
 
 CASES = {

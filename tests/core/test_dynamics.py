@@ -59,8 +59,8 @@ def feed(
         if dynamics.episodes[row].stop_reason is not None:
             return count
         for query in dynamics.append(np.array([row]), np.array([int(token)])):
-            found = [DOCUMENT] if documents is None else documents.get(query.text, [])
-            dynamics.insert_documents(query.row, found)
+            results = [DOCUMENT] if documents is None else documents.get(query.text, [])
+            dynamics.insert_documents(query.row, results)
     return len(ids)
 
 
@@ -347,10 +347,10 @@ def test_retrieved_text_full_of_tags_changes_nothing(tokenizer, protocol, data):
         dynamics = rules(protocol, tokenizer)
         dynamics.begin(0, QUESTION)
         feed(dynamics, ids, _Everything(document))
-        found = dynamics.transcript(0)
+        transcript = dynamics.transcript(0)
         return [
             (type(e), getattr(e, "query", None) or getattr(e, "tag", None) or getattr(e, "text", 0))
-            for e in found.events
+            for e in transcript.events
         ]
 
     plain = Document("d", "x", "x")

@@ -53,7 +53,7 @@ def test_constructors_show_the_arguments_of_the_configuration(kind):
 
 @pytest.mark.parametrize("kind", OWN)
 def test_each_argument_arrives(kind):
-    given = {
+    arguments = {
         "dataset": "world",
         "split": "test",
         "dataset_options": {"articles": 100, "questions": 5},
@@ -71,15 +71,15 @@ def test_each_argument_arrives(kind):
         "action_mask": True,
         "on_retrieval_error": "truncate",
     }
-    assert given.keys() == shown(EnvConfig).keys()
-    components = kind(**given).components
-    assert vars(components.config) == given
+    assert arguments.keys() == shown(EnvConfig).keys()
+    components = kind(**arguments).components
+    assert vars(components.config) == arguments
     protocol = components.protocol
     assert (protocol.name, protocol.top_k, protocol.max_tokens) == ("search-r1", 2, 3000)
     assert (protocol.max_policy_tokens, protocol.max_searches) == (70, 3)
     assert (len(components.questions), components.questions[0].split) == (5, "test")
     assert (components.size, components.prompt, components.reward) == (300, "chatml", EXACT_MATCH)
-    assert components.retriever is given["retriever"]
+    assert components.retriever is arguments["retriever"]
     assert components.truncate_on_error
     assert components.action_mask
 
@@ -122,10 +122,10 @@ def test_type_checkers_see_a_misspelt_argument(tmp_path):
     cache = f"--cache-dir={tmp_path / 'cache'}"
     output, errors, code = api.run(["--strict", "--config-file=", cache, str(path)])
     assert (errors, code) == ("", 1)
-    found = [line for line in output.splitlines() if ": error: " in line]
-    assert len(found) == 3, output
+    reported = [line for line in output.splitlines() if ": error: " in line]
+    assert len(reported) == 3, output
     for line, number, part in zip(
-        found, (3, 4, 5), ("'max_token'", "'protcol'", "'top_k'"), strict=True
+        reported, (3, 4, 5), ("'max_token'", "'protcol'", "'top_k'"), strict=True
     ):
         assert f"downstream.py:{number}: " in line
         assert part.replace("'", '"') in line

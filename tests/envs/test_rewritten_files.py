@@ -48,8 +48,8 @@ def gold(path):
 
 
 def titles(**arguments):
-    (found,) = make(**arguments).retriever.search(["town river"], k=1)
-    return [document.title for document in found]
+    (documents,) = make(**arguments).retriever.search(["town river"], k=1)
+    return [document.title for document in documents]
 
 
 def test_questions(tmp_path):
@@ -61,13 +61,13 @@ def test_questions(tmp_path):
 
 def test_questions_of_a_known_dataset(tmp_path, monkeypatch):
     monkeypatch.setenv("SEARCH_ENV_DATA", str(tmp_path))
-    known = {"dataset": "bamboogle", "split": "test"}
+    published = {"dataset": "bamboogle", "split": "test"}
     for town in TOWNS * 3:
-        questions_file(tmp_path / COMBINED_NAME, town, **known)
+        questions_file(tmp_path / COMBINED_NAME, town, **published)
         assert gold("bamboogle") == (town,)
     other = tmp_path / "other"
     other.mkdir()
-    questions_file(other / COMBINED_NAME, "Bonn", **known)
+    questions_file(other / COMBINED_NAME, "Bonn", **published)
     monkeypatch.setenv("SEARCH_ENV_DATA", str(other))
     assert gold("bamboogle") == ("Bonn",)
 

@@ -139,14 +139,14 @@ def test_an_episode_that_searches_and_answers(env_id):
 
 def test_the_first_search_of_the_world_finds_its_article():
     env = gym.make("SearchQA-v0")
-    found = 0
+    hits = 0
     for seed in range(20):
         env.reset(seed=seed)
         hop = env.unwrapped.transcript().question.hops[0]
         search = env.unwrapped.protocol.pair(TagRole.TOOL)
         *_, info = written(env, f"{search.open}{hop.query}{search.close}")
-        found += hop.document_id in info["document_ids"]
-    assert found >= 18
+        hits += hop.document_id in info["document_ids"]
+    assert hits >= 18
 
 
 def toy(**arguments):

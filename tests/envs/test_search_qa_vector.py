@@ -188,12 +188,12 @@ def row_of(result, row):
 
 
 def info_of(infos, row):
-    found = {}
+    info = {}
     for key, value in infos.items():
         if f"_{key}" in infos and infos[f"_{key}"][row]:
             plain = info_of(value, row) if isinstance(value, dict) else value[row]
-            found[key] = plain.item() if isinstance(plain, np.generic) else plain
-    return found
+            info[key] = plain.item() if isinstance(plain, np.generic) else plain
+    return info
 
 
 def assert_says(mine, other):

@@ -72,7 +72,7 @@ def test_a_set_that_is_only_for_testing_is_not_trained_on():
 
 
 @pytest.mark.parametrize(
-    ("held", "expected"),
+    ("named", "expected"),
     [
         (["train", "validation", "test"], ("train", "validation", "test")),
         (["test", "train"], ("train", "test", "test")),
@@ -83,12 +83,12 @@ def test_a_set_that_is_only_for_testing_is_not_trained_on():
         ([""], (None, None, None)),
     ],
 )
-def test_a_file_has_the_splits_that_its_rows_name(write, held, expected):
-    file = write(*held)
+def test_a_file_has_the_splits_that_its_rows_name(write, named, expected):
+    file = write(*named)
     splits = splits_of(file)
     assert (splits.train, splits.evaluation, splits.test) == expected
-    assert splits.names == tuple(name for name in held if name)
-    assert len(load_questions(file, splits.default, None)) == len(held)
+    assert splits.names == tuple(name for name in named if name)
+    assert len(load_questions(file, splits.default, None)) == len(named)
     for split in expected:
         assert load_questions(file, split, None)
 

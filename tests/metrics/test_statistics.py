@@ -33,43 +33,43 @@ def binomial_quantile(n, p, level):
 @pytest.mark.parametrize(("n", "ones"), [(10, 3), (40, 20), (200, 14)])
 def test_of_zeros_and_ones_it_is_the_binomial_interval(n, ones):
     """A resample's sum is Binomial(n, ones / n), whose quantiles can be computed exactly."""
-    found = bootstrap_mean([1.0] * ones + [0.0] * (n - ones), resamples=20_000)
-    assert found.mean == pytest.approx(ones / n)
-    assert found.count == n
-    assert abs(found.low * n - binomial_quantile(n, ones / n, 0.025)) <= 1
-    assert abs(found.high * n - binomial_quantile(n, ones / n, 0.975)) <= 1
+    result = bootstrap_mean([1.0] * ones + [0.0] * (n - ones), resamples=20_000)
+    assert result.mean == pytest.approx(ones / n)
+    assert result.count == n
+    assert abs(result.low * n - binomial_quantile(n, ones / n, 0.025)) <= 1
+    assert abs(result.high * n - binomial_quantile(n, ones / n, 0.975)) <= 1
 
 
 def test_one_level_of_two_values():
     """Means of two draws from {0, 1} are 0, 1/2, 1 with 1/4, 1/2, 1/4: the middle half is 1/2."""
-    found = bootstrap_mean([0.0, 1.0], level=0.4)
-    assert (found.low, found.high) == (0.5, 0.5)
+    result = bootstrap_mean([0.0, 1.0], level=0.4)
+    assert (result.low, result.high) == (0.5, 0.5)
     assert bootstrap_mean([0.0, 1.0]) == Interval(0.5, 0.0, 1.0, 2)
 
 
 def test_close_to_the_normal_interval():
     values = np.random.default_rng(1).normal(3.0, 2.0, 400)
-    found = bootstrap_mean(values.tolist(), resamples=10_000)
+    result = bootstrap_mean(values.tolist(), resamples=10_000)
     half = 1.96 * values.std() / 20
-    assert found.low == pytest.approx(values.mean() - half, abs=0.02)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.02)
+    assert result.low == pytest.approx(values.mean() - half, abs=0.02)
+    assert result.high == pytest.approx(values.mean() + half, abs=0.02)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20), st.integers(0, 5))
 def test_ordered_bounded_and_repeatable(values, seed):
-    found = bootstrap_mean(values, resamples=200, seed=seed)
+    result = bootstrap_mean(values, resamples=200, seed=seed)
     slack = 1e-9 * (1 + max(map(abs, values)))
-    assert min(values) - slack <= found.low <= found.high <= max(values) + slack
-    assert found == bootstrap_mean(values, resamples=200, seed=seed)
+    assert min(values) - slack <= result.low <= result.high <= max(values) + slack
+    assert result == bootstrap_mean(values, resamples=200, seed=seed)
 
 
 def test_chunks_give_as_many_resamples(monkeypatch):
     monkeypatch.setattr(
         search_env.metrics.statistics, "_DRAWS_AT_ONCE", 7
     )  # two resamples at a time
-    found = bootstrap_mean([0.0, 1.0, 1.0], resamples=2001)
-    assert found.mean == pytest.approx(2 / 3)
-    assert (found.low, found.high) == (0.0, 1.0)  # P(0) = P(X = 0) = 1/27 > 0.025
+    result = bootstrap_mean([0.0, 1.0, 1.0], resamples=2001)
+    assert result.mean == pytest.approx(2 / 3)
+    assert (result.low, result.high) == (0.0, 1.0)  # P(0) = P(X = 0) = 1/27 > 0.025
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
@@ -111,13 +111,13 @@ def test_the_sign_test_of_thousands_is_a_number():
 
 def test_a_paired_comparison_by_hand():
     first, second = [1, 1, 1, 1, 0, 0, 0.5], [0, 0, 0, 1, 1, 0, 0.25]
-    found = compare_paired(first, second)
-    assert (found.first_only, found.second_only) == (4, 1)
-    assert found.p_value == pytest.approx(2 * (1 + 5) / 2**5)
+    result = compare_paired(first, second)
+    assert (result.first_only, result.second_only) == (4, 1)
+    assert result.p_value == pytest.approx(2 * (1 + 5) / 2**5)
     differences = [a - b for a, b in zip(first, second, strict=True)]
-    assert found.difference == bootstrap_mean(differences)
+    assert result.difference == bootstrap_mean(differences)
     back = compare_paired(second, first)
-    assert (back.p_value, back.difference.mean) == (found.p_value, -found.difference.mean)
+    assert (back.p_value, back.difference.mean) == (result.p_value, -result.difference.mean)
 
 
 def test_pairs_see_what_intervals_apart_do_not():
@@ -126,9 +126,9 @@ def test_pairs_see_what_intervals_apart_do_not():
     first = [0.0] * 12 + second[12:]
     alone = [bootstrap_mean(scores) for scores in (first, second)]
     assert alone[0].high > alone[1].low
-    found = compare_paired(second, first)
-    assert found.difference.low > 0
-    assert found.p_value < 0.001
+    result = compare_paired(second, first)
+    assert result.difference.low > 0
+    assert result.p_value < 0.001
 
 
 def test_only_answers_to_the_same_questions_are_compared():

@@ -112,10 +112,10 @@ ENDS = ["<think>", "</think>", "<thin", "k>", " ", "\n", "\n\n\n", "\u3000", "é
 @given(parts=st.lists(st.sampled_from(ENDS), max_size=12))
 def test_a_thought_is_open_where_the_prompt_ends_with_its_tag_and_white_space(name, parts):
     prompt = "Answer. " + "".join(parts)
-    found = after_prompt(prompt, load_tokenizer(name))
+    transcript = after_prompt(prompt, load_tokenizer(name))
     expected = ("think",) if prompt.rstrip().endswith("<think>") else ()
-    assert prompt_thoughts(found) == expected
-    assert open_thoughts(found) == expected
+    assert prompt_thoughts(transcript) == expected
+    assert open_thoughts(transcript) == expected
 
 
 @pytest.mark.parametrize("ending", ["", "\n", "\n\n\n", " \n" * 9])

@@ -59,7 +59,7 @@ def ids_of(script: str, transcript: Transcript, tokenizer) -> list[int]:
 
 def played(*scripts: str, index: int = 9, **arguments) -> list[Transcript]:
     """Return an episode of one question for each script."""
-    found = []
+    transcripts = []
     for script in scripts:
         env = SearchQAEnv(**{**TOY, **arguments})
         env.reset(seed=0, options={"index": index})
@@ -67,5 +67,5 @@ def played(*scripts: str, index: int = 9, **arguments) -> list[Transcript]:
             _, _, terminated, truncated, _ = env.step(token)
             if terminated or truncated:
                 break
-        found.append(env.transcript())
-    return found
+        transcripts.append(env.transcript())
+    return transcripts

@@ -134,13 +134,13 @@ def episodes(data_dir):
     played = {}
     for dataset in FILES:
         for trajectory in read_trajectories(data_dir, dataset):
-            found = dict(zip(trajectory.queries, trajectory.documents, strict=True))
+            documents = dict(zip(trajectory.queries, trajectory.documents, strict=True))
             played[trajectory.question.id] = (
                 trajectory,
                 play(
                     *trajectory.segments,
                     question=trajectory.question,
-                    retriever=FakeRetriever(found),
+                    retriever=FakeRetriever(documents),
                     tokenizer=tokenizer,
                     top_k=5,
                     max_tokens=1 << 15,
@@ -195,14 +195,14 @@ def test_the_page_lists_where_stage2_differs_from_qwen_zero(episodes):
         )
         for row in rows.split(", ")
     }
-    found = {}
+    reasons = {}
     for question_id, (trajectory, transcript) in episodes.items():
         by_events, by_text = get_reward(STAGE2)(transcript), get_reward(QWEN)(transcript)
         if by_events != by_text:
             assert by_events.parts["answer"] == by_text.parts["answer"]
             assert (by_events.parts["format"], by_text.parts["format"]) == (0.0, -2.0)
-            found[question_id] = why(trajectory, transcript)
-    assert found == expected
+            reasons[question_id] = why(trajectory, transcript)
+    assert reasons == expected
 
 
 def why(trajectory, transcript):
@@ -210,7 +210,7 @@ def why(trajectory, transcript):
     if len(server_answer(trajectory.text).split()) > 10:
         return LONG
     passages = [
-        document.title + document.text for found in trajectory.documents for document in found
+        document.title + document.text for results in trajectory.documents for document in results
     ]
     if any("ssistant" in passage for passage in passages):
         assert "ssistant" not in transcript.text(Source.POLICY)

@@ -27,7 +27,7 @@ from search_env.benchmarks.run import run
 from search_env.benchmarks.studies import sweep
 from search_env.benchmarks.studies.sweep import Row, play_row
 from search_env.cli.main import app
-from search_env.envs.loading import _known_questions
+from search_env.envs.loading import _published_questions
 
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
 WORLD = get_benchmark(ID)
@@ -228,7 +228,7 @@ def test_the_sweep_as_a_script(tmp_path, monkeypatch):
     monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(sweep, "ROWS", (Row("oracle"), Row("closed-book")))
-    _known_questions.cache_clear()  # other tests may have loaded them
+    _published_questions.cache_clear()  # other tests may have loaded them
     monkeypatch.chdir(tmp_path)
     names = ["--only", "bamboogle", "procedural_world", "--limit", "5", "--output", "p.md"]
     store_ = ["--store", "s.jsonl", "--leaderboard", "l.md"]
