@@ -137,7 +137,7 @@ register_corpus_retriever("lookup", _lookup)
 
 def _generated_split(dataset: str, split: str | None) -> str:
     splits = splits_of(dataset)
-    chosen = splits.default if split is None else split
+    chosen = str(splits.default if split is None else split)
     check_choice(f"split of dataset {dataset!r}", chosen, splits.names)
     return chosen
 
