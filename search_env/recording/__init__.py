@@ -1,1 +1,1 @@
-"""Episodes in files: what a record holds, reading and writing, executing again."""
+"""Recorded episodes: their format, files of them, replay and rescoring."""

@@ -1,11 +1,11 @@
-"""Files of finished episodes: all that is needed to score each again, and to execute it again.
+"""Files of finished episodes, with all that is needed to score or execute each again.
 
-A file is JSON Lines, one episode a line (:mod:`search_env.recording.record`). Each line stands for
-itself: files may be joined, cut between lines and sorted. Lines are appended whole; a writer that
-is stopped within one leaves the others intact.
+A file is JSON Lines, one episode per line (:mod:`search_env.recording.record`). Lines are
+independent: files may be concatenated, split between lines and sorted. Each line is appended as a
+whole; a writer that is killed within one leaves the others intact.
 
-Executing an episode again is :mod:`search_env.recording.replay`. The wrapper that writes while an
-environment runs is :class:`search_env.wrappers.record_episodes.RecordEpisodes`.
+:mod:`search_env.recording.replay` executes episodes again;
+:class:`search_env.wrappers.record_episodes.RecordEpisodes` records while an environment runs.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[Rec
 
     Args:
         path: The file.
-        torn_tail: What to do about a last line whose writer was stopped within it: ``"raise"``, or
+        torn_tail: Treatment of a last line that its writer did not complete: ``"raise"``, or
             ``"skip"`` to read the complete lines before it. Damage elsewhere is always an error.
 
     Raises:
         DataNotFoundError: There is no such file.
-        EpisodeFileError: A line is damaged, cut off or of another version, or there is none.
+        EpisodeFileError: A line is damaged, cut off or of another version, or the file is empty.
     """
     check_choice("torn_tail", torn_tail, _TORN_TAIL)
     path = Path(path)
@@ -72,7 +72,7 @@ def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
                     return
                 raise EpisodeFileError(
                     f"{place}: expected a whole episode, got one that was cut off when its writer "
-                    "was stopped. Read those before it with torn_tail='skip' (--torn-tail skip)."
+                    "was stopped. Read the others with torn_tail='skip' (--torn-tail skip)."
                 )
             yield decode(place, line)
     if not number:
@@ -84,17 +84,19 @@ def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
 class EpisodeWriter:
     """Appends finished episodes of one environment to a file.
 
-    The file is opened for each line only, so a writer may be pickled and copied. A line is one
-    write: several processes may append to one file, if they have all made their writers before.
+    The file is opened anew for each line, so a writer may be pickled and copied. A line is a
+    single write: several processes may append to one file once all of them have created their
+    writers.
 
     Args:
-        path: A new file, or an episode file to append to. Its folder is made if need be. A last
+        path: A new file, or an episode file to append to. Its folder is created if missing. A last
             line that is cut off is removed with a warning.
-        env: Whose episodes are written: a bare ``SearchQAEnv`` or ``SearchQAVectorEnv``.
+        env: The bare ``SearchQAEnv`` or ``SearchQAVectorEnv`` whose episodes are written.
 
     Raises:
-        ConfigurationError: An argument of the environment or its reward cannot be written by name.
-        EpisodeFileError: There is another kind of file at the path.
+        ConfigurationError: An argument of the environment is not JSON, or its reward is not
+            registered.
+        EpisodeFileError: The path is a file of another kind.
     """
 
     def __init__(self, path: str | Path, env: Recordable) -> None:
@@ -104,7 +106,7 @@ class EpisodeWriter:
         reward_name(env.reward)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            _mend(self.path)
+            _repair(self.path)
 
     def write(
         self,
@@ -118,11 +120,11 @@ class EpisodeWriter:
         """Append one finished episode.
 
         Args:
-            transcript: Of the environment.
-            seed: What the episode's ``reset`` was given.
-            reward: That was in force at the end; None for the environment's present one.
-            signals: Numbers about each of the policy's tokens, by name, such as ``log_prob``.
-            group: That it was played in; None for an episode played alone.
+            transcript: Transcript of the episode.
+            seed: Seed passed to the episode's ``reset``.
+            reward: Reward in force at the end; None for the environment's current one.
+            signals: Values per policy token by name, such as ``log_prob``.
+            group: Group that the episode was played in; None for an episode played alone.
 
         Raises:
             ConfigurationError: The episode has not ended, the reward is not registered, a signal
@@ -133,41 +135,39 @@ class EpisodeWriter:
         line = encode(
             self._common, transcript, seed=seed, reward=reward, signals=signals, group=group
         )
-        self._append(line)
-
-    def _append(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:
             start = file.tell()
             if file.write(line) != len(line):  # the disk is full
                 file.truncate(start)
-                raise OSError(f"Expected room for {len(line)} bytes in {self.path}, got less.")
+                raise OSError(
+                    f"Expected room for {len(line)} bytes in {self.path}, got less. Free some."
+                )
 
 
-def _mend(path: Path) -> None:
-    """Make sure that a file holds episodes and that its last line is whole."""
+def _repair(path: Path) -> None:
+    """Check that a file holds episodes, and complete or remove an unfinished last line."""
     with path.open("r+b") as file:
         first = file.readline()
         if not first:
             return
-        _check(path, "line 1", first)
+        _check_is_episode(path, "line 1", first)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             end = view.rfind(b"\n") + 1
             tail = view[end:]
         if _is_torn(tail):
             warnings.warn(
                 f"Expected {path} to end with a whole episode, got {len(tail)} bytes of one whose "
-                "writer was stopped. They were removed; nothing needs to be done.",
+                "writer was stopped. They were removed; no action is needed.",
                 stacklevel=3,
             )
             file.truncate(end)
         elif tail:
-            _check(path, "last line", tail)
+            _check_is_episode(path, "last line", tail)
             file.seek(0, os.SEEK_END)
             file.write(b"\n")
 
 
-def _check(path: Path, place: str, line: bytes) -> None:
-    """Refuse a file that is not one of episodes."""
+def _check_is_episode(path: Path, place: str, line: bytes) -> None:
     if _is_torn(line):
         return
     try:
@@ -180,7 +180,7 @@ def _check(path: Path, place: str, line: bytes) -> None:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a line is the beginning of an episode's, and no more."""
+    """Return whether a line is an incomplete beginning of an episode's line."""
     if not line or line.endswith(b"\n") or not line.startswith(LINE_START[: len(line)]):
         return False
     try:

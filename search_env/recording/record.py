@@ -1,8 +1,8 @@
 """One recorded episode: as an object, and as a line of JSON.
 
 The line holds the arguments that rebuild the environment, the question with its answers, every
-token with its source, the events, the documents, what was paid, and a checksum over all of that.
-Files of such lines are :mod:`search_env.recording.files`'s.
+token with its source, the events, the documents, the reward, and a checksum over all of these.
+:mod:`search_env.recording.files` reads and writes files of such lines.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
-import gymnasium as gym
 import numpy as np
-import tokenizers
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
@@ -26,7 +23,7 @@ from search_env.envs.config import EnvComponents
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, EpisodeFileError, ProtocolError, TokenizerError
 from search_env.protocols.registry import get_protocol
-from search_env.provenance import package_version
+from search_env.provenance import package_version, versions
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.digests import digest
 from search_env.rewards import Reward, Score, get_reward, reward_names
@@ -52,7 +49,7 @@ from search_env.types import (
 from search_env.validation import check_count
 
 VERSION = 1
-"""Of the format. Changes with every change that this reader could not read."""
+"""Version of the format; raised by every change that earlier readers cannot read."""
 
 _MARK = "search_env_episode"
 LINE_START = f'{{"{_MARK}":'.encode()
@@ -61,12 +58,12 @@ LINE_START = f'{{"{_MARK}":'.encode()
 
 @dataclass(frozen=True, slots=True)
 class RecordedTokenizer:
-    """The tokenizer of an episode, by name; called, it decodes. Loaded only when first needed.
+    """The tokenizer of an episode, by name; a callable that decodes. Loaded when first needed.
 
     Attributes:
-        name: As for :func:`~search_env.tokens.tokenizer.load_tokenizer`.
+        name: Name or path for :func:`~search_env.tokens.tokenizer.load_tokenizer`.
         size: Number of ids.
-        digest: What :attr:`Tokenizer.digest` was.
+        digest: Value of :attr:`Tokenizer.digest` at recording time.
     """
 
     name: str
@@ -77,13 +74,13 @@ class RecordedTokenizer:
         """Return the tokenizer.
 
         Raises:
-            TokenizerError: It is not there, or is another one by now.
+            TokenizerError: The tokenizer is missing, or its digest has changed.
         """
         tokenizer = load_tokenizer(self.name, self.size)
         if tokenizer.digest != self.digest:
             raise TokenizerError(
                 f"Expected tokenizer {self.name!r} to have digest {self.digest[:12]} as when the "
-                f"episode was recorded, got {tokenizer.digest[:12]}. Put the former file back."
+                f"episode was recorded, got {tokenizer.digest[:12]}. Restore the original file."
             )
         return tokenizer
 
@@ -96,8 +93,8 @@ class RecordedGroup(NamedTuple):
     """The group that an episode was played in.
 
     Attributes:
-        id: Shared by its members, and by no other group in what will be scored together.
-        size: How many members it has, those whose retrieval failed included.
+        id: Identifier of the group, unique among all groups that will be scored together.
+        size: Number of members, including those whose retrieval failed.
     """
 
     id: str
@@ -110,18 +107,18 @@ class RecordedEpisode:
 
     Attributes:
         place: File and line, for messages.
-        env_id: Id that ``gym.make`` knows, or None where the environment was made without one.
-        arguments: Of the environment, defaults filled in.
-        seed: What the episode's ``reset`` was given.
-        transcript: Exactly what the environment's ``transcript()`` was.
-        digests: Of what each search retrieved, as the transcript holds it in the end.
+        env_id: Id for ``gym.make``, or None if the environment was constructed directly.
+        arguments: Arguments of the environment, defaults included.
+        seed: Seed passed to the episode's ``reset``.
+        transcript: The environment's final ``transcript()``, exactly.
+        digests: Digest of the documents of each search, as the final transcript holds them.
         reward: Name of the reward in force.
-        score: What that reward made of the episode; 0 and no parts where retrieval failed.
-        tokenizer: That wrote the tokens; also the transcript's ``decode``.
-        versions: Of Python and the packages that had a part, by name.
-        signals: Numbers about each of the policy's tokens, float32 of as many, by name, such as
+        score: Score by that reward; 0 without parts where retrieval failed.
+        tokenizer: Tokenizer of the tokens; also the transcript's ``decode``.
+        versions: Versions of Python and of the packages involved, by name.
+        signals: Values per policy token by name, float32 ``(policy tokens,)``, such as
             ``log_prob``, ``value`` or ``advantage``.
-        group: That it was played in, None where it was played alone.
+        group: Group that the episode was played in, None for an episode played alone.
     """
 
     place: str
@@ -145,13 +142,13 @@ class RecordedEpisode:
 
     @property
     def valid(self) -> bool:
-        """Whether the episode says something about the policy: retrieval did not fail in it."""
+        """Whether the episode counts for the policy: retrieval did not fail in it."""
         reason = self.transcript.stop_reason
         return reason is not None and reason.valid
 
 
 class Recordable(Protocol):
-    """What a writer needs to know of an environment; single and vector environment have it."""
+    """What a writer reads of an environment; both single and vector environments provide it."""
 
     spec: EnvSpec | None
     reward: Reward
@@ -173,24 +170,23 @@ def encode(
     """Return the line of a finished episode, newline included.
 
     Args:
-        common: From :func:`common_fields`.
-        transcript: Of the episode.
-        seed: What the episode's ``reset`` was given.
-        reward: That was in force at the end.
-        signals: As :attr:`RecordedEpisode.signals`; four digits are kept.
+        common: Result of :func:`common_fields`.
+        transcript: Transcript of the episode.
+        seed: Seed passed to the episode's ``reset``.
+        reward: Reward in force at the end.
+        signals: As :attr:`RecordedEpisode.signals`; rounded to four significant digits.
         group: As :attr:`RecordedEpisode.group`.
 
     Raises:
-        ConfigurationError: The episode has not ended, the reward is not registered, a signal does
-            not have a finite number for each of the policy's tokens, or the group has no id or no
-            size.
+        ConfigurationError: The episode has not ended, the reward is not registered, a signal lacks
+            a finite number for some policy token, or the group has no id or no size.
         RewardError: The reward function failed.
     """
     stop = transcript.stop_reason
     if stop is None:
         raise ConfigurationError(
             f"Expected a finished episode of question {transcript.question.id!r}, got one that "
-            "still runs. Write it when it is terminated or truncated."
+            "still runs. Write it once it is terminated or truncated."
         )
     score = reward(transcript) if stop.valid else Score(0.0, {})
     row = {
@@ -199,7 +195,7 @@ def encode(
         "seed": seed,
         "protocol": transcript.protocol,
         "question": dataclasses.asdict(transcript.question),
-        "tokens": _runs(transcript),
+        "tokens": _token_runs(transcript),
         "events": [_event_row(event, transcript.documents) for event in transcript.events],
         "documents": {
             key: [document.title, document.text, float(document.score)]
@@ -208,53 +204,47 @@ def encode(
         "reward": {"name": reward_name(reward), "total": score.total, "parts": score.parts},
     }
     if signals:
-        row["signals"] = {name: _signal(name, of, transcript) for name, of in signals.items()}
+        row["signals"] = {
+            name: _signal_row(name, values, transcript) for name, values in signals.items()
+        }
     if group is not None:
         row["group"] = _group_row(*group)
     return _dump({**row, "sha256": _checksum(row)}) + b"\n"
 
 
 def common_fields(env: Recordable) -> dict[str, Any]:
-    """Return what all lines of one environment share.
+    """Return the fields that all lines of one environment share.
 
     Raises:
-        ConfigurationError: An argument of the environment is an object without a name.
+        ConfigurationError: An argument of the environment is neither JSON nor registered by name.
     """
     components, spec = env.components, env.spec
     arguments = dict(vars(components.config))
     if spec is not None and isinstance(env, SearchQAEnv):
-        arguments |= spec.kwargs  # a class of one's own may take more
+        arguments |= spec.kwargs  # a subclass may take more
         arguments.pop("render_mode", None)
-        # The specification holds the caller's dictionary, which may have changed since.
+        # The spec holds the caller's dictionary, which may have changed since.
         arguments["dataset_options"] = components.config.dataset_options
     tokenizer = components.tokenizer
     return {
         "spec": {
             "id": None if spec is None else spec.id,
-            "kwargs": {name: _named(name, value) for name, value in arguments.items()},
+            "kwargs": {name: _json_value(name, value) for name, value in arguments.items()},
         },
-        "tokenizer": {
-            "name": tokenizer.name,
-            "size": tokenizer.size,
-            "digest": tokenizer.digest,
-        },
+        "tokenizer": dataclasses.asdict(
+            RecordedTokenizer(tokenizer.name, tokenizer.size, tokenizer.digest)
+        ),
         "versions": current_versions(),
     }
 
 
 def current_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that have a part in an episode."""
-    return {
-        "search-env": package_version(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "gymnasium": gym.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
+    """Return the versions of Python and of the packages that an episode depends on."""
+    return {"search-env": package_version(), **versions(("numpy", "gymnasium", "tokenizers"))}
 
 
-def _named(name: str, value: Any) -> Any:
-    """Return an argument as JSON can hold it."""
+def _json_value(name: str, value: Any) -> Any:
+    """Return an argument of the environment as a JSON value."""
     if isinstance(value, Reward):
         return reward_name(value)
     try:
@@ -262,8 +252,8 @@ def _named(name: str, value: Any) -> Any:
     except (TypeError, ValueError):
         pass
     hint = (
-        "Make it known with register_retriever(name, factory) and pass the name, or record what it "
-        "finds and pass 'cassette:PATH'"
+        "Register it with register_retriever(name, factory) and pass the name, or record its "
+        "results and pass 'cassette:PATH'"
         if isinstance(value, Retriever)
         else "Pass a name, a path as text, or another JSON value"
     )
@@ -274,31 +264,31 @@ def _named(name: str, value: Any) -> Any:
 
 
 def reward_name(reward: Reward) -> str:
-    """Return a reward's name, if the name leads back to it.
+    """Return the name that a reward is registered under.
 
     Raises:
-        ConfigurationError: It does not.
+        ConfigurationError: The reward is not registered, or its name belongs to another one.
     """
     if reward.name in reward_names() and get_reward(reward.name) == reward:
         return reward.name
     raise ConfigurationError(
         f"Expected a registered reward, so that recorded episodes can be scored again, got "
-        f"{reward.name!r}, which is not. Call search_env.rewards.register_reward() with it first."
+        f"{reward.name!r}, which is not. Pass it to search_env.rewards.register_reward() first."
     )
 
 
-def _runs(transcript: Transcript) -> list[list[Any]]:
+def _token_runs(transcript: Transcript) -> list[list[Any]]:
     """Return the tokens as ``[source, ids]``, a new pair wherever the source changes."""
     tokens, sources = transcript.tokens.tolist(), transcript.sources.tolist()
     cuts = (np.flatnonzero(np.diff(transcript.sources)) + 1).tolist()
     return [[sources[a], tokens[a:b]] for a, b in pairwise([0, *cuts, len(tokens)])]
 
 
-def _signal(name: str, values: NDArray[np.float32], transcript: Transcript) -> list[float]:
-    wanted = transcript.num_policy_tokens
-    if len(values) != wanted or not np.isfinite(values).all():
+def _signal_row(name: str, values: NDArray[np.float32], transcript: Transcript) -> list[float]:
+    count = transcript.num_policy_tokens
+    if len(values) != count or not np.isfinite(values).all():
         raise ConfigurationError(
-            f"Expected {wanted} finite numbers as signal {name!r}, one for each token of the "
+            f"Expected {count} finite numbers as signal {name!r}, one for each token of the "
             f"policy, got {len(values)} of which {int(np.isfinite(values).sum())} are finite. "
             "Leave out the tokens that the environment wrote."
         )
@@ -308,8 +298,8 @@ def _signal(name: str, values: NDArray[np.float32], transcript: Transcript) -> l
 def _group_row(id: str, size: int) -> list[Any]:
     if not isinstance(id, str) or not id:
         raise ConfigurationError(
-            f"Expected the id of a group to be a text, got {id!r}. Pass one that no other group of "
-            "the file has."
+            f"Expected the id of a group to be a text, got {id!r}. Pass one that is "
+            "unique in the file."
         )
     return [id, check_count("the size of a group", size, 1)]
 
@@ -319,9 +309,9 @@ def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
         case TagWritten(position, tag):
             return ["tag", position, str(tag)]
         case Searched(position, query, ids, start, end, tool):
-            found = digest(documents[key] for key in ids)
-            named = [] if tool == SEARCH else [tool]
-            return ["search", position, query, list(ids), start, end, found, *named]
+            retrieved = digest(documents[key] for key in ids)
+            tools = [] if tool == SEARCH else [tool]
+            return ["search", position, query, list(ids), start, end, retrieved, *tools]
         case Answered(position, text):
             return ["answer", position, text]
         case FormatFault(position, kind):
@@ -331,12 +321,12 @@ def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
 
 
 def _dump(row: Mapping[str, Any], *, sort_keys: bool = False) -> bytes:
-    """Return JSON in ASCII, so that any text, lone surrogates included, comes back exactly."""
+    """Return JSON in ASCII, which preserves any text exactly, lone surrogates included."""
     return json.dumps(row, separators=(",", ":"), sort_keys=sort_keys).encode("ascii")
 
 
 def _checksum(row: Mapping[str, Any]) -> str:
-    """SHA-256 of a row's content. Key order and white space may change without harm."""
+    """Return the SHA-256 of a row's content, independent of key order and white space."""
     return hashlib.sha256(_dump(row, sort_keys=True)).hexdigest()
 
 
@@ -348,31 +338,29 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
 
     Args:
         place: File and line, for messages.
-        line: As :func:`encode` made it; white space and the order of keys do not matter.
+        line: Output of :func:`encode`; white space and key order do not matter.
 
     Raises:
-        EpisodeFileError: The line holds none, a damaged one, or one of another version.
+        EpisodeFileError: The line is no episode, damaged, or of another format version.
     """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or _MARK not in row:
-        shown = repr(line[:60])
         raise EpisodeFileError(
-            f"{place}: expected a recorded episode, got {shown}. Restore the line from a copy of "
-            "the file, or remove it."
+            f"{place}: expected a recorded episode, got {line[:60]!r}. Restore the line from a "
+            "copy of the file, or remove it."
         )
     if row[_MARK] != VERSION:
         raise EpisodeFileError(
             f"{place}: expected format version {VERSION}, got {row[_MARK]!r}. Read it with the "
             "version of search-env that wrote it."
         )
-    stated = row.pop("sha256", None)
-    found = _checksum(row)
-    if stated != found:
+    stated, computed = row.pop("sha256", None), _checksum(row)
+    if stated != computed:
         raise EpisodeFileError(
-            f"{place}: expected checksum {found[:12]}, got {str(stated)[:12]}: the line was "
+            f"{place}: expected checksum {computed[:12]}, got {str(stated)[:12]}: the line was "
             "changed after it was written. Restore it from a copy of the file, or remove it."
         )
     try:
@@ -405,7 +393,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         name: np.array(values, np.float32) for name, values in row.get("signals", {}).items()
     }
     if any(len(values) != transcript.num_policy_tokens for values in signals.values()):
-        raise ValueError("signals of another number of tokens")
+        raise ValueError("signals for another number of tokens")
     return RecordedEpisode(
         place=place,
         env_id=row["spec"]["id"],
@@ -423,10 +411,10 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
 
 
 def _markup(protocol: str) -> Markup | None:
-    """Return the markup of the protocol that an episode was recorded under, if it is known here."""
+    """Return the markup of a recorded protocol, None where the protocol is not registered."""
     try:
         return get_protocol(protocol).markup
-    except ProtocolError:  # of somebody's own: readers of events alone do without
+    except ProtocolError:  # a user's own; scores that read only events need none
         return None
 
 

@@ -1,9 +1,8 @@
-"""Recorded episodes again: executed and compared with their record, or scored by another reward.
+"""Replay of recorded episodes against an environment, and rescoring by another reward.
 
-:func:`replay_episode` sends a record's actions through an environment and compares everything that
-comes back. Observations are compared whole at every step (a comparison of bytes, no dearer than the
-copy that an observation is), so nothing that an earlier step wrote can change unnoticed.
-:func:`rescore` executes nothing. Files are :mod:`search_env.recording.files`'s.
+:func:`replay_episode` sends a recorded episode's actions through an environment and compares every
+result. Observations are compared whole at each step (no slower than copying one), so a change in
+what an earlier step wrote is noticed too. :func:`rescore` executes nothing.
 """
 
 from __future__ import annotations
@@ -38,22 +37,22 @@ from search_env.rewards import (
     get_reward,
     group_scores,
 )
-from search_env.types import Searched, Source, StopReason, Transcript
+from search_env.types import Searched, Source, Transcript
 from search_env.validation import check_choice
 
-# What replay changes of the recorded arguments, none of which changes an observation: a mask costs
-# time, and a failed search shall be reported with the step it failed at.
+# Recorded arguments that replay overrides without changing an observation: a mask costs time, and a
+# failed search is to be reported with the step at which it failed.
 _OVERRIDES = {"action_mask": False, "on_retrieval_error": "truncate"}
 
 _CORPUS = (
-    "the corpus, the index or the retriever changed. Replay with what was searched when the "
-    "episode was recorded"
+    "the corpus, the index or the retriever changed. Replay with those that the episode was "
+    "recorded with"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What was compared of one episode and found to be as recorded."""
+    """Counts of what was compared in one episode and equalled the record."""
 
     observations: int
     searches: int
@@ -64,9 +63,9 @@ class Rescored:
     """Recorded episodes under one reward.
 
     Attributes:
-        reward: Its name.
-        parts: Names of its parts.
-        scores: One for each episode in order; None where retrieval failed in it.
+        reward: Name of the reward.
+        parts: Names of the reward's parts.
+        scores: One score per episode, in order; None where retrieval failed.
     """
 
     reward: str
@@ -75,7 +74,7 @@ class Rescored:
 
     @property
     def valid(self) -> tuple[Score, ...]:
-        """The scores that there are."""
+        """Scores of the valid episodes, in order."""
         return tuple(score for score in self.scores if score is not None)
 
     @property
@@ -103,52 +102,52 @@ def rescore(
     """Score recorded episodes by another reward; nothing is executed and no dataset is needed.
 
     Args:
-        path: Of an episode file.
-        reward: A reward or the name of one.
-        group_reward: Paid beside it to the episodes of each group; None for nothing.
-        group_by: What is a group: ``"record"`` for the group that an episode was recorded with, or
-            ``"question"`` for all episodes of a question in the file, whatever was recorded.
+        path: An episode file.
+        reward: A reward, or the name of one.
+        group_reward: Group reward to add to the episodes of each group; None for none.
+        group_by: Definition of a group: ``"record"`` for the group that an episode was recorded
+            with, or ``"question"`` for all episodes of a question in the file.
         torn_tail: As for :func:`~search_env.recording.files.read_episodes`.
 
     Raises:
-        ConfigurationError: No reward of that name, two parts of one name, or a group of several
-            questions.
-        EpisodeFileError: The file is damaged; or a group reward asks for groups, and an episode was
-            recorded without one or members of one are missing.
+        ConfigurationError: An unknown reward, two parts of one name, or a group with episodes of
+            several questions.
+        EpisodeFileError: The file is damaged; or there is a group reward, and an episode was
+            recorded without a group or members of a group are missing.
         RewardError: The reward failed on an episode.
     """
     check_choice("group_by", group_by, list(_GROUPS))
     reward = get_reward(reward)
-    beside = None if group_reward is None else get_group_reward(group_reward, beside=reward)
     episodes = read_episodes(path, torn_tail=torn_tail)
-    if beside is None:
+    if group_reward is None:
         scores = tuple(reward(e.transcript) if e.valid else None for e in episodes)
         return Rescored(reward.name, reward.parts, scores)
+    group_reward = get_group_reward(group_reward, beside=reward)
     return Rescored(
-        f"{reward.name} + {beside.name}",
-        reward.parts + beside.parts,
-        _in_groups(_GROUPS[group_by](episodes), reward, beside),
+        f"{reward.name} + {group_reward.name}",
+        reward.parts + group_reward.parts,
+        _score_groups(_GROUPS[group_by](episodes), reward, group_reward),
     )
 
 
 _Members = list[tuple[int, RecordedEpisode]]  # with each episode's number in the file
 
 
-def _in_groups(
-    groups: Iterable[_Members], reward: Reward, beside: GroupReward
+def _score_groups(
+    groups: Iterable[_Members], reward: Reward, group_reward: GroupReward
 ) -> tuple[Score | None, ...]:
-    """Return each episode's score with its share of the group's."""
+    """Return the score of each episode, including its part of the group reward."""
     scores: dict[int, Score | None] = {}
     for members in groups:
-        own = [reward(e.transcript) if e.valid else Score(0.0, {}) for _, e in members]
-        paid = group_scores(beside, [episode.transcript for _, episode in members], own)
-        for (number, episode), score in zip(members, paid, strict=True):
+        single = [reward(e.transcript) if e.valid else Score(0.0, {}) for _, e in members]
+        totals = group_scores(group_reward, [e.transcript for _, e in members], single)
+        for (number, episode), score in zip(members, totals, strict=True):
             scores[number] = score if episode.valid else None
     return tuple(scores[number] for number in range(len(scores)))
 
 
 def _by_record(episodes: Iterable[RecordedEpisode]) -> Iterator[_Members]:
-    """Yield the groups that were recorded, each as soon as it is complete."""
+    """Yield the recorded groups, each as soon as it is complete."""
     groups: dict[RecordedGroup, _Members] = {}
     for number, episode in enumerate(episodes):
         if episode.group is None:
@@ -164,13 +163,13 @@ def _by_record(episodes: Iterable[RecordedEpisode]) -> Iterator[_Members]:
     for group, members in groups.items():
         raise EpisodeFileError(
             f"{members[0][1].place}: expected all {group.size} episodes of group {group.id!r} in "
-            f"the file, got {len(members)}. Score the whole file that was recorded, or pass "
+            f"the file, got {len(members)}. Score the complete file, or pass "
             "group_by='question' (--group-by question)."
         )
 
 
 def _by_question(episodes: Iterable[RecordedEpisode]) -> Iterator[_Members]:
-    """Yield the episodes of each question, whatever group they were recorded with."""
+    """Yield the episodes of each question, ignoring the recorded groups."""
     groups: dict[tuple[str, str, str], _Members] = {}
     for number, episode in enumerate(episodes):
         question = episode.transcript.question
@@ -186,7 +185,7 @@ def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:
     """Return a new environment with the recorded arguments.
 
     Raises:
-        ConfigurationError: The id, or a name among the arguments, is not known here.
+        ConfigurationError: The id, or a name among the arguments, is not registered.
         DataError: A file among the arguments is missing or damaged.
     """
     arguments = {**episode.arguments, **_OVERRIDES}
@@ -203,13 +202,13 @@ def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:
         if "unexpected keyword argument" not in str(error):
             raise
         raise ConfigurationError(
-            f"{episode.place}: expected arguments that this version knows, got one more: {error}. "
+            f"{episode.place}: expected arguments of this version, got an unknown one: {error}. "
             "Replay with the version that recorded the file."
         ) from error
 
 
 def replay_episodes(episodes: Iterable[RecordedEpisode]) -> Iterator[Replayed]:
-    """Execute episodes one after the other; those of the same arguments share an environment.
+    """Execute episodes in order; episodes with equal arguments share an environment.
 
     Raises:
         ReplayMismatchError: At the first difference.
@@ -223,20 +222,20 @@ def replay_episodes(episodes: Iterable[RecordedEpisode]) -> Iterator[Replayed]:
 
 
 def replay_episode(episode: RecordedEpisode, env: gym.Env[Any, Any] | None = None) -> Replayed:
-    """Execute an episode again and compare all that comes of it with the record.
+    """Execute an episode again and compare all results with the record.
 
-    That is every observation (tokens, sources, length), every search (query, documents and their
-    digest), the ending, the events and the reward. A retrieval that failed when the episode was
-    recorded is made to fail again. Documents' scores are not compared: they may differ in the last
-    bit between machines.
+    Compared are every observation (tokens, sources, length), every search (query, documents and
+    their digest), the ending, the events and the reward. A retrieval that failed at recording time
+    is made to fail again. Scores of documents are not compared: they may differ in the last bit
+    between machines.
 
     Args:
-        episode: As recorded.
-        env: Where to execute it; its reward is put back afterwards. None for a new environment
-            with the recorded arguments.
+        episode: The recorded episode.
+        env: Environment to execute it in; its reward is restored afterwards. None for a new
+            environment with the recorded arguments.
 
     Returns:
-        What was compared.
+        Counts of what was compared.
 
     Raises:
         ReplayMismatchError: At the first difference; names episode, step and the likely cause.
@@ -252,116 +251,114 @@ def replay_episode(episode: RecordedEpisode, env: gym.Env[Any, Any] | None = Non
 
 
 class _Replay:
-    """One episode on its way through an environment."""
+    """State of one episode's replay in an environment."""
 
     def __init__(self, episode: RecordedEpisode, env: SearchQAEnv) -> None:
         self.episode, self.env = episode, env
-        self.record = episode.transcript
-        self.searches = {search.position: search for search in self.record.searches}
-        self.searched = 0
-        self.step = 0
-        self.length = 0
-        # What an observation must be at this step; it grows with the episode.
-        limit = max(env.protocol.max_tokens, len(self.record.tokens))
+        self.recorded = episode.transcript
+        self.recorded_searches = {search.position: search for search in self.recorded.searches}
+        self.num_searches = self.step = self.length = 0  # compared so far
+        # Expected observation (max_tokens,) at this step; it grows with the episode.
+        limit = max(env.protocol.max_tokens, len(self.recorded.tokens))
         self.tokens, self.sources = np.zeros(limit, np.int32), np.zeros(limit, np.int8)
 
     def run(self) -> Replayed:
         self._check_tokenizer()
-        record, env = self.record, self.env
-        positions = np.flatnonzero(record.sources == Source.POLICY).tolist()
-        lengths = [*positions[1:], len(record.tokens)]  # of the observation after each action
+        recorded, env = self.recorded, self.env
+        positions = np.flatnonzero(recorded.sources == Source.POLICY).tolist()
+        lengths = [*positions[1:], len(recorded.tokens)]  # of the observation after each action
         self._check_observation(self._reset(), positions[0])
-        paid = 0.0
+        episode_return = 0.0
         for position, length in zip(positions, lengths, strict=True):
             self.step += 1
             last = self.step == len(positions)
             if last and not self.episode.valid:
                 env.retriever = FakeRetriever(error=RetrievalError("as recorded"))
-            result = env.step(int(record.tokens[position]))
+            result = env.step(int(recorded.tokens[position]))
             observation, reward, terminated, truncated, info = result
-            paid += reward
+            episode_return += reward
             self._check_search(position, info)
             self._check_observation(observation, length)
             if (terminated or truncated) != last:
                 self._check_ending(last, info)
-        self._check_end(env.transcript(), Score(paid, info.get("reward_parts", {})))
-        return Replayed(1 + len(positions), self.searched)
+        self._check_end(env.transcript(), Score(episode_return, info.get("reward_parts", {})))
+        return Replayed(1 + len(positions), self.num_searches)
 
     def _reset(self) -> Observation:
-        question = self.record.question
-        cause = "the dataset changed. Replay with the questions that were asked"
+        question = self.recorded.question
+        cause = "the dataset changed. Replay with the recorded questions"
         try:
             observation, _ = self.env.reset(
                 seed=self.episode.seed, options={"question_id": question.id}
             )
         except ConfigurationError as error:
-            known = any(question.id == other.id for other in self.env.questions)
+            exists = any(question.id == other.id for other in self.env.questions)
             raise self._mismatch(
-                f"question {question.id!r}", str(error), self._rules() if known else cause
+                f"question {question.id!r}", str(error), self._rules() if exists else cause
             ) from error
-        found = self.env.transcript().question
-        now = dataclasses.asdict(found)
-        for name, then in dataclasses.asdict(question).items():
-            if then != now[name]:
-                expected = f"the question's {name} to be {then!r}"
-                raise self._mismatch(expected, repr(now[name]), cause)
+        replayed = dataclasses.asdict(self.env.transcript().question)
+        for name, value in dataclasses.asdict(question).items():
+            if value != replayed[name]:
+                expected = f"the question's {name} to be {value!r}"
+                raise self._mismatch(expected, repr(replayed[name]), cause)
         return observation
 
     def _check_tokenizer(self) -> None:
-        recorded, found = self.episode.tokenizer, self.env.tokenizer
-        if (found.size, found.digest) != (recorded.size, recorded.digest):
+        recorded, replayed = self.episode.tokenizer, self.env.tokenizer
+        if (replayed.size, replayed.digest) != (recorded.size, recorded.digest):
             raise self._mismatch(
                 f"tokenizer {recorded.name!r} with {recorded.size} ids and digest "
                 f"{recorded.digest[:12]}",
-                f"{found.name!r} with {found.size} and {found.digest[:12]}",
-                "the tokenizer's file changed. Put the former one back",
+                f"{replayed.name!r} with {replayed.size} and {replayed.digest[:12]}",
+                "the tokenizer's file changed. Restore the original file",
             )
 
     def _check_search(self, position: int, info: dict[str, Any]) -> None:
-        """Compare what the step searched for and found."""
-        expected = self.searches.get(position)
-        found = self.env.transcript().searches[self.searched :] if "query" in info else ()
-        if expected is None and not found:
+        """Compare the query and the documents of the step's search, if there was one."""
+        expected = self.recorded_searches.get(position)
+        searches = self.env.transcript().searches[self.num_searches :] if "query" in info else ()
+        search = searches[0] if searches else None
+        if expected is None and search is None:
             return
-        if expected is None or not found:
-            failure = info.get("retrieval_error")
+        failure = info.get("retrieval_error")
+        if expected is None or search is None or search.query != expected.query:
             raise self._mismatch(
-                _search(expected),
-                f"a failed one ({failure})" if failure else _search(*found),
+                _search_text(expected),
+                f"a failed one ({failure})" if failure else _search_text(search),
                 _CORPUS if failure else self._rules(),
             )
-        if found[0].query != expected.query:
-            raise self._mismatch(_search(expected), _search(*found), self._rules())
-        if found[0].document_ids != expected.document_ids:
+        if search.document_ids != expected.document_ids:
             raise self._mismatch(
                 f"query {expected.query!r} to find documents {list(expected.document_ids)}",
-                str(list(found[0].document_ids)),
+                str(list(search.document_ids)),
                 _CORPUS,
             )
-        # A document that a later search found with another text stands in the record with that one.
-        later = (other for at, other in self.searches.items() if at > position)
+        # The record holds only the last text of a document, which a later search may have changed.
+        later = (other for at, other in self.recorded_searches.items() if at > position)
         if not any(set(expected.document_ids) & set(other.document_ids) for other in later):
-            self._check_digest(self.searched)
-        self.searched += 1
+            self._check_digest(self.num_searches)
+        self.num_searches += 1
 
     def _check_digest(self, number: int) -> None:
-        """Compare the content of what a search retrieved."""
-        search, transcript = self.record.searches[number], self.env.transcript()
+        """Compare the content of the documents that a search retrieved."""
+        search, transcript = self.recorded.searches[number], self.env.transcript()
         documents = [transcript.documents[key] for key in search.document_ids]
-        recorded, found = self.episode.digests[number], digest(documents)
-        if found == recorded:
+        recorded, replayed = self.episode.digests[number], digest(documents)
+        if replayed == recorded:
             return
-        changed = [d.id for d in documents if digest([d]) != digest([self.record.documents[d.id]])]
+        changed = [
+            d.id for d in documents if digest([d]) != digest([self.recorded.documents[d.id]])
+        ]
         raise self._mismatch(
             f"what query {search.query!r} retrieved to have digest {recorded[:12]}",
-            f"{found[:12]}: documents {changed} read otherwise",
+            f"{replayed[:12]}: documents {changed} differ",
             _CORPUS,
         )
 
     def _check_observation(self, observation: Observation, length: int) -> None:
         """Compare a whole observation, padding included."""
         new = slice(self.length, length)
-        self.tokens[new], self.sources[new] = self.record.tokens[new], self.record.sources[new]
+        self.tokens[new], self.sources[new] = self.recorded.tokens[new], self.recorded.sources[new]
         tokens, sources = observation["tokens"], observation["sources"]
         if (
             observation["length"] == length
@@ -376,73 +373,74 @@ class _Replay:
         tokens, sources = observation["tokens"], observation["sources"]
         if tokens.shape != self.tokens.shape:
             return self._mismatch(
-                f"a context of at least {len(self.record.tokens)} tokens",
+                f"a context of at least {len(self.recorded.tokens)} tokens",
                 f"one of {len(tokens)}",
-                "max_tokens is another. Replay with the recorded arguments",
+                "max_tokens changed. Replay with the recorded arguments",
             )
         differs = (tokens != self.tokens) | (sources != self.sources)
         at = int(np.flatnonzero(differs)[0]) if differs.any() else length
         if self.length <= at < length and self.sources[at] == Source.RETRIEVED:
-            self._check_digest(self.searched - 1)  # names the documents, if it is they
+            self._check_digest(self.num_searches - 1)  # names the documents if they differ
         return self._mismatch(
-            f"an observation of {length} tokens with {_token(self.tokens, self.sources, at)}",
-            f"{observation['length']} tokens with {_token(tokens, sources, at)}",
+            f"an observation of {length} tokens with {_token_text(self.tokens, self.sources, at)}",
+            f"{observation['length']} tokens with {_token_text(tokens, sources, at)}",
             self._rules(),
         )
 
     def _check_ending(self, last: bool, info: dict[str, Any]) -> None:
         """Report an episode that ended too early or not at all."""
-        recorded = self.record.stop_reason
+        reason = self.recorded.stop_reason
         raise self._mismatch(
-            f"the episode to end ({_value(recorded)})" if last else "the episode to go on",
+            f"the episode to end ({reason.value if reason else ''})"
+            if last
+            else "the episode to go on",
             f"an end ({info['stop_reason']})" if info["stop_reason"] else "none",
             self._rules(),
         )
 
-    def _check_end(self, found: Transcript, score: Score) -> None:
-        """Compare what only the end shows: all events, all documents, the reward."""
-        for number in range(len(self.record.searches)):
+    def _check_end(self, replayed: Transcript, score: Score) -> None:
+        """Compare what is complete only at the end: all events, all documents, the reward."""
+        for number in range(len(self.recorded.searches)):
             self._check_digest(number)
-        if found.events != self.record.events:
-            pairs = zip((*found.events, None), (*self.record.events, None), strict=False)
+        if replayed.events != self.recorded.events:
+            pairs = zip((*replayed.events, None), (*self.recorded.events, None), strict=False)
             got, expected = next(pair for pair in pairs if pair[0] != pair[1])
             raise self._mismatch(f"event {expected}", str(got), self._rules())
         if score != self.episode.score:
             raise self._mismatch(
-                f"reward {self.episode.reward!r} to pay {_paid(self.episode.score)}",
-                _paid(score),
+                f"reward {self.episode.reward!r} to pay {_score_text(self.episode.score)}",
+                _score_text(score),
                 "the reward's definition changed. Score the record again with search-env rescore",
             )
 
     def _rules(self) -> str:
-        """Return the likely cause where no data differs."""
-        now = current_versions()
-        other = [
-            f"{name} {then} (here {now.get(name, 'none')})"
-            for name, then in self.episode.versions.items()
-            if now.get(name) != then
+        """Return the likely cause of a difference where no data differs."""
+        installed = current_versions()
+        differing = [
+            f"{name} {version} (here {installed.get(name, 'none')})"
+            for name, version in self.episode.versions.items()
+            if installed.get(name) != version
         ]
-        if other:
-            return f"another version: it was recorded with {', '.join(other)}. Replay with that"
+        if differing:
+            return f"another version: it was recorded with {', '.join(differing)}. Replay with that"
         return (
             "the environment's arguments, the protocol's text or the tokenizer's rules changed. "
-            "Replay with the former"
+            "Replay with the original ones"
         )
 
     def _mismatch(self, expected: str, got: str, cause: str) -> ReplayMismatchError:
         where = f"step {self.step}" if self.step else "reset"
         return ReplayMismatchError(
-            f"{self.episode.place}, question {self.record.question.id!r}, {where}: expected "
+            f"{self.episode.place}, question {self.recorded.question.id!r}, {where}: expected "
             f"{expected}, got {got}. Likely cause: {cause}."
         )
 
 
-def _search(*searches: Searched | None) -> str:
-    queries = [repr(search.query) for search in searches if search is not None]
-    return f"a search for {queries[0]}" if queries else "no search"
+def _search_text(search: Searched | None) -> str:
+    return "no search" if search is None else f"a search for {search.query!r}"
 
 
-def _token(tokens: NDArray[np.int32], sources: NDArray[np.int8], at: int) -> str:
+def _token_text(tokens: NDArray[np.int32], sources: NDArray[np.int8], at: int) -> str:
     if at >= len(tokens):
         return "the end of the context"
     names = {source.value: source.name.lower() for source in Source}
@@ -450,9 +448,5 @@ def _token(tokens: NDArray[np.int32], sources: NDArray[np.int8], at: int) -> str
     return f"token {at} = {int(tokens[at])} ({names.get(source, source)})"
 
 
-def _value(reason: StopReason | None) -> str:
-    return "" if reason is None else reason.value
-
-
-def _paid(score: Score) -> str:
+def _score_text(score: Score) -> str:
     return f"{score.total!r} {score.parts}"

@@ -1,10 +1,12 @@
-"""Episode files: exact round trips, damage that is noticed, writers that are stopped."""
+"""Episode files: exact round trips, detection of damage, writers that are killed."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import pickle
 import re
 from pathlib import Path
@@ -42,7 +44,7 @@ SETTINGS = [
 
 
 class Odd:
-    """Finds documents whose text, id and score are hard to write down, another for each query."""
+    """Returns documents whose text, id and score are hard to serialise, different per query."""
 
     def search(self, queries, k):
         return [
@@ -92,19 +94,19 @@ def odd_env(request):
     )
 
 
-def soup(protocol) -> st.SearchStrategy[str]:
+def random_texts(protocol) -> st.SearchStrategy[str]:
     words = ["a", " ", "key1 ", "value2 ", "<", "é", "\U0001f600"]
     pieces = [*protocol.tag_texts, *words, *(query_text(protocol, word) for word in words)]
     return st.lists(st.sampled_from(pieces), max_size=30).map("".join)
 
 
 @given(data=st.data(), seed=st.none() | st.integers(0, 2**31))
-def test_what_is_read_is_what_was_written(odd_env, tmp_path_factory, data, seed):
+def test_round_trip(odd_env, tmp_path_factory, data, seed):
     path = tmp_path_factory.mktemp("round") / "episodes.jsonl"
     writer = EpisodeWriter(path, odd_env)
     played = []
     for _ in range(data.draw(st.integers(1, 3))):
-        ids = odd_env.tokenizer.encode(data.draw(soup(odd_env.protocol))).tolist()
+        ids = odd_env.tokenizer.encode(data.draw(random_texts(odd_env.protocol))).tolist()
         ids += data.draw(st.lists(st.integers(0, odd_env.tokenizer.size - 1), max_size=10))
         played.append((play(odd_env, ids, seed=seed), odd_env.transcript()))
         writer.write(played[-1][1], seed=seed)
@@ -146,7 +148,7 @@ def three(tmp_path, toy):
     return path
 
 
-def test_a_line_says_all_that_is_needed(three):
+def test_fields_of_a_line(three):
     row = json.loads(three.read_text("ascii").splitlines()[0])
     assert row["search_env_episode"] == 1
     assert row["spec"]["id"] == "SearchQA-Toy-v0"
@@ -215,7 +217,7 @@ def test_a_changed_number_is_noticed(three):
     ],
     ids=lambda value: repr(value[:24]),
 )
-def test_what_is_no_episode_is_named_with_its_line(line, message, three):
+def test_lines_that_are_no_episode_are_reported_by_number(line, message, three):
     three.write_bytes(three.read_bytes() + line)
     with pytest.raises(EpisodeFileError, match=f"^{three}, line 4: .*{message}"):
         list(read_episodes(three))
@@ -239,17 +241,15 @@ def test_what_is_no_episode_is_named_with_its_line(line, message, three):
     ids=str,
 )
 def test_a_row_of_other_software_is_checked(path, value, three):
-    """A checksum says that nothing was damaged, not that the writer knew the format."""
+    """A right checksum does not prove that the writer knew the format."""
     row = json.loads(three.read_text().splitlines()[0])
     del row["sha256"]
-    *way, last = path
-    place = row
-    for step in way:
-        place = place[step]
+    *parents, key = path
+    container = functools.reduce(operator.getitem, parents, row)
     if value is None:
-        del place[last]
+        del container[key]
     else:
-        place[last] = value
+        container[key] = value
     three.write_text(json.dumps({**row, "sha256": _checksum(row)}) + "\n")
     with pytest.raises(EpisodeFileError, match="line 1: expected the fields of a recorded episode"):
         list(read_episodes(three))
@@ -354,9 +354,9 @@ def test_only_finished_episodes(toy, tmp_path):
         EpisodeWriter(tmp_path / "e.jsonl", toy).write(toy.transcript())
 
 
-def test_objects_are_refused_with_what_to_do_instead(tmp_path):
+def test_objects_are_refused_with_advice(tmp_path):
     env = SearchQAEnv(dataset="toy", retriever=FakeRetriever())
-    with pytest.raises(ConfigurationError, match=r"FakeRetriever. Make it known with register_ret"):
+    with pytest.raises(ConfigurationError, match=r"FakeRetriever. Register it with register_ret"):
         EpisodeWriter(tmp_path / "e.jsonl", env)
     env = SearchQAEnv(dataset="toy", reward=F1 + EXACT_MATCH)
     with pytest.raises(ConfigurationError, match=r"'f1 \+ exact-match'.*register_reward"):

@@ -1,4 +1,4 @@
-"""Replay: what is as recorded passes, and every difference is named. Scoring saved episodes."""
+"""Replay passes for unchanged episodes and names every difference; rescoring of files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def write_rows(path, rows):
 
 
 def record(path, env, *texts, **reset):
-    """Play texts, one an episode, and record them; return the records."""
+    """Play one episode per text and record them; return the recorded episodes."""
     bare = env.unwrapped
     writer = EpisodeWriter(path, bare)
     for text in texts:
@@ -85,7 +85,7 @@ def played_by(name, path, env, count):
 
 @pytest.fixture
 def mine(tmp_path):
-    """Arguments of an environment over files of one's own."""
+    """Arguments of an environment over the test's own files."""
     return {
         "dataset": write_rows(tmp_path / "questions.jsonl", [QUESTION]),
         "corpus": write_rows(tmp_path / "passages.jsonl", PASSAGES),
@@ -136,7 +136,7 @@ def test_toy_world_and_cassette_in_a_fresh_process(path, tmp_path):
     assert sum(r.searches for r in replayed) == searches
 
 
-def test_a_changed_corpus_is_named_in_a_fresh_process(path, mine, tmp_path):
+def test_a_changed_corpus_is_reported_in_a_fresh_process(path, mine, tmp_path):
     text = QUERY.format("Ulm") + ANSWER.format("Danube")
     record(path, SearchQAEnv(**mine), "x " + text, text)
     assert in_a_fresh_process(path).returncode == 0
@@ -149,13 +149,13 @@ def test_a_changed_corpus_is_named_in_a_fresh_process(path, mine, tmp_path):
     for part in (
         f"Error: {path}, line 1, question 'q', step {step}: expected",
         "what query 'Ulm' retrieved to have digest ",
-        "documents ['u'] read otherwise",
+        "documents ['u'] differ",
         "Likely cause: the corpus, the index or the retriever changed.",
     ):
         assert part in line
 
 
-def test_another_order_of_documents_is_named(path, mine, tmp_path):
+def test_another_order_of_documents_is_reported(path, mine, tmp_path):
     (episode,) = record(path, SearchQAEnv(**mine), QUERY.format("city") + ANSWER.format("x"))
     write_rows(tmp_path / "passages.jsonl", PASSAGES[::-1])
     with pytest.raises(
@@ -179,7 +179,7 @@ def test_a_missing_corpus_is_missing_data_not_a_difference(path, mine, tmp_path)
         ("id", "r", ["expected question 'q', got", "Ids are in"]),
     ],
 )
-def test_changed_questions_are_named(path, mine, tmp_path, field, value, parts):
+def test_changed_questions_are_reported(path, mine, tmp_path, field, value, parts):
     (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
     write_rows(tmp_path / "questions.jsonl", [{**QUESTION, field: value}])
     for part in (*parts, "reset: expected", "Likely cause: the dataset changed"):
@@ -201,7 +201,7 @@ def change(path, edit):
     path.write_text(json.dumps(spec), "utf-8")
 
 
-def test_a_changed_vocabulary_is_named(path, mine, tokenizer_file):
+def test_a_changed_vocabulary_is_reported(path, mine, tokenizer_file):
     env = SearchQAEnv(**mine, tokenizer=str(tokenizer_file))
     (episode,) = record(path, env, ANSWER.format("x"))
 
@@ -215,7 +215,7 @@ def test_a_changed_vocabulary_is_named(path, mine, tokenizer_file):
         replay_episode(episode)
 
 
-def test_changed_merges_are_seen_in_the_prompt(path, mine, tokenizer_file):
+def test_changed_merges_are_noticed_in_the_prompt(path, mine, tokenizer_file):
     env = SearchQAEnv(**mine, tokenizer=str(tokenizer_file))
     (episode,) = record(path, env, ANSWER.format("x"))
     change(tokenizer_file, lambda spec: spec["model"]["merges"].clear())
@@ -227,7 +227,7 @@ def test_changed_merges_are_seen_in_the_prompt(path, mine, tokenizer_file):
         replay_episode(episode)
 
 
-def test_another_version_is_named_as_the_likely_cause(path, mine):
+def test_another_version_is_reported_as_the_likely_cause(path, mine):
     (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
     episode = dataclasses.replace(
         episode,
@@ -246,14 +246,14 @@ def test_another_version_is_named_as_the_likely_cause(path, mine):
         ({"top_k": 1}, r"'city' to find documents \['u', 'p'\], got \['u'\]"),
     ],
 )
-def test_other_limits_are_seen(path, mine, arguments, message):
+def test_other_limits_are_noticed(path, mine, arguments, message):
     text = QUERY.format("Ulm") + QUERY.format("city") + "x" * 99 + ANSWER.format("x")
     (episode,) = record(path, SearchQAEnv(**mine), text)
     with pytest.raises(ReplayMismatchError, match=message):
         replay_episode(episode, SearchQAEnv(**{**mine, **arguments}))
 
 
-def test_a_context_that_is_too_small_is_seen(path, mine):
+def test_a_context_that_is_too_small_is_noticed(path, mine):
     (episode,) = record(path, SearchQAEnv(**mine), "x" + ANSWER.format("x"))
     length = len(episode.transcript.tokens)
     with pytest.raises(
@@ -263,14 +263,14 @@ def test_a_context_that_is_too_small_is_seen(path, mine):
     replay_episode(episode, SearchQAEnv(**mine, max_tokens=length + 1))
 
 
-def test_an_episode_that_does_not_end_is_seen(path, mine):
+def test_an_episode_that_does_not_end_is_noticed(path, mine):
     (episode,) = record(path, SearchQAEnv(**mine), "x" * 400)
     assert episode.transcript.stop_reason == "max_policy_tokens"
     with pytest.raises(ReplayMismatchError, match=r"to end \(max_policy_tokens\), got none"):
         replay_episode(episode, SearchQAEnv(**{**mine, "max_policy_tokens": 400}))
 
 
-def test_a_missed_recording_is_named(path, mine, tmp_path):
+def test_a_missing_cassette_recording_is_reported(path, mine, tmp_path):
     cassette = tmp_path / "cassette.jsonl"
     Cassette(cassette, FakeRetriever({"Ulm": [Document("u", "Ulm", "x")]})).search(["Ulm"], k=5)
     arguments = {**mine, "retriever": f"cassette:{cassette}", "top_k": 5}
@@ -283,7 +283,7 @@ def test_a_missed_recording_is_named(path, mine, tmp_path):
         replay_episode(episode)
 
 
-def test_a_reward_of_the_same_name_that_pays_otherwise_is_seen(path, mine):
+def test_a_changed_reward_of_the_same_name_is_noticed(path, mine):
     twice = Reward("test-replay", ("f1",), (2 * F1).function)
     register_reward(F1.renamed("test-replay"), replace=True)
     env = SearchQAEnv(**mine, reward="test-replay")
@@ -307,7 +307,7 @@ def test_the_reward_in_force_is_replayed_not_that_of_the_arguments(path, mine):
 
 
 def test_failed_retrieval_fails_again_in_replay(path, mine):
-    """Whatever the retriever would say by now: the record says that it failed."""
+    """The recorded failure counts, whatever the retriever would return now."""
     documents = {"Ulm": [Document("u", "Ulm", "x")]}
 
     class Flaky(FakeRetriever):
@@ -386,7 +386,7 @@ def tampered(tmp_path_factory):
 
 
 @given(data=st.data())
-def test_any_change_of_any_observation_is_seen(tampered, data):
+def test_any_change_of_any_observation_is_noticed(tampered, data):
     episode, env = tampered
     step = data.draw(st.integers(0, len(episode.actions)))
     key = data.draw(st.sampled_from(["tokens", "sources", "length"]))
