@@ -1,1 +1,1 @@
-"""Scores of any agent on any question set, and of outputs that other systems left."""
+"""Scores of any agent on any question set, and of outputs of other systems."""

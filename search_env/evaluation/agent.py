@@ -1,4 +1,4 @@
-"""What an evaluation asks of whoever plays."""
+"""The interface of an agent that an evaluation can run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from search_env.envs.search_qa import Observation, SearchQAEnv
 
 
 class Agent(Protocol):
-    """Whatever plays an episode: two methods."""
+    """An agent that plays episodes one token at a time."""
 
     def begin(self, env: SearchQAEnv, observation: Observation) -> None:
         """Prepare for a new episode.
 
         Args:
             env: The bare environment, just reset. Agents may read its ``tokenizer``, ``protocol``
-                and ``transcript()``; only those that say so may read the gold answers there.
-            observation: What ``reset`` returned.
+                and ``transcript()``; only agents that declare it may read the gold answers.
+            observation: Observation that ``reset`` returned.
         """
         ...
 

@@ -1,10 +1,10 @@
-"""Any agent on any question set: one loop, one record an episode, one summary.
+"""Evaluation of any agent on any question set: one loop, measures per episode, one summary.
 
 :func:`evaluate` runs, :func:`measure_episode` measures one transcript, :func:`summarise` averages.
 The measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
-(:data:`search_env.metrics.answers.R1_SEARCHER`), whatever the protocol or dataset, unless another
-is given. Outputs of other systems become the same records in
-:mod:`search_env.evaluation.foreign_outputs`. No printing, no files.
+(:data:`search_env.metrics.answers.R1_SEARCHER`) for every protocol and dataset, unless another is
+passed. :mod:`search_env.evaluation.foreign_outputs` reads outputs of other systems into the same
+measures. No printing, no files.
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ from search_env.types import Transcript
 
 @dataclass(frozen=True, slots=True)
 class EpisodeMeasures:
-    """What one episode came to. Plain values, ready for JSON; None where it is not known.
+    """Measures of one episode. Plain values, ready for JSON; None where a value is unknown.
 
     Attributes:
-        question_id: Which question.
-        question: Its text.
+        question_id: Id of the question.
+        question: Text of the question.
         kind: The dataset's own question type, "" where it has none.
-        hops: Number of known single-hop steps, None where unknown.
-        answer: What was answered, None where nothing was.
+        hops: Number of annotated single-hop steps, None where unknown.
+        answer: The answer, None where none was given.
         golds: Gold answer and aliases.
         exact_match: See :func:`search_env.metrics.answers.exact_match`.
         f1: See :func:`search_env.metrics.answers.token_f1`.
         cover_exact_match: See :func:`search_env.metrics.answers.cover_exact_match`.
         contiguous_cover_exact_match: See
             :func:`search_env.metrics.answers.contiguous_cover_exact_match`.
-        episode_return: Undiscounted sum of the rewards that the environment paid.
-        searches: Searches that were run.
-        policy_tokens: Tokens that the policy wrote.
-        stop_reason: A :class:`~search_env.types.StopReason`'s value.
-        valid: False where retrieval failed; such an episode says nothing about the agent.
-        format_faults: Kinds of the faults, in order.
-        queries: What was searched for, in order.
-        document_ids: What each search found, best first.
-        supporting_recall: Share of the question's supporting documents among all documents that
-            the episode retrieved; None where the dataset names none.
+        episode_return: Undiscounted sum of the environment's rewards.
+        searches: Number of searches.
+        policy_tokens: Number of tokens that the policy wrote.
+        stop_reason: Value of a :class:`~search_env.types.StopReason`.
+        valid: False where retrieval failed; such an episode does not count for the agent.
+        format_faults: Kinds of the format faults, in order.
+        queries: Search queries, in order.
+        document_ids: Ids of each search's documents, best first.
+        supporting_recall: Share of the question's supporting documents that the episode retrieved;
+            None where the dataset names none.
         all_supports: 1.0 where all of them were retrieved, else 0.0; None likewise.
-        answer_recall: 1.0 where the words of some gold answer stand in a row in the title and text
-            of some retrieved document, both normalised, else 0.0. Golds that are closed answers
-            (yes, no) or have no word left are not looked for; None where no other is left.
-        judged: 1.0 where a language model judged the answer right, 0.0 where wrong; None where
-            none was asked.
+        answer_recall: 1.0 where the words of some gold answer occur consecutively in the title and
+            text of some retrieved document, both normalised, else 0.0. Closed answers (yes, no) and
+            golds without words after normalisation are skipped; None where no gold is left.
+        judged: 1.0 where a language model judged the answer right, 0.0 where wrong; None without a
+            judgement.
     """
 
     question_id: str
@@ -92,7 +92,7 @@ class EpisodeMeasures:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> EpisodeMeasures:
-        """Return a record that was written as JSON; further fields of the row are left out.
+        """Return measures that were written as JSON; further fields of the row are ignored.
 
         Raises:
             KeyError: A field is missing.
@@ -106,7 +106,7 @@ class EpisodeMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """Means of one group of questions, named as the records' fields; None where nothing has it."""
+    """Means over one group of questions, named as in :class:`EpisodeMeasures`; None if unknown."""
 
     episodes: int
     exact_match: float | None
@@ -123,9 +123,9 @@ class Summary:
     """Means over valid episodes. A measure is None where no episode has it.
 
     Attributes:
-        episodes: Valid episodes.
-        invalid: Episodes left out of everything but the stop reasons.
-        exact_match: Mean of the records' field of the same name, as are the next ten.
+        episodes: Number of valid episodes.
+        invalid: Number of invalid episodes, which count only in the stop reasons.
+        exact_match: Mean of the field of :class:`EpisodeMeasures`, as are the next ten.
         stop_reasons: Number of episodes by stop reason, most frequent first; all episodes.
         by_kind: Means by the dataset's question type; empty where it has none.
         by_hops: Means by number of hops; empty where unknown.
@@ -161,20 +161,20 @@ def evaluate(
 
     Args:
         env: A :class:`SearchQAEnv`, in any wrappers that keep token ids as actions.
-        agent: Begins and plays every episode.
+        agent: Agent that plays every episode.
         questions: Indices into the environment's questions; None for all.
-        seed: Every episode is reset with it, so that none depends on the ones before it.
-        progress: Called with each record as soon as it is there.
+        seed: Seed of every episode's reset, so that none depends on those before it.
+        progress: Called with the measures of each episode when it ends.
 
     Returns:
-        One record for each question.
+        Measures of each question's episode.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or an index is out of range.
         RetrievalError: As raised by the environment under ``on_retrieval_error="raise"``.
     """
     bare = bare_env(env)
-    records = []
+    episodes = []
     for index in range(len(bare.questions)) if questions is None else questions:
         observation, _ = env.reset(seed=seed, options={"index": index})
         agent.begin(bare, observation)
@@ -183,10 +183,10 @@ def evaluate(
             observation, reward, terminated, truncated, _ = env.step(agent.act(observation))
             episode_return += float(reward)
             over = terminated or truncated
-        records.append(measure_episode(bare.transcript(), episode_return))
+        episodes.append(measure_episode(bare.transcript(), episode_return))
         if progress is not None:
-            progress(records[-1])
-    return records
+            progress(episodes[-1])
+    return episodes
 
 
 def measure_episode(
@@ -195,9 +195,9 @@ def measure_episode(
     """Measure one finished episode.
 
     Args:
-        transcript: Of the episode.
-        episode_return: Sum of the rewards that were paid in it.
-        rule: How answers are compared.
+        transcript: Transcript of the episode.
+        episode_return: Sum of the episode's rewards.
+        rule: Rule that compares answers.
 
     Raises:
         ConfigurationError: The episode has not ended.
@@ -235,12 +235,12 @@ def measure_episode(
 def answer_measures(
     answer: str | None, golds: Sequence[str], rule: ScoringRule = R1_SEARCHER
 ) -> dict[str, float]:
-    """Return the fields of a record that compare its answer with the golds, by name.
+    """Return the fields of :class:`EpisodeMeasures` that compare an answer with the golds.
 
     Args:
-        answer: What was answered, None where nothing was.
+        answer: The answer, None where none was given.
         golds: Gold answer and aliases.
-        rule: How to compare.
+        rule: Rule that compares answers.
 
     Example:
         >>> answer_measures("the city of Paris", ["Paris"])["f1"]
@@ -256,114 +256,112 @@ def answer_measures(
 
 def supporting_recall(transcript: Transcript) -> float | None:
     """Return :attr:`EpisodeMeasures.supporting_recall`."""
-    wanted = frozenset(transcript.question.supporting)
-    return len(wanted & transcript.documents.keys()) / len(wanted) if wanted else None
+    supporting = frozenset(transcript.question.supporting)
+    return len(supporting & transcript.documents.keys()) / len(supporting) if supporting else None
 
 
 def answer_recall(transcript: Transcript) -> float | None:
     """Return :attr:`EpisodeMeasures.answer_recall`."""
-    found = transcript.documents.values()
-    return answer_recall_in([f"{d.title} {d.text}" for d in found], transcript.question.answers)
+    texts = [f"{document.title} {document.text}" for document in transcript.documents.values()]
+    return answer_recall_in(texts, transcript.question.answers)
 
 
 def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
-    """Return :attr:`EpisodeMeasures.answer_recall` of texts that were retrieved.
+    """Return :attr:`EpisodeMeasures.answer_recall` for retrieved texts.
 
     Args:
         texts: Title and text of each document.
         golds: Gold answer and aliases.
     """
     normalised = map(R1_SEARCHER.normalize, golds)
-    wanted = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
-    if not wanted:
+    open_golds = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
+    if not open_golds:
         return None
-    read = map(R1_SEARCHER.normalize, texts)
-    return float(any(contains_words(text, gold) for text in read for gold in wanted))
+    normalised_texts = map(R1_SEARCHER.normalize, texts)
+    return float(any(contains_words(text, g) for text in normalised_texts for g in open_golds))
 
 
 def summarise(
-    records: Sequence[EpisodeMeasures], *, resamples: int = RESAMPLES, seed: int = 0
+    episodes: Sequence[EpisodeMeasures], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
-    """Average records, with 95 % bootstrap intervals over questions.
+    """Average the measures of episodes, with 95 % bootstrap intervals over questions.
 
     Args:
-        records: Of one agent.
+        episodes: Episodes of one agent.
         resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
         seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
     """
-    valid = [record for record in records if record.valid]
+    valid = [episode for episode in episodes if episode.valid]
 
     def interval(values: Iterable[float | None]) -> Interval | None:
-        known = _known(values)
-        return bootstrap_mean(known, resamples=resamples, seed=seed) if known else None
+        numbers = _numbers(values)
+        return bootstrap_mean(numbers, resamples=resamples, seed=seed) if numbers else None
 
-    kinds = sorted({record.kind for record in valid if record.kind})
-    counts = sorted({record.hops for record in valid if record.hops is not None})
+    kinds = sorted({e.kind for e in valid if e.kind})
+    counts = sorted({e.hops for e in valid if e.hops is not None})
     return Summary(
         episodes=len(valid),
-        invalid=len(records) - len(valid),
-        exact_match=interval(record.exact_match for record in valid),
-        f1=interval(record.f1 for record in valid),
-        cover_exact_match=interval(record.cover_exact_match for record in valid),
-        contiguous_cover_exact_match=interval(
-            record.contiguous_cover_exact_match for record in valid
-        ),
-        episode_return=interval(record.episode_return for record in valid),
-        supporting_recall=interval(record.supporting_recall for record in valid),
-        all_supports=interval(record.all_supports for record in valid),
-        answer_recall=interval(record.answer_recall for record in valid),
-        searches=interval(record.searches for record in valid),
-        policy_tokens=interval(record.policy_tokens for record in valid),
-        judged=interval(record.judged for record in valid),
-        stop_reasons=dict(Counter(record.stop_reason for record in records).most_common()),
-        by_kind={kind: _means([r for r in valid if r.kind == kind]) for kind in kinds},
-        by_hops={hops: _means([r for r in valid if r.hops == hops]) for hops in counts},
+        invalid=len(episodes) - len(valid),
+        exact_match=interval(e.exact_match for e in valid),
+        f1=interval(e.f1 for e in valid),
+        cover_exact_match=interval(e.cover_exact_match for e in valid),
+        contiguous_cover_exact_match=interval(e.contiguous_cover_exact_match for e in valid),
+        episode_return=interval(e.episode_return for e in valid),
+        supporting_recall=interval(e.supporting_recall for e in valid),
+        all_supports=interval(e.all_supports for e in valid),
+        answer_recall=interval(e.answer_recall for e in valid),
+        searches=interval(e.searches for e in valid),
+        policy_tokens=interval(e.policy_tokens for e in valid),
+        judged=interval(e.judged for e in valid),
+        stop_reasons=dict(Counter(e.stop_reason for e in episodes).most_common()),
+        by_kind={kind: _means([e for e in valid if e.kind == kind]) for kind in kinds},
+        by_hops={hops: _means([e for e in valid if e.hops == hops]) for hops in counts},
     )
 
 
-def _means(records: Sequence[EpisodeMeasures]) -> Means:
+def _means(episodes: Sequence[EpisodeMeasures]) -> Means:
     return Means(
-        episodes=len(records),
-        exact_match=_mean(record.exact_match for record in records),
-        f1=_mean(record.f1 for record in records),
-        cover_exact_match=_mean(record.cover_exact_match for record in records),
-        supporting_recall=_mean(record.supporting_recall for record in records),
-        all_supports=_mean(record.all_supports for record in records),
-        answer_recall=_mean(record.answer_recall for record in records),
-        searches=_mean(record.searches for record in records),
+        episodes=len(episodes),
+        exact_match=_mean(e.exact_match for e in episodes),
+        f1=_mean(e.f1 for e in episodes),
+        cover_exact_match=_mean(e.cover_exact_match for e in episodes),
+        supporting_recall=_mean(e.supporting_recall for e in episodes),
+        all_supports=_mean(e.all_supports for e in episodes),
+        answer_recall=_mean(e.answer_recall for e in episodes),
+        searches=_mean(e.searches for e in episodes),
     )
 
 
-def _known(values: Iterable[float | None]) -> list[float]:
-    """Return a measure of those records that have it."""
+def _numbers(values: Iterable[float | None]) -> list[float]:
+    """Return the values of a measure in the episodes that have it."""
     return [float(value) for value in values if value is not None]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = _known(values)
-    return sum(known) / len(known) if known else None
+    numbers = _numbers(values)
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def on_shared_questions(
     first: Sequence[EpisodeMeasures], second: Sequence[EpisodeMeasures]
 ) -> tuple[list[EpisodeMeasures], list[EpisodeMeasures]]:
-    """Return the valid episodes of both whose questions the other has too, in the first's order.
+    """Return the valid episodes of both agents on the questions they share, in the first's order.
 
-    Questions are the same where their texts are, but for case and white space: ids differ between
-    systems. A question that comes several times counts once, by its first valid episode.
+    Questions are matched by their texts, ignoring case and white space: ids differ between systems.
+    Of several episodes of a question only the first valid one counts.
 
     Args:
-        first: Of the one agent.
-        second: Of the other.
+        first: Episodes of one agent.
+        second: Episodes of the other.
     """
-    ours, theirs = _by_question(first), _by_question(second)
-    shared = [text for text in ours if text in theirs]
-    return [ours[text] for text in shared], [theirs[text] for text in shared]
+    firsts, seconds = _by_question(first), _by_question(second)
+    shared = [text for text in firsts if text in seconds]
+    return [firsts[text] for text in shared], [seconds[text] for text in shared]
 
 
-def _by_question(records: Iterable[EpisodeMeasures]) -> dict[str, EpisodeMeasures]:
-    found: dict[str, EpisodeMeasures] = {}
-    for record in records:
-        if record.valid:
-            found.setdefault(one_line(record.question).casefold(), record)
-    return found
+def _by_question(episodes: Iterable[EpisodeMeasures]) -> dict[str, EpisodeMeasures]:
+    by_question: dict[str, EpisodeMeasures] = {}
+    for episode in episodes:
+        if episode.valid:
+            by_question.setdefault(one_line(episode.question).casefold(), episode)
+    return by_question

@@ -1,23 +1,23 @@
-"""Outputs of any system, read into the records that our own evaluations are made of.
+"""Outputs of other systems, read into the measures of this package's own evaluations.
 
 ===============  ================================================================================
-layout           what writes it
+layout           written by
 ===============  ================================================================================
 ``r1-searcher``  RUCAIBox/R1-Searcher@631167c ``evaluation/``: JSON lines with ``pred_ans``, the
-                 whole text in ``gen_text_store`` and the judge's verdict in ``gpt4o_output``
-``flashrag``     RUC-NLPIR/FlashRAG@0fc3712 ``flashrag/dataset/dataset.py``, its pipelines of
-                 Search-R1 and R1-Searcher among them: ``golden_answers`` and an ``output`` with
-                 ``pred`` and what was retrieved
-``verl``         the validation dumps of verl, which Search-R1 trains in: JSON lines with
+                 full text in ``gen_text_store`` and the judge's verdict in ``gpt4o_output``
+``flashrag``     RUC-NLPIR/FlashRAG@0fc3712 ``flashrag/dataset/dataset.py``, including its
+                 pipelines for Search-R1 and R1-Searcher: ``golden_answers`` and an ``output``
+                 with ``pred`` and the retrieved documents
+``verl``         the validation dumps of verl, in which Search-R1 trains: JSON lines with
                  ``input``, ``output`` and ``gts``
 ``episodes``     this package's :class:`~search_env.wrappers.record_episodes.RecordEpisodes`
 ``run``          this package's ``search-env eval --out``: one object, several agents
-``bench``        this package's ``search-env bench``: a header, then an episode a line
+``bench``        this package's ``search-env bench``: a header, then one episode per line
 ===============  ================================================================================
 
-Answers are taken as their system extracted them, and scored anew: what a file says of its own
-scores is not read. What a layout does not tell (tokens, supporting passages) is None. An answer
-that a system made up for an episode without one ("I don't know.") stays an answer.
+Answers are taken as their system extracted them and scored anew: scores in the file are not read.
+Measures that a layout does not hold (tokens, supporting passages) are None. A placeholder that a
+system writes for an episode without an answer ("I don't know.") counts as an answer.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Any, TypeAlias
 
 from search_env.datasets.rows import Row
 from search_env.datasets.streaming import file_fault, iter_rows, open_text
+from search_env.errors import DataFormatError
 from search_env.evaluation.evaluate import (
     EpisodeMeasures,
     answer_measures,
@@ -45,7 +46,7 @@ from search_env.registry import Registry
 from search_env.types import TagPair, TagRole
 
 Outputs: TypeAlias = dict[str, list[EpisodeMeasures]]
-"""Records by agent; the agent of a file that names none is the file's name."""
+"""Measures of episodes by agent name; a file without agent names has one, named as the file."""
 
 
 def read_outputs(
@@ -55,17 +56,17 @@ def read_outputs(
 
     Args:
         path: The file; plain, gzip or xz.
-        format: A layout of the table above; None tells it from the first record.
-        rule: How answers are compared.
+        format: A layout of the table above; None detects it from the first record.
+        rule: Rule that compares answers.
 
     Raises:
         ConfigurationError: No such layout.
         DataNotFoundError: There is no readable file.
-        DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
-        TokenizerError: The tokenizer that recorded episodes name is not there.
+        DataFormatError: The layout is unknown, a row is bad, or the file is damaged.
+        TokenizerError: The tokenizer that recorded episodes name is missing.
     """
     path = Path(path)
-    return FORMATS[output_format(path) if format is None else format](path, rule)
+    return FORMATS[format or output_format(path)](path, rule)
 
 
 def output_format(path: Path) -> str:
@@ -73,23 +74,23 @@ def output_format(path: Path) -> str:
 
     Raises:
         DataNotFoundError: There is no readable file.
-        DataFormatError: It is none of those above, or the file is damaged.
+        DataFormatError: The layout is unknown, or the file is damaged.
     """
     if _is_one_object(path):
         return "run"
-    found = frozenset(next(iter_rows(path)).data)
-    for needed, name in _RULES:
-        if needed <= found:
-            return name
+    names = frozenset(next(iter_rows(path)).data)
+    for required, layout in _REQUIRED_FIELDS:
+        if required <= names:
+            return layout
     raise file_fault(
         path,
         f"outputs in a known layout ({', '.join(FORMATS)})",
-        f"a first record with the fields {', '.join(sorted(found))}",
-        "Write question, golden_answers and output.pred a line, the layout flashrag.",
+        f"a first record with the fields {', '.join(sorted(names))}",
+        "Write question, golden_answers and output.pred per line, the layout flashrag.",
     )
 
 
-_RULES = (
+_REQUIRED_FIELDS = (
     ({"search_env_results"}, "bench"),
     ({"search_env_episode"}, "episodes"),
     ({"question", "answer", "pred_ans"}, "r1-searcher"),
@@ -99,8 +100,8 @@ _RULES = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
-    """What a text says that a model wrote and an environment wrote into."""
+class _TaggedText:
+    """Contents of the tags in a full text: the answer, the queries, the blocks of documents."""
 
     answer: str | None
     queries: tuple[str, ...]
@@ -108,8 +109,8 @@ class _Said:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What one row tells; the rest of a record follows from it."""
+class _ForeignEpisode:
+    """Contents of one row, from which :class:`EpisodeMeasures` follow."""
 
     id: str
     question: str
@@ -122,7 +123,7 @@ class _Found:
     retrieved: Sequence[str] | None = None
     judged: float | None = None
 
-    def record(self, rule: ScoringRule) -> EpisodeMeasures:
+    def measure(self, rule: ScoringRule) -> EpisodeMeasures:
         retrieved = self.retrieved
         return EpisodeMeasures(
             question_id=self.id,
@@ -147,43 +148,42 @@ class _Found:
         )
 
 
-# One reader a layout.
+# One reader per layout.
 
 
-def _rows(read: Callable[[Row], _Found]) -> Callable[[Path, ScoringRule], Outputs]:
-    """Return the reader of a layout with one row an episode."""
+def _rows(read: Callable[[Row], _ForeignEpisode]) -> Callable[[Path, ScoringRule], Outputs]:
+    """Return the reader of a layout with one row per episode."""
 
     def reader(path: Path, rule: ScoringRule) -> Outputs:
-        records = [read(record).record(rule) for record in iter_rows(path)]
-        return {path.name.split(".")[0]: records}
+        return {_stem(path): [read(record).measure(rule) for record in iter_rows(path)]}
 
     return reader
 
 
-def _r1_searcher(record: Row) -> _Found:
-    said = _read_text(record.optional_text("gen_text_store"))
+def _r1_searcher(record: Row) -> _ForeignEpisode:
+    text = _read_tags(record.optional_text("gen_text_store"))
     verdict = record.optional_text("gpt4o_output").strip().lower()
-    return _Found(
+    return _ForeignEpisode(
         id=str(record.data.get("idx", record.line)),
         question=record.text("question"),
         golds=_golds(record, "answer"),
         answer=_answer(record.data.get("pred_ans")),
         stop_reason=record.optional_text("stop_reason_final") or "unknown",
-        queries=said.queries,
-        searches=len(said.blocks),
-        retrieved=said.blocks,
+        queries=text.queries,
+        searches=len(text.blocks),
+        retrieved=text.blocks,
         judged={"true": 1.0, "false": 0.0}.get(verdict),
     )
 
 
-def _flashrag(record: Row) -> _Found:
+def _flashrag(record: Row) -> _ForeignEpisode:
     output = record.data.get("output")
     if not isinstance(output, dict):
         raise record.fault("output", "an object with pred")
     metadata = record.data.get("metadata")
     kind = metadata.get("type") if isinstance(metadata, dict) else None
     searches = _flashrag_searches(output)
-    return _Found(
+    return _ForeignEpisode(
         id=str(record.data.get("id", record.line)),
         question=record.text("question"),
         golds=_golds(record, "golden_answers"),
@@ -197,10 +197,10 @@ def _flashrag(record: Row) -> _Found:
 
 
 def _flashrag_searches(output: Mapping[str, Any]) -> list[tuple[str, list[str]]] | None:
-    """Return query and documents of each search; None where the pipeline did not keep them.
+    """Return query and documents of each search; None where the pipeline did not store them.
 
-    Pipelines that search in turns keep ``retrieval_results``, numbered; those that search once for
-    the question keep the documents alone, as ``retrieval_result``.
+    Pipelines with several searches store numbered ``retrieval_results``; those with one search for
+    the question store only its documents, as ``retrieval_result``.
     """
     turns = output.get("retrieval_results")
     if isinstance(turns, dict):
@@ -210,8 +210,8 @@ def _flashrag_searches(output: Mapping[str, Any]) -> list[tuple[str, list[str]]]
             for _, turn in ordered
             if isinstance(turn, dict)
         ]
-    once = output.get("retrieval_result")
-    return [("", _contents(once))] if isinstance(once, list) else None
+    single = output.get("retrieval_result")
+    return [("", _contents(single))] if isinstance(single, list) else None
 
 
 def _contents(documents: object) -> list[str]:
@@ -219,27 +219,27 @@ def _contents(documents: object) -> list[str]:
     return [str(row.get("contents", "")) for row in rows if isinstance(row, dict)]
 
 
-def _verl(record: Row) -> _Found:
-    said = _read_text(record.text("output"))
-    asked = record.text("input").rsplit("Question:", 1)[-1]
-    return _Found(
+def _verl(record: Row) -> _ForeignEpisode:
+    text = _read_tags(record.text("output"))
+    question = record.text("input").rsplit("Question:", 1)[-1]
+    return _ForeignEpisode(
         id=str(record.line),
-        question=asked.strip().partition("\n")[0],
+        question=question.strip().partition("\n")[0],
         golds=_golds(record, "gts"),
-        answer=said.answer,
-        stop_reason="answered" if said.answer is not None else "unknown",
-        queries=said.queries,
-        searches=len(said.blocks),
-        retrieved=said.blocks,
+        answer=text.answer,
+        stop_reason="answered" if text.answer is not None else "unknown",
+        queries=text.queries,
+        searches=len(text.blocks),
+        retrieved=text.blocks,
     )
 
 
 def _episodes(path: Path, rule: ScoringRule) -> Outputs:
-    records = [
+    episodes = [
         measure_episode(episode.transcript, episode.score.total, rule)
         for episode in read_episodes(path)
     ]
-    return {path.name.split(".")[0]: records}
+    return {_stem(path): episodes}
 
 
 def _run(path: Path, rule: ScoringRule) -> Outputs:
@@ -251,12 +251,7 @@ def _run(path: Path, rule: ScoringRule) -> Outputs:
                 for name, agent in agents.items()
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise file_fault(
-                path,
-                "a run that search-env eval --out has written",
-                f"{type(error).__name__}: {error}",
-                "Write it anew if it is of an older version.",
-            ) from error
+            raise _unreadable(path, "a run that search-env eval --out wrote", error) from error
 
 
 def _bench(path: Path, rule: ScoringRule) -> Outputs:
@@ -265,19 +260,18 @@ def _bench(path: Path, rule: ScoringRule) -> Outputs:
         name = str(header.data["agent"]["name"])
         return {name: [_rescored(row.data, rule) for row in rows]}
     except (KeyError, TypeError) as error:
-        raise file_fault(
-            path,
-            "results that search-env bench has written",
-            f"{type(error).__name__}: {error}",
-            "Write them anew if they are of an older version.",
-        ) from error
+        raise _unreadable(path, "results that search-env bench wrote", error) from error
+
+
+def _unreadable(path: Path, expected: str, error: Exception) -> DataFormatError:
+    advice = "Run the command again if the file is of an older version."
+    return file_fault(path, expected, f"{type(error).__name__}: {error}", advice)
 
 
 def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeMeasures:
-    """Return a record that was written as JSON, with its answer compared anew."""
-    record = EpisodeMeasures.from_json(row)
-    measures: dict[str, Any] = {**answer_measures(record.answer, record.golds, rule)}
-    return replace(record, **measures)
+    """Return measures that were written as JSON, with the answer compared anew."""
+    episode = EpisodeMeasures.from_json(row)
+    return replace(episode, **answer_measures(episode.answer, episode.golds, rule))
 
 
 FORMATS: Registry[Callable[[Path, ScoringRule], Outputs]] = Registry(
@@ -295,7 +289,11 @@ FORMATS: Registry[Callable[[Path, ScoringRule], Outputs]] = Registry(
 """Readers by layout."""
 
 
-# What the rows share.
+# Fields that several layouts share.
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
 
 
 def _answer(value: object) -> str | None:
@@ -303,7 +301,7 @@ def _answer(value: object) -> str | None:
 
 
 def _golds(record: Row, name: str) -> tuple[str, ...]:
-    """Return gold answers: one string, a list of them, or a list under ``target``."""
+    """Return gold answers from a string, a list of strings, or a list under ``target``."""
     value = record.data.get(name)
     if isinstance(value, dict):
         value = value.get("target")
@@ -313,30 +311,31 @@ def _golds(record: Row, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(golds))
 
 
-def _read_text(text: str) -> _Said:
-    """Take a text apart by whichever published tags it holds."""
+def _read_tags(text: str) -> _TaggedText:
+    """Parse a text by the protocol whose tags occur in it most often."""
     best = max(_PROTOCOLS, key=lambda protocol: sum(text.count(t) for t in protocol.tag_texts))
     answers = re.findall(_between(best.pair(TagRole.ANSWER)), text, re.DOTALL)
     documents = re.compile(_between(best.pair(TagRole.DOCUMENTS)), re.DOTALL)
     queries, end = [], 0
     for block in documents.finditer(text):
         query = _between(best.pair(TagRole.TOOL))
-        asked = re.findall(query, text[end : block.start()], re.DOTALL)
-        queries.append(" ".join(asked[-1].split()) if asked else "")
+        matches = re.findall(query, text[end : block.start()], re.DOTALL)
+        queries.append(" ".join(matches[-1].split()) if matches else "")
         end = block.end()
-    return _Said(answers[-1] if answers else None, tuple(queries), tuple(documents.findall(text)))
+    answer = answers[-1] if answers else None
+    return _TaggedText(answer, tuple(queries), tuple(documents.findall(text)))
 
 
 _PROTOCOLS = (R1_SEARCHER_PROTOCOL, SEARCH_R1_PROTOCOL)
 
 
 def _between(pair: TagPair) -> str:
-    """Return the pattern of what stands between two tags, the nearest opening counting."""
+    """Return the pattern of the text between two tags, starting at the last opening tag."""
     start, end = re.escape(pair.open), re.escape(pair.close)
     return f"{start}((?:(?!{start}).)*?){end}"
 
 
 def _is_one_object(path: Path) -> bool:
-    """Return whether a file is one JSON object over several lines, as ``eval --out`` writes."""
+    """Return whether a file is one JSON object on several lines, as ``eval --out`` writes."""
     with open_text(path) as file:
         return file.readline().strip() == "{"

@@ -1,6 +1,6 @@
-"""What an evaluation leaves behind: a table to read and a JSON record to repeat it from.
+"""Results of an evaluation: a table to read, and a JSON document from which to repeat it.
 
-Nothing is measured here, see :mod:`search_env.evaluation.evaluate`.
+:mod:`search_env.evaluation.evaluate` computes the measures.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import dataclasses
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +18,7 @@ from search_env.envs.search_qa import bare_env
 from search_env.evaluation.evaluate import EpisodeMeasures, Summary
 from search_env.metrics.statistics import RESAMPLES, Interval
 from search_env.paths import atomic_path
-from search_env.provenance import versions
+from search_env.provenance import circumstances, versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 _PACKAGES = ("search-env", "gymnasium", "numpy", "tokenizers", "bm25s", "PyStemmer")
 
 ScoreColumn: TypeAlias = tuple[str, Callable[[Summary], Interval | None]]
-"""Header and content of a column that holds a score from 0 to 1."""
+"""Header of a column of scores from 0 to 1, and the function that reads it from a summary."""
 
 _SCORES: tuple[ScoreColumn, ...] = (
     ("EM", lambda summary: summary.exact_match),
@@ -40,12 +39,12 @@ _SCORES: tuple[ScoreColumn, ...] = (
 
 
 def setting_line(env: gym.Env[Any, Any], count: int, seed: int) -> str:
-    """Return what is evaluated, in one line.
+    """Return a one-line description of an evaluation.
 
     Args:
-        env: Made by ``gym.make``.
-        count: How many of its questions are asked.
-        seed: Of the run.
+        env: Environment made by ``gym.make``.
+        count: Number of its questions to ask.
+        seed: Seed of the run.
     """
     bare = bare_env(env)
     split = bare.questions[0].split if count else ""
@@ -57,18 +56,18 @@ def setting_line(env: gym.Env[Any, Any], count: int, seed: int) -> str:
 
 
 def notes(summaries: Mapping[str, Summary]) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Return the remarks that belong under the table of summaries."""
     lines = [
         f"Means over questions; below each its 95 % bootstrap interval ({RESAMPLES:,} resamples)."
     ]
     for name, summary in summaries.items():
         if summary.invalid:
-            lines.append(
-                f"{name}: {summary.invalid:,} episodes left out, retrieval failed in them."
-            )
+            lines.append(f"{name}: {summary.invalid:,} episodes left out because retrieval failed.")
         unknown = summary.episodes - sum(group.episodes for group in summary.by_hops.values())
         if unknown and name.startswith("oracle"):
-            lines.append(f"{name}: {unknown:,} questions have no known hops and were asked as is.")
+            lines.append(
+                f"{name}: {unknown:,} questions have no known hops and were asked as they are."
+            )
     return lines
 
 
@@ -78,8 +77,8 @@ def summary_table(
     """Return agents as rows, each mean above its interval; at most 100 columns wide.
 
     Args:
-        summaries: By the agents' names.
-        scores: The columns of scores from 0 to 1; searches follow them.
+        summaries: Summaries by agent name.
+        scores: Columns of scores from 0 to 1, which precede the number of searches.
     """
     from rich import box
     from rich.table import Table
@@ -101,25 +100,25 @@ def summary_table(
 def run_record(
     env: gym.Env[Any, Any],
     summaries: Mapping[str, Summary],
-    records: Mapping[str, Sequence[EpisodeMeasures]],
+    episodes: Mapping[str, Sequence[EpisodeMeasures]],
     *,
     command: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Return all that is needed to repeat an evaluation, and what came of it, as JSON values.
+    """Return the results of an evaluation with all that is needed to repeat it, as JSON values.
 
     Args:
-        env: Made by ``gym.make`` from arguments that are JSON values.
-        summaries: By the agents' names.
-        records: By the agents' names.
-        command: The command line that ran it.
-        seed: Of the environment, the agents and the bootstrap.
+        env: Environment made by ``gym.make`` from arguments that are JSON values.
+        summaries: Summaries by agent name.
+        episodes: Measures of the episodes by agent name.
+        command: The command line of the run.
+        seed: Seed of the environment, the agents and the bootstrap.
     """
     bare, spec = bare_env(env), env.spec
     installed = versions(_PACKAGES)
     return {
         "command": command,
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": circumstances()["date"],
         "platform": platform.platform(),
         "python": installed["python"],
         "packages": {name: installed.get(name) for name in _PACKAGES},
@@ -135,7 +134,7 @@ def run_record(
         "agents": {
             agent: {
                 "summary": dataclasses.asdict(summary),
-                "episodes": [dataclasses.asdict(record) for record in records[agent]],
+                "episodes": [dataclasses.asdict(episode) for episode in episodes[agent]],
             }
             for agent, summary in summaries.items()
         },
@@ -143,21 +142,21 @@ def run_record(
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def score_cell(value: Interval | None) -> tuple[str, str]:
-    """Return a mean from 0 to 1 and its interval as figures."""
+    """Return a mean from 0 to 1 and its interval as text."""
     if value is None:
         return "-", ""
     return _trim(value.mean, 3), f"{_trim(value.low, 2)}-{_trim(value.high, 2)}"
 
 
 def count_cell(value: Interval | None) -> tuple[str, str]:
-    """Return a mean that is no share and its interval as figures."""
+    """Return the mean of a count and its interval as text."""
     if value is None:
         return "-", ""
     digits = 2 if value.high < 10 else 1
@@ -171,7 +170,7 @@ def _cell(top: str, below: str) -> Any:
 
 
 def _trim(value: float, digits: int) -> str:
-    """Write a score from 0 to 1 without its leading zero; exactly 1 with one digit less.
+    """Return a score from 0 to 1 without its leading zero; 1 has one digit less.
 
     Example:
         >>> _trim(0.5312, 3), _trim(1.0, 3)

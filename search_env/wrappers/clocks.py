@@ -1,9 +1,9 @@
-"""Other clocks for the same decision process: a step is a segment, a text or a whole episode.
+"""Action granularity: a step of the same decision process is a segment, a text or an episode.
 
-Each wrapper writes token after token with the inner environment's ``step``; there is no rule of the
-environment in here, and every wrapper below a clock sees every token. The same ids from the same
-seed give the same episode on every clock. A clock stands over an environment whose actions are
-token ids, so over no other clock.
+Each wrapper writes token by token with the inner environment's ``step``; it holds no rule of the
+environment, and every wrapper below it sees every token. The same ids from the same seed give the
+same episode at every granularity. These wrappers require an environment whose actions are token
+ids, so they cannot wrap one another.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Source
 from search_env.wrappers.unicode_space import Policies, Policy, Unicode
 
-_PIECES = 512  # ids whose texts random text is made of: all single bytes stand among the first
+_PIECES = 512  # ids whose texts make up random text: all single bytes are among the first
 
 
-class _Stretch(NamedTuple):
-    """What came of some ids written in a row, and how many of them were."""
+class _Written(NamedTuple):
+    """Result of writing several ids, and how many of them were used."""
 
     observation: Any
     reward: float
@@ -38,8 +38,8 @@ class _Stretch(NamedTuple):
     used: int
 
 
-class _Clock(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """What the clocks share: the environment below, and writing ids until it writes itself."""
+class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Base of the wrappers: writes ids until the environment itself writes."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         RecordConstructorArgs.__init__(self)
@@ -49,24 +49,24 @@ class _Clock(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ConfigurationError(
                 f"Expected an environment whose actions are token ids, "
                 f"{self._bare.action_space}, got {env.action_space}. Put {type(self).__name__} "
-                "below the wrapper that changes them; clocks do not stand on one another."
+                "below the wrapper that changes them; one wrapper of this kind is enough."
             )
 
-    def _write(self, ids: Sequence[int]) -> _Stretch:
+    def _write(self, ids: Sequence[int]) -> _Written:
         """Write ids until the environment writes something, the episode ends or none is left."""
-        total, faults = 0.0, []
+        total_reward, faults = 0.0, []
         for used, token in enumerate(ids, 1):
             observation, reward, terminated, truncated, info = self.env.step(token)
-            total += float(reward)
+            total_reward += float(reward)
             faults += info.get("format_faults", ())
             if terminated or truncated or used == len(ids) or self._has_written(info):
                 break
         if faults:
             info["format_faults"] = faults
-        return _Stretch(observation, total, terminated, truncated, info, used)
+        return _Written(observation, total_reward, terminated, truncated, info, used)
 
     def _has_written(self, info: Info) -> bool:
-        """Whether the environment wrote in the last step: documents, or a notice after a fault."""
+        """Return whether the environment wrote in the last step: documents or a notice."""
         if "document_ids" in info:
             return True
         return (
@@ -74,25 +74,25 @@ class _Clock(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         )
 
 
-class SegmentAction(_Clock):
-    """Takes a sequence of token ids as one action, such as all up to a tag or the end.
+class SegmentAction(_CoarseAction):
+    """Takes a sequence of token ids as one action, such as all ids up to a tag or the end.
 
     The ids are written one by one until the environment writes something (documents or a notice),
-    the episode ends, or they are used up. Ids after that point were sampled without sight of what
-    the environment wrote: they are not executed, and ``info["unused_actions"]`` counts them.
+    the episode ends, or all are used. Later ids were sampled without seeing what the environment
+    wrote: they are not executed, and ``info["unused_actions"]`` counts them.
 
-    The reward is the sum over the tokens. The info is the last token's, with the
-    ``format_faults`` of all of them; a search always is the last token's.
+    The reward is the sum over the tokens. The info is that of the last token, with the
+    ``format_faults`` of all tokens; a search is always that of the last token.
 
     The action space is ``Sequence(Discrete(n))``; lists and integer arrays of one dimension are
-    taken as well. The observation space is the environment's.
+    accepted as well. The observation space is the environment's.
 
     Args:
         env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
             as actions.
 
     Raises:
-        ConfigurationError: ``env`` is another environment, or its actions are no token ids.
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env
@@ -113,14 +113,14 @@ class SegmentAction(_Clock):
         """Write the ids of a segment.
 
         Raises:
-            InvalidActionError: Not a sequence of token ids, or an empty one; nothing was written.
+            InvalidActionError: Not a non-empty sequence of token ids; nothing was written.
             EpisodeOverError: Before ``reset`` or after the end.
             RetrievalError: The search failed; see the environment.
         """
         ids = self._ids(action)
-        stretch = self._write(ids)
-        stretch.info["unused_actions"] = len(ids) - stretch.used
-        return stretch[:5]
+        written = self._write(ids)
+        written.info["unused_actions"] = len(ids) - written.used
+        return written[:5]
 
     def _ids(self, action: Any) -> list[int]:
         try:
@@ -136,28 +136,28 @@ class SegmentAction(_Clock):
         )
 
 
-class TextAction(_Clock):
+class TextAction(_CoarseAction):
     """Takes text as an action and shows the episode as text, for API models and people.
 
     The text is encoded once, by the environment's tokenizer; the name of a special token becomes
-    that token, so that ``<|endoftext|>`` ends a sequence. The ids are written as in
-    :class:`SegmentAction`; what was left of the text when the environment wrote something is
-    ``info["unused_text"]``, "" as a rule.
+    that token, so ``<|endoftext|>`` ends a sequence. The ids are written as in
+    :class:`SegmentAction`; ``info["unused_text"]`` is the rest of the text where the environment
+    wrote something before its end, usually "".
 
-    The observation is the text of the whole episode so far: what to prompt a model with.
-    ``info["new_text"]`` is what the environment wrote since the last step, after ``reset`` the
-    prompt. Tokens stay the truth: pieces of text are never joined and encoded again, and bytes
-    that are no UTF-8 show as U+FFFD.
+    The observation is the text of the episode so far, with which to prompt a model.
+    ``info["new_text"]`` is the text that the environment wrote since the last step; after ``reset``
+    it is the prompt. Tokens remain authoritative: texts are never joined and encoded again, and
+    bytes that are not UTF-8 show as U+FFFD.
 
-    Both spaces are :class:`~search_env.wrappers.unicode_space.Unicode`; in ``AsyncVectorEnv`` pass
-    ``shared_memory=False``.
+    Both spaces are :class:`~search_env.wrappers.unicode_space.Unicode`; pass
+    ``shared_memory=False`` to ``AsyncVectorEnv``.
 
     Args:
         env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
             as actions.
 
     Raises:
-        ConfigurationError: ``env`` is another environment, or its actions are no token ids.
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env
@@ -177,9 +177,9 @@ class TextAction(_Clock):
         tokenizer = self._tokenizer = self._bare.tokenizer
         pieces = _encodable(tokenizer)
         # A byte makes at most one character.
-        longest = self._bare.protocol.max_tokens * max(map(len, tokenizer.token_bytes))
+        max_length = self._bare.protocol.max_tokens * max(map(len, tokenizer.token_bytes))
         self.action_space = Unicode(pieces=pieces)
-        self.observation_space = Unicode(longest, pieces=pieces)
+        self.observation_space = Unicode(max_length, pieces=pieces)
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[str, Info]:
         """Begin an episode; see the environment."""
@@ -191,7 +191,7 @@ class TextAction(_Clock):
         """Write a text.
 
         Raises:
-            InvalidActionError: Not a text, or one without any token; nothing was written.
+            InvalidActionError: Not a text, or one without tokens; nothing was written.
             EpisodeOverError: Before ``reset`` or after the end.
             RetrievalError: The search failed; see the environment.
         """
@@ -203,32 +203,31 @@ class TextAction(_Clock):
         if not ids:
             raise InvalidActionError(
                 f"Expected a text of one token or more, got {action!r}, in which tokenizer "
-                f"{self._tokenizer.name!r} finds none. Write what its vocabulary holds."
+                f"{self._tokenizer.name!r} finds none. Use words of its vocabulary."
             )
         before = len(self._bare.transcript().tokens)
         _, reward, terminated, truncated, info, used = self._write(ids)
         transcript = self._bare.transcript()
-        theirs = transcript.sources[before:] != Source.POLICY
-        info["new_text"] = transcript.decode(transcript.tokens[before:][theirs])
+        inserted = transcript.sources[before:] != Source.POLICY
+        info["new_text"] = transcript.decode(transcript.tokens[before:][inserted])
         info["unused_text"] = self._tokenizer.decode(ids[used:])
         return transcript.text(), reward, terminated, truncated, info
 
 
-class EpisodeAction(_Clock):
-    """Takes a policy as an action and plays the whole episode with it, in one step.
+class EpisodeAction(_CoarseAction):
+    """Takes a policy as an action and plays the whole episode with it in one step.
 
-    A policy is any callable from the environment's observation to a token id; the observation that
-    ``step`` returns is the final one, the reward is the episode's sum, the info is the final one
-    with the ``format_faults`` of all tokens. ``info["trajectory"]`` holds plain lists, ready for
-    JSON:
+    A policy is any callable from the environment's observation to a token id. ``step`` returns the
+    final observation, the sum of the rewards, and the final info with the ``format_faults`` of all
+    tokens. ``info["trajectory"]`` holds plain lists, ready for JSON:
 
     | Key           | Meaning                                                               |
     |---------------|-----------------------------------------------------------------------|
-    | `actions`     | the ids that the policy chose, in order                               |
-    | `rewards`     | the reward of each of them                                            |
-    | `tokens`      | all ids of the episode: prompt, policy's and inserted ones            |
-    | `sources`     | who wrote each of the tokens (:class:`~search_env.types.Source`)      |
-    | `stop_reason` | how the episode ended; "" where a wrapper below cut it                |
+    | `actions`     | ids that the policy chose, in order                                   |
+    | `rewards`     | reward of each action                                                 |
+    | `tokens`      | all ids of the episode: prompt, the policy's and inserted ones        |
+    | `sources`     | writer of each token (:class:`~search_env.types.Source`)              |
+    | `stop_reason` | reason of the end; "" where a wrapper below truncated the episode     |
 
     The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
@@ -237,7 +236,7 @@ class EpisodeAction(_Clock):
             as actions.
 
     Raises:
-        ConfigurationError: ``env`` is another environment, or its actions are no token ids.
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env
@@ -252,7 +251,7 @@ class EpisodeAction(_Clock):
         super().__init__(env)
         tokenizer = self._bare.tokenizer
         self.action_space = Policies(tokenizer.size, end_ids=sorted(tokenizer.eos_ids))
-        self._first: tuple[Any] | None = None  # the observation to begin with
+        self._first: tuple[Any] | None = None  # the first observation of an episode not yet played
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         """Begin an episode; see the environment."""
@@ -263,11 +262,11 @@ class EpisodeAction(_Clock):
     def step(self, action: Policy) -> tuple[Any, float, bool, bool, Info]:
         """Play the episode to its end.
 
-        Whatever the policy or the environment raises comes through, and the episode is over.
+        Errors of the policy or the environment propagate, and end the episode.
 
         Raises:
-            InvalidActionError: Not a callable; or the policy returned no token id.
-            EpisodeOverError: The episode has been played: call ``reset`` first.
+            InvalidActionError: Not a callable, or the policy returned no token id.
+            EpisodeOverError: There is no episode to play: call ``reset`` first.
             RetrievalError: A search failed; see the environment.
         """
         if not callable(action):
@@ -281,11 +280,11 @@ class EpisodeAction(_Clock):
                 "reset()."
             )
         (observation,), self._first = self._first, None
-        actions, rewards, faults, over = [], [], [], False
-        while not over:
+        actions, rewards, faults = [], [], []
+        terminated = truncated = False
+        while not (terminated or truncated):
             token = action(observation)
             observation, reward, terminated, truncated, info = self.env.step(token)
-            over = terminated or truncated
             actions.append(operator.index(token))
             rewards.append(float(reward))
             faults += info.get("format_faults", ())
@@ -307,7 +306,7 @@ class EpisodeAction(_Clock):
 
 
 def _encodable(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Return texts of single ids that the tokenizer encodes, end-of-sequence ids left out."""
+    """Return texts of single ids that the tokenizer encodes, except end-of-sequence ids."""
     texts = {
         raw.decode("utf-8", "ignore"): raw
         for number, raw in enumerate(tokenizer.token_bytes[:_PIECES])

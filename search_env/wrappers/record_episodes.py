@@ -1,4 +1,4 @@
-"""A wrapper that writes every finished episode to a file. See :mod:`search_env.recording.files`."""
+"""Recording of finished episodes to a file; the format is :mod:`search_env.recording.files`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from search_env.recording.files import EpisodeWriter
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Appends each episode to an episode file when it ends.
 
-    What is written is the bare environment's: its arguments, tokens and the reward in force, for
-    whatever wrappers lie between. An episode that is left by ``reset``, cut short by a time limit
-    or broken off by an exception has not ended by the environment's rules and is not written. The
-    seed written is that of the last ``reset``, also after ``set_state``.
+    Recorded are the arguments, tokens and reward of the bare environment, whatever wrappers lie
+    between. An episode that is abandoned by ``reset``, truncated by a time limit or interrupted by
+    an exception has not ended by the environment's rules and is not written. The recorded seed is
+    that of the last ``reset``, also after ``set_state``.
 
     Args:
-        env: Holds a :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers.
         path: A new file, or an episode file to append to.
 
     Raises:
-        ConfigurationError: The environment cannot be rebuilt from names; see
+        ConfigurationError: The environment cannot be rebuilt from its arguments; see
             :class:`~search_env.recording.files.EpisodeWriter`.
-        EpisodeFileError: There is another kind of file at the path.
+        EpisodeFileError: The path is a file of another kind.
 
     Example:
         >>> import tempfile
@@ -55,16 +55,15 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; see the environment."""
-        result = self.env.reset(seed=seed, options=options)
+        observation, info = self.env.reset(seed=seed, options=options)
         self._seed = seed
-        return result
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Step, and write the episode if that ended it."""
+        """Step, and write the episode if it has ended."""
         reward = self._bare.reward  # a wrapper below may change it once the episode has ended
         result = self.env.step(action)
-        terminated, truncated = result[2], result[3]
-        if terminated or truncated:
+        if result[2] or result[3]:  # terminated, truncated
             transcript = self._bare.transcript()
             if transcript.stop_reason is not None:
                 self._writer.write(transcript, seed=self._seed, reward=reward)

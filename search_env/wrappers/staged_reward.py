@@ -1,8 +1,8 @@
-"""Training in phases: wrappers that say which reward is in force, for single and vector form.
+"""Training in phases: wrappers that switch the reward of a single or vector environment.
 
-The environment itself pays; a phase is the name of what it pays. The wrappers watch episodes end,
-ask the one rule of :mod:`search_env.rewards.phases` whether the phase is over, and tell the
-environment its next reward. They compute no reward and change no observation.
+The environment computes the rewards; a phase names the reward in force. The wrappers count episodes
+as they end, apply the rule of :mod:`search_env.rewards.phases` to decide whether the phase is over,
+and set the environment's next reward. They compute no reward and change no observation.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, Pha
 _PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
 
 R1_SEARCHER_PHASES = ("r1-searcher-stage1", "r1-searcher-stage2")
-"""First learn to search, then to answer (arXiv 2503.05592 v2)."""
+"""Learning to search, then to answer (arXiv 2503.05592 v2)."""
 
 R1_SEARCHER_EPISODES = 350 * 16
-"""Length of R1-Searcher's first phase: 350 questions, once (the paper), 16 rollouts of each
+"""Length of R1-Searcher's first phase: 350 questions once (the paper), 16 rollouts of each
 (RUCAIBox/R1-Searcher@631167c: llama_reinforce_plus_train_stage1.sh)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagedState:
-    """State of a wrapped environment: the environment's own, and the phase's."""
+    """State of a wrapped environment: the environment's own and that of the phases."""
 
     env: Any
     phases: PhaseState
 
 
 class _Staged:
-    """What both wrappers are: phases, the rule, its state, and a way to reach the environment."""
+    """Base of both wrappers: the phases, their rule and its state."""
 
-    def _stage(
+    def _init_phases(
         self,
         phases: Sequence[str | Reward],
         phase: int,
@@ -63,23 +63,23 @@ class _Staged:
 
     @property
     def phase(self) -> int:
-        """Number of the phase that pays from now on."""
+        """Index of the phase in force from now on."""
         return self._state.phase
 
     @property
     def phase_name(self) -> str:
-        """Name of the reward that this phase pays."""
+        """Name of the reward of the phase in force."""
         return self._names[self._state.phase]
 
     @property
     def phase_history(self) -> tuple[PhaseSwitch, ...]:
-        """Every change of phase: which began, after how many valid episodes, and why."""
+        """Every switch: the new phase, the number of valid episodes before it, and the reason."""
         return self._state.history
 
     def set_phase(self, phase: int) -> None:
-        """Begin a phase by hand; its progress starts anew. The phase in force goes on as it is.
+        """Begin a phase with no progress; no effect if it is the phase in force.
 
-        Episodes under way are paid under the new phase, and count for it.
+        Unfinished episodes are rewarded under the new phase and count for it.
 
         Raises:
             ConfigurationError: There is no such phase.
@@ -87,89 +87,90 @@ class _Staged:
         self.set_phase_state(self._rule.switch(self._state, phase))
 
     def get_phase_state(self) -> PhaseState:
-        """Return phase, progress and history alone, for a training run that is resumed."""
+        """Return phase, progress and history, for resuming a training run."""
         return self._state
 
     def set_phase_state(self, state: PhaseState) -> None:
-        """Go on from a saved phase, and let the environment pay what it pays.
+        """Continue from a saved phase, and set the environment's reward accordingly.
 
         Raises:
             ConfigurationError: There is no such phase.
         """
-        self._pay(self.phases[self._rule.checked(state.phase)])
+        self._set_reward(self.phases[self._rule.checked(state.phase)])
         self._state = state
 
     def get_state(self) -> StagedState:
-        """Return the whole state: the environment's own and the phase's.
+        """Return the state of the environment and of the phases.
 
         Raises:
             ConfigurationError: The environment cannot save its state.
         """
-        return StagedState(self._reach("get_state")(), self._state)
+        return StagedState(self._method("get_state")(), self._state)
 
     def set_state(self, state: StagedState) -> None:
-        """Go on from a saved state exactly as the environment that saved it would have."""
-        self._reach("set_state")(state.env)
+        """Continue from a saved state exactly as the environment that saved it would have."""
+        self._method("set_state")(state.env)
         self.set_phase_state(state.phases)
 
     def set_reward(self, reward: str | Reward) -> NoReturn:
-        """Refuse: here the phase decides the reward.
+        """Refuse, because the phase determines the reward.
 
         Raises:
             ConfigurationError: Always.
         """
         raise ConfigurationError(
-            f"Expected set_phase(), got set_reward({reward!r}): the phase decides the reward. Add "
-            "the reward to phases=, and keep one staged wrapper, the outermost."
+            f"Expected set_phase(), got set_reward({reward!r}): the phase determines the reward. "
+            "Add the reward to phases=, and keep one staged wrapper, the outermost."
         )
 
-    def _book(self, episodes: Sequence[EpisodeOutcome]) -> list[Progress]:
+    def _count(self, episodes: Sequence[EpisodeOutcome]) -> list[Progress]:
         """Count episodes that ended together; return the progress after each."""
-        state, seen = self._rule.observe(self._state, episodes)
+        state, progress = self._rule.observe(self._state, episodes)
         if state.phase != self._state.phase:
-            self.set_phase_state(state)  # if the environment cannot be told, nothing was counted
+            self.set_phase_state(state)  # if the environment refuses, nothing was counted
         self._state = state
-        return seen
+        return progress
 
-    def _pay(self, reward: str | Reward) -> None:
+    def _set_reward(self, reward: str | Reward) -> None:
         raise NotImplementedError
 
-    def _reach(self, name: str) -> Callable[..., Any]:
-        """Return the method of that name nearest below this wrapper."""
+    def _method(self, name: str) -> Callable[..., Any]:
+        """Return the nearest method of that name below this wrapper."""
         raise NotImplementedError
 
 
 class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, Any, Any, Any]):
-    """Pays the reward of a phase and switches phases; R1-Searcher's two by default.
+    """Sets the reward of a phase and switches phases; R1-Searcher's two by default.
 
-    A phase ends once ``search_rate`` and ``format_rate`` (where given) are reached over the last
+    A phase ends once ``search_rate`` and ``format_rate`` (unless None) are reached over the last
     ``window`` episodes of the phase, or after ``after_episodes`` of them, whichever comes first.
-    With none of the three only :meth:`set_phase` switches. The episode that fulfils the condition
-    is paid under the old phase, the next one under the new. Episodes with ``info["valid"]`` False
-    count for nothing.
+    If all three are None, only :meth:`set_phase` switches. The episode that meets the condition is
+    rewarded under the old phase, the next one under the new. Episodes with ``info["valid"]`` False
+    are not counted.
 
-    ``info`` always has ``phase`` (int: the phase that this step was paid under) and
-    ``phase_name``; on the step that ends an episode also ``phase_episodes`` (int), ``search_rate``
-    and ``format_rate`` (float) of that phase, and ``phase_switched`` (bool).
+    ``info`` always has ``phase`` (int: the phase in force during this step) and ``phase_name``; on
+    the step that ends an episode also ``phase_episodes`` (int), ``search_rate`` and
+    ``format_rate`` (float) of that phase, and ``phase_switched`` (bool).
 
-    The state holds the phase; so do copies, pickles and, as the arguments, ``env.spec``.
+    The phase is part of the state and of copies and pickles; ``env.spec`` holds the arguments.
 
     **Not inside a vector environment.** There each row counts its own episodes, so ``N`` rows need
-    ``N * after_episodes`` of them and switch one by one (``infos["phase"]`` says which have). Put
-    :class:`VectorStagedReward` around the vector environment instead. Where that cannot be done
+    ``N * after_episodes`` of them and switch one by one (see ``infos["phase"]``). Put
+    :class:`VectorStagedReward` around the vector environment instead. Where that is impossible,
     pass ``after_episodes=None`` and switch all rows at once: ``envs.call("set_phase", 1)``, or
     ``env_method`` in Stable-Baselines3.
 
     Args:
         env: An environment with ``set_reward``, such as ``SearchQAEnv``, wrapped or not. Episodes
             must end by its own rules: ``max_policy_tokens``, not ``max_episode_steps``.
-        phases: A reward for each phase: names, or :class:`~search_env.rewards.Reward` objects
-            (then ``EnvSpec`` cannot be JSON).
-        after_episodes: Valid episodes after which a phase ends at the latest; None: no limit.
-        search_rate: Share of episodes that searched, in (0, 1]; None: not asked.
-        format_rate: Share of episodes that are well formed, in (0, 1]; None: not asked.
-        window: Episodes that the shares are of; they count once there are so many.
-        phase: The phase to begin in.
+        phases: A reward per phase: names, or :class:`~search_env.rewards.Reward` objects, with
+            which ``EnvSpec`` cannot become JSON.
+        after_episodes: Maximum number of valid episodes in a phase; None for no maximum.
+        search_rate: Required share of episodes with a search, in (0, 1]; None for none.
+        format_rate: Required share of well-formed episodes, in (0, 1]; None for none.
+        window: Number of latest episodes over which the shares are computed, once there are so
+            many.
+        phase: Index of the first phase.
 
     Raises:
         ConfigurationError: An unknown reward or phase, a value out of range, or an environment
@@ -211,7 +212,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
             phase=phase,
         )
         gym.Wrapper.__init__(self, env)
-        self._stage(phases, phase, after_episodes, search_rate, format_rate, window)
+        self._init_phases(phases, phase, after_episodes, search_rate, format_rate, window)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -221,49 +222,49 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
         return observation, {**info, "phase": self.phase, "phase_name": self.phase_name}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
-        """Step; where the episode ends, count it and switch if the phase is over."""
+        """Step; if the episode ends, count it and switch if the phase is over."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         info = {**info, "phase": self.phase, "phase_name": self.phase_name}
         if terminated or truncated:
             if "valid" not in info:
-                raise _cut_short()
-            finished = EpisodeOutcome(info["num_searches"], info["well_formed"], info["valid"])
-            info.update(zip(_PROGRESS, self._book([finished])[0], strict=True))
+                raise _truncated_by_wrapper()
+            outcome = EpisodeOutcome(info["num_searches"], info["well_formed"], info["valid"])
+            info.update(zip(_PROGRESS, self._count([outcome])[0], strict=True))
         return observation, reward, terminated, truncated, info
 
     def clone(self) -> StagedReward:
-        """Return an independent environment, wrappers below included, in the same state."""
+        """Return an independent copy in the same state, including the wrappers below."""
         return copy.deepcopy(self)
 
-    def _pay(self, reward: str | Reward) -> None:
-        self._reach("set_reward")(reward)
+    def _set_reward(self, reward: str | Reward) -> None:
+        self._method("set_reward")(reward)
 
-    def _reach(self, name: str) -> Callable[..., Any]:
+    def _method(self, name: str) -> Callable[..., Any]:
         if not self.env.has_wrapper_attr(name):
-            raise _lacks(self.env, name)
+            raise _missing_method(self.env, name)
         method: Callable[..., Any] = self.env.get_wrapper_attr(name)
         return method
 
 
 class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
-    """Pays the reward of a phase in all rows and switches phases; R1-Searcher's two by default.
+    """Sets the reward of a phase in all rows and switches phases; R1-Searcher's two by default.
 
     :class:`StagedReward` for vector environments: ``SearchQAVectorEnv``, Gymnasium's
     ``SyncVectorEnv`` and ``AsyncVectorEnv``, in each autoreset mode, with ``send`` and ``recv``
     where the environment has them. Same arguments, same rule.
 
-    The phase is one number for the whole environment. Episodes that end in the same step are paid
-    under the same phase and then counted in the order of their rows. The switch is booked at the
-    very episode that fulfilled the condition, and is in force from the next step (or ``recv``) on
-    in every row, also for episodes under way. Episodes that end beside that one, in a later row,
-    do not count for the new phase.
+    All rows share one phase. Episodes that end in the same step are rewarded under the same phase
+    and then counted in the order of their rows. The switch is recorded at the episode that met the
+    condition, and is in force from the next step (or ``recv``) on in every row, also for
+    unfinished episodes. Episodes that end in the same step in a later row do not count for the new
+    phase.
 
     ``infos`` has ``phase`` and ``phase_name`` for every row, in read-only arrays; for rows whose
     episode ended also ``phase_episodes``, ``search_rate``, ``format_rate`` and
-    ``phase_switched`` (True in the row of the switch alone). In mode ``SameStep`` these, with
+    ``phase_switched`` (True only in the row of the switch). In mode ``SameStep`` these, with
     ``phase`` and ``phase_name``, are in ``infos["final_info"]``.
 
-    Vector environments record no wrappers in their ``spec``: keep the arguments yourself.
+    Vector environments do not record wrappers in their ``spec``: keep the arguments yourself.
 
     Example:
         >>> import gymnasium as gym
@@ -293,23 +294,23 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         phase: int = 0,
     ) -> None:
         VectorWrapper.__init__(self, env)
-        self._stage(phases, phase, after_episodes, search_rate, format_rate, window)
+        self._init_phases(phases, phase, after_episodes, search_rate, format_rate, window)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:
         """Begin episodes under the phase in force; arguments are the environment's own."""
         mask = (options or {}).get("reset_mask")  # which Gymnasium takes out of the dictionary
         observations, infos = self.env.reset(seed=seed, options=options)
         if mask is None or mask.all():
-            return observations, {**infos, **self._standing}
+            return observations, {**infos, **self._phase_infos}
         names = np.empty(self.num_envs, object)
         names[mask] = self.phase_name
         phase = np.where(mask, self.phase, 0)
-        told = {"phase": phase, "_phase": mask, "phase_name": names, "_phase_name": mask}
-        return observations, {**infos, **told}
+        phase_infos = {"phase": phase, "_phase": mask, "phase_name": names, "_phase_name": mask}
+        return observations, {**infos, **phase_infos}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Step all rows; count the episodes that ended and switch if the phase is over."""
-        return self._told(self.env.step(actions))
+        return self._add_phase(self.env.step(actions))
 
     def send(self, actions: Any, rows: Sequence[int] | None = None) -> None:
         """Step some rows without waiting; see ``SearchQAVectorEnv.send``.
@@ -317,110 +318,107 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         Raises:
             ConfigurationError: The environment has no ``send``.
         """
-        self._own("send")(actions, rows)
+        _method_of(self.env, "send")(actions, rows)
 
     def recv(self, min_ready: int = 1) -> tuple[Any, Any, Any, Any, Info]:
-        """Return the rows that are ready, counted as in :meth:`step`.
+        """Return the rows that are ready, with their episodes counted as in :meth:`step`.
 
         Raises:
             ConfigurationError: The environment has no ``recv``.
         """
-        return self._told(self._own("recv")(min_ready))
+        return self._add_phase(_method_of(self.env, "recv")(min_ready))
 
     def set_phase_state(self, state: PhaseState) -> None:
-        """Go on from a saved phase, and let every row pay what it pays.
+        """Continue from a saved phase, and set the reward of every row accordingly.
 
         Raises:
             ConfigurationError: There is no such phase.
         """
         super().set_phase_state(state)
-        self._show()
+        self._prepare_infos()
 
-    def _told(self, result: tuple[Any, Any, Any, Any, Info]) -> tuple[Any, Any, Any, Any, Info]:
+    def _add_phase(
+        self, result: tuple[Any, Any, Any, Any, Info]
+    ) -> tuple[Any, Any, Any, Any, Info]:
         observations, rewards, terminations, truncations, infos = result
-        infos = {**infos, **self._standing}
+        infos = {**infos, **self._phase_infos}
         ended = np.flatnonzero(terminations | truncations)
         if len(ended):
-            self._count(ended.tolist(), infos)
+            self._add_progress(ended.tolist(), infos)
         return observations, rewards, terminations, truncations, infos
 
-    def _count(self, rows: list[int], infos: Info) -> None:
-        """Count the episodes that ended in some rows, and say so in the infos."""
+    def _add_progress(self, rows: list[int], infos: Info) -> None:
+        """Count the episodes that ended in some rows, and add the progress to the infos."""
         final: Info = infos.get("final_info", infos)
-        told = final.get("_valid", np.zeros(self.num_envs, np.bool_))
-        if not told[rows].all():
-            raise _cut_short()
+        has_outcome = final.get("_valid", np.zeros(self.num_envs, np.bool_))
+        if not has_outcome[rows].all():
+            raise _truncated_by_wrapper()
         ended = np.zeros(self.num_envs, np.bool_)
         ended[rows] = True
         if final is not infos:
             for key in ("phase", "phase_name"):
-                final[key], final[f"_{key}"] = self._standing[key], ended
-        facts = (final[key][rows].tolist() for key in EpisodeOutcome._fields)
-        seen = self._book([EpisodeOutcome(*fact) for fact in zip(*facts, strict=True)])
-        for key, values in zip(_PROGRESS, map(np.array, zip(*seen, strict=True)), strict=True):
+                final[key], final[f"_{key}"] = self._phase_infos[key], ended
+        columns = (final[key][rows].tolist() for key in EpisodeOutcome._fields)
+        progress = self._count([EpisodeOutcome(*row) for row in zip(*columns, strict=True)])
+        for key, values in zip(_PROGRESS, map(np.array, zip(*progress, strict=True)), strict=True):
             final[key] = np.zeros(self.num_envs, values.dtype)
             final[key][rows] = values
             final[f"_{key}"] = ended.copy()
 
-    def _show(self) -> None:
-        """Prepare the infos of a phase once: a step hands out the same arrays, so read-only."""
+    def _prepare_infos(self) -> None:
+        """Prepare the infos of a phase once; read-only, because all steps share the arrays."""
         count = self.num_envs
         names = np.full(count, self.phase_name, object)
-        phase, every = np.full(count, self.phase, np.int64), np.ones(count, np.bool_)
-        for array in (names, phase, every):
+        phase, mask = np.full(count, self.phase, np.int64), np.ones(count, np.bool_)
+        for array in (names, phase, mask):
             array.setflags(write=False)
-        self._standing: dict[str, NDArray[Any]] = {
-            **{"phase": phase, "_phase": every},
-            **{"phase_name": names, "_phase_name": every},
+        self._phase_infos: dict[str, NDArray[Any]] = {
+            **{"phase": phase, "_phase": mask},
+            **{"phase_name": names, "_phase_name": mask},
         }
 
-    def _pay(self, reward: str | Reward) -> None:
-        if self._has("set_reward"):
-            self._reach("set_reward")(reward)
+    def _set_reward(self, reward: str | Reward) -> None:
+        if hasattr(_nearest(self.env, "set_reward"), "set_reward"):
+            self._method("set_reward")(reward)
             return
-        call = self._reach("call")
+        call = self._method("call")
         try:
             call("set_reward", reward)
         except AttributeError as error:
-            raise _lacks(self.env, "set_reward") from error
+            raise _missing_method(self.env, "set_reward") from error
 
-    def _own(self, name: str) -> Callable[..., Any]:
-        # Not by _reach: a wrapper in between that does not know the call must not be passed over.
-        if not hasattr(self.env, name):
-            raise _lacks(self.env, name)
-        method: Callable[..., Any] = getattr(self.env, name)
-        return method
-
-    def _has(self, name: str) -> bool:
-        return hasattr(_nearest(self.env, name), name)
-
-    def _reach(self, name: str) -> Callable[..., Any]:
-        if not self._has(name):
-            raise _lacks(self.env, name)
-        method: Callable[..., Any] = getattr(_nearest(self.env, name), name)
-        return method
+    def _method(self, name: str) -> Callable[..., Any]:
+        return _method_of(_nearest(self.env, name), name)
 
 
 def _nearest(env: VectorEnv[Any, Any, Any], name: str) -> VectorEnv[Any, Any, Any]:
     """Return the outermost environment with an attribute, else the innermost.
 
-    Vector wrappers, unlike single ones, do not look attributes up below themselves.
+    Vector wrappers, unlike single ones, do not look attributes up below themselves. ``send`` and
+    ``recv`` are not looked up in this way: a wrapper between must not be bypassed.
     """
     while isinstance(env, VectorWrapper) and not hasattr(env, name):
         env = env.env
     return env
 
 
-def _cut_short() -> ConfigurationError:
+def _method_of(env: VectorEnv[Any, Any, Any], name: str) -> Callable[..., Any]:
+    if not hasattr(env, name):
+        raise _missing_method(env, name)
+    method: Callable[..., Any] = getattr(env, name)
+    return method
+
+
+def _truncated_by_wrapper() -> ConfigurationError:
     return ConfigurationError(
         "Expected the last info of an episode to hold 'valid', got none: a wrapper such as "
-        "TimeLimit cut the episode before it could be paid. Pass max_policy_tokens instead of "
-        "max_episode_steps."
+        "TimeLimit truncated the episode before it was rewarded. Pass max_policy_tokens instead "
+        "of max_episode_steps."
     )
 
 
-def _lacks(env: object, name: str) -> ConfigurationError:
+def _missing_method(env: object, name: str) -> ConfigurationError:
     return ConfigurationError(
         f"Expected an environment with {name}(), got {env}. Wrap SearchQAEnv, SearchQAVectorEnv "
-        "or what has the method."
+        "or another environment with the method."
     )

@@ -1,9 +1,9 @@
-"""Tokens as categories, for networks that one-hot what is discrete and scale what is a box.
+"""Tokens as categories, for networks that one-hot discrete spaces and scale boxes.
 
-The environment's observation is a box of ids, right for a language model, which embeds them. A
-plain network would read an id's number as a magnitude. The wrappers here keep the tokens alone and
-say what they are: ``MultiDiscrete``, one category for each place. Stable-Baselines3's ``MlpPolicy``
-then sees one-hot tokens. The sources are left out: where the two matter, write a wrapper.
+The environment's observation is a box of ids, suited to a language model, which embeds them. A
+plain network would read an id as a magnitude. These wrappers observe the tokens alone, as
+``MultiDiscrete`` with one category per place, so that Stable-Baselines3's ``MlpPolicy`` sees
+one-hot tokens. The sources are left out.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
+from search_env.validation import check_choice
 
 Tokens = NDArray[np.int64]
 
 KEEP = ("first", "last")
-"""Which tokens a window keeps where there are more than it has places."""
+"""Tokens that a window keeps where the episode has more tokens than places."""
 
 
 class TokenWindow(gym.ObservationWrapper[Tokens, Any, Any], RecordConstructorArgs):
-    """Shows a number of tokens, as categories.
+    """Observes a fixed number of tokens, as categories.
 
-    The observation space is ``MultiDiscrete([n + 1] * size)``: ids as they are, and ``n``, one more
-    than any id, in places without a token. ``keep="first"`` puts the episode's k-th token in the
-    k-th place, free places last; ``keep="last"`` puts the newest token in the last place, free
-    places first.
+    The observation space is ``MultiDiscrete([n + 1] * size)``: unchanged ids, and ``n``, one more
+    than any id, in empty places. ``keep="first"`` puts the episode's k-th token in the k-th place,
+    empty places last; ``keep="last"`` puts the newest token in the last place, empty places first.
 
     Args:
         env: An environment with the observations of ``SearchQAEnv``, wrapped or not.
@@ -97,7 +97,7 @@ class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Tokens, dict[str, Any]]:
-        """Begin episodes; arguments are the environment's own."""
+        """Begin episodes; see the environment."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return self._window(observations["tokens"], observations["length"]), infos
 
@@ -115,7 +115,7 @@ class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
 
 
 class _Window:
-    """Rows of tokens and how many there are, to rows of ``size`` places."""
+    """Turns rows of tokens and their lengths into rows of ``size`` places."""
 
     def __init__(self, space: spaces.Space[Any], size: int | None, keep: str) -> None:
         tokens = space.spaces.get("tokens") if isinstance(space, spaces.Dict) else None
@@ -131,10 +131,7 @@ class _Window:
                 f"Expected size to be an integer from 1 to {context}, the context, got {size!r}. "
                 "Pass one of these, or None for all."
             )
-        if keep not in KEEP:
-            raise ConfigurationError(
-                f"Expected keep among {list(KEEP)}, got {keep!r}. Pass one of them."
-            )
+        check_choice("keep", keep, KEEP)
         self._size, self._empty = size, int(tokens.high.max()) + 1
         self._last = keep == "last"
 

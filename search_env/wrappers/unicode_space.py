@@ -1,7 +1,6 @@
 """Spaces that Gymnasium lacks: any text, and policies as actions.
 
-Neither has a fixed shape, so neither can be flattened or put into shared memory. They are data
-alone: nothing is registered with Gymnasium for them.
+Neither has a fixed shape, so neither can be flattened or put into shared memory.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ _END_PROBABILITY = 0.25
 
 
 class Unicode(Space[str]):
-    """Any text, of a length in characters between two bounds.
+    """Any text whose length in characters lies between two bounds.
 
-    Gymnasium's own ``Text`` holds alphanumeric characters unless told others, and as an observation
-    it comes out of ``AsyncVectorEnv``'s shared memory as stale zeros, without a word. This space
-    makes ``AsyncVectorEnv`` refuse shared memory: pass ``shared_memory=False``.
+    Gymnasium's own ``Text`` has a fixed character set, alphanumeric by default, and its
+    observations silently come out of ``AsyncVectorEnv``'s shared memory as stale zeros. With this
+    space ``AsyncVectorEnv`` refuses shared memory: pass ``shared_memory=False``.
 
     Args:
-        max_length: Most characters, None for any number.
-        min_length: Fewest characters.
-        pieces: What samples are joined from; they bound only samples, not the space.
-        seed: Of the samples.
+        max_length: Maximum number of characters, None for no maximum.
+        min_length: Minimum number of characters.
+        pieces: Texts that samples are joined from; they do not restrict the space itself.
+        seed: Seed of the samples.
 
     Raises:
         ConfigurationError: The bounds or pieces admit no text.
@@ -76,10 +75,10 @@ class Unicode(Space[str]):
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> str:
-        """Return random pieces, joined: eight on average, more where the bounds ask for more.
+        """Return random pieces, joined: eight on average, more where the bounds require it.
 
         Raises:
-            ConfigurationError: There is a mask.
+            ConfigurationError: A mask is passed.
         """
         _refuse_masks(self, mask, probability)
         count = int(self.np_random.geometric(1 / _MEAN_PIECES))
@@ -90,7 +89,7 @@ class Unicode(Space[str]):
         return text[: self.max_length]
 
     def contains(self, x: object) -> bool:
-        """Return whether it is a text of such a length."""
+        """Return whether ``x`` is a text of a length within the bounds."""
         return (
             isinstance(x, str)
             and self.min_length <= len(x)
@@ -110,15 +109,15 @@ class Unicode(Space[str]):
 
 @dataclass(frozen=True, slots=True)
 class RandomPolicy:
-    """A random token at each step, always the same one for the same number of tokens.
+    """A random token at each step, a function of seed and number of tokens alone.
 
-    Having no state of its own, it plays an episode again exactly. It reads ``length`` of the
-    environment's own observation.
+    Without state it replays an episode exactly. It reads ``length`` of the environment's
+    observation.
 
     Attributes:
-        seed: Another seed, another policy.
-        size: Ids are drawn from ``range(size)``.
-        end_ids: One step in four writes one of these, so that most episodes end by themselves.
+        seed: Seed of the policy.
+        size: Number of token ids to draw from.
+        end_ids: Ids drawn in one step of four, so that most episodes end by themselves.
     """
 
     seed: int
@@ -139,7 +138,7 @@ class Policies(Space[Policy]):
     Args:
         size: Number of token ids.
         end_ids: Ids that end a sequence.
-        seed: Of the samples.
+        seed: Seed of the samples.
 
     Example:
         >>> space = Policies(24, end_ids=[0], seed=0)
@@ -165,16 +164,16 @@ class Policies(Space[Policy]):
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> RandomPolicy:
-        """Return a random policy; equally seeded spaces return equal ones.
+        """Return a random policy; spaces with equal seeds return equal policies.
 
         Raises:
-            ConfigurationError: There is a mask.
+            ConfigurationError: A mask is passed.
         """
         _refuse_masks(self, mask, probability)
         return RandomPolicy(int(self.np_random.integers(2**31)), self.size, self.end_ids)
 
     def contains(self, x: object) -> bool:
-        """Return whether it can be called."""
+        """Return whether ``x`` is callable."""
         return callable(x)
 
     def __eq__(self, other: object) -> bool:

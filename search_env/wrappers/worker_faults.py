@@ -1,11 +1,11 @@
-"""A worker process that dies, as an error with a name.
+"""An explicit error when a worker process of a vector environment dies.
 
-Gymnasium 1.4 does not expect the death of a worker of its ``AsyncVectorEnv``: the caller sees a
-bare ``BrokenPipeError``, ``ConnectionResetError`` or ``EOFError``, ``close`` raises the like or
-waits for ever for an answer it has already taken, and with ``max_concurrency`` a worker that dies
-in its turn leaves the others waiting for theirs. This wrapper watches the processes while it waits.
-It starts no worker anew: the episodes of a dead one are gone, and going on without them would bias
-whatever is learnt.
+Gymnasium 1.4 does not handle the death of a worker of its ``AsyncVectorEnv``: the caller sees a
+bare ``BrokenPipeError``, ``ConnectionResetError`` or ``EOFError``, ``close`` raises a similar one
+or waits forever for an answer it has already received, and with ``max_concurrency`` a worker that
+dies while it holds the permit blocks the others. This wrapper watches the processes while it waits.
+It restarts no worker: the episodes of a dead one are lost, and continuing without them would bias
+training.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from gymnasium.vector import AsyncVectorEnv, VectorWrapper
 
 from search_env.errors import ConfigurationError, WorkerDiedError
 
-_CHECK_S = 0.1  # between two looks at the processes while an answer is awaited
-_GRACE_S = 5.0  # for a process to be gone after its pipe broke, or after SIGTERM
+_CHECK_S = 0.1  # interval of checks for dead processes while waiting for an answer
+_GRACE_S = 5.0  # time for a process to exit after its pipe broke, or after SIGTERM
 
 
 class WorkerFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     """Raises :class:`~search_env.errors.WorkerDiedError` when a worker process dies.
 
-    For ``AsyncVectorEnv``, directly around it and below other vector wrappers. The call during or
-    after which a worker dies raises; its step is lost as a whole. The other workers are ended at
-    once, so that ``close`` returns and no process is left behind. Errors that an environment
-    raises in its worker come through as they do without the wrapper; the worker has ended then,
-    and the next call says so.
+    Wraps an ``AsyncVectorEnv`` directly, below other vector wrappers. The call during or after
+    which a worker dies raises, and its step is lost in all rows. The other workers are terminated
+    at once, so that ``close`` returns and no process remains. Errors that an environment raises in
+    its worker propagate as without the wrapper; that worker has then exited, and the next call
+    raises.
 
     Args:
         env: The vector environment.
@@ -75,7 +75,7 @@ SIGKILL. All have been stopped...
         """Begin episodes; see ``AsyncVectorEnv.reset``.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         with self._watched():
             self.env.reset_async(seed=seed, options=options)
@@ -86,7 +86,7 @@ SIGKILL. All have been stopped...
         """Step all rows; see ``AsyncVectorEnv.step``.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         with self._watched():
             self.env.step_async(actions)
@@ -97,7 +97,7 @@ SIGKILL. All have been stopped...
         """Call a method in every row; see ``AsyncVectorEnv.call``.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         with self._watched():
             self.env.call_async(name, *args, **kwargs)
@@ -108,7 +108,7 @@ SIGKILL. All have been stopped...
         """Return an attribute of every row; see ``AsyncVectorEnv.get_attr``.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         return self.call(name)
 
@@ -116,70 +116,70 @@ SIGKILL. All have been stopped...
         """Set an attribute in every row; see ``AsyncVectorEnv.set_attr``.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         with self._watched():
             self.env.set_attr(name, values)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return every row's frame.
+        """Return the frame of every row.
 
         Raises:
-            WorkerDiedError: A worker is gone.
+            WorkerDiedError: A worker has died.
         """
         return self.call("render")
 
     def close(self, **kwargs: Any) -> None:
-        """End all workers; those that live are asked to close their environment first."""
+        """End all workers; those alive close their environments first."""
         try:
             self.env.close(**kwargs)
-        except (EOFError, OSError):  # one has died since the last call
+        except (EOFError, OSError):  # a worker has died since the last call
             self._stop()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Turn the death of a worker, before or in this block, into the error with a name."""
+        """Raise WorkerDiedError if a worker has died before or dies within this block."""
         if self._fault:
             raise WorkerDiedError(self._fault)
-        if None in self.env.parent_pipes:  # Gymnasium drops that of a worker that raised an error
+        if None in self.env.parent_pipes:  # Gymnasium drops the pipe of a worker that raised
             raise self._died()
         try:
             yield
         except (EOFError, ConnectionError) as error:
-            if None in self.env.parent_pipes:  # an environment raised it, in its worker
+            if None in self.env.parent_pipes:  # an environment raised it in its worker
                 raise
             raise self._died() from error
 
     def _await_answers(self) -> None:
-        """Return once every worker has answered or broken its pipe, or one is known dead.
+        """Wait until every worker has answered or broken its pipe.
 
         Raises:
-            EOFError: One died without an answer. The others may wait for a turn that it held.
+            EOFError: A worker died without an answer. The others may wait for its permit.
         """
         for pipe in self.env.parent_pipes:
             while not pipe.poll(_CHECK_S):
-                if any(self._dead().values()):  # code 0: answered with an error, left in order
+                if any(self._dead().values()):  # code 0: exited normally after an error
                     raise EOFError
 
     def _dead(self, timeout: float = 0) -> dict[int, int | None]:
-        """Return the exit code of each worker that is gone, waiting for the first."""
-        gone = wait([process.sentinel for process in self.env.processes], timeout)
+        """Return the exit code of each worker that has exited, after waiting for the first."""
+        exited = wait([process.sentinel for process in self.env.processes], timeout)
         workers = enumerate(self.env.processes)
-        return {i: _exit_code(process) for i, process in workers if process.sentinel in gone}
+        return {i: _exit_code(process) for i, process in workers if process.sentinel in exited}
 
     def _died(self) -> WorkerDiedError:
-        """Stop what is left and return the error that says what happened."""
+        """Stop the remaining workers and return the error."""
         dead = [f"worker {i} {_ending(code)}" for i, code in self._dead(_GRACE_S).items()]
         self._stop()
         self._fault = (
             f"Expected {self.num_envs} workers to answer, but {', '.join(dead) or 'one broke off'}"
             ". All have been stopped and the step is lost. Make the vector environment again; "
-            "after SIGKILL, look for memory running out and use fewer workers."
+            "after SIGKILL, check whether memory ran out and use fewer workers."
         )
         return WorkerDiedError(self._fault)
 
     def _stop(self) -> None:
-        """End all workers without asking them, as ``close`` can no longer."""
+        """End all workers by signals, where ``close`` no longer can."""
         for process in self.env.processes:
             process.terminate()
         for process in self.env.processes:
@@ -188,14 +188,14 @@ SIGKILL. All have been stopped...
                 process.kill()
                 process.join()
         for pipe in self.env.parent_pipes:
-            if pipe is not None:  # so it is after an error of that worker's environment
+            if pipe is not None:  # None after an error of that worker's environment
                 pipe.close()
         self.env.closed = True
 
 
 def _exit_code(process: BaseProcess) -> int | None:
-    """Return the exit code of a process whose sentinel says that it is going or gone."""
-    process.join(_GRACE_S)  # files close, and the sentinel speaks, just before there is a code
+    """Return the exit code of a process whose sentinel is ready."""
+    process.join(_GRACE_S)  # the sentinel is ready slightly before the exit code
     return process.exitcode
 
 

@@ -55,12 +55,12 @@ def transcript(question=QUESTION, answer=None, searches=(), documents=(), faults
     )
 
 
-def test_every_field_of_a_record():
+def test_every_field():
     documents = [
         Document("c", "Rome", "A city."),
         Document("b", "Holt", "He was born in New-York."),
     ]
-    record = measure_episode(
+    episode = measure_episode(
         transcript(
             answer="The city of New York",
             searches=[("mayor", ("c",)), ("born", ("b", "c"))],
@@ -69,7 +69,7 @@ def test_every_field_of_a_record():
         ),
         0.25,
     )
-    assert record == EpisodeMeasures(
+    assert episode == EpisodeMeasures(
         question_id="q1",
         question=QUESTION.text,
         kind="2hop",
@@ -94,10 +94,15 @@ def test_every_field_of_a_record():
     )
 
 
-def test_nothing_known_nothing_done():
-    record = measure_episode(transcript(Question("q", "Who?", ("Nero",))), 0.0)
-    assert (record.hops, record.supporting_recall, record.all_supports) == (None, None, None)
-    assert (record.answer, record.f1, record.searches, record.answer_recall) == (None, 0.0, 0, 0.0)
+def test_unknown_and_missing_values():
+    episode = measure_episode(transcript(Question("q", "Who?", ("Nero",))), 0.0)
+    assert (episode.hops, episode.supporting_recall, episode.all_supports) == (None, None, None)
+    assert (episode.answer, episode.f1, episode.searches, episode.answer_recall) == (
+        None,
+        0.0,
+        0,
+        0.0,
+    )
     assert measure_episode(transcript(), 0.0).supporting_recall == 0.0
 
 
@@ -114,8 +119,8 @@ def test_nothing_known_nothing_done():
     ],
 )
 def test_answer_recall(golds, text, expected):
-    found = transcript(Question("q", "?", golds), documents=[Document("c", "Rome", text)])
-    assert measure_episode(found, 0.0).answer_recall == expected
+    episode = transcript(Question("q", "?", golds), documents=[Document("c", "Rome", text)])
+    assert measure_episode(episode, 0.0).answer_recall == expected
 
 
 def test_words_do_not_join_two_documents():
@@ -124,20 +129,20 @@ def test_words_do_not_join_two_documents():
     assert contains_words("in new york", "new york")
 
 
-def test_all_supports_found():
+def test_all_supports():
     documents = [Document("b", "", ""), Document("z", "", ""), Document("a", "", "")]
-    record = measure_episode(transcript(documents=documents), 0.0)
-    assert (record.supporting_recall, record.all_supports) == (1.0, 1.0)
+    episode = measure_episode(transcript(documents=documents), 0.0)
+    assert (episode.supporting_recall, episode.all_supports) == (1.0, 1.0)
 
 
-def test_a_running_episode_has_no_record():
+def test_a_running_episode_is_refused():
     env = SearchQAEnv(dataset="toy", protocol="toy", tokenizer="toy")
     env.reset(seed=0)
     with pytest.raises(ConfigurationError, match="still runs"):
         measure_episode(env.transcript(), 0.0)
 
 
-def some_records():
+def some_episodes():
     """Two kinds; the third episode is not valid."""
     near = [Document("a", "", "New York")]
     both = [*near, Document("b", "", "")]
@@ -151,7 +156,7 @@ def some_records():
 
 
 def test_summary_by_hand():
-    summary = summarise(some_records())
+    summary = summarise(some_episodes())
     assert (summary.episodes, summary.invalid) == (3, 1)
     assert summary.exact_match is not None
     assert summary.exact_match.mean == pytest.approx(1 / 3)
@@ -180,13 +185,13 @@ def test_summary_of_nothing():
 
 
 def test_intervals_are_seeded():
-    records = some_records()
-    assert summarise(records, seed=1) == summarise(records, seed=1)
-    assert summarise(records, resamples=9, seed=1) != summarise(records, resamples=9, seed=2)
+    episodes = some_episodes()
+    assert summarise(episodes, seed=1) == summarise(episodes, seed=1)
+    assert summarise(episodes, resamples=9, seed=1) != summarise(episodes, resamples=9, seed=2)
 
 
 class Copyist:
-    """Copies the two keys into a query, the value into the answer; notes what it is shown."""
+    """Searches for the two keys and answers with the value; records the episodes begun."""
 
     def __init__(self):
         self.begun = []
@@ -205,25 +210,25 @@ class Copyist:
 
 def test_each_question_once_in_order():
     env, agent, seen = gym.make("SearchQA-Toy-v0"), Copyist(), []
-    records = evaluate(env, agent, progress=seen.append)
+    episodes = evaluate(env, agent, progress=seen.append)
     ids = [question.id for question in bare_env(env).questions]
-    assert [r.question_id for r in records] == ids == [i for _, i in agent.begun]
-    assert seen == records
+    assert [r.question_id for r in episodes] == ids == [i for _, i in agent.begun]
+    assert seen == episodes
     assert all(e is env.unwrapped for e, _ in agent.begun)
-    assert {(r.f1, r.episode_return, r.stop_reason) for r in records} == {(1.0, 1.0, "answered")}
+    assert {(r.f1, r.episode_return, r.stop_reason) for r in episodes} == {(1.0, 1.0, "answered")}
 
 
 def test_chosen_questions_in_the_order_given():
-    records = evaluate(gym.make("SearchQA-Toy-v0"), Copyist(), iter([5, 2]))
-    assert [r.question_id for r in records] == ["toy-train-05", "toy-train-02"]
+    episodes = evaluate(gym.make("SearchQA-Toy-v0"), Copyist(), iter([5, 2]))
+    assert [r.question_id for r in episodes] == ["toy-train-05", "toy-train-02"]
     with pytest.raises(ConfigurationError, match="index from 0 to 63"):
         evaluate(gym.make("SearchQA-Toy-v0"), Copyist(), [64])
 
 
 def test_rewards_of_wrappers_are_added_up():
     env = gym.wrappers.TransformReward(gym.make("SearchQA-Toy-v0"), lambda reward: reward - 1.0)
-    (record,) = evaluate(env, Copyist(), [0])
-    assert (record.f1, record.policy_tokens, record.episode_return) == (1.0, 7, 1.0 - 7)
+    (episode,) = evaluate(env, Copyist(), [0])
+    assert (episode.f1, episode.policy_tokens, episode.episode_return) == (1.0, 7, 1.0 - 7)
 
 
 def test_episodes_do_not_depend_on_those_before():
@@ -240,9 +245,9 @@ def test_episodes_do_not_depend_on_those_before():
 def test_failed_retrievals_are_left_out_or_raised():
     broken = FakeRetriever(error=RetrievalError("down"))
     arguments = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy", "retriever": broken}
-    records = evaluate(SearchQAEnv(**arguments, on_retrieval_error="truncate"), Copyist(), [0, 1])
-    assert [r.valid for r in records] == [False, False]
-    assert summarise(records).episodes == 0
+    episodes = evaluate(SearchQAEnv(**arguments, on_retrieval_error="truncate"), Copyist(), [0, 1])
+    assert [r.valid for r in episodes] == [False, False]
+    assert summarise(episodes).episodes == 0
     with pytest.raises(RetrievalError, match="down"):
         evaluate(SearchQAEnv(**arguments), Copyist(), [0])
 
@@ -258,9 +263,9 @@ def test_recall_of_the_raw_question_on_real_data(data_dir):
 
     corpus = data_dir / "official" / "2wikimultihopqa_corpus.json.xz"
     env = gym.make("SearchQA-2Wiki-v0", corpus=str(corpus), tokenizer="byte", split="train")
-    records = evaluate(env, make_baseline("question-as-query"), range(40))
-    for record, question in zip(records, bare_env(env).questions, strict=False):
-        (found,) = bare_env(env).retriever.search([record.queries[0]], 5)
-        assert record.document_ids == (tuple(d.id for d in found),)
-        share = sum(d.id in question.supporting for d in found) / len(question.supporting)
-        assert record.supporting_recall == share
+    episodes = evaluate(env, make_baseline("question-as-query"), range(40))
+    for episode, question in zip(episodes, bare_env(env).questions, strict=False):
+        (documents,) = bare_env(env).retriever.search([episode.queries[0]], 5)
+        assert episode.document_ids == (tuple(d.id for d in documents),)
+        share = sum(d.id in question.supporting for d in documents) / len(question.supporting)
+        assert episode.supporting_recall == share

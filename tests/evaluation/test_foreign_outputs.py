@@ -1,4 +1,4 @@
-"""Outputs of others: each layout, the published files row by row, and what is no output."""
+"""Outputs of other systems: each layout, the published files row by row, unreadable files."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ VERL_ROW = {
 }
 
 
-def written(path, *rows):
+def write_rows(path, *rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
 
 
 def only(path, format=None, rule=R1_SEARCHER):
-    ((name, (record,)),) = read_outputs(path, format, rule).items()
+    ((name, (episode,)),) = read_outputs(path, format, rule).items()
     assert name == path.name.split(".")[0]
-    return record
+    return episode
 
 
 # Published files, row by row.
@@ -88,18 +88,18 @@ def test_published_trajectories(data_dir, name, count, em, cover, f1, judged, se
     path = data_dir / "trajectories" / f"{name}_qwen.jsonl.xz"
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    ((agent, records),) = read_outputs(path).items()
-    assert (agent, len(records)) == (f"{name}_qwen", count)
-    for row, record in zip(rows, records, strict=True):
+    ((agent, episodes),) = read_outputs(path).items()
+    assert (agent, len(episodes)) == (f"{name}_qwen", count)
+    for row, episode in zip(rows, episodes, strict=True):
         pair = (row["pred_ans"], row["answer"], R1_SEARCHER)
-        assert record.exact_match == slow_exact(*pair)
-        assert record.f1 == pytest.approx(slow_f1(*pair))
-        assert record.cover_exact_match == slow_cover(*pair)
-        assert record.contiguous_cover_exact_match == slow_contiguous(*pair)
-        assert record.searches == row["gen_text_store"].count("<|begin_of_documents|>\n(1)")
-        assert len(record.queries) == record.searches
-        assert all(query in " ".join(row["gen_text_store"].split()) for query in record.queries)
-    summary = summarise(records)
+        assert episode.exact_match == slow_exact(*pair)
+        assert episode.f1 == pytest.approx(slow_f1(*pair))
+        assert episode.cover_exact_match == slow_cover(*pair)
+        assert episode.contiguous_cover_exact_match == slow_contiguous(*pair)
+        assert episode.searches == row["gen_text_store"].count("<|begin_of_documents|>\n(1)")
+        assert len(episode.queries) == episode.searches
+        assert all(query in " ".join(row["gen_text_store"].split()) for query in episode.queries)
+    summary = summarise(episodes)
     measured = (summary.exact_match, summary.cover_exact_match, summary.f1, summary.judged)
     assert [round(value.mean, 3) for value in measured] == [em, cover, f1, judged]
     assert round(summary.searches.mean, 2) == searches
@@ -109,29 +109,31 @@ def test_published_trajectories(data_dir, name, count, em, cover, f1, judged, se
 
 
 def test_r1_searcher(tmp_path):
-    record = only(written(tmp_path / "theirs.jsonl", R1_ROW))
-    assert (record.answer, record.exact_match, record.judged) == (" Jan Holt ", 1.0, 1.0)
-    assert (record.queries, record.searches) == (("Ulm mayor",), 1)
-    assert (record.answer_recall, record.stop_reason) == (1.0, "finished")
-    assert (record.policy_tokens, record.supporting_recall, record.hops) == (None, None, None)
+    episode = only(write_rows(tmp_path / "theirs.jsonl", R1_ROW))
+    assert (episode.answer, episode.exact_match, episode.judged) == (" Jan Holt ", 1.0, 1.0)
+    assert (episode.queries, episode.searches) == (("Ulm mayor",), 1)
+    assert (episode.answer_recall, episode.stop_reason) == (1.0, "finished")
+    assert (episode.policy_tokens, episode.supporting_recall, episode.hops) == (None, None, None)
 
 
 def test_a_reply_of_the_judge_that_is_no_verdict_is_none(tmp_path):
-    record = only(written(tmp_path / "theirs.jsonl", {**R1_ROW, "gpt4o_output": "I cannot say"}))
-    assert record.judged is None
+    episode = only(
+        write_rows(tmp_path / "theirs.jsonl", {**R1_ROW, "gpt4o_output": "I cannot say"})
+    )
+    assert episode.judged is None
 
 
 def test_flashrag(tmp_path):
-    record = only(written(tmp_path / "intermediate_data.json", FLASHRAG_ROW))
-    assert (record.question_id, record.kind, record.golds) == (
+    episode = only(write_rows(tmp_path / "intermediate_data.json", FLASHRAG_ROW))
+    assert (episode.question_id, episode.kind, episode.golds) == (
         "test_0",
         "bridge",
         ("Holt", "Jan Holt"),
     )
-    assert (record.answer, record.exact_match) == ("Mayor Jan Holt", 0.0)  # not the file's 1.0
-    assert record.f1 == pytest.approx(0.8)
-    assert record.queries == ("first", "last")  # turn 2 before turn 10
-    assert (record.searches, record.answer_recall, record.stop_reason) == (2, 1.0, "OnEpisode")
+    assert (episode.answer, episode.exact_match) == ("Mayor Jan Holt", 0.0)  # not the file's 1.0
+    assert episode.f1 == pytest.approx(0.8)
+    assert episode.queries == ("first", "last")  # turn 2 before turn 10
+    assert (episode.searches, episode.answer_recall, episode.stop_reason) == (2, 1.0, "OnEpisode")
 
 
 def test_flashrag_as_one_list_and_without_searches(tmp_path):
@@ -149,32 +151,38 @@ def test_flashrag_as_one_list_and_without_searches(tmp_path):
 
 @pytest.mark.parametrize("golds", [{"target": ["Jan Holt"]}, ["Jan Holt"], "Jan Holt"])
 def test_verl(tmp_path, golds):
-    record = only(written(tmp_path / "100.jsonl", {**VERL_ROW, "gts": golds}))
-    assert (record.question, record.golds) == ("Mayor of Ulm?", ("Jan Holt",))
-    assert (record.exact_match, record.queries, record.answer_recall) == (1.0, ("Ulm mayor",), 1.0)
-    assert record.stop_reason == "answered"
+    episode = only(write_rows(tmp_path / "100.jsonl", {**VERL_ROW, "gts": golds}))
+    assert (episode.question, episode.golds) == ("Mayor of Ulm?", ("Jan Holt",))
+    assert (episode.exact_match, episode.queries, episode.answer_recall) == (
+        1.0,
+        ("Ulm mayor",),
+        1.0,
+    )
+    assert episode.stop_reason == "answered"
 
 
 def test_verl_in_the_tags_of_r1_searcher(tmp_path):
-    record = only(written(tmp_path / "1.jsonl", {**VERL_ROW, "output": R1_TEXT}))
-    assert (record.answer.strip(), record.searches) == ("Jan Holt", 1)
+    episode = only(write_rows(tmp_path / "1.jsonl", {**VERL_ROW, "output": R1_TEXT}))
+    assert (episode.answer.strip(), episode.searches) == ("Jan Holt", 1)
 
 
 def test_text_without_an_answer(tmp_path):
-    record = only(written(tmp_path / "1.jsonl", {**VERL_ROW, "output": "I give up. <answer> x"}))
-    assert (record.answer, record.searches, record.stop_reason) == (None, 0, "unknown")
-    assert record.answer_recall == 0.0
+    episode = only(
+        write_rows(tmp_path / "1.jsonl", {**VERL_ROW, "output": "I give up. <answer> x"})
+    )
+    assert (episode.answer, episode.searches, episode.stop_reason) == (None, 0, "unknown")
+    assert episode.answer_recall == 0.0
 
 
 def test_our_own_runs_come_back_as_they_were(tmp_path):
     env = gym.make("SearchQA-Toy-v0", split="test")
     agents = ("oracle", "closed-book")
-    records = {name: evaluate(env, make_baseline(name), range(3)) for name in agents}
-    summaries = {name: summarise(found) for name, found in records.items()}
+    episodes = {name: evaluate(env, make_baseline(name), range(3)) for name in agents}
+    summaries = {name: summarise(measures) for name, measures in episodes.items()}
     path = tmp_path / "run.json"
-    write_json(path, run_record(env, summaries, records, command="", seed=0))
+    write_json(path, run_record(env, summaries, episodes, command="", seed=0))
     assert output_format(path) == "run"
-    assert read_outputs(path) == records
+    assert read_outputs(path) == episodes
 
 
 def test_our_own_episodes_come_back_as_they_were(tmp_path):
@@ -193,13 +201,13 @@ def test_results_of_a_benchmark_come_back_as_they_were(tmp_path):
     assert output_format(path) == "bench"
     assert read_outputs(path) == {"mine": results.records}
     path.write_text(path.read_text("utf-8") + '{"question_id": "q"}\n', "utf-8")
-    with pytest.raises(DataFormatError, match="search-env bench has written"):
+    with pytest.raises(DataFormatError, match="search-env bench wrote"):
         read_outputs(path)
 
 
 def test_the_rule_decides(tmp_path):
     row = {**R1_ROW, "answer": "USA", "pred_ans": "U.S.A."}
-    path = written(tmp_path / "theirs.jsonl", row)
+    path = write_rows(tmp_path / "theirs.jsonl", row)
     assert [only(path, rule=rule).exact_match for rule in (R1_SEARCHER, SQUAD, HOTPOTQA)] == [
         0.0,
         1.0,
@@ -213,7 +221,7 @@ def test_compressed_files(tmp_path):
     assert only(path).exact_match == 1.0
 
 
-# What is no output.
+# Unreadable files.
 
 
 @pytest.mark.parametrize(
@@ -229,11 +237,11 @@ def test_compressed_files(tmp_path):
 )
 def test_bad_rows(tmp_path, row, error):
     with pytest.raises(DataFormatError, match=error):
-        read_outputs(written(tmp_path / "bad.jsonl", row))
+        read_outputs(write_rows(tmp_path / "bad.jsonl", row))
 
 
 def test_a_file_cut_in_the_middle_of_a_line(tmp_path):
-    path = written(tmp_path / "cut.jsonl", R1_ROW, R1_ROW)
+    path = write_rows(tmp_path / "cut.jsonl", R1_ROW, R1_ROW)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataFormatError, match=r"cut.jsonl, line 2.*JSON on one line"):
         read_outputs(path)
@@ -242,10 +250,10 @@ def test_a_file_cut_in_the_middle_of_a_line(tmp_path):
 def test_a_run_of_another_version_or_cut(tmp_path):
     path = tmp_path / "run.json"
     path.write_text('{\n "agents": {"a": {"episodes": [{"question_id": "q"}]}}\n}', "utf-8")
-    with pytest.raises(DataFormatError, match="Write it anew"):
+    with pytest.raises(DataFormatError, match="Run the command again"):
         read_outputs(path)
     path.write_text('{\n "agents": {', "utf-8")
-    with pytest.raises(DataFormatError, match="Write it anew"):
+    with pytest.raises(DataFormatError, match="Run the command again"):
         read_outputs(path)
 
 
@@ -253,15 +261,15 @@ def test_no_file_no_layout(tmp_path):
     with pytest.raises(DataNotFoundError, match="Check the path"):
         read_outputs(tmp_path / "none.jsonl")
     with pytest.raises(ConfigurationError, match="Did you mean 'flashrag'"):
-        read_outputs(written(tmp_path / "x.jsonl", R1_ROW), "flashrg")
+        read_outputs(write_rows(tmp_path / "x.jsonl", R1_ROW), "flashrg")
     assert set(FORMATS) == {"r1-searcher", "flashrag", "verl", "episodes", "run", "bench"}
 
 
-# Whose questions are the same.
+# Shared questions.
 
 
-def test_shared_questions_are_told_by_their_text(tmp_path):
-    base = only(written(tmp_path / "theirs.jsonl", R1_ROW))
+def test_shared_questions_are_matched_by_their_text(tmp_path):
+    base = only(write_rows(tmp_path / "theirs.jsonl", R1_ROW))
     other = replace(base, question="who is  Mayor of ulm?", question_id="elsewhere")
     apart = replace(base, question="Who else?")
     failed = replace(base, question="Who failed?", valid=False)

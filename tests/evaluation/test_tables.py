@@ -37,32 +37,32 @@ def test_the_widest_table_fits_100_columns_unbroken():
     assert rows[-1].split() == [*[".50-1.0"] * 6, "11.0-13.0"]
 
 
-def test_what_was_not_measured_is_a_dash():
+def test_missing_measures_are_dashes():
     text = printed({"oracle": summary(supporting_recall=None, searches=None)})
     assert text.splitlines()[-2].split()[4] == "-"
 
 
-def test_notes_name_what_was_left_out():
+def test_notes_report_episodes_that_were_left_out():
     lines = notes({"oracle": summary(episodes=9, invalid=3), "random": summary()})
     assert lines[1:] == [
-        "oracle: 3 episodes left out, retrieval failed in them.",
-        "oracle: 9 questions have no known hops and were asked as is.",
+        "oracle: 3 episodes left out because retrieval failed.",
+        "oracle: 9 questions have no known hops and were asked as they are.",
     ]
 
 
 @pytest.fixture
 def run():
     env = gym.make("SearchQA-Toy-v0", split="test")
-    records = {"oracle": evaluate(env, make_baseline("oracle"), range(3), seed=5)}
-    summaries = {name: summarise(found, seed=5) for name, found in records.items()}
-    return env, run_record(env, summaries, records, command="search-env eval", seed=5)
+    episodes = {"oracle": evaluate(env, make_baseline("oracle"), range(3), seed=5)}
+    summaries = {name: summarise(measures, seed=5) for name, measures in episodes.items()}
+    return env, run_record(env, summaries, episodes, command="search-env eval", seed=5)
 
 
 def test_the_record_repeats_the_run(run):
     _, record = run
     again = gym.make(EnvSpec.from_json(json.dumps(record["env_spec"])))
-    records = evaluate(again, make_baseline("oracle"), range(3), seed=record["seed"])
-    assert [r.question_id for r in records] == [
+    episodes = evaluate(again, make_baseline("oracle"), range(3), seed=record["seed"])
+    assert [episode.question_id for episode in episodes] == [
         episode["question_id"] for episode in record["agents"]["oracle"]["episodes"]
     ]
     assert again.unwrapped.tokenizer.digest == record["tokenizer"]["digest"]
@@ -79,7 +79,7 @@ def test_the_record_is_json(run, tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["run.json"]
 
 
-def test_what_is_no_number_is_not_written(tmp_path):
+def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "run.json", {"mean": float("nan")})
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Scripted episodes for the tests of phases: what they write, leave, and how rows play them."""
+"""Scripted episodes for the tests of phases: their texts, outcomes, and play in rows."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from search_env.wrappers.staged_reward import VectorStagedReward
 
 MODES = list(AutoresetMode)
 PHASES = ("f1", "exact-match", "cover-exact-match")
-PARTS = tuple(get_reward(name).parts for name in PHASES)  # each its own: they tell who paid
+PARTS = tuple(get_reward(name).parts for name in PHASES)  # distinct, so parts identify the phase
 
-# Episodes by name: what the policy writes, and the facts that it leaves.
+# Episodes by name: the policy's texts, and their outcomes.
 TEXTS = {
     "searches": "<q>key0 key1 </q><a>value0 </a>",
     "answers": "<a>value0 </a>",
     "rambles": "value1 ",
     "searches badly": "<q>key0 key1 </q>",
-    "fails": "<q>key7 </q>",  # the retriever does, at this query
+    "fails": "<q>key7 </q>",  # the retriever raises at this query
 }
-FACTS = {
+OUTCOMES = {
     "searches": EpisodeOutcome(1, True, True),
     "answers": EpisodeOutcome(0, True, True),
     "rambles": EpisodeOutcome(0, False, True),
@@ -81,8 +81,8 @@ def make_sync(num_envs: int, mode: AutoresetMode) -> gym.vector.VectorEnv:
     return SyncVectorEnv([make] * num_envs, autoreset_mode=mode)
 
 
-class Told(NamedTuple):
-    """What the last info said of an episode."""
+class Outcome(NamedTuple):
+    """Contents of the last info of an episode."""
 
     kind: str
     phase: int
@@ -90,37 +90,37 @@ class Told(NamedTuple):
     progress: tuple[int, float, float, bool]
 
 
-Groups = list[list[Told]]  # the episodes that ended in the same step, in order of rows
+Groups = list[list[Outcome]]  # the episodes that ended in the same step, in order of rows
 
 
 def expected_history(groups: list[list[str]], rule: dict[str, Any], phases: int):
-    """The rule once more, from whole lists and exact fractions."""
-    asked = [rule["search_rate"], rule["format_rate"]]
-    history, total, phase, mine = [], 0, 0, []
+    """Compute the history independently, from complete lists and exact fractions."""
+    thresholds = [rule["search_rate"], rule["format_rate"]]
+    history, total, phase, counted = [], 0, 0, []
     for group in groups:
-        now = phase
-        for facts in (FACTS[kind] for kind in group if FACTS[kind].valid):
+        paying = phase
+        for outcome in (OUTCOMES[kind] for kind in group if OUTCOMES[kind].valid):
             total += 1
-            if phase != now:
+            if phase != paying:
                 continue
-            mine.append((facts.num_searches > 0, facts.well_formed))
-            last = mine[-rule["window"] :]
+            counted.append((outcome.num_searches > 0, outcome.well_formed))
+            last = counted[-rule["window"] :]
             shares = [Fraction(sum(column), len(last)) for column in zip(*last, strict=True)]
-            met = len(last) == rule["window"] and any(asked)
-            met &= all(float(share) >= (ask or 0) for share, ask in zip(shares, asked, strict=True))
-            spent = rule["after_episodes"] is not None and len(mine) >= rule["after_episodes"]
+            met = len(last) == rule["window"] and any(thresholds)
+            met &= all(float(s) >= (t or 0) for s, t in zip(shares, thresholds, strict=True))
+            spent = rule["after_episodes"] is not None and len(counted) >= rule["after_episodes"]
             if (met or spent) and phase + 1 < phases:
-                phase, mine = phase + 1, []
+                phase, counted = phase + 1, []
                 history.append(PhaseSwitch(phase, total, "metric" if met else "episodes"))
     return tuple(history)
 
 
-def told(kind: str, final: dict[str, Any]) -> Told:
+def outcome_of(kind: str, final: dict[str, Any]) -> Outcome:
     progress = tuple(
         final[k] for k in ("phase_episodes", "search_rate", "format_rate", "phase_switched")
     )
     assert list(map(type, progress)) == [int, float, float, bool]
-    return Told(kind, final["phase"], tuple(final.get("reward_parts", ())), progress)
+    return Outcome(kind, final["phase"], tuple(final.get("reward_parts", ())), progress)
 
 
 def play_single(env: gym.Env, stream: list[str], seed: int | None = 0) -> Groups:
@@ -131,7 +131,7 @@ def play_single(env: gym.Env, stream: list[str], seed: int | None = 0) -> Groups
         for token in IDS[kind]:
             _, _, terminated, truncated, info = env.step(token)
         assert terminated or truncated
-        groups.append([told(kind, info)])
+        groups.append([outcome_of(kind, info)])
     return groups
 
 
@@ -162,14 +162,14 @@ class Player:
         assert all(final[f"_{key}"][row] for key in keys)
         return {"reward_parts": paid, **{key: final[key][row].item() for key in keys}}
 
-    def receive(self, result: tuple, rows: range | list[int]) -> list[Told]:
+    def receive(self, result: tuple, rows: range | list[int]) -> list[Outcome]:
         _, _, terminated, truncated, infos = result
         ended, group = terminated | truncated, []
         if self.mode is AutoresetMode.NEXT_STEP:
             for row in rows:
                 self.resetting[row] = False
         for row in np.flatnonzero(ended).tolist():
-            group.append(told(self.scripts[row].pop(0), self.row_info(infos, row)))
+            group.append(outcome_of(self.scripts[row].pop(0), self.row_info(infos, row)))
             self.begin(row)
             self.resetting[row] = self.mode is AutoresetMode.NEXT_STEP
         assert len(set(infos["phase"].tolist())) == 1
@@ -186,7 +186,7 @@ class Player:
         return [group for group in groups if group]
 
     def play_async(self, min_ready: int) -> Groups:
-        """The same by send and recv; a row without a script stays behind."""
+        """Play by send and recv; rows whose script is finished are not stepped."""
         groups, ready = [], list(range(len(self.scripts)))
         while any(self.scripts):
             rows = [row for row in ready if self.scripts[row]]
@@ -199,16 +199,16 @@ class Player:
 
 
 def check(groups: Groups, history, rule: dict[str, Any], phases: int = 3) -> None:
-    """Compare what a form did with the rule, fed with the same groups of episodes."""
+    """Compare a form's switches with the rule, given the same groups of episodes."""
     kinds = [[episode.kind for episode in group] for group in groups]
     assert history == expected_history(kinds, rule, phases)
     pure, state = PhaseRule(phases, **rule), PhaseState()
     for group in groups:
         paying = state.phase
-        state, seen = pure.observe(state, [FACTS[episode.kind] for episode in group])
-        assert [episode.progress for episode in group] == [tuple(progress) for progress in seen]
+        state, after = pure.observe(state, [OUTCOMES[episode.kind] for episode in group])
+        assert [episode.progress for episode in group] == [tuple(progress) for progress in after]
         for episode in group:
             assert episode.phase == paying
-            paid = PARTS[paying] if FACTS[episode.kind].valid else ()
+            paid = PARTS[paying] if OUTCOMES[episode.kind].valid else ()
             assert episode.parts == paid
     assert state.history == history

@@ -1,4 +1,4 @@
-"""The clocks: the same ids and seed are the same episode, whatever one step is."""
+"""Action granularity: equal ids and seeds give equal episodes, whatever one step is."""
 
 from __future__ import annotations
 
@@ -13,49 +13,10 @@ from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import InvalidActionError
 from search_env.types import Source, TagRole
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
-
-TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
-SETTINGS = {
-    "toy": {**TOY, "max_tokens": 16},
-    "toy-long": {**TOY, "max_tokens": 64, "max_searches": 3},
-    "byte": {
-        "dataset": "toy",
-        "protocol": "r1-searcher",
-        "tokenizer": "byte",
-        "max_policy_tokens": 150,
-    },
-    "byte-notices": {
-        "dataset": "toy",
-        "protocol": "search-r1",
-        "tokenizer": "byte",
-        "max_tokens": 3000,
-    },
-    "world": {"dataset": "toy", "protocol": "search-r1", "tokenizer": "world-1k"},
-}
-
-
-class Paying(gym.Wrapper):
-    """Pays something else for each token, in eighths so that sums are exact."""
-
-    count = 0
-
-    def reset(self, **arguments):
-        self.count = 0
-        return self.env.reset(**arguments)
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.count += 1
-        return observation, reward + self.count % 5 / 8, terminated, truncated, info
-
-
-@functools.cache
-def bare(setting: str) -> SearchQAEnv:
-    return SearchQAEnv(**SETTINGS[setting])
+from tests.wrappers.token_envs import SETTINGS, Paying, bare
 
 
 @functools.cache
@@ -69,18 +30,17 @@ def pieces(setting: str) -> tuple[str, ...]:
     search, final = (bare(setting).protocol.pair(r) for r in (TagRole.TOOL, TagRole.ANSWER))
     query = f"{search.open}key1 key1{search.close}"
     answer = f"{final.open}value0 {final.close}"
-    names = [
-        bare(setting).tokenizer.token_bytes[i].decode() for i in bare(setting).tokenizer.eos_ids
-    ]
+    tokenizer = bare(setting).tokenizer
+    names = [tokenizer.token_bytes[i].decode() for i in tokenizer.eos_ids]
     others = ("so ", "東京", "key2 key1 ", "value0 ", " ", ">\n", *names)
     return (*bare(setting).protocol.tag_texts, query, query, query, answer, *others)
 
 
 def ids_of(setting: str) -> st.SearchStrategy[list[int]]:
     tokenizer = bare(setting).tokenizer
-    known = [ids for text in pieces(setting) if (ids := tokenizer.encode(text).tolist())]
+    encoded = [ids for text in pieces(setting) if (ids := tokenizer.encode(text).tolist())]
     one = st.integers(0, tokenizer.size - 1).map(lambda i: [i])
-    many = st.lists(st.one_of(st.sampled_from(known), one), min_size=1, max_size=25)
+    many = st.lists(st.one_of(st.sampled_from(encoded), one), min_size=1, max_size=25)
     return many.map(lambda parts: [i for part in parts for i in part])
 
 
@@ -110,13 +70,13 @@ def faults_of(steps) -> list[str]:
     return [fault for step in steps for fault in step[4].get("format_faults", [])]
 
 
-def agree(info, steps, *own: str):
-    """Hold an info against those of the tokens it stands for."""
+def check_info(info, steps, *extra_keys: str):
+    """Compare an info with those of the tokens that it summarises."""
     expected = dict(steps[-1][4])
     expected.pop("format_faults", None)
     if faults := faults_of(steps):
         expected["format_faults"] = faults
-    assert {key: value for key, value in info.items() if key not in own} == expected
+    assert {key: value for key, value in info.items() if key not in extra_keys} == expected
 
 
 def same_observation(a, b) -> bool:
@@ -144,7 +104,7 @@ def test_segments_are_the_tokens(setting_and_ids, seed, cuts):
         assert same_observation(observation, stretch[-1][0])
         assert (terminated, truncated) == stretch[-1][2:4]
         assert reward == sum(step[1] for step in stretch)
-        agree(info, stretch, "unused_actions")
+        check_info(info, stretch, "unused_actions")
         total, over = total + reward, terminated or truncated
         if info["unused_actions"]:
             grew = stretch[-1][0]["length"] - steps[at - 1][0]["length"]
@@ -174,7 +134,7 @@ def test_an_episode_is_the_tokens(setting_and_ids, seed):
         assert same_observation(one, step[0])
     assert (terminated, truncated) == steps[-1][2:4]
     assert reward == sum(step[1] for step in steps)
-    agree(info, steps, "trajectory")
+    check_info(info, steps, "trajectory")
     transcript = bare(setting).transcript()
     assert info["trajectory"] == {
         "actions": ids[: len(seen)],
@@ -256,8 +216,10 @@ def test_real_text_with_a_real_tokenizer(data_dir):
         )
     )
     env.reset(seed=0, options={"index": 9})
-    said = "<think> Which value — 東京? <|begin_of_query|> key1 key1 <|end_of_query|>\n\nI know it."
-    text, reward, terminated, _, info = env.step(said)
+    action = (
+        "<think> Which value — 東京? <|begin_of_query|> key1 key1 <|end_of_query|>\n\nI know it."
+    )
+    text, reward, terminated, _, info = env.step(action)
     assert (reward, terminated, info["query"]) == (0.0, False, "key1 key1")
     assert text.endswith(info["new_text"])
     assert "value0" in info["new_text"]

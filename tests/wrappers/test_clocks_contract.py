@@ -1,4 +1,4 @@
-"""The clocks: what an action is, what lies below, what goes wrong, Gymnasium's contract."""
+"""Action granularity: valid actions, wrappers below, errors, Gymnasium's contract."""
 
 from __future__ import annotations
 
@@ -24,38 +24,11 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.types import Source
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
 from search_env.wrappers.unicode_space import Unicode
+from tests.wrappers.token_envs import SETTINGS, Paying, bare
 
-CLOCKS = (SegmentAction, TextAction, EpisodeAction)
-TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
-SETTINGS = {
-    "toy": {**TOY, "max_tokens": 16},
-    "toy-long": {**TOY, "max_tokens": 64, "max_searches": 3},
-    "byte": {"dataset": "toy", "protocol": "r1-searcher", "tokenizer": "byte"},
-    "byte-notices": {"dataset": "toy", "protocol": "search-r1", "tokenizer": "byte"},
-}
+WRAPPERS = (SegmentAction, TextAction, EpisodeAction)
 
-
-class Paying(gym.Wrapper):
-    """Pays something else for each token, in eighths so that sums are exact."""
-
-    count = 0
-
-    def reset(self, **arguments):
-        self.count = 0
-        return self.env.reset(**arguments)
-
-    def step(self, action):
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        self.count += 1
-        return observation, reward + self.count % 5 / 8, terminated, truncated, info
-
-
-@functools.cache
-def bare(setting: str) -> SearchQAEnv:
-    return SearchQAEnv(**SETTINGS[setting])
-
-
-# What an action is.
+# Actions.
 
 
 @pytest.mark.parametrize("form", [tuple, list, np.array, lambda ids: np.array(ids, np.uint8)])
@@ -85,7 +58,7 @@ def test_any_sequence_of_ids_is_a_segment(form):
         object(),
     ],
 )
-def test_what_is_no_segment_is_refused_and_writes_nothing(action):
+def test_invalid_segments_are_refused_and_write_nothing(action):
     env = SegmentAction(bare("toy"))
     env.reset(seed=0)
     before = env.unwrapped.transcript().tokens.tolist()
@@ -103,7 +76,7 @@ def test_a_text_without_tokens_is_refused(action):
         env.step(action)
 
 
-def test_what_is_no_text_is_refused():
+def test_other_types_than_text_are_refused():
     env = TextAction(bare("toy"))
     env.reset(seed=0)
     with pytest.raises(InvalidActionError, match="Expected a text, got 3"):
@@ -118,7 +91,7 @@ def test_a_special_tokens_name_ends_the_sequence():
     assert (info["stop_reason"], info["unused_text"]) == ("end_of_sequence", " and so on")
 
 
-def test_an_episode_wants_a_policy_and_a_reset():
+def test_an_episode_needs_a_policy_and_a_reset():
     env = EpisodeAction(bare("toy"))
     with pytest.raises(EpisodeOverError, match=r"Call reset\(\)"):
         env.step(lambda observation: 0)
@@ -142,7 +115,7 @@ def test_an_episode_is_over_when_its_policy_fails():
         env.step(lambda observation: 24)
 
 
-def test_ctrl_c_in_a_policy_comes_through():
+def test_ctrl_c_in_a_policy_propagates():
     env = EpisodeAction(bare("toy"))
     env.reset(seed=0)
 
@@ -153,10 +126,10 @@ def test_ctrl_c_in_a_policy_comes_through():
         env.step(policy)
 
 
-@pytest.mark.parametrize("clock", [SegmentAction, TextAction])
-def test_no_step_before_reset_or_after_the_end(clock):
-    env = clock(SearchQAEnv(**SETTINGS["toy"]))
-    action = [3, 15, 4] if clock is SegmentAction else "<a>value0 </a>"
+@pytest.mark.parametrize("wrapper", [SegmentAction, TextAction])
+def test_no_step_before_reset_or_after_the_end(wrapper):
+    env = wrapper(SearchQAEnv(**SETTINGS["toy"]))
+    action = [3, 15, 4] if wrapper is SegmentAction else "<a>value0 </a>"
     with pytest.raises(EpisodeOverError):
         env.step(action)
     env.reset(seed=0)
@@ -165,58 +138,58 @@ def test_no_step_before_reset_or_after_the_end(clock):
         env.step(action)
 
 
-# What lies below.
+# Environments and wrappers below.
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_other_environments_are_refused(clock):
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_other_environments_are_refused(wrapper):
     with pytest.raises(ConfigurationError, match="Expected a SearchQAEnv"):
-        clock(gym.make("CartPole-v1"))
+        wrapper(gym.make("CartPole-v1"))
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-@pytest.mark.parametrize("below", CLOCKS)
-def test_clocks_do_not_stand_on_one_another(clock, below):
-    with pytest.raises(ConfigurationError, match=f"Put {clock.__name__} below"):
-        clock(below(bare("toy")))
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("below", WRAPPERS)
+def test_they_do_not_wrap_one_another(wrapper, below):
+    with pytest.raises(ConfigurationError, match=f"Put {wrapper.__name__} below"):
+        wrapper(below(bare("toy")))
 
 
-def written_by(clock, env, ids: list[int]):
-    """One step of a clock that writes these toy ids."""
-    if clock is SegmentAction:
+def write(wrapper, env, ids: list[int]):
+    """Take one step that writes these toy ids."""
+    if wrapper is SegmentAction:
         return env.step(ids)
-    if clock is TextAction:
+    if wrapper is TextAction:
         return env.step(env.unwrapped.tokenizer.decode(ids))
     remaining = iter(ids)
     return env.step(lambda observation: next(remaining))
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_wrappers_below_see_every_token(clock):
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_below_see_every_token(wrapper):
     below = Paying(gym.make("SearchQA-Toy-v0"))
-    env = clock(below)
+    env = wrapper(below)
     env.reset(seed=0, options={"index": 9})
-    _, reward, terminated, _, info = written_by(clock, env, [3, 15, 4])
+    _, reward, terminated, _, info = write(wrapper, env, [3, 15, 4])
     assert (below.count, reward, terminated) == (3, 1.75, True)
     assert (info["f1"], info["answer"]) == (1.0, "value0")
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_a_time_limit_below_cuts_the_step(clock):
-    env = clock(gym.make("SearchQA-Toy-v0", max_episode_steps=2))
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_time_limit_below_cuts_the_step(wrapper):
+    env = wrapper(gym.make("SearchQA-Toy-v0", max_episode_steps=2))
     env.reset(seed=0)
-    _, reward, terminated, truncated, info = written_by(clock, env, [8, 9, 10])
+    _, reward, terminated, truncated, info = write(wrapper, env, [8, 9, 10])
     assert (reward, terminated, truncated, info["stop_reason"]) == (0.0, False, True, "")
-    if clock is SegmentAction:
+    if wrapper is SegmentAction:
         assert info["unused_actions"] == 1
-    elif clock is TextAction:
+    elif wrapper is TextAction:
         assert info["unused_text"] == "key3 "
     else:
         assert info["trajectory"]["actions"] == [8, 9]
         assert info["trajectory"]["stop_reason"] == ""
 
 
-def test_faults_of_all_tokens_are_told():
+def test_faults_of_all_tokens_are_reported():
     env = SegmentAction(bare("toy-long"))
     env.reset(seed=0)
     *_, info = env.step([2, 8, 4, 8])
@@ -234,32 +207,32 @@ def test_a_notice_ends_the_segment():
     assert observation["sources"][observation["length"] - 1] == Source.NOTICE
 
 
-# What goes wrong in the middle.
+# Errors within an action.
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("error", [RetrievalError("down"), KeyboardInterrupt()])
-def test_what_breaks_into_a_search_comes_through_and_ends_the_episode(clock, error):
+def test_errors_of_a_search_propagate_and_end_the_episode(wrapper, error):
     class Broken:
         def search(self, queries, top_k):
             raise error
 
-    env = clock(SearchQAEnv(**SETTINGS["toy-long"], retriever=Broken()))
+    env = wrapper(SearchQAEnv(**SETTINGS["toy-long"], retriever=Broken()))
     query = [1, 8, 8, 2]
     env.reset(seed=0)
     with pytest.raises(type(error)):
-        written_by(clock, env, [*query, 8])
+        write(wrapper, env, [*query, 8])
     with pytest.raises(EpisodeOverError):
-        written_by(clock, env, [8])
+        write(wrapper, env, [8])
     env.reset(seed=0)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_a_failed_search_that_truncates(clock):
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_failed_search_that_truncates(wrapper):
     arguments = {**SETTINGS["toy-long"], "retriever": FakeRetriever(error=OSError("down"))}
-    env = clock(SearchQAEnv(**arguments, on_retrieval_error="truncate"))
+    env = wrapper(SearchQAEnv(**arguments, on_retrieval_error="truncate"))
     env.reset(seed=0)
-    _, reward, terminated, truncated, info = written_by(clock, env, [1, 8, 8, 2, 8])
+    _, reward, terminated, truncated, info = write(wrapper, env, [1, 8, 8, 2, 8])
     assert (reward, terminated, truncated) == (0.0, False, True)
     assert (info["stop_reason"], info["valid"], info["query"]) == (
         "retrieval_error",
@@ -272,43 +245,43 @@ def test_a_failed_search_that_truncates(clock):
 
 
 @pytest.mark.parametrize("env_id", ["SearchQA-Toy-v0", "SearchQA-v0"])
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_check_env_only_minds_that_it_is_a_wrapper(clock, env_id):
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_check_env_only_warns_of_the_wrapper(wrapper, env_id):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_env(clock(gym.make(env_id)))
+        check_env(wrapper(gym.make(env_id)))
     messages = [str(warning.message) for warning in caught]
     assert len(messages) == 1, messages
     assert "is different from the unwrapped version" in messages[0]
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_spec_survives_json(clock):
-    env = clock(gym.make("SearchQA-Toy-v0", max_tokens=20))
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_spec_survives_json(wrapper):
+    env = wrapper(gym.make("SearchQA-Toy-v0", max_tokens=20))
     spec = env.spec
     assert EnvSpec.from_json(spec.to_json()) == spec
     twin = gym.make(EnvSpec.from_json(spec.to_json()))
-    assert type(twin) is clock
+    assert type(twin) is wrapper
     assert (twin.action_space, twin.observation_space) == (env.action_space, env.observation_space)
     assert twin.unwrapped.protocol.max_tokens == 20
     assert data_equivalence(twin.reset(seed=3), env.reset(seed=3), exact=True)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
-def test_a_pickled_clock_goes_on(clock):
-    env = clock(SearchQAEnv(**SETTINGS["toy"]))
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_pickled_copy_continues(wrapper):
+    env = wrapper(SearchQAEnv(**SETTINGS["toy"]))
     env.reset(seed=0)
-    if clock is not EpisodeAction:
-        written_by(clock, env, [8])
+    if wrapper is not EpisodeAction:
+        write(wrapper, env, [8])
     twin = pickle.loads(pickle.dumps(env))
-    a, b = (written_by(clock, e, [3, 15, 4]) for e in (env, twin))
+    a, b = (write(wrapper, e, [3, 15, 4]) for e in (env, twin))
     assert data_equivalence(a, b, exact=True)
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("seed", range(5))
-def test_samples_are_actions(clock, seed):
-    env = clock(bare("toy"))
+def test_samples_are_actions(wrapper, seed):
+    env = wrapper(bare("toy"))
     env.action_space.seed(seed)
     observation, _ = env.reset(seed=seed)
     over = False
@@ -320,10 +293,10 @@ def test_samples_are_actions(clock, seed):
         over = terminated or truncated
 
 
-def actions_for(clock):
-    if clock is SegmentAction:
+def actions_for(wrapper):
+    if wrapper is SegmentAction:
         return [[1, 9, 9, 2], [0]]
-    if clock is TextAction:
+    if wrapper is TextAction:
         return ["<q>key1 key1 </q>", "<a>value7 </a>"]
     return [Constant(0), Constant(8)]
 
@@ -338,22 +311,22 @@ class Constant:
         return self.token
 
 
-def make(clock):
-    return clock(gym.make("SearchQA-Toy-v0"))
+def make(wrapper):
+    return wrapper(gym.make("SearchQA-Toy-v0"))
 
 
-@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("form", [SyncVectorEnv, AsyncVectorEnv])
-def test_gymnasiums_vector_environments(clock, form):
+def test_gymnasiums_vector_environments(wrapper, form):
     """Row by row, what single environments return. Texts need shared_memory=False."""
-    shared = {"shared_memory": False} if form is AsyncVectorEnv and clock is TextAction else {}
-    envs = form([functools.partial(make, clock)] * 2, **shared)
-    singles = [make(clock) for _ in range(2)]
+    shared = {"shared_memory": False} if form is AsyncVectorEnv and wrapper is TextAction else {}
+    envs = form([functools.partial(make, wrapper)] * 2, **shared)
+    singles = [make(wrapper) for _ in range(2)]
     try:
         first, _ = envs.reset(seed=5)
         rows = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
         assert rows_of(first) == rows_of_singles(rows)
-        actions = actions_for(clock)
+        actions = actions_for(wrapper)
         batch, rewards, terminated, truncated, infos = envs.step(actions)
         results = [env.step(action) for env, action in zip(singles, actions, strict=True)]
         assert rows_of(batch) == rows_of_singles([r[0] for r in results])
@@ -364,9 +337,9 @@ def test_gymnasiums_vector_environments(clock, form):
             for key, value in result[4].items():
                 if not isinstance(value, dict):
                     assert infos[key][i] == value
-        if clock is EpisodeAction:
-            found = infos["trajectory"]["actions"]
-            assert list(found) == [r[4]["trajectory"]["actions"] for r in results]
+        if wrapper is EpisodeAction:
+            actions = infos["trajectory"]["actions"]
+            assert list(actions) == [r[4]["trajectory"]["actions"] for r in results]
     finally:
         envs.close()
 
@@ -390,7 +363,7 @@ def test_shared_memory_of_texts_is_refused_by_name():
     assert "Unicode" in str(caught.value.__cause__)
 
 
-def test_the_text_spaces_say_what_fits():
+def test_bounds_of_the_text_spaces():
     env = TextAction(bare("toy"))
     assert env.action_space == Unicode(pieces=env.action_space.pieces)
     # 16 tokens; the longest symbol is "<|endoftext|>".

@@ -1,4 +1,4 @@
-"""The recording wrapper: writes what ended, changes nothing, stands among other wrappers."""
+"""The recording wrapper writes finished episodes, changes nothing and combines with others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_unfinished_episodes_are_not_written(path):
     assert not path.exists()
 
 
-def test_an_episode_broken_off_by_an_exception_is_not_written(path):
+def test_an_episode_interrupted_by_an_exception_is_not_written(path):
     register_retriever("down", lambda: FakeRetriever(error=OSError("down")))
     env = RecordEpisodes(toy(retriever="down"), path)
     env.reset(seed=0)
@@ -76,7 +76,7 @@ def test_an_episode_broken_off_by_an_exception_is_not_written(path):
     assert replay_episode(episode).observations == 4
 
 
-def test_a_time_limit_cuts_what_then_is_not_written(path):
+def test_an_episode_truncated_by_a_time_limit_is_not_written(path):
     env = RecordEpisodes(gym.wrappers.TimeLimit(toy(), 2), path)
     env.reset(seed=0)
     assert send(env, "<q>key1 ")[-1][3]
@@ -86,7 +86,7 @@ def test_a_time_limit_cuts_what_then_is_not_written(path):
     assert len(list(read_episodes(path))) == 1
 
 
-def test_nothing_is_changed_on_the_way(path):
+def test_results_pass_unchanged(path):
     plain, wrapped = toy(), RecordEpisodes(toy(), path)
     first, second = plain.reset(seed=3), wrapped.reset(seed=3)
     for a, b in [(first, second), *zip(send(plain), send(wrapped), strict=True)]:
@@ -144,7 +144,7 @@ def test_the_spec_survives_json_and_appends_to_the_same_file(path):
     assert first == second
 
 
-def test_a_restored_and_a_copied_episode_are_written_whole(path):
+def test_restored_and_copied_episodes_are_written_completely(path):
     env = RecordEpisodes(toy(), path)
     env.reset(seed=0)
     send(env, "<q>key1 key2 </q>")
@@ -168,7 +168,7 @@ def test_rows_of_gymnasiums_vector_environments_share_a_file(path, kind):
     assert sorted(episode.seed for episode in read_episodes(path)) == [4, 5]
 
 
-def test_what_cannot_be_recorded_is_refused_when_wrapped(path):
+def test_unrecordable_environments_are_refused(path):
     with pytest.raises(ConfigurationError, match="got CartPoleEnv"):
         RecordEpisodes(gym.make("CartPole-v1"), path)
     with pytest.raises(ConfigurationError, match="register_retriever"):

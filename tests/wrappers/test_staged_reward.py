@@ -1,4 +1,4 @@
-"""Staged rewards: every form against the one rule, and what they tell, keep and refuse."""
+"""Staged rewards: every form against the one rule; infos, saved states and errors."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from tests.wrappers.staged_play import (
     make,
     make_own,
     make_sync,
+    outcome_of,
     play_single,
     rules,
-    told,
 )
 
 
@@ -68,7 +68,7 @@ def test_the_default_is_r1_searchers_two_phases():
     ],
 )
 @pytest.mark.parametrize("form", [lambda **a: StagedReward(make(), **a), None])
-def test_bad_arguments_are_named(form, arguments, message):
+def test_bad_arguments_are_reported(form, arguments, message):
     form = form or (lambda **a: VectorStagedReward(make_sync(1, AutoresetMode.NEXT_STEP), **a))
     with pytest.raises(ConfigurationError, match=message):
         form(**arguments)
@@ -152,13 +152,13 @@ def test_a_slower_clock_switches_at_the_same_episode(outermost):
         while not terminated | truncated:
             _, _, terminated, truncated, info = env.step(left)
             left = left[len(left) - info["unused_actions"] :]
-        assert [told(kind, info)] == group
+        assert [outcome_of(kind, info)] == group
     history = token.phase_history
     assert env.get_wrapper_attr("phase_history") == history
     assert [switch.reason for switch in history] == ["metric", "episodes"]
 
 
-# What it tells the environment and the caller.
+# Rewards and infos.
 
 
 def test_the_environment_pays_the_phase():
@@ -212,7 +212,7 @@ def test_a_manual_switch():
         env.set_phase(3)
 
 
-def test_without_a_condition_only_the_hand_switches():
+def test_without_a_condition_only_set_phase_switches():
     env = StagedReward(make(), PHASES, after_episodes=None)
     play_single(env, ["searches"] * 300)
     assert (env.phase, env.phase_history) == (0, ())
@@ -229,7 +229,7 @@ def test_a_manual_switch_reaches_every_row(build):
     envs.close()
 
 
-def test_the_reward_is_not_to_be_set_past_the_phase():
+def test_set_reward_is_refused():
     env = StagedReward(make())
     with pytest.raises(ConfigurationError, match=r"Expected set_phase\(\), got set_reward\('f1'\)"):
         env.get_wrapper_attr("set_reward")("f1")
@@ -249,7 +249,7 @@ def test_an_environment_of_another_kind_is_refused():
             VectorStagedReward(envs)
 
 
-def test_an_episode_cut_by_a_time_limit_is_an_error():
+def test_an_episode_truncated_by_a_time_limit_is_an_error():
     message = "Pass max_policy_tokens instead of max_episode_steps"
     env = StagedReward(make(max_episode_steps=2))
     env.reset(seed=0)
@@ -286,7 +286,7 @@ def make_staged(**arguments: Any) -> StagedReward:
 
 
 @pytest.mark.parametrize("form", [SyncVectorEnv, AsyncVectorEnv])
-def test_rows_with_phases_of_their_own_say_so(form):
+def test_rows_with_separate_phases_report_them(form):
     envs = vector_of_staged(form, phases=PHASES, after_episodes=1)
     envs.reset(seed=0)
     infos = envs.step(np.array([END, FILLER]))[-1]
@@ -439,7 +439,7 @@ def test_a_step_that_raises_counts_nothing(build):
     assert envs.get_phase_state() is before
 
 
-def test_a_switch_that_cannot_be_told_counts_nothing():
+def test_a_failed_switch_counts_nothing():
     envs = VectorStagedReward(make_sync(2, AutoresetMode.NEXT_STEP), PHASES, after_episodes=1)
     envs.reset(seed=0)
     before = envs.get_phase_state()

@@ -1,4 +1,4 @@
-"""Token windows: places, empty ones included, by hand; contracts; both forms say the same."""
+"""Token windows: places by hand, contracts, equality of single and vector form."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def test_it_keeps_gymnasiums_contract(keep):
     check_wrapper(functools.partial(TokenWindow, size=5, keep=keep), picklable=True)
 
 
-def test_gymnasiums_checker_has_nothing_to_say(recwarn):
+def test_gymnasiums_checker_does_not_warn(recwarn):
     check_env(TokenWindow(gym.make(ID).unwrapped), skip_render_check=True)
-    told = [str(w.message) for w in recwarn if "different from the unwrapped" not in str(w.message)]
-    assert told == []
+    messages = [str(warning.message) for warning in recwarn]
+    assert [text for text in messages if "different from the unwrapped" not in text] == []
 
 
 @pytest.mark.parametrize("keep", ["first", "last"])
@@ -97,7 +97,7 @@ def test_final_observations_are_windows(form):
     assert infos["final_obs"][1] is None
 
 
-def test_phases_are_reached_through_it():
+def test_phases_work_through_it():
     env = StagedReward(TokenWindow(gym.make(ID)), after_episodes=1)
     env.reset(seed=0)
     env.step(0)

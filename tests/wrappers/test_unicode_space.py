@@ -22,7 +22,7 @@ def test_a_text_is_in_the_space_by_its_number_of_characters(least, more, text):
 
 
 @pytest.mark.parametrize("thing", [None, 3, b"bytes", ["text"]])
-def test_what_is_no_text_is_in_no_space(thing):
+def test_other_types_are_not_in_the_space(thing):
     assert thing not in Unicode(min_length=0)
 
 
@@ -56,7 +56,7 @@ def test_texts_go_through_json():
     assert space.from_jsonable(json.loads(json.dumps(space.to_jsonable(batch)))) == batch
 
 
-def test_equality_and_what_is_shown():
+def test_equality_and_repr():
     assert Unicode(9) == Unicode(9, seed=3)
     assert Unicode(9) != Unicode(8)
     assert Unicode(9) != Unicode(9, min_length=0)

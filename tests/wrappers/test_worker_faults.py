@@ -1,4 +1,4 @@
-"""Worker processes that die: what Gymnasium makes of it, and the error with a name instead."""
+"""Worker processes that die: Gymnasium's behaviour, and the explicit error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from search_env.wrappers.worker_faults import WorkerFaults
 
 CONTEXTS = ["fork", "spawn"]
 FILLER, END = 8, 0
-EXIT, HANG, FAIL, FAIL_ALIKE = 1, 2, 3, 4  # actions that do something else to the worker
+EXIT, HANG, FAIL, FAIL_ALIKE = 1, 2, 3, 4  # actions that make the worker fail
 
 
 class Mortal(gym.Wrapper):
@@ -114,7 +114,7 @@ def test_two_deaths_at_once(envs):
 
 
 @pytest.mark.parametrize("call", ["reset", "call", "get_attr", "set_attr", "render"])
-def test_every_call_tells(call):
+def test_every_call_raises(call):
     envs = WorkerFaults(AsyncVectorEnv([make] * 2, context="fork"))
     kill(envs, 1)
     arguments = {"call": ["pid"], "get_attr": ["spec"], "set_attr": ["mark", 1]}
@@ -123,11 +123,11 @@ def test_every_call_tells(call):
     close_in_time(envs)
 
 
-def test_a_death_that_nobody_saw_does_not_stop_close(envs):
+def test_an_unnoticed_death_does_not_stop_close(envs):
     kill(envs, 1)  # the fixture closes
 
 
-def test_a_worker_that_dies_in_its_turn_does_not_hold_up_the_others():
+def test_a_worker_that_dies_with_the_permit_does_not_block_the_others():
     """Bare, this never returns: the dead worker holds the only permit to run."""
     envs = WorkerFaults(AsyncVectorEnv([make] * 3, context="fork", max_concurrency=1))
     envs.reset(seed=0)
@@ -151,7 +151,7 @@ def test_workers_that_hang_are_ended_with_the_dead(envs):
 @pytest.mark.parametrize(
     ("action", "error"), [(FAIL, KeyError), (FAIL_ALIKE, ConnectionResetError)]
 )
-def test_an_error_of_the_environment_stays_what_it_is(envs, action, error):
+def test_errors_of_an_environment_propagate(envs, action, error):
     with pytest.raises(error, match="no such luck"):
         step(envs, FILLER, action, FILLER)
     with pytest.raises(WorkerDiedError, match="worker 1 exited with code 0"):
@@ -159,7 +159,7 @@ def test_an_error_of_the_environment_stays_what_it_is(envs, action, error):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_after_an_error_of_the_environment_close_is_orderly(envs):
+def test_close_after_an_error_of_an_environment(envs):
     with pytest.raises(KeyError, match="no such luck"):
         step(envs, FAIL, FILLER, FILLER)
     envs.close()
@@ -190,8 +190,8 @@ def test_another_environment_is_refused():
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_what_gymnasium_does_without_it():
-    """If this fails, Gymnasium has learnt to deal with it, and the wrapper may go."""
+def test_gymnasiums_behaviour_without_it():
+    """If this fails, Gymnasium handles dead workers, and the wrapper can be removed."""
     bare = AsyncVectorEnv([functools.partial(make)] * 2, context="fork")
     bare.reset(seed=0)
     with pytest.raises((EOFError, ConnectionError)):
