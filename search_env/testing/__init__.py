@@ -1,7 +1,7 @@
-"""Checks to run on your own retrievers, rewards, wrappers and vector environments, and diagnoses.
+"""Conformance checks for retrievers, rewards, wrappers and vector environments; diagnoses.
 
 Each check raises :class:`~search_env.errors.ConformanceError`, an ``AssertionError`` whose message
-begins with the name of the broken rule and says what was expected, what came and what to do.
+begins with the name of the broken rule and states the expectation, the result and a remedy.
 """
 
 from search_env.errors import ConformanceError

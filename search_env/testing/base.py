@@ -1,10 +1,10 @@
-"""What all checks share: how a broken rule is told, warnings as errors, exact comparison."""
+"""Helpers of all checks: errors for broken rules, warnings as errors, exact comparison."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,10 @@ def broken(rule: str, expected: str, got: object, advice: str) -> ConformanceErr
     """Return the error for a broken rule.
 
     Args:
-        rule: Its short name, as in the check's list of rules.
-        expected: What should have been.
-        got: What was.
-        advice: What to do next.
+        rule: Short name of the rule, as in the check's list of rules.
+        expected: Expected result.
+        got: Actual result.
+        advice: Remedy, one sentence.
     """
     return ConformanceError(f"[{rule}] Expected {expected}, got {got}. {advice}")
 
@@ -30,16 +30,40 @@ def require(kept: object, rule: str, expected: str, got: object, advice: str) ->
         raise broken(rule, expected, got, advice)
 
 
-@contextlib.contextmanager
-def no_warnings(rule: str, *, except_for: str = "\0") -> Iterator[None]:
-    """Turn a warning inside the block into a :class:`ConformanceError` at its end.
-
-    Only what Gymnasium's checks and users' code warn of counts, not what Python says about
-    unclosed files.
+def require_same(a: Any, b: Any, rule: str, expected: str, advice: str, where: str = "") -> None:
+    """Raise :func:`broken` with the first difference unless two results are equal.
 
     Args:
-        rule: The rule's name.
-        except_for: Text of a warning that is let pass.
+        a: One result.
+        b: The other.
+        rule: Name of the rule.
+        expected: Expected result.
+        advice: Remedy, one sentence.
+        where: Text before the difference, such as the number of a call.
+    """
+    difference = first_difference(a, b)
+    require(not difference, rule, expected, f"{where}{difference}", advice)
+
+
+def require_repeatable_close(close: Callable[[], Any]) -> None:
+    """Raise :func:`broken` unless an environment can be closed twice."""
+    try:
+        close()
+        close()
+    except Exception as error:  # a user's code may raise anything
+        advice = "Let close() do nothing when closed."
+        raise broken("close", "close() twice", repr(error), advice) from error
+
+
+@contextlib.contextmanager
+def no_warnings(rule: str, *, except_for: str = "\0") -> Iterator[None]:
+    """Raise a :class:`ConformanceError` at the end of a block in which a warning was given.
+
+    Warnings of Gymnasium's checks and of users' code count, Python's about unclosed files do not.
+
+    Args:
+        rule: Name of the rule.
+        except_for: Text of a warning to ignore.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -47,11 +71,14 @@ def no_warnings(rule: str, *, except_for: str = "\0") -> Iterator[None]:
     for warning in caught:
         text = str(warning.message)
         if except_for not in text and not issubclass(warning.category, ResourceWarning):
-            raise broken(rule, "no warning", f"{warning.category.__name__}: {text}", "Mend that.")
+            got = f"{warning.category.__name__}: {text}"
+            raise broken(rule, "no warning", got, "Remove the cause.")
 
 
 def first_difference(a: Any, b: Any, where: str = "") -> str:
-    """Return where and how two results differ first, or ""; types count, so 1 is not 1.0.
+    """Return the place and values of the first difference of two results, "" if there is none.
+
+    Types are compared too, so 1 differs from 1.0.
 
     Example:
         >>> first_difference({"f1": 0.5}, {"f1": 0.0})
@@ -77,11 +104,12 @@ def first_difference(a: Any, b: Any, where: str = "") -> str:
     else:
         same = type(a) is type(b) and (a == b or (a != a and b != b))
         return "" if same else f"{where}: {_short(a)} and {_short(b)}"
-    return next((found for x, y, at in parts if (found := first_difference(x, y, at))), "")
+    differences = (first_difference(x, y, place) for x, y, place in parts)
+    return next(filter(None, differences), "")
 
 
 def named(result: tuple[Any, ...]) -> dict[str, Any]:
-    """Return what ``reset`` or ``step`` returned, by name, so that a difference says which part.
+    """Return the result of ``reset`` or ``step`` by name, so that a difference names the part.
 
     Example:
         >>> list(named(([0], {})))
@@ -92,7 +120,7 @@ def named(result: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with NumPy numbers as Python ones, so that types say int, float or bool."""
+    """Return a value with its NumPy numbers converted to Python's int, float or bool."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):

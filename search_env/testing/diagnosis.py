@@ -1,7 +1,7 @@
-"""Which skills an agent has: its return in each diagnostic world between two known numbers.
+"""Diagnosis of an agent's skills by its return in each diagnostic world, between exact bounds.
 
-The worlds are in :mod:`search_env.worlds.diagnostics`. Train on one's ``train`` split, measure on
-another: no answer carries over, only the skill does.
+The worlds are in :mod:`search_env.worlds.diagnostics`. Train on the ``train`` split of a world and
+measure on another: answers do not transfer between splits, only the skill does.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Diagnostic:
     """A world that one skill solves.
 
     Attributes:
-        id: For ``gym.make``.
-        skill: What its agent must have learnt.
-        optimal: The best return, mean over a split; reached with the skill.
-        without: The best return without it, see ``lacking``.
-        lacking: The policy that ``without`` is the return of.
+        id: Id for ``gym.make``.
+        skill: Skill that the world requires.
+        optimal: The best mean return over a split, reached with the skill.
+        without: The best mean return without the skill.
+        lacking: Description of the policy whose return is ``without``.
     """
 
     id: str
@@ -37,12 +37,12 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """How an agent did in a world.
+    """Result of an agent in a world.
 
     Attributes:
-        id: The world's.
-        skill: What it tests.
-        mean_return: Mean over the questions.
+        id: Id of the world.
+        skill: Skill that the world requires.
+        mean_return: Mean return over the questions.
         without: The best return without the skill.
         optimal: The best return.
         score: 0 for ``without`` or less, 1 for ``optimal``, linear between.
@@ -93,7 +93,7 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
         "searches once",
     ),
 )
-"""One record for each world. The returns are exact over every split."""
+"""The diagnostic worlds. Their returns are exact over every split."""
 
 
 def diagnose(
@@ -102,12 +102,12 @@ def diagnose(
     """Play every question of every world's split once.
 
     Args:
-        make_agent: Returns the agent for a world; here is the place to train it, on
-            ``gym.make(diagnostic.id, split="train")``.
-        split: What it is measured on.
+        make_agent: Returns the agent for a world, trained on
+            ``gym.make(diagnostic.id, split="train")`` if it learns.
+        split: Split to measure on.
 
     Example:
-        >>> from search_env.agents.baselines import make_baseline
+        >>> from search_env.agents.baselines.scripted import make_baseline
         >>> for row in diagnose(lambda world: make_baseline("oracle")):
         ...     print(f"{row.id:28}{row.mean_return:.2f}  score {row.score:.2f}")
         SearchQA-MustSearch-v0      1.00  score 1.00
@@ -116,13 +116,13 @@ def diagnose(
         SearchQA-ForgedTags-v0      1.00  score 1.00
         SearchQA-DelayedEvidence-v0 1.00  score 1.00
     """
-    return tuple(_diagnosed(world, make_agent(world), split) for world in DIAGNOSTICS)
+    return tuple(_diagnose_world(world, make_agent(world), split) for world in DIAGNOSTICS)
 
 
-def _diagnosed(world: Diagnostic, agent: Agent, split: str) -> Diagnosis:
+def _diagnose_world(world: Diagnostic, agent: Agent, split: str) -> Diagnosis:
     env = gym.make(world.id, split=split)
-    paid = (record.episode_return for record in evaluate(env, agent))
-    mean = fmean(value for value in paid if value is not None)
+    returns = (episode.episode_return for episode in evaluate(env, agent))
+    mean = fmean(value for value in returns if value is not None)
     share = (mean - world.without) / (world.optimal - world.without)
     score = min(1.0, max(0.0, share))
     return Diagnosis(world.id, world.skill, mean, world.without, world.optimal, score)

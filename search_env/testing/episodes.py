@@ -1,4 +1,4 @@
-"""Finished episodes of every ending, to score: what a reward must be able to read."""
+"""Finished episodes with every stop reason, for checks of rewards."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _S1 = {"dataset": "toy", "protocol": "search-r1", "tokenizer": "byte"}
 _TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
 _OPEN, _CLOSE = "<|begin_of_query|>", "<|end_of_query|>"
 
-# Question 9 of the toy asks for key1 and key1; {gold} stands for its value.
+# Question 9 of the toy asks for key1 and key1; {gold} is replaced by its value.
 _SCRIPTS: tuple[tuple[dict[str, Any], str], ...] = (
-    # Answered: after a search, without one, wrongly, with nothing, with faults, in other tags.
+    # Answered: after a search, without one, wrongly, empty, with faults, in other tags.
     (_TOY, "<q>key1 key1 </q><a>{gold}</a>"),
     (_TOY, "<a>{gold}</a>"),
     (_TOY, "<q>key1 key1 </q><a>key1 </a>"),
@@ -48,24 +48,24 @@ _SCRIPTS: tuple[tuple[dict[str, Any], str], ...] = (
 
 @functools.cache
 def sample_episodes() -> tuple[Transcript, ...]:
-    """Return short finished episodes of three protocols, every valid ending among them.
+    """Return short finished episodes of three protocols, with every valid stop reason.
 
     Example:
         >>> sorted({episode.stop_reason.value for episode in sample_episodes()})[:3]
         ['answered', 'end_of_sequence', 'format_fault']
     """
-    return tuple(_played(arguments, script) for arguments, script in _SCRIPTS)
+    return tuple(_play(arguments, script) for arguments, script in _SCRIPTS)
 
 
 def failed_episode() -> Transcript:
-    """Return an episode whose retrieval failed: it is not valid and must not be scored."""
+    """Return an episode whose retrieval failed: it is invalid and must not be scored."""
     retriever = FakeRetriever(error=OSError("down"))
     arguments = {**_TOY, "retriever": retriever, "on_retrieval_error": "truncate"}
-    return _played(arguments, "<q>key1 key1 </q>")
+    return _play(arguments, "<q>key1 key1 </q>")
 
 
-def _played(arguments: dict[str, Any], script: str) -> Transcript:
-    """Write a script's text, id by id, until the episode ends."""
+def _play(arguments: dict[str, Any], script: str) -> Transcript:
+    """Write the text of a script until the episode ends."""
     env = SearchQAEnv(**arguments)
     env.reset(seed=0, options={"index": 9})
     gold = env.transcript().question.answers[0]

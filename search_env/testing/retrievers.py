@@ -1,4 +1,4 @@
-"""The contract of :class:`search_env.retrieval.base.Retriever`, checked on a real one."""
+"""Check of the contract of :class:`search_env.retrieval.base.Retriever`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search_env.testing.base import broken, require
 from search_env.types import Document
 
 QUERIES = ("capital of France", "who wrote Hamlet", "longest river in Africa", "key1 key2")
-"""Searched for where the caller names no queries."""
+"""Default queries."""
 
 UNKNOWN = "qzxvwjk zzyqxw"
 ODD = ("Ünïcødé 東京 🜁", 'a\nb\t"c" \\ \'', "</search> <|endoftext|>", "\udcff", "word " * 5000)
@@ -24,14 +24,14 @@ Results = list[list[Document]]
 
 @dataclass(frozen=True, slots=True)
 class RetrieverReport:
-    """What a check of a retriever saw.
+    """Statistics of a retriever that passed the check.
 
     Attributes:
-        queries: Queries that were compared.
-        documents: Distinct documents that they found.
-        scored: Whether documents carry scores.
-        picklable: Whether it can be sent to a worker process. Not a rule: the environments send
-            names, see :func:`search_env.register_retriever`.
+        queries: Number of queries compared.
+        documents: Number of distinct documents retrieved.
+        scored: Whether documents have scores.
+        picklable: Whether the retriever can be sent to a worker process. Not a rule: the
+            environments send names, see :func:`search_env.register_retriever`.
     """
 
     queries: int
@@ -49,24 +49,24 @@ def check_retriever(
 ) -> RetrieverReport:
     """Check that a retriever keeps its contract.
 
-    Rules, by the name that an error begins with: ``result`` (one list of at most k documents for
-    each query), ``errors`` (what it raises is a RetrievalError), ``fields`` (types, finite
-    scores), ``unique`` (no document twice in a result), ``order`` (scores do not rise), ``score-0``
-    (none where others have one), ``empty-query`` and ``unknown-query`` (find nothing),
+    Rules, by the name that an error begins with: ``result`` (one list of at most k documents per
+    query), ``errors`` (only RetrievalError is raised), ``fields`` (types, finite scores),
+    ``unique`` (no document twice in a result), ``order`` (scores do not rise), ``score-0`` (no
+    zero beside other scores), ``empty-query`` and ``unknown-query`` (no documents),
     ``repeatable``, ``batch`` (a query's documents do not depend on its neighbours),
-    ``duplicates``, ``prefix`` (fewer documents are the first ones of more) and ``odd-query``.
+    ``duplicates``, ``prefix`` (a smaller k returns the first documents) and ``odd-query``.
 
     Args:
-        retriever: To be checked; it is searched about twenty times.
-        queries: Queries that find something, better several and some that find the same; None
-            for a few of :data:`QUERIES`.
-        k: Documents a query, at least 2.
-        unknown: A query without a hit. None for retrievers that always find neighbours, such as
-            dense ones.
+        retriever: The retriever, which is searched about twenty times.
+        queries: Queries with results, preferably several, some with common documents; None for
+            :data:`QUERIES`.
+        k: Number of documents per query, at least 2.
+        unknown: A query without results. None for retrievers that always return neighbours, such
+            as dense ones.
 
     Raises:
         ConformanceError: A rule is broken.
-        ConfigurationError: No query found anything, so nothing could be checked.
+        ConfigurationError: No query has results, so nothing could be checked.
         RetrievalError: The backend could not answer.
 
     Example:
@@ -75,28 +75,28 @@ def check_retriever(
         >>> check_retriever(fake, ["x"]).documents
         2
     """
-    asked = list(QUERIES if queries is None else queries)
+    queries = list(QUERIES if queries is None else queries)
     if k < 2:
         raise ConfigurationError(f"Expected k of at least 2, got {k}. Ties need two. Pass k=3.")
-    found = _search(retriever, asked, k)
-    if not any(found):
+    results = _search(retriever, queries, k)
+    if not any(results):
         raise ConfigurationError(
-            f"Expected queries that find something in {type(retriever).__name__}, got none for "
-            f"{asked[:4]}. Pass queries= that its corpus answers."
+            f"Expected queries with results from {type(retriever).__name__}, got none for "
+            f"{queries[:4]}. Pass queries= that its corpus answers."
         )
-    scored = any(document.score != 0 for documents in found for document in documents)
-    for query, documents in zip(asked, found, strict=True):
+    scored = any(document.score != 0 for documents in results for document in documents)
+    for query, documents in zip(queries, results, strict=True):
         _check_documents(query, documents, scored)
-    _check_nothing(retriever, k, unknown)
-    _check_same(retriever, asked, found, k)
+    _check_no_results(retriever, k, unknown)
+    _check_repeated(retriever, queries, results, k)
     for query in ODD:
         _check_odd(retriever, query, k)
-    distinct = {document.id for documents in found for document in documents}
-    return RetrieverReport(len(asked), len(distinct), scored, _picklable(retriever))
+    distinct = {document.id for documents in results for document in documents}
+    return RetrieverReport(len(queries), len(distinct), scored, _picklable(retriever))
 
 
 def _search(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
-    """Search as the environments do; what they would refuse breaks a rule."""
+    """Search as the environments do; results that they would refuse break a rule."""
     name = type(retriever).__name__
     try:
         answer = retriever.search(queries, k)
@@ -105,16 +105,17 @@ def _search(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
     except Exception as error:
         raise broken(
             "errors",
-            f"{name}.search to answer or to raise a RetrievalError",
+            f"{name}.search to return documents or to raise a RetrievalError",
             f"{error!r} for k={k} and {[query[:40] for query in queries[:4]]}",
-            "Catch what the backend raises and raise search_env.errors.RetrievalError from it.",
+            "Catch the backend's errors and raise search_env.errors.RetrievalError from them.",
         ) from error
-    # Of the same name, so that the message names the retriever.
+    # A class of the same name, so that the message names the retriever.
     answered = type(name, (), {"search": lambda self, queries, k: answer})()
     try:
         return retrieve(answered, queries, k)
     except InvalidRetrievalError as error:
-        raise broken("result", "lists of documents", f"this: {error}", "Mend search().") from error
+        advice = "Correct what search() returns."
+        raise broken("result", "lists of documents", f"this: {error}", advice) from error
 
 
 def _check_documents(query: str, documents: Sequence[Document], scored: bool) -> None:
@@ -126,14 +127,14 @@ def _check_documents(query: str, documents: Sequence[Document], scored: bool) ->
             "fields",
             "id, title and text as str, the id not empty, and a finite score",
             f"{document!r:.200} for {query!r}",
-            "Convert them where documents are built.",
+            "Convert them where the documents are created.",
         )
         require(
             document.score != 0 or not scored,
             "score-0",
             "no document with score 0 where others have scores",
             f"{document.id!r} for {query!r}",
-            "Leave out what shares nothing with the query.",
+            "Leave out documents that share nothing with the query.",
         )
     ids = [document.id for document in documents]
     require(
@@ -153,73 +154,69 @@ def _check_documents(query: str, documents: Sequence[Document], scored: bool) ->
     )
 
 
-def _check_nothing(retriever: Retriever, k: int, unknown: str | None) -> None:
+def _check_no_results(retriever: Retriever, k: int, unknown: str | None) -> None:
     _search(retriever, [], k)  # no queries, no lists
     rules = [("empty-query", ""), ("empty-query", "  \n")]
     rules += [] if unknown is None else [("unknown-query", unknown)]
     for rule, query in rules:
         try:
-            found = _search(retriever, [query], k)
+            (documents,) = _search(retriever, [query], k)
         except RetrievalError as error:
-            if rule == "unknown-query":  # a recording may hold only what was recorded
+            if rule == "unknown-query":  # a cassette may hold only recorded queries
                 continue
-            raise broken(rule, f"[] for {query!r}", repr(error), "Answer [] instead.") from error
+            raise broken(rule, f"[] for {query!r}", repr(error), "Return [] instead.") from error
         require(
-            found == [[]],
+            not documents,
             rule,
             f"no document for {query!r}",
-            [document.id for document in found[0]],
+            [document.id for document in documents],
             "Return [] where nothing matches; pass unknown=None for a dense retriever.",
         )
 
 
-def _check_same(retriever: Retriever, asked: list[str], found: Results, k: int) -> None:
-    """Ask again in other ways; the documents must be the same each time."""
-    again = _search(retriever, asked, k)
-    _require_same("repeatable", asked, found, again, "Break ties by position in the corpus.")
-    backwards = _search(retriever, asked[::-1], k)[::-1]
-    _require_same("batch", asked, found, backwards, "Score each query by itself.")
-    alone = [_search(retriever, [query], k)[0] for query in asked]
-    _require_same("batch", asked, found, alone, "Score each query by itself.")
-    doubled = _search(retriever, [query for query in asked for _ in "ab"], k)
+def _check_repeated(retriever: Retriever, queries: list[str], results: Results, k: int) -> None:
+    """Search for the same queries in other ways, with the same documents expected."""
+    again = _search(retriever, queries, k)
+    _require_equal("repeatable", queries, results, again, _BREAK_TIES)
+    backwards = _search(retriever, queries[::-1], k)[::-1]
+    _require_equal("batch", queries, results, backwards, "Score each query by itself.")
+    single = [_search(retriever, [query], k)[0] for query in queries]
+    _require_equal("batch", queries, results, single, "Score each query by itself.")
+    doubled = _search(retriever, [query for query in queries for _ in "ab"], k)
     for copy in (doubled[::2], doubled[1::2]):
-        _require_same("duplicates", asked, found, copy, "Answer every copy of a query.")
+        _require_equal("duplicates", queries, results, copy, "Answer every copy of a query.")
     for fewer, more in ((1, k), (k, max(1000, 2 * k))):
-        few, many = _search(retriever, asked, fewer), _search(retriever, asked, more)
+        few, many = _search(retriever, queries, fewer), _search(retriever, queries, more)
         cut = [documents[:fewer] for documents in many]
-        advice = f"Rank first, then cut; k={more} may be more than there are documents."
-        _require_same("prefix", asked, few, cut, advice)
+        advice = f"Rank first, then cut; k={more} may exceed the number of documents."
+        _require_equal("prefix", queries, few, cut, advice)
 
 
-def _require_same(rule: str, asked: list[str], a: Results, b: Results, advice: str) -> None:
-    for query, one, two in zip(asked, a, b, strict=True):
+_BREAK_TIES = "Break ties by position in the corpus."
+
+
+def _require_equal(rule: str, queries: list[str], a: Results, b: Results, advice: str) -> None:
+    for query, one, two in zip(queries, a, b, strict=True):
         require(
             one == two,
             rule,
-            f"the same documents for {query!r} each time",
-            f"{_named(one)} and then {_named(two)}",
+            f"the same documents for {query[:40]!r} each time",
+            f"{_ids_and_scores(one)} and then {_ids_and_scores(two)}",
             advice,
         )
 
 
-def _named(documents: Sequence[Document]) -> list[tuple[str, float]]:
+def _ids_and_scores(documents: Sequence[Document]) -> list[tuple[str, float]]:
     return [(document.id, document.score) for document in documents]
 
 
 def _check_odd(retriever: Retriever, query: str, k: int) -> None:
-    """A policy may write anything: the answer is documents or a RetrievalError."""
+    """Search for a query such as a policy may write: documents or a RetrievalError are right."""
     try:
-        found = _search(retriever, [query], k)[0]
-        again = _search(retriever, [query], k)[0]
+        once, again = (_search(retriever, [query], k) for _ in range(2))
     except RetrievalError:
         return
-    require(
-        found == again,
-        "odd-query",
-        f"the same documents for {query[:40]!r} each time",
-        f"{_named(found)} and then {_named(again)}",
-        "Break ties by position in the corpus.",
-    )
+    _require_equal("odd-query", [query], once, again, _BREAK_TIES)
 
 
 def _picklable(retriever: Retriever) -> bool:

@@ -1,6 +1,6 @@
-"""The contracts of :class:`search_env.rewards.Reward` and :class:`search_env.rewards.GroupReward`.
+"""Checks of the contracts of :class:`~search_env.rewards.Reward` and ``GroupReward``.
 
-Checked on episodes of every ending, and on groups of them.
+They score episodes with every stop reason, and groups of them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import dataclasses
 import math
 import pickle
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import GroupReward, Reward, Score
-from search_env.testing.base import broken, first_difference, require
+from search_env.testing.base import broken, first_difference, require, require_same
 from search_env.testing.episodes import PROTOCOLS, sample_episodes
 from search_env.types import Transcript
 
@@ -33,25 +33,25 @@ def check_reward(
     """Check that a reward keeps its contract.
 
     Rules, by the name that an error begins with: ``type``, ``score`` (every valid episode gets
-    exactly the declared parts, all finite numbers, no exception), ``sum`` (the total is the sum of
+    exactly the declared parts, all finite, without an exception), ``sum`` (the total is the sum of
     the parts), ``transcript`` (the episode is not changed), ``random`` (Python's and NumPy's
-    global generators are not touched), ``pure`` (the same score again, in any order of episodes)
-    and ``picklable`` (the same scores from a pickled copy).
+    global generators are not used), ``pure`` (the same score again, in any order of episodes) and
+    ``picklable`` (the same scores from a pickled copy).
 
     Args:
-        reward: To be checked.
-        transcripts: Finished episodes to score beside :func:`sample_episodes`. Those in which
-            retrieval failed are left out: the environments never score them.
-        protocols: Whose sample episodes to score; fewer for a reward that reads the tags of some
-            protocol only.
-        picklable: Whether it must survive pickling, as in worker processes.
+        reward: The reward.
+        transcripts: Finished episodes to score in addition to :func:`sample_episodes`. Those in
+            which retrieval failed are left out: the environments never score them.
+        protocols: Protocols of the sample episodes; fewer for a reward that reads only the tags of
+            some.
+        picklable: Whether the reward must survive pickling, as in worker processes.
 
     Returns:
-        The scores, of the caller's valid episodes first.
+        The scores, those of the caller's valid episodes first.
 
     Raises:
         ConformanceError: A rule is broken.
-        ConfigurationError: A transcript's episode has not ended.
+        ConfigurationError: An episode has not ended.
 
     Example:
         >>> from search_env.rewards import F1
@@ -69,13 +69,12 @@ def check_reward(
     episodes = [*_valid(transcripts or ()), *samples]
     if not episodes:
         raise _nothing_to_score(protocols, "transcripts")
-    scores = tuple(_scored(reward, episode) for episode in episodes)
-    backwards = [_scored(reward, episode) for episode in reversed(episodes)]
-    for episode, one, two in zip(episodes, scores, reversed(backwards), strict=True):
-        _require_same(one, two, _which(episode))
+    scores = tuple(_score(reward, episode) for episode in episodes)
+    for episode, score in reversed(list(zip(episodes, scores, strict=True))):
+        _require_pure(score, _score(reward, episode), _describe(episode))
     if picklable:
-        copy = _pickled(reward, reward.name)
-        _require_alike(scores, tuple(_scored(copy, episode) for episode in episodes))
+        copy = _pickled(reward)
+        _require_equal_copy(scores, tuple(_score(copy, episode) for episode in episodes))
     return scores
 
 
@@ -88,23 +87,23 @@ def check_group_reward(
 ) -> tuple[tuple[Score, ...], ...]:
     """Check that a group reward keeps its contract.
 
-    The rules of :func:`check_reward`, and ``order``: in another order of members each gets what it
-    got before, but for rounding.
+    The rules of :func:`check_reward`, and ``order``: in another order of members each gets the
+    same score up to rounding.
 
     Args:
-        group_reward: To be checked.
-        groups: Groups of finished episodes to score beside some of :func:`sample_episodes`, which
-            are of one question: for each protocol all of them, two that are alike, and each alone.
-        protocols: Whose sample episodes to score.
-        picklable: Whether it must survive pickling, as in worker processes.
+        group_reward: The group reward.
+        groups: Groups of finished episodes to score in addition to those of
+            :func:`sample_episodes`, which are of one question: for each protocol all of them, one
+            twice, and each alone.
+        protocols: Protocols of the sample episodes.
+        picklable: Whether the group reward must survive pickling, as in worker processes.
 
     Returns:
         The scores of each group's valid members, the caller's groups first.
 
     Raises:
         ConformanceError: A rule is broken.
-        ConfigurationError: A transcript's episode has not ended, or a group is of several
-            questions.
+        ConfigurationError: An episode has not ended, or a group has several questions.
 
     Example:
         >>> def alone(group):
@@ -120,18 +119,17 @@ def check_group_reward(
         type(group_reward).__name__,
         "Build one: GroupReward(name, parts, function).",
     )
-    given = [members for group in groups or () if (members := _valid(group))]
-    checked = [*given, *_sample_groups(protocols)]
-    if not checked:
+    valid_groups = [members for group in groups or () if (members := _valid(group))]
+    valid_groups += _sample_groups(protocols)
+    if not valid_groups:
         raise _nothing_to_score(protocols, "groups")
-    scores = tuple(_scored_group(group_reward, group) for group in checked)
-    for group, one in reversed(list(zip(checked, scores, strict=True))):
-        _require_same(one, _scored_group(group_reward, group), _which_group(group))
-        _check_order(group_reward, group, one)
+    scores = tuple(_score_group(group_reward, group) for group in valid_groups)
+    for group, group_score in reversed(list(zip(valid_groups, scores, strict=True))):
+        _require_pure(group_score, _score_group(group_reward, group), _describe_group(group))
+        _check_order(group_reward, group, group_score)
     if picklable:
-        copy = _pickled(group_reward, group_reward.name)
-        again = tuple(_scored_group(copy, group) for group in checked)
-        _require_alike(scores, again)
+        copy = _pickled(group_reward)
+        _require_equal_copy(scores, tuple(_score_group(copy, group) for group in valid_groups))
     return scores
 
 
@@ -151,45 +149,68 @@ def _check_order(
     count = len(group)
     shuffled = random.Random(0).sample(range(count), count)
     for order in (range(count)[::-1], shuffled):
-        again = _scored_group(group_reward, [group[i] for i in order])
-        for i, found in zip(order, again, strict=True):
-            then = scores[i].parts
-            same = all(
-                math.isclose(then[part], value, rel_tol=1e-9, abs_tol=1e-9)
-                for part, value in found.parts.items()
-            )
+        again = _score_group(group_reward, [group[i] for i in order])
+        for i, score in zip(order, again, strict=True):
+            parts = scores[i].parts
             require(
-                same,
+                all(_close(parts[part], value) for part, value in score.parts.items()),
                 "order",
-                f"{_which(group[i])} to get {then} in any order of {_which_group(group)}",
-                found.parts,
+                f"{_describe(group[i])} to get {parts} in any order of {_describe_group(group)}",
+                score.parts,
                 "Compare members with each other, not by their places.",
             )
 
 
-def _scored_group(group_reward: GroupReward, group: Sequence[Transcript]) -> tuple[Score, ...]:
-    """Score a group once, and see what else that did."""
-    given, generators = [_copy(episode) for episode in group], _generators()
+def _score_group(group_reward: GroupReward, group: Sequence[Transcript]) -> tuple[Score, ...]:
+    advice = "Return every part for every member, also in a group of one"
+    return _scores(group_reward.parts, group_reward, group, _describe_group(group), advice)
+
+
+def _score(reward: Reward, episode: Transcript) -> Score:
+    advice = "Return every part for every valid episode"
+
+    def score_all(copies: Sequence[Transcript]) -> list[Score]:
+        return [reward(copy) for copy in copies]
+
+    return _scores(reward.parts, score_all, [episode], _describe(episode), advice)[0]
+
+
+def _scores(
+    parts: Sequence[str],
+    score_all: Callable[[Sequence[Transcript]], Sequence[Score]],
+    episodes: Sequence[Transcript],
+    description: str,
+    advice: str,
+) -> tuple[Score, ...]:
+    """Score copies of episodes once, and check the scores and the absence of side effects."""
+    copies, generators = [_copy(episode) for episode in episodes], _generators()
     try:
-        scores = group_reward(given)
+        scores = tuple(score_all(copies))
     except RewardError as error:
         raise broken(
             "score",
-            f"the parts {list(group_reward.parts)} as finite numbers for {_which_group(group)}",
+            f"the parts {list(parts)} as finite numbers for {description}",
             f"this: {error}",
-            "Return every part for every member, of a group of one too; pass protocols= where it "
-            "is for some only.",
+            f"{advice}; pass protocols= where it is for some only.",
         ) from error
-    for then, now in zip(group, given, strict=True):
-        _require_unchanged(then, now)
-    _require_no_draws(generators)
+    for episode, copy in zip(episodes, copies, strict=True):
+        require(
+            _content(copy) == _content(episode),
+            "transcript",
+            f"{_describe(episode)} unchanged",
+            "another one",
+            "Change only copies.",
+        )
+    require(
+        not first_difference(_generators(), generators),
+        "random",
+        "the global random generators untouched",
+        "numbers drawn from them",
+        "Draw no numbers in a reward: seeded runs of others would change.",
+    )
     for score in scores:
-        _require_parts(group_reward.parts, score)
+        _require_parts(parts, score)
     return scores
-
-
-def _which_group(group: Sequence[Transcript]) -> str:
-    return f"a group of {len(group)}, the first {_which(group[0])}"
 
 
 def _valid(transcripts: Sequence[Transcript]) -> list[Transcript]:
@@ -202,60 +223,16 @@ def _valid(transcripts: Sequence[Transcript]) -> list[Transcript]:
     return [t for t in transcripts if t.stop_reason is not None and t.stop_reason.valid]
 
 
-def _scored(reward: Reward, episode: Transcript) -> Score:
-    """Score once, and see what else that did."""
-    given, generators = _copy(episode), _generators()
-    try:
-        score = reward(given)
-    except RewardError as error:
-        raise broken(
-            "score",
-            f"the parts {list(reward.parts)} as finite numbers for {_which(episode)}",
-            f"this: {error}",
-            "Return every part for every valid episode; pass protocols= where it is for some only.",
-        ) from error
-    _require_unchanged(episode, given)
-    _require_no_draws(generators)
-    _require_parts(reward.parts, score)
-    return score
-
-
 def _nothing_to_score(protocols: Sequence[str], what: str) -> ConfigurationError:
     return ConfigurationError(
         f"Expected protocols among {list(PROTOCOLS)}, or {what}, got {list(protocols)} and none. "
-        "Pass what the reward is for."
+        "Pass those that the reward is for."
     )
 
 
-def _require_same(one: tuple[Any, ...], two: tuple[Any, ...], which: str) -> None:
-    difference = first_difference(one, two)
-    require(
-        not difference,
-        "pure",
-        f"the same score again of {which}",
-        difference,
-        "Read nothing but the transcript and keep no state.",
-    )
-
-
-def _require_unchanged(episode: Transcript, given: Transcript) -> None:
-    require(
-        _content(given) == _content(episode),
-        "transcript",
-        f"{_which(episode)} unchanged",
-        "another one",
-        "Copy what you change.",
-    )
-
-
-def _require_no_draws(generators: tuple[Any, ...]) -> None:
-    require(
-        not first_difference(_generators(), generators),
-        "random",
-        "the global random generators untouched",
-        "numbers drawn from them",
-        "A reward draws no numbers: seeded runs of others would change.",
-    )
+def _require_pure(once: tuple[Any, ...], again: tuple[Any, ...], description: str) -> None:
+    advice = "Read nothing but the transcript and keep no state."
+    require_same(once, again, "pure", f"the same score again of {description}", advice)
 
 
 def _require_parts(parts: Sequence[str], score: Score) -> None:
@@ -268,31 +245,33 @@ def _require_parts(parts: Sequence[str], score: Score) -> None:
         "Return every part for every valid episode.",
     )
     require(
-        math.isclose(score.total, math.fsum(score.parts.values()), rel_tol=1e-9, abs_tol=1e-9),
+        _close(score.total, math.fsum(score.parts.values())),
         "sum",
         f"the total to be the sum of {score.parts}",
         score.total,
-        "Make what is missing a part of its own.",
+        "Make the difference a part of its own.",
     )
+
+
+def _close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-9)
 
 
 _PICKLE_ADVICE = "Use a function of a module, not a lambda; or pass picklable=False."
 
 
-def _pickled(reward: _AnyReward, name: str) -> _AnyReward:
+def _pickled(reward: _AnyReward) -> _AnyReward:
     """Return a pickled copy."""
     try:
         copy: _AnyReward = pickle.loads(pickle.dumps(reward))
-    except Exception as error:  # pickle promises no type of error
-        raise broken(
-            "picklable", f"{name!r} to be picklable", repr(error), _PICKLE_ADVICE
-        ) from error
+    except Exception as error:  # pickle may raise anything
+        expected = f"{reward.name!r} to be picklable"
+        raise broken("picklable", expected, repr(error), _PICKLE_ADVICE) from error
     return copy
 
 
-def _require_alike(scores: tuple[Any, ...], again: tuple[Any, ...]) -> None:
-    difference = first_difference(scores, again)
-    require(not difference, "picklable", "a copy that scores alike", difference, _PICKLE_ADVICE)
+def _require_equal_copy(scores: tuple[Any, ...], again: tuple[Any, ...]) -> None:
+    require_same(scores, again, "picklable", "a copy with the same scores", _PICKLE_ADVICE)
 
 
 def _copy(episode: Transcript) -> Transcript:
@@ -305,7 +284,7 @@ def _copy(episode: Transcript) -> Transcript:
 
 
 def _content(episode: Transcript) -> tuple[Any, ...]:
-    """Return all that a reward must leave alone; the decoder is a function, not content."""
+    """Return the content that a reward must not change; the decoder is a function."""
     arrays = (episode.tokens.tobytes(), episode.sources.tobytes())
     return (*arrays, episode.question, episode.events, episode.documents)
 
@@ -315,7 +294,11 @@ def _generators() -> tuple[Any, ...]:
     return random.getstate(), (name, keys, tuple(rest))
 
 
-def _which(episode: Transcript) -> str:
+def _describe(episode: Transcript) -> str:
     stop = episode.stop_reason
     ending = "running" if stop is None else stop.value
     return f"an episode of {episode.protocol!r} that ended with {ending!r}"
+
+
+def _describe_group(group: Sequence[Transcript]) -> str:
+    return f"a group of {len(group)}, the first {_describe(group[0])}"

@@ -1,7 +1,7 @@
-"""Runs of a vector environment: recorded, replayed, and taken apart into rows.
+"""Runs of a vector environment: sequences of calls, their repetition, and their rows.
 
-A row is what one sub-environment would have returned. :class:`Row` is that sub-environment under
-Gymnasium's autoreset rules, so that both can be compared.
+:class:`Row` is a single environment under Gymnasium's autoreset rules, for comparison with a row of
+a vector environment.
 
 Source: Farama-Foundation/Gymnasium 1.4.0, gymnasium/vector/sync_vector_env.py, ``step``, and
 vector_env.py, ``_add_info``.
@@ -29,19 +29,19 @@ Choose = Callable[[AnyVectorEnv, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call and what it returned.
+    """A call of ``reset`` or ``step`` and its result.
 
     Attributes:
-        actions: Of a step; None for a reset.
-        mask: Of a partial reset; None for a full one, or a step.
-        live: What was returned.
-        kept: A copy made at once.
+        actions: Actions of a step; None for a reset.
+        mask: Mask of a partial reset, bool ``(num_envs,)``; None for a full one, or a step.
+        live: The returned objects.
+        copied: A deep copy of them, made at once.
     """
 
     actions: Any
     mask: NDArray[np.bool_] | None
     live: tuple[Any, ...]
-    kept: tuple[Any, ...]
+    copied: tuple[Any, ...]
 
     @property
     def is_step(self) -> bool:
@@ -51,18 +51,18 @@ class Call:
     @property
     def over(self) -> NDArray[np.bool_]:
         """Rows whose episode ended in this step, bool ``(num_envs,)``."""
-        ended: NDArray[np.bool_] = np.logical_or(self.kept[2], self.kept[3])
+        ended: NDArray[np.bool_] = np.logical_or(self.copied[2], self.copied[3])
         return ended
 
 
-def record(
+def make_calls(
     env: AnyVectorEnv, mode: AutoresetMode, seed: int, steps: int, choose: Choose
 ) -> list[Call]:
-    """Run an environment; where it does not reset itself, reset the rows that are over."""
+    """Run an environment; in mode DISABLED, reset the rows whose episode has ended."""
     env.action_space.seed(seed)
     calls = [_call(env.reset(seed=seed))]
     for _ in range(steps):
-        actions = choose(env, calls[-1].kept[0])
+        actions = choose(env, calls[-1].copied[0])
         calls.append(_call(env.step(copy.deepcopy(actions)), actions=actions))
         over = calls[-1].over
         if mode is AutoresetMode.DISABLED and over.any():
@@ -70,8 +70,8 @@ def record(
     return calls
 
 
-def replay(env: AnyVectorEnv, calls: list[Call], seed: int) -> list[tuple[Any, ...]]:
-    """Make the same calls again and return what they return."""
+def repeat_calls(env: AnyVectorEnv, calls: list[Call], seed: int) -> list[tuple[Any, ...]]:
+    """Make the same calls again and return their results."""
     results: list[tuple[Any, ...]] = []
     result: tuple[Any, ...]
     for call in calls:
@@ -96,7 +96,7 @@ class Row:
 
     Args:
         env: The environment.
-        mode: What follows the end of an episode.
+        mode: Autoreset mode.
     """
 
     def __init__(self, env: gym.Env[Any, Any], mode: AutoresetMode) -> None:
@@ -109,7 +109,7 @@ class Row:
         return self._env.reset(seed=seed)
 
     def step(self, action: Any) -> tuple[Any, ...]:
-        """Return the five of a step as the row of a vector environment has them."""
+        """Return the five values of a step as a row of a vector environment has them."""
         if self._over and self._mode is AutoresetMode.NEXT_STEP:
             observation, info = self.reset()
             return observation, 0.0, False, False, info
@@ -123,12 +123,12 @@ class Row:
 
 
 def row_of(space: gym.Space[Any], result: tuple[Any, ...], row: int) -> tuple[Any, ...]:
-    """Return one row of what a vector environment returned, numbers as Python ones.
+    """Return one row of a vector environment's result, with Python numbers.
 
     Args:
-        space: The vector environment's observation space.
-        result: Of ``reset`` or ``step``.
-        row: Which one.
+        space: Observation space of the vector environment.
+        result: Result of ``reset`` or ``step``.
+        row: Index of the row.
     """
     observations = list(iterate(space, result[0]))
     numbers = [part[row] for part in result[1:-1]]

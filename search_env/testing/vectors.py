@@ -1,4 +1,4 @@
-"""The contract of a Gymnasium vector environment, for which Gymnasium has no checker."""
+"""Check of the contract of Gymnasium vector environments, which Gymnasium itself lacks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,22 @@ from numpy.typing import NDArray
 from search_env.errors import ConfigurationError
 from search_env.testing.base import (
     broken,
-    first_difference,
     named,
     no_warnings,
     plain,
     require,
+    require_repeatable_close,
+    require_same,
 )
-from search_env.testing.runs import AnyVectorEnv, Call, Choose, Row, record, replay, row_of
+from search_env.testing.runs import (
+    AnyVectorEnv,
+    Call,
+    Choose,
+    Row,
+    make_calls,
+    repeat_calls,
+    row_of,
+)
 
 Make = Callable[..., AnyVectorEnv]
 
@@ -47,24 +56,24 @@ def check_vector_env(
     """Check that a vector environment keeps Gymnasium's contract in each autoreset mode.
 
     Rules, by the name that an error begins with: ``warnings``, ``attributes``, ``metadata``
-    (the mode, as an enum, not shared between instances), ``arrays`` (shapes and types of all that
-    is returned, observations in their space), ``infos`` (each key with a bool mask ``_key``),
+    (the mode, as an enum, not shared between instances), ``arrays`` (shapes and types of all
+    results, observations in their space), ``infos`` (each key with a bool mask ``_key``),
     ``info-types`` (the type of a key's array never changes), ``seed`` (row i of ``seed`` is row 0
     of ``seed + i``; lists), ``reset-mask``, ``next-step``, ``same-step``, ``disabled``,
-    ``deterministic`` (infos included), ``single`` (each row equals the single environment),
-    ``fresh`` (nothing returned is changed later), ``actions`` (wrong ones raise) and ``close``.
+    ``deterministic`` (including infos), ``single`` (each row equals the single environment),
+    ``fresh`` (results do not change later), ``actions`` (invalid ones raise) and ``close``.
 
     Args:
-        make: Called as ``make(num_envs=N, autoreset_mode=mode)`` several times a mode.
-        single: Makes the single environment that each row must equal when it is reset with
-            ``seed + i`` and gets the same actions. Without it, what an episode is goes unchecked.
-        modes: Which modes to check.
-        num_envs: Rows, at least 2.
-        steps: Steps of each run; episodes must end within them.
-        seed: Seeds the runs.
+        make: Called as ``make(num_envs=N, autoreset_mode=mode)`` several times per mode.
+        single: Makes the single environment that row i must equal after a reset with ``seed + i``
+            and equal actions. If None, the content of episodes is not checked.
+        modes: Modes to check.
+        num_envs: Number of rows, at least 2.
+        steps: Number of steps in each run; episodes must end within them.
+        seed: Seed of the runs.
         choose: ``(env, observations) -> actions``; None draws from the action space.
-        copy: Whether observations and infos must stay as they were. False for environments that
-            say they return views.
+        copy: Whether observations and infos must stay unchanged. False for environments that are
+            documented to return views.
 
     Raises:
         ConformanceError: A rule is broken.
@@ -82,16 +91,16 @@ def check_vector_env(
     with no_warnings("warnings"):
         for mode in modes:
             check = _Check(make, mode, num_envs, seed)
-            with check.made() as env:
+            with check.environment() as env:
                 check.attributes(env)
                 check.seeds(env)
                 check.reset_masks(env)
             check.bad_actions()
-            with check.made() as env:
-                calls = record(env, mode, seed, steps, choose or _random_actions)
-                check.run(env, calls, copy)
-            with check.made() as env:
-                check.same_again(replay(env, calls, seed), calls)
+            with check.environment() as env:
+                calls = make_calls(env, mode, seed, steps, choose or _random_actions)
+                check.run(calls, copy)
+            with check.environment() as env:
+                check.deterministic(repeat_calls(env, calls, seed), calls)
             if mode is AutoresetMode.DISABLED:
                 check.no_step_after_the_end(calls)
             if single is not None:
@@ -103,29 +112,23 @@ def _random_actions(env: AnyVectorEnv, observations: Any) -> Any:
 
 
 class _Check:
-    """The rules, for one mode."""
+    """The rules for one autoreset mode."""
 
     def __init__(self, make: Make, mode: AutoresetMode, num_envs: int, seed: int) -> None:
         self._make, self._mode, self._n, self._seed = make, mode, num_envs, seed
 
     @contextlib.contextmanager
-    def made(self) -> Iterator[AnyVectorEnv]:
-        """Make an environment, and close it twice."""
+    def environment(self) -> Iterator[AnyVectorEnv]:
+        """Make an environment, and close it twice at the end of the block."""
         env = self._make(num_envs=self._n, autoreset_mode=self._mode)
         self._space, self._actions = env.observation_space, env.action_space
         self._single_space = env.single_observation_space
         yield env
-        try:
-            env.close()
-            env.close()
-        except Exception as error:  # whatever it raises
-            raise broken(
-                "close", "close() twice", repr(error), "Do nothing when closed."
-            ) from error
+        require_repeatable_close(env.close)
         require(env.closed, "close", "closed to be True after close()", env.closed, "Call super().")
 
     def attributes(self, env: AnyVectorEnv) -> None:
-        """Check what an environment says of itself."""
+        """Check the attributes of an environment."""
         advice = "Set it in __init__; batch_space() makes the batched spaces."
         require(env.num_envs == self._n, "attributes", f"num_envs {self._n}", env.num_envs, advice)
         require(
@@ -153,46 +156,42 @@ class _Check:
 
     def _metadata(self, env: AnyVectorEnv) -> None:
         others = [mode for mode in AutoresetMode if mode is not self._mode]
-        told = env.metadata.get("autoreset_mode")
+        mode = env.metadata.get("autoreset_mode")
         advice = "Write AutoresetMode(...) into a copy of the class's metadata, in __init__."
-        require(told is self._mode, "metadata", f"autoreset_mode {self._mode}", repr(told), advice)
-        with contextlib.suppress(ValueError, NotImplementedError):  # it may not have this mode
+        require(mode is self._mode, "metadata", f"autoreset_mode {self._mode}", repr(mode), advice)
+        with contextlib.suppress(ValueError, NotImplementedError):  # it may lack this mode
             self._make(num_envs=self._n, autoreset_mode=others[0]).close()
-        told = env.metadata.get("autoreset_mode")
+        mode = env.metadata.get("autoreset_mode")
         expected = f"autoreset_mode to stay {self._mode} when another environment is made"
-        require(told is self._mode, "metadata", expected, repr(told), advice)
+        require(mode is self._mode, "metadata", expected, repr(mode), advice)
 
     def seeds(self, env: AnyVectorEnv) -> None:
-        """Check which seed each row gets."""
+        """Check the seed of each row."""
         seed, n = self._seed, self._n
         advice = "Row i of an int seed has seed + i; of a list, its i-th."
         rows = self._reset_rows(env, seed)
         listed = self._reset_rows(env, [seed + i for i in range(n)])
-        self._same_rows(
-            "seed", f"the rows of seed={seed} and of the list of its seeds", rows, listed
-        )
-        self._same_rows("seed", "the same rows again", rows, self._reset_rows(env, seed))
+        self._require_rows(f"the rows of seed={seed} and of the list of its seeds", rows, listed)
+        self._require_rows("the same rows again", rows, self._reset_rows(env, seed))
         later = self._reset_rows(env, seed + 1)
-        self._same_rows("seed", "row i + 1 to equal row i of the next seed", rows[1:], later[:-1])
-        alike = self._reset_rows(env, [seed] * n)
-        self._same_rows("seed", "equal seeds to give equal rows", alike[1:], alike[:-1])
-        self._same_rows("seed", f"row 0 to have seed {seed}", rows[:1], alike[:1])
+        self._require_rows("row i + 1 to equal row i of the next seed", rows[1:], later[:-1])
+        equal = self._reset_rows(env, [seed] * n)
+        self._require_rows("equal seeds to give equal rows", equal[1:], equal[:-1])
+        self._require_rows(f"row 0 to have seed {seed}", rows[:1], equal[:1])
         self._reset_rows(env, [None] * n)
         too_few: Any = [seed]
-        self._refused(
-            "seed", "a list of too few seeds", functools.partial(env.reset, seed=too_few), advice
-        )
+        reset = functools.partial(env.reset, seed=too_few)
+        self._require_error("seed", "a list of too few seeds", reset, advice)
 
     def _reset_rows(self, env: AnyVectorEnv, seed: Any) -> list[Any]:
         result = copying.deepcopy(env.reset(seed=seed))
-        self._result(result, {})
+        self._check_result(result, {})
         return [row_of(self._space, result, row) for row in range(self._n)]
 
-    def _same_rows(self, rule: str, expected: str, a: list[Any], b: list[Any]) -> None:
-        difference = first_difference(a, b)
-        require(not difference, rule, expected, difference, "Seed row i with seed + i, or seed[i].")
+    def _require_rows(self, expected: str, a: list[Any], b: list[Any], rule: str = "seed") -> None:
+        require_same(a, b, rule, expected, "Seed row i with seed + i, or seed[i].")
 
-    def _refused(self, rule: str, what: str, call: Callable[[], Any], advice: str) -> None:
+    def _require_error(self, rule: str, what: str, call: Callable[[], Any], advice: str) -> None:
         try:
             call()
         except Exception:  # the contract names no type
@@ -200,43 +199,41 @@ class _Check:
         raise broken(rule, f"{what} to raise", "no error", advice)
 
     def reset_masks(self, env: AnyVectorEnv) -> None:
-        """Check the reset of some rows, and masks that are none."""
+        """Check the reset of some rows, and invalid masks."""
         n, seed = self._n, self._seed
         before = [row_of(self._space, env.reset(seed=seed), row) for row in range(n)]
         mask = np.arange(n) == n - 1
         result = env.reset(seed=seed, options={"reset_mask": mask.copy()})
-        self._partial(before, result, mask)
-        expected = before[n - 1]
-        self._same_rows(
-            "reset-mask",
-            f"row {n - 1} to be reset with seed + {n - 1}",
-            [expected],
-            [row_of(self._space, result, n - 1)],
-        )
-        wrong = {
+        self._check_partial_reset(before, result, mask)
+        expected = f"row {n - 1} to be reset with seed + {n - 1}"
+        last = row_of(self._space, result, n - 1)
+        self._require_rows(expected, before[n - 1 :], [last], "reset-mask")
+        invalid = {
             "a list as reset_mask": mask.tolist(),
             "an int array as reset_mask": mask.astype(np.int64),
             "a reset_mask of another length": np.ones(n + 1, np.bool_),
             "a reset_mask without a True": np.zeros(n, np.bool_),
         }
-        for what, value in wrong.items():
-            options = {"reset_mask": value}
+        for what, value in invalid.items():
+            reset = functools.partial(env.reset, options={"reset_mask": value})
             advice = f"Accept bool arrays of shape ({n},) with a True only."
-            self._refused("reset-mask", what, functools.partial(env.reset, options=options), advice)
+            self._require_error("reset-mask", what, reset, advice)
 
-    def _partial(self, before: list[Any], result: tuple[Any, ...], mask: NDArray[np.bool_]) -> None:
-        """Check that a partial reset left the other rows alone and said nothing of them."""
+    def _check_partial_reset(
+        self, before: list[Any], result: tuple[Any, ...], mask: NDArray[np.bool_]
+    ) -> None:
+        """Check that a partial reset leaves the other rows unchanged and without infos."""
         for row in np.flatnonzero(~mask).tolist():
             observation, info = row_of(self._space, result, row)
-            difference = first_difference(before[row][0], observation)
             expected = f"row {row} unchanged by a reset of {np.flatnonzero(mask).tolist()}"
-            require(not difference, "reset-mask", expected, difference, "Reset masked rows only.")
+            advice = "Reset masked rows only."
+            require_same(before[row][0], observation, "reset-mask", expected, advice)
             expected = f"no info of row {row}, which was not reset"
             require(not info, "reset-mask", expected, info, "Leave its masks False.")
 
     def bad_actions(self) -> None:
-        """Check that wrong actions raise, each in an environment of its own: it may not survive."""
-        with self.made() as env:
+        """Check that invalid actions raise, each in a new environment, which may not survive."""
+        with self.environment() as env:
             actions = env.action_space.sample()
             space = env.single_action_space
         bad: dict[str, Any] = {}
@@ -249,23 +246,25 @@ class _Check:
         for what, value in bad.items():
             env = self._make(num_envs=self._n, autoreset_mode=self._mode)
             env.reset(seed=self._seed)
-            advice = f"Accept what {self._actions} contains only."
-            self._last_call(env, "actions", what, functools.partial(env.step, value), advice)
+            advice = f"Accept only elements of {self._actions}."
+            self._require_last_error(
+                env, "actions", what, functools.partial(env.step, value), advice
+            )
 
-    def _last_call(
+    def _require_last_error(
         self, env: AnyVectorEnv, rule: str, what: str, call: Callable[[], Any], advice: str
     ) -> None:
-        """Check that a call raises, and close what it leaves: worker processes may be gone."""
+        """Check that a call raises, and close the environment: worker processes may be gone."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._refused(rule, what, call, advice)
+                self._require_error(rule, what, call, advice)
             finally:
                 with contextlib.suppress(Exception):
                     env.close()
 
-    def run(self, env: AnyVectorEnv, calls: list[Call], copy: bool) -> None:
-        """Check each call of a run, and what one call means for the next."""
+    def run(self, calls: list[Call], copy: bool) -> None:
+        """Check each call of a run, and its consistency with the call before."""
         if not any(call.is_step and call.over.any() for call in calls):
             raise ConfigurationError(
                 f"Expected an episode to end within the steps of a run in mode {self._mode.value}, "
@@ -274,29 +273,30 @@ class _Check:
         dtypes: dict[str, Any] = {}
         last: Call | None = None
         for number, call in enumerate(calls):
-            self._result(call.kept, dtypes)
+            self._check_result(call.copied, dtypes)
             if call.is_step and last is not None:
-                self._after_the_end(call, last)
+                self._check_autoreset(call, last)
             elif call.mask is not None and last is not None:
-                rows = [row_of(self._space, last.kept, row) for row in range(self._n)]
-                self._partial(rows, call.kept, call.mask)
+                rows = [row_of(self._space, last.copied, row) for row in range(self._n)]
+                self._check_partial_reset(rows, call.copied, call.mask)
             if copy:
-                difference = first_difference(named(call.live), named(call.kept))
-                expected = f"what call {number} returned to stay as it was"
+                expected = f"the result of call {number} to stay unchanged"
                 advice = "Return copies, or check with copy=False."
-                require(not difference, "fresh", expected, f"later {difference}", advice)
+                require_same(
+                    named(call.live), named(call.copied), "fresh", expected, advice, "later "
+                )
             last = call
 
-    def _result(self, result: tuple[Any, ...], dtypes: dict[str, Any]) -> None:
-        """Check shapes and types of what a reset or a step returned."""
+    def _check_result(self, result: tuple[Any, ...], dtypes: dict[str, Any]) -> None:
+        """Check shapes and types of the result of a reset or a step."""
         require(
             isinstance(result, tuple) and len(result) in (2, 5),
             "arrays",
-            "(observations, infos), or five from step",
+            "(observations, infos), or five values from step",
             f"{result!r:.80}",
             "Return a tuple.",
         )
-        self._observations(self._space, result[0], "observations")
+        self._check_observations(self._space, result[0], "observations")
         for (name, kind), values in zip(_ARRAYS, result[1:-1], strict=False):
             fits = isinstance(values, np.ndarray) and values.shape == (self._n,)
             require(
@@ -306,27 +306,24 @@ class _Check:
                 f"{values!r:.80}",
                 "Build it with np.zeros(num_envs, dtype).",
             )
-        self._infos(result[-1], dtypes, "")
+        self._check_infos(result[-1], dtypes, "")
 
-    def _observations(self, space: gym.Space[Any], values: Any, where: str) -> None:
+    def _check_observations(self, space: gym.Space[Any], values: Any, where: str) -> None:
         if isinstance(space, gym.spaces.Dict) and isinstance(values, Mapping):
             for key, part in space.spaces.items():
-                self._observations(part, values.get(key), f"{where}[{key!r}]")
+                self._check_observations(part, values.get(key), f"{where}[{key!r}]")
         elif isinstance(space, gym.spaces.Tuple) and isinstance(values, tuple):
             for i, (part, value) in enumerate(zip(space.spaces, values, strict=False)):
-                self._observations(part, value, f"{where}[{i}]")
+                self._check_observations(part, value, f"{where}[{i}]")
         elif isinstance(values, np.ndarray) and values.dtype != space.dtype:
             raise broken("arrays", f"{where} of {space.dtype}", values.dtype, "Use the space's.")
-        require(
-            values in space, "arrays", f"{where} in {space}", f"{values!r:.200}", "Mend either."
-        )
+        advice = "Correct the observations or the space."
+        require(values in space, "arrays", f"{where} in {space}", f"{values!r:.200}", advice)
 
-    def _infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
-        """Check keys, masks and types of infos, and of infos in them."""
-        expected = f"infos{where} to be a dict"
-        require(
-            isinstance(infos, dict), "infos", expected, type(infos), "VectorEnv._add_info helps."
-        )
+    def _check_infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
+        """Check keys, masks and types of infos, recursively."""
+        expected, advice = f"infos{where} to be a dict", "Use VectorEnv._add_info."
+        require(isinstance(infos, dict), "infos", expected, type(infos), advice)
         for key, values in infos.items():
             at = f"{where}[{key!r}]"
             if key.startswith("_"):
@@ -336,42 +333,42 @@ class _Check:
             mask = infos.get(f"_{key}")
             fits = isinstance(mask, np.ndarray) and mask.shape == (self._n,) and mask.dtype == bool
             expected = f"infos{where}['_{key}'] as bool array of shape ({self._n},)"
-            require(fits, "infos", expected, f"{mask!r:.80}", "VectorEnv._add_info makes it.")
+            require(fits, "infos", expected, f"{mask!r:.80}", advice)
             if isinstance(values, dict):
-                self._infos(values, dtypes, at)
+                self._check_infos(values, dtypes, at)
                 continue
             fits = isinstance(values, np.ndarray) and values.shape[:1] == (self._n,)
             expected = f"infos{at} as array of {self._n} rows"
-            require(fits, "infos", expected, f"{values!r:.80}", "Use object arrays for the ragged.")
+            require(fits, "infos", expected, f"{values!r:.80}", "Use object arrays where ragged.")
             kind = (values.dtype, values.shape)
             require(
                 dtypes.setdefault(at, kind) == kind,
                 "info-types",
                 f"infos{at} always of type and shape {dtypes[at]}",
                 kind,
-                "Write numbers of one type always: an array takes the type of its first row.",
+                "Always write numbers of one type: an array takes the type of its first row.",
             )
 
-    def _after_the_end(self, call: Call, last: Call) -> None:
-        """Check a step against the mode, given the step or reset before it."""
-        infos, over = call.kept[-1], call.over
+    def _check_autoreset(self, call: Call, last: Call) -> None:
+        """Check a step against the autoreset mode, given the call before it."""
+        infos, over = call.copied[-1], call.over
         final = {"final_obs", "final_info"} & infos.keys()
         if self._mode is AutoresetMode.SAME_STEP:
-            self._final(infos, over)
+            self._check_final(infos, over)
             return
         rule = "next-step" if self._mode is AutoresetMode.NEXT_STEP else "disabled"
         require(not final, rule, "no final_obs or final_info", final, "Only SAME_STEP has them.")
         if self._mode is AutoresetMode.NEXT_STEP and last.is_step:
-            rewards, begun = call.kept[1], last.over
+            rewards, begun = call.copied[1], last.over
             require(
                 not rewards[begun].any() and not over[begun].any(),
                 "next-step",
                 f"reward 0 and no end in rows {np.flatnonzero(begun).tolist()}, which only reset",
                 f"rewards {rewards[begun]}, ended {over[begun]}",
-                "Ignore the action of a row that is over, and reset it.",
+                "Ignore the action of a row whose episode has ended, and reset it.",
             )
 
-    def _final(self, infos: dict[str, Any], over: NDArray[np.bool_]) -> None:
+    def _check_final(self, infos: dict[str, Any], over: NDArray[np.bool_]) -> None:
         for key in ("final_obs", "final_info"):
             mask = infos.get(f"_{key}", np.zeros(self._n, np.bool_))
             require(
@@ -379,7 +376,7 @@ class _Check:
                 "same-step",
                 f"infos['{key}'] for rows {np.flatnonzero(over).tolist()}, which ended",
                 np.flatnonzero(mask).tolist(),
-                "Add it for each row that is over, before the row is reset.",
+                "Add it for each row whose episode has ended, before the row is reset.",
             )
         for row in np.flatnonzero(over).tolist():
             observation = infos["final_obs"][row]
@@ -391,51 +388,41 @@ class _Check:
                 "Store the single observation in an object array.",
             )
 
-    def same_again(self, results: list[tuple[Any, ...]], calls: list[Call]) -> None:
-        """Check that the same calls returned the same."""
+    def deterministic(self, results: list[tuple[Any, ...]], calls: list[Call]) -> None:
+        """Check that repeated calls returned the same results."""
+        expected = f"two runs with seed {self._seed} and the same actions to agree"
+        advice = "Draw from seeded generators only; keep wall-clock times out of infos."
         for number, (result, call) in enumerate(zip(results, calls, strict=True)):
-            difference = first_difference(named(call.kept), named(result))
-            require(
-                not difference,
-                "deterministic",
-                f"two runs with seed {self._seed} and the same actions to agree",
-                f"in call {number} {difference}",
-                "Draw from seeded generators only; keep clocks out of infos.",
-            )
+            a, b, where = named(call.copied), named(result), f"in call {number} "
+            require_same(a, b, "deterministic", expected, advice, where)
 
     def no_step_after_the_end(self, calls: list[Call]) -> None:
-        """Check that a row that is over is not stepped on."""
+        """Check that a step of a row whose episode has ended raises."""
         last = next(i for i, call in enumerate(calls) if call.is_step and call.over.any())
         env = self._make(num_envs=self._n, autoreset_mode=self._mode)
-        replay(env, calls[: last + 1], self._seed)
-        advice = "Raise until the rows that are over were reset by reset_mask."
-        actions = calls[last].actions
-        self._last_call(
-            env, "disabled", "a step after the end", functools.partial(env.step, actions), advice
-        )
+        repeat_calls(env, calls[: last + 1], self._seed)
+        advice = "Raise until the rows that have ended are reset by reset_mask."
+        step = functools.partial(env.step, calls[last].actions)
+        self._require_last_error(env, "disabled", "a step after the end", step, advice)
 
     def rows(self, single: Callable[[], gym.Env[Any, Any]], calls: list[Call]) -> None:
-        """Check that each row is what the single environment is."""
+        """Check that each row equals the single environment."""
+        advice = "Let both use the same rules; row i is reset with seed + i."
         for row in range(self._n):
             env = single()
             reference = Row(env, self._mode)
             for number, call in enumerate(calls):
-                got = row_of(self._space, call.kept, row)
-                expected = self._expected(reference, call, row)
-                if expected is None:
+                result = self._single_result(reference, call, row)
+                if result is None:
                     continue
-                difference = first_difference(plain(named(expected)), named(got))
-                require(
-                    not difference,
-                    "single",
-                    f"row {row} in mode {self._mode.value} to equal the single environment",
-                    f"in call {number} (single and row) {difference}",
-                    "Let both drive the same rules; row i is reset with seed + i.",
-                )
+                a, b = plain(named(result)), named(row_of(self._space, call.copied, row))
+                expected = f"row {row} in mode {self._mode.value} to equal the single environment"
+                where = f"in call {number} (single and row) "
+                require_same(a, b, "single", expected, advice, where)
             env.close()
 
-    def _expected(self, reference: Row, call: Call, row: int) -> tuple[Any, ...] | None:
-        """Let the single environment do what a call did in a row; None where that is nothing."""
+    def _single_result(self, reference: Row, call: Call, row: int) -> tuple[Any, ...] | None:
+        """Repeat a call in the single environment of a row; None where the call skips the row."""
         if call.is_step:
             return reference.step(list(iterate(self._actions, call.actions))[row])
         if call.mask is None:

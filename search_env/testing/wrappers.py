@@ -1,4 +1,4 @@
-"""What a Gymnasium wrapper must leave intact, checked around an environment of this package."""
+"""Check that a Gymnasium wrapper preserves the contract of this package's environments."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.testing.base import (
     broken,
-    first_difference,
     named,
     no_warnings,
     plain,
     require,
+    require_repeatable_close,
+    require_same,
 )
 
 Environment = gym.Env[Any, Any]
@@ -38,7 +39,7 @@ _DIFFERS = "is different from the unwrapped version"  # check_env warns of any w
 
 
 class _Probe(gym.Wrapper[Any, Any, Any, Any]):
-    """Stands between wrapper and environment and remembers what came through."""
+    """Counts the calls of ``close`` and keeps the frames that pass through."""
 
     def __init__(self, env: Environment) -> None:
         super().__init__(env)
@@ -55,11 +56,11 @@ class _Probe(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What came back from one call: ``(observation, info)`` or a step's five; and a copy."""
+class _Result:
+    """Result of ``reset`` or ``step``, and a deep copy made at once."""
 
     live: tuple[Any, ...]
-    kept: tuple[Any, ...]
+    copied: tuple[Any, ...]
 
 
 def check_wrapper(
@@ -71,27 +72,28 @@ def check_wrapper(
     seed: int = 0,
     picklable: bool = False,
 ) -> None:
-    """Check that a wrapper leaves the environment's contract intact; spaces it may change.
+    """Check that a wrapper keeps the environment's contract; it may change the spaces.
 
     Rules, by the name that an error begins with: ``wrapper``, ``spec`` (survives JSON and rebuilds
     the same stack), ``check-env`` (Gymnasium's checker, without a warning), ``attributes`` (inner
-    ones reachable by ``get_wrapper_attr``), ``seed`` (passed on; unseeded resets go on),
-    ``options`` (passed on), ``deterministic`` (infos included), ``step`` (types of what a step
-    returns), ``info-types`` (a key's number type never changes: arrays of vector environments take
-    the first one), ``fresh`` (nothing returned is changed later), ``render``, ``close``,
-    ``statistics`` (``RecordEpisodeStatistics`` works around it) and, on request, ``picklable``.
+    ones reachable by ``get_wrapper_attr``), ``seed`` (passed on; unseeded resets continue the
+    random sequence), ``options`` (passed on), ``deterministic`` (including infos), ``step`` (types
+    of a step's results), ``info-types`` (the number type of a key never changes: arrays of vector
+    environments take the first one), ``fresh`` (results do not change later), ``render``,
+    ``close``, ``statistics`` (``RecordEpisodeStatistics`` works around it) and, on request,
+    ``picklable``.
 
     Args:
         make: Takes an environment and returns it wrapped; called several times.
-        env_id: Which environment to wrap. Gymnasium's checker expects equal infos after equal
-            seeds, so for a wrapper that counts episodes take one that a single random action does
-            not end, such as ``"SearchQA-v0"``.
-        script: Yields an episode's actions for an environment just reset; played in every second
-            episode, random actions otherwise and after it. None: search and answer where actions
-            are token ids, else random actions only.
-        steps: Steps of each run.
-        seed: Seeds the runs.
-        picklable: Whether the wrapped environment must survive pickling and go on the same.
+        env_id: Environment to wrap. Gymnasium's checker expects equal infos after equal seeds: for
+            a wrapper that counts episodes choose one that a single random action does not end,
+            such as ``"SearchQA-v0"``.
+        script: Yields the actions of an episode for an environment just reset; used in every
+            second episode, with random actions otherwise and after it. None: search and answer
+            where actions are token ids, else random actions only.
+        steps: Number of steps in each run.
+        seed: Seed of the runs.
+        picklable: Whether the wrapped environment must survive pickling and continue equally.
 
     Raises:
         ConformanceError: A rule is broken.
@@ -130,15 +132,15 @@ def _check_identity(make: Callable[[Environment], Environment], env_id: str) -> 
     )
     for name in _INNER:
         try:
-            found = outer.get_wrapper_attr(name)
+            value = outer.get_wrapper_attr(name)
         except AttributeError:
-            found = None
+            value = None
         require(
-            found is getattr(inner.unwrapped, name),
+            value is getattr(inner.unwrapped, name),
             "attributes",
-            f"get_wrapper_attr({name!r}) to give the environment's own",
-            f"{found!r:.80}",
-            "Leave get_wrapper_attr alone and the name free.",
+            f"get_wrapper_attr({name!r}) to return the environment's own",
+            f"{value!r:.80}",
+            "Do not override get_wrapper_attr or define the name.",
         )
 
 
@@ -151,18 +153,18 @@ def _check_spec(env: Environment, seed: int) -> None:
         spec = env.spec
         text = "" if spec is None else spec.to_json()
         again = gym.make(EnvSpec.from_json(text))
-    except Exception as error:  # Gymnasium raises many kinds here
+    except Exception as error:  # Gymnasium raises many types here
         raise broken("spec", "env.spec to survive JSON", repr(error), advice) from error
-    told = "" if again.spec is None else again.spec.to_json()  # a tuple may come back as a list
-    require(told == text, "spec", f"the same spec again, {text}", told, advice)
+    rebuilt = "" if again.spec is None else again.spec.to_json()  # a tuple may become a list
+    require(rebuilt == text, "spec", f"the same spec again, {text}", rebuilt, advice)
     stacks = [_stack(env), _stack(again)]
     require(stacks[0] == stacks[1], "spec", f"the stack {stacks[0]}", stacks[1], advice)
-    difference = first_difference(env.reset(seed=seed), again.reset(seed=seed))
-    require(not difference, "spec", "the rebuilt environment to reset alike", difference, advice)
+    expected = "the rebuilt environment to reset to the same"
+    require_same(env.reset(seed=seed), again.reset(seed=seed), "spec", expected, advice)
 
 
 def _stack(env: Environment) -> list[str]:
-    """Return the names from outside in; a time limit has its own place in a rebuilt stack."""
+    """Return the class names from outside in, without the time limit, whose place may change."""
     names = [type(env).__name__]
     while isinstance(env, gym.Wrapper):
         env = env.env
@@ -172,9 +174,9 @@ def _stack(env: Environment) -> list[str]:
 
 def _check_gymnasium(env: Environment) -> None:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it also renders for people
+        with contextlib.redirect_stdout(io.StringIO()):  # it also renders to the terminal
             check_env(env)
-    except Exception as error:  # its assertions, and what the wrapper raises under it
+    except Exception as error:  # its assertions, and any error of the wrapper
         raise broken(
             "check-env",
             "gymnasium.utils.env_checker.check_env to pass",
@@ -189,65 +191,57 @@ def _check_reset(env: Environment, seed: int) -> None:
     got = env.unwrapped.np_random_seed
     require(got == seed, "seed", f"reset(seed={seed}) to seed the environment", got, advice)
     bare = bare_env(env)
-    questions = {_asked_after_reset(env) for _ in range(8)}
+    questions = {_question_after_reset(env) for _ in range(8)}
     require(
         len(questions) > 1,
         "seed",
-        "unseeded resets to go on drawing questions",
+        "unseeded resets to continue drawing questions",
         f"{questions.pop()!r} eight times",
         "Do not default a seed.",
     )
     for index in (1, 0):
-        env.reset(options={"index": index})
-        asked, wanted = bare.transcript().question.id, bare.questions[index].id
-        require(asked == wanted, "options", f"{wanted!r} from index={index}", asked, advice)
+        question_id = _question_after_reset(env, {"index": index})
+        expected = bare.questions[index].id
+        rule = "options"
+        require(question_id == expected, rule, f"{expected!r} from {index=}", question_id, advice)
 
 
-def _asked_after_reset(env: Environment) -> str:
-    env.reset()
+def _question_after_reset(env: Environment, options: dict[str, Any] | None = None) -> str:
+    env.reset(options=options)
     return bare_env(env).transcript().question.id
 
 
 def _check_runs(wrapped: Callable[..., Environment], play: Script, steps: int, seed: int) -> None:
     one, two = (list(_run(wrapped(), play, steps, seed)) for _ in "ab")
-    if not any(len(seen.kept) == 5 and (seen.kept[2] or seen.kept[3]) for seen in one):
+    if not any(len(r.copied) == 5 and (r.copied[2] or r.copied[3]) for r in one):
         raise ConfigurationError(
             f"Expected an episode to end within {steps} steps, got none. Pass more steps, or a "
             "script that answers."
         )
     kinds: dict[str, type] = {}
     for number, (a, b) in enumerate(zip(one, two, strict=True)):
-        difference = first_difference(named(a.kept), named(b.kept))
-        require(
-            not difference,
-            "deterministic",
-            f"two runs with seed {seed} and the same actions to agree",
-            f"in call {number} {difference}",
-            "Draw from np_random only; keep clocks out of infos.",
-        )
-        difference = first_difference(named(a.live), named(a.kept))
-        require(
-            not difference,
-            "fresh",
-            f"what call {number} returned to stay as it was",
-            f"later {difference}",
-            "Return new arrays and dicts from every call.",
-        )
-        _check_types(a.kept, kinds)
+        expected = f"two runs with seed {seed} and the same actions to agree"
+        advice = "Draw from np_random only; keep wall-clock times out of infos."
+        where = f"in call {number} "
+        require_same(named(a.copied), named(b.copied), "deterministic", expected, advice, where)
+        expected = f"the result of call {number} to stay unchanged"
+        advice = "Return new arrays and dicts from every call."
+        require_same(named(a.live), named(a.copied), "fresh", expected, advice, "later ")
+        _check_types(a.copied, kinds)
 
 
-def _check_types(seen: tuple[Any, ...], kinds: dict[str, type]) -> None:
-    if len(seen) == 5:
-        _, reward, terminated, truncated, _ = seen
+def _check_types(result: tuple[Any, ...], kinds: dict[str, type]) -> None:
+    if len(result) == 5:
+        _, reward, terminated, truncated, _ = result
         number = isinstance(reward, int | float | np.number) and not isinstance(reward, bool)
         require(
             number and type(terminated) is bool and type(truncated) is bool,
             "step",
             "a number as reward and bool as terminated and truncated",
-            [type(part).__name__ for part in seen[1:4]],
+            [type(part).__name__ for part in result[1:4]],
             "Convert with float() and bool().",
         )
-    for key, value in seen[-1].items():
+    for key, value in result[-1].items():
         kind = type(plain(value))
         if kind in (int, float, bool):
             require(
@@ -255,31 +249,31 @@ def _check_types(seen: tuple[Any, ...], kinds: dict[str, type]) -> None:
                 "info-types",
                 f"info[{key!r}] always to be {kinds[key].__name__}",
                 f"{value!r}, a {kind.__name__}",
-                "Convert it always: arrays of vector environments keep the first type.",
+                "Convert it every time: arrays of vector environments keep the first type.",
             )
 
 
-def _run(env: Environment, play: Script, steps: int, seed: int) -> Iterator[_Seen]:
-    """Yield what ``steps`` steps and the resets between their episodes return."""
+def _run(env: Environment, play: Script, steps: int, seed: int) -> Iterator[_Result]:
+    """Yield the results of ``steps`` steps and of the resets between their episodes."""
     env.action_space.seed(seed)
-    yield _seen(env.reset(seed=seed))
+    yield _with_copy(env.reset(seed=seed))
     episodes = itertools.count(1)
     script = iter(play(env))
     for _ in range(steps):
         action = next(script, None)
         result = env.step(env.action_space.sample() if action is None else action)
-        yield _seen(result)
+        yield _with_copy(result)
         if result[2] or result[3]:
-            yield _seen(env.reset())
+            yield _with_copy(env.reset())
             script = iter(() if next(episodes) % 2 else play(env))
 
 
-def _seen(result: tuple[Any, ...]) -> _Seen:
-    return _Seen(result, copy.deepcopy(result))
+def _with_copy(result: tuple[Any, ...]) -> _Result:
+    return _Result(result, copy.deepcopy(result))
 
 
 def _search_and_answer(env: Environment) -> Iterator[int]:
-    """Search for each known hop and give the gold answer, where actions are token ids."""
+    """Search for each annotated hop and give the gold answer, where actions are token ids."""
     bare = bare_env(env)
     if env.action_space != bare.action_space:
         return
@@ -301,30 +295,21 @@ def _check_render_and_close(
     require(
         env.render_mode == "ansi" and isinstance(frame, str) and len(probe.frames) == 1,
         "render",
-        "render() to draw the environment once, in its render mode",
+        "render() to render the environment once, in its render mode",
         f"mode {env.render_mode!r}, {len(probe.frames)} frames, {type(frame).__name__}",
         "Return self.env.render(), changed or not.",
     )
-    try:
-        env.close()
-        env.close()
-    except Exception as error:  # whatever the wrapper raises
-        raise broken("close", "close() twice", repr(error), "Let close() be repeated.") from error
-    require(
-        probe.closed >= 1,
-        "close",
-        "the environment to be closed",
-        "no call",
-        "Call self.env.close().",
-    )
+    require_repeatable_close(env.close)
+    expected = "the environment to be closed"
+    require(probe.closed >= 1, "close", expected, "no call", "Call self.env.close().")
 
 
 def _check_statistics(env: Environment, play: Script, steps: int, seed: int) -> None:
-    """Play inside Gymnasium's own statistics, which every trainer puts around an environment."""
+    """Run inside Gymnasium's own statistics, which most trainers put around an environment."""
     try:
         for _ in _run(RecordEpisodeStatistics(env), play, steps, seed):
             pass
-    except Exception as error:  # it asserts that its key is free, and adds rewards up
+    except Exception as error:  # it asserts that its key is free, and sums rewards
         raise broken(
             "statistics",
             "RecordEpisodeStatistics to work around the wrapper",
@@ -337,16 +322,17 @@ def _check_pickle(env: Environment, seed: int) -> None:
     env.reset(seed=seed)
     env.action_space.seed(seed)
     actions = [env.action_space.sample() for _ in range(40)]
-    _go_on(env, actions[:3])
+    _continue(env, actions[:3])
     try:
         twin = pickle.loads(pickle.dumps(env))
-    except Exception as error:  # pickle promises no type of error
+    except Exception as error:  # pickle may raise anything
         raise broken("picklable", "pickling", repr(error), "Keep only picklable state.") from error
-    difference = first_difference(_go_on(twin, actions), _go_on(env, actions))
-    require(not difference, "picklable", "a copy that goes on alike", difference, "Keep all state.")
+    results = [_continue(each, actions) for each in (twin, env)]
+    expected = "a copy that continues equally"
+    require_same(results[0], results[1], "picklable", expected, "Pickle the whole state.")
 
 
-def _go_on(env: Environment, actions: list[Any]) -> list[Any]:
+def _continue(env: Environment, actions: list[Any]) -> list[Any]:
     results: list[Any] = []
     for action in actions:
         results.append(env.step(action))

@@ -1,4 +1,4 @@
-"""check_group_reward: good ones pass, and each rule fails on one that breaks it alone."""
+"""check_group_reward: valid ones pass, and each rule fails for one that breaks it alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def test_good_ones_pass(reward):
     assert sum(map(len, scores)) == 2 * len(sample_episodes()) + 2 * 3
 
 
-def test_own_groups_come_first_without_what_failed():
+def test_own_groups_come_first_without_failed_episodes():
     own = played("<a>{gold}</a>", "<q>key1 key1 </q><a>{gold}</a>")
     scores = check_group_reward(FEWEST, [[failed_episode()], [own[1], failed_episode(), own[0]]])
     assert [score.total for score in scores[0]] == [0.0, 1.0]
 
 
-def test_bad_arguments_are_named():
+def test_bad_arguments_are_reported():
     with pytest.raises(ConfigurationError, match="Expected protocols among"):
         check_group_reward(FEWEST, protocols=["r1"])
     mixed = [*played("<a></a>", index=3), *played("<a></a>")]
@@ -38,7 +38,7 @@ def pays_the_first(group):
 
 
 def rounds_in_order(group):
-    """Sums that depend on the order in their last bits only are no fault."""
+    """Sums whose last bits depend on the order are valid."""
     total = sum(0.1 * len(member.tokens) for member in group)
     return [{"x": total} for _ in group]
 
@@ -104,10 +104,10 @@ def ones(group):
         ("sum", AnotherTotal("mine", ("x",), ones)),
     ],
 )
-def test_a_broken_rule_is_named(rule, reward):
+def test_each_rule_can_break(rule, reward):
     with pytest.raises(ConformanceError, match=rf"^\[{rule}\]"):
         check_group_reward(reward)
 
 
-def test_what_only_rounds_passes():
+def test_rounding_passes():
     check_group_reward(GroupReward("mine", ("x",), rounds_in_order))

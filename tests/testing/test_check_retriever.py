@@ -1,4 +1,4 @@
-"""check_retriever: good retrievers pass, and each rule fails on one that breaks it alone."""
+"""check_retriever: valid retrievers pass, and each rule fails for one that breaks it alone."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Good:
 
     def ranked(self, query: str) -> list[Document]:
         words = set(query.split())
-        found = [
+        documents = [
             Document(str(i), "", text, float(len(words & set(text.split()))))
             for i, text in enumerate(TEXTS)
         ]
-        return sorted((d for d in found if d.score), key=lambda d: -d.score)
+        return sorted((d for d in documents if d.score), key=lambda d: -d.score)
 
     def search(self, queries, k):
         return [self.ranked(query)[:k] for query in queries]
@@ -68,7 +68,7 @@ class TooFewLists(Good):
 
 class Strings(Good):
     def search(self, queries, k):
-        return [[d.text for d in found] for found in super().search(queries, k)]
+        return [[d.text for d in documents] for documents in super().search(queries, k)]
 
 
 class MoreThanAsked(Good):
@@ -144,13 +144,13 @@ class SameDocumentTwice(Good):
 
 class WorstFirst(Good):
     def search(self, queries, k):
-        return [found[::-1] for found in super().search(queries, k)]
+        return [documents[::-1] for documents in super().search(queries, k)]
 
 
 class PaddedWithZeros(Good):
     def ranked(self, query):
-        found = super().ranked(query)
-        return [*found, Document("pad", "", "pad")] if found else []
+        documents = super().ranked(query)
+        return [*documents, Document("pad", "", "pad")] if documents else []
 
 
 class EverythingForNothing(Good):
@@ -172,8 +172,8 @@ class RefusesNothing(Good):
 
 class Neighbours(Good):
     def ranked(self, query):
-        found = super().ranked(query)
-        return found or ([Document("near", "", "near", 0.1)] if query.strip() else [])
+        near = [Document("near", "", "near", 0.1)] if query.strip() else []
+        return super().ranked(query) or near
 
 
 class TiesByTurn(Good):
@@ -218,16 +218,16 @@ class CopiesUnanswered(Good):
 
 class AnotherTopOne(Good):
     def search(self, queries, k):
-        found = super().search(queries, 2 if k == 1 else k)
-        return [documents[-1:] for documents in found] if k == 1 else found
+        results = super().search(queries, 2 if k == 1 else k)
+        return [documents[-1:] for documents in results] if k == 1 else results
 
 
 class SelectedThenUnsorted(Good):
-    """More than there are: comes in the order of the corpus."""
+    """Returns all documents in the order of the corpus for a large k."""
 
     def search(self, queries, k):
-        found = super().search(queries, k)
-        return [sorted(d, key=lambda x: x.id) for d in found] if k > len(TEXTS) else found
+        results = super().search(queries, k)
+        return [sorted(d, key=lambda x: x.id) for d in results] if k > len(TEXTS) else results
 
 
 class ForgetsOddOnes(Good):
@@ -282,7 +282,7 @@ def test_dense_retrievers_always_find_neighbours():
     check_retriever(Neighbours(), QUERIES, unknown=None)
 
 
-def test_a_tape_may_hold_only_what_was_recorded():
+def test_a_cassette_may_hold_only_recorded_queries():
     class Recorded(Good):
         def search(self, queries, k):
             if any(query not in (*QUERIES, "", "  \n") for query in queries):
@@ -292,7 +292,7 @@ def test_a_tape_may_hold_only_what_was_recorded():
     check_retriever(Recorded(), QUERIES)
 
 
-def test_what_cannot_be_checked_says_so():
+def test_unusable_arguments_are_reported():
     with pytest.raises(ConfigurationError, match="Pass queries="):
         check_retriever(FakeRetriever())
     with pytest.raises(ConfigurationError, match="Pass k=3"):

@@ -1,4 +1,4 @@
-"""check_reward: registered rewards pass, and each rule fails on one that breaks it alone."""
+"""check_reward: registered rewards pass, and each rule fails for one that breaks it alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from search_env.types import StopReason
 
 @pytest.mark.parametrize("name", reward_names())
 def test_registered_rewards_pass(name):
-    """Those that count in the text of one system's tags on episodes of that system."""
+    """Rewards that read the tags of one system are checked on episodes of that system."""
     protocols = PROTOCOLS
     if name.startswith("r1-searcher-text"):
         protocols = ("r1-searcher",)
@@ -27,12 +27,12 @@ def test_registered_rewards_pass(name):
     assert len(scores) == sum(episode.protocol in protocols for episode in sample_episodes())
 
 
-def test_protocols_must_be_known():
+def test_unknown_protocols_are_refused():
     with pytest.raises(ConfigurationError, match="Expected protocols among"):
         check_reward(F1, protocols=["r1"])
 
 
-def test_the_samples_hold_every_valid_ending_and_the_other_is_apart():
+def test_the_samples_have_every_valid_stop_reason():
     endings = {episode.stop_reason for episode in sample_episodes()}
     assert endings == set(StopReason) - {StopReason.RETRIEVAL_ERROR}
     assert failed_episode().stop_reason is StopReason.RETRIEVAL_ERROR
@@ -47,7 +47,7 @@ def test_the_samples_hold_every_valid_ending_and_the_other_is_apart():
 
 def test_scores_by_hand():
     scores = [score.total for score in check_reward(F1 + 0.5 * search_cost(0.1))]
-    # Found, known, wrong, empty, found after faults, found in four tokens of which one is "the".
+    # Right after a search, right without, wrong, empty, right after faults, right among 3 words.
     assert scores[:5] == pytest.approx([0.95, 1.0, -0.05, 0.0, 0.95])
     assert scores[6] == pytest.approx(0.5 - 0.1)
     assert scores[-1] == pytest.approx(-0.2)

@@ -1,4 +1,4 @@
-"""check_vector_env: Gymnasium's and ours pass, and each rule fails on one that breaks it alone."""
+"""check_vector_env: Gymnasium's and ours pass, and each rule fails for one that breaks it alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ours(**arguments):
 
 
 def mostly_right(env, observations):
-    """Search for the two keys, copy the value; now and then anything else."""
+    """Search for the two keys and answer with the value; one action in five is random."""
     length, tokens = observations["length"], observations["tokens"]
     actions = env.action_space.sample()
     stray = actions % 5 == 0
@@ -91,7 +91,7 @@ def test_the_scripted_actions_do_search_and_are_paid():
 
 
 class Good(SyncVectorEnv):
-    """Gymnasium's; the broken ones change one thing each."""
+    """Gymnasium's; each broken one changes one thing."""
 
     env_id = CARTPOLE
     inner_mode: AutoresetMode | None = None
@@ -117,7 +117,7 @@ class GoodToy(Good):
     env_id = TOY
 
 
-# What it says of itself.
+# Attributes.
 
 
 class WrongCount(Good):
@@ -172,7 +172,7 @@ class Warns(Good):
         return result
 
 
-# What it returns.
+# Results.
 
 
 class FourOfFive(Good):
@@ -442,7 +442,7 @@ class RowsMixed(Good):
 
 
 class F1AsInteger(GoodToy):
-    """The trap of A6: 0.5 in an integer array is 0; here 1.0 is True."""
+    """0.5 would become 0 in an integer array; here 1.0 becomes 1."""
 
     def changed(self, *result):
         infos = copy.copy(result[-1])
@@ -523,11 +523,11 @@ def test_each_rule_can_break(kind, mode, rule):
         check_vector_env(kind, single=single(kind.env_id), modes=[mode])
 
 
-def test_views_are_right_where_they_are_said():
+def test_documented_views_pass():
     check_vector_env(OwnBuffer, single=single(CARTPOLE), copy=False)
 
 
-def test_what_cannot_be_checked_says_so():
+def test_unusable_arguments_are_reported():
     with pytest.raises(ConfigurationError, match="Pass more steps"):
         check_vector_env(Good, steps=3)
     with pytest.raises(ConfigurationError, match="Pass 3"):

@@ -1,4 +1,4 @@
-"""check_wrapper: good wrappers pass, and each rule fails on one that breaks it alone."""
+"""check_wrapper: valid wrappers pass, and each rule fails for one that breaks it alone."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from gymnasium.wrappers import (
 from search_env.errors import ConfigurationError, ConformanceError
 from search_env.testing import check_wrapper
 
-# At module level, all of them: a spec names a wrapper by its module and name.
+# All at module level: a spec refers to a wrapper by its module and name.
 
 
 class Plain(gym.Wrapper, RecordConstructorArgs):
-    """Changes nothing; the broken ones change one thing each."""
+    """Changes nothing; each broken one changes one thing."""
 
     def __init__(self, env):
         RecordConstructorArgs.__init__(self)
@@ -71,7 +71,7 @@ def test_other_environments_and_scripts():
     check_wrapper(Plain, env_id="SearchQA-MustNotSearch-v0", script=script)
 
 
-def test_the_clock_of_gymnasiums_statistics_is_found():
+def test_wall_clock_time_in_infos_is_noticed():
     """``info["episode"]["t"]`` is wall-clock time, so an environment must not carry it inside."""
     with pytest.raises(ConformanceError, match=r"^\[(check-env|deterministic)\]"):
         check_wrapper(RecordEpisodeStatistics)
@@ -104,7 +104,7 @@ class RecordsAnotherArgument(Plain):
 
 
 class RecordsACount(Plain):
-    """Says another argument each time it is made."""
+    """Records another argument each time it is made."""
 
     made = itertools.count()
 
@@ -115,7 +115,7 @@ class RecordsACount(Plain):
 
 
 class TakesNames(Plain):
-    """A tuple comes back from JSON as a list, which is no fault."""
+    """A tuple comes back from JSON as a list, which is valid."""
 
     def __init__(self, env, names=("a", "b")):
         RecordConstructorArgs.__init__(self, names=names)
@@ -124,7 +124,7 @@ class TakesNames(Plain):
 
 
 class HalfTheTokens(gym.ObservationWrapper, RecordConstructorArgs):
-    """Says nothing of the space it changes."""
+    """Does not declare the space that it changes."""
 
     def __init__(self, env):
         RecordConstructorArgs.__init__(self)
@@ -135,7 +135,7 @@ class HalfTheTokens(gym.ObservationWrapper, RecordConstructorArgs):
 
 
 class OneBuffer(Plain):
-    """Hands out the same array each time."""
+    """Returns the same array each time."""
 
     def __init__(self, env):
         super().__init__(env)
@@ -183,7 +183,7 @@ class HalfAtTheEnd(Plain):
 
 
 class CountsForEver(Plain):
-    """Tells two environments apart, after check_env has stopped looking."""
+    """Distinguishes two environments after more steps than check_env takes."""
 
     made = itertools.count()
 
@@ -198,7 +198,7 @@ class CountsForEver(Plain):
 
 
 class TwoBuffers(Plain):
-    """A ring of buffers, longer than check_env looks."""
+    """A ring with more buffers than check_env takes steps."""
 
     def __init__(self, env):
         super().__init__(env)
@@ -211,7 +211,7 @@ class TwoBuffers(Plain):
 
 
 class InfoGrowsLater(Plain):
-    """Changes an info after it was handed out."""
+    """Changes an info after it was returned."""
 
     last: dict | None = None
 
@@ -313,6 +313,6 @@ def test_each_rule_can_break(make, rule):
         check_wrapper(make, picklable=rule == "picklable")
 
 
-def test_a_run_without_an_end_checks_too_little():
+def test_a_run_without_a_finished_episode_is_refused():
     with pytest.raises(ConfigurationError, match="Pass more steps"):
         check_wrapper(Plain, steps=3)
