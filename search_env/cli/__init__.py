@@ -1,1 +1,1 @@
-"""The command line, one command a file; :mod:`.main` has the table of all."""
+"""The command line, one command per file; :mod:`.main` has the table of all commands."""

@@ -1,6 +1,6 @@
-"""What commands say, and where: results on standard output, progress and errors on standard error.
+"""Output of commands: results on standard output, progress and errors on standard error.
 
-Everything of rich is imported when it is used, so that ``--help`` answers at once.
+rich is imported only when it is used, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT."""
 
 PIPE_WIDTH = 100
-"""Columns where the output is no terminal."""
+"""Columns of output that is not a terminal."""
 
 
 def open_console(*, stderr: bool = False) -> Console:
-    """Return a console that does not break the lines of a pipe at 80 columns."""
+    """Return a console whose lines in a pipe are :data:`PIPE_WIDTH` wide instead of 80."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -33,12 +33,12 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def say(text: str, style: str = "", *, stderr: bool = False) -> None:
-    """Print text as it stands: no markup, no line breaks of rich's."""
+    """Print text unchanged: no markup, no line wrapping."""
     open_console(stderr=stderr).print(text, style=style, markup=False, soft_wrap=True)
 
 
 def progress_bar() -> Progress:
-    """Return a bar with counts and the time left; silent where standard error is no terminal."""
+    """Return a bar with counts and the remaining time, shown only if stderr is a terminal."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -59,10 +59,10 @@ def progress_bar() -> Progress:
 
 
 def check_output(path: Path | None) -> None:
-    """Refuse a path that cannot be written before the work is done, not after.
+    """Check before the work starts that an output file can be written; create its folder.
 
     Raises:
-        ConfigurationError: It is a folder, or its folder cannot be written to.
+        ConfigurationError: The path is a folder, or its folder is not writable.
     """
     if path is None:
         return

@@ -1,4 +1,4 @@
-"""``search-env eval``: scripted agents on every question once."""
+"""``search-env eval``: scripted agents on every question."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def eval_command(
     context: typer.Context,
     env_id: EnvId = "SearchQA-v0",
     agent: Annotated[
-        list[str] | None, typer.Option(help="Baseline to run, repeatable; by default all five.")
+        list[str] | None, typer.Option(help="Baseline to run, repeatable; all five by default.")
     ] = None,
     split: Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
-    seed: Annotated[int, typer.Option(help="Of environment, agents and bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of environment, agents and bootstrap.")] = 0,
     top_k: TopK = None,
     corpus: Corpus = None,
     protocol: ProtocolName = None,
     tokenizer: TokenizerName = None,
     max_tokens: MaxTokens = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write the run to.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
 ) -> None:
     """Run scripted agents on every question once; show scores and retrieval."""
     from search_env.agents.baselines.scripted import BASELINES, make_baseline
@@ -77,59 +77,59 @@ def eval_command(
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
     say(setting_line(env, count, seed))
-    records, finished = _evaluate(env, agents, count, seed)
-    summaries = {name: summarise(found, seed=seed) for name, found in records.items()}
+    episodes, finished = _evaluate(env, agents, count, seed)
+    summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(summary_table(summaries))
     for note in notes(summaries):
         say(note, "dim")
     if not finished:
-        name = list(records)[-1]
-        done = f"{name} after {len(records[name]):,} of {count:,} questions"
+        name, measures = list(episodes.items())[-1]
+        progress = f"{name} after {len(measures):,} of {count:,} questions"
         unwritten = f" {out} was not written." if out is not None else ""
-        say(f"Interrupted in {done}.{unwritten}", "yellow", stderr=True)
+        say(f"Interrupted in {progress}.{unwritten}", "yellow", stderr=True)
         raise typer.Exit(INTERRUPTED)
     if out is not None:
-        write_json(out, run_record(env, summaries, records, command=context.obj, seed=seed))
+        write_json(out, run_record(env, summaries, episodes, command=context.obj, seed=seed))
         say(f"Wrote {out}")
     say(
-        f"Next: take the policy's place with `search-env play {env_id}`, or write an agent of "
-        "your own: two methods, see agents/baselines/scripted.py."
+        f"Next: play the policy yourself with `search-env play {env_id}`, or write your own agent: "
+        "two methods, see agents/baselines/scripted.py."
     )
 
 
 def _evaluate(
     env: gym.Env[Any, Any], agents: Mapping[str, Agent], count: int, seed: int
 ) -> tuple[dict[str, list[EpisodeMeasures]], bool]:
-    """Run agents on the first questions behind progress bars.
+    """Run agents on the first questions with progress bars.
 
     Returns:
-        Records by agent, and whether all ran to the end; after Ctrl-C the last agent's are partial.
+        Measures by agent, and whether all agents finished; after Ctrl-C the last is incomplete.
     """
     from search_env.evaluation.evaluate import evaluate
 
-    records: dict[str, list[EpisodeMeasures]] = {}
+    episodes: dict[str, list[EpisodeMeasures]] = {}
     try:
         with progress_bar() as bar:
             tasks = {name: bar.add_task(name, total=count, start=False) for name in agents}
             for name, agent in agents.items():
-                found = records[name] = []
+                episodes[name] = []
                 bar.start_task(tasks[name])
-                on_record = _collector(found, bar, tasks[name])
-                evaluate(env, agent, range(count), seed=seed, progress=on_record)
+                collect = _collector(episodes[name], bar, tasks[name])
+                evaluate(env, agent, range(count), seed=seed, progress=collect)
     except KeyboardInterrupt:
-        if not records:
+        if not episodes:
             raise
-        return records, False
-    return records, True
+        return episodes, False
+    return episodes, True
 
 
 def _collector(
-    found: list[EpisodeMeasures], bar: Progress, task: TaskID
+    episodes: list[EpisodeMeasures], bar: Progress, task: TaskID
 ) -> Callable[[EpisodeMeasures], None]:
-    """Keep each record at once, so that Ctrl-C loses none."""
+    """Return a function that stores each episode at once, so that Ctrl-C loses none."""
 
-    def collect(record: EpisodeMeasures) -> None:
-        found.append(record)
+    def collect(episode: EpisodeMeasures) -> None:
+        episodes.append(episode)
         bar.advance(task)
 
     return collect

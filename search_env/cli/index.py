@@ -20,14 +20,16 @@ def register(app: typer.Typer) -> None:
 
 
 def index_command(
-    corpus: Annotated[Path, typer.Argument(help="Passages in any known layout, also .gz or .xz.")],
+    corpus: Annotated[
+        Path, typer.Argument(help="Passages in any supported layout, also .gz or .xz.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder to write the index to.")],
     format: Annotated[
-        str | None, typer.Option(help="Layout; by default told from the first record.")
+        str | None, typer.Option(help="Layout; by default detected from the first record.")
     ] = None,
     k1: Annotated[float, typer.Option(help="Term-frequency saturation.")] = 0.9,
     b: Annotated[float, typer.Option(help="Length normalisation.")] = 0.4,
-    force: Annotated[bool, typer.Option("--force", help="Replace an index that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing index.")] = False,
 ) -> None:
     """Build a BM25 index of a corpus, to be used as corpus= of any environment."""
     from search_env.datasets.detect import read_documents

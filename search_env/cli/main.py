@@ -1,10 +1,10 @@
-"""The command line ``search-env``: the table of its commands, and what holds for all of them.
+"""The command line ``search-env``: the table of its commands, and their common behaviour.
 
-Each command is a module that reads arguments and shows results. It is imported when the command
-is called, and imports what it needs inside its functions, so that ``--help`` answers at once. This
-table is the one place where ``search_env`` names its agents and benchmarks. Exit codes: 0, 2 after
-an error that its message explains, 130 after Ctrl-C. Results go to standard output; progress and
-errors to standard error.
+A command is a module with ``register(app)`` and ``<name>_command``, imported when it is called; its
+dependencies are imported inside its functions, so that ``--help`` is fast. This table is the only
+place where ``search_env`` refers to its agents and benchmarks. Exit codes: 0, 2 after an expected
+error with a message, 130 after Ctrl-C. Results go to standard output, progress and errors to
+standard error.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from search_env.errors import SearchEnvError
 
 COMMANDS = {
     "eval": ("search_env.cli.eval", "Run scripted agents on every question once; show scores."),
-    "play": ("search_env.cli.play", "Take the policy's place: read a question, search, answer."),
+    "play": ("search_env.cli.play", "Play the policy yourself: read a question, search, answer."),
     "index": ("search_env.cli.index", "Build a BM25 index of a corpus, to be used as corpus=."),
     "replay": ("search_env.cli.replay", "Execute recorded episodes again and compare."),
     "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
-    "score": ("search_env.cli.score", "Score others' outputs by all measures; compare them."),
-    "view": ("search_env.cli.view", "Make a page of recorded episodes to look at."),
+    "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),
+    "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": (
         "search_env.benchmarks.cli.bench",
         "Score an agent under a protocol that can be compared.",
@@ -41,36 +41,36 @@ COMMANDS = {
     "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),
     "sft": ("search_env.agents.cli.imitate", "Fine-tune a model on episodes."),
 }
-"""Commands: the module whose ``register`` adds them, and what the list of commands says."""
+"""Module and one-line help of each command."""
 
 
 class _Group(TyperGroup):
-    """Loads the command that is called; turns errors that explain themselves into one line."""
+    """Loads the command that is called; prints expected errors as one line."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Name all commands, in the order of the table."""
+        """Return the names of all commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command for the list, which only has its help."""
+        """Return a command for the list, which has only its help."""
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Load the command that is called."""
         if args and args[0] in COMMANDS:
             one = typer.Typer(rich_markup_mode="rich", add_completion=False)
-            one.callback()(_about)  # with a callback it stays a group, also of one command
+            one.callback()(_about)  # a callback keeps it a group, even of one command
             importlib.import_module(COMMANDS[args[0]][0]).register(one)
             return args[0], typer.main.get_group(one).commands[args[0]], args[1:]
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the command line, for the record of a run."""
+        """Store the command line, which results of a run include."""
         ctx.obj = shlex.join(["search-env", *args])
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command with errors as messages and exit codes."""
         try:
             return super().invoke(ctx)
         except (SearchEnvError, gym.error.Error, OSError) as error:

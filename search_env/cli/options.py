@@ -1,4 +1,4 @@
-"""Options that several commands share, and the environment that they describe."""
+"""Options that several commands share, and construction of the environment they describe."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EnvId = Annotated[
     str, typer.Argument(help=f"One of {', '.join(ENVIRONMENTS)}, or MODULE:ID of your own.")
 ]
 
-Split = Annotated[str | None, typer.Option(help="Questions' split; by default the one to test on.")]
-
-TopK = Annotated[int | None, typer.Option(help="Documents a search.")]
-
-Corpus = Annotated[
-    str | None, typer.Option(help="Corpus file, or index made by search-env index, to search in.")
+Split = Annotated[
+    str | None, typer.Option(help="Split of the questions; by default the test split.")
 ]
 
-ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits to play by.")]
+TopK = Annotated[int | None, typer.Option(help="Documents per search.")]
+
+Corpus = Annotated[str | None, typer.Option(help="Corpus file, or index of search-env index.")]
+
+ProtocolName = Annotated[str | None, typer.Option(help="Name of the tags, prompt and limits.")]
 
 TokenizerName = Annotated[
     str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
@@ -34,7 +34,7 @@ MaxTokens = Annotated[int | None, typer.Option(help="Size of the context in toke
 EpisodeFile = Annotated[Path, typer.Argument(help="Recorded episodes, see RecordEpisodes.")]
 
 TornTail = Annotated[
-    str, typer.Option(help="What to do about a last line that is cut off: raise or skip.")
+    str, typer.Option(help="Treatment of a last line that is cut off: raise or skip.")
 ]
 
 Modules = Annotated[
@@ -44,17 +44,17 @@ Modules = Annotated[
 
 
 def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
-    """Make an environment; on the split to test on, unless one is given.
+    """Make an environment on the test split, unless another split is passed.
 
     Args:
         env_id: A registered id, or ``module:id``.
-        **arguments: Arguments of the environment; None leaves one as it is.
+        **arguments: Arguments of the environment; None for the environment's default.
 
     Raises:
         ConfigurationError: No such id; or as raised by the environment.
     """
-    given = {name: value for name, value in arguments.items() if value is not None}
-    known = {**arguments_of(env_id), **given}
-    if "split" not in known and "dataset" in known:
-        given["split"] = splits_of(known["dataset"]).test
-    return gym.make(env_id, **given)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    all_arguments = {**arguments_of(env_id), **arguments}
+    if "split" not in all_arguments and "dataset" in all_arguments:
+        arguments["split"] = splits_of(all_arguments["dataset"]).test
+    return gym.make(env_id, **arguments)

@@ -1,7 +1,4 @@
-"""A person in the policy's place: lines typed at a terminal become tokens of an episode.
-
-The screen is :class:`~search_env.rendering.live.LiveTerminal`; here is only what a line means.
-"""
+"""``search-env play``: a person plays the policy, line by line, at a terminal."""
 
 from __future__ import annotations
 
@@ -22,79 +19,13 @@ from search_env.cli.options import (
     TopK,
     make_env,
 )
-from search_env.envs.search_qa import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv, bare_env
 from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import answer_text, query_text, without_tags
 from search_env.rendering.live import LiveTerminal
 from search_env.types import TagRole, Transcript
 
-SEARCH_SIGN = "?"
-ANSWER_SIGN = "!"
-
-
-def play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO) -> Transcript:
-    """Play an episode that has been reset, until it ends or the lines do.
-
-    A line ``? words`` searches and ``! words`` answers; any other is written as it stands, with
-    its line break, and may spell the tags itself.
-
-    Args:
-        env: Just reset.
-        read_line: Returns the next line without its line break, or None when there is none.
-        stream: Where to show the episode.
-
-    Returns:
-        What was left behind; its ``stop_reason`` is None where the lines ran out.
-
-    Raises:
-        RetrievalError: A search failed.
-    """
-    terminal = LiveTerminal(stream)
-    terminal.show(env.frame())
-    stream.write("\n\n" + instructions(env))
-    while env.transcript().stop_reason is None:
-        stream.write("\n")
-        stream.flush()
-        line = read_line()
-        if line is None:
-            break
-        text = text_of(env, line)
-        if text is None:
-            stream.write(f"Write something after {line.strip()}\n")
-            continue
-        write(env, text)
-        terminal.show(env.frame())
-    return env.transcript()
-
-
-def instructions(env: SearchQAEnv) -> str:
-    """Return how to search and to answer, in the protocol's own tags."""
-    query, answer = (env.protocol.pair(role) for role in (TagRole.TOOL, TagRole.ANSWER))
-    return (
-        f"{SEARCH_SIGN} words   searches, the same as {query.open} words {query.close}\n"
-        f"{ANSWER_SIGN} words   answers, the same as {answer.open} words {answer.close}\n"
-        "Anything else is written as it stands. Ctrl-D leaves.\n"
-    )
-
-
-def text_of(env: SearchQAEnv, line: str) -> str | None:
-    """Return what a line writes into the episode, or None for a sign without words."""
-    sign, words = line.strip()[:1], line.strip()[1:]
-    if sign not in (SEARCH_SIGN, ANSWER_SIGN):
-        return line + "\n"
-    if not without_tags(env.protocol, words):
-        return None
-    if sign == SEARCH_SIGN:
-        return query_text(env.protocol, words)
-    return answer_text(env.protocol, words, thoughts=open_thoughts(env.transcript()))
-
-
-def write(env: SearchQAEnv, text: str) -> None:
-    """Step a text's tokens until they or the episode end."""
-    for token in env.tokenizer.encode(text).tolist():
-        _, _, terminated, truncated, _ = env.step(token)
-        if terminated or truncated:
-            return
+_SEARCH_SIGN, _ANSWER_SIGN = "?", "!"
 
 
 def register(app: typer.Typer) -> None:
@@ -104,8 +35,10 @@ def register(app: typer.Typer) -> None:
 
 def play_command(
     env_id: EnvId = "SearchQA-v0",
-    question_id: Annotated[str | None, typer.Option(help="Instead of a random question.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides the random question.")] = None,
+    question_id: Annotated[
+        str | None, typer.Option(help="Id of the question; by default a random one.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the random question.")] = None,
     split: Split = None,
     top_k: TopK = None,
     corpus: Corpus = None,
@@ -113,10 +46,7 @@ def play_command(
     tokenizer: TokenizerName = None,
     max_tokens: MaxTokens = None,
 ) -> None:
-    """Take the policy's place: read a question, search, answer."""
-    from search_env.cli.play import play
-    from search_env.envs.search_qa import bare_env
-
+    """Play the policy yourself: read a question, search, answer."""
     env = bare_env(
         make_env(
             env_id,
@@ -129,8 +59,73 @@ def play_command(
         )
     )
     env.reset(seed=seed, options={} if question_id is None else {"question_id": question_id})
-    if play(env, _read_line, sys.stdout).stop_reason is None:
+    if _play(env, _read_line, sys.stdout).stop_reason is None:
         say("\nLeft before the end.", "yellow", stderr=True)
+
+
+def _play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO) -> Transcript:
+    """Play an episode until it ends or the lines do.
+
+    A line ``? words`` searches and ``! words`` answers; any other line is written unchanged, with
+    its line break, and may contain the tags itself.
+
+    Args:
+        env: Environment just reset.
+        read_line: Returns the next line without its line break, or None at the end of input.
+        stream: Stream that shows the episode.
+
+    Returns:
+        The transcript; its ``stop_reason`` is None if the input ended first.
+
+    Raises:
+        RetrievalError: A search failed.
+    """
+    terminal = LiveTerminal(stream)
+    terminal.show(env.frame())
+    stream.write("\n\n" + _instructions(env))
+    while env.transcript().stop_reason is None:
+        stream.write("\n")
+        stream.flush()
+        line = read_line()
+        if line is None:
+            break
+        text = _text_of(env, line)
+        if text is None:
+            stream.write(f"Write something after {line.strip()}\n")
+            continue
+        _write(env, text)
+        terminal.show(env.frame())
+    return env.transcript()
+
+
+def _instructions(env: SearchQAEnv) -> str:
+    """Return how to search and to answer, in the protocol's own tags."""
+    query, answer = (env.protocol.pair(role) for role in (TagRole.TOOL, TagRole.ANSWER))
+    return (
+        f"{_SEARCH_SIGN} words   searches, the same as {query.open} words {query.close}\n"
+        f"{_ANSWER_SIGN} words   answers, the same as {answer.open} words {answer.close}\n"
+        "Anything else is written unchanged. Ctrl-D leaves.\n"
+    )
+
+
+def _text_of(env: SearchQAEnv, line: str) -> str | None:
+    """Return the text that a line writes into the episode, or None for a sign without words."""
+    sign, words = line.strip()[:1], line.strip()[1:]
+    if sign not in (_SEARCH_SIGN, _ANSWER_SIGN):
+        return line + "\n"
+    if not without_tags(env.protocol, words):
+        return None
+    if sign == _SEARCH_SIGN:
+        return query_text(env.protocol, words)
+    return answer_text(env.protocol, words, thoughts=open_thoughts(env.transcript()))
+
+
+def _write(env: SearchQAEnv, text: str) -> None:
+    """Write the tokens of a text until they or the episode end."""
+    for token in env.tokenizer.encode(text).tolist():
+        _, _, terminated, truncated, _ = env.step(token)
+        if terminated or truncated:
+            return
 
 
 def _read_line() -> str | None:

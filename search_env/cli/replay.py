@@ -1,4 +1,4 @@
-"""``search-env replay`` and ``rescore``: recorded episodes, executed again or scored anew."""
+"""``search-env replay`` and ``rescore``: recorded episodes executed or scored again."""
 
 from __future__ import annotations
 
@@ -31,21 +31,18 @@ def register(app: typer.Typer) -> None:
 def replay_command(
     file: EpisodeFile, torn_tail: TornTail = "raise", modules: Modules = None
 ) -> None:
-    """Execute recorded episodes again and compare all that comes of them with the record."""
+    """Execute recorded episodes again and compare all results with the record."""
     from search_env.recording.files import read_episodes
     from search_env.recording.replay import replay_episodes
 
     _import(modules)
     episodes = read_episodes(file, torn_tail=torn_tail)
-    found = []
     with file.open("rb") as lines, progress_bar() as bar:
-        task = bar.add_task("replay", total=sum(1 for _ in lines))
-        for replayed in replay_episodes(episodes):
-            found.append(replayed)
-            bar.advance(task)
+        total = sum(1 for _ in lines)
+        replayed = list(bar.track(replay_episodes(episodes), total=total, description="replay"))
     say(
-        f"{len(found):,} episodes, {sum(r.observations for r in found):,} observations and "
-        f"{sum(r.searches for r in found):,} searches compared: all as recorded."
+        f"{len(replayed):,} episodes, {sum(r.observations for r in replayed):,} observations and "
+        f"{sum(r.searches for r in replayed):,} searches compared: all as recorded."
     )
 
 
@@ -53,10 +50,10 @@ def rescore_command(
     file: EpisodeFile,
     reward: Annotated[list[str], typer.Option(help="Name of a reward, repeatable.")],
     group_reward: Annotated[
-        str | None, typer.Option(help="Name of a group reward, added to each of them.")
+        str | None, typer.Option(help="Name of a group reward to add to each reward.")
     ] = None,
     group_by: Annotated[
-        str, typer.Option(help="Groups: record, as they were played, or question.")
+        str, typer.Option(help="Groups: record (as played) or question.")
     ] = "record",
     torn_tail: TornTail = "raise",
     modules: Modules = None,
@@ -73,11 +70,11 @@ def rescore_command(
     valid, invalid = len(results[0].valid), results[0].invalid
     say(f"Means over {valid:,} episodes.", "dim")
     if invalid:
-        say(f"{invalid:,} left out: retrieval failed in them.", "dim")
+        say(f"{invalid:,} left out because retrieval failed.", "dim")
 
 
 def _import(modules: Sequence[str] | None) -> None:
-    """Import modules of the user's own, which may lie in the present folder."""
+    """Import modules of the user, which may be in the current folder."""
     for name in modules or ():
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())

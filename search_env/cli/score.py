@@ -1,7 +1,7 @@
-"""``search-env score``: what others' outputs are worth by all our measures, and who is better.
+"""``search-env score``: scores of other systems' outputs, and their comparison.
 
-Reading and scoring is :mod:`search_env.evaluation.foreign_outputs`'s, comparing
-:mod:`search_env.metrics.statistics`'s.
+:mod:`search_env.evaluation.foreign_outputs` reads and scores, :mod:`search_env.metrics.statistics`
+compares.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _COLUMNS: tuple[ScoreColumn, ...] = (
     ("judged\nright", lambda summary: summary.judged),
 )
 _COMPARED: tuple[tuple[str, Callable[[EpisodeMeasures], float]], ...] = (
-    ("EM", lambda record: record.exact_match),
-    ("F1", lambda record: record.f1),
+    ("EM", lambda episode: episode.exact_match),
+    ("F1", lambda episode: episode.f1),
 )
 
 
@@ -47,64 +47,68 @@ def score_command(
     format: Annotated[
         str | None,
         typer.Option(
-            help="r1-searcher, flashrag, verl, episodes, run or bench; told from each file."
+            help="r1-searcher, flashrag, verl, episodes, run or bench; detected by default."
         ),
     ] = None,
     rule: Annotated[
-        str, typer.Option(help="How answers are compared: r1-searcher, squad or hotpotqa.")
+        str, typer.Option(help="Comparison of answers: r1-searcher, squad or hotpotqa.")
     ] = "r1-searcher",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the score of each row.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the measures of each episode.")
+    ] = None,
 ) -> None:
     """Score outputs of R1-Searcher, FlashRAG, verl or this package; compare the first with each.
 
     Answers are taken as their system extracted them. The columns are exact match, token F1, cover
     EM (every word of a gold answer is in the answer), the same in a row, whether a gold answer
-    stands in what was retrieved, what the judge said where the file has one, searches an episode.
+    occurs in the retrieved documents, the judge's verdict if the file has one, and searches per
+    episode.
     """
     from search_env.evaluation.evaluate import summarise
     from search_env.evaluation.foreign_outputs import read_outputs
     from search_env.evaluation.tables import summary_table
 
     check_output(out)
-    compared_by = _rule(rule)
-    records: dict[str, list[EpisodeMeasures]] = {}
+    scoring_rule = _rule(rule)
+    episodes: dict[str, list[EpisodeMeasures]] = {}
     for file in files:
-        for name, found in read_outputs(file, format, compared_by).items():
-            records[_unused(name, records)] = found
-    summaries = {name: summarise(found, seed=seed) for name, found in records.items()}
+        for name, measures in read_outputs(file, format, scoring_rule).items():
+            episodes[_unused(name, episodes)] = measures
+    summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(summary_table(summaries, _COLUMNS))
     counts = ", ".join(f"{name} {summary.episodes:,}" for name, summary in summaries.items())
     say(
         f"Means over episodes ({counts}), below them 95 % bootstrap intervals; "
-        f"answers compared by the rule {compared_by.name}.",
+        f"answers compared by the rule {scoring_rule.name}.",
         "dim",
     )
-    if len(records) > 1 and (table := _comparisons(records, seed)).row_count:
+    if len(episodes) > 1 and (table := _comparisons(episodes, seed)).row_count:
         open_console().print("\n", table, sep="")
     if out is not None:
-        _write(out, records)
+        _write(out, episodes)
         say(f"Wrote {out}")
 
 
 def _rule(name: str) -> ScoringRule:
     from search_env.metrics.answers import HOTPOTQA, R1_SEARCHER, SQUAD
-    from search_env.registry import Registry
+    from search_env.validation import check_choice
 
     rules = {rule.name: rule for rule in (R1_SEARCHER, SQUAD, HOTPOTQA)}
-    return Registry("--rule", "Leave it out for R1-Searcher's.", rules)[name]
+    check_choice("--rule", name, list(rules))
+    return rules[name]
 
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:
-    """Return a name for a row that no earlier row has."""
-    number, free = 2, name
-    while free in taken:
-        number, free = number + 1, f"{name} ({number})"
-    return free
+    """Return the name of a row, with a number if an earlier row has it."""
+    number, unused = 2, name
+    while unused in taken:
+        number, unused = number + 1, f"{name} ({number})"
+    return unused
 
 
-def _comparisons(records: Mapping[str, Sequence[EpisodeMeasures]], seed: int) -> Table:
-    """Return each row's difference to the first, where any question was answered by both."""
+def _comparisons(episodes: Mapping[str, Sequence[EpisodeMeasures]], seed: int) -> Table:
+    """Return the difference of each row to the first, on the questions that both have."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -112,40 +116,36 @@ def _comparisons(records: Mapping[str, Sequence[EpisodeMeasures]], seed: int) ->
     from search_env.evaluation.evaluate import on_shared_questions
     from search_env.metrics.statistics import compare_paired
 
-    (first, base), *others = records.items()
+    (first, base), *others = episodes.items()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(f"against {first}", overflow="fold")
     for header in ("shared", "measure", "difference", "95 %", "better", "worse", "p"):
         table.add_column(header, justify="right", no_wrap=True)
-    for name, found in others:
-        mine, theirs = on_shared_questions(found, base)
-        for measure, read in _COMPARED if mine else ():
-            made = compare_paired(
-                [read(record) for record in mine],
-                [read(record) for record in theirs],
-                seed=seed,
-            )
-            gap = made.difference
+    for name, measures in others:
+        ours, theirs = on_shared_questions(measures, base)
+        for measure, read in _COMPARED if ours else ():
+            paired = compare_paired(list(map(read, ours)), list(map(read, theirs)), seed=seed)
+            gap = paired.difference
             table.add_row(
                 Text(name),
-                f"{len(mine):,}",
+                f"{len(ours):,}",
                 measure,
                 f"{gap.mean:+.3f}",
                 f"{gap.low:+.3f} {gap.high:+.3f}",
-                f"{made.first_only:,}",
-                f"{made.second_only:,}",
-                f"{made.p_value:.2g}",
+                f"{paired.first_only:,}",
+                f"{paired.second_only:,}",
+                f"{paired.p_value:.2g}",
             )
     return table
 
 
-def _write(path: Path, records: Mapping[str, Sequence[EpisodeMeasures]]) -> None:
+def _write(path: Path, episodes: Mapping[str, Sequence[EpisodeMeasures]]) -> None:
     import dataclasses
 
     from search_env.evaluation.tables import write_json
 
     rows = {
-        name: {"episodes": [dataclasses.asdict(record) for record in found]}
-        for name, found in records.items()
+        name: {"episodes": [dataclasses.asdict(episode) for episode in measures]}
+        for name, measures in episodes.items()
     }
     write_json(path, {"agents": rows})

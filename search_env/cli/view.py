@@ -1,7 +1,4 @@
-"""``search-env view``: recorded episodes as a page to look at.
-
-The page is :mod:`search_env.viewer.page`'s.
-"""
+"""``search-env view``: a page that shows recorded episodes."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search_env.cli.console import check_output, progress_bar, say
+from search_env.cli.options import TornTail
 
 if TYPE_CHECKING:
     from search_env.viewer.page import PageEntry
@@ -29,9 +27,7 @@ def view_command(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N episodes of each file.")
     ] = None,
-    torn_tail: Annotated[
-        str, typer.Option(help="What to do about a last line that is cut off: raise or skip.")
-    ] = "raise",
+    torn_tail: TornTail = "raise",
     open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write one page with every token of recorded episodes, to open without a server."""
@@ -39,25 +35,19 @@ def view_command(
 
     check_output(out)
     with progress_bar() as bar:
-        task = bar.add_task("read", total=None)
-
-        def told() -> Iterator[PageEntry]:
-            for seen in seen_in(files, limit, torn_tail):
-                bar.advance(task)
-                yield seen
-
-        count = write_page(out, "Episodes", told())
+        episodes = bar.track(seen_in(files, limit, torn_tail), description="read")
+        count = write_page(out, "Episodes", episodes)
     say(f"Wrote {out}: {count:,} episodes, {out.stat().st_size / 1e6:.1f} MB")
     if open_page:
         webbrowser.open(out.resolve().as_uri())
 
 
 def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[PageEntry]:
-    """Yield the episodes of files, each named by its file.
+    """Yield the episodes of files, each named after its file.
 
     Args:
-        files: Of recorded episodes.
-        limit: Episodes of each; None for all.
+        files: Files of recorded episodes.
+        limit: Number of episodes of each file; None for all.
         torn_tail: As for :func:`~search_env.recording.files.read_episodes`.
     """
     from itertools import islice

@@ -271,7 +271,8 @@ def _unreadable(path: Path, expected: str, error: Exception) -> DataFormatError:
 def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeMeasures:
     """Return measures that were written as JSON, with the answer compared anew."""
     episode = EpisodeMeasures.from_json(row)
-    return replace(episode, **answer_measures(episode.answer, episode.golds, rule))
+    scores: dict[str, Any] = {**answer_measures(episode.answer, episode.golds, rule)}
+    return replace(episode, **scores)
 
 
 FORMATS: Registry[Callable[[Path, ScoringRule], Outputs]] = Registry(

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from search_env import SearchQAEnv, Source, StopReason
-from search_env.cli.play import instructions, play, text_of
+from search_env.cli.play import _instructions, _play, _text_of
 
 
 def played(lines, **arguments):
@@ -14,7 +14,7 @@ def played(lines, **arguments):
     env = SearchQAEnv(**{**defaults, **arguments})
     env.reset(options={"index": 9})  # find key1 key1
     left, screen = iter(lines), io.StringIO()
-    transcript = play(env, lambda: next(left, None), screen)
+    transcript = _play(env, lambda: next(left, None), screen)
     return env, transcript, screen.getvalue()
 
 
@@ -60,7 +60,7 @@ def test_a_text_that_outlasts_the_episode_is_cut():
 
 def test_signs_by_protocol():
     env, _, _ = played([], protocol="search-r1")
-    assert text_of(env, "?  a b ") == "<search> a b </search>"
-    assert text_of(env, "!a") == "<answer> a </answer>"
-    assert text_of(env, "why? !") == "why? !\n"
-    assert "<search> words </search>" in instructions(env)
+    assert _text_of(env, "?  a b ") == "<search> a b </search>"
+    assert _text_of(env, "!a") == "<answer> a </answer>"
+    assert _text_of(env, "why? !") == "why? !\n"
+    assert "<search> words </search>" in _instructions(env)
