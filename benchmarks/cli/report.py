@@ -53,7 +53,7 @@ def report_command(
         score_tab,
         training_tab,
     )
-    from search_env.cli.view import seen_in
+    from search_env.cli.view import read_page_episodes
     from search_env.errors import ConfigurationError
     from search_env.viewer.page import write_page
 
@@ -68,7 +68,7 @@ def report_command(
     scored = by_protocol(read_results(path) for path in results)
     tabs: list[Tab] = [score_tab(scored)] if scored else []
     tabs += [training_tab(trainings)] if trainings else []
-    count = write_page(out, title, seen_in(recordings, limit, "skip"), tabs)
+    count = write_page(out, title, read_page_episodes(recordings, limit, "skip"), tabs)
     say(
         f"Wrote {out}: {len(results):,} results, {len(trainings):,} trainings, {count:,} episodes, "
         f"{out.stat().st_size / 1e6:.1f} MB"

@@ -35,14 +35,14 @@ def view_command(
 
     check_output(out)
     with progress_bar() as bar:
-        episodes = bar.track(seen_in(files, limit, torn_tail), description="read")
+        episodes = bar.track(read_page_episodes(files, limit, torn_tail), description="read")
         count = write_page(out, "Episodes", episodes)
     say(f"Wrote {out}: {count:,} episodes, {out.stat().st_size / 1e6:.1f} MB")
     if open_page:
         webbrowser.open(out.resolve().as_uri())
 
 
-def seen_in(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[PageEntry]:
+def read_page_episodes(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[PageEntry]:
     """Yield the episodes of files, each named after its file.
 
     Args:
