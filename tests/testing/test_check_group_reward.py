@@ -33,8 +33,8 @@ def test_bad_arguments_are_reported():
         check_group_reward(FEWEST, [mixed])
 
 
-def pays_the_first(group):
-    return [{"x": float(i == 0)} for i in range(len(group))]
+def pays(function) -> GroupReward:
+    return GroupReward("mine", ("x",), function)
 
 
 def rounds_in_order(group):
@@ -43,21 +43,9 @@ def rounds_in_order(group):
     return [{"x": total} for _ in group]
 
 
-def compares_with_the_next(group):
-    return [{"x": 1.0 / len(group)} for _ in group[1:]]
-
-
-def divides_by_the_others(group):
-    return [{"x": 1.0 / (len(group) - 1)} for _ in group]
-
-
 def writes_tokens(group):
     group[0].tokens[0] += 1
     return [{"x": 1.0} for _ in group]
-
-
-def draws(group):
-    return [{"x": float(random.random() >= 0)} for _ in group]
 
 
 class Counting:
@@ -93,14 +81,14 @@ def ones(group):
     ("rule", "reward"),
     [
         ("type", F1),
-        ("order", GroupReward("mine", ("x",), pays_the_first)),
-        ("score", GroupReward("mine", ("x",), compares_with_the_next)),
-        ("score", GroupReward("mine", ("x",), divides_by_the_others)),
-        ("transcript", GroupReward("mine", ("x",), writes_tokens)),
-        ("random", GroupReward("mine", ("x",), draws)),
-        ("pure", GroupReward("mine", ("x",), Counting())),
-        ("picklable", GroupReward("mine", ("x",), ForgetsInPickle())),
-        ("picklable", GroupReward("mine", ("x",), lambda group: ones(group))),
+        ("order", pays(lambda group: [{"x": float(i == 0)} for i in range(len(group))])),
+        ("score", pays(lambda group: [{"x": 1.0 / len(group)} for _ in group[1:]])),
+        ("score", pays(lambda group: [{"x": 1.0 / (len(group) - 1)} for _ in group])),
+        ("transcript", pays(writes_tokens)),
+        ("random", pays(lambda group: [{"x": float(random.random() >= 0)} for _ in group])),
+        ("pure", pays(Counting())),
+        ("picklable", pays(ForgetsInPickle())),
+        ("picklable", pays(lambda group: ones(group))),
         ("sum", AnotherTotal("mine", ("x",), ones)),
     ],
 )
@@ -110,4 +98,4 @@ def test_each_rule_can_break(rule, reward):
 
 
 def test_rounding_passes():
-    check_group_reward(GroupReward("mine", ("x",), rounds_in_order))
+    check_group_reward(pays(rounds_in_order))

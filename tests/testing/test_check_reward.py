@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 
 import numpy as np
@@ -57,30 +59,6 @@ def pays(function) -> Reward:
     return Reward("mine", ("part",), function)
 
 
-def raises_without_an_answer(transcript):
-    return {"part": float(len(transcript.answer.strip()))}
-
-
-def divides_by_searches(transcript):
-    return {"part": 1 / len(transcript.searches)}
-
-
-def nan_at_budgets(transcript):
-    return {"part": 1.0 if transcript.stop_reason.terminated else float("nan")}
-
-
-def forgets_its_part(transcript):
-    return {"part": 1.0} if transcript.answer is not None else {}
-
-
-def adds_a_part(transcript):
-    return {"part": 1.0, "other": 0.0}
-
-
-def a_word(transcript):
-    return {"part": "much"}
-
-
 def clears_documents(transcript):
     transcript.documents.clear()
     return {"part": 1.0}
@@ -94,14 +72,6 @@ def writes_tokens(transcript):
 def writes_sources(transcript):
     transcript.sources[:] = 2
     return {"part": 1.0}
-
-
-def draws_by_python(transcript):
-    return {"part": float(random.randint(1, 64) > 0)}
-
-
-def draws_by_numpy(transcript):
-    return {"part": float(np.random.rand() >= 0)}
 
 
 class Counting:
@@ -118,36 +88,24 @@ class Counting:
 class ForgetsInPickle:
     """Pays its bonus only where it was made."""
 
-    def __init__(self):
-        self.bonus = 1.0
+    def __init__(self, bonus=1.0):
+        self.bonus = bonus
 
     def __call__(self, transcript):
         return {"part": self.bonus}
 
     def __reduce__(self):
-        return (_without_bonus, ())
+        return (ForgetsInPickle, (0.0,))
 
 
-def _without_bonus():
-    made = ForgetsInPickle()
-    made.bonus = 0.0
-    return made
+@dataclasses.dataclass(frozen=True)
+class Unchecked(Reward):
+    """Returns a score that ``Reward`` itself would refuse."""
 
+    score: Score | None = None
 
-class AnotherTotal(Reward):
     def __call__(self, transcript):
-        parts = {"part": 1.0}
-        return Score(2.0, parts)
-
-
-class UndeclaredParts(Reward):
-    def __call__(self, transcript):
-        return Score(1.0, {"other": 1.0})
-
-
-class InfiniteParts(Reward):
-    def __call__(self, transcript):
-        return Score(float("inf"), {"part": float("inf")})
+        return self.score
 
 
 def constant(transcript):
@@ -156,20 +114,20 @@ def constant(transcript):
 
 BROKEN = [
     (constant, "type"),
-    (pays(raises_without_an_answer), "score"),
-    (pays(divides_by_searches), "score"),
-    (pays(nan_at_budgets), "score"),
-    (pays(forgets_its_part), "score"),
-    (pays(adds_a_part), "score"),
-    (pays(a_word), "score"),
-    (UndeclaredParts("mine", ("part",), constant), "score"),
-    (InfiniteParts("mine", ("part",), constant), "score"),
-    (AnotherTotal("mine", ("part",), constant), "sum"),
+    (pays(lambda transcript: {"part": float(len(transcript.answer.strip()))}), "score"),
+    (pays(lambda transcript: {"part": 1 / len(transcript.searches)}), "score"),
+    (pays(lambda t: {"part": 1.0 if t.stop_reason.terminated else float("nan")}), "score"),
+    (pays(lambda transcript: {} if transcript.answer is None else {"part": 1.0}), "score"),
+    (pays(lambda transcript: {"part": 1.0, "other": 0.0}), "score"),
+    (pays(lambda transcript: {"part": "much"}), "score"),
+    (Unchecked("mine", ("part",), constant, Score(1.0, {"other": 1.0})), "score"),
+    (Unchecked("mine", ("part",), constant, Score(math.inf, {"part": math.inf})), "score"),
+    (Unchecked("mine", ("part",), constant, Score(2.0, {"part": 1.0})), "sum"),
     (pays(clears_documents), "transcript"),
     (pays(writes_tokens), "transcript"),
     (pays(writes_sources), "transcript"),
-    (pays(draws_by_python), "random"),
-    (pays(draws_by_numpy), "random"),
+    (pays(lambda transcript: {"part": float(random.randint(1, 64) > 0)}), "random"),
+    (pays(lambda transcript: {"part": float(np.random.rand() >= 0)}), "random"),
     (pays(Counting()), "pure"),
     (pays(lambda transcript: {"part": 1.0}), "picklable"),
     (pays(ForgetsInPickle()), "picklable"),
