@@ -56,9 +56,9 @@ def eval_command(
     from search_env.envs.search_qa import bare_env
     from search_env.evaluation.evaluate import summarise
     from search_env.evaluation.tables import (
+        describe_run,
         notes,
         run_record,
-        setting_line,
         summary_table,
         write_json,
     )
@@ -76,7 +76,7 @@ def eval_command(
     )
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
-    say(setting_line(env, count, seed))
+    say(describe_run(env, count, seed))
     episodes, finished = _evaluate(env, agents, count, seed)
     summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(summary_table(summaries))

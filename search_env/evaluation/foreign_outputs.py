@@ -15,7 +15,7 @@ layout           written by
 ``bench``        this package's ``search-env bench``: a header, then one episode per line
 ===============  ================================================================================
 
-Answers are taken as their system extracted them and scored anew: scores in the file are not read.
+Answers are taken as their system extracted them and scored again: scores in the file are not read.
 Measures that a layout does not hold (tokens, supporting passages) are None. A placeholder that a
 system writes for an episode without an answer ("I don't know.") counts as an answer.
 """
@@ -269,7 +269,7 @@ def _unreadable(path: Path, expected: str, error: Exception) -> DataFormatError:
 
 
 def _rescored(row: Mapping[str, Any], rule: ScoringRule) -> EpisodeMeasures:
-    """Return measures that were written as JSON, with the answer compared anew."""
+    """Return measures that were written as JSON, with the answer compared again."""
     episode = EpisodeMeasures.from_json(row)
     scores: dict[str, Any] = {**answer_measures(episode.answer, episode.golds, rule)}
     return replace(episode, **scores)

@@ -38,7 +38,7 @@ _SCORES: tuple[ScoreColumn, ...] = (
 )
 
 
-def setting_line(env: gym.Env[Any, Any], count: int, seed: int) -> str:
+def describe_run(env: gym.Env[Any, Any], count: int, seed: int) -> str:
     """Return a one-line description of an evaluation.
 
     Args:

@@ -84,7 +84,7 @@ def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
 class EpisodeWriter:
     """Appends finished episodes of one environment to a file.
 
-    The file is opened anew for each line, so a writer may be pickled and copied. A line is a
+    The file is opened for each line, so a writer may be pickled and copied. A line is a
     single write: several processes may append to one file once all of them have created their
     writers.
 
@@ -123,7 +123,8 @@ class EpisodeWriter:
             transcript: Transcript of the episode.
             seed: Seed passed to the episode's ``reset``.
             reward: Reward in force at the end; None for the environment's current one.
-            signals: Values per policy token by name, such as ``log_prob``.
+            signals: Values per policy token by name, such as ``log_prob``; rounded to four
+                significant digits.
             group: Group that the episode was played in; None for an episode played alone.
 
         Raises:

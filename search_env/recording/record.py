@@ -53,7 +53,7 @@ VERSION = 1
 
 _MARK = "search_env_episode"
 LINE_START = f'{{"{_MARK}":'.encode()
-"""What every line begins with."""
+"""Beginning of every line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,18 +169,8 @@ def encode(
 ) -> bytes:
     """Return the line of a finished episode, newline included.
 
-    Args:
-        common: Result of :func:`common_fields`.
-        transcript: Transcript of the episode.
-        seed: Seed passed to the episode's ``reset``.
-        reward: Reward in force at the end.
-        signals: As :attr:`RecordedEpisode.signals`; rounded to four significant digits.
-        group: As :attr:`RecordedEpisode.group`.
-
-    Raises:
-        ConfigurationError: The episode has not ended, the reward is not registered, a signal lacks
-            a finite number for some policy token, or the group has no id or no size.
-        RewardError: The reward function failed.
+    ``common`` is the result of :func:`common_fields`; the other arguments and the errors are those
+    of :meth:`search_env.recording.files.EpisodeWriter.write`.
     """
     stop = transcript.stop_reason
     if stop is None:

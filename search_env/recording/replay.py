@@ -393,7 +393,7 @@ class _Replay:
         raise self._mismatch(
             f"the episode to end ({reason.value if reason else ''})"
             if last
-            else "the episode to go on",
+            else "the episode to continue",
             f"an end ({info['stop_reason']})" if info["stop_reason"] else "none",
             self._rules(),
         )

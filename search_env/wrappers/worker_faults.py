@@ -28,17 +28,18 @@ _GRACE_S = 5.0  # time for a process to exit after its pipe broke, or after SIGT
 class WorkerFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     """Raises :class:`~search_env.errors.WorkerDiedError` when a worker process dies.
 
-    Wraps an ``AsyncVectorEnv`` directly, below other vector wrappers. The call during or after
-    which a worker dies raises, and its step is lost in all rows. The other workers are terminated
-    at once, so that ``close`` returns and no process remains. Errors that an environment raises in
-    its worker propagate as without the wrapper; that worker has then exited, and the next call
-    raises.
+    Wraps an ``AsyncVectorEnv`` directly, below other vector wrappers. Every method but ``close``
+    raises if a worker died before or during the call; a step is then lost in all rows. The other
+    workers are terminated at once, so that ``close`` returns and no process remains. Errors that an
+    environment raises in its worker propagate as without the wrapper; that worker has then exited,
+    and the next call raises.
 
     Args:
         env: The vector environment.
 
     Raises:
         ConfigurationError: Not an ``AsyncVectorEnv``.
+        WorkerDiedError: In a method, once a worker has died.
 
     Example:
         >>> import gymnasium as gym
@@ -72,61 +73,37 @@ SIGKILL. All have been stopped...
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin episodes; see ``AsyncVectorEnv.reset``.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Begin episodes; see ``AsyncVectorEnv.reset``."""
         with self._watched():
             self.env.reset_async(seed=seed, options=options)
             self._await_answers()
             return self.env.reset_wait()
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Step all rows; see ``AsyncVectorEnv.step``.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Step all rows; see ``AsyncVectorEnv.step``."""
         with self._watched():
             self.env.step_async(actions)
             self._await_answers()
             return self.env.step_wait()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Call a method in every row; see ``AsyncVectorEnv.call``.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Call a method in every row; see ``AsyncVectorEnv.call``."""
         with self._watched():
             self.env.call_async(name, *args, **kwargs)
             self._await_answers()
             return self.env.call_wait()
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """Return an attribute of every row; see ``AsyncVectorEnv.get_attr``.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Return an attribute of every row; see ``AsyncVectorEnv.get_attr``."""
         return self.call(name)
 
     def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute in every row; see ``AsyncVectorEnv.set_attr``.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Set an attribute in every row; see ``AsyncVectorEnv.set_attr``."""
         with self._watched():
             self.env.set_attr(name, values)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the frame of every row.
-
-        Raises:
-            WorkerDiedError: A worker has died.
-        """
+        """Return the frame of every row."""
         return self.call("render")
 
     def close(self, **kwargs: Any) -> None:

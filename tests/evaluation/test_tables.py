@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search_env.agents.baselines.scripted import make_baseline
 from search_env.evaluation.evaluate import Summary, evaluate, summarise
-from search_env.evaluation.tables import notes, run_record, setting_line, summary_table, write_json
+from search_env.evaluation.tables import describe_run, notes, run_record, summary_table, write_json
 from search_env.metrics.statistics import Interval
 
 
@@ -92,7 +92,7 @@ def test_the_digest_of_the_index_is_kept():
     assert record["retriever"]["class"] == "BM25Retriever"
 
 
-def test_setting_line(run):
-    assert setting_line(run[0], 3, 5) == (
+def test_describe_run(run):
+    assert describe_run(run[0], 3, 5) == (
         "SearchQA-Toy-v0: 3 of 64 questions (test), protocol toy, tokenizer toy, top_k 1, seed 5"
     )

@@ -26,6 +26,7 @@ from search_env.errors import (
     ReplayMismatchError,
     RewardError,
 )
+from search_env.evaluation.evaluate import evaluate
 from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.recording.replay import Replayed, Rescored, replay_episode, replay_episodes, rescore
 from search_env.retrieval.base import FakeRetriever
@@ -34,6 +35,7 @@ from search_env.rewards import EXACT_MATCH, F1, Reward, Score, register_reward
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document
 from search_env.worlds.toy import toy_questions
+from search_env.wrappers.record_episodes import RecordEpisodes
 
 QUERY = "<|begin_of_query|>{}<|end_of_query|>"
 ANSWER = "<answer>{}</answer>"
@@ -71,16 +73,9 @@ def record(path, env, *texts, **reset):
     return list(read_episodes(path))
 
 
-def played_by(name, path, env, count):
+def record_agent(name, path, env, count):
     """Record episodes of a scripted agent."""
-    bare = env.unwrapped
-    writer, agent = EpisodeWriter(path, bare), make_baseline(name, 0)
-    for index in range(count):
-        observation, _ = env.reset(seed=index, options={"index": index})
-        agent.begin(bare, observation)
-        while bare.transcript().stop_reason is None:
-            observation, *_ = env.step(agent.act(observation))
-        writer.write(bare.transcript(), seed=index)
+    evaluate(RecordEpisodes(env, path), make_baseline(name, 0), range(count))
 
 
 @pytest.fixture
@@ -117,10 +112,10 @@ def test_toy_world_and_cassette_in_a_fresh_process(path, tmp_path):
         tokenizer="byte",
         retriever=f"cassette:{tmp_path / 'cassette.jsonl'}",
     )
-    played_by("oracle", path, toy, 5)
-    played_by("oracle", path, world, 5)
-    played_by("random", path, world, 1)
-    played_by("question-as-query", path, recorded, 1)
+    record_agent("oracle", path, toy, 5)
+    record_agent("oracle", path, world, 5)
+    record_agent("random", path, world, 1)
+    record_agent("question-as-query", path, recorded, 1)
     episodes = list(read_episodes(path))
     observations = sum(1 + len(episode.actions) for episode in episodes)
     searches = sum(len(episode.transcript.searches) for episode in episodes)
@@ -241,7 +236,10 @@ def test_another_version_is_reported_as_the_likely_cause(path, mine):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_policy_tokens": 5}, r"step 5: expected the episode to go on, got an end \(max_poli"),
+        (
+            {"max_policy_tokens": 5},
+            r"step 5: expected the episode to continue, got an end \(max_poli",
+        ),
         ({"max_searches": 0}, r"expected a search for 'Ulm', got no search"),
         ({"top_k": 1}, r"'city' to find documents \['u', 'p'\], got \['u'\]"),
     ],
@@ -409,8 +407,8 @@ def test_unknown_ids_and_other_environments(path, mine, tampered):
 
 
 def test_one_environment_for_all_episodes_of_the_same_arguments(path, monkeypatch):
-    played_by("oracle", path, gym.make("SearchQA-Toy-v0"), 3)
-    played_by("oracle", path, gym.make("SearchQA-Toy-v0", split="test"), 3)
+    record_agent("oracle", path, gym.make("SearchQA-Toy-v0"), 3)
+    record_agent("oracle", path, gym.make("SearchQA-Toy-v0", split="test"), 3)
     made = []
     make = gym.make
     monkeypatch.setattr(gym, "make", lambda *a, **k: made.append(a) or make(*a, **k))

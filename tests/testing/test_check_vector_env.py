@@ -356,7 +356,8 @@ BROKEN = [
     (changing("observations", lambda array: array + np.float32(100)), NEXT, "arrays"),
     (
         changing("observations", lambda own: {k: own[k] for k in ("length", "tokens")}, GoodToy),
-        *(NEXT, "arrays"),
+        NEXT,
+        "arrays",
     ),
     (changing("infos", lambda infos: [infos] * N), NEXT, "infos"),
     (adding(speed=np.zeros(N)), NEXT, "infos"),
@@ -373,7 +374,8 @@ BROKEN = [
     (OwnNumber, NEXT, "deterministic"),
     (
         changing("rewards", lambda rewards: rewards + np.random.default_rng().random(N)),
-        *(SAME, "deterministic"),
+        SAME,
+        "deterministic",
     ),
     (changing("rewards", lambda rewards: rewards / 2), NEXT, "single"),
     (replacing("f1", lambda f1: f1.astype(np.int64)), NEXT, "single"),  # 0.5 would become 0
