@@ -28,14 +28,8 @@ COMMANDS = {
     "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
-    "bench": (
-        "search_env.benchmarks.cli.bench",
-        "Score an agent under a protocol that can be compared.",
-    ),
-    "report": (
-        "search_env.benchmarks.cli.report",
-        "Make a page of scores, curves and episodes.",
-    ),
+    "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
+    "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
     "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
     "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
     "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),

@@ -21,6 +21,8 @@ from search_env.errors import (
     RetrievalError,
 )
 from search_env.retrieval.base import FakeRetriever
+from search_env.testing.base import first_difference, plain
+from search_env.testing.runs import row_of
 from search_env.types import Source
 from search_env.wrappers.clocks import EpisodeAction, SegmentAction, TextAction
 from search_env.wrappers.unicode_space import Unicode
@@ -322,38 +324,17 @@ def test_gymnasiums_vector_environments(wrapper, form):
     shared = {"shared_memory": False} if form is AsyncVectorEnv and wrapper is TextAction else {}
     envs = form([functools.partial(make, wrapper)] * 2, **shared)
     singles = [make(wrapper) for _ in range(2)]
+    space = envs.observation_space
     try:
-        first, _ = envs.reset(seed=5)
-        rows = [env.reset(seed=5 + i)[0] for i, env in enumerate(singles)]
-        assert rows_of(first) == rows_of_singles(rows)
+        batch = envs.reset(seed=5)
+        for i, env in enumerate(singles):
+            assert first_difference(row_of(space, batch, i), plain(env.reset(seed=5 + i))) == ""
         actions = actions_for(wrapper)
-        batch, rewards, terminated, truncated, infos = envs.step(actions)
-        results = [env.step(action) for env, action in zip(singles, actions, strict=True)]
-        assert rows_of(batch) == rows_of_singles([r[0] for r in results])
-        assert rewards.tolist() == [r[1] for r in results]
-        assert terminated.tolist() == [r[2] for r in results]
-        assert truncated.tolist() == [r[3] for r in results]
-        for i, result in enumerate(results):
-            for key, value in result[4].items():
-                if not isinstance(value, dict):
-                    assert infos[key][i] == value
-        if wrapper is EpisodeAction:
-            actions = infos["trajectory"]["actions"]
-            assert list(actions) == [r[4]["trajectory"]["actions"] for r in results]
+        batch = envs.step(actions)
+        for i, (env, action) in enumerate(zip(singles, actions, strict=True)):
+            assert first_difference(row_of(space, batch, i), plain(env.step(action))) == ""
     finally:
         envs.close()
-
-
-def rows_of(batch):
-    if isinstance(batch, tuple):
-        return list(batch)
-    return [[batch[key][i].tolist() for key in sorted(batch)] for i in range(2)]
-
-
-def rows_of_singles(rows):
-    if isinstance(rows[0], str):
-        return rows
-    return [[np.asarray(row[key]).tolist() for key in sorted(row)] for row in rows]
 
 
 def test_shared_memory_of_texts_is_refused_by_name():
