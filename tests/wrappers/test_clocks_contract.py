@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-import pickle
-import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from search_env.envs.search_qa import SearchQAEnv
@@ -21,6 +17,7 @@ from search_env.errors import (
     RetrievalError,
 )
 from search_env.retrieval.base import FakeRetriever
+from search_env.testing import check_wrapper
 from search_env.testing.base import first_difference, plain
 from search_env.testing.runs import row_of
 from search_env.types import Source
@@ -248,36 +245,8 @@ def test_a_failed_search_that_truncates(wrapper):
 
 @pytest.mark.parametrize("env_id", ["SearchQA-Toy-v0", "SearchQA-v0"])
 @pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_check_env_only_warns_of_the_wrapper(wrapper, env_id):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_env(wrapper(gym.make(env_id)))
-    messages = [str(warning.message) for warning in caught]
-    assert len(messages) == 1, messages
-    assert "is different from the unwrapped version" in messages[0]
-
-
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_spec_survives_json(wrapper):
-    env = wrapper(gym.make("SearchQA-Toy-v0", max_tokens=20))
-    spec = env.spec
-    assert EnvSpec.from_json(spec.to_json()) == spec
-    twin = gym.make(EnvSpec.from_json(spec.to_json()))
-    assert type(twin) is wrapper
-    assert (twin.action_space, twin.observation_space) == (env.action_space, env.observation_space)
-    assert twin.unwrapped.protocol.max_tokens == 20
-    assert data_equivalence(twin.reset(seed=3), env.reset(seed=3), exact=True)
-
-
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_a_pickled_copy_continues(wrapper):
-    env = wrapper(SearchQAEnv(**SETTINGS["toy"]))
-    env.reset(seed=0)
-    if wrapper is not EpisodeAction:
-        write(wrapper, env, [8])
-    twin = pickle.loads(pickle.dumps(env))
-    a, b = (write(wrapper, e, [3, 15, 4]) for e in (env, twin))
-    assert data_equivalence(a, b, exact=True)
+def test_gymnasiums_contract(wrapper, env_id):
+    check_wrapper(wrapper, env_id=env_id, picklable=True)
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

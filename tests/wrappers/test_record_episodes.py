@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.utils.env_checker import check_env
 
 from search_env.errors import ConfigurationError, EpisodeFileError, RetrievalError
 from search_env.recording.files import read_episodes
@@ -17,6 +15,7 @@ from search_env.recording.replay import replay_episode, replay_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.registry import register_retriever
 from search_env.rewards import COVER_EXACT_MATCH, EXACT_MATCH
+from search_env.testing import check_wrapper
 from search_env.wrappers.record_episodes import RecordEpisodes
 
 SEARCH_AND_ANSWER = "<q>key1 key2 </q><a>value3 </a>"
@@ -93,9 +92,7 @@ def test_results_pass_unchanged(path):
         for key in a[0]:
             np.testing.assert_array_equal(a[0][key], b[0][key])
         assert a[1:] == b[1:]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is a wrapper
-        check_env(wrapped)
+    check_wrapper(lambda env: RecordEpisodes(env, path), picklable=True)
 
 
 def test_it_records_the_bare_environment_below_other_wrappers(path):

@@ -12,7 +12,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from hypothesis import strategies as st
 from search_env.errors import ConfigurationError, RewardError
 from search_env.rewards import Reward, get_reward
 from search_env.rewards.phases import PhaseState, PhaseSwitch
-from search_env.testing import check_vector_env
+from search_env.testing import check_vector_env, check_wrapper
 from search_env.wrappers.clocks import SegmentAction
 from search_env.wrappers.staged_reward import StagedReward, VectorStagedReward
 from tests.wrappers.staged_play import (
@@ -398,9 +397,8 @@ def test_the_spec_rebuilds_the_wrapper():
     assert kwargs == {**arguments, "after_episodes": 5600, "format_rate": None}
 
 
-@pytest.mark.filterwarnings("ignore:.*is different from the unwrapped version")  # any wrapper is
-def test_gymnasium_accepts_it():
-    check_env(StagedReward(gym.make("SearchQA-v0")))  # the toy ends on its random action
+def test_it_keeps_gymnasiums_contract():
+    check_wrapper(StagedReward, env_id="SearchQA-v0", picklable=True)
 
 
 def test_other_wrappers_may_stand_between():
