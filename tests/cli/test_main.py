@@ -105,13 +105,13 @@ def test_eval_of_the_world():
         (["index", "/nowhere/passages.jsonl", "index"], ["/nowhere/passages.jsonl"]),
     ],
 )
-def test_mistakes_are_answered_in_one_line(arguments, parts, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_one_line(arguments, parts, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(run(*arguments), *parts)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_result_file_that_cannot_be_is_refused_before_the_run(tmp_path):
+def test_unwritable_results_are_refused_before_the_run(tmp_path):
     result = run("eval", "SearchQA-Toy-v0", "--out", tmp_path)
     refused(result, "--out")
     assert not result.stdout
@@ -168,7 +168,7 @@ def test_index_overwrites_only_by_force_and_only_an_index(corpus, tmp_path):
     assert corpus.exists()
 
 
-def test_index_names_the_layout_that_fits(corpus, tmp_path):
+def test_index_suggests_the_layout_that_fits(corpus, tmp_path):
     refused(run("index", corpus, tmp_path / "index", "--format", "flashrga"), "mean 'flashrag'")
     refused(run("index", corpus, tmp_path / "index", "--format", "flashrag"), "'native'")
     assert not (tmp_path / "index").exists()
@@ -247,7 +247,7 @@ def test_recorded_episodes_that_cannot_be_read(command, episodes, tmp_path):
     refused(run(*command, episodes), "got an empty file")
 
 
-def test_rewards_of_ones_own_are_imported(episodes, tmp_path, monkeypatch):
+def test_modules_of_the_user_are_imported(episodes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
     (tmp_path / "rewards_of_my_own.py").write_text(

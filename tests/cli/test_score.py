@@ -1,4 +1,4 @@
-"""``search-env score`` as its users see it."""
+"""``search-env score`` on the command line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def row(question, answer, right):
 
 @pytest.fixture
 def files(tmp_path):
-    """The better knows ten questions of twelve, the worse two of the same and of one other."""
+    """The better answers 10 questions of 12 right, the worse 2 of the same and one other."""
     better, worse = tmp_path / "better.json", tmp_path / "worse.json"
     better.write_text(json.dumps([row(f"Q{i}?", f"A{i}", i < 10) for i in range(12)]), "utf-8")
     worse.write_text(json.dumps([row(f"q{i}?", f"A{i}", i < 2) for i in range(13)]), "utf-8")
@@ -69,7 +69,7 @@ def test_the_rule_is_named(files):
     assert "Did you mean 'squad'" in refused.stderr
 
 
-def test_what_cannot_be_read_is_one_line_and_exit_code_2(tmp_path, files):
+def test_unreadable_files_give_one_line_and_exit_code_2(tmp_path, files):
     missing = run(tmp_path / "none.json")
     assert missing.exit_code == 2
     assert missing.stderr.startswith("Error: Expected a readable file")

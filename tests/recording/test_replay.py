@@ -79,7 +79,7 @@ def record_agent(name, path, env, count):
 
 
 @pytest.fixture
-def mine(tmp_path):
+def env_arguments(tmp_path):
     """Arguments of an environment over the test's own files."""
     return {
         "dataset": write_rows(tmp_path / "questions.jsonl", [QUESTION]),
@@ -131,9 +131,9 @@ def test_toy_world_and_cassette_in_a_fresh_process(path, tmp_path):
     assert sum(r.searches for r in replayed) == searches
 
 
-def test_a_changed_corpus_is_reported_in_a_fresh_process(path, mine, tmp_path):
+def test_a_changed_corpus_is_reported_in_a_fresh_process(path, env_arguments, tmp_path):
     text = QUERY.format("Ulm") + ANSWER.format("Danube")
-    record(path, SearchQAEnv(**mine), "x " + text, text)
+    record(path, SearchQAEnv(**env_arguments), "x " + text, text)
     assert in_a_fresh_process(path).returncode == 0
     write_rows(tmp_path / "passages.jsonl", [{**PASSAGES[0], "text": "A town."}, PASSAGES[1]])
     result = in_a_fresh_process(path)
@@ -150,8 +150,10 @@ def test_a_changed_corpus_is_reported_in_a_fresh_process(path, mine, tmp_path):
         assert part in line
 
 
-def test_another_order_of_documents_is_reported(path, mine, tmp_path):
-    (episode,) = record(path, SearchQAEnv(**mine), QUERY.format("city") + ANSWER.format("x"))
+def test_another_order_of_documents_is_reported(path, env_arguments, tmp_path):
+    (episode,) = record(
+        path, SearchQAEnv(**env_arguments), QUERY.format("city") + ANSWER.format("x")
+    )
     write_rows(tmp_path / "passages.jsonl", PASSAGES[::-1])
     with pytest.raises(
         ReplayMismatchError, match=r"'city' to find documents \['u', 'p'\], got \['p', 'u'\]"
@@ -159,8 +161,8 @@ def test_another_order_of_documents_is_reported(path, mine, tmp_path):
         replay_episode(episode)
 
 
-def test_a_missing_corpus_is_missing_data_not_a_difference(path, mine, tmp_path):
-    (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
+def test_a_missing_corpus_is_missing_data_not_a_difference(path, env_arguments, tmp_path):
+    (episode,) = record(path, SearchQAEnv(**env_arguments), ANSWER.format("x"))
     (tmp_path / "passages.jsonl").unlink()
     with pytest.raises((DataNotFoundError, FileNotFoundError), match=r"passages.jsonl"):
         replay_episode(episode)
@@ -174,8 +176,8 @@ def test_a_missing_corpus_is_missing_data_not_a_difference(path, mine, tmp_path)
         ("id", "r", ["expected question 'q', got", "Ids are in"]),
     ],
 )
-def test_changed_questions_are_reported(path, mine, tmp_path, field, value, parts):
-    (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
+def test_changed_questions_are_reported(path, env_arguments, tmp_path, field, value, parts):
+    (episode,) = record(path, SearchQAEnv(**env_arguments), ANSWER.format("x"))
     write_rows(tmp_path / "questions.jsonl", [{**QUESTION, field: value}])
     for part in (*parts, "reset: expected", "Likely cause: the dataset changed"):
         with pytest.raises(ReplayMismatchError, match=part):
@@ -196,8 +198,8 @@ def change(path, edit):
     path.write_text(json.dumps(spec), "utf-8")
 
 
-def test_a_changed_vocabulary_is_reported(path, mine, tokenizer_file):
-    env = SearchQAEnv(**mine, tokenizer=str(tokenizer_file))
+def test_a_changed_vocabulary_is_reported(path, env_arguments, tokenizer_file):
+    env = SearchQAEnv(**env_arguments, tokenizer=str(tokenizer_file))
     (episode,) = record(path, env, ANSWER.format("x"))
 
     def edit(spec):
@@ -210,8 +212,8 @@ def test_a_changed_vocabulary_is_reported(path, mine, tokenizer_file):
         replay_episode(episode)
 
 
-def test_changed_merges_are_noticed_in_the_prompt(path, mine, tokenizer_file):
-    env = SearchQAEnv(**mine, tokenizer=str(tokenizer_file))
+def test_changed_merges_are_noticed_in_the_prompt(path, env_arguments, tokenizer_file):
+    env = SearchQAEnv(**env_arguments, tokenizer=str(tokenizer_file))
     (episode,) = record(path, env, ANSWER.format("x"))
     change(tokenizer_file, lambda spec: spec["model"]["merges"].clear())
     with pytest.raises(
@@ -222,8 +224,8 @@ def test_changed_merges_are_noticed_in_the_prompt(path, mine, tokenizer_file):
         replay_episode(episode)
 
 
-def test_another_version_is_reported_as_the_likely_cause(path, mine):
-    (episode,) = record(path, SearchQAEnv(**mine), ANSWER.format("x"))
+def test_another_version_is_reported_as_the_likely_cause(path, env_arguments):
+    (episode,) = record(path, SearchQAEnv(**env_arguments), ANSWER.format("x"))
     episode = dataclasses.replace(
         episode,
         arguments={**episode.arguments, "protocol": "search-r1"},
@@ -244,34 +246,34 @@ def test_another_version_is_reported_as_the_likely_cause(path, mine):
         ({"top_k": 1}, r"'city' to find documents \['u', 'p'\], got \['u'\]"),
     ],
 )
-def test_other_limits_are_noticed(path, mine, arguments, message):
+def test_other_limits_are_noticed(path, env_arguments, arguments, message):
     text = QUERY.format("Ulm") + QUERY.format("city") + "x" * 99 + ANSWER.format("x")
-    (episode,) = record(path, SearchQAEnv(**mine), text)
+    (episode,) = record(path, SearchQAEnv(**env_arguments), text)
     with pytest.raises(ReplayMismatchError, match=message):
-        replay_episode(episode, SearchQAEnv(**{**mine, **arguments}))
+        replay_episode(episode, SearchQAEnv(**{**env_arguments, **arguments}))
 
 
-def test_a_context_that_is_too_small_is_noticed(path, mine):
-    (episode,) = record(path, SearchQAEnv(**mine), "x" + ANSWER.format("x"))
+def test_a_context_that_is_too_small_is_noticed(path, env_arguments):
+    (episode,) = record(path, SearchQAEnv(**env_arguments), "x" + ANSWER.format("x"))
     length = len(episode.transcript.tokens)
     with pytest.raises(
         ReplayMismatchError, match=f"of at least {length} tokens, got one of {length - 1}. .*max_to"
     ):
-        replay_episode(episode, SearchQAEnv(**mine, max_tokens=length - 1))
-    replay_episode(episode, SearchQAEnv(**mine, max_tokens=length + 1))
+        replay_episode(episode, SearchQAEnv(**env_arguments, max_tokens=length - 1))
+    replay_episode(episode, SearchQAEnv(**env_arguments, max_tokens=length + 1))
 
 
-def test_an_episode_that_does_not_end_is_noticed(path, mine):
-    (episode,) = record(path, SearchQAEnv(**mine), "x" * 400)
+def test_an_episode_that_does_not_end_is_noticed(path, env_arguments):
+    (episode,) = record(path, SearchQAEnv(**env_arguments), "x" * 400)
     assert episode.transcript.stop_reason == "max_policy_tokens"
     with pytest.raises(ReplayMismatchError, match=r"to end \(max_policy_tokens\), got none"):
-        replay_episode(episode, SearchQAEnv(**{**mine, "max_policy_tokens": 400}))
+        replay_episode(episode, SearchQAEnv(**{**env_arguments, "max_policy_tokens": 400}))
 
 
-def test_a_missing_cassette_recording_is_reported(path, mine, tmp_path):
+def test_a_missing_cassette_recording_is_reported(path, env_arguments, tmp_path):
     cassette = tmp_path / "cassette.jsonl"
     Cassette(cassette, FakeRetriever({"Ulm": [Document("u", "Ulm", "x")]})).search(["Ulm"], k=5)
-    arguments = {**mine, "retriever": f"cassette:{cassette}", "top_k": 5}
+    arguments = {**env_arguments, "retriever": f"cassette:{cassette}", "top_k": 5}
     (episode,) = record(path, SearchQAEnv(**arguments), QUERY.format("Ulm") + ANSWER.format("x"))
     assert replay_episode(episode).searches == 1
     cassette.write_text(cassette.read_text().replace('"query": "Ulm"', '"query": "Bonn"'))
@@ -281,10 +283,10 @@ def test_a_missing_cassette_recording_is_reported(path, mine, tmp_path):
         replay_episode(episode)
 
 
-def test_a_changed_reward_of_the_same_name_is_noticed(path, mine):
+def test_a_changed_reward_of_the_same_name_is_noticed(path, env_arguments):
     twice = Reward("test-replay", ("f1",), (2 * F1).function)
     register_reward(F1.renamed("test-replay"), replace=True)
-    env = SearchQAEnv(**mine, reward="test-replay")
+    env = SearchQAEnv(**env_arguments, reward="test-replay")
     (episode,) = record(path, env, ANSWER.format("Danube"))
     assert replay_episode(episode) == Replayed(1 + len(episode.actions), 0)
     register_reward(twice, replace=True)
@@ -292,19 +294,19 @@ def test_a_changed_reward_of_the_same_name_is_noticed(path, mine):
         replay_episode(episode)
 
 
-def test_the_reward_in_force_is_replayed_not_that_of_the_arguments(path, mine):
-    env = SearchQAEnv(**mine)
+def test_the_reward_in_force_is_replayed_not_that_of_the_arguments(path, env_arguments):
+    env = SearchQAEnv(**env_arguments)
     env.set_reward(EXACT_MATCH)
     (episode,) = record(path, env, ANSWER.format("Danube"))
     replay_episode(episode)
-    other = gym.wrappers.TimeLimit(SearchQAEnv(**mine, reward="cover-exact-match"), 3)
+    other = gym.wrappers.TimeLimit(SearchQAEnv(**env_arguments, reward="cover-exact-match"), 3)
     retriever = other.unwrapped.retriever
     replay_episode(episode, other)  # the bare environment is what is stepped
     assert other.unwrapped.reward.name == "cover-exact-match"
     assert other.unwrapped.retriever is retriever
 
 
-def test_failed_retrieval_fails_again_in_replay(path, mine):
+def test_failed_retrieval_fails_again_in_replay(path, env_arguments):
     """The recorded failure counts, whatever the retriever would return now."""
     documents = {"Ulm": [Document("u", "Ulm", "x")]}
 
@@ -314,43 +316,43 @@ def test_failed_retrieval_fails_again_in_replay(path, mine):
             return super().search(queries, k)
 
     search_env.register_retriever("flaky", lambda: Flaky(documents))
-    env = SearchQAEnv(**mine, retriever="flaky", on_retrieval_error="truncate")
+    env = SearchQAEnv(**env_arguments, retriever="flaky", on_retrieval_error="truncate")
     (episode,) = record(path, env, QUERY.format("Ulm") + "x" + QUERY.format("Bonn"))
     assert not episode.valid
     search_env.register_retriever("flaky", lambda: Flaky(documents))
-    fresh = SearchQAEnv(**mine, retriever="flaky")
+    fresh = SearchQAEnv(**env_arguments, retriever="flaky")
     search_env.register_retriever("flaky", lambda: FakeRetriever(documents))
     replayed = replay_episode(episode)
     assert replayed == Replayed(1 + len(episode.actions), 1)
     assert not fresh.retriever.calls
 
 
-def test_two_texts_of_one_document_in_an_episode(path, mine):
+def test_two_texts_of_one_document_in_an_episode(path, env_arguments):
     """Search services return another passage of a page for another query."""
     passages = {"a": [Document("page", "P", "one")], "b": [Document("page", "P", "two")]}
     search_env.register_retriever("pages", lambda: FakeRetriever(passages))
-    env = SearchQAEnv(**mine, retriever="pages")
+    env = SearchQAEnv(**env_arguments, retriever="pages")
     text = QUERY.format("a") + QUERY.format("b") + ANSWER.format("x")
     (episode,) = record(path, env, text)
     assert replay_episode(episode).searches == 2
     passages["a"] = [Document("page", "P", "three")]
     with pytest.raises(ReplayMismatchError, match="retrieved"):
-        replay_episode(episode, SearchQAEnv(**mine, retriever=FakeRetriever(passages)))
+        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(passages)))
     passages["a"], passages["b"] = [Document("page", "P", "one")], [Document("page", "P", "2")]
     with pytest.raises(ReplayMismatchError, match="query 'b' retrieved to have digest"):
-        replay_episode(episode, SearchQAEnv(**mine, retriever=FakeRetriever(passages)))
+        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(passages)))
 
 
-def test_text_that_was_cut_off_in_the_context_is_compared_too(path, mine):
+def test_text_that_was_cut_off_in_the_context_is_compared_too(path, env_arguments):
     documents = {"a": [Document("1", "", "x" * 9000)]}
     search_env.register_retriever("long", lambda: FakeRetriever(documents))
-    mine |= {"tokenizer": "byte", "max_tokens": 2048}
-    (episode,) = record(path, SearchQAEnv(**mine, retriever="long"), QUERY.format("a"))
+    env_arguments |= {"tokenizer": "byte", "max_tokens": 2048}
+    (episode,) = record(path, SearchQAEnv(**env_arguments, retriever="long"), QUERY.format("a"))
     assert episode.transcript.stop_reason == "max_tokens"
     assert replay_episode(episode).searches == 1
     documents["a"] = [Document("1", "", "x" * 8999 + "y")]
     with pytest.raises(ReplayMismatchError, match="query 'a' retrieved to have digest"):
-        replay_episode(episode, SearchQAEnv(**mine, retriever=FakeRetriever(documents)))
+        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(documents)))
 
 
 class Tampering(SearchQAEnv):
@@ -396,7 +398,7 @@ def test_any_change_of_any_observation_is_noticed(tampered, data):
     assert replay_episode(episode, env).observations == 1 + len(episode.actions)
 
 
-def test_unknown_ids_and_other_environments(path, mine, tampered):
+def test_unknown_ids_and_other_environments(path, env_arguments, tampered):
     episode, _ = tampered
     with pytest.raises(ConfigurationError, match=r"registered id, got 'Nope-v0'.*--import MODULE"):
         replay_episode(dataclasses.replace(episode, env_id="Nope-v0"))
@@ -454,7 +456,7 @@ def test_a_mean_over_nothing_is_no_number():
     assert math.isnan(parts["f1"])
 
 
-def test_rescoring_fails_by_name(scored):
+def test_errors_of_rescoring(scored):
     with pytest.raises(ConfigurationError, match="Did you mean 'f1'"):
         rescore(scored, "f11")
     with pytest.raises(RewardError, match="'broken' to score the episode of question 'toy-train"):

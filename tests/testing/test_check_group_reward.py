@@ -13,7 +13,7 @@ from tests.rewards.groups import FEWEST, SPREAD, played
 
 
 @pytest.mark.parametrize("reward", [FEWEST, SPREAD])
-def test_good_ones_pass(reward):
+def test_valid_ones_pass(reward):
     scores = check_group_reward(reward)
     assert {len(group) for group in scores} >= {1, 2}
     assert sum(map(len, scores)) == 2 * len(sample_episodes()) + 2 * 3

@@ -36,7 +36,7 @@ class Good:
         return [self.ranked(query)[:k] for query in queries]
 
 
-def test_good_ones_pass(tmp_path):
+def test_valid_ones_pass(tmp_path):
     report = check_retriever(Good(), QUERIES)
     assert (report.queries, report.documents, report.scored, report.picklable) == (4, 5, True, True)
     world = World(articles=200, seed=0, split="train")

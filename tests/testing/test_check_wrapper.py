@@ -56,7 +56,7 @@ class Plain(gym.Wrapper, RecordConstructorArgs):
         (lambda env: ClipReward(env, 0, 0.5), False),
     ],
 )
-def test_good_ones_pass(make, picklable):
+def test_valid_ones_pass(make, picklable):
     check_wrapper(make, picklable=picklable)
 
 

@@ -137,7 +137,7 @@ def test_worker_processes_switch_as_the_rule_says(mode, context):
 
 
 @pytest.mark.parametrize("outermost", [True, False])
-def test_a_slower_clock_switches_at_the_same_episode(outermost):
+def test_coarser_actions_switch_at_the_same_episode(outermost):
     rule = {"after_episodes": 3, "search_rate": 1.0, "window": 2}
     stream = ["answers", "searches", "fails", "searches badly", "rambles", "searches", "answers"]
     token = StagedReward(make(), PHASES, **rule)
@@ -160,7 +160,7 @@ def test_a_slower_clock_switches_at_the_same_episode(outermost):
 # Rewards and infos.
 
 
-def test_the_environment_pays_the_phase():
+def test_rewards_follow_the_phase():
     env = StagedReward(make(), PHASES, after_episodes=2)
     played = play_single(env, ["answers"] * 5)
     assert [group[0].parts for group in played] == [PARTS[i] for i in (0, 0, 1, 1, 2)]
@@ -168,7 +168,7 @@ def test_the_environment_pays_the_phase():
     assert env.unwrapped.reward is get_reward("cover-exact-match")
 
 
-def test_info_is_there_at_every_step_and_is_json():
+def test_every_info_has_the_phase_and_is_json():
     env = StagedReward(make(), PHASES, after_episodes=1)
     _, info = env.reset(seed=0)
     assert (info["phase"], info["phase_name"]) == (0, "f1")
@@ -451,7 +451,7 @@ def test_a_failed_switch_counts_nothing():
     assert envs.get_phase_state() is before
 
 
-def test_the_conformance_kit_finds_nothing():
+def test_it_keeps_the_contract_of_vector_environments():
     def make(num_envs, autoreset_mode):
         env = gym.make_vec("SearchQA-Toy-v0", num_envs=num_envs, autoreset_mode=autoreset_mode)
         return VectorStagedReward(env)
