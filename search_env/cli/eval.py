@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import gymnasium as gym
 import typer
 
+from search_env.cli import options
 from search_env.cli.console import INTERRUPTED, check_output, open_console, progress_bar, say
-from search_env.cli.options import (
-    Corpus,
-    EnvId,
-    MaxTokens,
-    ProtocolName,
-    Split,
-    TokenizerName,
-    TopK,
-    make_env,
-)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -37,18 +28,18 @@ def register(app: typer.Typer) -> None:
 
 def eval_command(
     context: typer.Context,
-    env_id: EnvId = "SearchQA-v0",
+    env_id: options.EnvId = "SearchQA-v0",
     agent: Annotated[
         list[str] | None, typer.Option(help="Baseline to run, repeatable; all five by default.")
     ] = None,
-    split: Split = None,
+    split: options.Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of environment, agents and bootstrap.")] = 0,
-    top_k: TopK = None,
-    corpus: Corpus = None,
-    protocol: ProtocolName = None,
-    tokenizer: TokenizerName = None,
-    max_tokens: MaxTokens = None,
+    top_k: options.TopK = None,
+    corpus: options.Corpus = None,
+    protocol: options.ProtocolName = None,
+    tokenizer: options.TokenizerName = None,
+    max_tokens: options.MaxTokens = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
 ) -> None:
     """Run scripted agents on every question once; show scores and retrieval."""
@@ -65,7 +56,7 @@ def eval_command(
 
     agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
     check_output(out)
-    env = make_env(
+    env = options.make_env(
         env_id,
         split=split,
         top_k=top_k,

@@ -8,17 +8,8 @@ from typing import Annotated, TextIO
 
 import typer
 
+from search_env.cli import options
 from search_env.cli.console import say
-from search_env.cli.options import (
-    Corpus,
-    EnvId,
-    MaxTokens,
-    ProtocolName,
-    Split,
-    TokenizerName,
-    TopK,
-    make_env,
-)
 from search_env.envs.search_qa import SearchQAEnv, bare_env
 from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import answer_text, query_text, without_tags
@@ -34,21 +25,21 @@ def register(app: typer.Typer) -> None:
 
 
 def play_command(
-    env_id: EnvId = "SearchQA-v0",
+    env_id: options.EnvId = "SearchQA-v0",
     question_id: Annotated[
         str | None, typer.Option(help="Id of the question; by default a random one.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the random question.")] = None,
-    split: Split = None,
-    top_k: TopK = None,
-    corpus: Corpus = None,
-    protocol: ProtocolName = None,
-    tokenizer: TokenizerName = None,
-    max_tokens: MaxTokens = None,
+    split: options.Split = None,
+    top_k: options.TopK = None,
+    corpus: options.Corpus = None,
+    protocol: options.ProtocolName = None,
+    tokenizer: options.TokenizerName = None,
+    max_tokens: options.MaxTokens = None,
 ) -> None:
     """Play the policy yourself: read a question, search, answer."""
     env = bare_env(
-        make_env(
+        options.make_env(
             env_id,
             split=split,
             top_k=top_k,
