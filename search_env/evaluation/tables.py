@@ -18,7 +18,7 @@ from search_env.envs.search_qa import bare_env
 from search_env.evaluation.evaluate import EpisodeMeasures, Summary
 from search_env.metrics.statistics import RESAMPLES, Interval
 from search_env.paths import atomic_path
-from search_env.provenance import circumstances, versions
+from search_env.provenance import run_provenance, versions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -118,7 +118,7 @@ def run_record(
     installed = versions(_PACKAGES)
     return {
         "command": command,
-        "date": circumstances()["date"],
+        "date": run_provenance()["date"],
         "platform": platform.platform(),
         "python": installed["python"],
         "packages": {name: installed.get(name) for name in _PACKAGES},
