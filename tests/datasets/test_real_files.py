@@ -2,7 +2,6 @@
 
 import json
 import lzma
-import time
 from collections import Counter
 
 import pytest
@@ -145,12 +144,9 @@ def test_hops_are_ready_to_send(data_dir):
         ("2wiki", "train", 500),
     ],
 )
-def test_known_datasets_load_in_under_a_second(data_dir, passages, dataset, split, count):
-    start = time.perf_counter()
+def test_known_datasets_load(data_dir, passages, dataset, split, count):
     questions = load_questions(dataset, split)
-    took = time.perf_counter() - start
     assert len(questions) == count
-    assert took < 1.0
     assert all(i in passages for question in questions for i in question.supporting)
     assert all(q.supporting or q.dataset == "bamboogle" for q in questions)
 

@@ -27,6 +27,7 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import Reward
 from search_env.testing import check_vector_env
 from search_env.types import Document, StopReason
+from tests.work import HANGS_AFTER
 
 MODES = list(AutoresetMode)
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy", "max_tokens": 16}
@@ -516,7 +517,7 @@ class Gate:
 
     def search(self, queries, k):
         self.calls.append(list(queries))
-        assert self.open.wait(10)
+        assert self.open.wait(HANGS_AFTER)
         return [[Document(query, "", "value1")] for query in queries]
 
 

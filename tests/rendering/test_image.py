@@ -1,7 +1,5 @@
 """The image: shape, determinism, what changes it, and its cost."""
 
-import time
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from search_env.rendering.layout import load_face, wrap, wrap_plain
 from search_env.rendering.palette import BACKGROUND, FAULT, SOURCES, TAG
 from search_env.rendering.spans import Span, spans
 from search_env.types import Question, Source, StopReason
+from tests.work import count_calls
 
 from .episodes import Writer, episode
 
@@ -174,7 +173,8 @@ def test_fonts_are_loaded_once():
 def test_cost_of_a_long_episode():
     writer = long_episode(4096)
     render_rgb(writer.frame(4095))
-    began = time.perf_counter()
-    for length in range(4000, 4010):
-        render_rgb(writer.frame(length))
-    assert (time.perf_counter() - began) / 10 < 0.1
+    calls = {
+        length: count_calls(lambda n=length: render_rgb(writer.frame(n))) for length in (2000, 4000)
+    }
+    assert calls[4000] < 25_000
+    assert calls[4000] < 1.5 * calls[2000], "what is drawn is a window on the episode"

@@ -16,6 +16,7 @@ from search_env.errors import (
 )
 from search_env.retrieval import BM25Retriever, FakeRetriever, RetryingRetriever
 from search_env.types import Document
+from tests.work import HANGS_AFTER
 
 ULM = Document("1", "Ulm", "A city.")
 
@@ -44,7 +45,7 @@ class Hanging:
     def search(self, queries, k):
         self.hangs -= 1
         if self.hangs >= 0:
-            self.release.wait(60)
+            self.release.wait()
         return [[ULM] for _ in queries]
 
 
@@ -106,7 +107,13 @@ def test_a_wrong_answer_is_not_retried():
 def test_a_hanging_backend_times_out_and_may_recover():
     inner = Hanging(hangs=1)
     pauses = []
-    assert retrying(inner, pauses, timeout=0.1).search(["a"], 1) == [[ULM]]
+
+    def pause(seconds):
+        pauses.append(seconds)
+        retriever.timeout = HANGS_AFTER  # for the second attempt, which answers when it can
+
+    retriever = RetryingRetriever(inner, timeout=0.1, sleep=pause)
+    assert retriever.search(["a"], 1) == [[ULM]]
     assert pauses == [0.5]
     inner.release.set()
 
@@ -139,7 +146,11 @@ except RetrievalTimeoutError:
     print("timed out")
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=HANGS_AFTER,
+        check=True,
     )
     assert done.stdout == "timed out\n"
 

@@ -9,7 +9,6 @@ import base64
 import json
 import re
 import shutil
-import time
 import zlib
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.types import Source
 from search_env.viewer.page import PageEntry, Tab, write_page
 from search_env.wrappers.record_episodes import RecordEpisodes
+from tests.work import HANGS_AFTER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUESTIONS = 12
@@ -174,11 +174,18 @@ def browser():
         running.close()
 
 
+def new_window(browser, **options):
+    """Open a page that waits for what is to appear as long as a busy machine takes."""
+    window = browser.new_page(**options)
+    window.set_default_timeout(1000 * HANGS_AFTER)
+    return window
+
+
 @pytest.fixture
 def opened(browser, page):
     """The page in a fresh window; any error in it fails the test."""
     errors = []
-    window = browser.new_page(viewport={"width": 1280, "height": 800})
+    window = new_window(browser, viewport={"width": 1280, "height": 800})
     window.on("pageerror", lambda error: errors.append(str(error)))
     window.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     window.goto(page.as_uri())
@@ -296,8 +303,8 @@ def test_narrow_screen(opened):
     assert opened.locator("#side").is_visible()
 
 
-def test_two_thousand_long_episodes_open_in_seconds(browser, files, tmp_path):
-    """2,000 episodes of 3,000 tokens: first paint under 3 s, and each opens at once."""
+def test_of_two_thousand_long_episodes_only_what_is_seen_is_drawn(browser, files, tmp_path):
+    """2,000 episodes of 3,000 tokens: some rows of the list, and the tokens of the open one."""
     base = next(read_episodes(files[0]))
     random = np.random.default_rng(0)
     transcript = base.transcript
@@ -312,16 +319,17 @@ def test_two_thousand_long_episodes_open_in_seconds(browser, files, tmp_path):
     episode = replace(base, transcript=padded, signals=signals)
     path = tmp_path / "many.html"
     assert write_page(path, "Many", (PageEntry("run", episode) for _ in range(2000))) == 2000
-    window = browser.new_page()
-    start = time.perf_counter()
+    window = new_window(browser)
     window.goto(path.as_uri(), wait_until="commit")
-    window.wait_for_selector("#list .row")
-    assert time.perf_counter() - start < 3.0
+    window.wait_for_selector("#list .row")  # while the episodes are still read
     window.wait_for_load_state("load")
-    paint = window.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert paint < 3000
+    tokens = window.locator(".pane .stream span[data-p]")
+    assert window.locator("#list .row").count() < 100
+    before = tokens.count()
+    assert before <= 4000
     window.locator("#list .row").nth(3).click()
     window.wait_for_selector(".pane .stream span[data-p]")
+    assert tokens.count() <= 4000
     window.close()
 
 
@@ -337,7 +345,7 @@ def test_colours_compare_episodes(browser, files, tmp_path):
     )
     write_page(path, "Advantages", many)
     assert parts(path)[0]["ranges"] == {"advantage": [-0.25, 1.0]}
-    window = browser.new_page()
+    window = new_window(browser)
     window.goto(path.as_uri())
     window.locator("#list .row").first.click()
     window.get_by_label("Colour tokens by").select_option("advantage")
@@ -349,6 +357,5 @@ def test_colours_compare_episodes(browser, files, tmp_path):
             "shade => { const all = [...document.querySelectorAll('.pane .stream span[data-p]')]; "
             "return all.length && all.every(token => token.style.background.includes(shade)); }",
             arg=shade,
-            timeout=10_000,
         )
     window.close()

@@ -29,7 +29,6 @@ def two(tmp_path_factory):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return torch.load(folder / "results.pt")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -163,9 +165,13 @@ def test_wrong_files_are_named(tmp_path):
     fresh.end(0, "never begun")
 
 
-def test_tensorboard_has_every_finite_metric(tmp_path):
+def test_tensorboard_has_every_finite_metric(tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer import event_file_writer
 
+    # Files are read in the order of the seconds in their names.
+    seconds = itertools.count(1_700_000_000)
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
     log = TensorBoardLog(tmp_path)
     a_run(log)
     log.end(4, "killed")

@@ -17,6 +17,7 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.types import Document, Source, StopReason
 from tests.agents.scripted_engine import ScriptedEngine
 from tests.agents.toy_runs import tiny_model
+from tests.work import HANGS_AFTER
 
 
 def _envs(rows: int, **arguments):
@@ -176,7 +177,7 @@ class _Patient:
     def search(self, queries, k):
         if not self.asked.is_set():
             self.asked.set()
-            self.in_time = self.decoded.wait(20)
+            self.in_time = self.decoded.wait(HANGS_AFTER)
         return [[Document("d", "", "a")] for _ in queries]
 
 
@@ -192,7 +193,7 @@ def test_rows_go_on_while_others_wait(monkeypatch):
 
     def submit_and_be_heard(search, queries):
         submit(search, queries)
-        assert retriever.asked.wait(60)  # or a busy machine asks only when no row is left
+        assert retriever.asked.wait(HANGS_AFTER)  # or a busy machine asks only when no row is left
 
     monkeypatch.setattr(BackgroundSearch, "submit", submit_and_be_heard)
     envs = _envs(8, retriever=retriever)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 
 import pytest
 
@@ -147,15 +146,9 @@ def failing_after(count, failure):
     return reply
 
 
-def slow():
-    time.sleep(1.0)
-    return text_reply("late")
-
-
 @pytest.mark.parametrize(
     ("failure", "error", "message"),
     [
-        (slow, EndpointTimeoutError, "within 0.3 s.*--concurrency"),
         (lambda: (500, {"error": {"message": "out of memory"}}), EndpointError, "500: .*out of"),
         (lambda: (401, {"error": {"message": "no key"}}), EndpointRefusedError, "OPENAI_API_KEY"),
         (lambda: (404, {"error": {"message": "no model"}}), EndpointRefusedError, "--model"),
@@ -168,7 +161,7 @@ def slow():
 def test_failures_are_named_and_episodes_kept(tmp_path, wanted, failure, error, message):
     path = tmp_path / "r.jsonl"
     with serving(failing_after(3, failure)) as (url, _):
-        agent = player(url, concurrency=1, timeout=0.3)
+        agent = player(url, concurrency=1)
         with pytest.raises(error, match=message) as caught:
             run(WORLD, agent, path, limit=10)
     assert type(caught.value) is error
@@ -176,6 +169,15 @@ def test_failures_are_named_and_episodes_kept(tmp_path, wanted, failure, error, 
         found = run(WORLD, player(url, concurrency=1), path, limit=10)
     assert found.records == wanted
     assert {question_in(r["prompt"]).id for r in requests} == {r.question_id for r in wanted[3:]}
+
+
+def test_a_server_that_does_not_answer_is_named(tmp_path):
+    released = threading.Event()
+    with serving(lambda *_: released.wait() and text_reply("late")) as (url, _):
+        agent = player(url, concurrency=1, timeout=0.3)
+        with pytest.raises(EndpointTimeoutError, match=r"within 0\.3 s.*--concurrency"):
+            run(WORLD, agent, tmp_path / "r.jsonl", limit=10)
+        released.set()
 
 
 def test_one_failure_does_not_stop_the_others(tmp_path, wanted):
