@@ -31,9 +31,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Keep what tests build out of the user's cache."""
+    """Keep what tests build out of the user's cache: one cache for all workers of a run."""
     before = os.environ.get("SEARCH_ENV_CACHE")
-    os.environ["SEARCH_ENV_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    os.environ["SEARCH_ENV_CACHE"] = str(folder / "cache")
     yield
     if before is None:
         del os.environ["SEARCH_ENV_CACHE"]

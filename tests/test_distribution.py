@@ -99,12 +99,12 @@ def test_another_package_may_own_agents_and_benchmarks(first, wheel, tmp_path):
         "import search_env.benchmarks; print(agents.OWNER, benchmarks.OWNER, scripted.__name__)"
     )
     said = "stranger, agents stranger, benchmarks search_env.agents.baselines.scripted"
-    assert run(python, "-c", ask, cwd=tmp_path).strip() == said
+    assert run(python, "-E", "-c", ask, cwd=tmp_path).strip() == said
     gone, left = ("search-env", "import agents, benchmarks; print(agents.OWNER)")
     if first == "theirs":
         gone, left = ("stranger", "import search_env.agents.baselines.scripted as s; print(s)")
     run(*pip, "uninstall", "--quiet", "--yes", gone)
-    assert run(python, "-c", left, cwd=tmp_path)
+    assert run(python, "-E", "-c", left, cwd=tmp_path)
 
 
 @pytest.mark.parametrize("name", SUBPACKAGES)
