@@ -25,7 +25,7 @@ def test_it_is_one_short_file():
 
 def test_it_learns_to_search_and_to_answer():
     phases, best = set(), None
-    for at in ppo_toy.train(ppo_toy.Args(masked=True, total_steps=350_000)):
+    for at in ppo_toy.train(ppo_toy.Args(masked=True, total_steps=350_000, epochs=4)):
         phases.add(at.phase)
         best = at
         if at.train.episode_return >= 0.9 and at.train.evidence_rate >= 0.9:
