@@ -23,7 +23,8 @@ from search_env.wrappers.worker_faults import WorkerFaults
 
 CONTEXTS = ["fork", "spawn"]
 FILLER, END = 8, 0
-EXIT, HANG, FAIL, FAIL_ALIKE = 1, 2, 3, 4  # actions that make the worker fail
+IN_BOTH_CONTEXTS = pytest.mark.parametrize("envs", CONTEXTS, indirect=True)
+EXIT, HANG, FAIL, FAIL_ALIKE = 1, 2, 3, 4  # actions that do something else to the worker
 
 
 class Mortal(gym.Wrapper):
@@ -49,9 +50,11 @@ def make() -> gym.Env:
     return Mortal(gym.make("SearchQA-Toy-v0"))
 
 
-@pytest.fixture(params=CONTEXTS)
+@pytest.fixture
 def envs(request: pytest.FixtureRequest) -> Iterator[WorkerFaults]:
-    envs = WorkerFaults(AsyncVectorEnv([make] * 3, context=request.param))
+    """Three rows in forked workers, or as ``IN_BOTH_CONTEXTS`` says; spawned ones start slowly."""
+    context = getattr(request, "param", "fork")
+    envs = WorkerFaults(AsyncVectorEnv([make] * 3, context=context))
     envs.reset(seed=0)
     yield envs
     close_twice(envs)
@@ -73,6 +76,7 @@ def step(envs: gym.vector.VectorEnv, *actions: int) -> Any:
     return envs.step(np.array(actions))
 
 
+@IN_BOTH_CONTEXTS
 def test_without_a_fault_nothing_changes(envs):
     plain = AsyncVectorEnv([make] * 3, context="fork")
     first, second = envs.reset(seed=5), plain.reset(seed=5)
@@ -94,6 +98,7 @@ def test_death_between_two_steps(envs):
         step(envs, FILLER, FILLER, FILLER)
 
 
+@IN_BOTH_CONTEXTS
 def test_death_in_the_middle_of_a_step(envs):
     with pytest.raises(WorkerDiedError, match=r"Expected 3 workers .* worker 2 exited with code 3"):
         step(envs, FILLER, FILLER, EXIT)
@@ -147,6 +152,7 @@ def test_a_worker_that_dies_with_the_permit_does_not_block_the_others():
     close_twice(envs)
 
 
+@IN_BOTH_CONTEXTS
 def test_workers_that_hang_are_ended_with_the_dead(envs):
     with pytest.raises(WorkerDiedError, match="worker 1 exited with code 3"):
         step(envs, HANG, EXIT, FILLER)
@@ -163,6 +169,7 @@ def test_errors_of_an_environment_propagate(envs, action, error):
         step(envs, FILLER, FILLER, FILLER)
 
 
+@IN_BOTH_CONTEXTS
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_close_after_an_error_of_an_environment(envs):
     with pytest.raises(KeyError, match="no such luck"):

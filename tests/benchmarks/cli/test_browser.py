@@ -17,6 +17,7 @@ from search_env.benchmarks.players.factory import make_agent
 from search_env.benchmarks.question_sets.registry import get_benchmark
 from search_env.benchmarks.run import run
 from search_env.cli.main import app
+from tests.work import HANGS_AFTER
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 WORLD = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
@@ -45,14 +46,17 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture
-def window(report):
+def window(request):
+    """The report in a browser; it is only made where there is one."""
     sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine")
+    report = request.getfixturevalue("report")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.set_default_timeout(1000 * HANGS_AFTER)
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(report.as_uri())
