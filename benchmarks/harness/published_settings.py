@@ -28,7 +28,7 @@ SYSTEMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Arguments of the environment by published system."""
 
-RULES_DIGESTS = MappingProxyType({"r1-searcher": "6a4544ea1917", "search-r1": "c686c953a66d"})
+RULES_DIGESTS = MappingProxyType({"r1-searcher": "f675523638d5", "search-r1": "0a06d5002349"})
 POOL = "bm25-pool81k"
 POOL_DIGEST = "d7041fa21f54"
 

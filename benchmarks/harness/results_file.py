@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
+from search_env.benchmarks.harness.rules import DIGITS, FORMER_RULES_DIGESTS
 from search_env.datasets.streaming import open_binary
 from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import atomic_path
@@ -195,6 +196,7 @@ def _parse(path: Path, content: bytes) -> Results:
             f"Expected {path} to be a file of results of version {VERSION}, got "
             f"{header.get(_MARK, 'another kind of file')}. Write one with search-env bench."
         )
+    header = with_current_rules(path, header)
     episodes = [_played(path, n, _decode(path, n, line)) for n, line in enumerate(lines[1:], 2)]
     by_key = {(result.index, result.sample): result for result in episodes}
     if len(by_key) < len(episodes):
@@ -203,6 +205,29 @@ def _parse(path: Path, content: bytes) -> Results:
             f"{len(by_key)} episodes. It was joined from several files; delete the copies."
         )
     return Results(path, header, tuple(by_key[key] for key in sorted(by_key)))
+
+
+def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """Return a header with the digest that its rules have today, and the former one beside it.
+
+    Rules without an entry in
+    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are.
+
+    Args:
+        path: Where the header stands, for the warning about a former digest.
+        header: Of a file of results, or a line of a store of scores.
+    """
+    former = header.get("digests", {}).get("rules")
+    if former not in FORMER_RULES_DIGESTS:
+        return header
+    current = FORMER_RULES_DIGESTS[former]
+    warnings.warn(
+        f"{path} names its rules by a former digest, {former[:DIGITS]}; the same rules now have "
+        f"the digest {current[:DIGITS]}. Its scores are read under that one.",
+        stacklevel=4,
+    )
+    digests = {**header["digests"], "rules": current}
+    return {**header, "digests": digests, "formerly": {"rules": former}}
 
 
 def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 ``musique-dev/r1-searcher/bm25-pool81k/v1`` reads: the questions, whose tags, prompt and limits,
 retriever and corpus, and a number that changes with any of these. Scores under different ids never
 share a column. What an id stands for is pinned by digests: of the questions with their answers, of
-the corpus, and of the rules (tags, prompts, document layout and limits), so that a file that
+the corpus, and of the rules (:mod:`search_env.benchmarks.harness.rules`), so that a file that
 changed under an id is an error and not another number.
 
 An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``. What departs
@@ -13,9 +13,6 @@ from greedy decoding or from all questions says so behind an ``@``
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,20 +20,17 @@ from types import MappingProxyType
 from typing import Any
 
 from search_env.benchmarks.harness.errors import DigestMismatchError
+from search_env.benchmarks.harness.rules import DIGITS, json_digest, rules_digest
 from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.envs.loading import load_questions
 from search_env.envs.registration import ENVIRONMENTS
 from search_env.errors import ConfigurationError, DataNotFoundError
 from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.metrics.answers import R1_SEARCHER
 from search_env.paths import DATA_VARIABLE, data_dir
-from search_env.protocols.protocol import Protocol
 from search_env.types import Question
 
 NO_CORPUS = "bm25-own"
 """The retrieval of protocols whose corpus is the user's to bring."""
-DIGITS = 12
-"""Hexadecimal digits of a digest that ids and tables show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +48,8 @@ class BenchmarkProtocol:
             agent's.
         questions_digest: First digits of :func:`questions_digest`; "" where it is not pinned.
         corpus_digest: First digits of the corpus's digest; "" where it is not pinned.
-        rules_digest: First digits of :func:`rules_digest`.
+        rules_digest: First digits of
+            :func:`~search_env.benchmarks.harness.rules.rules_digest`.
         note: What a reader must know; one sentence or two.
     """
 
@@ -205,30 +200,4 @@ _REMEDIES = {
 
 def questions_digest(questions: Sequence[Question]) -> str:
     """Return the SHA-256 over ids, texts and answers in order, as 64 hexadecimal digits."""
-    rows = [[question.id, question.text, *question.answers] for question in questions]
-    return _sha(rows)
-
-
-def rules_digest(protocol: Protocol, max_tokens: int) -> str:
-    """Return the SHA-256 over tags, prompts, layout, limits, faults' consequences and scoring.
-
-    Args:
-        protocol: With its limits.
-        max_tokens: The longest context; an agent's own may be shorter.
-    """
-    content = {
-        field.name: getattr(protocol, field.name)
-        for field in dataclasses.fields(protocol)
-        if field.name not in ("name", "source") and not callable(getattr(protocol, field.name))
-    }
-    content["tags"] = protocol.tag_texts
-    content["faults"] = sorted((kind.value, then.value) for kind, then in protocol.faults.items())
-    content["cleaning"] = [protocol.clean_question.__name__, protocol.clean_query.__name__]
-    content["max_tokens"] = max_tokens
-    content["scoring"] = R1_SEARCHER.name
-    return _sha(content)
-
-
-def _sha(content: object) -> str:
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return json_digest([[q.id, q.text, *q.answers] for q in questions])

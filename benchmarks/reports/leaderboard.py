@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from search_env.benchmarks.harness.errors import ResultsError
-from search_env.benchmarks.harness.results_file import IDENTITY, Results
+from search_env.benchmarks.harness.results_file import IDENTITY, Results, with_current_rules
 from search_env.benchmarks.harness.scores import MEASURES, score
 from search_env.benchmarks.reports.measurement_page import table
 from search_env.benchmarks.reports.published_scores import PUBLISHED, Published
-from search_env.benchmarks.reports.tables import agent_label, cell
+from search_env.benchmarks.reports.tables import agent_label, cell, digests_line
 from search_env.metrics.statistics import Interval
 from search_env.paths import atomic_path
 
@@ -102,7 +102,8 @@ def leaderboard(entries: Sequence[Entry], published: Sequence[Published] = PUBLI
             ]
             for entry in own
         ]
-        parts.append(f"## {id}\n")
+        lines = dict.fromkeys(digests_line(entry.header) for entry in own)
+        parts.append(f"## {id}\n\n" + "\n".join(lines) + "\n")
         parts.append(table(["agent", "questions", *columns, "date"], rows) + "\n")
         parts.append("```\n" + "\n".join(str(e.header["command"]) for e in own) + "\n```\n")
     head = ["system", "metric", "setting", "MuSiQue", "Bamboogle", "source"]
@@ -141,4 +142,4 @@ def _entry(path: Path, number: int, line: str) -> Entry:
             f"{path}, line {number}: expected scores as the leaderboard writes "
             f"them, got {line[:60]!r} ({type(error).__name__}). Delete the line and score again."
         ) from error
-    return Entry(row, questions, measures)
+    return Entry(with_current_rules(path, row), questions, measures)

@@ -21,6 +21,7 @@ from search_env.benchmarks.reports.tables import (
     GROUPED,
     agent_label,
     breakdowns,
+    digests_line,
     endings_line,
     judge_line,
     sample_line,
@@ -107,8 +108,7 @@ def _note(agents: Mapping[str, Results]) -> str:
     """Return what a reader must know of the protocol, and what was played."""
     header = next(iter(agents.values())).header
     protocol = all_benchmarks().get(header["protocol"].partition("@")[0])
-    digests = (f"{what} {header['digests'][what][:12]}" for what in ("questions", "corpus"))
-    return f"{protocol.note if protocol else ''} Digests: {', '.join(digests)}.".strip()
+    return f"{protocol.note if protocol else ''} {digests_line(header)}".strip()
 
 
 def _commands(agents: Mapping[str, Results]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search_env.benchmarks.harness.results_file import Results, by_question
+from search_env.benchmarks.harness.rules import DIGITS
 from search_env.benchmarks.harness.scores import (
     MEASURES,
     Groups,
@@ -30,11 +31,21 @@ GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searc
 """Measures that are shown of groups of questions."""
 
 
-def agent_label(header: Mapping[str, object]) -> str:
+def agent_label(header: Mapping[str, Any]) -> str:
     """Return what an agent is called in a table: its name, with its ablation."""
     agent = header["agent"]
     name = str(agent["name"]) if isinstance(agent, dict) else str(agent)
     return f"{name}, {header['ablation']}" if header.get("ablation") else name
+
+
+def digests_line(header: Mapping[str, Any]) -> str:
+    """Return the first digits of what a score was made with, former digests in parentheses."""
+    formerly = header.get("formerly", {})
+    parts = []
+    for what, digest in header["digests"].items():
+        former = f" (formerly {formerly[what][:DIGITS]})" if what in formerly else ""
+        parts.append(f"{what} {digest[:DIGITS]}{former}")
+    return f"Digests: {', '.join(parts)}."
 
 
 def score_table(results: Mapping[str, Results]) -> Table:

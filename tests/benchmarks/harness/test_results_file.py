@@ -11,6 +11,7 @@ import pytest
 from search_env.agents.baselines.scripted import make_baseline
 from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
 from search_env.benchmarks.harness.results_file import EpisodeResult, ResultsWriter, read_results
+from search_env.benchmarks.harness.rules import FORMER_RULES_DIGESTS
 from search_env.errors import DataNotFoundError
 from search_env.evaluation.evaluate import evaluate
 
@@ -146,6 +147,32 @@ def test_an_episode_twice(tmp_path, records):
     path.write_bytes(b"".join([*lines, lines[1]]))
     with pytest.raises(ResultsError, match="2 lines of 1 episodes"):
         read_results(path)
+
+
+def test_a_former_rules_digest_is_read_as_todays_and_said(tmp_path, records):
+    former, current = next(iter(FORMER_RULES_DIGESTS.items()))
+    old = {**HEADER, "digests": {"questions": "a", "rules": former}}
+    new = {**HEADER, "digests": {"questions": "a", "rules": current}}
+    path = tmp_path / "r.jsonl"
+    ResultsWriter(path, old).close()
+    with pytest.warns(UserWarning, match=f"{former[:12]}.*{current[:12]}"):
+        header = read_results(path).header
+    assert (header["digests"], header["formerly"]) == (new["digests"], {"rules": former})
+    with pytest.warns(UserWarning, match="former digest"):
+        writer = ResultsWriter(path, new)
+    with writer:
+        writer.write(played(records, (0, 0))[0])
+    with pytest.warns(UserWarning, match="former digest"):
+        assert len(read_results(path).episodes) == 1
+
+
+def test_an_unknown_rules_digest_is_another_runs(tmp_path):
+    path = tmp_path / "r.jsonl"
+    ResultsWriter(path, {**HEADER, "digests": {"rules": "0" * 64}}).close()
+    assert "formerly" not in read_results(path).header
+    current = next(iter(FORMER_RULES_DIGESTS.values()))
+    with pytest.raises(ResultsMismatchError, match="results of digests"):
+        ResultsWriter(path, {**HEADER, "digests": {"rules": current}})
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no flock")
