@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from search_env.cli.console import check_output, open_console, progress_bar, say
 
@@ -20,50 +21,6 @@ if TYPE_CHECKING:
     from search_env.benchmarks.players.base import BenchmarkAgent
 
 _INTERRUPTED = 130
-
-ProtocolId = Annotated[str | None, typer.Argument(help="What is played; left out, all are listed.")]
-AgentName = Annotated[
-    str,
-    typer.Option(help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."),
-]
-OutFile = Annotated[
-    Path | None, typer.Option(help="File of results; by default named in runs/bench.")
-]
-Episodes = Annotated[
-    Path | None, typer.Option(help="File to record whole episodes in, for search-env view.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")]
-AblationName = Annotated[str | None, typer.Option(help="no-documents or shuffled-documents.")]
-Samples = Annotated[int, typer.Option(min=1, help="Episodes of each question.")]
-Temperature = Annotated[float, typer.Option(min=0.0, help="0 is greedy.")]
-TopP = Annotated[float, typer.Option(help="Share of the probability that is kept.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of environment and agent.")]
-Corpus = Annotated[
-    str | None, typer.Option(help="Your own corpus; the id then names it by its digest.")
-]
-Questions = Annotated[
-    str | None, typer.Option(help="Your own questions; the id then names them so.")
-]
-TrainedOn = Annotated[
-    list[str] | None,
-    typer.Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
-]
-Tokenizer = Annotated[str | None, typer.Option(help="Tokenizer of a model or an endpoint.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Context of a model.")]
-Prompt = Annotated[str | None, typer.Option(help="Prompt of a model: base or its family.")]
-NumEnvs = Annotated[int | None, typer.Option(help="Episodes of a model side by side.")]
-Dtype = Annotated[str | None, typer.Option(help="Type of a model: fp32 or bf16.")]
-Model = Annotated[str | None, typer.Option(help="Name of an endpoint's model.")]
-Api = Annotated[str | None, typer.Option(help="API of an endpoint: completions, chat or tokens.")]
-Concurrency = Annotated[
-    int | None, typer.Option(help="Episodes of an endpoint or a function at a time.")
-]
-Timeout = Annotated[float | None, typer.Option(help="Seconds for a reply of an endpoint.")]
-Retries = Annotated[int | None, typer.Option(help="Further tries with an endpoint.")]
-Judge = Annotated[
-    str | None, typer.Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
-]
-JudgeModel = Annotated[str | None, typer.Option(help="Name of the judge's model.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,31 +34,53 @@ def register(app: typer.Typer) -> None:
 
 def bench_command(
     context: typer.Context,
-    protocol_id: ProtocolId = None,
-    agent: AgentName = "question-as-query",
-    out: OutFile = None,
-    episodes: Episodes = None,
-    limit: Limit = None,
-    ablation: AblationName = None,
-    samples: Samples = 1,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
-    corpus: Corpus = None,
-    questions: Questions = None,
-    trained_on: TrainedOn = None,
-    tokenizer: Tokenizer = None,
-    max_tokens: MaxTokens = None,
-    prompt: Prompt = None,
-    num_envs: NumEnvs = None,
-    dtype: Dtype = None,
-    model: Model = None,
-    api: Api = None,
-    concurrency: Concurrency = None,
-    timeout: Timeout = None,
-    retries: Retries = None,
-    judge: Judge = None,
-    judge_model: JudgeModel = None,
+    protocol_id: Annotated[
+        str | None, typer.Argument(help="What is played; left out, all are listed.")
+    ] = None,
+    agent: Annotated[
+        str,
+        Option(help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."),
+    ] = "question-as-query",
+    out: Annotated[
+        Path | None, Option(help="File of results; by default named in runs/bench.")
+    ] = None,
+    episodes: Annotated[
+        Path | None, Option(help="File to record whole episodes in, for search-env view.")
+    ] = None,
+    limit: Annotated[int | None, Option(min=1, help="Only the first N questions.")] = None,
+    ablation: Annotated[str | None, Option(help="no-documents or shuffled-documents.")] = None,
+    samples: Annotated[int, Option(min=1, help="Episodes of each question.")] = 1,
+    temperature: Annotated[float, Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, Option(help="Share of the probability that is kept.")] = 1.0,
+    seed: Annotated[int, Option(min=0, help="Seed of environment and agent.")] = 0,
+    corpus: Annotated[
+        str | None, Option(help="Your own corpus; the id then names it by its digest.")
+    ] = None,
+    questions: Annotated[
+        str | None, Option(help="Your own questions; the id then names them so.")
+    ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
+    ] = None,
+    tokenizer: Annotated[str | None, Option(help="Tokenizer of a model or an endpoint.")] = None,
+    max_tokens: Annotated[int | None, Option(help="Context of a model.")] = None,
+    prompt: Annotated[str | None, Option(help="Prompt of a model: base or its family.")] = None,
+    num_envs: Annotated[int | None, Option(help="Episodes of a model side by side.")] = None,
+    dtype: Annotated[str | None, Option(help="Type of a model: fp32 or bf16.")] = None,
+    model: Annotated[str | None, Option(help="Name of an endpoint's model.")] = None,
+    api: Annotated[
+        str | None, Option(help="API of an endpoint: completions, chat or tokens.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, Option(help="Episodes of an endpoint or a function at a time.")
+    ] = None,
+    timeout: Annotated[float | None, Option(help="Seconds for a reply of an endpoint.")] = None,
+    retries: Annotated[int | None, Option(help="Further tries with an endpoint.")] = None,
+    judge: Annotated[
+        str | None, Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
+    ] = None,
+    judge_model: Annotated[str | None, Option(help="Name of the judge's model.")] = None,
 ) -> None:
     """Score an agent under a protocol; a run that was stopped goes on where it was."""
     if protocol_id is None:

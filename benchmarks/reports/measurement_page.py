@@ -1,4 +1,4 @@
-"""How measurements are written down: circumstances, tables of figures, intervals over seeds.
+"""How measurements are written down: run_provenance, tables of figures, intervals over seeds.
 
 Every result names its command, date, versions and machine; nothing here measures anything.
 """
@@ -8,18 +8,23 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from search_env.metrics.statistics import t_quantile
+from search_env.paths import DATA_VARIABLE
 from search_env.provenance import run_provenance, versions
+
+DATA_PREFIX = f"{DATA_VARIABLE}=..."
+"""How commands say that they need the data folder."""
 
 
 def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:
-    """Return a result's title and the circumstances of its measurement.
+    """Return a result's title and the run_provenance of its measurement.
 
     Args:
         title: What was measured.
@@ -40,11 +45,48 @@ def heading(title: str, command: str, packages: Sequence[str], threads: int = 1)
     )
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a measurement's command line: its module's first line, and ``--output``."""
-    made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
+    """Return a measurement's command line: the first line of its docstring, and ``--output``.
+
+    Args:
+        doc: Docstring of the module.
+        module: Name under which ``python -m`` runs it: its ``__spec__.name``.
+    """
+    made = argparse.ArgumentParser(f"python -m {module}", description=(doc or "").splitlines()[0])
     made.add_argument("--output", type=Path, help="Markdown file to write")
     return made
+
+
+def measure(
+    options: argparse.ArgumentParser,
+    title: str,
+    packages: Sequence[str],
+    page: Callable[[argparse.Namespace], str],
+    *,
+    arguments: Sequence[str] | None = None,
+    positional: str = "",
+) -> None:
+    """Read a measurement's command line, take the measurement and publish it.
+
+    Args:
+        options: From :func:`parser`, with the measurement's own options.
+        title: What is measured.
+        packages: Distributions whose versions matter, beside this one.
+        page: Measures, and returns the Markdown below the heading.
+        arguments: The command line; None for the process's.
+        positional: Name of the argument that is no option, if there is one.
+    """
+    args = options.parse_args(arguments)
+    words = [DATA_PREFIX] if DATA_VARIABLE in os.environ else []
+    words.append(options.prog)
+    for name, value in vars(args).items():
+        if value is None or value is False or isinstance(value, Path):
+            continue
+        words += [] if name == positional else [f"--{name.replace('_', '-')}"]
+        values = value if isinstance(value, list) else [value] * (value is not True)
+        words += [shlex.quote(f"{x:g}" if isinstance(x, float) else str(x)) for x in values]
+    head = heading(title, " ".join(words), ["search-env", *packages], getattr(args, "threads", 1))
+    publish(f"{head}\n{page(args)}", args.output)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

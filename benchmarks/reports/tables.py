@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from search_env.benchmarks.harness.results_file import Results, by_question
 from search_env.benchmarks.harness.rules import DIGITS
 from search_env.benchmarks.harness.scores import (
     MEASURES,
-    Groups,
     Scores,
     group,
     majority,
@@ -29,6 +28,20 @@ COUNTS = ("searches", "policy tokens")
 _BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
 GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
 """Measures that are shown of groups of questions."""
+
+
+class Scored(Protocol):
+    """Scores of some episodes, or a stored entry of them."""
+
+    @property
+    def questions(self) -> int:
+        """How many questions."""
+        ...
+
+    @property
+    def measures(self) -> Mapping[str, Interval | None]:
+        """By the names of :data:`~search_env.benchmarks.harness.scores.MEASURES`."""
+        ...
 
 
 def agent_label(header: Mapping[str, Any]) -> str:
@@ -60,15 +73,12 @@ def score_table(results: Mapping[str, Results]) -> Table:
 
 def breakdowns(results: Results) -> dict[str, dict[str, Scores]]:
     """Return the scores of each group of questions, by the title of each way to group them."""
-    grouped: dict[str, Groups] = {
-        title: group(results.episodes, key)
-        for title, key in question_set_of(results.header["protocol"]).groups.items()
-    }
-    return {
-        title: {name: score(episodes) for name, episodes in groups.items()}
-        for title, groups in grouped.items()
-        if len(groups) > 1
-    }
+    scores: dict[str, dict[str, Scores]] = {}
+    for title, key in question_set_of(results.header["protocol"]).groups.items():
+        groups = group(results.episodes, key)
+        if len(groups) > 1:
+            scores[title] = {name: score(episodes) for name, episodes in groups.items()}
+    return scores
 
 
 def breakdown_tables(results: Results) -> list[Table]:
@@ -114,21 +124,21 @@ def cost_line(results: Results) -> str:
 
 
 def score_rows(
-    scores: Mapping[str, Scores], first: str, measures: Sequence[str]
+    scores: Sequence[tuple[str, Scored]], first: str, measures: Sequence[str]
 ) -> list[list[str]]:
     """Return header and rows of a table.
 
     Args:
-        scores: Scores by the name of a row.
+        scores: Label and scores of each row.
         first: Header of the first column.
         measures: Columns; those that no row has are left out.
     """
-    measured = _measured(scores.values(), measures)
+    columns = _measured(scores, measures)
     rows = [
-        [name, f"{row.questions:,}", *(cell(row.measures[m], m) for m in measured)]
-        for name, row in scores.items()
+        [label, f"{row.questions:,}", *(cell(row.measures[m], m) for m in columns)]
+        for label, row in scores
     ]
-    return [[first, "questions", *measured], *rows]
+    return [[first, "questions", *columns], *rows]
 
 
 def cell(value: Interval | None, measure: str = "") -> str:
@@ -139,10 +149,9 @@ def cell(value: Interval | None, measure: str = "") -> str:
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
-def _measured(scores: Iterable[Scores], measures: Sequence[str]) -> list[str]:
+def _measured(scores: Sequence[tuple[str, Scored]], measures: Sequence[str]) -> list[str]:
     """Return those measures that some scores have, in order."""
-    rows = list(scores)
-    return [m for m in MEASURES if m in measures and any(row.measures[m] for row in rows)]
+    return [m for m in MEASURES if m in measures and any(row.measures[m] for _, row in scores)]
 
 
 def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) -> Table:
@@ -150,14 +159,13 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
     from rich.table import Table
     from rich.text import Text
 
-    measured = _measured(scores.values(), measures)
+    columns = _measured(list(scores.items()), measures)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold", min_width=10)
-    table.add_column("n", justify="right", no_wrap=True)
-    for name in measured:
+    for name in ("n", *columns):
         table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for name, row in scores.items():
-        pairs = [(count_cell if m in COUNTS else score_cell)(row.measures[m]) for m in measured]
+        pairs = [(count_cell if m in COUNTS else score_cell)(row.measures[m]) for m in columns]
         cells = [f"{mean}\n[dim]{interval}[/dim]" for mean, interval in pairs]
         table.add_row(Text(name), f"{row.questions:,}", *cells)
     return table

@@ -94,11 +94,6 @@ def nanoseconds(call: Callable[[], object]) -> int:
     return time.perf_counter_ns() - start
 
 
-def median_us(call: Callable[[], object], repeats: int) -> str:
-    """Return the median microseconds of a call as a figure."""
-    return f"{np.median([nanoseconds(call) for _ in range(repeats)]) / 1e3:,.1f}"
-
-
 def in_turn(calls: Sequence[Callable[[], Any]], repeats: int) -> NDArray[Any]:
     """Return what the calls return, each called once a round: ``(repeats, len(calls), ...)``."""
     return np.array([[call() for call in calls] for _ in range(repeats)])

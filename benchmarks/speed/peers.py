@@ -14,6 +14,7 @@ environments are timed.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import heapq
 import json
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.measure import data_folder
 from search_env.benchmarks.speed.published_trajectories import (
     FILES,
@@ -287,8 +288,9 @@ def check(done: Pass, episodes: Sequence[Replayed]) -> None:
         )
 
 
-def result(data: Path, repeats: int) -> str:
+def page(args: argparse.Namespace) -> str:
     """Measure everything and return the table."""
+    data, repeats = data_folder(), args.repeats
     path = str(data / "tokenizers" / "qwen2.json.xz")
     tokenizer = load_tokenizer(path)
     episodes = load_episodes(data, tokenizer)
@@ -333,18 +335,8 @@ figures; ours hands out views (`copy=False`).
 """
 
 
-def main() -> None:
-    """Measure, print and write."""
-    options = parser(__doc__)
-    options.add_argument("--repeats", type=int, default=7, help="passes of each system")
-    args = options.parse_args()
-    command = (
-        f"SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.peers --repeats {args.repeats}"
-    )
-    packages = ("search-env", "gem-llm", "gymnasium", "numpy", "tokenizers")
-    head = heading("Environment time of an episode, beside GEM", command, packages)
-    publish(f"{head}\n{result(data_folder(), args.repeats)}", args.output)
-
-
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--repeats", type=int, default=7, help="passes of each system")
+    packages = ["gem-llm", "gymnasium", "numpy", "tokenizers"]
+    measure(options, "Environment time of an episode, beside GEM", packages, page)

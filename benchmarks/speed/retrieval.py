@@ -17,6 +17,7 @@ is compared with that of bm25s's NumPy back end: scores within 1e-4.
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import sys
@@ -32,7 +33,7 @@ import numpy as np
 import Stemmer
 from numpy.typing import NDArray
 
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.retrieval import BM25Retriever
 from search_env.types import Document
 
@@ -129,7 +130,7 @@ def open_bm25s(index: Path, vocabulary: dict[str, int], backend: str) -> Search:
     return search
 
 
-def measure(
+def time_queries(
     make: Callable[[], Search], texts: Sequence[str]
 ) -> tuple[NDArray[np.float64], list[list[float]]]:
     """Return seconds and scores of each query; the first includes making the searcher."""
@@ -155,7 +156,7 @@ def compare(index: Path, texts: Sequence[str]) -> str:
     reference: list[list[float]] = []
     base = 0.0
     for name, make in {**systems, "search_env": partial(open_ours, index)}.items():
-        seconds, scores = measure(make, texts)
+        seconds, scores = time_queries(make, texts)
         median = float(np.median(seconds[1:]))
         reference, base = reference or scores, base or median
         for text, expected, got in zip(texts, reference, scores, strict=True):
@@ -186,23 +187,26 @@ def run(words: Words, num_passages: int) -> str:
     )
 
 
-def main() -> None:
-    """Run the measurement from the command line."""
-    options = parser(__doc__)
-    options.add_argument("passages", type=int, nargs="+", help="corpus sizes, smallest first")
-    args = options.parse_args()
-    command = f"python -m search_env.benchmarks.speed.retrieval {' '.join(map(str, args.passages))}"
-    text = heading("Speed of BM25 retrieval", command, ["numpy", "bm25s", "PyStemmer", "numba"])
-    text += (
-        f"\nLatency of one query, k={K}, over {NUM_QUERIES:,} queries on a synthetic corpus (the "
+def page(args: argparse.Namespace) -> str:
+    """Measure all sizes and return the tables."""
+    words = Words()
+    return (
+        f"Latency of one query, k={K}, over {NUM_QUERIES:,} queries on a synthetic corpus (the "
         "script describes it). bm25s searches the same matrix and returns row numbers; search_env "
         "returns documents, and where the page cache has lost their text that is a disk read, seen "
         "in its first answer and p99. Top-5 scores of all systems agree within 1e-4 on every "
         "query. p50 and p99 leave out the first answer; the sum holds it, with opening and "
         "compiling (numba compiles once in a process, hence in the first section).\n"
+        + "".join(run(words, size) for size in args.passages)
     )
-    words = Words()
-    publish(text + "".join(run(words, size) for size in args.passages), args.output)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("passages", type=int, nargs="+", help="corpus sizes, smallest first")
+    packages = ["numpy", "bm25s", "PyStemmer", "numba"]
+    measure(options, "Speed of BM25 retrieval", packages, page, positional="passages")
 
 
 if __name__ == "__main__":

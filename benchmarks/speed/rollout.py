@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from search_env.agents.rollouts.collect import collect, make_envs
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.scripted import (
     Script,
     ScriptedEngine,
@@ -140,7 +140,7 @@ def _write(
     return obs
 
 
-def measure(
+def play_in_turn(
     rows: int, questions: int, dtype: str, repeats: int, max_tokens: int, group: int
 ) -> tuple[list[Measured], list[Measured]]:
     """Return the runs of the engine and of ``generate``, taken in turn.
@@ -163,20 +163,20 @@ def measure(
     return engine, generate
 
 
-def rate(runs: Sequence[Measured]) -> float:
-    """Return the median of the tokens that the policy wrote in a second."""
-    return float(np.median([run.policy_tokens / run.seconds["total"] for run in runs]))
-
-
-def result(args: argparse.Namespace) -> str:
+def page(args: argparse.Namespace) -> str:
     """Measure everything and return the tables."""
+    torch.set_num_threads(args.threads)
     speeds, shares, lengths = [], [], ""
     for dtype in args.dtypes.split(","):
-        runs = measure(args.rows, args.questions, dtype, args.repeats, args.max_tokens, args.group)
+        runs = play_in_turn(
+            args.rows, args.questions, dtype, args.repeats, args.max_tokens, args.group
+        )
         totals = np.array([[run.seconds["total"] for run in own] for own in runs])
         times = totals[1] / totals[0]
         name = f"{dtype}, {args.rows} rows"
-        figures = [f"{rate(own):,.0f}" for own in runs] + [f"{np.median(times):.2f}"]
+        written = np.array([[run.policy_tokens for run in own] for own in runs])
+        rates = np.median(written / totals, axis=1)
+        figures = [*(f"{rate:,.0f}" for rate in rates), f"{np.median(times):.2f}"]
         speeds.append([name, *figures, f"{min(times):.2f} to {max(times):.2f}"])
         for contender, own in zip(("engine", "generate"), runs, strict=True):
             parts = own[-1].seconds
@@ -204,9 +204,8 @@ Tokens are the policy's alone. Medians of {args.repeats} rounds in turn. Target:
 PARTS = ("environment", "retrieval", "prefill", "decode", "generate")
 
 
-def main() -> None:
-    """Measure, print and write."""
-    options = parser(__doc__)
+if __name__ == "__main__":
+    options = parser(__doc__, __spec__.name)
     options.add_argument("--rows", type=int, default=64, help="sequences side by side")
     options.add_argument("--questions", type=int, default=32, help="one for each group")
     options.add_argument("--group", type=int, default=8, help="episodes of a question")
@@ -214,17 +213,4 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=3, help="rounds of each contender")
     options.add_argument("--max-tokens", type=int, default=4096, help="context")
     options.add_argument("--threads", type=int, default=1, help="threads of torch")
-    args = options.parse_args()
-    torch.set_num_threads(args.threads)
-    command = (
-        f"python -m search_env.benchmarks.speed.rollout --rows {args.rows} "
-        f"--questions {args.questions} "
-        f"--dtypes {args.dtypes} --repeats {args.repeats} --threads {args.threads}"
-    )
-    packages = ["search-env", "torch", "transformers", "numpy"]
-    head = heading("Rollouts", command, packages, args.threads)
-    publish(f"{head}\n{result(args)}", args.output)
-
-
-if __name__ == "__main__":
-    main()
+    measure(options, "Rollouts", ["torch", "transformers", "numpy"], page)

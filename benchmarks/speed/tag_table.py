@@ -8,6 +8,7 @@ file, is counted with the reading.
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.measure import data_folder, nanoseconds
 from search_env.paths import CACHE_VARIABLE
 from search_env.protocols.registry import get_protocol
@@ -53,20 +54,17 @@ def rows(repeats: int) -> Iterator[list[str]]:
             ]
 
 
-def main() -> None:
-    """Measure and publish."""
-    options = parser(__doc__)
-    options.add_argument("--repeats", type=int, default=5, help="medians are over this many")
-    args = options.parse_args()
-    command = "SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.tag_table"
-    head = heading("The tag automaton's table", command, ["search-env", "numpy", "tokenizers"])
+def page(args: argparse.Namespace) -> str:
+    """Measure and return the table."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ[CACHE_VARIABLE] = cache
         lines = list(rows(args.repeats))
     columns = ["vocabulary (ids), protocol", "states x classes", "MB", "build, ms", "read, ms"]
-    note = f"\nMedians of {args.repeats}. Targets: under 2 s and under 32 MB.\n\n"
-    publish(head + note + table(columns, lines) + "\n", args.output)
+    note = f"Medians of {args.repeats}. Targets: under 2 s and under 32 MB."
+    return f"{note}\n\n{table(columns, lines)}\n"
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--repeats", type=int, default=5, help="medians are over this many")
+    measure(options, "The tag automaton's table", ["numpy", "tokenizers"], page)

@@ -10,6 +10,7 @@ searches happen, and learns from it.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from search_env.agents.inference.engine import Engine
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.agents.models import with_lora
 from search_env.agents.rollouts.collect import make_envs
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.scripted import (
     STEP_PARTS,
     ScriptedEngine,
@@ -203,31 +204,36 @@ PARTS = {
 """Title, columns and rows of each part."""
 
 
+def page(args: argparse.Namespace) -> str:
+    """Measure and return the tables."""
+    sections = [f"GPU: {torch.cuda.get_device_name()}.\n"] if torch.cuda.is_available() else []
+    for part in args.part:
+        title, columns, measure_rows = PARTS[part]
+        rows = []
+        for shape in args.shape:
+            collect_garbage()
+            rows += measure_rows(shape, args.lora)
+        sections.append(f"## {title}\n\n{table(columns, rows)}\n")
+    return "\n".join(sections)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
-    options = parser(__doc__)
+    options = parser(__doc__, __spec__.name)
     options.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     options.add_argument("--shape", nargs="+", choices=SHAPES, default=["1.5b"])
-    options.add_argument("--tiny", action="store_true", help="as --shape tiny: seconds on a CPU")
+    options.add_argument(
+        "--tiny",
+        dest="shape",
+        action="store_const",
+        const=["tiny"],
+        help="as --shape tiny: seconds on a CPU",
+    )
     options.add_argument("--lora", action="store_true", help="adapters at every shape")
-    args = options.parse_args(arguments)
-    shapes = ["tiny"] if args.tiny else args.shape
-    if shapes != ["tiny"] and not torch.cuda.is_available():
+    if options.parse_args(arguments).shape != ["tiny"] and not torch.cuda.is_available():
         options.error("expected a GPU for these shapes, got none; pass --tiny")
-    command = f"python -m search_env.benchmarks.speed.throughput --shape {' '.join(shapes)}"
-    command += " --lora" if args.lora else ""
-    packages = ("search-env", "torch", "transformers", "numpy")
-    page = heading("Throughput at the shapes of Qwen2.5", command, packages)
-    if torch.cuda.is_available():
-        page += f"* GPU: {torch.cuda.get_device_name()}\n"
-    for part in args.part:
-        title, columns, measure = PARTS[part]
-        rows = []
-        for shape in shapes:
-            collect_garbage()
-            rows += measure(shape, args.lora)
-        page += f"\n## {title}\n\n{table(columns, rows)}\n"
-    publish(page, args.output)
+    packages = ["torch", "transformers", "numpy"]
+    measure(options, "Throughput at the shapes of Qwen2.5", packages, page, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A whole training step: rollouts with searches and an update, beside TRL's ``GRPOTrainer``.
+r"""A whole training step: rollouts with searches and an update, beside TRL's ``GRPOTrainer``.
 
 Run it in an environment that TRL is installed into::
 
-    pip install trl==1.16.0 datasets accelerate python -m search_env.benchmarks.speed.training_step
-    --output benchmarks/results/speed_training_step.md
+    pip install trl==1.16.0 datasets accelerate
+    python -m search_env.benchmarks.speed.training_step \
+        --output benchmarks/results/speed_training_step.md
 
 Both train the same model from the same weights with GRPO, one optimizer step for a batch of
 episodes. TRL plays them by its own tool loop (``tools=``): ``generate`` for all active rows, calls
@@ -28,7 +29,7 @@ from transformers import Qwen2ForCausalLM
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.learner import Learner, OptimizerConfig
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.scripted import (
     STEP_PARTS,
     ScriptedEngine,
@@ -109,17 +110,18 @@ def shares(measured: Measured, parts: Sequence[str]) -> list[str]:
     return [f"{share:.1%}" for share in [*sums, max(0.0, 1.0 - sum(sums))]]
 
 
-def result(args: argparse.Namespace) -> str:
+def page(args: argparse.Namespace) -> str:
     """Measure everything and return the tables."""
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", category=FutureWarning)
     work = Workload.of(args.rows, args.group, args.steps + 1, args.max_tokens)
-    speeds, own, peers, most = [], [], [], 0.0
+    speeds, own, most = [], [], 0.0
     for dtype in args.dtypes.split(","):
         ours = Ours(work, dtype, args.max_tokens)
         peer = train_with_trl(work, dtype, args.max_tokens, args.micro, ours.step)
         check(work, ours.measured, peer)
         speeds.append(speed_row(dtype, ours.measured, peer, work))
         own.append([dtype, *shares(ours.measured, STEP_PARTS)])
-        peers.append([dtype, *shares(peer, ("generate", "search"))])
         environment = sum(step["environment"] for step in ours.measured.parts[1:])
         most = max(most, environment / sum(ours.measured.seconds[1:]))
         read = ours.measured.read[-1] / args.rows
@@ -135,23 +137,16 @@ Tokens are the policy's alone. Target: {TARGET:g} times as fast, {HOPED:g} hoped
 
 {table(columns, speeds)}
 
-## Where the time goes in ours
+## Where the time goes here
 
 {table(["weights", *STEP_PARTS, "rest"], own)}
 
 The environment's own code takes at most {most:.1%} of a step (limit {ENVIRONMENT_LIMIT:.0%}).
-
-## Where the time goes in TRL
-
-{table(["weights", "generate", "search", "rest"], peers)}
-
-The rest is parsing and encoding between turns, log-probabilities, gradients and the optimizer.
 """
 
 
-def main() -> None:
-    """Measure, print and write."""
-    options = parser(__doc__)
+if __name__ == "__main__":
+    options = parser(__doc__, __spec__.name)
     options.add_argument("--rows", type=int, default=64, help="episodes of a step")
     options.add_argument("--group", type=int, default=8, help="episodes of a question")
     options.add_argument("--steps", type=int, default=3, help="steps of each, after one to warm up")
@@ -159,19 +154,6 @@ def main() -> None:
     options.add_argument("--micro", type=int, default=8, help="episodes in a micro-batch of TRL")
     options.add_argument("--max-tokens", type=int, default=3072, help="context")
     options.add_argument("--threads", type=int, default=1, help="threads of torch")
-    args = options.parse_args()
-    torch.set_num_threads(args.threads)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    command = (
-        f"python -m search_env.benchmarks.speed.training_step --rows {args.rows} "
-        f"--group {args.group} "
-        f"--steps {args.steps} --dtypes {args.dtypes} --micro {args.micro} "
-        f"--threads {args.threads}"
+    measure(
+        options, "A training step", ["torch", "transformers", "trl", "accelerate", "numpy"], page
     )
-    packages = ["search-env", "torch", "transformers", "trl", "accelerate", "numpy"]
-    head = heading("A training step", command, packages, args.threads)
-    publish(f"{head}\n{result(args)}", args.output)
-
-
-if __name__ == "__main__":
-    main()

@@ -70,7 +70,7 @@ class Measured:
 
     Attributes:
         seconds: Time of each step.
-        parts: Seconds by part, for each step.
+        parts: Seconds by part, for each step of this package.
         written: What the policy wrote in each episode of each step.
         read: Tokens of each step that were put in behind the prompts.
     """
@@ -118,11 +118,10 @@ class ScriptedModel(Qwen2ForCausalLM):
 
     scripts: Sequence[Script] = ()
     turn: int = 0
-    spent: float = 0.0
 
     def follow(self, scripts: Sequence[Script]) -> None:
         """Take the scripts of the next step."""
-        self.scripts, self.turn, self.spent = scripts, 0, 0.0
+        self.scripts, self.turn = scripts, 0
 
     def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
         """Generate the next turn of all rows that have one; the others are not asked."""
@@ -130,17 +129,12 @@ class ScriptedModel(Qwen2ForCausalLM):
         if len(turns) != len(input_ids):
             raise RuntimeError(f"Expected {len(turns)} rows with a turn, got {len(input_ids)}.")
         self.turn += 1
-        start = time.perf_counter()
         forced = forced_to(turns, input_ids.shape[1])
-        output: Tensor = super().generate(  # type: ignore[no-untyped-call]
-            input_ids=input_ids, logits_processor=forced, **options
-        )
-        self.spent += time.perf_counter() - start
-        return output
+        return super().generate(input_ids=input_ids, logits_processor=forced, **options)
 
 
-def search_tool(envs: SearchQAVectorEnv, spent: list[float]) -> Callable[[str], str]:
-    """Return the function that TRL calls; its seconds are appended to ``spent``."""
+def search_tool(envs: SearchQAVectorEnv) -> Callable[[str], str]:
+    """Return the function that TRL calls."""
     protocol, retriever = envs.protocol, envs.retriever
 
     def search(query: str) -> str:
@@ -149,15 +143,12 @@ def search_tool(envs: SearchQAVectorEnv, spent: list[float]) -> Callable[[str], 
         Args:
             query: What to look for.
         """
-        start = time.perf_counter()
         documents = retriever.search([protocol.clean_query(query.strip())], protocol.top_k)[0]
         body = "".join(
             protocol.document_rank.replace("{rank}", str(rank)) + protocol.document_text(document)
             for rank, document in enumerate(documents, 1)
         )
-        block: str = protocol.documents_prefix + body + protocol.documents_suffix
-        spent.append(time.perf_counter() - start)
-        return block
+        return protocol.documents_prefix + body + protocol.documents_suffix
 
     return search
 
@@ -186,7 +177,6 @@ def train_with_trl(
     from trl import GRPOTrainer
 
     measured = Measured()
-    searched: list[float] = []
     model = tiny_model(max_tokens, ScriptedModel)
 
     class Recorded(GRPOTrainer):
@@ -210,8 +200,8 @@ def train_with_trl(
             processing_class=chat_tokenizer(work.envs),
             reward_funcs=reward_of,
             train_dataset=_questions(work),
-            tools=[search_tool(work.envs, searched)],
-            callbacks=[_Turns(work, model, searched, measured, after)],
+            tools=[search_tool(work.envs)],
+            callbacks=[_Turns(work, model, measured, after)],
         )
         trainer.train()
     return measured
@@ -224,22 +214,18 @@ class _Turns(TrainerCallback):
         self,
         work: Workload,
         model: ScriptedModel,
-        searched: list[float],
         measured: Measured,
         after: Callable[[int], None],
     ) -> None:
-        self._work, self._model, self._searched = work, model, searched
+        self._work, self._model = work, model
         self._measured, self._after, self._start = measured, after, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._searched.clear()
         self._model.follow(self._work.scripts[state.global_step])
         self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._measured.seconds.append(time.perf_counter() - self._start)
-        spent = {"generate": self._model.spent, "search": sum(self._searched)}
-        self._measured.parts.append(spent)
         self._after(state.global_step - 1)
 
 

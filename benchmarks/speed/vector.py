@@ -10,6 +10,7 @@ rows wait at different times.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.measure import (
     LENGTH,
     TEXT,
@@ -143,21 +144,11 @@ def slow_retrieval(seconds: float) -> Iterator[list[str]]:
             yield [label, str(min_ready), str(threads), *figures]
 
 
-def main() -> None:
-    """Measure, print and write."""
-    options = parser(__doc__)
-    options.add_argument("--repeats", type=int, default=9, help="rounds of each contender")
-    options.add_argument("--seconds", type=float, default=3.0, help="of each slow-retriever run")
-    args = options.parse_args()
-    command = (
-        "SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.vector "
-        f"--repeats {args.repeats} --seconds {args.seconds:g}"
-    )
-    head = heading("The vector environment", command, ["search-env", "gymnasium", "numpy"])
+def page(args: argparse.Namespace) -> str:
+    """Measure and return the tables."""
     columns = ["tokenizer, rows", "us a step", "M tokens/s", "target", "copies", "`SyncVectorEnv`"]
     slow = ["policy takes", "min_ready", "threads", "lock-step, tokens/s", "`recv`, tokens/s"]
-    page = f"""{head}
-Contexts of L = {LENGTH:,}; medians of {args.repeats} rounds in turn.
+    return f"""Contexts of L = {LENGTH:,}; medians of {args.repeats} rounds in turn.
 
 ## Plain steps
 
@@ -176,7 +167,14 @@ times lock-step.
 
 {table([*slow, "times"], list(slow_retrieval(args.seconds)))}
 """
-    publish(page, args.output)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--repeats", type=int, default=9, help="rounds of each contender")
+    options.add_argument("--seconds", type=float, default=3.0, help="of each slow-retriever run")
+    measure(options, "The vector environment", ["gymnasium", "numpy"], page)
 
 
 if __name__ == "__main__":

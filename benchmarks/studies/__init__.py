@@ -1,1 +1,1 @@
-"""Experiments whose results are committed: learning, sweeps, training at size."""
+"""Experiments whose results are committed: learning, sweeps."""

@@ -8,13 +8,14 @@ k = 5, by kind of question.
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
 
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.measure import nanoseconds
 from search_env.retrieval import BM25Retriever
 from search_env.worlds.encyclopaedia import World
@@ -60,19 +61,16 @@ def retrieval(articles: int, count: int) -> str:
     return table([*columns, "question finds all supports, k = 5"], rows)
 
 
-def main() -> None:
-    """Measure and publish."""
-    options = parser(__doc__)
-    options.add_argument("--articles", type=int, default=10_000, help="size of the world searched")
-    options.add_argument("--questions", type=int, default=4_000, help="number of its questions")
-    args = options.parse_args()
-    command = "python -m search_env.benchmarks.studies.encyclopaedia"
-    command += f" --articles {args.articles} --questions {args.questions}"
-    head = heading("The procedural world", command, ["search-env", "numpy", "bm25s"])
-    page = f"{head}\n## Making it\n\n{generation()}\n\n"
-    page += f"## Searching in {args.articles:,} articles\n\n"
-    publish(page + retrieval(args.articles, args.questions) + "\n", args.output)
+def page(args: argparse.Namespace) -> str:
+    """Measure and return the tables."""
+    return (
+        f"## Making it\n\n{generation()}\n\n## Searching in {args.articles:,} articles\n\n"
+        f"{retrieval(args.articles, args.questions)}\n"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--articles", type=int, default=10_000, help="size of the world searched")
+    options.add_argument("--questions", type=int, default=4_000, help="number of its questions")
+    measure(options, "The procedural world", ["numpy", "bm25s"], page)

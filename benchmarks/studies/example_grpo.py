@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from search_env.agents.examples.grpo_search import Args, train
-from search_env.benchmarks.reports.measurement_page import heading, interval, publish, table
+from search_env.benchmarks.reports.measurement_page import interval, measure, parser, table
 
-PACKAGES = ("search-env", "torch", "transformers", "gymnasium", "numpy")
 SCORES = ("search_rate", "num_searches", "exact_match", "f1", "well_formed")
 
 
@@ -56,28 +54,26 @@ def report(results: list[Result]) -> str:
     return table(head, rows)
 
 
+def page(args: argparse.Namespace) -> str:
+    """Run all seeds and return the table."""
+    torch.set_num_threads(1)
+    results = [run(Args(seed=seed)) for seed in range(args.seeds)]
+    config = Args()
+    return f"""`agents/examples/grpo_search.py`: {config.steps} steps of {config.prompts} questions
+with {config.group_size} episodes each, reward `{config.reward}`; greedy episodes on
+{config.questions} validation questions of one and two hops. Seconds are of the whole run, both evaluations included; seconds of a shared machine are more than its CPU seconds.
+Intervals: 95 % t over seeds.
+
+{report(results)}
+"""
+
+
 def main() -> None:
     """Run all seeds, write the table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    parser.add_argument("--output", type=Path, help="file to write")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    head = heading(
-        "GRPO in one file, seed by seed",
-        "python -m search_env.benchmarks.studies.example_grpo",
-        PACKAGES,
-    )
-    results = [run(Args(seed=seed)) for seed in range(given.seeds)]
-    args = Args()
-    text = (
-        f"`agents/examples/grpo_search.py`: {args.steps} steps of {args.prompts} questions with "
-        f"{args.group_size} episodes each, reward `{args.reward}`;\ngreedy episodes on "
-        f"{args.questions} validation questions of one and two hops. Seconds are of the whole run, "
-        "both\nevaluations included; seconds of a shared machine are more than its CPU seconds. "
-        "Intervals: 95 % t over seeds.\n"
-    )
-    publish(f"{head}\n{text}\n{report(results)}\n", given.output)
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    packages = ["torch", "transformers", "gymnasium", "numpy"]
+    measure(options, "GRPO in one file, seed by seed", packages, page)
 
 
 if __name__ == "__main__":

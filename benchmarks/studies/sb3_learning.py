@@ -9,6 +9,7 @@ sampled episodes on questions that nobody trained on; intervals are t intervals 
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import NamedTuple, cast
 
@@ -16,9 +17,7 @@ import torch
 
 from search_env.agents.bridges.sb3_policy import CausalLMPolicy
 from search_env.agents.examples.sb3_tiny import Printer, Score, make_ppo, score
-from search_env.benchmarks.reports.measurement_page import heading, interval, parser, publish, table
-
-PACKAGES = ("search-env", "stable-baselines3", "torch", "transformers", "numpy")
+from search_env.benchmarks.reports.measurement_page import interval, measure, parser, table
 
 
 class SeedResult(NamedTuple):
@@ -61,23 +60,23 @@ def report(results: list[SeedResult]) -> str:
     )
 
 
+def page(args: argparse.Namespace) -> str:
+    """Run all seeds and return the table."""
+    torch.set_num_threads(1)
+    numbers = args.steps, args.rows, args.rollout, args.questions
+    return report([train_seed(seed, *numbers) for seed in range(args.seeds)])
+
+
 def main() -> None:
     """Run all seeds, write the table."""
-    options = parser(__doc__)
+    options = parser(__doc__, __spec__.name)
     options.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     options.add_argument("--steps", type=int, default=131_072, help="tokens to write in training")
     options.add_argument("--rows", type=int, default=16, help="episodes side by side")
     options.add_argument("--rollout", type=int, default=1024, help="tokens of each row an update")
     options.add_argument("--questions", type=int, default=256, help="to score by")
-    args = options.parse_args()
-    torch.set_num_threads(1)
-    command = "python -m search_env.benchmarks.studies.sb3_learning"
-    head = heading("Stable-Baselines3's PPO on the bundled base", command, PACKAGES)
-    results = [
-        train_seed(seed, args.steps, args.rows, args.rollout, args.questions)
-        for seed in range(args.seeds)
-    ]
-    publish(f"{head}\n{report(results)}", args.output)
+    packages = ["stable-baselines3", "torch", "transformers", "numpy"]
+    measure(options, "Stable-Baselines3's PPO on the bundled base", packages, page)
 
 
 if __name__ == "__main__":

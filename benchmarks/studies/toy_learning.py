@@ -12,6 +12,7 @@ Needs matplotlib for the plot.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +29,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from search_env.agents.examples.ppo_toy import SWITCH, Args, Progress, score, train
-from search_env.benchmarks.reports.measurement_page import heading, parser, publish, table
+from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow
@@ -229,16 +230,19 @@ def plot(curves: dict[str, list[Curve]], path: Path) -> None:
     figure.savefig(path)
 
 
-def result(curves: dict[str, list[Curve]], seeds: int, jobs: int) -> str:
-    """Return the result as Markdown, without its heading."""
+def page(args: argparse.Namespace) -> str:
+    """Train, draw, and return the table."""
+    curves = run_all(range(args.seeds), args.jobs)
+    if args.plot is not None:
+        plot(curves, args.plot)
     columns = ["contender", "steps to phase 2", "steps to .95", "seconds to .95"]
     columns += ["steps to .95, unseen", "return at the end", "return, unseen", "finds the document"]
-    return f"""
-`SearchQA-Toy-v0`, {seeds} seeds, {STEPS:,} steps each ({MASKED_STEPS:,} with masks), {jobs} runs at
-a time on one thread each; the learning rate falls to 0 over them. Return is F1 of the greedy policy
-over all 64 questions of a split: `train`, and `validation`, whose answers the policy never saw (a
-guess is worth 1/8 there). Mean and range over seeds; steps are those of the first score that
-reached it, one every {Args.num_envs * Args.num_steps * Args.score_every:,} steps.
+    return f"""`SearchQA-Toy-v0`, {args.seeds} seeds, {STEPS:,} steps each ({MASKED_STEPS:,} with
+masks), {args.jobs} runs at a time on one thread each; the learning rate falls to 0 over them.
+Return is F1 of the greedy policy over all 64 questions of a split: `train`, and `validation`, whose
+answers the policy never saw (a guess is worth 1/8 there). Mean and range over seeds; steps are
+those of the first score that reached it, one every
+{Args.num_envs * Args.num_steps * Args.score_every:,} steps.
 
 {table(columns, rows(curves))}
 
@@ -253,24 +257,10 @@ out of tokens as something that goes on and never answers: return 0 after 500,00
 """
 
 
-def main() -> None:
-    """Train, print, write and draw."""
-    options = parser(__doc__)
-    options.add_argument("--seeds", type=int, default=3)
+if __name__ == "__main__":
+    options = parser(__doc__, __spec__.name)
+    options.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     options.add_argument("--jobs", type=int, default=2, help="runs at a time")
     options.add_argument("--plot", type=Path, help="picture to write")
-    args = options.parse_args()
-    command = (
-        "python -m search_env.benchmarks.studies.toy_learning "
-        f"--seeds {args.seeds} --jobs {args.jobs}"
-    )
-    packages = ["search-env", "gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
-    curves = run_all(range(args.seeds), args.jobs)
-    head = heading("Learning on the toy", command, packages)
-    publish(head + result(curves, args.seeds, args.jobs), args.output)
-    if args.plot is not None:
-        plot(curves, args.plot)
-
-
-if __name__ == "__main__":
-    main()
+    packages = ["gymnasium", "torch", "stable-baselines3", "sb3-contrib"]
+    measure(options, "Learning on the toy", packages, page)

@@ -19,13 +19,12 @@ from search_env.benchmarks.players.base import TokenAgent
 from search_env.benchmarks.question_sets import registry
 from search_env.benchmarks.question_sets.registry import get_benchmark
 from search_env.benchmarks.reports import leaderboard as store
-from search_env.benchmarks.reports.leaderboard import leaderboard
+from search_env.benchmarks.reports.leaderboard import PUBLISHED, leaderboard
 from search_env.benchmarks.reports.pages import by_protocol, comparison_rows, report_markdown
-from search_env.benchmarks.reports.published_scores import PUBLISHED
 from search_env.benchmarks.reports.tables import agent_label
 from search_env.benchmarks.run import run
 from search_env.benchmarks.studies import sweep
-from search_env.benchmarks.studies.sweep import Row, play_row
+from search_env.benchmarks.studies.sweep import play_row
 from search_env.cli.main import app
 from search_env.envs.loading import _published_questions
 
@@ -201,7 +200,7 @@ def test_published_scores_name_metric_setting_and_source():
         assert row.metric
         assert row.setting
         assert row.source
-        assert all(value is None or 0 < value < 1 for value in (row.musique, row.bamboogle))
+        assert all(0 < value < 1 for value in (row.musique, row.bamboogle))
 
 
 # The sweep.
@@ -215,8 +214,8 @@ def test_the_sweep_plays_every_set_with_evidence():
 
 def test_a_section_prints_the_command_of_every_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [Row("oracle"), Row("oracle", "no-documents")]
-    text = report_markdown(by_protocol(play_row(ID, row, 5) for row in rows))
+    rows = [("oracle", None), ("oracle", "no-documents")]
+    text = report_markdown(by_protocol(play_row(ID, *row, 5) for row in rows))
     assert f"## {ID}@first5" in text
     assert "| oracle, no-documents | 5 |" in text
     assert f"search-env bench {ID} --agent oracle --ablation no-documents --limit 5" in text
@@ -227,7 +226,7 @@ def test_the_sweep_as_a_script(tmp_path, monkeypatch):
     """Without data the published sets are said not to have been run; the world is."""
     monkeypatch.delenv("SEARCH_ENV_DATA", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(sweep, "ROWS", (Row("oracle"), Row("closed-book")))
+    monkeypatch.setattr(sweep, "ROWS", (("oracle", None), ("closed-book", None)))
     _published_questions.cache_clear()  # other tests may have loaded them
     monkeypatch.chdir(tmp_path)
     names = ["--only", "bamboogle", "procedural_world", "--limit", "5", "--output", "p.md"]

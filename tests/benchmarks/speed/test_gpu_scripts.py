@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import torch
 from torch import nn
 
 from search_env.agents.rollouts.collect import collect, make_envs
-from search_env.agents.training import checkpoints
 from search_env.benchmarks.speed import throughput, training_step, trl_peer
 from search_env.benchmarks.speed.scripted import END, STEP_PARTS, ScriptedEngine, write_scripts
 from search_env.benchmarks.speed.throughput import (
@@ -23,7 +21,6 @@ from search_env.benchmarks.speed.throughput import (
 )
 from search_env.benchmarks.speed.training_step import Ours, check
 from search_env.benchmarks.speed.trl_peer import Measured, Workload
-from search_env.benchmarks.studies import train_large
 
 CPU = torch.device("cpu")
 
@@ -97,34 +94,6 @@ def test_large_shapes_want_a_gpu(monkeypatch, capsys):
     assert "pass --tiny" in capsys.readouterr().err
 
 
-# Training at size.
-
-
-def test_a_larger_model_in_tiny_mode(tmp_path, monkeypatch, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    train_large.main(["--tiny", "--folder", str(whole), "--output", str(tmp_path / "page.md")])
-    page = (tmp_path / "page.md").read_text()
-    assert "| before (0 steps) |" in page
-    assert "| after (2 steps) |" in page
-    assert "| one document | 4 |" in page
-    # Broken off after its third update, pretraining goes on as if it had not been.
-    monkeypatch.setattr(train_large, "_SLICE", 1)
-    looks = iter([True, True, True, False])
-    monkeypatch.setattr(train_large, "_left", lambda *_: next(looks, True))
-    argv = ["--tiny", "--folder", str(parts), "--stage", "pretrain"]
-    train_large.main(argv)
-    assert "not done" in capsys.readouterr().out.splitlines()[-1]
-    assert checkpoints.load(checkpoints.latest(parts / "pretrain")).step == 3
-    train_large.main(argv)
-    assert capsys.readouterr().out.splitlines()[-1] == "pretrain: done"
-    one, two = (
-        checkpoints.load(checkpoints.latest(folder / "pretrain")).weights
-        for folder in (whole, parts)
-    )
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert json.loads((parts / "pretrain.json").read_text())[-1]["updates"] == 4
-
-
 # A training step beside TRL's.
 
 
@@ -148,14 +117,13 @@ def test_our_side_does_the_work(work):
 
 def test_figures_are_medians_without_the_first_step(work):
     ours = Measured(seconds=[9.0, 1.0], parts=[{}, dict.fromkeys(STEP_PARTS, 0.1)])
-    peer = Measured(seconds=[9.0, 2.5], parts=[{}, {"generate": 1.0, "search": 0.25}])
+    peer = Measured(seconds=[9.0, 2.5])
     tokens = sum(map(len, work.tokens(1)))
     row = training_step.speed_row("fp32", ours, peer, work)
     assert row[1:3] == ["1.00", "2.50"]
     assert row[3:5] == [f"{tokens:,}", f"{tokens / 2.5:,.0f}"]
     assert row[5:] == ["2.50", "2.50 to 2.50"]
     assert training_step.shares(ours, STEP_PARTS) == [*["10.0%"] * 6, "40.0%"]
-    assert training_step.shares(peer, ("generate", "search")) == ["40.0%", "10.0%", "50.0%"]
 
 
 def test_the_chat_tokenizer_speaks_the_protocol(work):
@@ -170,7 +138,7 @@ def test_the_chat_tokenizer_speaks_the_protocol(work):
     parsed = tokenizer.parse_response(turn, prefix=prompt)
     (call,) = parsed["tool_calls"]
     assert call["function"] == {"name": "search", "arguments": {"query": question.hops[0].query}}
-    block = trl_peer.search_tool(envs, [])(question.hops[0].query)
+    block = trl_peer.search_tool(envs)(question.hops[0].query)
     assert block.startswith(envs.protocol.documents_prefix)
     assert tokenizer.parse_response(
         [*work.scripts[0][0][-1].tolist(), END],
@@ -190,5 +158,5 @@ def test_side_by_side_with_trl():
     given = argparse.Namespace(
         rows=2, group=2, steps=1, dtypes="fp32", micro=2, max_tokens=3072, threads=1
     )
-    page = training_step.result(given)
-    assert "## Where the time goes in TRL" in page
+    page = training_step.page(given)
+    assert "## Where the time goes here" in page
