@@ -159,10 +159,6 @@ def overlap(trained_on: Sequence[Question], questions: Sequence[Question]) -> li
     """Return the ids of a benchmark's questions whose text a model was trained on.
 
     Case and white space do not matter.
-
-    Args:
-        trained_on: Questions of the training set.
-        questions: Questions of the benchmark.
     """
     texts = {one_line(question.text).casefold() for question in trained_on}
     return [q.id for q in questions if one_line(q.text).casefold() in texts]

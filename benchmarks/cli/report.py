@@ -81,10 +81,7 @@ def report_command(
 
 
 def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the files of results, recordings of episodes, and folders of trainings.
-
-    Args:
-        runs: Any of them, or folders that hold them at any depth.
+    """Return the files of results, recordings of episodes, and folders of trainings, at any depth.
 
     Raises:
         DataNotFoundError: There is no such file.

@@ -25,14 +25,10 @@ class NoDocuments:
 
 
 class ShuffledDocuments:
-    """A retriever that finds what another question of the set, as it stands, would find.
+    """A retriever that finds what another of at least two questions would find.
 
     Which question that is depends on the query alone, so runs repeat. Documents are real, and as
     long and as many as ever; they are about something else.
-
-    Args:
-        retriever: Finds the documents.
-        questions: The set's; at least two.
     """
 
     def __init__(self, retriever: Retriever, questions: Sequence[Question]) -> None:
@@ -57,13 +53,7 @@ class ShuffledDocuments:
 def ablated_retriever(
     ablation: str | None, retriever: Retriever, questions: Sequence[Question]
 ) -> Retriever:
-    """Return the retriever of an ablation; without one, the retriever itself.
-
-    Args:
-        ablation: One of :data:`ABLATIONS`, or None.
-        retriever: The protocol's.
-        questions: The set's.
-    """
+    """Return the retriever of one of :data:`ABLATIONS`; without one, the retriever itself."""
     if ablation == "no-documents":
         return NoDocuments()
     if ablation == "shuffled-documents":

@@ -45,13 +45,7 @@ def over_the_pool(question_set: str, **fields: Any) -> tuple[BenchmarkProtocol, 
 
 
 def r1_selection(question_set: str, file: str, questions_digest: str) -> BenchmarkProtocol:
-    """Return R1-Searcher's own selection of 500 questions under its setting.
-
-    Args:
-        question_set: First part of the id.
-        file: Name of the file in the data folder's ``r1_searcher``.
-        questions_digest: First digits of the selection's digest.
-    """
+    """Return R1-Searcher's own 500 questions, a file of the data folder, under its setting."""
     return _published(
         question_set,
         "r1-searcher",
@@ -62,12 +56,7 @@ def r1_selection(question_set: str, file: str, questions_digest: str) -> Benchma
 
 
 def without_evidence(question_set: str, dataset: str) -> tuple[BenchmarkProtocol, ...]:
-    """Return a set that the sample corpus has no evidence for; a corpus must be given.
-
-    Args:
-        question_set: First part of the id.
-        dataset: Name of the questions.
-    """
+    """Return a set that the sample corpus has no evidence for; a corpus must be given."""
     note = "The sample corpus has no evidence for it: pass --corpus, such as an index of wiki-18."
     return tuple(
         _published(

@@ -52,13 +52,7 @@ class EpisodeResult:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A file that was read.
-
-    Attributes:
-        path: The file.
-        header: Its first line.
-        episodes: Its other lines, by question and sample.
-    """
+    """A file that was read: its first line, and the others by question and sample."""
 
     path: Path
     header: dict[str, Any]
@@ -211,11 +205,8 @@ def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """Return a header with the digest that its rules have today, and the former one beside it.
 
     Rules without an entry in
-    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are.
-
-    Args:
-        path: Where the header stands, for the warning about a former digest.
-        header: Of a file of results, or a line of a store of scores.
+    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; others are
+    said in a warning that names ``path``.
     """
     former = header.get("digests", {}).get("rules")
     if former not in FORMER_RULES_DIGESTS:

@@ -37,12 +37,8 @@ Groups = Mapping[str, Sequence[EpisodeResult]]
 class Scores:
     """Scores of some episodes.
 
-    Attributes:
-        questions: How many questions.
-        episodes: How many episodes.
-        measures: By the names of :data:`MEASURES`; None where no episode has it.
-        stop_reasons: Number of episodes by stop reason, most frequent first.
-        seconds: Sum over the episodes; those that ran side by side count each.
+    ``measures`` go by the names of :data:`MEASURES`, None where no episode has one; stop reasons
+    are counted, most frequent first; ``seconds`` is a sum, also of episodes side by side.
     """
 
     questions: int
@@ -53,12 +49,7 @@ class Scores:
 
 
 def score(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Scores:
-    """Return the scores of some episodes.
-
-    Args:
-        episodes: One agent's.
-        seed: Seeds the bootstrap.
-    """
+    """Return the scores of one agent's episodes; ``seed`` is the bootstrap's."""
     questions = by_question(episodes)
     return Scores(
         questions=len(questions),
@@ -81,12 +72,9 @@ def question_scores(
 
 
 def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Interval:
-    """Return pass@k by exact match, estimated by :func:`~search_env.metrics.statistics.pass_at_k`.
+    """Return pass@k by exact match, see :func:`~search_env.metrics.statistics.pass_at_k`.
 
-    Args:
-        episodes: With at least ``k`` samples of each question.
-        k: Samples drawn.
-        seed: Seeds the bootstrap.
+    There must be at least ``k`` samples of each question; ``seed`` is the bootstrap's.
     """
     return bootstrap_mean(
         [
@@ -98,12 +86,7 @@ def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Inte
 
 
 def majority(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Interval:
-    """Return the exact match of each question's most frequent answer.
-
-    Args:
-        episodes: Several samples of each question.
-        seed: Seeds the bootstrap.
-    """
+    """Return the exact match of each question's most frequent answer among its samples."""
     return bootstrap_mean(
         [_voted(samples) for samples in by_question(episodes).values()], seed=seed
     )

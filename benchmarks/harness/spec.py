@@ -97,10 +97,7 @@ class BenchmarkProtocol:
         return {**arguments, **agents}
 
     def check(self, components: EnvComponents) -> None:
-        """Make sure that an environment is what the id stands for.
-
-        Args:
-            components: Of an environment made from :meth:`environment`.
+        """Make sure that an environment made from :meth:`environment` is what the id stands for.
 
         Raises:
             DigestMismatchError: Questions, corpus or rules are others.

@@ -32,11 +32,7 @@ EpisodeKey = tuple[int, int]
 class EpisodeToRecord:
     """A finished episode with all that a recording of it needs.
 
-    Attributes:
-        env: The environment that it was played in.
-        transcript: All of it.
-        seed: What its ``reset`` was given.
-        signals: Numbers about each of the policy's tokens, by name.
+    ``seed`` is what ``reset`` was given; ``signals`` are numbers about each of the policy's tokens.
     """
 
     env: Recordable
@@ -51,12 +47,10 @@ OnEpisode = Callable[[EpisodeResult, EpisodeToRecord], None]
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a model's tokens are chosen.
+    """How a model's tokens are chosen, and how many episodes of each question are played.
 
-    Attributes:
-        temperature: 0 takes the most likely token.
-        top_p: Share of the probability that is kept.
-        samples: Episodes of each question.
+    Temperature 0 takes the most likely token; ``top_p`` is the share of the probability that is
+    kept.
     """
 
     temperature: float = 0.0
@@ -134,12 +128,7 @@ class BenchmarkAgent(Protocol):
 
 
 class TokenAgent:
-    """Plays any :class:`~search_env.evaluation.agent.Agent`, one token after the other.
-
-    Args:
-        name: Its name in results.
-        agent: Begins and plays every episode.
-    """
+    """Plays any :class:`~search_env.evaluation.agent.Agent`, one token after the other."""
 
     def __init__(self, name: str, agent: Agent) -> None:
         self.description: Mapping[str, Any] = {"name": name, "kind": "scripted"}

@@ -45,13 +45,7 @@ _MAX_TOKENS = 16
 
 @dataclass(slots=True)
 class Tally:
-    """How many verdicts were needed, and their cost.
-
-    Attributes:
-        requested: Verdicts that were requested now.
-        remembered: Verdicts that were in the file.
-        cost: Tokens charged, by kind.
-    """
+    """Verdicts requested now, verdicts that were in the file, and tokens charged by kind."""
 
     requested: int = 0
     remembered: int = 0
@@ -59,7 +53,7 @@ class Tally:
 
 
 class Judge:
-    """Judges answers and remembers its verdicts.
+    """Judges answers by a chat endpoint and remembers its verdicts.
 
     Args:
         endpoint: A chat endpoint.
@@ -79,13 +73,9 @@ class Judge:
     def judge(
         self, records: Sequence[EpisodeMeasures], progress: Callable[[], None] = lambda: None
     ) -> tuple[list[EpisodeMeasures], Tally]:
-        """Return the records with verdicts, and what they took.
+        """Return the records with verdicts, and what they took; no answer is wrong unasked.
 
-        An answer that is none is wrong without being asked about.
-
-        Args:
-            records: Episodes of any agent.
-            progress: Called after each verdict that came in.
+        ``progress`` is called after each verdict that came in.
 
         Raises:
             EndpointError: A verdict could not be had; those before it are kept.

@@ -39,17 +39,9 @@ _FAILURES = 3
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """The text so far, and how a model shall go on.
+    """The text so far, as text, as ids and by who wrote it, and how a model shall go on.
 
-    Attributes:
-        prompt: Everything so far, as text.
-        tokens: The same as ids of the environment's tokenizer.
-        segments: The same by who wrote it.
-        question: As request.
-        stop: Strings that end the piece; they belong to it.
-        max_tokens: How many tokens there is room for.
-        decoding: How tokens are chosen.
-        seed: Seeds the episode's sampling.
+    Strings in ``stop`` end the piece and belong to it; ``max_tokens`` is the room that is left.
     """
 
     prompt: str
@@ -238,12 +230,7 @@ def with_stop(before: str, text: str, env: SearchQAEnv) -> str:
     """Return a piece with the stop string that its server cut off.
 
     Servers leave it out as OpenAI's does, and few say which it was: it is the one whose tag stands
-    open.
-
-    Args:
-        before: What the policy wrote since documents last came in.
-        text: The piece.
-        env: Holds the protocol.
+    open in ``before``, what the policy wrote since documents last came in, and the piece.
     """
     for pair in _stops(env):
         at = (before + text).rfind(pair.open)
@@ -272,12 +259,9 @@ def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
 
 
 def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextAgent:
-    """Return the agent of a function ``(prompt, stop) -> text``.
+    """Return the agent of ``MODULE:FUNCTION``, a function ``(prompt, stop) -> text``.
 
-    Args:
-        name: ``MODULE:FUNCTION``.
-        tokenizer: As for :class:`TextAgent`.
-        concurrency: Calls at a time, from threads.
+    It is called from ``concurrency`` threads.
 
     Raises:
         ConfigurationError: There is no such function.

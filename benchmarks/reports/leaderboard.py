@@ -68,13 +68,9 @@ PUBLISHED = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the store.
+    """One line of the store: header of a file of results, number of questions, scores.
 
-    Attributes:
-        header: First line of the file of results.
-        questions: How many questions.
-        measures: By the names of :data:`search_env.benchmarks.harness.scores.MEASURES`; None where
-            no episode has it.
+    ``measures`` go by the names of :data:`search_env.benchmarks.harness.scores.MEASURES`.
     """
 
     header: dict[str, Any]
@@ -94,11 +90,9 @@ def entry_of(results: Results) -> Entry:
 
 
 def add(path: Path, entries: Iterable[Entry]) -> list[Entry]:
-    """Put entries into a store, and return all that it holds then.
+    """Put entries into a store, new or not, and return all that it holds then.
 
-    Args:
-        path: The store's file; made where it is not there.
-        entries: Each replaces the one with its key.
+    Each takes the place of the one with its key.
 
     Raises:
         ResultsError: The file is no store.

@@ -24,14 +24,7 @@ DATA_PREFIX = f"{DATA_VARIABLE}=..."
 
 
 def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:
-    """Return a result's title and the run_provenance of its measurement.
-
-    Args:
-        title: What was measured.
-        command: What to run for it.
-        packages: Distributions whose versions matter.
-        threads: How many were used.
-    """
+    """Return a result's title and the circumstances of its measurement."""
     made = run_provenance()
     installed = ", ".join(f"{name} {number}" for name, number in versions(packages).items())
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
@@ -46,11 +39,9 @@ def heading(title: str, command: str, packages: Sequence[str], threads: int = 1)
 
 
 def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
-    """Return a measurement's command line: the first line of its docstring, and ``--output``.
+    """Return a command line: the first line of a script's docstring, and ``--output``.
 
-    Args:
-        doc: Docstring of the module.
-        module: Name under which ``python -m`` runs it: its ``__spec__.name``.
+    ``module`` is the name under which ``python -m`` runs the script: its ``__spec__.name``.
     """
     made = argparse.ArgumentParser(f"python -m {module}", description=(doc or "").splitlines()[0])
     made.add_argument("--output", type=Path, help="Markdown file to write")

@@ -67,10 +67,7 @@ def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
 
 
 def training_tab(folders: Sequence[Path]) -> Tab:
-    """Return the tab of learning curves.
-
-    Args:
-        folders: Folders of ``search-env train``, each with its ``metrics.jsonl``.
+    """Return the tab of learning curves of folders of ``search-env train``.
 
     Raises:
         ConfigurationError: matplotlib is not installed.

@@ -111,13 +111,6 @@ def position_times(
 ) -> NDArray[np.float64]:
     """Compare a step's cost at two positions of one episode, in many short blocks in turn.
 
-    Args:
-        env: Single or vector environment that saves its state.
-        actions: At least ``far`` of them.
-        near: One position.
-        far: The other.
-        pairs: Blocks at each.
-
     Returns:
         Nanoseconds a step, float64 ``(pairs, 2)``: columns near, far.
     """

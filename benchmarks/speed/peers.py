@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import heapq
 import json
 import re
 import tempfile
@@ -59,14 +58,9 @@ class Replayed(NamedTuple):
 
 @dataclass(slots=True)
 class Pass:
-    """Nanoseconds of one pass over all episodes, and how much was done in it.
+    """One pass: nanoseconds in resets and in steps, and how much was done.
 
-    Attributes:
-        begin: Time in resets.
-        steps: Time in steps.
-        finished: Episodes that ended by their answer.
-        searches: Searches that were run.
-        texts: What the peer returned and its user must turn into ids.
+    ``texts`` are what the peer returned and its user must turn into ids.
     """
 
     begin: int = 0
@@ -112,13 +106,7 @@ class Recorded:
 class VectorReplay:
     """:class:`SearchQAVectorEnv`, one token in each row a step, ended rows reset by mask.
 
-    Args:
-        episodes: Trajectories to replay.
-        recorded: Answers the searches.
-        questions: File of the episodes' questions, see :func:`write_questions`.
-        tokenizer: As ``gym.make`` takes it.
-        rows: Episodes side by side.
-        warm: Whether passages that a former pass encoded stay encoded.
+    Where ``warm``, passages that a former pass encoded stay encoded.
     """
 
     def __init__(
@@ -175,28 +163,24 @@ def schedule(
     A free row begins the next stream at once, longest first, so that no row is left alone with a
     long one at the end; rows left over play episodes that are not counted.
     """
-    free = [(0, row) for row in range(rows)]
-    written: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    lines: list[list[int]] = [[] for _ in range(rows)]
     starts: defaultdict[int, dict[int, int]] = defaultdict(dict)
     for index in sorted(range(len(streams)), key=lambda i: -len(streams[i])):
-        start, row = heapq.heappop(free)
-        starts[start][row] = index
-        for offset, token in enumerate(streams[index]):
-            written[start + offset][row] = token
-        heapq.heappush(free, (start + len(streams[index]), row))
-    last = len(written)
-    for end, row in free:
-        for start in range(end, last, _FILLERS):
+        row = min(range(rows), key=lambda i: len(lines[i]))
+        starts[len(lines[row])][row] = index
+        lines[row] += streams[index]
+    last = max(map(len, lines))
+    for row, line in enumerate(lines):
+        for start in range(len(line), last, _FILLERS):
             starts[start][row] = 0
-    actions, begins = [], {}
-    for step in range(last):
-        actions.append(np.array([written[step].get(r, streams[0][0]) for r in range(rows)]))
-        if starts[step]:
-            mask, index = np.zeros(rows, np.bool_), np.zeros(rows, np.int64)
-            mask[list(starts[step])] = True
-            index[list(starts[step])] = list(starts[step].values())
-            begins[step] = {"reset_mask": mask, "index": index}
-    return actions, begins
+        line += [streams[0][0]] * (last - len(line))
+    begins = {}
+    for step, indices in starts.items():
+        mask, index = np.zeros(rows, np.bool_), np.zeros(rows, np.int64)
+        mask[list(indices)] = True
+        index[list(indices)] = list(indices.values())
+        begins[step] = {"reset_mask": mask, "index": index}
+    return list(np.array(lines).T), begins
 
 
 class GemVectorReplay:

@@ -30,12 +30,8 @@ _QUERY = re.compile(
 class PublishedTrajectory:
     """One recorded rollout.
 
-    Attributes:
-        question: With its single gold answer.
-        text: Everything after the prompt, documents included.
-        segments: What the policy wrote, cut where documents came in.
-        queries: The cleaned query that ends each segment but the last.
-        documents: What each query found, in order.
+    ``text`` is everything after the prompt; ``segments`` are the policy's parts of it, each but the
+    last ended by one of ``queries``, which found ``documents``.
     """
 
     question: Question
@@ -46,12 +42,7 @@ class PublishedTrajectory:
 
 
 def read_trajectories(data: Path, dataset: str) -> Iterator[PublishedTrajectory]:
-    """Yield the trajectories of one dataset, in file order.
-
-    Args:
-        data: The folder that ``$SEARCH_ENV_DATA`` names.
-        dataset: A key of :data:`FILES`.
-    """
+    """Yield the trajectories of one of :data:`FILES` in the data folder, in file order."""
     with lzma.open(data / "trajectories" / FILES[dataset], "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             row = json.loads(line)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
     LlamaForCausalLM,
@@ -43,13 +44,8 @@ TARGET = 2.0
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """All tokens of each episode, how many the policy wrote, and seconds by part and in total."""
-
-    episodes: list[list[int]]
-    policy_tokens: int
-    seconds: dict[str, float]
+Played = tuple[list[list[int]], float]
+"""All tokens of each episode, and the seconds of all episodes together."""
 
 
 def run_engine(
@@ -58,16 +54,15 @@ def run_engine(
     scripts: list[Script],
     max_tokens: int,
     group: int,
-) -> Measured:
+) -> Played:
     """Play all episodes with the engine, rows refilled as they end."""
     questions = range(len(scripts) // group)
     engine = ScriptedEngine(model, rows=envs.num_envs, max_tokens=max_tokens)
     engine.follow(envs, questions, scripts)
     start = time.perf_counter()
-    rollouts = collect(envs, engine, questions, group_size=group)
-    seconds = {**rollouts.seconds, "total": time.perf_counter() - start}
-    episodes = [trajectory.tokens.tolist() for trajectory in rollouts.trajectories]
-    return Measured(episodes, rollouts.policy_tokens, seconds)
+    trajectories = collect(envs, engine, questions, group_size=group).trajectories
+    seconds = time.perf_counter() - start
+    return [trajectory.tokens.tolist() for trajectory in trajectories], seconds
 
 
 class _ClosedQuery(StoppingCriteria):
@@ -103,10 +98,9 @@ def generate_turn(
 
 def run_generate(
     envs: SearchQAVectorEnv, model: PreTrainedModel, scripts: list[Script], group: int
-) -> Measured:
+) -> Played:
     """Play all episodes batch by batch, turn by turn."""
-    episodes, seconds = [], {"generate": 0.0, "environment": 0.0}
-    begun = time.perf_counter()
+    episodes, start = [], time.perf_counter()
     for first in range(0, len(scripts), envs.num_envs):
         batch = scripts[first : first + envs.num_envs]
         index = [(first + row) // group for row in range(len(batch))]
@@ -115,16 +109,10 @@ def run_generate(
         for turn in range(max(map(len, batch))):
             active = [row for row in range(len(batch)) if row not in finished]
             texts = [obs["tokens"][row, : obs["length"][row]].astype(np.int64) for row in active]
-            start = time.perf_counter()
             written = generate_turn(model, texts, [batch[row][turn] for row in active])
-            middle = time.perf_counter()
             obs = _write(envs, dict(zip(active, written, strict=True)), finished)
-            seconds["generate"] += middle - start
-            seconds["environment"] += time.perf_counter() - middle
         episodes += [finished[row] for row in range(len(batch))]
-    seconds["total"] = time.perf_counter() - begun
-    tokens = sum(len(turn) for script in scripts for turn in script)
-    return Measured(episodes, tokens, seconds)
+    return episodes, time.perf_counter() - start
 
 
 def _write(
@@ -140,68 +128,45 @@ def _write(
     return obs
 
 
-def play_in_turn(
-    rows: int, questions: int, dtype: str, repeats: int, max_tokens: int, group: int
-) -> tuple[list[Measured], list[Measured]]:
-    """Return the runs of the engine and of ``generate``, taken in turn.
+def play_in_turn(dtype: str, args: argparse.Namespace) -> tuple[NDArray[Any], list[list[int]], int]:
+    """Return seconds ``(repeats, 2)`` of engine and ``generate``, episodes, and policy tokens.
 
     Raises:
         RuntimeError: The contenders did not write the same.
     """
-    envs = make_envs(
-        "SearchQA-v0", num_envs=rows, vocabulary=1024, options={"max_tokens": max_tokens}
-    )
-    model = tiny_model(max_tokens, LlamaForCausalLM, eos_token_id=None)
+    options = {"max_tokens": args.max_tokens}
+    envs = make_envs("SearchQA-v0", num_envs=args.rows, vocabulary=1024, options=options)
+    model = tiny_model(args.max_tokens, LlamaForCausalLM, eos_token_id=None)
     model = model.to(DTYPES[dtype]).eval().requires_grad_(False)
-    scripts = write_scripts(envs, range(questions), group)
-    engine, generate = [], []
-    for _ in range(repeats):
-        engine.append(run_engine(envs, model, scripts, max_tokens, group))
-        generate.append(run_generate(envs, model, scripts, group))
-        if engine[-1].episodes != generate[-1].episodes:
+    scripts = write_scripts(envs, range(args.questions), args.group)
+    seconds = np.empty((args.repeats, 2))
+    for repeat in range(args.repeats):
+        episodes, seconds[repeat, 0] = run_engine(envs, model, scripts, args.max_tokens, args.group)
+        others, seconds[repeat, 1] = run_generate(envs, model, scripts, args.group)
+        if episodes != others:
             raise RuntimeError("Expected equal episodes of both contenders, got others.")
-    return engine, generate
+    return seconds, episodes, sum(len(turn) for script in scripts for turn in script)
 
 
 def page(args: argparse.Namespace) -> str:
-    """Measure everything and return the tables."""
+    """Measure everything and return the table."""
     torch.set_num_threads(args.threads)
-    speeds, shares, lengths = [], [], ""
+    rows = []
     for dtype in args.dtypes.split(","):
-        runs = play_in_turn(
-            args.rows, args.questions, dtype, args.repeats, args.max_tokens, args.group
-        )
-        totals = np.array([[run.seconds["total"] for run in own] for own in runs])
-        times = totals[1] / totals[0]
-        name = f"{dtype}, {args.rows} rows"
-        written = np.array([[run.policy_tokens for run in own] for own in runs])
-        rates = np.median(written / totals, axis=1)
-        figures = [*(f"{rate:,.0f}" for rate in rates), f"{np.median(times):.2f}"]
-        speeds.append([name, *figures, f"{min(times):.2f} to {max(times):.2f}"])
-        for contender, own in zip(("engine", "generate"), runs, strict=True):
-            parts = own[-1].seconds
-            cells = [f"{parts[p] / parts['total']:.1%}" if p in parts else "" for p in PARTS]
-            shares.append([f"{name}, {contender}", *cells, f"{parts['total']:.1f}"])
-        sizes = [len(episode) for episode in runs[0][0].episodes]
-        lengths = (
-            f"{len(sizes)} episodes of {min(sizes)} to {max(sizes)} tokens, "
-            f"{np.mean(sizes):.0f} in the mean, "
-            f"{runs[0][0].policy_tokens / len(sizes):.0f} of them the policy's"
-        )
+        seconds, episodes, tokens = play_in_turn(dtype, args)
+        times = seconds[:, 1] / seconds[:, 0]
+        rates = [f"{rate:,.0f}" for rate in np.median(tokens / seconds, axis=0)]
+        spread = f"{min(times):.2f} to {max(times):.2f}"
+        rows.append([f"{dtype}, {args.rows} rows", *rates, f"{np.median(times):.2f}", spread])
+    sizes = list(map(len, episodes))
     columns = ["weights", "engine, tokens/s", "`generate`, tokens/s", "times", "range"]
-    return f"""{lengths}; groups of {args.group}. Llama of 2.0 million random parameters.
-Tokens are the policy's alone. Medians of {args.repeats} rounds in turn. Target: {TARGET:g} times
-`generate` driven turn by turn.
+    return f"""{len(sizes)} episodes of {min(sizes)} to {max(sizes)} tokens, {np.mean(sizes):.0f} in
+the mean, {tokens / len(sizes):.0f} of them the policy's; groups of {args.group}. Llama of 2.0
+million random parameters. Tokens are the policy's alone. Medians of {args.repeats} rounds in turn.
+Target: {TARGET:g} times `generate` driven turn by turn.
 
-{table(columns, speeds)}
-
-## Where the time goes
-
-{table(["", *PARTS, "seconds"], shares)}
+{table(columns, rows)}
 """
-
-
-PARTS = ("environment", "retrieval", "prefill", "decode", "generate")
 
 
 if __name__ == "__main__":

@@ -70,12 +70,7 @@ def write_scripts(
 ) -> list[Script]:
     """Return what the policy writes: group by group, members in order.
 
-    Args:
-        envs: Environment with the questions, the tags and the tokenizer.
-        questions: Indices of the questions, one for each group.
-        group_size: Episodes of each.
-        thought: Least tokens of the thought that begins a turn, and one more than the most.
-        seed: Draws the thoughts.
+    Each turn begins with a thought of at least ``thought[0]`` and fewer than ``thought[1]`` tokens.
     """
     random = np.random.default_rng(seed)
     words = envs.tokenizer.encode(_WORDS)
@@ -110,13 +105,7 @@ class ScriptedEngine(Engine):
     def follow(
         self, envs: SearchQAVectorEnv, questions: Sequence[int], scripts: Sequence[Script]
     ) -> None:
-        """Take the scripts of the next collection; all rows of ``envs`` are reset.
-
-        Args:
-            envs: Where they will be played.
-            questions: One for each group.
-            scripts: From :func:`write_scripts` for these questions.
-        """
+        """Take the scripts of the next collection in ``envs``, whose rows are all reset."""
         size = len(scripts) // len(questions)
         waiting: dict[bytes, list[TokenIds]] = defaultdict(list)
         for group, question in enumerate(questions):

@@ -21,7 +21,6 @@ import argparse
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.scripted import (
-    STEP_PARTS,
     ScriptedEngine,
     scripted_step,
     tiny_model,
@@ -39,7 +37,6 @@ from search_env.benchmarks.speed.scripted import (
 from search_env.benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl
 
 TARGET, HOPED = 2.0, 3.0
-ENVIRONMENT_LIMIT = 0.05
 
 
 class Ours:
@@ -61,11 +58,10 @@ class Ours:
         questions = work.questions(number)
         self._engine.follow(work.envs, questions, work.scripts[number])
         start = time.perf_counter()
-        rollouts, parts = scripted_step(
+        rollouts, _ = scripted_step(
             self._learner, self._engine, work.envs, questions, self._algorithm, number
         )
         measured.seconds.append(time.perf_counter() - start)
-        measured.parts.append(parts)
         played = rollouts.trajectories
         measured.written.append([t.tokens[t.policy].tolist() for t in played])
         behind = [len(t.tokens) - int(np.argmax(t.policy)) - t.num_policy_tokens for t in played]
@@ -103,27 +99,17 @@ def speed_row(dtype: str, ours: Measured, peer: Measured, work: Workload) -> lis
     return [dtype, *figures]
 
 
-def shares(measured: Measured, parts: Sequence[str]) -> list[str]:
-    """Return the shares of some parts in the steps but the first, and of the rest."""
-    whole = sum(measured.seconds[1:])
-    sums = [sum(step[part] for step in measured.parts[1:]) / whole for part in parts]
-    return [f"{share:.1%}" for share in [*sums, max(0.0, 1.0 - sum(sums))]]
-
-
 def page(args: argparse.Namespace) -> str:
     """Measure everything and return the tables."""
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", category=FutureWarning)
     work = Workload.of(args.rows, args.group, args.steps + 1, args.max_tokens)
-    speeds, own, most = [], [], 0.0
+    speeds = []
     for dtype in args.dtypes.split(","):
         ours = Ours(work, dtype, args.max_tokens)
         peer = train_with_trl(work, dtype, args.max_tokens, args.micro, ours.step)
         check(work, ours.measured, peer)
         speeds.append(speed_row(dtype, ours.measured, peer, work))
-        own.append([dtype, *shares(ours.measured, STEP_PARTS)])
-        environment = sum(step["environment"] for step in ours.measured.parts[1:])
-        most = max(most, environment / sum(ours.measured.seconds[1:]))
         read = ours.measured.read[-1] / args.rows
     written = np.mean([len(tokens) for tokens in work.tokens(args.steps)])
     searches = np.mean([len(script) - 1 for script in work.scripts[args.steps]])
@@ -136,12 +122,6 @@ follow float32 masters here. Medians of {args.steps} steps taken in turn, after 
 Tokens are the policy's alone. Target: {TARGET:g} times as fast, {HOPED:g} hoped for.
 
 {table(columns, speeds)}
-
-## Where the time goes here
-
-{table(["weights", *STEP_PARTS, "rest"], own)}
-
-The environment's own code takes at most {most:.1%} of a step (limit {ENVIRONMENT_LIMIT:.0%}).
 """
 
 

@@ -66,17 +66,12 @@ class Workload:
 
 @dataclass(slots=True)
 class Measured:
-    """One contender's steps.
+    """One contender's steps: their seconds, and what was written in each episode.
 
-    Attributes:
-        seconds: Time of each step.
-        parts: Seconds by part, for each step of this package.
-        written: What the policy wrote in each episode of each step.
-        read: Tokens of each step that were put in behind the prompts.
+    ``read`` counts the tokens of each step that were put in behind the prompts.
     """
 
     seconds: list[float] = field(default_factory=list)
-    parts: list[dict[str, float]] = field(default_factory=list)
     written: list[list[list[int]]] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
 
@@ -165,14 +160,10 @@ def reward_of(completions: list[Any], answers: list[list[str]], **_: Any) -> lis
 def train_with_trl(
     work: Workload, dtype: str, max_tokens: int, micro: int, after: Callable[[int], None]
 ) -> Measured:
-    """Let TRL train and return its steps.
+    """Let TRL train on ``micro`` episodes at a time and return its steps.
 
-    Args:
-        work: Questions and scripts.
-        dtype: ``"bf16"`` is autocast over float32 weights, TRL's default.
-        max_tokens: Context.
-        micro: Episodes in one forward and backward pass.
-        after: Is called with the number of each step that was taken: another contender's turn.
+    ``"bf16"`` is autocast over float32 weights, TRL's default. ``after`` is called with the number
+    of each step that was taken: another contender's turn.
     """
     from trl import GRPOTrainer
 

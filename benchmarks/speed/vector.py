@@ -93,13 +93,9 @@ def streams_for(env: SearchQAVectorEnv) -> list[list[int]]:
 
 
 def play(env: SearchQAVectorEnv, seconds: float, think: float, min_ready: int | None) -> float:
-    """Return the policy's tokens a second.
+    """Return the policy's tokens a second; it thinks for ``think`` seconds a batch of tokens.
 
-    Args:
-        env: Rows whose ended episodes begin anew.
-        seconds: How long to play.
-        think: Seconds that the policy takes for each batch of tokens.
-        min_ready: Rows to wait for by ``recv``; None steps all rows together.
+    ``min_ready`` rows are waited for by ``recv``; None steps all rows together.
     """
     streams = streams_for(env)
     env.reset(seed=0)

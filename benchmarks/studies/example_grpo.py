@@ -61,8 +61,9 @@ def page(args: argparse.Namespace) -> str:
     config = Args()
     return f"""`agents/examples/grpo_search.py`: {config.steps} steps of {config.prompts} questions
 with {config.group_size} episodes each, reward `{config.reward}`; greedy episodes on
-{config.questions} validation questions of one and two hops. Seconds are of the whole run, both evaluations included; seconds of a shared machine are more than its CPU seconds.
-Intervals: 95 % t over seeds.
+{config.questions} validation questions of one and two hops. Seconds are of the whole run, both
+evaluations included; seconds of a shared machine are more than its CPU seconds. Intervals: 95 % t
+over seeds.
 
 {report(results)}
 """

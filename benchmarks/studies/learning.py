@@ -231,12 +231,7 @@ def score_table(
 ) -> str:
     """Return the scores of one test: the base model's, then each condition's over its seeds.
 
-    Args:
-        name: One of :data:`TESTS`.
-        columns: Metrics by header.
-        base: Tests of the base model.
-        results: What each seed of a condition left.
-        times: Seconds in them by header.
+    ``columns`` are metrics, and ``times`` seconds of a result, by header.
     """
     first = [f"{base[name].get(f'eval/{metric}', math.nan):.3f}" for metric in columns.values()]
     rows = [["base", "-", *first, *["-"] * len(times)]]
