@@ -97,7 +97,7 @@ class ResultsWriter:
         if key in self.done:
             raise ResultsError(
                 f"Expected an episode that {self.path} does not hold, got question {key[0]}, "
-                f"sample {key[1]} again. EpisodeKey only what is not in `done`."
+                f"sample {key[1]} again. Write only what is not in `done`."
             )
         self._append(_row(result))
         self.done.add(key)
@@ -208,7 +208,7 @@ def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; others are
     said in a warning that names ``path``.
     """
-    former = header.get("digests", {}).get("rules")
+    former = (header.get("digests") or {}).get("rules")
     if former not in FORMER_RULES_DIGESTS:
         return header
     current = FORMER_RULES_DIGESTS[former]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.harness.spec import BenchmarkProtocol
-from search_env.envs.search_qa import SearchQAEnv
+from search_env.envs.search_qa import SearchQAEnv, bare_env
 from search_env.errors import ConfigurationError
 from search_env.evaluation.agent import Agent
 from search_env.evaluation.evaluate import measure_episode
@@ -96,14 +96,8 @@ class Evaluation:
 
     def make_env(self, **agents: Any) -> SearchQAEnv:
         """Return a single environment."""
-        env = gym.make(self.protocol.env_id, disable_env_checker=True, **self.arguments(**agents))
-        bare = env.unwrapped
-        if not isinstance(bare, SearchQAEnv):
-            raise ConfigurationError(
-                f"Expected {self.protocol.env_id} to be a SearchQAEnv, got {type(bare).__name__}. "
-                "Name another environment in the protocol."
-            )
-        return bare
+        arguments = self.arguments(**agents)
+        return bare_env(gym.make(self.protocol.env_id, disable_env_checker=True, **arguments))
 
 
 class BenchmarkAgent(Protocol):

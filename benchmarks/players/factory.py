@@ -12,7 +12,6 @@ agent                   what plays
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from search_env.agents.baselines.scripted import BASELINES, make_baseline
@@ -42,22 +41,29 @@ def make_agent(
     options = {name: value for name, value in options.items() if value is not None}
     kind, _, name = agent.partition(":")
     if agent in BASELINES:
-        _check_options(agent, options, ())
+        _check_options(agent, options)
         return TokenAgent(agent, make_baseline(agent, seed))
     if kind == "model":
         from search_env.benchmarks.players.local_model import ModelAgent
 
-        _check_options(
-            agent, options, ("tokenizer", "prompt", "num_envs", "max_tokens", "dtype", "device")
-        )
+        _check_options(agent, options, "tokenizer prompt num_envs max_tokens dtype device")
         return ModelAgent(name, **options)
     if kind == "python":
         from search_env.benchmarks.players.text import function_agent
 
-        _check_options(agent, options, ("tokenizer", "concurrency"))
+        _check_options(agent, options, "tokenizer concurrency")
         return function_agent(name, **options)
     if kind in ("http", "https"):
-        return _endpoint(agent, protocol, options)
+        from search_env.benchmarks.players.openai_endpoint import endpoint_agent
+
+        _check_options(agent, options, "model api tokenizer concurrency max_tokens timeout retries")
+        if "model" not in options:
+            raise ConfigurationError(
+                f"Expected the name of a model at {agent}, got none. Pass --model as the endpoint "
+                "names it."
+            )
+        rules = get_protocol(str(protocol.environment()["protocol"]))
+        return endpoint_agent(agent, protocol=rules, **options)
     names = [*BASELINES, "model:NAME", "python:MODULE:NAME", "http://HOST/v1"]
     raise ConfigurationError(
         f"Expected an agent among {', '.join(names)}, got {agent!r}. {nearest(agent, names)}"
@@ -65,25 +71,9 @@ def make_agent(
     )
 
 
-def _endpoint(url: str, protocol: BenchmarkProtocol, options: dict[str, Any]) -> BenchmarkAgent:
-    from search_env.benchmarks.players.openai_endpoint import endpoint_agent
-
-    _check_options(
-        url,
-        options,
-        ("model", "api", "tokenizer", "concurrency", "max_tokens", "timeout", "retries"),
-    )
-    if "model" not in options:
-        raise ConfigurationError(
-            f"Expected the name of a model at {url}, got none. Pass --model as the endpoint "
-            "names it."
-        )
-    rules = get_protocol(str(protocol.environment()["protocol"]))
-    return endpoint_agent(url, options.pop("model"), protocol=rules, **options)
-
-
-def _check_options(agent: str, options: dict[str, Any], allowed: Sequence[str]) -> None:
-    """Refuse options that the agent does not take."""
+def _check_options(agent: str, options: dict[str, Any], names: str = "") -> None:
+    """Refuse options that the agent does not take; ``names`` are those that it does."""
+    allowed = names.split()
     for name in options:
         if name not in allowed:
             raise ConfigurationError(

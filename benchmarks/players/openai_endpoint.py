@@ -101,7 +101,7 @@ class Endpoint:
         except openai.APIConnectionError as error:
             raise EndpointError(
                 f"Expected an endpoint at {self._url}, got no connection ({error.__cause__}). "
-                "Start it, or mend the address; it usually ends in /v1."
+                "Start it, or correct the address; it usually ends in /v1."
             ) from error
         except openai.APIStatusError as error:
             kind = EndpointRefusedError if error.status_code < 500 else EndpointError
@@ -192,23 +192,22 @@ def endpoint_agent(
     concurrency: int = 8,
     max_tokens: int | None = None,
     api: str = "completions",
-    **endpoint: Any,
+    protocol: Protocol | None = None,
+    timeout: float = 120.0,
+    retries: int = 3,
+    extra: Mapping[str, Any] | None = None,
 ) -> TextAgent:
     """Return the agent behind an endpoint.
 
-    Args:
-        url: Address of the API, such as ``http://localhost:8000/v1``.
-        model: Name that the endpoint gives it.
-        tokenizer: As for :class:`~search_env.benchmarks.players.text.TextAgent`.
-        concurrency: Episodes at a time.
-        max_tokens: Context; None for the protocol's.
-        api: See this module's table.
-        **endpoint: Further arguments of :class:`Endpoint`.
+    Arguments are those of :class:`Endpoint` and of
+    :class:`~search_env.benchmarks.players.text.TextAgent`.
     """
+    endpoint = Endpoint(
+        url, model, api=api, protocol=protocol, timeout=timeout, retries=retries, extra=extra
+    )
     description = {"name": model, "kind": "endpoint", "api": api}
-    complete = Endpoint(url, model, api=api, **endpoint)
     return TextAgent(
-        complete, description, tokenizer=tokenizer, concurrency=concurrency, max_tokens=max_tokens
+        endpoint, description, tokenizer=tokenizer, concurrency=concurrency, max_tokens=max_tokens
     )
 
 
@@ -224,7 +223,7 @@ def _remedy(status: int) -> str:
         return f"Set ${KEY}."
     if status == 404:
         return "Check the address and --model."
-    return "Mend what it names, or try again later."
+    return "Change what it names, or try again later."
 
 
 def _short(text: str) -> str:

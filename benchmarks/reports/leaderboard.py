@@ -123,7 +123,7 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     for id in dict.fromkeys(entry.header["protocol"] for entry in entries):
         played = [entry for entry in entries if entry.header["protocol"] == id]
         played.sort(key=lambda entry: -(em.mean if (em := entry.measures["EM"]) else 0.0))
-        labels = [(agent_label(entry.header), entry) for entry in played]
+        labels = [(agent_label(e.header), e.questions, e.measures) for e in played]
         head, *rows = score_rows(labels, "agent", list(MEASURES))
         dates = [str(entry.header["date"])[:10] for entry in played]
         dated = [[*row, date] for row, date in zip(rows, dates, strict=True)]

@@ -24,6 +24,7 @@ from search_env.benchmarks.reports.tables import (
     digests_line,
     endings_line,
     judge_line,
+    rows_of,
     sample_line,
     score_rows,
 )
@@ -93,12 +94,12 @@ def report_markdown(results: Mapping[str, Mapping[str, Results]]) -> str:
 def _tables(agents: Mapping[str, Results]) -> Iterator[tuple[str, list[list[str]]]]:
     """Yield caption, and header with rows, of all tables of one protocol."""
     scores = {name: score(own.episodes) for name, own in agents.items()}
-    yield "All questions", score_rows(list(scores.items()), "agent", list(MEASURES))
+    yield "All questions", score_rows(rows_of(scores), "agent", list(MEASURES))
     if len(agents) > 1:
         yield "Question by question", comparison_rows(agents)
     for name, own in agents.items():
         for title, grouped in breakdowns(own).items():
-            yield f"{name}, by {title}", score_rows(list(grouped.items()), title, GROUPED)
+            yield f"{name}, by {title}", score_rows(rows_of(grouped), title, GROUPED)
 
 
 def _note(agents: Mapping[str, Results]) -> str:

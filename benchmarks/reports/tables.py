@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from search_env.benchmarks.harness.results_file import Results, by_question
 from search_env.benchmarks.harness.rules import DIGITS
@@ -23,25 +23,12 @@ from search_env.metrics.statistics import Interval
 if TYPE_CHECKING:
     from rich.table import Table
 
+Row: TypeAlias = tuple[str, int, Mapping[str, Interval | None]]
 COUNTS = ("searches", "policy tokens")
 """Measures that are no shares."""
 _BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
 GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
 """Measures that are shown of groups of questions."""
-
-
-class Scored(Protocol):
-    """Scores of some episodes, or a stored entry of them."""
-
-    @property
-    def questions(self) -> int:
-        """How many questions."""
-        ...
-
-    @property
-    def measures(self) -> Mapping[str, Interval | None]:
-        """By the names of :data:`~search_env.benchmarks.harness.scores.MEASURES`."""
-        ...
 
 
 def agent_label(header: Mapping[str, Any]) -> str:
@@ -123,22 +110,25 @@ def cost_line(results: Results) -> str:
     return "Tokens charged: " + ", ".join(parts) if any(total.values()) else ""
 
 
-def score_rows(
-    scores: Sequence[tuple[str, Scored]], first: str, measures: Sequence[str]
-) -> list[list[str]]:
+def score_rows(scores: Sequence[Row], first: str, measures: Sequence[str]) -> list[list[str]]:
     """Return header and rows of a table.
 
     Args:
-        scores: Label and scores of each row.
+        scores: Label, number of questions and measures of each row.
         first: Header of the first column.
         measures: Columns; those that no row has are left out.
     """
     columns = _measured(scores, measures)
     rows = [
-        [label, f"{row.questions:,}", *(cell(row.measures[m], m) for m in columns)]
-        for label, row in scores
+        [label, f"{count:,}", *(cell(values[m], m) for m in columns)]
+        for label, count, values in scores
     ]
     return [[first, "questions", *columns], *rows]
+
+
+def rows_of(scores: Mapping[str, Scores]) -> list[Row]:
+    """Return what :func:`score_rows` takes."""
+    return [(name, each.questions, each.measures) for name, each in scores.items()]
 
 
 def cell(value: Interval | None, measure: str = "") -> str:
@@ -149,9 +139,9 @@ def cell(value: Interval | None, measure: str = "") -> str:
     return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
-def _measured(scores: Sequence[tuple[str, Scored]], measures: Sequence[str]) -> list[str]:
+def _measured(scores: Sequence[Row], measures: Sequence[str]) -> list[str]:
     """Return those measures that some scores have, in order."""
-    return [m for m in MEASURES if m in measures and any(row.measures[m] for _, row in scores)]
+    return [m for m in MEASURES if m in measures and any(values[m] for *_, values in scores)]
 
 
 def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) -> Table:
@@ -159,7 +149,7 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
     from rich.table import Table
     from rich.text import Text
 
-    columns = _measured(list(scores.items()), measures)
+    columns = _measured(rows_of(scores), measures)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(first, overflow="fold", min_width=10)
     for name in ("n", *columns):

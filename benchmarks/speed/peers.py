@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,18 +55,12 @@ class Replayed(NamedTuple):
     turns: list[str]
 
 
-@dataclass(slots=True)
-class Pass:
-    """One pass: nanoseconds in resets and in steps, and how much was done.
+class Pass(NamedTuple):
+    """Nanoseconds of one pass, episodes that ended by their answer, and searches that were run."""
 
-    ``texts`` are what the peer returned and its user must turn into ids.
-    """
-
-    begin: int = 0
-    steps: int = 0
-    finished: int = 0
-    searches: int = 0
-    texts: list[str] = field(default_factory=list)
+    nanoseconds: int
+    finished: int
+    searches: int
 
 
 def load_episodes(data: Path, tokenizer: Tokenizer) -> list[Replayed]:
@@ -139,20 +132,16 @@ class VectorReplay:
     def run(self) -> Pass:
         """Replay all episodes once."""
         env = self._env if self._warm else SearchQAVectorEnv(self._rows, **self._arguments)
-        done, results = Pass(), []
+        results = []
         env.reset(options={"index": 0})
         start = _clock()
         for number, actions in enumerate(self._actions):
             if number in self._begins:
-                before = _clock()
                 env.reset(options=self._begins[number])
-                done.begin += _clock() - before
             results.append(env.step(actions))
-        done.steps = _clock() - start - done.begin
-        for _, _, terminated, _, infos in results:
-            done.searches += int(np.sum(infos.get("_query", 0)))
-            done.finished += int(terminated.sum())
-        return done
+        took = _clock() - start
+        searches = sum(int(np.sum(infos.get("_query", 0))) for *_, infos in results)
+        return Pass(took, sum(int(result[2].sum()) for result in results), searches)
 
 
 def schedule(
@@ -237,15 +226,10 @@ class GemVectorReplay:
                 written[step][row] = turn
         env, self._searches = self._env, 0
         start = _clock()
-        observations, _ = env.reset()
-        middle = _clock()
+        env.reset()
         results = [env.step(written[step]) for step in sorted(written)]
-        done = Pass(begin=middle - start, steps=_clock() - middle, texts=list(observations))
-        for observations, _, terminated, _, _ in results:
-            done.texts += observations
-            done.finished += int(np.sum(terminated))
-        done.searches = self._searches
-        return done
+        took = _clock() - start
+        return Pass(took, sum(int(np.sum(result[2])) for result in results), self._searches)
 
 
 def write_questions(episodes: Sequence[Replayed], path: Path) -> Path:
@@ -274,7 +258,7 @@ def check(done: Pass, episodes: Sequence[Replayed]) -> None:
 
 def page(args: argparse.Namespace) -> str:
     """Measure everything and return the table."""
-    data, repeats = data_folder(), args.repeats
+    data = data_folder()
     path = str(data / "tokenizers" / "qwen2.json.xz")
     tokenizer = load_tokenizer(path)
     episodes = load_episodes(data, tokenizer)
@@ -286,36 +270,26 @@ def page(args: argparse.Namespace) -> str:
             for warm in (False, True)
         ]
         systems.append(GemVectorReplay(episodes, recorded))
-        passes: list[list[Pass]] = [[] for _ in systems]
-        encoding = []
-        for _ in range(repeats):
-            for system, own in zip(systems, passes, strict=True):
-                gc.collect()
-                own.append(system.run())
-                check(own[-1], episodes)
-            start = _clock()
-            for text in passes[-1][-1].texts:
-                tokenizer.encode(text)
-            encoding.append((_clock() - start) / count / 1e3)
-    rows = []
-    for system, own in zip(systems, passes, strict=True):
-        begin, steps = (
-            np.array([getattr(done, name) for done in own]) / count / 1e3
-            for name in ("begin", "steps")
-        )
-        whole = begin + steps
-        figures = [f"{np.median(part):,.0f}" for part in (begin, steps, whole)]
-        rows.append([system.name, *figures, f"{whole.min():,.0f} to {whole.max():,.0f}"])
+        times = np.empty((args.repeats, len(systems)))
+        for repeat, column in np.ndindex(times.shape):
+            gc.collect()
+            done = systems[column].run()
+            check(done, episodes)
+            times[repeat, column] = done.nanoseconds / count / 1e3
+    rows = [
+        [system.name, f"{np.median(own):,.0f}", f"{own.min():,.0f} to {own.max():,.0f}"]
+        for system, own in zip(systems, times.T, strict=True)
+    ]
     tokens = np.mean([len(episode.ids) for episode in episodes])
     turns = np.mean([len(episode.turns) for episode in episodes])
     return f"""{count} published trajectories of R1-Searcher; an episode has {tokens:.0f} policy
 tokens (qwen2) and {turns:.1f} turns. CPU time of the one thread that runs, microseconds an episode,
-medians of {repeats} passes in turn. `passages encoded when met` starts each pass with no passage or
-prompt kept encoded, `before` with all of them kept. GEM returns text: encoding it once takes its
-user {np.median(encoding):,.0f} us an episode more. Its copies of observations and infos are in its
-figures; ours hands out views (`copy=False`).
+medians of {args.repeats} passes in turn. `passages encoded when met` starts each pass with no
+passage or prompt kept encoded, `before` with all of them kept. GEM returns text, which its user has
+yet to encode. Its copies of observations and infos are in its figures; ours hands out views
+(`copy=False`).
 
-{table(["system", "reset", "steps", "whole episode", "range"], rows)}
+{table(["system", "whole episode", "range"], rows)}
 """
 
 

@@ -121,11 +121,9 @@ def test_replays_do_all_the_work(data_dir, tmp_path, warm):
     )
     done = replay.run()
     check(done, episodes)
-    assert done.begin > 0
-    assert done.steps > 0
-    done.searches -= 1
+    assert done.nanoseconds > 0
     with pytest.raises(RuntimeError, match="Expected"):
-        check(done, episodes)
+        check(done._replace(searches=done.searches - 1), episodes)
 
 
 @pytest.mark.parametrize(
