@@ -40,12 +40,9 @@ class ShuffledDocuments:
         return self._retriever.search([self._other(query) for query in queries], k)
 
     def _other(self, query: str) -> str:
-        number = int.from_bytes(
-            hashlib.sha256(query.encode("utf-8", "replace")).digest()[:8], "big"
-        )
-        chosen = number % len(self._texts)
-        own = query.casefold().strip()
-        if self._texts[chosen].casefold().strip() == own:
+        sha = hashlib.sha256(query.encode("utf-8", "replace")).digest()
+        chosen = int.from_bytes(sha[:8], "big") % len(self._texts)
+        if self._texts[chosen].casefold().strip() == query.casefold().strip():
             chosen = (chosen + 1) % len(self._texts)
         return self._texts[chosen]
 

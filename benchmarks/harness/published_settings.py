@@ -10,6 +10,7 @@ protocol alone; the corpora that the papers used are searched with ``--corpus``.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -33,15 +34,14 @@ POOL = "bm25-pool81k"
 POOL_DIGEST = "d7041fa21f54"
 
 
-def over_the_pool(question_set: str, **fields: Any) -> tuple[BenchmarkProtocol, ...]:
-    """Return a question set under both systems' settings, over the sample corpus.
-
-    Args:
-        question_set: First part of the id.
-        **fields: ``env_id``, ``questions_digest`` and ``note`` of
-            :class:`~search_env.benchmarks.harness.spec.BenchmarkProtocol`.
-    """
-    return tuple(_published(question_set, system, **fields) for system in SYSTEMS)
+def over_the_pool(
+    question_set: str, *, env_id: str, questions_digest: str, note: str
+) -> tuple[BenchmarkProtocol, ...]:
+    """Return a question set under both systems' settings, over the sample corpus."""
+    return tuple(
+        _published(question_set, system, env_id, questions_digest=questions_digest, note=note)
+        for system in SYSTEMS
+    )
 
 
 def r1_selection(question_set: str, file: str, questions_digest: str) -> BenchmarkProtocol:
@@ -59,26 +59,32 @@ def without_evidence(question_set: str, dataset: str) -> tuple[BenchmarkProtocol
     """Return a set that the sample corpus has no evidence for; a corpus must be given."""
     note = "The sample corpus has no evidence for it: pass --corpus, such as an index of wiki-18."
     return tuple(
-        _published(
-            question_set, system, dataset=dataset, retrieval=NO_CORPUS, corpus_digest="", note=note
+        replace(
+            _published(question_set, system, dataset=dataset, questions_digest="", note=note),
+            retrieval=NO_CORPUS,
+            corpus_digest="",
         )
         for system in reversed(list(SYSTEMS))
     )
 
 
 def _published(
-    question_set: str, system: str, *, dataset: str | None = None, **fields: Any
+    question_set: str,
+    system: str,
+    env_id: str = "SearchQA-Bamboogle-v0",
+    *,
+    questions_digest: str,
+    note: str,
+    dataset: str | None = None,
 ) -> BenchmarkProtocol:
-    questions = {} if dataset is None else {"dataset": dataset}
-    defaults = {
-        "env_id": "SearchQA-Bamboogle-v0",
-        "retrieval": POOL,
-        "corpus_digest": POOL_DIGEST,
-        "rules_digest": RULES_DIGESTS[system],
-    }
     return BenchmarkProtocol(
         question_set=question_set,
         system=system,
-        arguments={**SYSTEMS[system], **questions},
-        **{**defaults, **fields},
+        retrieval=POOL,
+        env_id=env_id,
+        arguments={**SYSTEMS[system], **({} if dataset is None else {"dataset": dataset})},
+        questions_digest=questions_digest,
+        corpus_digest=POOL_DIGEST,
+        rules_digest=RULES_DIGESTS[system],
+        note=note,
     )

@@ -15,11 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from search_env.core.document_block import DocumentBlockWriter
-from search_env.metrics.answers import (
-    R1_SEARCHER,
-    contiguous_cover_exact_match,
-    score_answer,
-)
+from search_env.metrics.answers import R1_SEARCHER, contiguous_cover_exact_match, score_answer
 from search_env.protocols.protocol import Consequence, Protocol
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document, FaultKind

@@ -87,7 +87,7 @@ class BenchmarkProtocol:
                 f"Expected a corpus for {self.id}, got none. Pass one as --corpus."
             )
         if arguments.get("dataset", "").startswith(_IN_DATA):
-            arguments["dataset"] = str(_data_dir() / arguments["dataset"].removeprefix(_IN_DATA))
+            arguments["dataset"] = str(data_folder() / arguments["dataset"].removeprefix(_IN_DATA))
         longest = arguments["max_tokens"]
         if agents.get("max_tokens", longest) > longest:
             raise ConfigurationError(
@@ -178,7 +178,12 @@ class QuestionSet:
 _IN_DATA = f"${DATA_VARIABLE}/"
 
 
-def _data_dir() -> Path:
+def data_folder() -> Path:
+    """Return the folder of the questions.
+
+    Raises:
+        DataNotFoundError: No variable names it.
+    """
     folder = data_dir()
     if folder is None:
         raise DataNotFoundError(

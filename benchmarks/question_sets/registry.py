@@ -24,16 +24,7 @@ QUESTION_SETS: Registry[QuestionSet] = Registry(
     "Register your own with register_question_set().",
     {
         module.SET.name: module.SET
-        for module in (
-            bamboogle,
-            musique,
-            hotpotqa,
-            twowiki,
-            nq,
-            triviaqa,
-            popqa,
-            encyclopaedia,
-        )
+        for module in (bamboogle, musique, hotpotqa, twowiki, nq, triviaqa, popqa, encyclopaedia)
     },
 )
 """Every set by its name, in the order of reports."""

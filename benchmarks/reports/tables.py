@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from search_env.benchmarks.harness.results_file import Results, by_question
 from search_env.benchmarks.harness.rules import DIGITS
-from search_env.benchmarks.harness.scores import (
-    MEASURES,
-    Scores,
-    group,
-    majority,
-    pass_at,
-    score,
-)
+from search_env.benchmarks.harness.scores import MEASURES, Scores, group, majority, pass_at, score
 from search_env.benchmarks.question_sets.registry import question_set_of
 from search_env.evaluation.tables import count_cell, score_cell
 from search_env.metrics.statistics import Interval

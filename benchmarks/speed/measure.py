@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.errors import DataNotFoundError
 from search_env.paths import data_dir
 from search_env.protocols.r1_searcher import R1_SEARCHER
 from search_env.protocols.registry import register_protocol
@@ -39,20 +37,6 @@ class Vocabulary(NamedTuple):
     name: str
     tokenizer: str
     vocab_size: int | None = None
-
-
-def data_folder() -> Path:
-    """Return the folder that ``$SEARCH_ENV_DATA`` names.
-
-    Raises:
-        DataNotFoundError: It names none.
-    """
-    folder = data_dir()
-    if folder is None:
-        raise DataNotFoundError(
-            "Expected SEARCH_ENV_DATA to name the data folder, got nothing. Set it."
-        )
-    return folder
 
 
 def vocabularies() -> list[Vocabulary]:

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.benchmarks.harness.spec import data_folder
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
-from search_env.benchmarks.speed.measure import data_folder
 from search_env.benchmarks.speed.published_trajectories import (
     FILES,
     PublishedTrajectory,

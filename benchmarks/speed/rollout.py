@@ -20,12 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    LlamaForCausalLM,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import LlamaForCausalLM, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.benchmarks.reports.measurement_page import measure, parser, table

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from search_env.benchmarks.harness.spec import data_folder
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
-from search_env.benchmarks.speed.measure import data_folder, nanoseconds
+from search_env.benchmarks.speed.measure import nanoseconds
 from search_env.paths import CACHE_VARIABLE
 from search_env.protocols.registry import get_protocol
 from search_env.tokens.tag_automaton import build_tag_automaton, load_tag_automaton

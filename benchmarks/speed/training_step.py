@@ -29,11 +29,7 @@ from transformers import Qwen2ForCausalLM
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.learner import Learner, OptimizerConfig
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
-from search_env.benchmarks.speed.scripted import (
-    ScriptedEngine,
-    scripted_step,
-    tiny_model,
-)
+from search_env.benchmarks.speed.scripted import ScriptedEngine, scripted_step, tiny_model
 from search_env.benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl
 
 TARGET, HOPED = 2.0, 3.0

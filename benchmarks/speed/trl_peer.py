@@ -202,11 +202,7 @@ class _Turns(TrainerCallback):
     """Takes the time of each step, and lets the other contender have its turn."""
 
     def __init__(
-        self,
-        work: Workload,
-        model: ScriptedModel,
-        measured: Measured,
-        after: Callable[[int], None],
+        self, work: Workload, model: ScriptedModel, measured: Measured, after: Callable[[int], None]
     ) -> None:
         self._work, self._model = work, model
         self._measured, self._after, self._start = measured, after, 0.0

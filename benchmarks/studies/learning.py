@@ -90,12 +90,7 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     "GRPO": {"advantage": "grpo"},
     "REINFORCE++": {"advantage": "reinforce_pp_baseline"},
     "PPO": {"advantage": "gae", "value_learning_rate": 2e-3},
-    "DAPO": {
-        "advantage": "grpo",
-        "eps_high": 0.28,
-        "dynamic_sampling": True,
-        "max_batches": 2,
-    },
+    "DAPO": {"advantage": "grpo", "eps_high": 0.28, "dynamic_sampling": True, "max_batches": 2},
     "three times the learning rate": {"learning_rate": 3 * TINY.learning_rate},
     "phase 1 not handed over": {
         "phase_search_rate": None,
