@@ -64,8 +64,7 @@ def run(
         limit: Only the first questions; None for all. The id then says so.
         seed: Seed of environment and agent.
         command: Command line, for the record.
-        episodes: A file to record whole episodes in, to look at them; None for none. Episodes that
-            an earlier call has played are in the file that it was given.
+        episodes: A file to record whole episodes in, those that are played now.
         begin: Called before the first episode with how many there are and how many there will be.
         progress: Called with each finished episode.
 

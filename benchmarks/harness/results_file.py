@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
@@ -33,14 +32,10 @@ IDENTITY = ("protocol", "digests", "agent", "decoding", "ablation", "seed")
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """One finished episode.
+    """One finished episode: sample ``sample``, from 0, of the set's question ``index``.
 
-    Attributes:
-        index: Of the question in the protocol's set.
-        sample: Counts the samples of one question from 0.
-        record: Its answer, scores and counts.
-        seconds: From its first token to its end, with whatever ran beside it.
-        cost: What the endpoint charged, in tokens by kind; empty for models that run here.
+    ``seconds`` run from its first token to its end, with whatever ran beside it; ``cost`` is what
+    an endpoint charged, in tokens by kind, and empty for models that run here.
     """
 
     index: int
@@ -109,12 +104,7 @@ class ResultsWriter:
     def __enter__(self) -> ResultsWriter:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begun(self, header: Mapping[str, Any]) -> tuple[EpisodeResult, ...]:
@@ -259,15 +249,11 @@ def _played(path: Path, number: int, row: dict[str, Any]) -> EpisodeResult:
 def _check_same(path: Path, header: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for name in IDENTITY:
         if header.get(name) != expected.get(name):
+            values = [json.dumps(each.get(name), ensure_ascii=False) for each in (expected, header)]
             raise ResultsMismatchError(
-                f"Expected {path} to hold results of {name} {_short(expected.get(name))}, got "
-                f"{_short(header.get(name))}. Choose another file, or delete this one."
+                f"Expected {path} to hold results of {name} {values[0]}, got {values[1]}. Choose "
+                "another file, or delete this one."
             )
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

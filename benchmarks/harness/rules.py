@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -89,8 +88,8 @@ def rules_facts(protocol: Protocol, max_tokens: int) -> tuple[tuple[str, Any], .
         ("document block tokens", protocol.max_documents_tokens),
         ("searches", protocol.max_searches),
         ("turns", protocol.max_turns),
-        ("cleaned questions", _cleaned(protocol.clean_question)),
-        ("cleaned queries", _cleaned(protocol.clean_query)),
+        ("cleaned questions", list(map(protocol.clean_question, _PROBES))),
+        ("cleaned queries", list(map(protocol.clean_query, _PROBES))),
         ("scores", _scores()),
     )
 
@@ -125,10 +124,6 @@ def _consequences(protocol: Protocol) -> list[list[str]]:
         kind: then for kind, then in protocol.faults.items() if then is not Consequence.IGNORE
     }
     return sorted([kind.value, then.value] for kind, then in consequences.items())
-
-
-def _cleaned(clean: Callable[[str], str]) -> list[str]:
-    return [clean(probe) for probe in _PROBES]
 
 
 def _scores() -> list[list[float]]:

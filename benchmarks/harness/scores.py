@@ -76,20 +76,15 @@ def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Inte
 
     There must be at least ``k`` samples of each question; ``seed`` is the bootstrap's.
     """
-    return bootstrap_mean(
-        [
-            pass_at_k(len(samples), round(sum(p.record.exact_match for p in samples)), k)
-            for samples in by_question(episodes).values()
-        ],
-        seed=seed,
-    )
+    rights = [[p.record.exact_match for p in own] for own in by_question(episodes).values()]
+    estimates = [pass_at_k(len(right), round(sum(right)), k) for right in rights]
+    return bootstrap_mean(estimates, seed=seed)
 
 
 def majority(episodes: Sequence[EpisodeResult], *, seed: int = 0) -> Interval:
     """Return the exact match of each question's most frequent answer among its samples."""
-    return bootstrap_mean(
-        [_voted(samples) for samples in by_question(episodes).values()], seed=seed
-    )
+    votes = [_voted(samples) for samples in by_question(episodes).values()]
+    return bootstrap_mean(votes, seed=seed)
 
 
 def group(episodes: Iterable[EpisodeResult], key: Callable[[EpisodeMeasures], object]) -> Groups:
@@ -106,9 +101,7 @@ def _voted(samples: Sequence[EpisodeResult]) -> float:
     answers = [result.record.answer for result in samples]
     normalised = [None if answer is None else R1_SEARCHER.normalize(answer) for answer in answers]
     winner = majority_vote(normalised)
-    if winner is None:
-        return 0.0
-    return samples[normalised.index(winner)].record.exact_match
+    return 0.0 if winner is None else samples[normalised.index(winner)].record.exact_match
 
 
 def _mean(

@@ -72,10 +72,9 @@ class BenchmarkProtocol:
     def environment(self, **agents: Any) -> dict[str, Any]:
         """Return the arguments of the environment that episodes are played in.
 
-        Args:
-            **agents: What is the agent's to say: ``tokenizer``, ``vocab_size``, ``prompt``,
-                ``max_tokens`` (a model's context; it may only be shorter than the protocol's) and
-                ``on_retrieval_error``; None leaves one as it is.
+        ``agents`` are the agent's own: ``tokenizer``, ``vocab_size``, ``prompt``, ``max_tokens``
+        (it may only be shorter than the protocol's) and ``on_retrieval_error``; None is the
+        protocol's.
 
         Raises:
             ConfigurationError: The context is longer than the protocol's, or there is no corpus.
@@ -125,10 +124,7 @@ class BenchmarkProtocol:
         }
 
     def over_corpus(self, corpus: str) -> BenchmarkProtocol:
-        """Return the protocol over somebody's own corpus, with an id of its own.
-
-        Args:
-            corpus: A corpus file, or an index made by ``search-env index``.
+        """Return the protocol over somebody's own corpus or index, with an id of its own.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -139,10 +135,7 @@ class BenchmarkProtocol:
         return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_questions(self, questions: str) -> BenchmarkProtocol:
-        """Return the protocol with somebody's own questions, with an id of its own.
-
-        Args:
-            questions: A file of questions in any known layout.
+        """Return the protocol with a file of somebody's own questions, with an id of its own.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -158,13 +151,8 @@ class BenchmarkProtocol:
 class QuestionSet:
     """A published or generated set of questions, and all that is registered about it.
 
-    Attributes:
-        name: Unique among the sets.
-        protocols: Ways to score agents on it.
-        reported: Ids of the protocols that the committed report plays; none where the sample data
-            has no evidence.
-        groups: What questions are grouped by, from the title of a table to a key of records; None
-            and "" leave a record out.
+    ``reported`` are the ids of the protocols that the committed report plays. ``groups`` lead from
+    the title of a table to the key of records that it groups by; None and "" leave a record out.
     """
 
     name: str

@@ -77,11 +77,8 @@ class Decoding:
 class Evaluation:
     """What all episodes of one evaluation share.
 
-    Attributes:
-        protocol: Fixes the environment.
-        retriever: Name of an ablation's retriever in place of the protocol's; None for its own.
-        seed: Seed of environment and agent.
-        decoding: How tokens are chosen.
+    ``retriever`` names an ablation's in place of the protocol's; ``seed`` is the environment's and
+    the agent's.
     """
 
     protocol: BenchmarkProtocol
@@ -111,12 +108,9 @@ class BenchmarkAgent(Protocol):
     def play(
         self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
     ) -> None:
-        """Play episodes.
+        """Play episodes, in any order.
 
-        Args:
-            evaluation: What they share.
-            keys: Question and sample of each.
-            on_episode: Called from this thread with each episode as soon as it is over.
+        ``on_episode`` is called from this thread with each as soon as it is over.
         """
         ...
 

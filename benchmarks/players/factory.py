@@ -24,16 +24,9 @@ from search_env.protocols.registry import get_protocol
 def make_agent(
     agent: str, protocol: BenchmarkProtocol, *, seed: int, **options: Any
 ) -> BenchmarkAgent:
-    """Return the agent that a command line names.
+    """Return the agent that a command line names; see this module's table.
 
-    Args:
-        agent: See this module's table.
-        protocol: The protocol that will be played.
-        seed: Seeds what a scripted agent draws.
-        **options: Those of :class:`~search_env.benchmarks.players.local_model.ModelAgent`,
-            :func:`~search_env.benchmarks.players.text.function_agent` or
-            :func:`~search_env.benchmarks.players.openai_endpoint.endpoint_agent`; None leaves one
-            as it is.
+    ``seed`` is a scripted agent's; ``options`` are keywords of the others, None for the default.
 
     Raises:
         ConfigurationError: No such agent, or an option that it does not take.

@@ -29,8 +29,7 @@ class ModelAgent:
 
     Args:
         name: Bundled name, folder, or hub id.
-        tokenizer: As for :func:`~search_env.tokens.tokenizer.load_tokenizer`; None for the one that
-            lies with the model (``world-1k`` for bundled ones).
+        tokenizer: None for the one that lies with the model (``world-1k`` for bundled ones).
         prompt: ``"base"``, or the chat template of the model's family.
         num_envs: Episodes side by side.
         max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.
@@ -38,8 +37,7 @@ class ModelAgent:
         device: None for a GPU where there is one.
 
     Raises:
-        ConfigurationError: There is no such model, no tokenizer with it, or an option is no such
-            thing.
+        ConfigurationError: No such model, no tokenizer with it, or a bad option.
     """
 
     def __init__(

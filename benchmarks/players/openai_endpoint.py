@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from textwrap import shorten
 from typing import Any
 
 from search_env.benchmarks.harness.errors import (
@@ -107,12 +108,12 @@ class Endpoint:
             kind = EndpointRefusedError if error.status_code < 500 else EndpointError
             raise kind(
                 f"Expected {self._url} to go on with a text, got status {error.status_code}: "
-                f"{_short(error.message)} {_remedy(error.status_code)}"
+                f"{shorten(error.message, 200)} {_remedy(error.status_code)}"
             ) from error
         except (openai.APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
             raise EndpointReplyError(
                 f"Expected a completion from {self._url}, got something else "
-                f"({type(error).__name__}: {_short(str(error))}). Check that the address is that "
+                f"({type(error).__name__}: {shorten(str(error), 200)}). Check that the address is that "
                 "of an OpenAI-compatible API, and --api."
             ) from error
 
@@ -224,8 +225,3 @@ def _remedy(status: int) -> str:
     if status == 404:
         return "Check the address and --model."
     return "Change what it names, or try again later."
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 200 else line[:200] + "..."

@@ -56,13 +56,10 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model replied.
+    """What a model replied: a piece, whose stop string at its end may be left out.
 
-    Attributes:
-        text: The piece; a stop string at its end may be left out.
-        tokens: The same as ids, stop string included, where the model gave them; None otherwise.
-        ended: Whether the model has nothing more to say, unless a stop string ended the piece.
-        cost: Tokens charged, by kind.
+    ``tokens`` are the same as ids, stop string included, where the model gave them. ``ended`` says
+    that it has nothing to add, unless a stop string ended the piece; ``cost`` is in tokens by kind.
     """
 
     text: str
@@ -78,15 +75,10 @@ _Result: TypeAlias = tuple[EpisodeResult, EpisodeToRecord] | BaseException | Non
 
 
 class TextAgent:
-    """Plays whatever completes text.
+    """Plays whatever completes text, ``concurrency`` episodes side by side.
 
-    Args:
-        complete: Goes on with a text.
-        description: Names the agent; see
-            :class:`~search_env.benchmarks.players.base.BenchmarkAgent`.
-        tokenizer: Counts tokens and turns text into ids; best the model's own.
-        concurrency: Episodes side by side.
-        max_tokens: Context; None for the protocol's.
+    ``tokenizer`` counts tokens and turns text into ids: best the model's own. The context is
+    ``max_tokens``, None for the protocol's. ``description`` names the agent in results.
     """
 
     def __init__(

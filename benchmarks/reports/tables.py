@@ -104,12 +104,9 @@ def cost_line(results: Results) -> str:
 
 
 def score_rows(scores: Sequence[Row], first: str, measures: Sequence[str]) -> list[list[str]]:
-    """Return header and rows of a table.
+    """Return header and rows of a table; columns that no row has are left out.
 
-    Args:
-        scores: Label, number of questions and measures of each row.
-        first: Header of the first column.
-        measures: Columns; those that no row has are left out.
+    ``first`` is the header of the column of labels.
     """
     columns = _measured(scores, measures)
     rows = [
