@@ -1,14 +1,4 @@
-"""One run: an agent, a protocol, a file of results that can be gone on with.
-
-::
-
-    from search_env.benchmarks.players.base import TokenAgent
-    from search_env.benchmarks.question_sets.registry import get_benchmark
-    from search_env.benchmarks.run import run
-
-    protocol = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")
-    results = run(protocol, TokenAgent("mine", agent), Path("runs/mine.jsonl"))
-"""
+"""One run: an agent, a protocol, a file of results that can be gone on with."""
 
 from __future__ import annotations
 
@@ -133,17 +123,17 @@ class _Recorder:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._writers: list[tuple[EnvComponents, EpisodeWriter]] = []
+        self._writers: dict[EnvComponents, EpisodeWriter] = {}
 
     def write(self, episode: EpisodeToRecord) -> None:
         if self._path is None:
             return
-        own = episode.env.components
-        writer = next((made for components, made in self._writers if components is own), None)
-        if writer is None:
-            writer = EpisodeWriter(self._path, episode.env)
-            self._writers.append((own, writer))
-        writer.write(episode.transcript, seed=episode.seed, signals=episode.signals)
+        components = episode.env.components
+        if components not in self._writers:
+            self._writers[components] = EpisodeWriter(self._path, episode.env)
+        self._writers[components].write(
+            episode.transcript, seed=episode.seed, signals=episode.signals
+        )
 
 
 def _registered(ablation: str, protocol: BenchmarkProtocol, components: EnvComponents) -> str:

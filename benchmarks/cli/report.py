@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from search_env.cli.console import check_output, say
 
@@ -34,25 +35,17 @@ def report_command(
             "folders of these."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
-    markdown: Annotated[
-        Path | None, typer.Option(help="Markdown file for the scores as well.")
-    ] = None,
+    out: Annotated[Path, Option(help="Page to write.")] = Path("report.html"),
+    markdown: Annotated[Path | None, Option(help="Markdown file for the scores as well.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N episodes of each recording.")
+        int | None, Option(min=1, help="Only the first N episodes of each recording.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Report",
-    open_page: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+    title: Annotated[str, Option(help="Title of the page.")] = "Report",
+    open_page: Annotated[bool, Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Write one self-contained page: scores, learning curves, and every token of every episode."""
     from search_env.benchmarks.harness.results_file import read_results
-    from search_env.benchmarks.reports.pages import (
-        LEGEND,
-        by_protocol,
-        report_markdown,
-        score_tab,
-        training_tab,
-    )
+    from search_env.benchmarks.reports import pages
     from search_env.cli.view import read_page_episodes
     from search_env.errors import ConfigurationError
     from search_env.viewer.page import write_page
@@ -65,16 +58,17 @@ def report_command(
             f"Expected runs in {', '.join(map(str, runs))}, got none. Make some with search-env "
             "bench or search-env train."
         )
-    scored = by_protocol(read_results(path) for path in results)
-    tabs: list[Tab] = [score_tab(scored)] if scored else []
-    tabs += [training_tab(trainings)] if trainings else []
+    scored = pages.by_protocol(read_results(path) for path in results)
+    tabs: list[Tab] = [pages.score_tab(scored)] if scored else []
+    tabs += [pages.training_tab(trainings)] if trainings else []
     count = write_page(out, title, read_page_episodes(recordings, limit, "skip"), tabs)
     say(
         f"Wrote {out}: {len(results):,} results, {len(trainings):,} trainings, {count:,} episodes, "
         f"{out.stat().st_size / 1e6:.1f} MB"
     )
     if markdown is not None:
-        markdown.write_text(f"# {title}\n\n{LEGEND}\n\n{report_markdown(scored)}", "utf-8")
+        text = f"# {title}\n\n{pages.LEGEND}\n\n{pages.report_markdown(scored)}"
+        markdown.write_text(text, "utf-8")
         say(f"Wrote {markdown}")
     if open_page:
         webbrowser.open(out.resolve().as_uri())

@@ -1,15 +1,4 @@
-"""What can go wrong when scores are made that others shall trust.
-
-* SearchEnvError
-    * BenchmarkError
-        * DigestMismatchError (ValueError)
-        * ResultsError (ValueError)
-            * ResultsMismatchError
-        * EndpointError (ConnectionError)
-            * EndpointTimeoutError (TimeoutError)
-            * EndpointRefusedError (PermissionError)
-            * EndpointReplyError (ValueError)
-"""
+"""What can go wrong when scores are made that others shall trust."""
 
 from __future__ import annotations
 

@@ -73,9 +73,10 @@ class Judge:
     def judge(
         self, records: Sequence[EpisodeMeasures], progress: Callable[[], None] = lambda: None
     ) -> tuple[list[EpisodeMeasures], Tally]:
-        """Return the records with verdicts, and what they took; no answer is wrong unasked.
+        """Return the records with verdicts, and what they took.
 
-        ``progress`` is called after each verdict that came in.
+        An episode without an answer is wrong without being asked about. ``progress`` is called
+        after each verdict that came in.
 
         Raises:
             EndpointError: A verdict could not be had; those before it are kept.

@@ -113,8 +113,8 @@ class Endpoint:
         except (openai.APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
             raise EndpointReplyError(
                 f"Expected a completion from {self._url}, got something else "
-                f"({type(error).__name__}: {shorten(str(error), 200)}). Check that the address is that "
-                "of an OpenAI-compatible API, and --api."
+                f"({type(error).__name__}: {shorten(str(error), 200)}). Check that the address is "
+                "that of an OpenAI-compatible API, and --api."
             ) from error
 
     def _complete(self, request: CompletionRequest) -> Completion:

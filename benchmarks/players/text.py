@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -104,42 +104,31 @@ class TextAgent:
         """
         results: queue.Queue[_Result] = queue.Queue()
         waiting, lock, stop = iter(keys), threading.Lock(), threading.Event()
-        workers = [
-            threading.Thread(
-                target=self._work, args=(evaluation, waiting, lock, results, stop), daemon=True
-            )
-            for _ in range(min(self._concurrency, len(keys)))
-        ]
-        for worker in workers:
-            worker.start()
+
+        def work() -> None:
+            try:
+                env = evaluation.make_env(**self._options)
+                while not stop.is_set():
+                    with lock:
+                        key = next(waiting, None)
+                    if key is None:
+                        return
+                    try:
+                        results.put(self._episode(env, evaluation, key))
+                    except EndpointError as error:
+                        results.put(error)
+            except BaseException as error:
+                results.put(error)
+            finally:
+                results.put(None)
+
+        workers = min(self._concurrency, len(keys))
+        for _ in range(workers):
+            threading.Thread(target=work, daemon=True).start()
         try:
-            _hand_on(results, len(workers), on_episode)
+            _hand_on(results, workers, on_episode)
         finally:
             stop.set()
-
-    def _work(
-        self,
-        evaluation: Evaluation,
-        waiting: Iterator[EpisodeKey],
-        lock: threading.Lock,
-        results: queue.Queue[_Result],
-        stop: threading.Event,
-    ) -> None:
-        try:
-            env = evaluation.make_env(**self._options)
-            while not stop.is_set():
-                with lock:
-                    key = next(waiting, None)
-                if key is None:
-                    return
-                try:
-                    results.put(self._episode(env, evaluation, key))
-                except EndpointError as error:
-                    results.put(error)
-        except BaseException as error:
-            results.put(error)
-        finally:
-            results.put(None)
 
     def _episode(
         self, env: SearchQAEnv, evaluation: Evaluation, key: EpisodeKey

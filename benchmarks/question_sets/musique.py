@@ -23,19 +23,12 @@ JOINED = "peterbaile/lag"
 
 def origin(record: EpisodeMeasures) -> str | None:
     """Return where a question's evidence comes from; None without the data."""
-    joined = joined_ids()
-    if not joined:
-        return None
-    return "joined by title" if record.question_id in joined else "native records"
-
-
-def joined_ids() -> frozenset[str]:
-    """Return the ids of joined records in the data that there is; none without data."""
     try:
         path, _ = find_questions("musique")
     except DataError:
-        return frozenset()
-    return _joined_ids(path, file_key(path))
+        return None
+    joined = _joined_ids(path, file_key(path))
+    return "joined by title" if record.question_id in joined else "native records"
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,11 +19,7 @@ _MARKERS = "osD^vP*X<>"
 
 
 def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
-    """Return exact match against retrieval, a point an agent; None where no retrieval is measured.
-
-    Args:
-        results: Results under one protocol by agent.
-    """
+    """Return exact match against retrieval, a point an agent; None where none is measured."""
     measures = {name: score(own.episodes).measures for name, own in results.items()}
     points = {
         name: (recall, own["EM"])
@@ -47,11 +43,7 @@ def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
 
 
 def hops_figure(results: Mapping[str, Results]) -> Figure | None:
-    """Return exact match and searches against hops; None where all questions have as many.
-
-    Args:
-        results: Results under one protocol by agent.
-    """
+    """Return exact match and searches against hops; None where all questions have as many."""
     grouped = {
         name: group(own.episodes, lambda record: record.hops) for name, own in results.items()
     }

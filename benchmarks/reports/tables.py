@@ -42,11 +42,7 @@ def digests_line(header: Mapping[str, Any]) -> str:
 
 
 def score_table(results: Mapping[str, Results]) -> Table:
-    """Return agents as rows, each mean above its interval.
-
-    Args:
-        results: Results under one protocol by agent.
-    """
+    """Return agents as rows, each mean above its interval."""
     scores = {name: score(own.episodes) for name, own in results.items()}
     return _table("agent", scores, [name for name in MEASURES if name not in _BELOW])
 

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,24 +115,27 @@ class VectorReplay:
     ) -> None:
         when = "before" if warm else "when met"
         self.name = f"SearchQAVectorEnv, {rows} side by side, passages encoded {when}"
-        self._warm, self._rows = warm, rows
-        self._arguments: dict[str, Any] = {
-            "dataset": str(questions),
-            "tokenizer": tokenizer,
-            "retriever": recorded,
-            "top_k": TOP_K,
-            "max_tokens": LENGTH,
-            "autoreset_mode": "Disabled",
-            "copy": False,
-        }
+        make = partial(
+            SearchQAVectorEnv,
+            rows,
+            dataset=str(questions),
+            tokenizer=tokenizer,
+            retriever=recorded,
+            top_k=TOP_K,
+            max_tokens=LENGTH,
+            autoreset_mode="Disabled",
+            copy=False,
+        )
         self._actions, self._begins = schedule([episode.ids for episode in episodes], rows)
-        self._env = SearchQAVectorEnv(rows, **self._arguments)
+        self._env = make
         if warm:
+            env = make()
+            self._env = lambda: env
             self.run()
 
     def run(self) -> Pass:
         """Replay all episodes once."""
-        env = self._env if self._warm else SearchQAVectorEnv(self._rows, **self._arguments)
+        env = self._env()
         results = []
         env.reset(options={"index": 0})
         start = _clock()
@@ -233,12 +237,11 @@ class GemVectorReplay:
 
 
 def write_questions(episodes: Sequence[Replayed], path: Path) -> Path:
-    """Write the episodes' questions in this project's own layout, in order."""
+    """Write the episodes' questions as FlashRAG does, in order."""
     with path.open("w", encoding="utf-8") as file:
         for question in (episode.trajectory.question for episode in episodes):
-            row = {"id": question.id, "dataset": question.dataset, "split": "dev"}
-            row |= {"question": question.text, "answers": list(question.answers)}
-            file.write(json.dumps({**row, "supporting": [], "kind": "", "source": ""}) + "\n")
+            row = {"id": question.id, "question": question.text}
+            file.write(json.dumps({**row, "golden_answers": list(question.answers)}) + "\n")
     return path
 
 

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, TrainerCallback
 
 from search_env.agents.rollouts.collect import make_envs
 from search_env.benchmarks.speed.scripted import END, Script, forced_to, tiny_model, write_scripts
+from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.metrics.answers import score_answer
 from search_env.types import TagRole
@@ -79,12 +80,11 @@ class Measured:
 def chat_tokenizer(envs: SearchQAVectorEnv) -> PreTrainedTokenizerFast:
     """Return the environment's tokenizer with a chat template and a parser of its tags."""
     asset = files("search_env.tokens") / "world_1k.json"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.json"
-        path.write_text(asset.read_text("utf-8"), "utf-8")
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(path), eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(asset.read_text("utf-8")),
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+    )
     query = envs.protocol.pair(TagRole.TOOL)
     opening, closing = query.open, query.close
     tokenizer.chat_template = _CHAT.replace("[QUERY]", opening).replace("[/QUERY]", closing)
@@ -131,6 +131,7 @@ class ScriptedModel(Qwen2ForCausalLM):
 def search_tool(envs: SearchQAVectorEnv) -> Callable[[str], str]:
     """Return the function that TRL calls."""
     protocol, retriever = envs.protocol, envs.retriever
+    blocks = DocumentBlockWriter(protocol, envs.tokenizer)
 
     def search(query: str) -> str:
         """Search the encyclopaedia.
@@ -139,11 +140,7 @@ def search_tool(envs: SearchQAVectorEnv) -> Callable[[str], str]:
             query: What to look for.
         """
         documents = retriever.search([protocol.clean_query(query.strip())], protocol.top_k)[0]
-        body = "".join(
-            protocol.document_rank.replace("{rank}", str(rank)) + protocol.document_text(document)
-            for rank, document in enumerate(documents, 1)
-        )
-        return protocol.documents_prefix + body + protocol.documents_suffix
+        return envs.tokenizer.decode(blocks.write(documents, protocol.max_tokens))
 
     return search
 
@@ -184,6 +181,19 @@ def train_with_trl(
             measured.read.append(sum(mask.count(0) for mask in masks))
             return result
 
+    class Turns(TrainerCallback):
+        """Takes the time of each step, and lets the other contender have its turn."""
+
+        start = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            model.follow(work.scripts[state.global_step])
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            measured.seconds.append(time.perf_counter() - self.start)
+            after(state.global_step - 1)
+
     with tempfile.TemporaryDirectory() as folder:
         trainer = Recorded(
             model=model,
@@ -192,28 +202,10 @@ def train_with_trl(
             reward_funcs=reward_of,
             train_dataset=_questions(work),
             tools=[search_tool(work.envs)],
-            callbacks=[_Turns(work, model, measured, after)],
+            callbacks=[Turns()],
         )
         trainer.train()
     return measured
-
-
-class _Turns(TrainerCallback):
-    """Takes the time of each step, and lets the other contender have its turn."""
-
-    def __init__(
-        self, work: Workload, model: ScriptedModel, measured: Measured, after: Callable[[int], None]
-    ) -> None:
-        self._work, self._model = work, model
-        self._measured, self._after, self._start = measured, after, 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._model.follow(self._work.scripts[state.global_step])
-        self._start = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._measured.seconds.append(time.perf_counter() - self._start)
-        self._after(state.global_step - 1)
 
 
 def _questions(work: Workload) -> Any:
@@ -221,15 +213,11 @@ def _questions(work: Workload) -> Any:
     from datasets import Dataset
 
     indices = (i for step in range(len(work.scripts)) for i in work.questions(step))
-    return Dataset.from_list(
-        [
-            {
-                "prompt": [{"role": "user", "content": prompt_text(work.envs, question.text)}],
-                "answers": list(question.answers),
-            }
-            for question in (work.envs.questions[i] for i in indices)
-        ]
-    )
+    rows = []
+    for question in (work.envs.questions[i] for i in indices):
+        message = {"role": "user", "content": prompt_text(work.envs, question.text)}
+        rows.append({"prompt": [message], "answers": list(question.answers)})
+    return Dataset.from_list(rows)
 
 
 def _settings(folder: str, work: Workload, dtype: str, max_tokens: int, micro: int) -> Any:

@@ -159,9 +159,16 @@ def run_all(seeds: Sequence[int], jobs: int) -> dict[str, list[Curve]]:
         return {name: [future.result() for future in own] for name, own in futures.items()}
 
 
-def first(curve: Curve, reached: Callable[[Progress], bool], field: str = "steps") -> float:
-    """Return the steps or seconds at which something first held; NaN where it never did."""
-    return next((float(getattr(at, field)) for at in curve if reached(at)), float("nan"))
+def figures(curve: Curve) -> list[float]:
+    """Return the cells of one seed; NaN where something was never reached."""
+    begun = [at for at in curve if at.phase == 1]
+    solved = [at for at in curve if at.train.episode_return >= SOLVED]
+    unseen = [at for at in curve if at.validation.episode_return >= SOLVED]
+    steps = [float(own[0].steps) if own else float("nan") for own in (begun, solved, unseen)]
+    seconds = solved[0].seconds if solved else float("nan")
+    last = curve[-1].train, curve[-1].validation
+    returns = [score.episode_return for score in last]
+    return [steps[0], steps[1], seconds, steps[2], *returns, last[0].evidence_rate]
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
@@ -173,34 +180,11 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
     return f"{np.mean(values):,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
 
 
-def in_phase_2(at: Progress) -> bool:
-    """Return whether phase 2 has begun."""
-    return bool(at.phase == 1)
-
-
-def solved(at: Progress) -> bool:
-    """Return whether the training questions are solved."""
-    return bool(at.train.episode_return >= SOLVED)
-
-
-def solved_unseen(at: Progress) -> bool:
-    """Return whether the validation questions are solved."""
-    return bool(at.validation.episode_return >= SOLVED)
-
-
 def rows(curves: dict[str, list[Curve]]) -> list[list[str]]:
     """Return the table: a row a contender."""
+    digits = (0, 0, 0, 0, 2, 2, 2)
     return [
-        [
-            name,
-            spread([first(curve, in_phase_2) for curve in seeds]),
-            spread([first(curve, solved) for curve in seeds]),
-            spread([first(curve, solved, "seconds") for curve in seeds]),
-            spread([first(curve, solved_unseen) for curve in seeds]),
-            spread([curve[-1].train.episode_return for curve in seeds], 2),
-            spread([curve[-1].validation.episode_return for curve in seeds], 2),
-            spread([curve[-1].train.evidence_rate for curve in seeds], 2),
-        ]
+        [name, *map(spread, zip(*map(figures, seeds), strict=True), digits)]
         for name, seeds in curves.items()
     ]
 
@@ -218,7 +202,7 @@ def plot(curves: dict[str, list[Curve]], path: Path) -> None:
             values = np.array([[getattr(at, split).episode_return for at in c] for c in seeds])
             axis.plot(steps, values.mean(0), color=colour, label=name)
             axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-            switch = np.nanmean([first(curve, in_phase_2) for curve in seeds])
+            switch = np.nanmean([figures(curve)[0] for curve in seeds])
             axis.plot(switch, 0.0, marker="^", color=colour, clip_on=False, zorder=3)
         axis.axhline(1.0, color="0.5", lw=0.8, ls="--")
         axis.set(title=title, xlabel="environment steps (triangle: phase 2 begins)")
