@@ -3,8 +3,7 @@
 R1-Searcher evaluates with top-k 5 and at most 8 searches on 500 questions of each set
 (RUCAIBox/R1-Searcher@631167c ``evaluation/eval_search_loacl.py``); Search-R1 with
 top-k 3 and 4 turns on the whole sets (PeterGriffinJin/Search-R1@a14dc3a ``scripts/nq_hotpotqa``).
-Both here search the 81,405 passages of the sample corpus by BM25, so that they differ in the
-protocol alone; the corpora that the papers used are searched with ``--corpus``.
+Both here search the sample corpus by BM25; other corpora are searched with ``--corpus``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Files of results: who played what, then one line for each finished episode.
 
-The first line says everything that a score depends on: protocol id and digests, agent, decoding,
-seed, versions, machine, date, command. Every further line is one finished episode, written whole as
-soon as it is finished, so a run that was stopped goes on where it was and scores nothing twice. A
-line that was cut off with its writer is dropped, and its episode played again.
+The first line says everything that a score depends on; every further line is one finished episode,
+written whole as soon as it is finished, so a run that was stopped goes on where it was and scores
+nothing twice. A line that was cut off with its writer is dropped, and its episode played again.
 """
 
 from __future__ import annotations

@@ -102,14 +102,9 @@ class BenchmarkProtocol:
             DigestMismatchError: Questions, corpus or rules are others.
         """
         digests = self.digests(components)
-        pins = {
-            "questions": self.questions_digest,
-            "corpus": self.corpus_digest,
-            "rules": self.rules_digest,
-        }
-        for what, remedy in _REMEDIES.items():
-            pinned = pins[what]
-            if pinned and not digests[what].startswith(pinned):
+        pins = (self.questions_digest, self.corpus_digest, self.rules_digest)
+        for (what, remedy), pinned in zip(_REMEDIES.items(), pins, strict=True):
+            if not digests[what].startswith(pinned):
                 raise DigestMismatchError(
                     f"Expected {what} with digest {pinned} under {self.id}, got "
                     f"{digests[what][:DIGITS]}. {remedy}"

@@ -220,8 +220,5 @@ def _first(reply: Any) -> Any:
 
 
 def _remedy(status: int) -> str:
-    if status in (401, 403):
-        return f"Set ${KEY}."
-    if status == 404:
-        return "Check the address and --model."
-    return "Change what it names, or try again later."
+    known = {401: f"Set ${KEY}.", 403: f"Set ${KEY}.", 404: "Check the address and --model."}
+    return known.get(status, "Change what it names, or try again later.")

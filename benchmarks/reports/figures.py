@@ -28,9 +28,8 @@ def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
     }
     if not points:
         return None
-    label = "all supporting passages found"
-    if next(iter(measures.values()))["all supports"] is None:
-        label = "a gold answer stands in what was found"
+    supports = next(iter(measures.values()))["all supports"] is not None
+    label = "all supporting passages found" if supports else "a gold answer stands in a passage"
     figure, (axes,) = _figure(1)
     for (name, (x, y)), marker in zip(points.items(), _MARKERS * 9, strict=False):
         axes.errorbar(

@@ -19,9 +19,6 @@ from search_env.metrics.statistics import t_quantile
 from search_env.paths import DATA_VARIABLE
 from search_env.provenance import run_provenance, versions
 
-DATA_PREFIX = f"{DATA_VARIABLE}=..."
-"""How commands say that they need the data folder."""
-
 
 def heading(title: str, command: str, packages: Sequence[str], threads: int = 1) -> str:
     """Return a result's title and the circumstances of its measurement."""
@@ -68,8 +65,8 @@ def measure(
         positional: Name of the argument that is no option, if there is one.
     """
     args = options.parse_args(arguments)
-    words = [DATA_PREFIX] if DATA_VARIABLE in os.environ else []
-    words.append(options.prog)
+    data = [f"{DATA_VARIABLE}=..."] if DATA_VARIABLE in os.environ else []
+    words = [*data, options.prog]
     for name, value in vars(args).items():
         if value is None or value is False or isinstance(value, Path):
             continue

@@ -6,10 +6,8 @@ Run it in an environment of its own, which the peer is installed into::
     SEARCH_ENV_DATA=<data folder> python -m search_env.benchmarks.speed.peers \
         --output benchmarks/results/speed_peers.md
 
-Both replay the 625 published trajectories of R1-Searcher: the same policy's segments, the same
-documents, no network and no model; what would be a request is a look-up in a dictionary. The peer
-steps once a turn, with text; this environment steps once a token, with ids. Only calls into the
-environments are timed.
+Both replay the 625 published trajectories of R1-Searcher without network or model; a request is a
+look-up. The peer steps once a turn, with text; this environment once a token, with ids.
 """
 
 from __future__ import annotations

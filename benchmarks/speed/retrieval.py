@@ -3,12 +3,10 @@
     python -m search_env.benchmarks.speed.retrieval 100000 1000000 \
         --output benchmarks/results/speed_retrieval.md
 
-A million passages take 4 GB of memory, 1 GB of disk for a while and 5 minutes.
-
-**Corpus.** Synthetic, so that anyone can repeat it at any size: passages of 100 words, Zipf in two
-regimes (exponent 1.0 to rank 8,000, then 1.6) over 2 million words, English function words at the
-head, a fifth of each passage drawn from its own 12-word topic. **Queries.** Half are 2 to 5 content
-words, half read "who was the X of Y". What is not measured: memory-bound disks, several threads.
+A million passages take 4 GB of memory, 1 GB of disk for a while and 5 minutes. The corpus is
+synthetic, so that anyone can repeat it at any size: passages of 100 words, Zipf in two regimes
+(exponent 1.0 to rank 8,000, then 1.6) over 2 million words, a fifth of each passage drawn from its
+own 12-word topic. Half of the queries are 2 to 5 content words, half "who was the X of Y Z".
 """
 
 from __future__ import annotations

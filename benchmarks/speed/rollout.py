@@ -2,11 +2,10 @@
 
     python -m search_env.benchmarks.speed.rollout --output benchmarks/results/speed_rollout.md
 
-Both contenders write the same scripts (:mod:`search_env.benchmarks.speed.scripted`) with the same
-random model in the same environment, which is checked. The peer is the loop of Search-R1
-(``search_r1/llm_agent/generation.py``): all active rows are left-padded, ``generate`` writes until
-each of them has closed its query, the documents are appended and the next turn starts from the
-texts alone. It is given a stopping criterion for each row, which the original lacks.
+Both write the same scripts (:mod:`search_env.benchmarks.speed.scripted`), which is checked. The
+peer is the loop of Search-R1 (``search_r1/llm_agent/generation.py``) with a stopping criterion for
+each row, which the original lacks: active rows are left-padded, ``generate`` writes until each has
+closed its query, and the next turn starts from the texts alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Episodes that are written to order, so that contenders do the same work.
 
 A script is all turns of one episode: thoughts of random words, a query for each step of the
-question, an answer that is right in every other episode of a group, so that no group is without
-an advantage. The model computes and samples as usual; only then the script's token takes the place
-of the sampled one. Log-probabilities are therefore those of tokens that were not kept.
+question, an answer that is right in every other episode of a group. The model computes and samples
+as usual; only then the script's token takes the place of the sampled one, whose log-probability
+stays.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
     python -m search_env.benchmarks.speed.throughput --tiny
 
 One shape takes less than ten minutes on an H200. Weights are random. A step plays 16 questions 16
-times each in the procedural world by scripts (:mod:`search_env.benchmarks.speed.scripted`), so
-searches happen, and learns from it.
+times each by scripts (:mod:`search_env.benchmarks.speed.scripted`) and learns from it.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -71,9 +69,7 @@ def random_model(name: str, device: torch.device) -> PreTrainedModel:
     """Return a model of a shape with random bfloat16 weights."""
     torch.manual_seed(0)
     with device:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            shape_config(name), dtype=torch.bfloat16
-        )
+        model = AutoModelForCausalLM.from_config(shape_config(name), dtype=torch.bfloat16)
     return model.eval()
 
 
@@ -97,14 +93,11 @@ def device_of() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    """Return what a call takes, the GPU's work included."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else (lambda: None)
-    wait()
-    start = time.perf_counter()
-    call()
-    wait()
-    return time.perf_counter() - start
+def clock() -> float:
+    """Return seconds, once the GPU has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def decode_rows(shape: str, lora: bool) -> Iterator[list[str]]:
@@ -124,7 +117,9 @@ def decode_rows(shape: str, lora: bool) -> Iterator[list[str]]:
 
         engine.begin(rows, prompts, list(rows))
         steps()  # reads the prompts, captures the graphs; leaves rows of `context` tokens
-        taken = seconds_of(steps) / new
+        start = clock()
+        steps()
+        taken = (clock() - start) / new
         mean = context + new // 2
         least = decode_bytes(shape_config(shape), batch, mean) / BANDWIDTH
         yield [
@@ -158,17 +153,12 @@ def step_rows(shape: str, lora: bool) -> Iterator[list[str]]:
     )
     engine = ScriptedEngine(learner.model, rows=prompts * group, max_tokens=size)
     algorithm = Algorithm(prompts=prompts, group_size=group)
-    made: list[Any] = []
-
-    def take(questions: list[int], step: int) -> None:
-        made[:] = scripted_step(learner, engine, envs, questions, algorithm, step)
-
-    seconds = 0.0
     for step in range(2):
         questions = list(range(step * prompts, (step + 1) * prompts))
         engine.follow(envs, questions, write_scripts(envs, questions, group, thought, step))
-        seconds = seconds_of(lambda q=questions, s=step: take(q, s))
-    rollouts, parts = made
+        start = clock()
+        rollouts, parts = scripted_step(learner, engine, envs, questions, algorithm, step)
+        seconds = clock() - start
     played = rollouts.trajectories
     peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
     yield [

@@ -6,13 +6,10 @@ Run it in an environment that TRL is installed into::
     python -m search_env.benchmarks.speed.training_step \
         --output benchmarks/results/speed_training_step.md
 
-Both train the same model from the same weights with GRPO, one optimizer step for a batch of
-episodes. TRL plays them by its own tool loop (``tools=``): ``generate`` for all active rows, calls
-parsed out of the text, the same retriever behind a function ``search``, documents through the chat
-template, ``generate`` again from all tokens. Both policies sample as usual and are then made to
-write the same scripts (:mod:`search_env.benchmarks.speed.scripted`), so searches and tokens are
-equal, which is checked; TRL needs an end-of-sequence token to end a turn, which is not counted.
-Steps are taken in turn, so a slow minute of the machine falls on both.
+Both train the same model with GRPO, one optimizer step for a batch of episodes. TRL plays them by
+its own tool loop (``tools=``). Both policies sample as usual and are then made to write the same
+scripts (:mod:`search_env.benchmarks.speed.scripted`), so searches and tokens are equal, which is
+checked; TRL needs an end-of-sequence token to end a turn, which is not counted.
 """
 
 from __future__ import annotations
@@ -86,13 +83,10 @@ def speed_row(dtype: str, ours: Measured, peer: Measured, work: Workload) -> lis
     tokens = sum(len(ids) for step in range(1, len(work.scripts)) for ids in work.tokens(step))
     mine, theirs = ours.seconds[1:], peer.seconds[1:]
     ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
-    figures = [
-        *(f"{statistics.median(seconds):.2f}" for seconds in (mine, theirs)),
-        *(f"{tokens / sum(seconds):,.0f}" for seconds in (mine, theirs)),
-        f"{statistics.median(ratios):.2f}",
-        f"{min(ratios):.2f} to {max(ratios):.2f}",
-    ]
-    return [dtype, *figures]
+    medians = [f"{statistics.median(seconds):.2f}" for seconds in (mine, theirs)]
+    rates = [f"{tokens / sum(seconds):,.0f}" for seconds in (mine, theirs)]
+    spread = [f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+    return [dtype, *medians, *rates, *spread]
 
 
 def page(args: argparse.Namespace) -> str:

@@ -1,8 +1,7 @@
 """TRL's side of the training step: its tool loop, made to write given scripts.
 
 A tokenizer that renders and parses this environment's tags, a model whose ``generate`` follows
-scripts turn by turn, a tool that searches, and a trainer that records what was written; and the
-work that both sides of the comparison do.
+scripts, a tool that searches, a trainer that records; and the work that both sides do.
 """
 
 from __future__ import annotations

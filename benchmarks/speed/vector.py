@@ -3,9 +3,8 @@ r"""What a step of the vector environment costs, and what it gains where retriev
     SEARCH_ENV_DATA=... python -m search_env.benchmarks.speed.vector \
         --output benchmarks/results/speed_vector.md
 
-Without the data, the byte tokenizer is measured. Plain steps write a token in every row: no tag, no
-search, no end. For the slow retriever, episodes of several lengths send two queries each, so that
-rows wait at different times.
+Plain steps write a token in every row. For the slow retriever, episodes of several lengths send two
+queries each, so that rows wait at different times.
 """
 
 from __future__ import annotations
@@ -61,12 +60,9 @@ def plain_steps(repeats: int) -> Iterator[list[str]]:
 class SlowRetriever:
     """Answers any queries after a while, all of a call together."""
 
-    def __init__(self, latency: float) -> None:
-        self.latency = latency
-
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Wait, then return one passage for each query."""
-        time.sleep(self.latency)
+        time.sleep(LATENCY)
         return [[Document(query, query, TEXT)] for query in queries]
 
 
@@ -110,7 +106,7 @@ def slow_env(threads: int = 1, **arguments: Any) -> SearchQAVectorEnv:
     """Return 64 rows that search with a retriever of 50 ms."""
     return SearchQAVectorEnv(
         64,
-        retriever=SlowRetriever(LATENCY),
+        retriever=SlowRetriever(),
         retrieval_threads=threads,
         copy=False,
         autoreset_mode=AutoresetMode.SAME_STEP,

@@ -3,11 +3,10 @@
     python -m search_env.benchmarks.studies.learning run --seeds 0 1 2 3 4 --folder runs/learning
     python -m search_env.benchmarks.studies.learning report --folder runs/learning
 
-``run`` trains what is not there yet, one run after another on one thread, so that several may share
-a machine; ``report`` writes ``benchmarks/results/learning.md`` and its picture. All conditions take
-as many training steps of as many episodes, from the same base model; but "as bundled" is what
-``search-env train`` does: fewer steps, two processes. Scores are of greedy episodes on
-questions of worlds that nobody trained on; intervals are t intervals over seeds.
+``run`` trains what is not there yet, each run on one thread; ``report`` writes the page and its
+picture. All conditions take as many steps of as many episodes from the same base model, but "as
+bundled": that is ``search-env train``, fewer steps by two processes. Scores are of greedy episodes
+on questions of worlds that nobody trained on; intervals are t intervals over seeds.
 """
 
 from __future__ import annotations

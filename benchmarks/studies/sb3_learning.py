@@ -2,9 +2,8 @@
 
     python -m search_env.benchmarks.studies.sb3_learning --output benchmarks/results/sb3_learning.md
 
-Each seed is a run of ``agents/examples/sb3_tiny.py`` with its own settings: half of the reward for
-a search, half for the format, one-hop questions, until episodes are paid enough. Scores are of
-sampled episodes on questions that nobody trained on; intervals are t intervals over seeds.
+Each seed is a run of ``agents/examples/sb3_tiny.py`` with its own settings. Scores are of sampled
+episodes on questions that nobody trained on; intervals are t intervals over seeds.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     SEARCH_ENV_DATA=... python -m search_env.benchmarks.studies.sweep --output
     benchmarks/results/scores.md
 
-Each row is one ``search-env bench`` command, which is printed with it; results lie in
-``runs/bench`` and are gone on with. ``--limit`` plays the first questions of each set, under ids
-that say so. Scores go into the store beside the page, and a leaderboard is made of the store.
+Each row is one ``search-env bench`` command; results lie in ``runs/bench`` and are gone on with.
+``--limit`` plays the first questions of each set, under ids that say so.
 """
 
 from __future__ import annotations

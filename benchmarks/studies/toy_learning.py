@@ -3,11 +3,9 @@ r"""Learning on the toy: stock programs and the single file, through two phases 
     python -m search_env.benchmarks.studies.toy_learning --output benchmarks/results/toy_learning.md
         \ --plot docs/images/toy_learning.png
 
-Stable-Baselines3's PPO and sb3-contrib's MaskablePPO, both stock with `MlpPolicy`, and the PPO of
-`agents/examples/ppo_toy.py`: same settings, same phases, same seeds. Beside them an ablation: the
-same without the shaping term. Every run is a process of its own on one thread.
-
-Needs matplotlib for the plot.
+Stable-Baselines3's PPO and sb3-contrib's MaskablePPO with `MlpPolicy`, and the PPO of
+`agents/examples/ppo_toy.py`: same settings, phases and seeds. Beside them an ablation without the
+shaping term. Every run is a process of its own on one thread. The plot needs matplotlib.
 """
 
 from __future__ import annotations
