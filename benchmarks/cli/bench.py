@@ -41,27 +41,18 @@ def bench_command(
         str,
         Option(help="A scripted baseline, model:NAME, python:MODULE:FUNCTION or http://HOST/v1."),
     ] = "question-as-query",
-    out: Annotated[
-        Path | None, Option(help="File of results; by default named in runs/bench.")
-    ] = None,
-    episodes: Annotated[
-        Path | None, Option(help="File to record whole episodes in, for search-env view.")
-    ] = None,
+    out: Annotated[Path | None, Option(help="File of results; by default in runs/bench.")] = None,
+    episodes: Annotated[Path | None, Option(help="File to record episodes in, to view.")] = None,
     limit: Annotated[int | None, Option(min=1, help="Only the first N questions.")] = None,
     ablation: Annotated[str | None, Option(help="no-documents or shuffled-documents.")] = None,
     samples: Annotated[int, Option(min=1, help="Episodes of each question.")] = 1,
     temperature: Annotated[float, Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, Option(help="Share of the probability that is kept.")] = 1.0,
     seed: Annotated[int, Option(min=0, help="Seed of environment and agent.")] = 0,
-    corpus: Annotated[
-        str | None, Option(help="Your own corpus; the id then names it by its digest.")
-    ] = None,
-    questions: Annotated[
-        str | None, Option(help="Your own questions; the id then names them so.")
-    ] = None,
+    corpus: Annotated[str | None, Option(help="Your own corpus, named in the id.")] = None,
+    questions: Annotated[str | None, Option(help="Your own questions, named in the id.")] = None,
     trained_on: Annotated[
-        list[str] | None,
-        Option(help="Questions the agent was trained on, DATASET:SPLIT or a file."),
+        list[str] | None, Option(help="Questions it was trained on, DATASET:SPLIT or a file.")
     ] = None,
     tokenizer: Annotated[str | None, Option(help="Tokenizer of a model or an endpoint.")] = None,
     max_tokens: Annotated[int | None, Option(help="Context of a model.")] = None,
@@ -69,17 +60,11 @@ def bench_command(
     num_envs: Annotated[int | None, Option(help="Episodes of a model side by side.")] = None,
     dtype: Annotated[str | None, Option(help="Type of a model: fp32 or bf16.")] = None,
     model: Annotated[str | None, Option(help="Name of an endpoint's model.")] = None,
-    api: Annotated[
-        str | None, Option(help="API of an endpoint: completions, chat or tokens.")
-    ] = None,
-    concurrency: Annotated[
-        int | None, Option(help="Episodes of an endpoint or a function at a time.")
-    ] = None,
+    api: Annotated[str | None, Option(help="An endpoint's: completions, chat or tokens.")] = None,
+    concurrency: Annotated[int | None, Option(help="Episodes of an endpoint at a time.")] = None,
     timeout: Annotated[float | None, Option(help="Seconds for a reply of an endpoint.")] = None,
     retries: Annotated[int | None, Option(help="Further tries with an endpoint.")] = None,
-    judge: Annotated[
-        str | None, Option(help="Chat endpoint that judges the answers, http://HOST/v1.")
-    ] = None,
+    judge: Annotated[str | None, Option(help="Chat endpoint that judges, http://HOST/v1.")] = None,
     judge_model: Annotated[str | None, Option(help="Name of the judge's model.")] = None,
 ) -> None:
     """Score an agent under a protocol; a run that was stopped goes on where it was."""
@@ -91,30 +76,16 @@ def bench_command(
     from search_env.benchmarks.question_sets.registry import get_benchmark
 
     protocol = get_benchmark(protocol_id)
-    if questions is not None:
-        protocol = protocol.over_questions(questions)
-    if corpus is not None:
-        protocol = protocol.over_corpus(corpus)
+    protocol = protocol if questions is None else protocol.over_questions(questions)
+    protocol = protocol if corpus is None else protocol.over_corpus(corpus)
     decoding = Decoding(temperature, top_p, samples)
-    if agent.startswith("model:"):
-        from search_env.agents.cli.common import need_agents
-
-        need_agents("bench")
-    benchmark_agent = make_agent(
-        agent,
-        protocol,
-        seed=seed,
-        tokenizer=tokenizer,
-        max_tokens=max_tokens,
-        prompt=prompt,
-        num_envs=num_envs,
-        dtype=dtype,
-        model=model,
-        api=api,
-        concurrency=concurrency,
-        timeout=timeout,
-        retries=retries,
-    )
+    _need_agents(agent)
+    agent_options = {
+        **{"tokenizer": tokenizer, "max_tokens": max_tokens, "prompt": prompt, "dtype": dtype},
+        **{"num_envs": num_envs, "model": model, "api": api, "concurrency": concurrency},
+        **{"timeout": timeout, "retries": retries},
+    }
+    benchmark_agent = make_agent(agent, protocol, seed=seed, **agent_options)
     _warn_of_overlap(protocol, trained_on or [])
     name = str(benchmark_agent.description["name"])
     path = out or default_path(protocol, name, decoding.label, ablation, limit)
@@ -124,16 +95,20 @@ def bench_command(
         protocol,
         benchmark_agent,
         path,
-        ablation=ablation,
-        decoding=decoding,
-        limit=limit,
-        seed=seed,
-        command=context.obj or "",
-        episodes=episodes,
+        **{"ablation": ablation, "decoding": decoding, "limit": limit, "seed": seed},
+        **{"command": context.obj or "", "episodes": episodes},
     )
     if judge is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
+
+
+def _need_agents(agent: str) -> None:
+    """Say what to install where a model plays and torch is not there."""
+    if agent.startswith("model:"):
+        from search_env.agents.cli.common import need_agents
+
+        need_agents("bench")
 
 
 def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **options: Any) -> Results:

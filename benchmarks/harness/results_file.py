@@ -197,7 +197,7 @@ def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; others are
     said in a warning that names ``path``.
     """
-    former = (header.get("digests") or {}).get("rules")
+    former = str((header.get("digests") or {}).get("rules"))
     if former not in FORMER_RULES_DIGESTS:
         return header
     current = FORMER_RULES_DIGESTS[former]

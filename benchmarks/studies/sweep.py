@@ -53,7 +53,7 @@ def page(args: argparse.Namespace) -> str:
     parts = [_LEGEND]
     for protocol in (id for name in args.only for id in QUESTION_SETS[name].reported):
         try:
-            results = [play_row(protocol, *row, args.limit) for row in ROWS]
+            results = [play_row(protocol, agent, ablation, args.limit) for agent, ablation in ROWS]
         except DataError as error:
             parts.append(f"## {protocol}\n\nNot run: {str(error).splitlines()[0]}\n")
             continue
