@@ -194,8 +194,8 @@ def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     """Return a header with the digest that its rules have today, and the former one beside it.
 
     Rules without an entry in
-    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; others are
-    said in a warning that names ``path``.
+    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; for
+    others a warning names ``path`` and both digests.
     """
     former = str((header.get("digests") or {}).get("rules"))
     if former not in FORMER_RULES_DIGESTS:

@@ -51,7 +51,7 @@ def by_protocol(results: Iterable[Results]) -> dict[str, dict[str, Results]]:
 
 
 def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
-    """Return the tab of scores that :func:`by_protocol` has sorted."""
+    """Return the tab of scores of results from :func:`by_protocol`."""
     parts = [f'<p class="note">{html.escape(LEGEND)}</p>']
     for id, agents in results.items():
         parts.append(f"<h2>{html.escape(id)}</h2>")

@@ -149,7 +149,7 @@ def test_an_episode_twice(tmp_path, records):
         read_results(path)
 
 
-def test_a_former_rules_digest_is_read_as_todays_and_said(tmp_path, records):
+def test_a_former_rules_digest_is_read_as_todays_with_a_warning(tmp_path, records):
     former, current = next(iter(FORMER_RULES_DIGESTS.items()))
     old = {**HEADER, "digests": {"questions": "a", "rules": former}}
     new = {**HEADER, "digests": {"questions": "a", "rules": current}}

@@ -176,6 +176,7 @@ GOLDEN = [(name, episode) for name in PROTOCOLS for episode in golden(name)["epi
     ("protocol", "episode"), GOLDEN, ids=[f"{name}: {e['name']}" for name, e in GOLDEN]
 )
 def test_golden_episodes(tmp_path, protocol, episode):
+    """A difference is a change of rules: the ids of that protocol need their next version."""
     questions = tmp_path / "questions.jsonl"
     questions.write_text(json.dumps(golden(protocol)["question"]) + "\n", "utf-8")
     env = SearchQAEnv(

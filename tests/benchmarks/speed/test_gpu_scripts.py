@@ -80,6 +80,7 @@ def test_throughput_in_tiny_mode(tmp_path, capsys):
     throughput.main(["--tiny", "--output", str(tmp_path / "page.md")])
     page = (tmp_path / "page.md").read_text()
     assert capsys.readouterr().out == page
+    assert f"{throughput.__name__} --part decode step --shape tiny`" in page
     for row in ("tiny, batch 2, context 50", "tiny, batch 4", "tiny, all weights, 2 x 2"):
         assert f"| {row}" in page
     cells = [cell.strip() for cell in page.splitlines()[-1].strip("|").split("|")]

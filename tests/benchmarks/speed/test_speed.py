@@ -145,5 +145,5 @@ def test_measurements_as_scripts(tmp_path, monkeypatch, capsys, module, argument
     module.main()
     page = (tmp_path / "page.md").read_text("utf-8")
     assert capsys.readouterr().out == page
-    assert f"python -m {module.__name__}" in page
+    assert f"* Command: `python -m {module.__name__} {' '.join(arguments)}`" in page
     assert expected in page
