@@ -24,14 +24,7 @@ from search_env.core.episode_state import Query
 from search_env.envs.config import EnvComponents, EnvConfig, Info
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_groups import Groups, check_group_size
-from search_env.envs.vector_rows import (
-    Rows,
-    RowsState,
-    StepResult,
-    VectorRows,
-    add_info,
-    row_options,
-)
+from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
 from search_env.retrieval.async_search import BackgroundSearch, Ticket
@@ -256,19 +249,14 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._blocked = _INTERRUPTED
         self._rows.reset_together(rows)
         for row in rows:
-            self._rows.begin(row, row_options(chosen, row, self.num_envs))
+            self._rows.begin(row, chosen)
         if self._num_under_way:
             self._under_way &= ~mask
             self._num_under_way = int(self._under_way.sum())
             self._settled.difference_update(rows)
         self._blocked = ""
         self._show()
-        if not partial:
-            return self._rows.observations(), self._rows.episode_infos()
-        infos: Info = {}
-        for row in rows:  # the others have no infos
-            info = self.components.row_info(self._rows.dynamics, row)
-            add_info(infos, info, row, self.num_envs)
+        infos = self._rows.some_infos(rows) if partial else self._rows.episode_infos()
         return self._rows.observations(), infos
 
     def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:

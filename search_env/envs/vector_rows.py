@@ -116,7 +116,7 @@ class VectorRows:
             self.groups.reset_together(rows)
 
     def begin(self, row: int, options: Mapping[str, Any]) -> None:
-        """Start an episode with the question chosen by the options of ``reset``.
+        """Start an episode with the question that the options of ``reset`` choose for the row.
 
         Raises:
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
@@ -124,7 +124,7 @@ class VectorRows:
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
-        question = self.components.choose(options, random)
+        question = self.components.choose(_row_options(options, row, self.count), random)
         if self.groups is not None:
             self.groups.begin(row, question)
         self.dynamics.begin(row, question)
@@ -206,9 +206,9 @@ class VectorRows:
                 terminated[row], truncated[row] = stop.terminated, not stop.terminated
                 info = self._end(row, {**info, **final})
             if info:
-                add_info(special, info, row, count)
+                _add_info(special, info, row, count)
         for row, info in () if self.groups is None else self.groups.take_complete():
-            add_info(special, info, row, count)
+            _add_info(special, info, row, count)
         infos = self.episode_infos()
         infos.update(special)
         return self.observations(), rewards, terminated, truncated, infos
@@ -233,6 +233,13 @@ class VectorRows:
         if self.components.action_mask:
             infos["action_mask"] = self.action_masks(range(self.count))
             infos["_action_mask"] = np.ones(self.count, np.bool_)
+        return infos
+
+    def some_infos(self, rows: Sequence[int]) -> Info:
+        """Return the keys that the infos of every step have, for some rows only."""
+        infos: Info = {}
+        for row in rows:
+            _add_info(infos, self.components.row_info(self.dynamics, row), row, self.count)
         return infos
 
     def observations(self) -> Observation:
@@ -326,7 +333,7 @@ class VectorRows:
         self.transcripts = {}
 
 
-def add_info(infos: Info, info: Info, row: int, count: int) -> None:
+def _add_info(infos: Info, info: Info, row: int, count: int) -> None:
     """Add the info of one row to the infos of all, each key as an array with a mask.
 
     As ``gymnasium.vector.VectorEnv._add_info``, at a third of its cost: numbers and arrays in
@@ -339,7 +346,7 @@ def add_info(infos: Info, info: Info, row: int, count: int) -> None:
             infos[key], infos[mask] = _empty(key, value, count), np.zeros(count, np.bool_)
         array = infos[key]
         if type(array) is dict:
-            add_info(array, value, row, count)
+            _add_info(array, value, row, count)
         else:
             array[row] = value
         infos[mask][row] = True
@@ -357,7 +364,7 @@ def _empty(key: str, value: Any, count: int) -> Any:
     return np.zeros(count, kind)
 
 
-def row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
+def _row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
     """Return the options of one row; sequences hold one value for each row.
 
     Raises:
