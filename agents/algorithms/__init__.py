@@ -1,1 +1,1 @@
-"""Policy-gradient algorithms as pure functions: settings, advantages, losses, published presets."""
+"""Policy-gradient algorithms: configuration, advantages, losses, published presets."""

@@ -1,14 +1,19 @@
 """Advantages of policy tokens: pure functions of rewards, groups and a mask.
 
-Shapes: B episodes, P policy tokens of the longest, right-padded; document tokens are taken out
-before. ``mask`` (bool, (B, P)) says which positions count. It may have holes: they are skipped as
-if they were not there, so nothing is discounted over them. Whatever stands at a position that does
-not count, NaN included, changes no result; results are 0 there.
+Shapes, here and in the comment at each tensor:
+
+* B: episodes.
+* P: policy tokens of the longest episode, padded on the right; document tokens are removed first.
+* C: parts of the reward.
+* M: episodes of one group.
+
+``mask`` (bool, (B, P)) selects the tokens that count. It may have holes, which are skipped without
+discounting over them. Values at masked positions, NaN included, have no effect; results are 0
+there.
 
 Formulas: reference implementation verl ``core_algos.py`` at 1dda039 and the papers named at each
-function. Sums run in float64: episodes of a group that were paid the same get exactly 0. What is
-not here: rewards (:mod:`search_env.rewards`) and losses
-(:mod:`search_env.agents.algorithms.losses`).
+function. Sums run in float64, so a group with equal rewards gets exactly 0. Rewards are in
+:mod:`search_env.rewards`, losses in :mod:`search_env.agents.algorithms.losses`.
 """
 
 from __future__ import annotations
@@ -19,26 +24,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search_env.agents.algorithms.config import Algorithm
-from search_env.errors import ConfigurationError
+from search_env.agents.algorithms.config import Algorithm, required
 
 Reduce = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all processes (the identity where there is one)."""
+"""Sums a tensor over all processes (the identity for a single one)."""
 
 
 class Estimate(NamedTuple):
-    """What the losses need.
+    """Advantages, and the targets of a critic.
 
     Attributes:
         advantages: float32 ``(B, P)``.
-        returns: float32 ``(B, P)``, what a critic should have said; None without a critic.
+        returns: float32 ``(B, P)``: targets of the value loss; None without a critic.
     """
 
     advantages: Tensor
     returns: Tensor | None = None
 
 
-def _alone(sums: Tensor) -> Tensor:
+def _single_process(sums: Tensor) -> Tensor:
     return sums
 
 
@@ -50,7 +54,7 @@ def at_last_token(rewards: Tensor, mask: Tensor) -> Tensor:
 
     Args:
         rewards: ``(B,)``.
-        mask: bool ``(B, P)``; an episode without any token is paid nothing.
+        mask: bool ``(B, P)``; an episode without tokens gets no reward.
 
     Returns:
         float32 ``(B, P)``.
@@ -60,8 +64,8 @@ def at_last_token(rewards: Tensor, mask: Tensor) -> Tensor:
         >>> at_last_token(torch.tensor([1.0, 2.0]), mask).tolist()
         [[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]
     """
-    behind = mask.flip(-1).cumsum(-1).flip(-1)
-    return torch.where(mask & (behind == 1), rewards.float()[:, None], 0.0)
+    remaining = mask.flip(-1).cumsum(-1).flip(-1)  # (B, P): tokens from here to the end
+    return torch.where(mask & (remaining == 1), rewards.float()[:, None], 0.0)
 
 
 def gae(
@@ -76,19 +80,19 @@ def gae(
     """Return generalised advantage estimates (arXiv 1506.02438) and returns.
 
     ``delta_t = r_t + gamma V_{t+1} - V_t``, ``A_t = delta_t + gamma lam A_{t+1}``, where t + 1 is
-    the next token that counts. A reward at a position that does not count is lost, as it is in
-    verl: use :func:`at_last_token`.
+    the next token that counts. Rewards at masked positions are ignored, as in verl: use
+    :func:`at_last_token`.
 
     Args:
         token_rewards: ``(B, P)``.
         values: ``(B, P)``: the critic's value of the state in which each token was chosen.
         mask: bool ``(B, P)``.
         gamma: Discount.
-        lam: Weight of longer looks ahead; 1 makes the advantage return minus value.
-        bootstrap: ``(B,)``: value of the state behind the last token; 0 for an episode that
-            terminated. None is 0 for all: verl and OpenRLHF do so too, and it is right where
-            budgets are part of the task, as they are in the environments here (whoever runs out
-            of tokens has failed). Pass values where a budget only cuts an unending task.
+        lam: The estimator's lambda; with 1 the advantage is the return minus the value.
+        bootstrap: ``(B,)``: value of the state after the last token; 0 for an episode that
+            terminated. None is 0 for all, as in verl and OpenRLHF. That is right where budgets are
+            part of the task, as in the environments of this package (an episode that runs out of
+            tokens has failed). Pass values where a budget only truncates a continuing task.
 
     Returns:
         Advantages, not whitened, and returns ``A + V``.
@@ -101,16 +105,16 @@ def gae(
         ... ).advantages.tolist()
         [[0.5, 0.0, 0.25]]
     """
-    rewards = torch.where(mask, token_rewards.float(), 0.0)
-    values = torch.where(mask, values.float(), 0.0)
-    advantages = torch.zeros_like(values)
-    ahead = values.new_zeros(len(values))
-    behind = ahead if bootstrap is None else bootstrap.float()
+    rewards = torch.where(mask, token_rewards.float(), 0.0)  # (B, P)
+    values = torch.where(mask, values.float(), 0.0)  # (B, P)
+    advantages = torch.zeros_like(values)  # (B, P)
+    advantage = values.new_zeros(len(values))  # (B,), of the next token that counts
+    next_value = advantage if bootstrap is None else bootstrap.float()  # (B,)
     for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * behind - values[:, t]
-        ahead = torch.where(mask[:, t], delta + gamma * lam * ahead, ahead)
-        behind = torch.where(mask[:, t], values[:, t], behind)
-        advantages[:, t] = ahead
+        delta = rewards[:, t] + gamma * next_value - values[:, t]  # (B,)
+        advantage = torch.where(mask[:, t], delta + gamma * lam * advantage, advantage)
+        next_value = torch.where(mask[:, t], values[:, t], next_value)
+        advantages[:, t] = advantage
     advantages = torch.where(mask, advantages, 0.0)
     return Estimate(advantages, advantages + values)
 
@@ -128,12 +132,12 @@ def bi_level_gae(
     """Return RAGEN's estimates (arXiv 2504.20073): GAE over turns, then within each turn.
 
     The return of a turn, estimated over the turns' last tokens with ``turn_gamma``, is the reward
-    at its last token; inside a turn tokens are discounted by ``gamma``. RAGEN takes every token
-    with a reward other than 0 for a turn's end, so a turn that earns nothing is joined to the
-    next; here the ends are given.
+    at its last token; inside a turn tokens are discounted by ``gamma``. RAGEN infers the ends of
+    turns from nonzero rewards, which joins a turn without reward to the next; here they are
+    passed.
 
     Args:
-        token_rewards: ``(B, P)``; those inside a turn are lost.
+        token_rewards: ``(B, P)``; those inside a turn are ignored.
         values: ``(B, P)``.
         mask: bool ``(B, P)``.
         turn_ends: bool ``(B, P)``: the last token of each turn; that of the episode is always one.
@@ -141,12 +145,11 @@ def bi_level_gae(
         lam: As in :func:`gae`, on both levels.
         turn_gamma: Discount of a turn.
     """
-    ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())
-    by_turn = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam)
-    turn_returns = by_turn.advantages + torch.where(ends, values.float(), 0.0)
-    # Each turn becomes a row of its own: its tokens stay where they are, all others are masked.
-    turns = ends.flip(-1).cumsum(-1).flip(-1)
-    total = torch.zeros_like(mask, dtype=torch.float32)
+    ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())  # (B, P)
+    turn_returns = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam).returns  # (B, P)
+    assert turn_returns is not None
+    turns = ends.flip(-1).cumsum(-1).flip(-1)  # (B, P): number of each token's turn, last is 1
+    total = torch.zeros_like(mask, dtype=torch.float32)  # (B, P)
     for turn in range(1, int(turns.max()) + 1 if turns.numel() else 1):
         inside = mask & (turns == turn)
         total += gae(turn_returns, values, inside, gamma=gamma, lam=lam).advantages
@@ -155,8 +158,7 @@ def bi_level_gae(
 
 def returns_to_go(token_rewards: Tensor, mask: Tensor, gamma: float = 1.0) -> Tensor:
     """Return ``G_t = r_t + gamma G_{t+1}`` over the tokens that count, ``(B, P)``."""
-    none = torch.zeros_like(token_rewards)
-    return gae(token_rewards, none, mask, gamma=gamma).advantages
+    return gae(token_rewards, torch.zeros_like(token_rewards), mask, gamma=gamma).advantages
 
 
 def whiten(
@@ -165,25 +167,25 @@ def whiten(
     *,
     divide: bool = True,
     eps: float = 1e-8,
-    reduce: Reduce = _alone,
+    reduce: Reduce = _single_process,
 ) -> Tensor:
-    """Return values with mean 0 and, if asked, variance 1 over all tokens that count.
+    """Return values with mean 0 and, with ``divide``, variance 1 over all tokens that count.
 
     Args:
         values: ``(B, P)``.
-        mask: bool ``(B, P)``. Released code often counts document tokens too (R1-Searcher,
-            Search-R1), which dilutes both moments; here only the policy's tokens count.
+        mask: bool ``(B, P)``. Released code often includes document tokens (R1-Searcher,
+            Search-R1), which dilutes both moments; here only policy tokens count.
         divide: Divide by ``sqrt(var + eps)``, unbiased; False only subtracts the mean.
         eps: Added to the variance (verl).
-        reduce: Adds sums up over processes, so that all of them whiten with the same moments;
-            all call it equally often.
+        reduce: Sums over processes, so that all of them whiten with the same moments; every
+            process calls it the same number of times.
 
     Returns:
         float32 ``(B, P)``.
     """
-    clean = torch.where(mask, values.double(), 0.0)
-    total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()
-    centred = torch.where(mask, clean - total / count.clamp(min=1.0), 0.0)
+    clean = torch.where(mask, values.double(), 0.0)  # (B, P)
+    total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()  # () each
+    centred = torch.where(mask, clean - total / count.clamp(min=1.0), 0.0)  # (B, P)
     if divide:
         variance = reduce(centred.square().sum()) / (count - 1.0).clamp(min=1.0)
         centred = centred * (variance + eps).rsqrt()
@@ -194,32 +196,34 @@ def whiten(
 
 
 class _Groups:
-    """Statistics of a number an episode over groups of episodes, each as ``(B,)``, float64."""
+    """Group statistics of a float64 number per episode; every method maps ``(B,)`` to ``(B,)``."""
 
     def __init__(self, groups: Tensor) -> None:
-        _, self.index = torch.unique(groups, return_inverse=True)
-        self.size = self.sum(torch.ones(len(groups), dtype=torch.float64, device=groups.device))
+        _, self.index = torch.unique(groups, return_inverse=True)  # (B,)
+        ones = torch.ones(len(groups), dtype=torch.float64, device=groups.device)  # (B,)
+        self.size = self.sum(ones)  # (B,)
 
     def members(self) -> Sequence[Tensor]:
-        """Which episodes each group has."""
+        """Return the episodes of each group, int64 ``(M,)``."""
         return torch.split(self.index.argsort(stable=True), self.index.bincount().tolist())
 
     def sum(self, numbers: Tensor) -> Tensor:
-        sums = numbers.new_zeros(len(numbers)).index_add(0, self.index, numbers)
+        sums = numbers.new_zeros(len(numbers)).index_add(0, self.index, numbers)  # (B,), by group
         return sums[self.index]
 
     def baseline(self, numbers: Tensor) -> Tensor:
-        """The group's mean; 0 for a group of one (verl), whose reward then counts as it is."""
+        """Return the group's mean; 0 for a group of one (verl), which keeps its reward."""
         return torch.where(self.size > 1, self.sum(numbers) / self.size, 0.0)
 
     def deviation(self, numbers: Tensor) -> Tensor:
-        """The group's unbiased standard deviation; 1 for a group of one (verl)."""
-        centred = numbers - self.sum(numbers) / self.size
-        variance = self.sum(centred.square()) / (self.size - 1.0).clamp(min=1.0)
+        """Return the group's unbiased standard deviation; 1 for a group of one (verl)."""
+        centred = numbers - self.sum(numbers) / self.size  # (B,)
+        variance = self.sum(centred.square()) / (self.size - 1.0).clamp(min=1.0)  # (B,)
         return torch.where(self.size > 1, variance.sqrt(), 1.0)
 
 
 def _broadcast(numbers: Tensor, mask: Tensor) -> Tensor:
+    """Return ``(B,)`` as float32 ``(B, P)``: an episode's number at each of its tokens."""
     return torch.where(mask, numbers.float()[:, None], 0.0)
 
 
@@ -240,12 +244,13 @@ def grpo(rewards: Tensor, groups: Tensor, mask: Tensor, *, eps: float = 1e-6) ->
 
     Example:
         >>> mask = torch.ones(4, 1, dtype=torch.bool)
-        >>> found = grpo(torch.tensor([1.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.int), mask)
-        >>> [round(a, 3) for a in found[:, 0].tolist()]
+        >>> groups = torch.zeros(4, dtype=torch.int)
+        >>> advantages = grpo(torch.tensor([1.0, 0.0, 0.0, 1.0]), groups, mask)
+        >>> [round(advantage, 3) for advantage in advantages[:, 0].tolist()]
         [0.866, -0.866, -0.866, 0.866]
     """
     group, rewards = _Groups(groups), rewards.double()
-    centred = rewards - group.baseline(rewards)
+    centred = rewards - group.baseline(rewards)  # (B,)
     return _broadcast(centred / (group.deviation(rewards) + eps), mask)
 
 
@@ -261,41 +266,42 @@ def mean_only(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
 def rloo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """Return RLOO's advantages (arXiv 2402.14740): the reward minus the mean of the others.
 
-    Arguments and result as in :func:`grpo`; a group of one has no others and gets 0, so that an
-    episode whose companions were invalid stops nothing.
+    Arguments and result as in :func:`grpo`; a group of one gets 0, so that an episode whose group
+    was otherwise invalid raises no error.
     """
     group, rewards = _Groups(groups), rewards.double()
-    others = (group.sum(rewards) - rewards) / (group.size - 1.0).clamp(min=1.0)
+    others = (group.sum(rewards) - rewards) / (group.size - 1.0).clamp(min=1.0)  # (B,)
     return _broadcast(torch.where(group.size > 1, rewards - others, 0.0), mask)
 
 
 def opo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
-    """Return OPO's advantages (arXiv 2505.23585): the baseline weighs rewards by length.
+    """Return OPO's advantages (arXiv 2505.23585): a baseline that weights rewards by length.
 
     ``R_i - sum_j |y_j| R_j / sum_j |y_j|``, lengths in tokens that count. Arguments and result as
     in :func:`grpo`; a group of one gets 0.
     """
     group, rewards = _Groups(groups), rewards.double()
-    lengths = mask.sum(-1).double()
-    baseline = group.sum(lengths * rewards) / group.sum(lengths).clamp(min=1.0)
+    lengths = mask.sum(-1).double()  # (B,)
+    baseline = group.sum(lengths * rewards) / group.sum(lengths).clamp(min=1.0)  # (B,)
     return _broadcast(rewards - baseline, mask)
 
 
 def pass_at_k(
     rewards: Tensor, groups: Tensor, mask: Tensor, *, divide: bool = True, eps: float = 1e-6
 ) -> Tensor:
-    """Return advantages of the best: ``(R_max - R_second) / (std + eps)``, 0 for all others.
+    """Return the best episode's lead ``(R_max - R_second) / (std + eps)``, 0 for all others.
 
-    Of two equally good all get 0. Arguments and result as in :func:`grpo`; ``divide`` says whether
-    to. A group of one gets 0. Source: verl ``compute_grpo_passk_outcome_advantage``.
+    With a tie for the best all get 0, and so does a group of one. Without ``divide`` the lead is
+    not divided. Arguments and result as in :func:`grpo`. Source: verl
+    ``compute_grpo_passk_outcome_advantage``.
     """
-    group, scores = _Groups(groups), rewards.double()
-    advantages = torch.zeros_like(scores)
+    group, rewards = _Groups(groups), rewards.double()
+    leads = torch.zeros_like(rewards)  # (B,)
     for members in group.members():
         if len(members) > 1:
-            best, second = scores[members].topk(2).indices
-            advantages[members[best]] = scores[members[best]] - scores[members[second]]
-    return _broadcast(advantages / (group.deviation(scores) + eps) if divide else advantages, mask)
+            best, second = rewards[members].topk(2).indices
+            leads[members[best]] = rewards[members[best]] - rewards[members[second]]
+    return _broadcast(leads / (group.deviation(rewards) + eps) if divide else leads, mask)
 
 
 def gdpo(
@@ -305,30 +311,30 @@ def gdpo(
     *,
     weights: Tensor | None = None,
     divide: bool = True,
-    reduce: Reduce = _alone,
+    reduce: Reduce = _single_process,
 ) -> Tensor:
-    """Return GDPO's advantages (arXiv 2601.05242): no reward part drowns another.
+    """Return GDPO's advantages (arXiv 2601.05242): each part of the reward is normalised alone.
 
-    Each part is normalised in its group as in GRPO, the weighted sum is whitened over the batch's
-    tokens.
+    Each part is normalised in its group as in GRPO, so that a part with a large spread cannot
+    dominate; the weighted sum is whitened over the batch's tokens.
 
     Args:
         components: ``(B, C)``: the parts of each episode's reward.
         groups: int ``(B,)``.
         mask: bool ``(B, P)``.
-        weights: ``(C,)``; None weighs all parts 1.
+        weights: ``(C,)``; None for 1 each.
         divide: Divide by the group's standard deviation; the whitening always divides.
         reduce: See :func:`whiten`.
 
     Returns:
         float32 ``(B, P)``.
     """
-    summed = torch.zeros_like(mask, dtype=torch.float32)
-    for number, part in enumerate(components.unbind(-1)):
+    normalise = grpo if divide else mean_only
+    total = torch.zeros_like(mask, dtype=torch.float32)  # (B, P)
+    for number, part in enumerate(components.unbind(-1)):  # part: (B,)
         weight = 1.0 if weights is None else weights[number]
-        normalised = grpo(part, groups, mask) if divide else mean_only(part, groups, mask)
-        summed = summed + weight * normalised
-    return whiten(summed, mask, reduce=reduce)
+        total = total + weight * normalise(part, groups, mask)
+    return whiten(total, mask, reduce=reduce)
 
 
 def reinforce_pp(
@@ -338,12 +344,12 @@ def reinforce_pp(
     penalties: Tensor | None = None,
     gamma: float = 1.0,
     divide: bool = True,
-    reduce: Reduce = _alone,
+    reduce: Reduce = _single_process,
 ) -> Tensor:
     """Return REINFORCE++'s advantages (arXiv 2501.03262): whitened returns to go.
 
     Args:
-        rewards: ``(B,)``, paid at the last token that counts.
+        rewards: ``(B,)``, placed at the last token that counts.
         mask: bool ``(B, P)``.
         penalties: ``(B, P)`` added to the token rewards: ``-beta * k1``.
         gamma: Discount.
@@ -364,26 +370,26 @@ def reinforce_pp_baseline(
     *,
     penalties: Tensor | None = None,
     divide: bool = True,
-    reduce: Reduce = _alone,
+    reduce: Reduce = _single_process,
 ) -> Tensor:
     """Return REINFORCE++-baseline's advantages: minus the group's mean, whitened over the batch.
 
-    What R1-Searcher trains with (``reinforce_baseline`` of OpenRLHF). There masked document
-    tokens count in the whitening; here they do not.
+    R1-Searcher's estimator (``reinforce_baseline`` of OpenRLHF), where masked document tokens
+    count in the whitening; here they do not.
 
     Args:
         rewards: ``(B,)``.
         groups: int ``(B,)``.
         mask: bool ``(B, P)``.
         penalties: ``(B, P)``: ``-beta * k1``; their return to go is added before the whitening,
-            not discounted.
+            undiscounted.
         divide: See :func:`whiten`.
         reduce: See :func:`whiten`.
 
     Returns:
         float32 ``(B, P)``.
     """
-    advantages = _penalised_ahead(mean_only(rewards, groups, mask), penalties, mask)
+    advantages = _add_penalty_returns(mean_only(rewards, groups, mask), penalties, mask)
     return whiten(advantages, mask, divide=divide, reduce=reduce)
 
 
@@ -391,11 +397,11 @@ def _penalised(token_rewards: Tensor, penalties: Tensor | None) -> Tensor:
     return token_rewards if penalties is None else token_rewards + penalties
 
 
-def _penalised_ahead(advantages: Tensor, penalties: Tensor | None, mask: Tensor) -> Tensor:
+def _add_penalty_returns(advantages: Tensor, penalties: Tensor | None, mask: Tensor) -> Tensor:
     return advantages if penalties is None else advantages + returns_to_go(penalties, mask)
 
 
-# ----------------------------------------------------------------------------------- all of it
+# ----------------------------------------------------------------------------------- dispatch
 
 
 def estimate(
@@ -408,13 +414,13 @@ def estimate(
     bootstrap: Tensor | None = None,
     penalties: Tensor | None = None,
     components: Tensor | None = None,
-    reduce: Reduce = _alone,
+    reduce: Reduce = _single_process,
 ) -> Estimate:
-    """Return the advantages that an algorithm asks for.
+    """Return the advantages of an algorithm.
 
-    Where the KL price goes: into the token rewards for gae and reinforce_pp; into the return for
-    rloo (paper, TRL); for all others its return to go is added to the group's advantage and
-    never divided by the group's spread (OpenRLHF, hence R1-Searcher).
+    The KL penalty enters the token rewards in gae and reinforce_pp, and the return in rloo (paper,
+    TRL). In all others its return to go is added to the group's advantage and never divided by
+    the group's deviation (OpenRLHF, hence R1-Searcher).
 
     Args:
         algorithm: What to compute.
@@ -422,13 +428,13 @@ def estimate(
         groups: int ``(B,)``; a group's episodes are all in this batch, on this process.
         mask: bool ``(B, P)``.
         values: ``(B, P)``, for gae.
-        bootstrap: ``(B,)``, for gae, see there.
+        bootstrap: ``(B,)``, see :func:`gae`.
         penalties: ``(B, P)``: ``-kl_coefficient * k1``, with ``kl="reward"``.
         components: ``(B, C)``, for gdpo.
         reduce: See :func:`whiten`.
 
     Raises:
-        ConfigurationError: The estimator needs something that was not given.
+        ConfigurationError: An input of the estimator is None.
     """
     divide = algorithm.normalize_std
     match algorithm.advantage:
@@ -436,7 +442,7 @@ def estimate(
             token_rewards = _penalised(at_last_token(rewards, mask), penalties)
             advantages, returns = gae(
                 token_rewards,
-                _needed("values", values, algorithm),
+                required("values", values, "advantage='gae'"),
                 mask,
                 gamma=algorithm.gamma,
                 lam=algorithm.lam,
@@ -444,9 +450,13 @@ def estimate(
             )
             return Estimate(whiten(advantages, mask, divide=divide, reduce=reduce), returns)
         case "reinforce_pp":
-            gamma = algorithm.gamma
             advantages = reinforce_pp(
-                rewards, mask, penalties=penalties, gamma=gamma, divide=divide, reduce=reduce
+                rewards,
+                mask,
+                penalties=penalties,
+                gamma=algorithm.gamma,
+                divide=divide,
+                reduce=reduce,
             )
         case "reinforce_pp_baseline":
             advantages = reinforce_pp_baseline(
@@ -457,12 +467,12 @@ def estimate(
                 rewards = rewards + torch.where(mask, penalties, 0.0).sum(-1)
             advantages = rloo(rewards, groups, mask)
         case "gdpo":
-            parts = _needed("components", components, algorithm)
-            advantages = gdpo(parts, groups, mask, divide=divide, reduce=reduce)
-            advantages = _penalised_ahead(advantages, penalties, mask)
+            components = required("components", components, "advantage='gdpo'")
+            advantages = gdpo(components, groups, mask, divide=divide, reduce=reduce)
+            advantages = _add_penalty_returns(advantages, penalties, mask)
         case _:
             advantages = _grouped(algorithm, rewards, groups, mask)
-            advantages = _penalised_ahead(advantages, penalties, mask)
+            advantages = _add_penalty_returns(advantages, penalties, mask)
     return Estimate(advantages)
 
 
@@ -475,12 +485,3 @@ def _grouped(algorithm: Algorithm, rewards: Tensor, groups: Tensor, mask: Tensor
     if algorithm.advantage == "grpo" and algorithm.normalize_std:
         return grpo(rewards, groups, mask)
     return mean_only(rewards, groups, mask)
-
-
-def _needed(name: str, given: Tensor | None, algorithm: Algorithm) -> Tensor:
-    if given is None:
-        raise ConfigurationError(
-            f"Expected {name} for advantage={algorithm.advantage!r}, got None. Pass {name}, or "
-            "choose an advantage that does without."
-        )
-    return given

@@ -1,17 +1,18 @@
-"""What a policy-gradient algorithm is, as one flat frozen dataclass.
+"""The choices of a policy-gradient algorithm, as one flat frozen dataclass.
 
 Every choice in which the published algorithms differ is a field; the estimators that read it are in
 :mod:`search_env.agents.algorithms.advantages`, the losses in
 :mod:`search_env.agents.algorithms.losses`, the published combinations in
-:mod:`search_env.agents.algorithms.presets`. What a *run* is (model, environment, number of steps,
-seed, dtype) and how the optimizer does its arithmetic are not here. Imports no torch.
+:mod:`search_env.agents.algorithms.presets`. Settings of a *run* (model, environment, number of
+steps, seed, dtype) and of the optimizer's arithmetic are elsewhere. Imports no torch.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeVar, get_args
 
 from search_env.errors import ConfigurationError, nearest
 
@@ -35,6 +36,9 @@ ImportanceCorrection = Literal["none", "tis", "icepop", "sequence_tis"]
 GROUPED: frozenset[str] = frozenset(get_args(Advantage)) - {"gae", "reinforce_pp"}
 """Advantages that compare episodes of one question: they need groups of at least two."""
 
+T = TypeVar("T")
+_Check = Callable[[object], bool]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Algorithm:
@@ -48,14 +52,14 @@ class Algorithm:
         surrogate: The per-token loss: ``"ppo"`` clips the token's ratio, ``"gspo"`` the
             sequence's, ``"cispo"`` its weight only, ``"sapo"`` bends it softly, ``"reinforce"``
             uses none; see :func:`search_env.agents.algorithms.losses.surrogate`.
-        aggregation: How token losses become one number, see
+        aggregation: How token losses are summed, see
             :func:`search_env.agents.algorithms.losses.token_weights`.
         horizon: Constant length that ``"const_norm"`` divides by; None elsewhere.
         prompts: Questions in a rollout set.
         group_size: Episodes of each question.
         epochs: Passes over a rollout set.
         minibatch: Sequences of an optimizer step; None for the whole rollout set.
-        gamma: Discount a policy token.
+        gamma: Discount per policy token.
         lam: GAE's lambda.
         normalize_std: Divide by the standard deviation: of the group in grpo, gdpo and
             pass_at_k, of the batch's tokens in gae, reinforce_pp and reinforce_pp_baseline.
@@ -66,30 +70,31 @@ class Algorithm:
         dual_clip: Bound of the loss where the advantage is negative, as a multiple of it; None
             for none.
         value_clip: How far a value may move from its old one in the value loss; None for any.
-        value_coefficient: Weight of the value loss beside the policy's; only gae has one.
-        kl: Where the distance to the reference model counts: nowhere (no reference model is
-            loaded), as a price in the token rewards, or as a term of the loss.
-        kl_estimator: See :func:`search_env.agents.algorithms.losses.kl`. As a reward only k1 is
-            right, as a loss all others.
-        kl_coefficient: Weight of that distance.
-        entropy_coefficient: Weight of the entropy that is added to the objective.
-        dynamic_sampling: Sample on until all groups of the set have signal (DAPO).
+        value_coefficient: Weight of the value loss relative to the policy's; only gae has one.
+        kl: Where the KL divergence from the reference model enters: nowhere (no reference model
+            is loaded), as a penalty in the token rewards, or as a term of the loss.
+        kl_estimator: See :func:`search_env.agents.algorithms.losses.kl`. Use k1 with
+            ``kl="reward"``, any other with ``kl="loss"``.
+        kl_coefficient: Weight of that divergence.
+        entropy_coefficient: Weight of the entropy bonus in the objective.
+        dynamic_sampling: Sample more batches until all groups of the set have signal (DAPO).
         max_batches: Rollout batches that dynamic sampling may take for one training step.
-        mask_retrieved: Leave the tokens of documents out of the loss, as every system does; False
-            is Search-R1's ablation (``state_masking=false`` in its scripts).
+        mask_retrieved: Leave document tokens out of the loss, as every system does; False is
+            Search-R1's ablation (``state_masking=false`` in its scripts).
         overlong_filter: Leave episodes that a budget ended out of the loss (DAPO).
-        importance_correction: Weights that correct for rollout log-probabilities unlike the
-            learner's, see :func:`search_env.agents.algorithms.losses.importance_weights`.
+        importance_correction: Weights that correct for the difference between rollout
+            log-probabilities and the learner's, see
+            :func:`search_env.agents.algorithms.losses.importance_weights`.
         importance_cap: Upper bound of these weights.
-        learning_rate: Of the policy.
-        value_learning_rate: Of the value head; None for the policy's.
+        learning_rate: Learning rate of the policy.
+        value_learning_rate: Learning rate of the value head; None for the policy's.
         warmup_steps: Training steps over which the rates rise linearly from 0; in optimizer steps
             it is :attr:`updates` times as many.
-        temperature: Of the rollouts.
+        temperature: Sampling temperature of the rollouts.
         top_p: Nucleus of the rollouts.
 
     Raises:
-        ConfigurationError: A value out of its range, or two that contradict each other; the
+        ConfigurationError: A value out of its range, or fields that contradict each other; the
             message names the field.
 
     Example:
@@ -100,7 +105,7 @@ class Algorithm:
         ...
         search_env.errors.ConfigurationError: Expected advantage to be one of gae, grpo, \
 mean_only, rloo, reinforce_pp, reinforce_pp_baseline, opo, gdpo, pass_at_k, got 'gro'. Did you \
-mean 'grpo'? Mend advantage.
+mean 'grpo'? Change advantage.
     """
 
     advantage: Advantage = "grpo"
@@ -136,32 +141,17 @@ mean 'grpo'? Mend advantage.
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check every field, then those that depend on each other."""
-        _check_choice("advantage", self.advantage, Advantage)
-        _check_choice("surrogate", self.surrogate, Surrogate)
-        _check_choice("aggregation", self.aggregation, Aggregation)
-        _check_choice("kl", self.kl, KL)
-        _check_choice("kl_estimator", self.kl_estimator, KLEstimator)
-        _check_choice("importance_correction", self.importance_correction, ImportanceCorrection)
-        for field, count in (
-            ("prompts", self.prompts),
-            ("group_size", self.group_size),
-            ("epochs", self.epochs),
-            ("max_batches", self.max_batches),
-        ):
-            _check(field, count, _whole(count, 1), "a number of them, at least 1")
-        for field, most in (("horizon", self.horizon), ("minibatch", self.minibatch)):
-            _check(field, most, most is None or _whole(most, 1), "None or at least 1")
-        steps = self.warmup_steps
-        _check("warmup_steps", steps, _whole(steps, 0), "a number of steps, 0 or more")
-        for field, switch in (
-            ("normalize_std", self.normalize_std),
-            ("dynamic_sampling", self.dynamic_sampling),
-            ("mask_retrieved", self.mask_retrieved),
-            ("overlong_filter", self.overlong_filter),
-        ):
-            _check(field, switch, isinstance(switch, bool), "True or False")
-        self._check_numbers()
+        """_Check every field, then the combinations."""
+        check_choice("advantage", self.advantage, Advantage)
+        check_choice("surrogate", self.surrogate, Surrogate)
+        check_choice("aggregation", self.aggregation, Aggregation)
+        check_choice("kl", self.kl, KL)
+        check_choice("kl_estimator", self.kl_estimator, KLEstimator)
+        check_choice("importance_correction", self.importance_correction, ImportanceCorrection)
+        values = asdict(self)
+        for names, is_valid, expected in _RANGES:
+            for name in names:
+                check_field(name, values[name], is_valid(values[name]), expected)
         self._check_combinations()
 
     @property
@@ -184,102 +174,128 @@ mean 'grpo'? Mend advantage.
         """Optimizer steps from one full rollout set."""
         return self.epochs * math.ceil(self.sequences / (self.minibatch or self.sequences))
 
-    def _check_numbers(self) -> None:
-        for field, amount in (
-            ("value_coefficient", self.value_coefficient),
-            ("kl_coefficient", self.kl_coefficient),
-            ("entropy_coefficient", self.entropy_coefficient),
-            ("learning_rate", self.learning_rate),
-        ):
-            _check(field, amount, _number(amount, 0.0), "a finite number, 0 or more")
-        rate = self.value_learning_rate
-        good = rate is None or _number(rate, 0.0)
-        _check("value_learning_rate", rate, good, "a finite number, 0 or more")
-        for field, share in (("gamma", self.gamma), ("lam", self.lam)):
-            _check(field, share, _number(share, 0.0) and share <= 1.0, "from 0 to 1")
-        for field, value in (
-            ("eps_low", self.eps_low),
-            ("eps_high", self.eps_high),
-            ("temperature", self.temperature),
-            ("top_p", self.top_p),
-        ):
-            _check(field, value, _number(value, 0.0) and value > 0.0, "a finite number above 0")
-        _check("eps_low", self.eps_low, self.eps_low < 1.0, "below 1")
-        _check("top_p", self.top_p, self.top_p <= 1.0, "at most 1")
-        for field, clip, bound in (
-            ("dual_clip", self.dual_clip, 1.0),
-            ("value_clip", self.value_clip, 0.0),
-        ):
-            good = clip is None or (_number(clip, bound) and clip > bound)
-            _check(field, clip, good, f"None or a finite number above {bound:g}")
-        cap = self.importance_cap
-        _check("importance_cap", cap, _number(cap, 1.0), "at least 1")
-
     def _check_combinations(self) -> None:
         grouped = self.advantage in GROUPED
-        _check(
-            "group_size",
-            self.group_size,
-            self.group_size >= 2 or not grouped,
-            f"at least 2 with advantage={self.advantage!r}, which compares episodes of a question",
-        )
         needs_horizon = self.aggregation == "const_norm"
-        _check(
-            "horizon",
-            self.horizon,
-            (self.horizon is not None) == needs_horizon,
-            f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}",
-        )
-        _check(
-            "eps_high",
-            self.eps_high,
-            self.surrogate != "cispo" or self.eps_high >= 1.0,
-            "at least 1 with surrogate='cispo', whose bound of the ratio it is (5 is advised)",
-        )
-        wanted = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
-        _check(
-            "kl_estimator",
-            self.kl_estimator,
-            wanted is None or self.kl_estimator in wanted,
-            f"one of {wanted} with kl={self.kl!r}",
-        )
-        _check(
-            "kl_coefficient",
-            self.kl_coefficient,
-            self.kl != "none" or self.kl_coefficient == 0.0,
-            "0 with kl='none'",
-        )
-        _check(
-            "dynamic_sampling",
-            self.dynamic_sampling,
-            grouped or not self.dynamic_sampling,
-            f"False with advantage={self.advantage!r}, which has no groups",
-        )
-        _check(
-            "minibatch",
-            self.minibatch,
-            self.minibatch is None or self.minibatch <= self.sequences,
-            f"at most prompts * group_size = {self.sequences}",
-        )
+        estimators = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
+        values = asdict(self)
+        for name, valid, expected in (
+            (
+                "group_size",
+                self.group_size >= 2 or not grouped,
+                f"at least 2 with advantage={self.advantage!r}, which compares episodes of a "
+                "question",
+            ),
+            (
+                "horizon",
+                (self.horizon is not None) == needs_horizon,
+                f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}",
+            ),
+            (
+                "eps_high",
+                self.surrogate != "cispo" or self.eps_high >= 1.0,
+                "at least 1 with surrogate='cispo', where it bounds the ratio itself (5 is common)",
+            ),
+            (
+                "kl_estimator",
+                estimators is None or self.kl_estimator in estimators,
+                f"one of {estimators} with kl={self.kl!r}",
+            ),
+            (
+                "kl_coefficient",
+                self.kl != "none" or self.kl_coefficient == 0.0,
+                "0 with kl='none'",
+            ),
+            (
+                "dynamic_sampling",
+                grouped or not self.dynamic_sampling,
+                f"False with advantage={self.advantage!r}, which has no groups",
+            ),
+            (
+                "minibatch",
+                self.minibatch is None or self.minibatch <= self.sequences,
+                f"at most prompts * group_size = {self.sequences}",
+            ),
+        ):
+            check_field(name, values[name], valid, expected)
 
 
-def _check_choice(field: str, value: object, kind: object) -> None:
-    known: tuple[str, ...] = get_args(kind)
-    if value not in known:
+def check_choice(name: str, value: object, choices: object) -> None:
+    """Refuse a value that is not one of a ``Literal``'s.
+
+    Raises:
+        ConfigurationError: It is not; the message has the nearest choice.
+    """
+    names: tuple[str, ...] = get_args(choices)
+    if value not in names:
         raise ConfigurationError(
-            f"Expected {field} to be one of {', '.join(known)}, got {value!r}. "
-            f"{nearest(str(value), known)}Mend {field}."
+            f"Expected {name} to be one of {', '.join(names)}, got {value!r}. "
+            f"{nearest(str(value), names)}Change {name}."
         )
 
 
-def _check(field: str, value: object, good: bool, wanted: str) -> None:
-    if not good:
-        raise ConfigurationError(f"Expected {field} to be {wanted}, got {value!r}. Mend {field}.")
+def check_field(name: str, value: object, valid: bool, expected: str) -> None:
+    """Raise ConfigurationError for a field with an invalid value."""
+    if not valid:
+        raise ConfigurationError(f"Expected {name} to be {expected}, got {value!r}. Change {name}.")
 
 
-def _whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def required(name: str, value: T | None, reason: str) -> T:
+    """Return an optional argument that a setting needs.
+
+    Raises:
+        ConfigurationError: It is None.
+    """
+    if value is None:
+        raise ConfigurationError(
+            f"Expected {name} for {reason}, got None. Pass {name}, or change that setting."
+        )
+    return value
 
 
-def _number(value: object, least: float) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= least
+def _switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _integer(least: int) -> _Check:
+    return lambda value: isinstance(value, int) and not _switch(value) and value >= least
+
+
+def _number(least: float, most: float = math.inf) -> _Check:
+    return lambda value: (
+        isinstance(value, int | float) and math.isfinite(value) and least <= value <= most
+    )
+
+
+def _above(bound: float, most: float = math.inf) -> _Check:
+    return lambda value: _number(bound, most)(value) and value != bound
+
+
+def _optional(check: _Check) -> _Check:
+    return lambda value: value is None or check(value)
+
+
+_RANGES: tuple[tuple[tuple[str, ...], _Check, str], ...] = (
+    (
+        ("normalize_std", "dynamic_sampling", "mask_retrieved", "overlong_filter"),
+        _switch,
+        "True or False",
+    ),
+    (("prompts", "group_size", "epochs", "max_batches"), _integer(1), "an integer, at least 1"),
+    (("horizon", "minibatch"), _optional(_integer(1)), "None or an integer, at least 1"),
+    (("warmup_steps",), _integer(0), "an integer, 0 or more"),
+    (
+        ("value_coefficient", "kl_coefficient", "entropy_coefficient", "learning_rate"),
+        _number(0.0),
+        "a finite number, 0 or more",
+    ),
+    (("value_learning_rate",), _optional(_number(0.0)), "None or a finite number, 0 or more"),
+    (("gamma", "lam"), _number(0.0, 1.0), "from 0 to 1"),
+    (("eps_low",), _above(0.0, math.nextafter(1.0, 0.0)), "above 0 and below 1"),
+    (("eps_high", "temperature"), _above(0.0), "a finite number above 0"),
+    (("top_p",), _above(0.0, 1.0), "above 0, at most 1"),
+    (("dual_clip",), _optional(_above(1.0)), "None or a finite number above 1"),
+    (("value_clip",), _optional(_above(0.0)), "None or a finite number above 0"),
+    (("importance_cap",), _number(1.0), "a finite number, at least 1"),
+)
+"""Fields, the check of each, and its range as an error states it."""

@@ -1,21 +1,22 @@
-"""Losses of policy-gradient algorithms, per token, and the weights that add them up.
+"""Losses of policy-gradient algorithms, per token, and the weights that sum them.
 
-Shapes: (B, P) over policy tokens as in :mod:`search_env.agents.algorithms.advantages`, ``mask``
-bool. A loss is ``sum(weights * token_losses)``: the weights carry all normalisation and are
-computed once for an optimizer step from totals over all its micro-batches and processes, so that
-any split adds up to the same loss and gradient. Whatever stands at a position that does not count,
-NaN included, changes neither values nor gradients: inputs are replaced there (multiplying by a mask
-keeps NaN).
+Shapes, here and in the comment at each tensor: B episodes, P policy tokens of the longest one, as
+in :mod:`search_env.agents.algorithms.advantages`; ``mask`` is bool ``(B, P)``.
 
-Formulas: the papers named at each function; where released code differs, it is said there and in
-``docs/algorithms.md``. What is not here: DAPO's soft punishment of overlong episodes is a reward
+A loss is ``sum(weights * token_losses)``: the weights carry all normalisation and are computed once
+per optimizer step from totals over all its micro-batches and processes, so that any split adds up
+to the same loss and gradient. Values at masked positions, NaN included, affect neither results nor
+gradients: inputs are replaced there (multiplying by a mask would keep NaN).
+
+Formulas: the papers named at each function, which also notes where released code differs, as does
+``docs/algorithms.md``. DAPO's soft overlong punishment is a reward
 (:func:`search_env.rewards.soft_overlong`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,11 +26,12 @@ from search_env.agents.algorithms.config import (
     Algorithm,
     ImportanceCorrection,
     KLEstimator,
+    check_choice,
+    required,
 )
-from search_env.errors import ConfigurationError, nearest
 
 LOG_RATIO_LIMIT = 20.0
-"""Log-ratios are clamped to this, as in verl and OpenRLHF: their exponential stays finite."""
+"""Bound of log-ratios, as in verl and OpenRLHF, which keeps their exponential finite."""
 GSPO_LIMIT = 10.0
 """Upper limit of the sequence's log-ratio in GSPO (verl)."""
 SAPO_POSITIVE, SAPO_NEGATIVE = 1.0, 1.05
@@ -37,31 +39,31 @@ SAPO_POSITIVE, SAPO_NEGATIVE = 1.0, 1.05
 K3_LIMIT = 10.0
 """Upper limit of k3 (verl)."""
 ICEPOP_FLOOR = 0.5
-"""Ratios below it have no weight in IcePop."""
+"""Ratios below it have weight 0 in IcePop."""
 
 Sums = dict[str, Tensor]
-"""Numbers that add up over micro-batches and processes; divide by ``"tokens"`` for means."""
+"""Scalars that add up over micro-batches and processes; divide by ``"tokens"`` for means."""
 
 
 class TokenLoss(NamedTuple):
     """A loss for each token.
 
     Attributes:
-        loss: float32 ``(B, P)``, 0 where no token counts.
-        clipped: bool ``(B, P)``: where a clip decided.
+        loss: float32 ``(B, P)``, 0 at masked positions.
+        clipped: bool ``(B, P)``: where the clipped term is the loss.
     """
 
     loss: Tensor
     clipped: Tensor
 
 
-# -------------------------------------------------------------------------------- which tokens
+# --------------------------------------------------------------------------- tokens and weights
 
 
 def overlong_filter(mask: Tensor, truncated: Tensor) -> Tensor:
     """Return the mask without episodes that a budget ended (DAPO's overlong filtering).
 
-    They still count in the statistics of their group if advantages are computed before.
+    They still count in the statistics of their group if advantages are computed first.
 
     Args:
         mask: bool ``(B, P)``.
@@ -74,11 +76,11 @@ def keep_group(scores: Sequence[float], low: float = 0.0, high: float = 1.0) -> 
     """Return whether a group has signal, the rule of DAPO's dynamic sampling.
 
     Args:
-        scores: Of the group's episodes. With right and wrong (1 and 0) and the default bounds
-            this is ``0 < number right < G``. For graded rewards pass infinite bounds: then any
-            difference is signal.
-        low: The mean must be above it.
-        high: The mean must be below it.
+        scores: Scores of the group's episodes. With scores 1 and 0 and the default bounds this is
+            ``0 < number right < G``. For graded rewards pass infinite bounds: then any difference
+            is signal.
+        low: Exclusive lower bound of the mean.
+        high: Exclusive upper bound of the mean.
 
     Example:
         >>> keep_group([0, 1, 1]), keep_group([1, 1, 1]), keep_group([0.5, 0.5])
@@ -96,7 +98,7 @@ def token_weights(
     sequences: float | None = None,
     horizon: int | None = None,
 ) -> Tensor:
-    """Return what each token's loss counts.
+    """Return the weight of each token's loss.
 
     | aggregation | loss |
     |---|---|
@@ -106,16 +108,16 @@ def token_weights(
     | ``const_norm`` | sum of all tokens / (episodes * horizon) (Dr. GRPO) |
 
     Args:
-        mask: bool ``(B, P)``: these episodes, whole (an episode is never split).
+        mask: bool ``(B, P)``, of whole episodes (an episode is never split).
         aggregation: See the table.
-        tokens: Tokens that count in all micro-batches and processes of the optimizer step; None
-            for those of ``mask``.
-        sequences: Likewise the episodes with at least one token.
-        horizon: For ``const_norm``. verl divides by the padded width unless told otherwise, which
-            varies from batch to batch; here it is always given.
+        tokens: Number of tokens that count in all micro-batches and processes of the optimizer
+            step; None for that of ``mask``.
+        sequences: Likewise, number of episodes with at least one token.
+        horizon: For ``const_norm``. verl's default is the padded width, which varies from batch to
+            batch; here it has to be passed.
 
     Returns:
-        float32 ``(B, P)``, 0 where no token counts.
+        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown aggregation, or ``const_norm`` without a horizon.
@@ -125,22 +127,17 @@ def token_weights(
         >>> token_weights(mask, "seq_mean_token_mean").tolist()
         [[0.25, 0.25, 0.0, 0.0], [0.125, 0.125, 0.125, 0.125]]
     """
-    _known("aggregation", aggregation, Aggregation)
-    lengths = mask.sum(-1, keepdim=True)
+    check_choice("aggregation", aggregation, Aggregation)
+    lengths = mask.sum(-1, keepdim=True)  # (B, 1)
     sequences = float((lengths > 0).sum()) if sequences is None else sequences
-    weights = torch.full(lengths.shape, 1.0 / max(1.0, sequences), device=mask.device)
+    weights = torch.full(lengths.shape, 1.0 / max(1.0, sequences), device=mask.device)  # (B, 1)
     if aggregation == "token_mean":
         tokens = float(lengths.sum()) if tokens is None else tokens
         weights = torch.full_like(weights, 1.0 / max(1.0, tokens))
     elif aggregation == "seq_mean_token_mean":
         weights = weights / lengths.clamp(min=1)
     elif aggregation == "const_norm":
-        if horizon is None:
-            raise ConfigurationError(
-                "Expected a horizon with aggregation='const_norm', got None. Pass the greatest "
-                "number of policy tokens of an episode."
-            )
-        weights = weights / horizon
+        weights = weights / required("horizon", horizon, "aggregation='const_norm'")
     return torch.where(mask, weights, 0.0)
 
 
@@ -154,38 +151,40 @@ def surrogate(
     mask: Tensor,
     algorithm: Algorithm,
 ) -> TokenLoss:
-    """Return the policy's loss of each token.
+    """Return the policy loss of each token.
 
     With ``r = exp(log_probs - old_log_probs)``:
 
     * ``ppo`` (arXiv 1707.06347): ``max(-r A, -clip(r, 1 - eps_low, 1 + eps_high) A)``; with
       ``dual_clip`` c (arXiv 1912.09729) at most ``-c A`` where A < 0.
     * ``gspo`` (arXiv 2507.18071): the same with the sequence's ratio
-      ``s = exp(mean log r)``; each token carries its share of the gradient
+      ``s = exp(mean log r)``; each token carries its part of the gradient
       (``log s + log_prob - sg[log_prob]``), so ``seq_mean_token_mean`` gives the gradient of the
       mean over sequences exactly. Lengths are those of ``mask``: document tokens never count.
     * ``cispo`` (arXiv 2506.13585): ``-sg[min(r, eps_high)] A log_prob``. ``eps_high`` is the bound
-      itself (TRL; 5 is advised); in verl it would be ``1 + eps_high``. No token loses its gradient.
+      itself (as in TRL, which recommends 5); in verl it is ``1 + eps_high``. No token loses its
+      gradient.
     * ``sapo`` (arXiv 2511.20347): ``-A sigmoid(tau (r - 1)) 4 / tau``, tau 1 where A > 0, else
-      1.05: at r = 1 the gradient is PPO's, and it fades on both sides.
+      1.05: at r = 1 the gradient is PPO's, and it decays on both sides.
     * ``reinforce``: ``-A log_prob``.
 
     Args:
-        log_probs: ``(B, P)`` under the policy that learns; gradients flow.
+        log_probs: ``(B, P)`` under the current policy; gradients flow.
         old_log_probs: ``(B, P)`` under the policy at the start of the training step, computed by
             the learner.
         advantages: ``(B, P)``.
         mask: bool ``(B, P)``.
-        algorithm: Which loss, and its bounds.
+        algorithm: Surrogate and bounds.
     """
-    log_probs = torch.where(mask, log_probs, 0.0)
+    log_probs = torch.where(mask, log_probs, 0.0)  # (B, P), as all tensors below
     old_log_probs = torch.where(mask, old_log_probs, 0.0).detach()
     advantages = torch.where(mask, advantages, 0.0).detach()
     log_ratio = log_probs - old_log_probs
     if algorithm.surrogate == "reinforce":
         return TokenLoss(-advantages * log_probs, torch.zeros_like(mask))
     if algorithm.surrogate == "gspo":
-        mean = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        lengths = mask.sum(-1, keepdim=True).clamp(min=1)  # (B, 1)
+        mean = log_ratio.detach().sum(-1, keepdim=True) / lengths  # (B, 1)
         log_ratio = (log_probs - log_probs.detach() + mean).clamp(max=GSPO_LIMIT)
     ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     if algorithm.surrogate == "cispo":
@@ -200,10 +199,10 @@ def surrogate(
 
 
 def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, algorithm: Algorithm) -> TokenLoss:
-    """Return PPO's pessimistic loss of given ratios."""
-    free = -ratio * advantages
+    """Return PPO's clipped loss; all tensors are ``(B, P)``."""
+    unbounded = -ratio * advantages
     bounded = -ratio.clamp(1.0 - algorithm.eps_low, 1.0 + algorithm.eps_high) * advantages
-    loss, clipped = torch.maximum(free, bounded), bounded > free
+    loss, clipped = torch.maximum(unbounded, bounded), bounded > unbounded
     if algorithm.dual_clip is not None:
         limit = -algorithm.dual_clip * advantages
         over = (advantages < 0) & (loss > limit)
@@ -219,7 +218,7 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
     * ``k1 = d``: unbiased; for rewards. As a loss its expected gradient is 0.
     * ``k2 = d^2 / 2``: as a loss it has the KL divergence's gradient.
     * ``k3 = exp(-d) + d - 1`` (at most 10): never negative, small variance; GRPO's loss term. Its
-      gradient is that of the other direction of the divergence.
+      gradient is that of the reverse KL divergence.
     * ``k3+``: the value of k3, the gradient of k2.
 
     Source: Schulman, "Approximating KL divergence"; verl ``kl_penalty``.
@@ -228,22 +227,21 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
         log_probs: ``(B, P)``; gradients flow.
         ref_log_probs: ``(B, P)`` under the reference model.
         mask: bool ``(B, P)``.
-        estimator: Which.
+        estimator: Name of the estimator.
 
     Returns:
-        float32 ``(B, P)``, 0 where no token counts.
+        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown estimator.
 
     Example:
-        >>> here = torch.ones(1, 1, dtype=torch.bool)
-        >>> found = kl(torch.tensor([[-0.9]]), torch.tensor([[-1.0]]), here, "k3")
-        >>> round(found.item(), 5)
+        >>> mask = torch.ones(1, 1, dtype=torch.bool)
+        >>> round(kl(torch.tensor([[-0.9]]), torch.tensor([[-1.0]]), mask, "k3").item(), 5)
         0.00484
     """
-    _known("estimator", estimator, KLEstimator)
-    log_probs = torch.where(mask, log_probs, 0.0)
+    check_choice("estimator", estimator, KLEstimator)
+    log_probs = torch.where(mask, log_probs, 0.0)  # (B, P), as all tensors below
     ref_log_probs = torch.where(mask, ref_log_probs, 0.0).detach()
     difference = (log_probs - ref_log_probs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     if estimator == "k1":
@@ -262,10 +260,10 @@ def importance_weights(
     correction: ImportanceCorrection,
     cap: float = 2.0,
 ) -> Tensor:
-    """Return weights that correct for a rollout policy unlike the learner's old policy.
+    """Return weights that correct for differences between rollout policy and old policy.
 
-    Same weights in other kernels or another precision give other log-probabilities. With
-    ``w = exp(old_log_probs - rollout_log_probs)``, never with a gradient:
+    With the same weights, other kernels or another precision give other log-probabilities. With
+    ``w = exp(old_log_probs - rollout_log_probs)``, without gradients:
 
     * ``none``: 1.
     * ``tis``: ``min(w, cap)`` of the token (truncated importance sampling).
@@ -280,20 +278,21 @@ def importance_weights(
         old_log_probs: ``(B, P)`` by the learner, before its first update.
         rollout_log_probs: ``(B, P)`` as stored when the token was drawn.
         mask: bool ``(B, P)``.
-        correction: Which.
+        correction: Name of the correction.
         cap: Upper bound.
 
     Returns:
-        float32 ``(B, P)``, 0 where no token counts.
+        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown correction.
     """
-    _known("correction", correction, ImportanceCorrection)
-    difference = _difference(old_log_probs, rollout_log_probs, mask)
+    check_choice("correction", correction, ImportanceCorrection)
+    old_log_probs = torch.where(mask, old_log_probs, 0.0).detach()  # (B, P), as all tensors below
+    log_ratio = old_log_probs - torch.where(mask, rollout_log_probs, 0.0).detach()
     if correction == "sequence_tis":
-        difference = difference.sum(-1, keepdim=True).expand_as(difference)
-    ratio = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        log_ratio = log_ratio.sum(-1, keepdim=True).expand_as(log_ratio)
+    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     if correction == "none":
         ratio = torch.ones_like(ratio)
     elif correction == "icepop":
@@ -303,26 +302,13 @@ def importance_weights(
     return torch.where(mask, ratio, 0.0)
 
 
-def drift(old_log_probs: Tensor, rollout_log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Return the greatest ``|old_log_probs - rollout_log_probs|``, a number (0 without tokens)."""
-    difference = _difference(old_log_probs, rollout_log_probs, mask).abs()
-    return difference.max() if difference.numel() else difference.sum()
-
-
-def _difference(log_probs: Tensor, others: Tensor, mask: Tensor) -> Tensor:
-    clean = torch.where(mask, log_probs, 0.0) - torch.where(mask, others, 0.0)
-    return clean.detach()
-
-
 # ------------------------------------------------------------------------------------- critic
 
 
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float | None = None
 ) -> TokenLoss:
-    """Return the critic's loss of each token.
-
-    ``max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2``.
+    """Return the value loss of each token: ``max((V - R)^2, (clip(V, V_old +- c) - R)^2) / 2``.
 
     Args:
         values: ``(B, P)``; gradients flow.
@@ -330,20 +316,20 @@ def value_loss(
         returns: ``(B, P)`` from :func:`search_env.agents.algorithms.advantages.gae`.
         mask: bool ``(B, P)``. Search-R1's critic also learns from document tokens; here it
             does not.
-        clip: How far a value may move; None for any.
+        clip: Largest change c of a value; None for no limit.
     """
-    values = torch.where(mask, values, 0.0)
+    values = torch.where(mask, values, 0.0)  # (B, P), as all tensors below
     old_values = torch.where(mask, old_values, 0.0).detach()
     returns = torch.where(mask, returns, 0.0).detach()
-    free = (values - returns).square()
+    unbounded = (values - returns).square()
     if clip is None:
-        return TokenLoss(0.5 * free, torch.zeros_like(mask))
-    near = torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)
-    bounded = (near - returns).square()
-    return TokenLoss(0.5 * torch.maximum(free, bounded), (bounded > free) & mask)
+        return TokenLoss(0.5 * unbounded, torch.zeros_like(mask))
+    clipped = torch.maximum(torch.minimum(values, old_values + clip), old_values - clip)
+    bounded = (clipped - returns).square()
+    return TokenLoss(0.5 * torch.maximum(unbounded, bounded), (bounded > unbounded) & mask)
 
 
-# ------------------------------------------------------------------------------------ all of it
+# --------------------------------------------------------------------------------- the full loss
 
 
 def policy_loss(
@@ -361,13 +347,13 @@ def policy_loss(
     old_values: Tensor | None = None,
     returns: Tensor | None = None,
 ) -> tuple[Tensor, Sums]:
-    """Return the whole loss of a micro-batch, and what to log of it.
+    """Return the loss of a micro-batch, and the sums to log.
 
     ``sum(weights * (importance * surrogate + kl - entropy + value))``, each term with its
     coefficient. Losses and sums of all micro-batches and processes add up.
 
     Args:
-        algorithm: Which terms.
+        algorithm: Terms and coefficients.
         log_probs: See :func:`surrogate`.
         old_log_probs: See :func:`surrogate`.
         advantages: See :func:`surrogate`.
@@ -376,20 +362,20 @@ def policy_loss(
         entropies: ``(B, P)``; needed with an entropy coefficient.
         ref_log_probs: ``(B, P)``; needed with ``kl="loss"``.
         importance: From :func:`importance_weights`; None is 1.
-        values: ``(B, P)``; needed with a critic, as are the next two.
+        values: ``(B, P)``; needed with a critic, like the next two.
         old_values: See :func:`value_loss`.
         returns: See :func:`value_loss`.
 
     Returns:
-        The loss, a number with a gradient, and sums over tokens without one: ``tokens``,
+        The loss, a scalar with a gradient, and sums over tokens without one: ``tokens``,
         ``clipped``, ``log_ratio_k3`` (k3 of the old policy against this one), and where they
         exist ``entropy``, ``kl``, ``value_loss``, ``value_clipped``.
 
     Raises:
-        ConfigurationError: A term needs something that was not given.
+        ConfigurationError: An input of a term is None.
     """
     policy = surrogate(log_probs, old_log_probs, advantages, mask, algorithm)
-    loss = policy.loss
+    loss = policy.loss  # (B, P)
     if importance is not None:
         loss = torch.where(mask, importance, 0.0).detach() * loss
     sums: Sums = {
@@ -398,19 +384,19 @@ def policy_loss(
         "log_ratio_k3": kl(old_log_probs, log_probs, mask, "k3").detach().sum(),
     }
     if algorithm.kl == "loss" and algorithm.kl_coefficient:
-        ref_log_probs = _needed("ref_log_probs", ref_log_probs, "kl='loss'")
-        term = kl(log_probs, ref_log_probs, mask, algorithm.kl_estimator)
+        ref_log_probs = required("ref_log_probs", ref_log_probs, "kl='loss'")
+        term = kl(log_probs, ref_log_probs, mask, algorithm.kl_estimator)  # (B, P)
         loss, sums["kl"] = loss + algorithm.kl_coefficient * term, term.detach().sum()
     if algorithm.entropy_coefficient:
-        entropies = _needed("entropies", entropies, "an entropy_coefficient")
+        entropies = required("entropies", entropies, "an entropy_coefficient")
         loss = loss - algorithm.entropy_coefficient * torch.where(mask, entropies, 0.0)
     if entropies is not None:
         sums["entropy"] = torch.where(mask, entropies, 0.0).detach().sum()
     if algorithm.uses_values:
         critic = value_loss(
-            _needed("values", values, "a critic"),
-            _needed("old_values", old_values, "a critic"),
-            _needed("returns", returns, "a critic"),
+            required("values", values, "advantage='gae'"),
+            required("old_values", old_values, "advantage='gae'"),
+            required("returns", returns, "advantage='gae'"),
             mask,
             algorithm.value_clip,
         )
@@ -418,19 +404,3 @@ def policy_loss(
         sums["value_loss"] = critic.loss.detach().sum()
         sums["value_clipped"] = critic.clipped.sum().float()
     return (torch.where(mask, weights, 0.0) * loss).sum(), sums
-
-
-def _known(name: str, value: str, kind: object) -> None:
-    if value not in get_args(kind):
-        raise ConfigurationError(
-            f"Expected {name} to be one of {', '.join(get_args(kind))}, got {value!r}. "
-            f"{nearest(str(value), get_args(kind))}Pass one of them."
-        )
-
-
-def _needed(name: str, given: Tensor | None, reason: str) -> Tensor:
-    if given is None:
-        raise ConfigurationError(
-            f"Expected {name} for {reason}, got None. Pass {name}, or switch that off."
-        )
-    return given

@@ -1,13 +1,15 @@
 """Published algorithms and systems, field by field, as ``Algorithm``.
 
-The comment at a number names where it was published: [paper] or [code] of the system, or the
-framework whose default it is. Numbers that no source gives are marked [ours]. They are meant for
-models of 1.5 to 32 billion parameters: a tiny model wants far greater learning rates. Rewards,
-prompts and budgets belong to the environment; the table in ``docs/algorithms.md`` says which go
-with which preset. Imports no torch.
+The comment at a number names its source: [paper] or [code] of the system, or the framework whose
+default it is. Numbers without a source are marked [ours]. They are meant for models of 1.5 to 32
+billion parameters: a tiny model needs far larger learning rates. Rewards, prompts and budgets
+belong to the environment; the table in ``docs/algorithms.md`` says which go with which preset.
+Imports no torch.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.registry import Registry
@@ -26,7 +28,7 @@ PPO = Algorithm(
     eps_high=0.2,
     dual_clip=3.0,  # verl: clip_ratio_c, always on
     value_clip=0.5,  # verl
-    value_coefficient=0.1,  # TRL: vf_coef; verl's critic is a model of its own
+    value_coefficient=0.1,  # TRL: vf_coef; verl's critic is a separate model
     kl="reward",
     kl_estimator="k1",
     kl_coefficient=0.001,  # verl: kl_ctrl
@@ -156,7 +158,7 @@ CISPO = Algorithm(
 R1_SEARCHER = Algorithm(
     advantage="reinforce_pp_baseline",  # [code] reinforce_baseline
     surrogate="ppo",
-    # [code] the mean over a packed micro-batch; token_mean is that without the accident of packing
+    # [code] the mean over a packed micro-batch; token_mean does not depend on the packing
     aggregation="token_mean",
     prompts=64,  # [paper, code]
     group_size=16,  # [paper, code]
@@ -185,17 +187,8 @@ R1_SEARCHER_LLAMA_STAGE1 = Algorithm(
 )
 """R1-Searcher, Llama-3.1-8B, first stage: ``llama_reinforce_plus_train_stage1.sh``."""
 
-R1_SEARCHER_LLAMA_STAGE2 = Algorithm(
-    advantage="reinforce_pp_baseline",
-    surrogate="ppo",
-    aggregation="token_mean",
-    prompts=65,
-    group_size=16,
-    minibatch=260,
-    kl="reward",
-    kl_estimator="k1",
-    kl_coefficient=1e-4,
-    learning_rate=2e-6,
+R1_SEARCHER_LLAMA_STAGE2 = replace(
+    R1_SEARCHER_LLAMA_STAGE1, advantage="reinforce_pp_baseline", prompts=65, minibatch=260
 )
 """R1-Searcher, Llama-3.1-8B, second stage: ``llama_reinforce_plus_train_stage2.sh``."""
 
@@ -211,7 +204,7 @@ SEARCH_R1_PPO = Algorithm(
     eps_low=0.2,
     eps_high=0.2,
     value_clip=0.5,
-    value_coefficient=0.1,  # [ours]: its critic is a model of its own
+    value_coefficient=0.1,  # [ours]: its critic is a separate model
     kl="reward",
     kl_estimator="k1",
     kl_coefficient=0.001,
@@ -240,7 +233,7 @@ SEARCH_R1_GRPO = Algorithm(
     learning_rate=1e-6,  # v0.3: 5e-7
     warmup_steps=286,  # 0.285 of 1005 steps
     temperature=1.0,
-    top_p=0.95,  # the yaml's default, which its log-probabilities do not know of
+    top_p=0.95,  # the yaml's default, which its log-probabilities ignore
 )
 """Search-R1 with GRPO: ``scripts/nq_hotpotqa/v0.2/train_grpo.sh``."""
 
@@ -268,7 +261,7 @@ PRESETS: Registry[Algorithm] = Registry(
 
 
 def get_preset(name: str) -> Algorithm:
-    """Return a preset; ``dataclasses.replace`` changes fields of it.
+    """Return a preset; change fields with ``dataclasses.replace``.
 
     Raises:
         ConfigurationError: No such preset; the message names the nearest.

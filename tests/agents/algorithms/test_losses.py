@@ -230,7 +230,6 @@ def test_importance_weights(correction, wanted):
     found = losses.importance_weights(old, torch.full((1, 4), -1.0), mask, correction, cap=2.0)
     close(found, [wanted])
     assert not found.requires_grad
-    assert losses.drift(old, torch.full((1, 4), -1.0), mask).item() == pytest.approx(math.log(4))
 
 
 def test_the_sequence_weight_is_capped():
@@ -238,12 +237,6 @@ def test_the_sequence_weight_is_capped():
     mask = torch.ones(1, 2, dtype=torch.bool)
     found = losses.importance_weights(ratios.log(), torch.zeros(1, 2), mask, "sequence_tis", 5.0)
     close(found, [[5.0, 5.0]])
-
-
-def test_drift_without_tokens_is_nothing():
-    assert losses.drift(one(1), one(0), ~HERE).item() == 0.0
-    empty = torch.zeros(0, 0)
-    assert losses.drift(empty, empty, empty.bool()).item() == 0.0
 
 
 # ------------------------------------------------------------------------------- critic, choices
@@ -294,7 +287,7 @@ def test_a_batch_without_tokens_weighs_nothing():
 
 
 def test_const_norm_wants_a_horizon():
-    with pytest.raises(ConfigurationError, match="Expected a horizon"):
+    with pytest.raises(ConfigurationError, match="Expected horizon for aggregation"):
         losses.token_weights(HERE, "const_norm")
 
 
