@@ -11,11 +11,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from search_env.errors import ConfigurationError, SearchEnvError
 
 
 class ModelMismatchError(ConfigurationError):
-    """A model and a tokenizer, or a model and a checkpoint, do not belong together."""
+    """A model does not belong to a tokenizer or checkpoint, or has an unsupported architecture."""
 
 
 class ContextLengthError(ConfigurationError):
@@ -31,4 +34,27 @@ class DeviceMemoryError(SearchEnvError, MemoryError):
 
 
 class NonFiniteError(SearchEnvError, ArithmeticError):
-    """A loss or a gradient is NaN or infinite; nothing was changed by it."""
+    """A loss, gradient or log-probability is NaN or infinite; no weight was changed."""
+
+
+@contextmanager
+def memory_errors(expected: str, advice: str) -> Iterator[None]:
+    """Raise a device's own out-of-memory error as one that says what to do.
+
+    Args:
+        expected: What should have fit into memory.
+        advice: What to lower.
+
+    Raises:
+        DeviceMemoryError: Memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        import torch  # not above: commands that need no torch import this module
+
+        out = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not out and "allocate memory" not in str(error):  # the latter is torch's on a CPU
+            raise
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DeviceMemoryError(f"Expected {expected}, got: {reason} {advice}") from error

@@ -1,7 +1,13 @@
-"""From trajectories and examples to tensors, and from numbers of single tokens back to rows.
+"""From trajectories and examples to tensors, and from outputs per token back to padded rows.
 
-A token's numbers come from the logits one position earlier: the state in which it was chosen. Only
-tokens that count are ever looked at, so whatever stands at others (NaN included) has no effect.
+A token's outputs come from the logits one position earlier: the state in which it was chosen. Only
+targets are read, so values at other tokens (NaN included) have no effect.
+
+Shapes, here and in the comment at each tensor:
+
+* B: rows (sequences), P: targets of the row with most of them.
+* T: tokens of a sequence up to its last target.
+* N: targets of all sequences together; V: vocabulary; H: hidden size.
 """
 
 from __future__ import annotations
@@ -11,25 +17,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
-from search_env.agents.learning.packing import common_prefix
+from search_env.agents.inference.sampling import Sampling
+from search_env.agents.learning.packing import common_prefix, in_chunks, packed_forward
 from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a policy thinks of its own tokens, in rows padded on the right with zeros.
-
-    P is the largest number of policy tokens in a row.
+    """A model's outputs at policy tokens, in rows padded on the right with zeros.
 
     Attributes:
-        log_probs: float32 ``(B, P)`` of each policy token, under the learner's sampling.
-        entropies: float32 ``(B, P)`` in nats, of the distributions that the tokens are from.
-        values: float32 ``(B, P)`` of the states in which they are chosen; None without a critic.
-        mask: bool ``(B, P)``: where there is a token.
+        log_probs: float32 ``(B, P)``: log-probability of each token, under the learner's sampling.
+        entropies: float32 ``(B, P)``: entropy, in nats, of the distribution of each token.
+        values: float32 ``(B, P)``: value of the state before each token; None without a critic.
+        mask: bool ``(B, P)``: True at tokens, False at padding.
     """
 
     log_probs: Tensor
@@ -40,12 +46,13 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """A sequence and the tokens in it whose log-probabilities are asked for.
+    """A sequence and its targets, the n tokens to score.
 
     Attributes:
-        tokens: int64 ``(T,)``, up to the last of these: what follows plays no part.
-        positions: int64 ``(n,)``: their indices, ascending, from 1 (the first has no state before).
-        weights: float32 ``(n,)``.
+        tokens: int64 ``(T,)``, up to the last target: what follows has no effect.
+        positions: int64 ``(n,)``: indices of the targets, ascending, from 1 (no state precedes
+            the first token).
+        weights: float32 ``(n,)``: weights of the targets.
     """
 
     tokens: Tensor
@@ -54,11 +61,11 @@ class Targets:
 
     @property
     def inputs(self) -> Tensor:
-        """What a model has to read: all tokens but the last."""
+        """The model's input, int64 ``(T - 1,)``: all tokens but the last."""
         return self.tokens[:-1]
 
     def __len__(self) -> int:
-        """Return the number of tokens asked for."""
+        """Return the number of targets."""
         return len(self.positions)
 
 
@@ -66,54 +73,85 @@ def policy_targets(trajectory: Trajectory) -> Targets:
     """Return a trajectory with the policy's tokens as targets.
 
     Raises:
-        ConfigurationError: The policy wrote the first token.
+        ConfigurationError: The first token is the policy's.
     """
     if trajectory.policy[:1].any():
         raise ConfigurationError(
             f"Expected a prompt before the policy's tokens, got none in {trajectory.question_id!r}."
-            " Give the protocol a prompt of one token or more."
+            " Use a protocol with a prompt of at least one token."
         )
     return example_targets(trajectory.example())
 
 
 def example_targets(example: Example) -> Targets:
     """Return an example with its weighted tokens as targets; the first is never one."""
-    weights = torch.from_numpy(example.weights).float()
-    positions = weights[1:].nonzero()[:, 0] + 1
+    weights = torch.from_numpy(example.weights).float()  # (tokens of the example,)
+    positions = weights[1:].nonzero()[:, 0] + 1  # (n,)
     end = int(positions[-1]) + 1 if len(positions) else 0
     return Targets(torch.from_numpy(example.tokens)[:end].long(), positions, weights[positions])
+
+
+def target_logits(model: PreTrainedModel, rows: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits ``(N, V)``, ids ``(N,)`` and hidden states ``(N, H)`` of all targets."""
+    starts = torch.tensor([0, *(len(row.inputs) for row in rows)]).cumsum(0)  # (B + 1,)
+    keep = [row.positions - 1 + start for row, start in zip(rows, starts, strict=False)]
+    logits, hidden = packed_forward(model, [row.inputs for row in rows], torch.cat(keep))
+    ids = torch.cat([row.tokens[row.positions] for row in rows])  # (N,)
+    return logits, ids.to(logits.device), hidden
+
+
+def target_outputs(
+    model: PreTrainedModel, rows: Sequence[Targets], sampling: Sampling, critic: nn.Linear | None
+) -> Tensor:
+    """Return log-probabilities, entropies and, with a critic, values of all targets.
+
+    Returns:
+        float32 ``(2 or 3, N)``.
+    """
+
+    def log_probs_and_entropies(logits: Tensor, ids: Tensor) -> Tensor:
+        log_probs = sampling.log_probs(logits)  # (rows of the chunk, V)
+        # An id with probability 0 adds 0 to the entropy, not 0 times infinity.
+        terms = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
+        return torch.stack([sampling.log_prob_of(logits, ids), -terms.sum(-1)])
+
+    logits, ids, hidden = target_logits(model, rows)
+    outputs = in_chunks(log_probs_and_entropies, logits, ids)  # (2, N)
+    if critic is None:
+        return outputs
+    return torch.cat([outputs, critic(hidden.float()).mT])
 
 
 def packs(batch: Sequence[Targets], limit: int) -> list[list[int]]:
     """Divide sequences into micro-batches.
 
-    Sequences that begin alike become neighbours, and what a sequence has in common with the one
-    before it counts once. There are as few packs as that order allows, of about equal size.
+    Sequences with a common prefix become neighbours, and a prefix shared with the sequence before
+    counts once. The packs are as few as that order allows, and of about equal size.
 
     Args:
         batch: The sequences; those without targets are in no pack.
-        limit: Most tokens to read in a pack, unless it is a single sequence.
+        limit: Maximum number of input tokens in a pack, except for a single longer sequence.
 
     Returns:
         Indices of each pack's sequences, in order.
     """
     inputs = {index: row.inputs for index, row in enumerate(batch) if len(row)}
     order = sorted(inputs, key=lambda index: inputs[index].numpy().tobytes())
-    before = [inputs[index] for index in order[:1] + order[:-1]]
-    new = [
-        len(inputs[index]) - common_prefix(left, inputs[index])
-        for index, left in zip(order, before, strict=True)
+    previous = [inputs[index] for index in order[:1] + order[:-1]]
+    new_tokens = [
+        len(inputs[index]) - common_prefix(before, inputs[index])
+        for index, before in zip(order, previous, strict=True)
     ]
 
     def fill(size: int) -> list[list[int]]:
         filled: list[list[int]] = []
-        left = 0
-        for index, tokens in zip(order, new, strict=True):
-            if not filled or tokens > left:
+        room = 0
+        for index, tokens in zip(order, new_tokens, strict=True):
+            if not filled or tokens > room:
                 filled.append([])
-                left, tokens = size, len(inputs[index])
+                room, tokens = size, len(inputs[index])
             filled[-1].append(index)
-            left -= tokens
+            room -= tokens
         return filled
 
     fewest = len(fill(limit))
@@ -121,17 +159,15 @@ def packs(batch: Sequence[Targets], limit: int) -> list[list[int]]:
     return fill(sizes[bisect.bisect_left(sizes, True, key=lambda size: len(fill(size)) <= fewest)])
 
 
-def padded(numbers: Tensor, counts: Sequence[int]) -> Outputs:
-    """Return numbers of single tokens as rows.
+def padded(outputs: Tensor, counts: Sequence[int]) -> Outputs:
+    """Return the outputs of targets as padded rows.
 
     Args:
-        numbers: ``(2 or 3, sum of counts)``: log-probabilities, entropies and perhaps values of
-            the first row's tokens, then the second's, ...
-        counts: Tokens of each row.
+        outputs: ``(2 or 3, N)`` from :func:`target_outputs`, row after row.
+        counts: Targets of each row, N in total.
     """
     # One more, empty: there may be no row at all.
-    parts = [*torch.split(numbers.mT, list(counts)), numbers.mT[:0]]
-    rows = pad_sequence(parts, batch_first=True)[:-1].unbind(-1)
-    present = torch.arange(rows[0].shape[1]) < torch.tensor(counts)[:, None]
-    values = rows[2] if len(rows) > 2 else None
-    return Outputs(rows[0], rows[1], values, present.to(numbers.device))
+    parts = [*torch.split(outputs.mT, list(counts)), outputs.mT[:0]]
+    rows = pad_sequence(parts, batch_first=True)[:-1].unbind(-1)  # (B, P), 2 or 3 of them
+    mask = torch.arange(rows[0].shape[1]) < torch.tensor(counts)[:, None]  # (B, P)
+    return Outputs(rows[0], rows[1], rows[2] if len(rows) > 2 else None, mask.to(outputs.device))

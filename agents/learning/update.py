@@ -2,12 +2,15 @@
 
 The core of policy-gradient training, for rollouts of any origin;
 :mod:`search_env.agents.training.train` is the run around it. Normalisation is over the whole
-minibatch, on all processes, so its split into micro-batches changes nothing. Episodes that cannot
-move the policy (every advantage 0, and no other term in the loss) count in it but are not computed:
-that is exact, and most of the time late in training. Old log-probabilities are the learner's; with
-one optimizer step for a set they are those of the very pass that learns.
+minibatch, on all processes, so its split into micro-batches changes nothing. Episodes without a
+gradient (every advantage 0, and no other term in the loss) count in it but are not computed: that
+is exact, and saves most of the time late in training. Old log-probabilities are the learner's; with
+one optimizer step per set they come from the same pass as the gradient.
 
-No value of a state after a truncation is estimated: budgets are part of the task.
+No value is estimated for the state after a truncation: budgets are part of the task.
+
+Shapes, here and in the comment at each tensor: B episodes of this rank, P policy tokens of the
+longest, b and p the same of one micro-batch, T tokens of one episode.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from search_env.agents.algorithms.advantages import estimate
+from search_env.agents.algorithms.advantages import Estimate, estimate
 from search_env.agents.algorithms.config import GROUPED, Algorithm
 from search_env.agents.algorithms.losses import (
     importance_weights,
@@ -39,9 +42,9 @@ from search_env.agents.types import Trajectory, by_group, learnable
 from search_env.types import Source
 
 OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], None]
-"""Called with episodes and their advantages, float32 ``(T,)`` each, NaN where nothing is learnt."""
+"""Called with episodes and their advantages, float32 ``(T,)`` each, NaN at tokens without loss."""
 
-_SAMPLE = 8  # episodes that tell the drift where there is nothing to learn
+_DRIFT_SAMPLE = 8  # episodes to measure the drift with when there is nothing to learn
 
 
 def update(
@@ -52,22 +55,23 @@ def update(
     seed: int = 0,
     on_advantages: OnAdvantages | None = None,
 ) -> dict[str, float]:
-    """Learn from one rollout set: advantages, then minibatches of it, as often as is asked.
+    """Learn from one rollout set: advantages, then minibatches for the algorithm's epochs.
 
     Args:
-        learner: Is changed; with a critic and a reference model where the algorithm needs them.
-        trajectories: Valid ones, of whole groups; this rank's share.
-        algorithm: What to compute.
-        seed: Decides the order of minibatches.
-        on_advantages: Told this rank's advantages before the first optimizer step.
+        learner: Changed in place; with a critic and a reference model where the algorithm needs
+            them.
+        trajectories: Valid trajectories of whole groups; this rank's part of the set.
+        algorithm: The algorithm.
+        seed: Seed of the order of minibatches.
+        on_advantages: Called with this rank's advantages before the first optimizer step.
 
     Returns:
-        Metrics over all ranks; those of the loss are means over tokens that were learnt from, NaN
-        where there were none.
+        Metrics over all ranks; those of the loss are means over tokens with a loss, NaN where
+        there are none.
 
     Raises:
-        NonFiniteError: A loss or gradient is not finite. The weights are those after the update
-            before it.
+        NonFiniteError: A loss or gradient is not finite. The weights are those of the last
+            completed update.
         DeviceMemoryError: Memory ran out; likewise.
     """
     started = time.perf_counter()
@@ -105,7 +109,7 @@ def update(
 
 
 def useful(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
-    """Return what can be learnt from: valid, with companions and, if asked, with a difference."""
+    """Return the trajectories to learn from: valid, in groups that the algorithm can use."""
     valid = learnable(trajectories, 2 if algorithm.advantage in GROUPED else 1)
     if not algorithm.dynamic_sampling:
         return valid
@@ -118,7 +122,7 @@ def useful(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> list[Tra
 
 
 class _Batch:
-    """A rollout set as tensors over policy tokens, ``(B, P)``, on the CPU, and how to learn it."""
+    """A rollout set as tensors over policy tokens, on the CPU, and the steps that learn it."""
 
     def __init__(
         self, learner: Learner, trajectories: Sequence[Trajectory], algorithm: Algorithm
@@ -127,52 +131,50 @@ class _Batch:
         self.trajectories = list(trajectories)
         count = learner.ranks.sum([float(len(trajectories))])[0]
         self.steps = max(1, math.ceil(count / (algorithm.minibatch or count or 1)))
-        written = [trajectory.policy for trajectory in trajectories]
-        self.mask = _padded([np.ones(int(p.sum()), np.bool_) for p in written], np.bool_)
-        self.rollout = _padded(
-            [t.log_probs[p] for t, p in zip(trajectories, written, strict=True)], np.float32
-        )
-        self.old = torch.full_like(self.rollout, torch.nan)  # until the learner has said it
-        self.values: Tensor | None = None
-        self.reference: Tensor | None = None
+        log_probs = [t.log_probs[t.policy] for t in trajectories]
+        self.mask = _padded([np.ones(len(row), np.bool_) for row in log_probs], np.bool_)  # (B, P)
+        self.rollout = _padded(log_probs, np.float32)  # (B, P), of the engine that sampled
+        self.old = torch.full_like(self.rollout, torch.nan)  # (B, P), NaN until scored
+        self.values: Tensor | None = None  # (B, P)
+        self.reference: Tensor | None = None  # (B, P)
         everything = list(range(len(self.trajectories)))
         if algorithm.uses_values:
             self.values = torch.zeros_like(self.rollout)
-        # Without their mask, documents have no log-probability until the learner gives it.
-        if algorithm.uses_values or self._anywhere(self.rollout[self.mask].isnan().any()):
+        # Rollouts have no log-probabilities of documents, which are learnt from without the mask.
+        if algorithm.uses_values or self._on_any_rank(self.rollout[self.mask].isnan().any()):
             self._score(everything)
         if algorithm.uses_reference:
             self.reference = learner.score(self.trajectories, reference=True).log_probs
-        self.advantages, self.returns = self._estimate()
+        self.advantages, self.returns = self._estimate()  # (B, P) each
         if algorithm.overlong_filter:
-            truncated = torch.tensor([t.truncated for t in trajectories], dtype=torch.bool)
+            truncated = torch.tensor([t.truncated for t in trajectories], dtype=torch.bool)  # (B,)
             self.mask = overlong_filter(self.mask, truncated)
         other_terms = (
             algorithm.uses_values
             or algorithm.entropy_coefficient > 0.0
             or (algorithm.kl == "loss" and algorithm.uses_reference)
         )
-        moves = self.mask & ((self.advantages != 0.0) | other_terms)
-        self.live = moves.any(-1)
+        has_gradient = self.mask & ((self.advantages != 0.0) | other_terms)  # (B, P)
+        self.live = has_gradient.any(-1)  # (B,)
         if self.steps * algorithm.epochs > 1 and not algorithm.uses_values:
             self._score(self.live.nonzero()[:, 0].tolist())
-        if not self._anywhere(self.live.any()):  # then the drift is known all the same
-            self._score(everything[:_SAMPLE])
+        if not self._on_any_rank(self.live.any()):  # the drift is measured all the same
+            self._score(everything[:_DRIFT_SAMPLE])
 
     def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
-        """Take one optimizer step on some rows; return the gradient's norm.
+        """Take one optimizer step on a minibatch of rows; return the gradient's norm.
 
-        Where no row on any rank can move the policy, no step is taken and nothing is returned.
+        Without a gradient on any rank, no step is taken and the list is empty.
         """
         learner, algorithm = self.learner, self.algorithm
-        mask = self.mask[rows]
+        mask = self.mask[rows]  # (len(rows), P)
         live = rows[self.live[rows].numpy()]
-        tokens, sequences, moving = learner.ranks.sum(
+        tokens, sequences, live_rows = learner.ranks.sum(
             [float(mask.sum()), float(mask.any(-1).sum()), float(len(live))]
         )
-        if not moving:
+        if not live_rows:
             return []
-        weights = torch.zeros_like(self.rollout)
+        weights = torch.zeros_like(self.rollout)  # (B, P)
         weights[rows] = token_weights(
             mask,
             algorithm.aggregation,
@@ -189,42 +191,42 @@ class _Batch:
         return [learner.step()]
 
     def drift(self) -> dict[str, float]:
-        """Return how far the learner's log-probabilities are from those of the rollouts."""
-        known = self.mask & ~self.old.isnan() & ~self.rollout.isnan()
-        apart = (self.old - self.rollout)[known].abs().double()
-        total, count = self.learner.ranks.sum([float(apart.sum()), float(len(apart))])
-        most = max(self.learner.ranks.gather(float(apart.max()) if len(apart) else -1.0))
+        """Return the distance between the learner's log-probabilities and the rollouts'."""
+        scored = self.mask & ~self.old.isnan() & ~self.rollout.isnan()  # (B, P)
+        gaps = (self.old - self.rollout)[scored].abs().double()  # (scored tokens,)
+        total, count = self.learner.ranks.sum([float(gaps.sum()), float(len(gaps))])
+        largest = max(self.learner.ranks.gather(float(gaps.max()) if len(gaps) else -1.0))
         return {
-            "policy/drift_max": most if count else math.nan,
+            "policy/drift_max": largest if count else math.nan,
             "policy/drift_mean": total / (count or math.nan),
         }
 
     def token_advantages(self) -> list[NDArray[np.float32]]:
-        """Return each episode's advantages at its tokens' places, NaN where nothing is learnt."""
-        learnt = self.advantages.float().masked_fill(~self.mask, torch.nan).numpy()
-        found = []
-        for trajectory, row in zip(self.trajectories, learnt, strict=True):
-            whole = np.full(len(trajectory.tokens), np.nan, np.float32)
-            whole[trajectory.policy] = row[: trajectory.num_policy_tokens]
-            found.append(whole)
-        return found
+        """Return advantages by token, float32 ``(T,)`` for each episode; see OnAdvantages."""
+        masked = self.advantages.float().masked_fill(~self.mask, torch.nan).numpy()  # (B, P)
+        by_token = []
+        for trajectory, row in zip(self.trajectories, masked, strict=True):
+            advantages = np.full(len(trajectory.tokens), np.nan, np.float32)
+            advantages[trajectory.policy] = row[: trajectory.num_policy_tokens]
+            by_token.append(advantages)
+        return by_token
 
     def distance(self) -> float:
         """Return the mean k3 estimate of the KL divergence from the reference, over all tokens."""
         terms = 0.0
         if self.reference is not None:
-            terms = float(kl(self._now(), self.reference, self.mask, "k3").sum())
+            terms = float(kl(self._initial(), self.reference, self.mask, "k3").sum())
         total, count = self.learner.ranks.sum([terms, float(self.mask.sum())])
         return total / (count or math.nan)
 
-    def _estimate(self) -> tuple[Tensor, Tensor | None]:
-        """Return advantages and, with a critic, returns."""
+    def _estimate(self) -> Estimate:
         algorithm, trajectories = self.algorithm, self.trajectories
         penalties = None
         if algorithm.kl == "reward" and self.reference is not None:
-            penalties = -algorithm.kl_coefficient * kl(self._now(), self.reference, self.mask, "k1")
+            divergence = kl(self._initial(), self.reference, self.mask, "k1")  # (B, P)
+            penalties = -algorithm.kl_coefficient * divergence
         parts = sorted({name for t in trajectories for name in t.reward_parts})
-        found = estimate(
+        return estimate(
             algorithm,
             torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
             torch.tensor([t.group for t in trajectories], dtype=torch.int64),
@@ -236,33 +238,28 @@ class _Batch:
             ).view(len(trajectories), len(parts)),
             reduce=self._sum_over_ranks,
         )
-        return found.advantages, found.returns
 
-    def _now(self) -> Tensor:
-        """Return the policy's log-probabilities before the first update, by whoever said them."""
+    def _initial(self) -> Tensor:
+        """Return log-probabilities ``(B, P)`` before the first update: the learner's, if scored."""
         return torch.where(self.old.isnan(), self.rollout, self.old)
 
     def _loss(
         self, outputs: Outputs, rows: Tensor, weights: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of some rows and what to log of it."""
+        """Return the loss of the rows ``(b,)`` of a micro-batch, and the sums to log."""
         algorithm, width, device = self.algorithm, outputs.mask.shape[1], outputs.mask.device
 
-        def part(numbers: Tensor | None) -> Tensor | None:
+        def part(numbers: Tensor | None) -> Tensor | None:  # (B, P) to (b, p)
             return None if numbers is None else numbers[rows, :width].to(device)
 
-        if self.old[rows].isnan().all():  # the policy has not moved since: the ratio is 1
+        if self.old[rows].isnan().all():  # no update since the rollout: the ratio is 1
             self.old[rows, :width] = outputs.log_probs.detach().float().cpu()
-        old, mask = self.old[rows, :width], self.mask[rows, :width]
-        rollout = self.rollout[rows, :width]
-        if not algorithm.mask_retrieved:  # documents were not drawn: there is nothing to correct
+        old, mask = self.old[rows, :width], self.mask[rows, :width]  # (b, p) each
+        rollout = self.rollout[rows, :width]  # (b, p)
+        if not algorithm.mask_retrieved:  # documents were not sampled: nothing to correct
             rollout = torch.where(rollout.isnan(), old, rollout)
-        importance = importance_weights(
-            old,
-            rollout,
-            mask,
-            algorithm.importance_correction,
-            algorithm.importance_cap,
+        importance = importance_weights(  # (b, p)
+            old, rollout, mask, algorithm.importance_correction, algorithm.importance_cap
         )
         return policy_loss(
             algorithm,
@@ -280,9 +277,9 @@ class _Batch:
         )
 
     def _score(self, rows: list[int]) -> None:
-        """Let the learner say what it thinks of some rows before the first update.
+        """Compute the learner's log-probabilities and values of rows before the first update.
 
-        Ranks do so together, those without rows too: their learners may share one model.
+        Every rank takes part, also without rows: their learners may share one model.
         """
         scores = self.learner.score([self.trajectories[i] for i in rows])
         width = scores.log_probs.shape[1]
@@ -290,8 +287,7 @@ class _Batch:
         if self.values is not None and scores.values is not None:
             self.values[rows, :width] = scores.values
 
-    def _anywhere(self, flag: Tensor) -> bool:
-        """Return whether something is so on any rank."""
+    def _on_any_rank(self, flag: Tensor) -> bool:
         return self.learner.ranks.sum([float(flag)])[0] > 0
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
@@ -300,7 +296,7 @@ class _Batch:
 
 
 def _unmasked(trajectory: Trajectory) -> Trajectory:
-    """Return an episode whose documents pass for the policy's; nobody drew them."""
+    """Return an episode with its document tokens marked as the policy's."""
     sources = trajectory.sources
     return replace(
         trajectory, sources=np.where(sources == Source.RETRIEVED, np.int8(Source.POLICY), sources)
@@ -308,8 +304,8 @@ def _unmasked(trajectory: Trajectory) -> Trajectory:
 
 
 def _padded(rows: Sequence[NDArray[np.generic]], kind: type[np.generic]) -> Tensor:
-    """Return rows of several lengths as one tensor, zeros on the right."""
-    table = np.zeros((len(rows), max((len(row) for row in rows), default=0)), kind)
+    """Return rows of several lengths as one tensor ``(B, P)``, zeros on the right."""
+    table = np.zeros((len(rows), max((len(row) for row in rows), default=0)), kind)  # (B, P)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(table)

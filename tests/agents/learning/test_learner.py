@@ -463,10 +463,13 @@ def test_too_long_for_the_model():
     assert learner.score([make_trajectory(65)]).mask.sum() == 5
 
 
-def test_out_of_memory_names_the_setting():
+@pytest.mark.parametrize("on_host", [False, True])
+def test_out_of_memory_names_the_setting(on_host):
     learner = Learner(make_model(), max_tokens_per_micro_batch=48)
 
     def loss_fn(outputs, rows):
+        if on_host:
+            raise MemoryError  # Python's own, without a message
         torch.empty(2**60, dtype=torch.int8)
 
     learner.accumulate(BATCH, loss_of_all)
@@ -476,7 +479,10 @@ def test_out_of_memory_names_the_setting():
 
 
 def test_bad_arguments():
-    with pytest.raises(ConfigurationError, match="max_tokens_per_micro_batch"):
+    with pytest.raises(
+        ConfigurationError,
+        match="Expected max_tokens_per_micro_batch to be an integer of at least 1",
+    ):
         Learner(make_model(), max_tokens_per_micro_batch=0)
     with pytest.raises(ConfigurationError, match=r"among \['auto', 'fp32', 'bf16'\], got 'fp16'"):
         Learner(make_model(), dtype="fp16")
