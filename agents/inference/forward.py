@@ -1,16 +1,22 @@
-"""Forward passes of the token engine: packed ones, and decoding with shapes that never change.
+"""Forward passes of the token engine: packed ones, and decoding with static shapes.
 
-:class:`ForwardPass` calls the model on whatever a
-:class:`~search_env.agents.inference.attention.Plan` says and samples. :class:`StaticDecoder`
-decodes one token of every row from buffers that stay where they are, so that CUDA can capture the
-step as a graph; without capture the same code runs on any device. Which tokens are due is the
-business of :mod:`search_env.agents.inference.engine`.
+:class:`ForwardPass` runs the model on the tokens of a
+:class:`~search_env.agents.inference.attention.Plan` and samples. :class:`StaticDecoder` decodes one
+token of every row from fixed buffers, so that CUDA can capture the step as a graph; without
+capture the same code runs on any device. :mod:`search_env.agents.inference.engine` decides which
+tokens to forward.
+
+Shapes, here and in the comment at each tensor:
+
+* R: rows of the engine. n: rows, or positions, of one call.
+* B, S: batch and tokens of a forward pass, B = 1 where runs are packed. V: vocabulary.
+* W: leading pages of the cache that a static step reads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +30,12 @@ from search_env.agents.inference.paged_cache import Index, RaggedCache
 from search_env.agents.inference.sampling import Sampling
 
 _WIDTHS = 16
-"""Most graphs of one decoder: one for each sixteenth of the cache that is in use."""
+"""Number of values of W, and so of graphs: one for each sixteenth of the cache in use."""
 _LAYERS = {"full_attention", "sliding_attention"}
 
 
 class Sampled(NamedTuple):
-    """One token of each row: ids int64 ``(n,)``, log_probs and values float32 ``(n,)``."""
+    """One token per row: ids int64 ``(n,)``, log_probs and values float32 ``(n,)``."""
 
     ids: Tensor
     log_probs: Tensor
@@ -37,7 +43,7 @@ class Sampled(NamedTuple):
 
 
 class ForwardPass:
-    """A model with its cache, its distribution and its critic.
+    """A model with its cache, sampling distribution and critic.
 
     Args:
         model: Any causal LM that uses transformers' attention interface.
@@ -46,7 +52,7 @@ class ForwardPass:
         value_head: Maps the last hidden state, in float32, to values ``(n, 1)``.
 
     Raises:
-        ModelMismatchError: The model's attention is none that is computed here.
+        ModelMismatchError: The model's kind of attention is not supported.
     """
 
     def __init__(
@@ -58,25 +64,24 @@ class ForwardPass:
     ) -> None:
         self.model, self.cache = model, cache
         self.sampling, self.value_head = sampling, value_head
-        _check_layers(model)
+        check_layers(model)
 
     def forward(self, ids: Tensor, plan: Plan, keep: int | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Forward tokens and keep their keys and values.
+        """Forward tokens and store their keys and values.
 
         Args:
             ids: int64 ``(B, S)``.
             plan: Positions and pages of these tokens.
-            keep: Which of the S tokens logits are wanted of: indices, or how many of the last.
+            keep: Tokens to return logits of: indices ``(n,)`` into S, or the number of last ones.
 
         Returns:
-            Logits ``(n, V)``, and values float32 ``(n,)`` where there is a critic.
+            Logits ``(n, V)``, and with a critic values float32 ``(n,)``.
         """
         self.cache.write_pages, self.cache.write_places = plan.write_pages, plan.write_places
-        with (
-            torch.inference_mode(),
-            ragged_model(self.model),
-            _last_hidden_state(self.model, self.value_head is not None) as hidden,
-        ):
+        caught: AbstractContextManager[list[Tensor]] = nullcontext([])
+        if self.value_head is not None:
+            caught = last_hidden_state(self.model)
+        with torch.inference_mode(), ragged_model(self.model), caught as hidden:
             output = self.model(
                 input_ids=ids,
                 position_ids=plan.positions.view(ids.shape),
@@ -85,29 +90,29 @@ class ForwardPass:
                 logits_to_keep=keep,
                 ragged=plan,
             )
-            logits = output.logits.flatten(0, 1)
+            logits = output.logits.flatten(0, 1)  # (n, V)
             if self.value_head is None:
                 return logits, None
             return logits, self.value_head(hidden[-1].flatten(0, 1).float())[:, 0]
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, values: Tensor | None, uniforms: Tensor) -> Sampled:
-        """Draw one id a row.
+        """Draw one id per row.
 
         Args:
             logits: ``(n, V)``.
             values: ``(n,)`` or None.
             uniforms: ``(n,)`` in [0, 1).
         """
-        log_probs = self.sampling.log_probs(logits)
-        ids = self.sampling.draw(log_probs, uniforms)
+        log_probs = self.sampling.log_probs(logits)  # (n, V)
+        ids = self.sampling.draw(log_probs, uniforms)  # (n,)
         return Sampled(ids, log_probs.gather(1, ids[:, None])[:, 0], values)
 
     def probe(self, ids: Tensor, plan: Plan) -> None:
-        """Forward one token: reserves the memory and finds out whether the model takes part.
+        """Forward one token, which allocates the cache and shows whether the model is supported.
 
         Raises:
-            ModelMismatchError: Not every layer asked for the attention of this package.
+            ModelMismatchError: A layer does not use the attention of this package.
         """
         name = type(self.model).__name__
         advice = "Use a model whose class sets _supports_attention_backend."
@@ -115,7 +120,7 @@ class ForwardPass:
             self.forward(ids, plan, 1)
         except TypeError as error:
             raise ModelMismatchError(
-                f"Expected a model that hands options on to its attention, got {name}: {error}. "
+                f"Expected a model that passes options on to its attention, got {name}: {error}. "
                 + advice
             ) from error
         layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
@@ -127,13 +132,13 @@ class ForwardPass:
 
 
 class StaticDecoder:
-    """Decodes one token of every row; rows that are not asked for are computed and ignored.
+    """Decodes one token of every row; rows outside a call are computed and ignored.
 
     Args:
         forward_pass: Model and cache.
-        rows: Sequences side by side.
-        device: Where the model is.
-        capture: Whether steps are captured as CUDA graphs, one for each width that comes up.
+        rows: Number of rows, R.
+        device: Device of the model.
+        capture: Capture steps as CUDA graphs, one per combination of W and common prefix.
     """
 
     def __init__(
@@ -144,25 +149,25 @@ class StaticDecoder:
         self._step = -(-pages // _WIDTHS)
         # One buffer, so that one copy brings a step's integers to the device.
         self._integers = torch.zeros(5 * rows + 2 * pages, dtype=torch.int64, device=device)
-        self._uniforms = torch.zeros(rows, device=device)
+        self._uniforms = torch.zeros(rows, device=device)  # (R,)
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
 
     def decode(self, index: Index, ids: Index, positions: Index, uniforms: Tensor) -> Sampled:
         """Forward one token of some rows and draw the next.
 
         Args:
-            index: int64 ``(n,)``: which rows.
+            index: int64 ``(n,)``: the rows.
             ids: int64 ``(n,)``: the token of each.
             positions: int64 ``(n,)``: its position; its page is reserved.
             uniforms: float32 ``(n,)`` on the CPU.
 
         Returns:
-            In the order of ``index``.
+            The sampled tokens, in the order of ``index``.
         """
         cache, rows = self._forward_pass.cache, self._rows
-        width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))
+        width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))  # W
         host = np.zeros((5, rows), np.int64)
-        host[2] = len(cache.owners) - 1  # the page that nobody reads
+        host[2] = len(cache.owners) - 1  # the page that no row reads
         host[:, index] = (
             ids,
             positions,
@@ -170,24 +175,24 @@ class StaticDecoder:
             positions % cache.page_size,
             cache.sharers[index],
         )
-        asked = np.zeros(rows + 2, np.bool_)  # the last two: the common beginning, and no row
-        asked[index] = True
-        owners = cache.owners[:width]
-        seen = asked[owners]
+        decoding = np.zeros(rows + 2, np.bool_)  # the last two: the common prefix, and no row
+        decoding[index] = True
+        owners = cache.owners[:width]  # (W,)
+        seen = decoding[owners]  # (W,)
         pages = np.where(seen, owners, 0), np.where(seen, cache.firsts[:width], HIDDEN_POSITION)
-        integers = torch.from_numpy(np.concatenate([host.reshape(-1), *pages]))
-        where = torch.from_numpy(index).to(self._uniforms.device)
+        integers = torch.from_numpy(np.concatenate([host.reshape(-1), *pages]))  # (5 R + 2 W,)
+        chosen = torch.from_numpy(index).to(self._uniforms.device)  # (n,)
         self._integers[: len(integers)].copy_(integers)
-        self._uniforms[where] = uniforms.to(self._uniforms.device)
+        self._uniforms[chosen] = uniforms.to(self._uniforms.device)
         sampled = self._replay(width) if self._capture else self._run(width)
-        values = None if sampled.values is None else sampled.values[where]
-        return Sampled(sampled.ids[where], sampled.log_probs[where], values)
+        values = None if sampled.values is None else sampled.values[chosen]
+        return Sampled(sampled.ids[chosen], sampled.log_probs[chosen], values)
 
     def _run(self, width: int) -> Sampled:
-        """Decode from the buffers, reading the first ``width`` pages."""
+        """Decode from the buffers, reading the first W = ``width`` pages."""
         rows = self._rows
         ids, positions, write_pages, write_places, shares = self._integers[: 5 * rows].view(5, rows)
-        slots, firsts = self._integers[5 * rows : 5 * rows + 2 * width].view(2, width)
+        slots, firsts = self._integers[5 * rows : 5 * rows + 2 * width].view(2, width)  # (W,)
         common = self._forward_pass.cache.common
         plan = Plan(
             positions=positions,
@@ -205,12 +210,12 @@ class StaticDecoder:
         return self._forward_pass.sample(logits, values, self._uniforms)
 
     def _replay(self, width: int) -> Sampled:
-        """Do the same by a graph, captured when its shape first comes up."""
+        """Do the same with a graph, captured at the first step of its shape."""
         shape = self._forward_pass.cache.common, width
         if shape not in self._graphs:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # libraries set themselves up outside of the capture
+            with torch.cuda.stream(stream):  # libraries initialise themselves before the capture
                 self._run(width)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
@@ -224,11 +229,11 @@ class StaticDecoder:
 
 
 def check_context(model: PreTrainedModel, max_tokens: int) -> None:
-    """Raise where sequences of ``max_tokens`` are beyond the model.
+    """Check that a model supports sequences of ``max_tokens``.
 
     Raises:
-        ContextLengthError: It has fewer positions, or its rotary frequencies change with the
-            longest sequence of a batch from there on.
+        ContextLengthError: It has fewer positions, or beyond some length its rotary frequencies
+            depend on the longest sequence of a batch.
     """
     config = model.config.get_text_config(decoder=True)
     limit, source = getattr(config, "max_position_embeddings", None), "max_position_embeddings"
@@ -245,23 +250,26 @@ def check_context(model: PreTrainedModel, max_tokens: int) -> None:
         )
 
 
-def _check_layers(model: PreTrainedModel) -> None:
+def check_layers(model: PreTrainedModel) -> None:
+    """Check that only causal full or sliding attention mixes a model's positions.
+
+    Raises:
+        ModelMismatchError: Another kind of layer does.
+    """
     config = model.config.get_text_config(decoder=True)
-    others = set(getattr(config, "layer_types", None) or _LAYERS) - _LAYERS
-    if others or not getattr(config, "is_causal", True):
+    unsupported = set(getattr(config, "layer_types", None) or ()) - _LAYERS
+    if unsupported or not getattr(config, "is_causal", True):
         raise ModelMismatchError(
             f"Expected layers of causal full or sliding attention, got {type(model).__name__} with "
-            f"{', '.join(sorted(others)) or 'attention that is not causal'}. Use another model."
+            f"{', '.join(sorted(unsupported)) or 'attention that is not causal'}. Use another "
+            "model."
         )
 
 
 @contextmanager
-def _last_hidden_state(model: PreTrainedModel, wanted: bool) -> Iterator[list[Tensor]]:
-    """Catch what goes into the language-model head, whatever the model does before and after."""
+def last_hidden_state(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Collect the inputs ``(B, n, H)`` of the language-model head in a list, one per call."""
     caught: list[Tensor] = []
-    if not wanted:
-        yield caught
-        return
     head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     hook = head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
     try:

@@ -1,9 +1,11 @@
-"""The distribution that tokens are drawn from, for the engine and the learner alike.
+"""The distribution that tokens are drawn from, for both the engine and the learner.
 
 Rollouts store the log-probability of each token under the distribution it was drawn from; the
 learner recomputes it with the same function, so that a ratio of 1 means the same policy. A draw is
-the inverse of the cumulative distribution at one uniform number a row: it costs one pass over the
-vocabulary and one random number, where ``torch.multinomial`` costs a random number for every id.
+the inverse of the cumulative distribution at one uniform number per row: it costs one pass over the
+vocabulary and one random number, where ``torch.multinomial`` draws a random number for every id.
+
+Shapes in the comments: N rows, V ids of the vocabulary, ``...`` any leading dimensions.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_env.errors import ConfigurationError
+from search_env.agents.algorithms.config import check_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,8 @@ class Sampling:
     Filters apply in the order temperature, ``top_k``, ``top_p``, ``min_p``, as in transformers.
 
     Attributes:
-        temperature: Divides the logits; 0 takes the most likely id (its log-probability is 0).
-        top_p: Keep the fewest ids whose probabilities add up to this, and those as likely as the
+        temperature: Divisor of the logits; 0 takes the most likely id (its log-probability is 0).
+        top_p: Keep the fewest ids whose probabilities add up to this, and any as likely as the
             least likely of them; 1 keeps all.
         top_k: Keep the k most likely ids; 0 keeps all.
         min_p: Keep ids at least this fraction as likely as the most likely one; 0 keeps all.
@@ -42,16 +44,13 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, value, good, wanted in (
+        for name, value, valid, expected in (
             ("temperature", self.temperature, self.temperature >= 0.0, "0 or more"),
             ("top_p", self.top_p, 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             ("top_k", self.top_k, self.top_k >= 0, "0 (all) or a number of ids"),
             ("min_p", self.min_p, 0.0 <= self.min_p < 1.0, "from 0 to below 1"),
         ):
-            if not good:
-                raise ConfigurationError(
-                    f"Expected {name} to be {wanted}, got {value!r}. Mend {name}."
-                )
+            check_field(name, value, valid, expected)
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Return the log-probabilities of all ids.
@@ -60,7 +59,7 @@ class Sampling:
             logits: ``(..., V)``, any float type.
 
         Returns:
-            float32 ``(..., V)``; minus infinity for ids that are never drawn.
+            float32 ``(..., V)``; minus infinity for ids outside the filters.
 
         Example:
             >>> logits = torch.tensor([0.0, 1.0, 3.0])
@@ -69,15 +68,15 @@ class Sampling:
         """
         logits = logits.float()
         if self.temperature == 0.0:
-            best = logits.argmax(-1, keepdim=True)
+            best = logits.argmax(-1, keepdim=True)  # (..., 1)
             return torch.full_like(logits, -torch.inf).scatter(-1, best, 0.0)
         return self._filtered(logits / self.temperature).log_softmax(-1)
 
     def log_prob_of(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Return the log-probabilities of given ids, differentiably.
+        """Return the log-probabilities of ids, differentiably.
 
-        An id that was drawn under an older policy may have left the nucleus since. It is then
-        counted in (with itself, the nucleus and nothing else), so the result is always finite.
+        An id drawn under an older policy may have left the nucleus since. It is then added to the
+        nucleus for its own log-probability, so the result is always finite.
 
         Args:
             logits: ``(..., V)``.
@@ -90,28 +89,28 @@ class Sampling:
         if self.temperature == 0.0:
             return logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]
         logits = logits / self.temperature
-        chosen = logits.gather(-1, ids[..., None])
+        chosen = logits.gather(-1, ids[..., None])  # (..., 1)
         if not self._keeps_all:
             logits = self._filtered(logits).scatter(-1, ids[..., None], chosen)
         return chosen[..., 0] - logits.logsumexp(-1)
 
     def draw(self, log_probs: Tensor, uniforms: Tensor) -> Tensor:
-        """Return one id a row.
+        """Return one id per row.
 
         Args:
             log_probs: ``(N, V)`` from :meth:`log_probs`.
             uniforms: ``(N,)`` in [0, 1).
 
         Returns:
-            int64 ``(N,)``, each of them with a probability above zero.
+            int64 ``(N,)``, each with a probability above zero.
         """
-        cumulative = log_probs.exp().cumsum(-1)
-        # The sum of float32 probabilities is not exactly 1, so the number is scaled to it.
-        point = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, point, right=True)
+        cumulative = log_probs.exp().cumsum(-1)  # (N, V)
+        # Float32 probabilities do not sum to exactly 1, so the uniforms are scaled to their sum.
+        points = uniforms.to(cumulative.dtype)[:, None] * cumulative[:, -1:]  # (N, 1)
+        drawn = torch.searchsorted(cumulative, points, right=True)  # (N, 1)
         drawn = drawn.clamp_max(log_probs.shape[-1] - 1)
-        # Rounding may point at a neighbour that has no probability.
-        impossible = log_probs.gather(-1, drawn) == -torch.inf
+        # Rounding may select a neighbour without probability.
+        impossible = log_probs.gather(-1, drawn) == -torch.inf  # (N, 1)
         return torch.where(impossible, log_probs.argmax(-1, keepdim=True), drawn)[:, 0]
 
     @property
@@ -119,32 +118,32 @@ class Sampling:
         return self.top_p == 1.0 and self.top_k == 0 and self.min_p == 0.0
 
     def _filtered(self, logits: Tensor) -> Tensor:
-        """Return scaled logits with minus infinity where an id is never drawn."""
+        """Return scaled logits ``(..., V)`` with minus infinity for ids outside the filters."""
         if self.top_k and self.top_k < logits.shape[-1]:
-            least = logits.topk(self.top_k, -1).values[..., -1:]
+            least = logits.topk(self.top_k, -1).values[..., -1:]  # (..., 1)
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p < 1.0:
             logits = logits.masked_fill(logits < _least_of_nucleus(logits, self.top_p), -torch.inf)
         if self.min_p > 0.0:
-            least = logits.amax(-1, keepdim=True) + math.log(self.min_p)
+            least = logits.amax(-1, keepdim=True) + math.log(self.min_p)  # (..., 1)
             logits = logits.masked_fill(logits < least, -torch.inf)
         return logits
 
 
 @torch.no_grad()
 def _least_of_nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Return the smallest logit that is kept, ``(..., 1)``."""
-    ordered = _descending(logits)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities
-    kept = (before < top_p).sum(-1, keepdim=True)
+    """Return the smallest logit of the nucleus, ``(..., 1)``."""
+    ordered = _descending(logits)  # (..., V)
+    probabilities = ordered.softmax(-1)  # (..., V)
+    before = probabilities.cumsum(-1) - probabilities  # (..., V)
+    kept = (before < top_p).sum(-1, keepdim=True)  # (..., 1)
     return ordered.gather(-1, (kept - 1).clamp_min(0))
 
 
 def _descending(logits: Tensor) -> Tensor:
-    """Return the logits of each row in descending order."""
+    """Return logits ``(..., V)`` in descending order."""
     if _is_on_host(logits):
-        # numpy sorts by vector instructions: 1,024 ids in a twentieth of torch's time.
+        # numpy sorts with vector instructions: 1,024 ids in a twentieth of torch's time.
         return torch.from_numpy(np.sort(logits.numpy(), -1)).flip(-1)
     return logits.sort(-1, descending=True).values
 
@@ -154,4 +153,4 @@ def _is_on_host(logits: Tensor) -> bool:
 
 
 GREEDY = Sampling(temperature=0.0)
-"""Always the most likely id."""
+"""Takes the most likely id."""

@@ -1,17 +1,17 @@
-"""The weights that an optimizer updates, in float32, and the model that follows them.
+"""The float32 weights that an optimizer updates, and the model that follows them.
 
-Three arrangements, behind the same few methods:
+Three arrangements behind the same methods:
 
 * float32: the model's own parameters are optimised;
-* bfloat16: the model computes in bfloat16 and follows float32 copies, so that updates too small
-  for bfloat16 add up, and gradients of micro-batches do as well;
+* bfloat16: the model computes in bfloat16 and follows float32 copies, in which updates and
+  gradients too small for bfloat16 accumulate;
 * split over ranks (FSDP2): each rank holds a part of every float32 weight; bfloat16 copies exist
   while a layer computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,26 +27,25 @@ from search_env.errors import ConfigurationError
 
 
 class MasterWeights:
-    """What is optimised of a model.
+    """The trained parameters of a model, in float32.
 
     Args:
-        model: Changed in place. Parameters that ask for no gradient stay as they are.
-        dtype: What it computes in, as for
-            :func:`~search_env.agents.learning.precision.resolve_dtype`.
-        sharded: Split it over ranks.
+        model: Changed in place. Parameters without ``requires_grad`` stay as they are.
+        dtype: Type to compute in, see :func:`~search_env.agents.learning.precision.resolve_dtype`.
+        sharded: Split the model over ranks.
 
     Attributes:
-        parameters: By name; gradients add up in them.
+        parameters: Parameters by name; gradients accumulate in them.
 
     Raises:
-        ConfigurationError: Another dtype, or nothing to train.
+        ConfigurationError: An unknown dtype, or nothing to train.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: Dtype, *, sharded: bool = False) -> None:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigurationError(
                 "Expected a model with parameters to train, got one where all are frozen. Call "
-                "requires_grad_() on those to train."
+                "requires_grad_() on the parameters to train."
             )
         self._model = model
         copies = {}
@@ -58,35 +57,35 @@ class MasterWeights:
         self.parameters = copies or self._trained()
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        """Return the model's own trained parameters."""
+        """Return the model's trained parameters."""
         return {name: p for name, p in self._model.named_parameters() if p.requires_grad}
 
     def collect(self) -> None:
-        """Move the model's gradients to the masters."""
-        for name, own in self._trained().items():
-            master, gradient = self.parameters[name], own.grad
-            if own is not master and gradient is not None:
-                own.grad = None
+        """Add the model's gradients to those of the master weights, and clear them."""
+        for name, parameter in self._trained().items():
+            master, gradient = self.parameters[name], parameter.grad
+            if parameter is not master and gradient is not None:
+                parameter.grad = None
                 master.grad = gradient.float() if master.grad is None else master.grad + gradient
 
     def refresh(self) -> None:
-        """Make the model follow the masters."""
+        """Copy the master weights into the model."""
         with torch.no_grad():
-            for name, own in self._trained().items():
-                if own is not self.parameters[name]:
-                    own.copy_(self.parameters[name])
+            for name, parameter in self._trained().items():
+                if parameter is not self.parameters[name]:
+                    parameter.copy_(self.parameters[name])
 
     def clear(self) -> None:
-        """Forget gradients."""
+        """Clear the gradients of model and master weights."""
         for parameter in (*self._trained().values(), *self.parameters.values()):
             parameter.grad = None
 
     def weights(self) -> dict[str, Tensor]:
-        """Return copies of the masters by name, whole on each rank."""
+        """Return copies of the master weights by name, whole on each rank."""
         return {name: whole(p.detach()).clone() for name, p in self.parameters.items()}
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Set the masters, and the model with them."""
+        """Set the master weights and the model."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(like(parameter, weights[name]))
@@ -94,29 +93,27 @@ class MasterWeights:
 
 
 def arrange(model: PreTrainedModel, dtype: str, *, sharded: bool = False) -> None:
-    """Bring a model into the type it computes in, and split it over ranks if asked for.
+    """Cast a model to the type it computes in, and split it over ranks if ``sharded``.
 
     Raises:
-        ConfigurationError: Another dtype than
-            :func:`~search_env.agents.learning.precision.resolve_dtype` knows.
+        ConfigurationError: An unknown dtype, see
+            :func:`~search_env.agents.learning.precision.resolve_dtype`.
     """
     compute = torch.bfloat16 if resolve_dtype(dtype, model.device) == "bf16" else torch.float32
     for parameter in model.parameters():
-        # Not model.to(): buffers, such as frequencies of rotary positions, keep their precision.
+        # Not model.to(): buffers, such as rotary frequencies, keep their precision.
         parameter.data = parameter.data.to(torch.float32 if sharded else compute)
     if sharded:
         shard(model, compute)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor whole that may be split over ranks; then all ranks must call this."""
-    if isinstance(tensor, DTensor):
-        tensor = tensor.full_tensor()
-    return tensor
+    """Gather a tensor that may be split over ranks; if it is, all ranks must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Split a whole tensor over ranks as a parameter of its shape is."""
+    """Split a whole tensor over ranks like a parameter of the same shape."""
     if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
         return distribute_tensor(
             tensor.to(parameter.device), parameter.device_mesh, parameter.placements
@@ -125,29 +122,29 @@ def like(parameter: Tensor, tensor: Tensor) -> Tensor:
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Return the norm of gradients, of which some may be split over ranks."""
+    """Return the norm of all gradients together; some may be split over ranks."""
     split = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
-    own = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    norms = [whole(get_total_norm(part)) for part in (split, own) if part]
+    local = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    norms = [whole(get_total_norm(part)) for part in (split, local) if part]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(norms or [torch.zeros(())]))
     return norm
 
 
 def whole_state(optimizer: Optimizer) -> dict[str, Any]:
     """Return an optimizer's state with whole tensors."""
-    saved = optimizer.state_dict()
-    state = {
-        index: {name: whole(value) for name, value in values.items()}
-        for index, values in saved["state"].items()
-    }
-    return {**saved, "state": state}
+    return _map_state(optimizer.state_dict(), lambda _, tensor: whole(tensor))
 
 
-def split_state(optimizer: Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Split the tensors of an optimizer's state as its parameters are."""
+def split_state(optimizer: Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Split the tensors of a :func:`whole_state` like the optimizer's parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return _map_state(state, lambda index, tensor: like(parameters[index], tensor))
+
+
+def _map_state(saved: Mapping[str, Any], change: Callable[[int, Tensor], Tensor]) -> dict[str, Any]:
+    """Return a state_dict with each parameter's tensors changed."""
     state = {
-        index: {name: like(parameters[index], value) for name, value in values.items()}
+        index: {name: change(index, value) for name, value in values.items()}
         for index, values in saved["state"].items()
     }
     return {**saved, "state": state}

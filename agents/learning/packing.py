@@ -1,17 +1,23 @@
 """Several sequences in one row, without padding: the forward pass of the learner.
 
-An attention function named ``"packed"`` is registered through transformers' own interfaces, so the
-code of the models stays as it is. Where the sequences lie travels as ``cu_seq_lens_q`` and its
-kin, standard arguments that models hand on to their attention. No token sees another sequence, and
-positions start anew with each.
+An attention function named ``"packed"`` is registered through transformers' own interfaces, so
+model code stays as it is. The bounds of the sequences travel as ``cu_seq_lens_q`` and related
+standard arguments, which models pass on to their attention. No token sees another sequence, and
+positions restart with each.
 
-What a sequence has in common with the one before it from the start on (the prompt within a group,
-the same first query and its documents) is computed once: its states are the same. A segment of the
-row is then what is new in a sequence, and it attends to the keys of the whole sequence, wherever
-they lie. Gradients of the common part add up by themselves.
+The prefix that a sequence shares with the one before it (the prompt within a group, the same first
+query and its documents) is computed once, since its states are the same. A segment of the row then
+holds the new tokens of a sequence, which attend to the keys of the whole sequence, wherever they
+are in the row. Autograd sums the gradients of the shared part.
 
-Only attention may mix positions: a model that does it in another way (state spaces, convolutions)
-is refused, and so is attention with terms not computed here (softcap, sinks, position bias).
+Only attention may mix positions: models that mix them otherwise (state spaces, convolutions) are
+refused, and so is attention with unsupported terms (softcap, sinks, position bias).
+
+Shapes, here and in the comment at each tensor:
+
+* S: sequences. N: new tokens of all, the length of the row. M: tokens of all, shared ones again.
+* n: positions whose logits are kept. V: vocabulary. H: hidden size.
+* T: tokens of one sequence. D: width of an attention head.
 """
 
 from __future__ import annotations
@@ -29,24 +35,24 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from search_env.agents.errors import ModelMismatchError
+from search_env.agents.inference.forward import check_layers, last_hidden_state
 from search_env.agents.learning.varlen_attention import attend
 
-_LOGITS_AT_ONCE = 2**24  # numbers; where there are more, they are computed again in the backward
+_LOGITS_AT_ONCE = 2**24  # numbers; larger outputs are done in chunks, recomputed in the backward
 
 PACKED = "packed"
 """Name of the attention function."""
 
-_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
-# What some models hand to their attention and what changes its result.
-_NOT_COMPUTED = ("softcap", "s_aux", "position_bias")
+# Arguments of some models' attention that would change its result.
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Packed(NamedTuple):
-    """What a packed pass gives at the kept positions.
+    """Outputs of a packed pass at the kept positions.
 
     Attributes:
         logits: ``(n, V)`` in the model's type.
-        hidden: ``(n, H)``: the states that the logits are a linear map of.
+        hidden: ``(n, H)``: input of the language-model head.
     """
 
     logits: Tensor
@@ -55,14 +61,14 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """How sequences lie in a row, each behind what it has in common with the one before.
+    """The layout of sequences in a row, each without the prefix shared with the one before.
 
     Attributes:
         ids: int64 ``(N,)``: the new tokens of each sequence in turn.
         positions: int64 ``(N,)``: their positions in their sequences.
-        index: int64 ``(M,)``: where in the row each token of the concatenated sequences is.
+        index: int64 ``(M,)``: place in the row of each token of the concatenated sequences.
         new: int64 ``(S,)``: number of new tokens of each sequence.
-        lengths: int64 ``(S,)``: number of tokens of each.
+        lengths: int64 ``(S,)``: number of tokens of each sequence.
     """
 
     ids: Tensor
@@ -73,19 +79,19 @@ class Row:
 
 
 def common_prefix(left: Tensor, right: Tensor) -> int:
-    """Return how many tokens two sequences have in common from the start on.
+    """Return the length of the common prefix of two sequences.
 
     Example:
         >>> common_prefix(torch.tensor([5, 6, 7]), torch.tensor([5, 6, 8, 9]))
         2
     """
     shorter = min(len(left), len(right))
-    same = left[:shorter] == right[:shorter]
+    same = left[:shorter] == right[:shorter]  # (shorter,)
     return int(same.long().cumprod(0).sum())
 
 
 def lay_out(sequences: Sequence[Tensor]) -> Row:
-    """Return the row of sequences; those with a common beginning should be neighbours.
+    """Return the row of sequences; those with a common prefix should be neighbours.
 
     Example:
         >>> row = lay_out([torch.tensor([5, 6, 7]), torch.tensor([5, 6, 8, 9])])
@@ -100,7 +106,8 @@ def lay_out(sequences: Sequence[Tensor]) -> Row:
         positions.append(torch.arange(common, len(sequence)))
         index.append(torch.cat([index[-1][:common], positions[-1] + size - common]))
         size += len(sequence) - common
-    new, lengths = (torch.tensor([len(part) for part in parts]) for parts in (ids, index[1:]))
+    new = torch.tensor([len(part) for part in ids])  # (S,)
+    lengths = torch.tensor([len(part) for part in index[1:]])  # (S,)
     return Row(torch.cat(ids), torch.cat(positions), torch.cat(index), new, lengths)
 
 
@@ -109,7 +116,7 @@ def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Te
 
     Args:
         model: A causal language model, or one with adapters of peft.
-        sequences: int64 ``(T_i,)`` each, one or more; neighbours share a common beginning.
+        sequences: int64 ``(T,)`` each, one or more; common prefixes of neighbours are shared.
         keep: int64 ``(n,)``: positions in the concatenated sequences to compute logits at.
 
     Returns:
@@ -120,25 +127,19 @@ def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Te
     """
     row, device = lay_out(sequences), model.device
     shared = len(row.index) > len(row.ids)
-    states: list[Tensor] = []
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    hook = head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
-    try:
-        with packed_attention(model):
-            output = model(
-                input_ids=row.ids[None].to(device),
-                position_ids=row.positions[None].to(device),
-                logits_to_keep=row.index[keep].to(device),
-                use_cache=False,
-                cu_seq_lens_q=pad(row.new.cumsum(0), (1, 0)).int().to(device),
-                cu_seq_lens_k=pad(row.lengths.cumsum(0), (1, 0)).int().to(device),
-                max_length_q=int(row.new.max()),
-                max_length_k=int(row.lengths.max()),
-                key_index=row.index.to(device) if shared else None,
-            )
-    finally:
-        hook.remove()
-    return Packed(output.logits[0], states[-1][0])
+    with packed_attention(model), last_hidden_state(model) as hidden:
+        output = model(
+            input_ids=row.ids[None].to(device),  # (1, N)
+            position_ids=row.positions[None].to(device),  # (1, N)
+            logits_to_keep=row.index[keep].to(device),  # (n,)
+            use_cache=False,
+            cu_seq_lens_q=pad(row.new.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
+            cu_seq_lens_k=pad(row.lengths.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
+            max_length_q=int(row.new.max()),
+            max_length_k=int(row.lengths.max()),
+            key_index=row.index.to(device) if shared else None,  # (M,)
+        )
+    return Packed(output.logits[0], hidden[-1][0])
 
 
 def packed_logits(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Tensor:
@@ -147,9 +148,10 @@ def packed_logits(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Ten
 
 
 def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids: Tensor) -> Tensor:
-    """Apply a function of logits ``(n, V)`` and ids ``(n,)``, a bounded number of rows at once.
+    """Apply a function of logits ``(n, V)`` and ids ``(n,)`` to a bounded number of rows at a time.
 
-    float32 copies of all logits over a large vocabulary would need more memory than the model.
+    The results, ``(..., n)``, are concatenated. float32 copies of all logits over a large
+    vocabulary would need more memory than the model.
     """
     rows = max(1, _LOGITS_AT_ONCE // logits.shape[-1])
     if len(ids) <= rows:
@@ -160,25 +162,19 @@ def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids:
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Use the packed attention within a block, and what was used before after it.
+    """Use the packed attention within a block, then restore the previous one.
 
     Raises:
-        ModelMismatchError: The model does not let its attention be set, or mixes positions by
-            something that is not attention.
+        ModelMismatchError: The model's attention cannot be set, or it mixes positions by something
+            other than attention.
     """
-    config = model.config.get_text_config(decoder=True)
-    other = set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES
-    if other or not getattr(config, "is_causal", True):
-        raise ModelMismatchError(
-            f"Expected layers of causal full or sliding attention, got {type(model).__name__} with "
-            f"{', '.join(sorted(other)) or 'attention that is not causal'}. Take another model."
-        )
+    check_layers(model)
     before = model.config._attn_implementation
     model.set_attn_implementation(PACKED)
     if model.config._attn_implementation != PACKED:
         raise ModelMismatchError(
-            f"Expected a model that takes attention functions of transformers' AttentionInterface, "
-            f"got {type(model).__name__}. Take another model."
+            f"Expected a model that supports transformers' AttentionInterface, got "
+            f"{type(model).__name__}. Use another model."
         )
     try:
         yield
@@ -200,24 +196,27 @@ def _attend(
     max_length_q: int = 0,
     max_length_k: int = 0,
     key_index: Tensor | None = None,
-    **others: Any,
+    **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within each sequence; the signature is transformers'."""
-    wrong = [name for name in _NOT_COMPUTED if others.get(name) is not None]
-    if wrong or dropout:
+    """Attend within each sequence; the signature is transformers'.
+
+    From query ``(1, heads, N, D)``, key and value ``(1, key heads, N, D)`` to ``(1, N, heads, D)``.
+    """
+    unsupported = [name for name in _UNSUPPORTED if options.get(name) is not None]
+    if unsupported or dropout:
         raise ModelMismatchError(
-            f"Expected plain attention, got {', '.join(wrong) or 'dropout'} in "
-            f"{type(module).__name__}. Take another model, or switch that off in its config."
+            f"Expected plain attention, got {', '.join(unsupported) or 'dropout'} in "
+            f"{type(module).__name__}. Use another model, or switch that off in its config."
         )
     if cu_seq_lens_q is None or cu_seq_lens_k is None:
         raise ModelMismatchError(
             f"Expected cu_seq_lens_q to reach the attention, got none in {type(module).__name__}. "
-            "Call packed_forward(); a model that does not hand it on cannot be packed."
+            "Call packed_forward(); a model that does not pass it on cannot be packed."
         )
-    query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))
-    if key_index is not None:
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, D)
+    if key_index is not None:  # (M, key heads, D)
         key, value = key.index_select(0, key_index), value.index_select(0, key_index)
-    output = attend(
+    output = attend(  # (N, heads, D)
         query,
         key,
         value,

@@ -1,9 +1,15 @@
-"""Causal attention over sequences of various lengths that lie one behind the other.
+"""Causal attention over packed sequences of various lengths.
 
 On CUDA in half precision it is torch's own kernel. Elsewhere it is matrix products over chunks of
-queries with a backward pass by hand: PyTorch's fused attention on a CPU takes half as long again,
-for it computes the probabilities anew in the backward pass. Here they are kept, unless they are
-too large.
+queries with a handwritten backward pass: PyTorch's fused attention on a CPU takes 1.5 times as
+long, since it recomputes the probabilities in the backward pass. Here they are kept unless they
+are too large.
+
+Shapes, here and in the comment at each tensor:
+
+* S: segments. N: queries, M: keys of all segments. D: width of a head.
+* h: query heads, k: key heads, g = h / k: query heads per key head.
+* c: queries of a chunk, m: keys that they see.
 """
 
 from __future__ import annotations
@@ -22,11 +28,11 @@ try:
 except ImportError:  # before torch 2.10
     varlen = None  # type: ignore[assignment]
 
-# Its arguments changed from version to version: those that are there are used.
+# Its arguments differ between versions of torch.
 _FUSED = inspect.signature(varlen.varlen_attn).parameters if varlen else {}
 
-_CHUNK = 128  # queries at a time
-_KEPT = 2**26  # probabilities of one call that are kept for its backward pass
+_CHUNK = 128  # maximum of c
+_KEPT = 2**26  # maximum number of probabilities that a call keeps for its backward pass
 
 
 def attend(
@@ -41,21 +47,21 @@ def attend(
 ) -> Tensor:
     """Attend from the queries of each segment to its keys.
 
-    The last query of a segment stands where its last key stands; each query sees the keys up to
-    its own place.
+    The last query of a segment is at the position of its last key; each query sees the keys up to
+    its own position.
 
     Args:
-        query: ``(N, heads, D)``.
-        key: ``(M, key heads, D)``; a key head serves as many query heads as there are more.
-        value: ``(M, key heads, D)``.
-        bounds: int32 ``(S + 1,)`` each: where segments begin and end, in queries and in keys; of
-            both there are at least as many keys.
+        query: ``(N, h, D)``.
+        key: ``(M, k, D)``.
+        value: ``(M, k, D)``.
+        bounds: int32 ``(S + 1,)`` each: bounds of the segments in queries and in keys; a segment
+            has at least as many keys as queries.
         longest: The largest number of queries and of keys in a segment.
         scale: Factor of the scores.
-        window: A query sees this many keys at most, its own among them; all if None.
+        window: Maximum number of keys that a query sees, its own included; None for all.
 
     Returns:
-        ``(N, heads, D)``.
+        ``(N, h, D)``.
     """
     if "window_size" in _FUSED and query.is_cuda and query.dtype.itemsize == 2:
         groups: dict[str, Any] = {}
@@ -80,7 +86,7 @@ def attend(
 
 
 class _Shape(NamedTuple):
-    """Where segments are, and how to attend."""
+    """Bounds of the segments, and parameters of the attention."""
 
     query_bounds: list[int]
     key_bounds: list[int]
@@ -91,7 +97,7 @@ class _Shape(NamedTuple):
 class _Chunk(NamedTuple):
     """Queries ``start:stop`` of one segment, and the keys ``first:last`` that they see.
 
-    The last query sees the last key. ``place`` is that of the first query among these keys.
+    The last query sees the last key; ``place`` is the first query's position among these keys.
     """
 
     start: int
@@ -114,7 +120,7 @@ def _chunks(shape: _Shape) -> Iterator[_Chunk]:
 
 
 class _Attention(torch.autograd.Function):
-    """Attention chunk by chunk.
+    """Attention in chunks.
 
     With P the probabilities and O = P V, the gradient of the scores is
     P * (dO V' - rowsum(dO * O)) (FlashAttention, arXiv 2205.14135, appendix B.4).
@@ -122,11 +128,11 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, shape: _Shape) -> Tensor:
-        """Return the outputs ``(N, heads, D)``."""
-        queries = _by_key_head(query, key.shape[1]).contiguous()
-        keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))
-        output = torch.empty_like(query)
-        outputs = _by_key_head(output, key.shape[1])
+        """Return the outputs ``(N, h, D)``."""
+        queries = _by_key_head(query, key.shape[1]).contiguous()  # (k, g, N, D)
+        keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))  # (k, M, D) each
+        output = torch.empty_like(query)  # (N, h, D)
+        outputs = _by_key_head(output, key.shape[1])  # (k, g, N, D), a view of it
         exact = _exact(queries, keys, shape.scale)
         chunks = list(_chunks(shape))
         size = query.shape[1] * sum((c.stop - c.start) * (c.last - c.first) for c in chunks)
@@ -134,9 +140,9 @@ class _Attention(torch.autograd.Function):
         kept = []
         for chunk in chunks:
             probabilities = _probabilities(exact, chunk, shape.window).to(query.dtype)
-            found = torch.bmm(probabilities, values[:, chunk.first : chunk.last])
-            into = outputs[:, :, chunk.start : chunk.stop]
-            into.copy_(found.view(into.shape))
+            part = torch.bmm(probabilities, values[:, chunk.first : chunk.last])  # (k, g c, D)
+            into = outputs[:, :, chunk.start : chunk.stop]  # (k, g, c, D)
+            into.copy_(part.view(into.shape))
             if keeps:
                 kept.append(probabilities)
         ctx.save_for_backward(queries, keys, values, output, *kept)
@@ -149,52 +155,52 @@ class _Attention(torch.autograd.Function):
         """Return the gradients of query, key and value."""
         queries, keys, values, output, *kept = ctx.saved_tensors
         shape: _Shape = ctx.shape
-        sums = _by_key_head((gradient * output).sum(-1, keepdim=True), len(keys))
-        d_outputs = _by_key_head(gradient, len(keys)).contiguous()
-        d_query = torch.empty_like(gradient)
-        d_queries = _by_key_head(d_query, len(keys))
-        d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
+        sums = _by_key_head((gradient * output).sum(-1, keepdim=True), len(keys))  # (k, g, N, 1)
+        d_outputs = _by_key_head(gradient, len(keys)).contiguous()  # (k, g, N, D)
+        d_query = torch.empty_like(gradient)  # (N, h, D)
+        d_queries = _by_key_head(d_query, len(keys))  # (k, g, N, D), a view of it
+        d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)  # (k, M, D) each
         exact = _exact(queries, keys, shape.scale) if not kept else (queries, keys)
         for number, chunk in enumerate(_chunks(shape)):
             seen, at = slice(chunk.first, chunk.last), slice(chunk.start, chunk.stop)
             if kept:
-                probabilities = kept[number]
+                probabilities = kept[number]  # (k, g c, m)
             else:
                 probabilities = _probabilities(exact, chunk, shape.window).to(keys.dtype)
-            d_output, asking = d_outputs[:, :, at].flatten(1, 2), queries[:, :, at].flatten(1, 2)
+            d_output = d_outputs[:, :, at].flatten(1, 2)  # (k, g c, D)
             d_values[:, seen].baddbmm_(probabilities.mT, d_output)
-            d_scores = torch.bmm(d_output, values[:, seen].mT)
+            d_scores = torch.bmm(d_output, values[:, seen].mT)  # (k, g c, m)
             d_scores.sub_(sums[:, :, at].flatten(1, 2)).mul_(probabilities)
             d_queries[:, :, at] = torch.bmm(d_scores, keys[:, seen]).view_as(d_queries[:, :, at])
-            d_keys[:, seen].baddbmm_(d_scores.mT, asking)
+            d_keys[:, seen].baddbmm_(d_scores.mT, queries[:, :, at].flatten(1, 2))
         d_query.mul_(shape.scale)
         d_keys.mul_(shape.scale)
         return d_query, d_keys.transpose(0, 1), d_values.transpose(0, 1), None
 
 
 def _by_key_head(heads: Tensor, count: int) -> Tensor:
-    """Return ``(N, heads, D)`` as ``(count, heads of a key head, N, D)``, a view."""
+    """Return ``(N, h, D)`` as ``(k, g, N, D)``, a view; ``count`` is k."""
     rows, _, width = heads.shape
     return heads.view(rows, count, -1, width).permute(1, 2, 0, 3)
 
 
 def _exact(queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Return what scores are computed from: a score of 16 in bfloat16 may be off by 1/16."""
+    """Return scaled queries and keys in float32 or better: bfloat16 scores of 16 err by 1/16."""
     if keys.dtype.itemsize < 4:
         queries, keys = queries.float(), keys.float()
     return queries * scale, keys
 
 
 def _probabilities(exact: tuple[Tensor, Tensor], chunk: _Chunk, window: int | None) -> Tensor:
-    """Return the attention of a chunk, ``(key heads, heads of a key head * queries, keys)``."""
+    """Return the attention of a chunk, ``(k, g c, m)``."""
     queries, keys = exact
-    asking = queries[:, :, chunk.start : chunk.stop]
-    scores = torch.bmm(asking.flatten(1, 2), keys[:, chunk.first : chunk.last].mT)
-    by_head = scores.view(*asking.shape[:3], -1)
-    everything = torch.ones(by_head.shape[2:], dtype=torch.bool, device=keys.device)
+    part = queries[:, :, chunk.start : chunk.stop]  # (k, g, c, D)
+    scores = torch.bmm(part.flatten(1, 2), keys[:, chunk.first : chunk.last].mT)  # (k, g c, m)
+    by_head = scores.view(*part.shape[:3], -1)  # (k, g, c, m), a view
+    ones = torch.ones(by_head.shape[2:], dtype=torch.bool, device=keys.device)  # (c, m)
     # All keys before the chunk's own are seen, unless there is a window.
-    later = everything[:, chunk.place :].triu(1)
+    later = ones[:, chunk.place :].triu(1)  # (c, c)
     by_head[..., chunk.place :].masked_fill_(later, -torch.inf)
     if window is not None:
-        by_head.masked_fill_(everything.tril(chunk.place - window), -torch.inf)
+        by_head.masked_fill_(ones.tril(chunk.place - window), -torch.inf)
     return scores.softmax(-1)
