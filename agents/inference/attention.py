@@ -1,13 +1,20 @@
-"""Attention over rows of their own lengths, for any model that uses transformers' interface.
+"""Attention over rows of different lengths, for any model that uses transformers' interface.
 
-A forward pass carries runs of consecutive tokens of some rows (:class:`Plan`), one behind the
-other. Runs of one token, which is decoding, are computed together: one batched product over all
-pages of :mod:`search_env.agents.inference.paged_cache`, then a softmax over each row's pages, so
-that what is read is what the rows hold. A beginning that rows share is read once for all of them.
-Longer runs, prompts and documents, attend to their own row one by one.
+A forward pass carries packed runs of consecutive tokens of some rows (:class:`Plan`). Runs of one
+token, that is decoding, are computed together: one batched product over all pages of
+:mod:`search_env.agents.inference.paged_cache`, then a softmax over each row's pages, so that no
+padding is read. A prefix that rows share is read once for all of them. Longer runs, prompts and
+documents, attend to their own row one at a time.
 
-Models are told by the name ``"ragged"`` in their configuration; no model code is touched. Sliding
+Models select it by the name ``"ragged"`` in their configuration; no model code is touched. Sliding
 windows and capped logits (Gemma) are exact. Attention sinks and position biases are refused.
+
+Shapes, here and in the comment at each tensor:
+
+* S: tokens of the forward pass. n: runs of one token. c: tokens of a longer run.
+* h: query heads, k: key-value heads, g = h / k. D: width of a head.
+* A: all pages of the cache, p: pages that runs of one read, q: pages of the common prefix.
+* z: tokens of a page. K: keys, c keys or q z keys.
 """
 
 from __future__ import annotations
@@ -30,9 +37,9 @@ NAME = "ragged"
 _WIDE_PRODUCTS = torch.__version__ >= "2.9"
 _REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
 HIDDEN_POSITION = np.iinfo(np.int64).max // 2
-"""The first position of a page that no decoded row sees: later than any."""
+"""First position of a page that no decoded row sees: later than any other."""
 _QUERIES = 256
-"""Tokens of a longer run that attend together on a CPU, where fewer and more are slower."""
+"""Tokens of a longer run that attend together on a CPU, where this number is fastest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +47,10 @@ class TokenRun:
     """Consecutive tokens of one row.
 
     Attributes:
-        pages: int64: the row's pages up to the last of these tokens.
+        pages: int64 ``(pages,)``: the row's pages up to the last of these tokens.
         start: Position of the first token.
-        count: How many.
-        offset: Which token of the forward pass is the first.
+        count: Number of tokens, c.
+        offset: Index of the first token in the forward pass.
     """
 
     pages: Tensor
@@ -54,22 +61,22 @@ class TokenRun:
 
 @dataclass(slots=True)
 class Plan:
-    """What one forward pass carries, and where it finds the past.
+    """The tokens of one forward pass, and the pages of their keys and values.
 
     Attributes:
         positions: int64 ``(S,)``: position of each token in its row.
-        write_pages: int64 ``(S,)``: the page where its keys and values go.
-        write_places: int64 ``(S,)``: the place in that page.
-        singles: int64 ``(n,)``: which tokens are runs of one; None where all are.
+        write_pages: int64 ``(S,)``: page for its keys and values.
+        write_places: int64 ``(S,)``: place in that page.
+        singles: int64 ``(n,)``: tokens that are runs of one; None where all are.
         runs: The longer runs.
-        common: How many pages, the first ones, hold what the runs of one have in common.
-        aside: bool ``(n,)``: which runs of one have no part in that; None where all have.
-        pages: Which pages the runs of one read beside.
-        slots: int64 ``(pages,)``: which run of one sees each of these pages.
-        firsts: int64 ``(pages,)``: position of each page's first token.
-        calls: How many layers have asked for attention.
-        run_seconds: How long attention took for the longer runs, on the host's clock.
-        single_seconds: The same for runs of one.
+        common: Number q of leading pages with the common prefix of the runs of one.
+        aside: bool ``(n,)``: runs of one without that prefix; None where all have it.
+        pages: The p other pages that the runs of one read.
+        slots: int64 ``(p,)``: the run of one that sees each of these pages.
+        firsts: int64 ``(p,)``: position of each page's first token.
+        calls: Number of layers that have used the attention.
+        run_seconds: Host seconds of attention for the longer runs.
+        single_seconds: Host seconds of attention for runs of one.
     """
 
     positions: Tensor
@@ -97,15 +104,15 @@ class Plan:
 
         Args:
             cache: Has the pages reserved.
-            index: int64 ``(n,)``: the row of each run.
-            starts: int64 ``(n,)``: position of its first token.
-            counts: int64 ``(n,)``: its tokens, 1 or more.
-            device: Where the model is.
+            index: int64 ``(runs,)``: row of each run.
+            starts: int64 ``(runs,)``: position of its first token.
+            counts: int64 ``(runs,)``: number of its tokens, 1 or more.
+            device: Device of the model.
         """
-        offsets = np.cumsum(counts) - counts
-        rows = np.repeat(index, counts)
-        positions = packed_positions(starts, counts)
-        single = counts == 1
+        offsets = np.cumsum(counts) - counts  # (runs,)
+        rows = np.repeat(index, counts)  # (S,)
+        positions = packed_positions(starts, counts)  # (S,)
+        single = counts == 1  # (runs,)
         pages, slots, firsts = visible_pages(cache, index[single])
         aside = ~cache.sharers[index[single]]
         longer = (values[~single].tolist() for values in (index, starts, counts, offsets))
@@ -130,46 +137,47 @@ class Plan:
         )
 
     def hidden(self, page_size: int, window: int | None) -> Tensor:
-        """Return bool ``(pages, 1, 1, page size)``: what a run of one does not see in its pages."""
+        """Return bool ``(p, 1, 1, z)``: keys that runs of one do not see in their pages."""
         hidden = self._hidden.get(window)
         if hidden is None:
-            ends = self._ends().index_select(0, self.slots)[:, None]
-            keys = self.firsts[:, None] + torch.arange(page_size, device=ends.device)
-            hidden = keys > ends
+            ends = self._ends().index_select(0, self.slots)[:, None]  # (p, 1)
+            keys = self.firsts[:, None] + torch.arange(page_size, device=ends.device)  # (p, z)
+            hidden = keys > ends  # (p, z)
             if window is not None:
                 hidden |= keys <= ends - window
             hidden = self._hidden[window] = hidden[:, None, None]
         return hidden
 
     def hidden_common(self, page_size: int, window: int | None) -> Tensor | None:
-        """Return bool ``(n, 1, keys)``: what runs of one do not see of the common beginning.
+        """Return bool ``(n, 1, K)``: keys of the common prefix that runs of one do not see.
 
-        None where nothing is hidden.
+        None where all of them are seen.
         """
         if window not in self._hidden_common:
             hidden = None if self.aside is None else self.aside[:, None, None]
             if window is not None:
-                ends = self._ends()[:, None]
-                keys = torch.arange(self.common * page_size, device=ends.device)
-                far = (keys <= ends - window)[:, None]
+                ends = self._ends()[:, None]  # (n, 1)
+                keys = torch.arange(self.common * page_size, device=ends.device)  # (K,)
+                far = (keys <= ends - window)[:, None]  # (n, 1, K)
                 hidden = far if hidden is None else hidden | far
             self._hidden_common[window] = hidden
         return self._hidden_common[window]
 
     def _ends(self) -> Tensor:
+        """Return the positions ``(n,)`` of the runs of one."""
         return self.positions if self.singles is None else self.positions[self.singles]
 
     def mask(self, start: int, count: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return ``(count, keys)``: 0 for what each token of a longer run sees, else -infinity.
+        """Return ``(count, K)``: 0 for keys that a token of a longer run sees, else -infinity.
 
         The keys end at the run's last token and begin at the first that its first token sees.
         """
         mask = self._masks.get((start, count, window))
         if mask is None:
             device = self.positions.device
-            queries = torch.arange(start, start + count, device=device)[:, None]
-            keys = torch.arange(_first_key(start, window), start + count, device=device)
-            unseen = keys > queries
+            queries = torch.arange(start, start + count, device=device)[:, None]  # (count, 1)
+            keys = torch.arange(_first_key(start, window), start + count, device=device)  # (K,)
+            unseen = keys > queries  # (count, K)
             if window is not None:
                 unseen |= keys <= queries - window
             mask = torch.zeros(unseen.shape, dtype=dtype, device=device)
@@ -178,7 +186,7 @@ class Plan:
 
 
 def packed_positions(starts: Index, counts: Index) -> Index:
-    """Return the positions of runs of tokens that stand one behind the other.
+    """Return the positions ``(S,)`` of packed runs of tokens.
 
     Example:
         >>> packed_positions(np.array([7, 0]), np.array([2, 3])).tolist()
@@ -190,22 +198,23 @@ def packed_positions(starts: Index, counts: Index) -> Index:
 
 
 def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Index, Index]:
-    """Return which pages decoding these rows reads, beside the common beginning.
+    """Return the pages that decoding these rows reads, besides the common prefix.
 
-    All pages in use are read in place, also those of other rows, unless that were mostly others'.
+    All pages in use are read in place, those of other rows included, unless over two thirds are of
+    other rows.
 
     Returns:
-        The pages, the place in ``index`` of the row that sees each (0 for pages of other rows),
-        and the position of its first token (beyond all positions for pages of other rows).
+        The pages ``(p,)``, the place in ``index`` of the row that sees each (0 for pages of other
+        rows), and the position of its first token (beyond all positions for pages of other rows).
     """
-    slot_of_row = np.full(len(cache.table) + 1, -1)  # the last one is for pages of none
+    slot_of_row = np.full(len(cache.table) + 1, -1)  # the last is for pages without an owner
     slot_of_row[index] = np.arange(len(index))
     used = slice(cache.common, cache.used_pages)
     slots, firsts = slot_of_row[cache.owners[used]], cache.firsts[used]
-    mine = slots >= 0
-    if 3 * np.count_nonzero(mine) < len(slots):
-        return np.flatnonzero(mine) + cache.common, slots[mine], firsts[mine]
-    return used, np.maximum(slots, 0), np.where(mine, firsts, HIDDEN_POSITION)
+    visible = slots >= 0
+    if 3 * np.count_nonzero(visible) < len(slots):
+        return np.flatnonzero(visible) + cache.common, slots[visible], firsts[visible]
+    return used, np.maximum(slots, 0), np.where(visible, firsts, HIDDEN_POSITION)
 
 
 def _first_key(position: int, window: int | None) -> int:
@@ -229,24 +238,24 @@ def ragged_attention(
     """Attend from the tokens of a forward pass to their rows' pages.
 
     Args:
-        module: The layer that asks; not used.
-        query: ``(B, heads, S, width)``, the plan's tokens in the order of ``(B, S)``.
-        key: ``(pages, key-value heads, page size, width)``, new tokens included.
-        value: The same for the values.
-        attention_mask: None: the plan knows who sees what.
+        module: The calling layer; named in errors.
+        query: ``(1, h, S, D)``, or ``(S, h, 1, D)`` where all runs have one token.
+        key: ``(A, k, z, D)``, new tokens included.
+        value: ``(A, k, z, D)``.
+        attention_mask: Ignored: the plan masks.
         ragged: The plan.
-        scaling: Factor of the logits; None is one over the root of the width.
-        dropout: 0: nothing is trained here.
-        sliding_window: How many tokens back a token sees, itself included.
+        scaling: Factor of the logits; None for ``D ** -0.5``.
+        dropout: Ignored: the engine does not train.
+        sliding_window: Number of tokens that a token sees, itself included.
         softcap: Bound of the logits.
-        options: What transformers hands on to every attention function. Those that would change
+        options: Further arguments of transformers' attention functions. Those that would change
             the result are refused.
 
     Returns:
-        ``(B, S, heads, width)``, and None for the weights.
+        ``(1, S, h, D)`` or ``(S, 1, h, D)``, and None for the weights.
 
     Raises:
-        ModelMismatchError: The model's attention has a term that is not computed here.
+        ModelMismatchError: The model's attention has an unsupported term.
     """
     for name in _REFUSED:
         if options.get(name) is not None:
@@ -256,21 +265,21 @@ def ragged_attention(
             )
     ragged.calls += 1
     batch, heads, length, width = query.shape
-    tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)
+    tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)  # (S, h, D)
     if not ragged.runs:
         out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(query.dtype)
         return out.view(batch, length, heads, -1), None
-    out = query.new_empty(length, heads, value.shape[-1])
-    begun = time.perf_counter()
+    out = query.new_empty(length, heads, value.shape[-1])  # (S, h, D)
+    begin = time.perf_counter()
     singles = ragged.singles
     if singles is not None and len(singles):
-        decoded = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)
+        decoded = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)  # (n, h, D)
         out[singles] = decoded.to(out.dtype)
     middle = time.perf_counter()
     for run in ragged.runs:
         part = slice(run.offset, run.offset + run.count)
         out[part] = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
-    ragged.single_seconds += middle - begun
+    ragged.single_seconds += middle - begin
     ragged.run_seconds += time.perf_counter() - middle
     return out[None], None
 
@@ -281,39 +290,40 @@ def _decode(
     """Attend from one token of each row.
 
     Each page gives a sum of values under weights ``exp(logit - row's largest)`` and the sum of the
-    weights; both are added up by rows.
+    weights; both are summed by row.
 
     Args:
-        query: ``(n, heads, width)``, scaled.
-        key: ``(pages, key-value heads, page size, width)``.
-        value: The same.
-        plan: Says which pages belong to which token.
+        query: ``(n, h, D)``, scaled.
+        key: ``(A, k, z, D)``.
+        value: ``(A, k, z, D)``.
+        plan: Maps pages to tokens.
         window: Sliding window.
         softcap: Bound of the logits.
 
     Returns:
-        ``(n, heads, width)``.
+        ``(n, h, D)``.
     """
     rows, heads, width = query.shape
-    query, shared = query.to(key.dtype), (key[: plan.common], value[: plan.common])
-    key, value = key[plan.pages], value[plan.pages]
+    query, prefix = query.to(key.dtype), (key[: plan.common], value[: plan.common])  # (q, k, z, D)
+    key, value = key[plan.pages], value[plan.pages]  # (p, k, z, D)
     pages, key_heads, size, _ = key.shape
     groups = heads // key_heads
-    spread = query.index_select(0, plan.slots).view(-1, groups, width)
-    logits = _bounded(_product(spread, key.flatten(0, 1).transpose(1, 2)), softcap)
-    logits = logits.view(pages, key_heads, groups, size)
+    by_page = query.index_select(0, plan.slots).view(-1, groups, width)  # (p k, g, D)
+    logits = _bounded(_product(by_page, key.flatten(0, 1).transpose(1, 2)), softcap)  # (p k, g, z)
+    logits = logits.view(pages, key_heads, groups, size)  # (p, k, g, z)
     logits.masked_fill_(plan.hidden(size, window), -torch.inf)
-    by_head = logits.amax(-1).view(pages, heads)
-    largest = logits.new_full((rows, heads), -torch.inf)
-    largest.scatter_reduce_(0, plan.slots[:, None].expand(-1, heads), by_head, "amax")
+    page_largest = logits.amax(-1).view(pages, heads)  # (p, h)
+    largest = logits.new_full((rows, heads), -torch.inf)  # (n, h)
+    largest.scatter_reduce_(0, plan.slots[:, None].expand(-1, heads), page_largest, "amax")
     if plan.common:
-        total, out, largest = _common(query, *shared, plan, window, softcap, largest)
+        total, out, largest = _common(query, *prefix, plan, window, softcap, largest)
     else:
-        total, out = logits.new_zeros(rows, heads), logits.new_zeros(rows, heads, value.shape[-1])
+        total = logits.new_zeros(rows, heads)  # (n, h)
+        out = logits.new_zeros(rows, heads, value.shape[-1])  # (n, h, D)
     logits -= largest.index_select(0, plan.slots).view(pages, key_heads, groups, 1)
-    weights = logits.exp_()
+    weights = logits.exp_()  # (p, k, g, z)
     total.index_add_(0, plan.slots, weights.sum(-1).view(pages, heads))
-    part = _product(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))
+    part = _product(weights.to(value.dtype).flatten(0, 1), value.flatten(0, 1))  # (p k, g, D)
     out.index_add_(0, plan.slots, part.view(pages, heads, -1))
     return out / total[..., None]
 
@@ -327,41 +337,43 @@ def _common(
     softcap: float | None,
     largest: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend from one token of each row to the beginning that rows have in common.
+    """Attend from one token of each row to the common prefix.
 
     Args:
-        query: ``(n, heads, width)``, scaled.
-        key: ``(common pages, key-value heads, page size, width)``.
-        value: The same.
-        plan: Says which rows have a part in it.
+        query: ``(n, h, D)``, scaled.
+        key: ``(q, k, z, D)``.
+        value: ``(q, k, z, D)``.
+        plan: Holds the rows that have the prefix.
         window: Sliding window.
         softcap: Bound of the logits.
-        largest: ``(n, heads)``: each row's largest logit elsewhere.
+        largest: ``(n, h)``: each row's largest logit on its other pages.
 
     Returns:
-        Sum of the weights ``(n, heads)``, sum of values under them ``(n, heads, width)``, and each
-        row's largest logit of all ``(n, heads)``, which the weights are relative to.
+        Sum of the weights ``(n, h)``, weighted sum of the values ``(n, h, D)``, and each row's
+        largest logit on all pages ``(n, h)``, which the weights are relative to.
     """
     rows, heads, width = query.shape
     key_heads, size = key.shape[1:3]
-    key, value = (kept.transpose(0, 1).flatten(1, 2) for kept in (key, value))
-    by_head = query.view(rows, key_heads, -1, width).transpose(0, 1).reshape(key_heads, -1, width)
-    logits = _bounded(_product(by_head, key.transpose(1, 2)), softcap)
-    logits = logits.view(key_heads, rows, -1, logits.shape[-1])
+    key, value = (pages.transpose(0, 1).flatten(1, 2) for pages in (key, value))  # (k, K, D)
+    by_head = query.view(rows, key_heads, -1, width).transpose(0, 1)  # (k, n, g, D)
+    by_head = by_head.reshape(key_heads, -1, width)  # (k, n g, D)
+    logits = _bounded(_product(by_head, key.transpose(1, 2)), softcap)  # (k, n g, K)
+    logits = logits.view(key_heads, rows, -1, logits.shape[-1])  # (k, n, g, K)
     hidden = plan.hidden_common(size, window)
     if hidden is not None:
         logits.masked_fill_(hidden, -torch.inf)
     largest = torch.maximum(largest, logits.amax(-1).transpose(0, 1).reshape(rows, heads))
     logits -= largest.view(rows, key_heads, -1, 1).transpose(0, 1)
-    weights = logits.exp_()
-    out = _product(weights.to(value.dtype).flatten(1, 2), value)
+    weights = logits.exp_()  # (k, n, g, K)
+    out = _product(weights.to(value.dtype).flatten(1, 2), value)  # (k, n g, D)
+    # Contiguous, so that adding to the results is faster.
     out = out.view(key_heads, rows, -1, value.shape[-1]).transpose(0, 1).contiguous()
-    total = weights.sum(-1).transpose(0, 1).contiguous()  # what is added to them is added faster
+    total = weights.sum(-1).transpose(0, 1).contiguous()  # (n, k, g)
     return total.view(rows, heads), out.view(rows, heads, -1), largest
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Return the batched product in float32, rounded nowhere where the device can help it."""
+    """Return the batched product in float32, accumulated in it where the device can."""
     if left.is_cuda and left.dtype != torch.float32 and _WIDE_PRODUCTS:
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left, right).float()
@@ -383,25 +395,25 @@ def _prefill(
     """Attend from one run of tokens.
 
     Args:
-        query: ``(count, heads, width)``, scaled.
-        key: ``(pages, key-value heads, page size, width)``.
-        value: The same.
+        query: ``(c, h, D)``, scaled.
+        key: ``(A, k, z, D)``.
+        value: ``(A, k, z, D)``.
         plan: Holds the masks.
-        run: Which tokens.
+        run: The run.
         window: Sliding window.
         softcap: Bound of the logits.
 
     Returns:
-        ``(count, heads, width)``.
+        ``(c, h, D)``.
     """
-    key, value = (kept[run.pages].transpose(0, 1).flatten(1, 2)[None] for kept in (key, value))
-    query = query.transpose(0, 1)[None].to(key.dtype)
+    key, value = (x[run.pages].transpose(0, 1).flatten(1, 2)[None] for x in (key, value))
+    query = query.transpose(0, 1)[None].to(key.dtype)  # (1, h, c, D); key is (1, k, K, D)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
-        key, value = (kept.repeat_interleave(groups, 1) for kept in (key, value))
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))  # (1, h, K, D)
     piece = _QUERIES if query.device.type == "cpu" else run.count
     parts = []
-    # In pieces: keys behind a piece's last token are not looked at.
+    # In pieces, which skip the keys after a piece's last token.
     for begin in range(0, run.count, piece):
         end = min(begin + piece, run.count)
         start = run.start + begin
@@ -416,9 +428,9 @@ def _prefill(
 
 
 def _capped(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, softcap: float) -> Tensor:
-    """Attend with logits that a hyperbolic tangent bounds, ``(1, heads, tokens, width)``."""
-    logits = _bounded((query @ key.transpose(-1, -2)).float(), softcap)
-    weights = (logits + mask).softmax(-1)
+    """Attend with softcapped logits; query and result are ``(1, h, c, D)``."""
+    logits = _bounded((query @ key.transpose(-1, -2)).float(), softcap)  # (1, h, c, K)
+    weights = (logits + mask).softmax(-1)  # (1, h, c, K)
     return weights.to(value.dtype) @ value
 
 
@@ -427,7 +439,7 @@ AttentionInterface.register(NAME, ragged_attention)
 
 @contextmanager
 def ragged_model(model: PreTrainedModel) -> Iterator[None]:
-    """Run the model with this attention, in evaluation mode; leave it as it was found."""
+    """Run the model with this attention in evaluation mode, then restore both."""
     config: PretrainedConfig = model.config.get_text_config(decoder=True)
     before, training = config._attn_implementation, model.training
     if training:

@@ -1,21 +1,21 @@
-"""Token engine: sequences that grow by sampled and by inserted tokens, over any causal LM.
+"""Token engine: sequences that grow by sampled and inserted tokens, over any causal LM.
 
-Every row is a sequence of its own. Rows begin, take inserted tokens and end at any time, side by
-side; each token is forwarded once, nothing is padded and nothing is computed twice. A sampled
-token waits until the next :meth:`Engine.decode` of its row, where it is forwarded together with
-whatever was inserted behind it.
+Every row is an independent sequence that begins, takes inserted tokens and ends at any time. Each
+token is forwarded once, without padding. A sampled token is forwarded in the next
+:meth:`Engine.decode` of its row, together with the tokens inserted after it.
 
-The engine deals in ids: it knows no tokenizer, no tag and no end of sequence. The model is any
+The engine works on ids alone, without tokenizer, tags or end of sequence. The model is any
 transformers causal LM that uses the library's attention interface (Qwen, Llama, GPT-2, SmolLM,
-Gemma, ...). It may be trained between calls, in place; what a row has in its cache stays as it was
-computed.
+Gemma, ...). It may be trained in place between calls; cached states stay as they were computed.
+
+Shapes in the comments: n rows of a call, R rows of the engine, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,9 @@ from transformers import PreTrainedModel
 
 from search_env.agents.errors import (
     ContextLengthError,
-    DeviceMemoryError,
     ModelMismatchError,
     NonFiniteError,
+    memory_errors,
 )
 from search_env.agents.inference.attention import Plan, packed_positions
 from search_env.agents.inference.forward import ForwardPass, Sampled, StaticDecoder, check_context
@@ -36,24 +36,25 @@ from search_env.agents.inference.paged_cache import Index, RaggedCache
 from search_env.agents.inference.rollout_engine import AnyTokenIds, Decoded, Rows, Weights
 from search_env.agents.inference.sampling import Sampling
 from search_env.errors import ConfigurationError
+from search_env.validation import check_count
 
 _PAGE_SIZES = {"cpu": 32}
-"""Tokens of a page: small ones read less too much, but GPUs multiply larger matrices better."""
+"""Tokens of a page: small pages waste less, but GPUs are more efficient on large matrices."""
 
 
 @dataclass(slots=True)
 class Timings:
-    """Where the engine's time went since the last :meth:`reset`.
+    """Time and tokens of the engine since the last :meth:`reset`.
 
-    Where a forward pass carries prompts or documents beside tokens to decode, attention counts as
-    what it was for, and the rest is shared out by the number of tokens.
+    In a forward pass of both prefill and decoding, attention is timed separately for each, and the
+    rest is divided by the number of tokens.
 
     Attributes:
         prefill_seconds: Seconds for tokens that no token was sampled from.
         decode_seconds: Seconds for the others, sampling included.
         prefill_tokens: Tokens that no token was sampled from.
         decode_tokens: Tokens sampled.
-        copied_tokens: Tokens that were not forwarded, since another row begins with the same.
+        copied_tokens: Tokens that were not forwarded because another row has the same prefix.
     """
 
     prefill_seconds: float = 0.0
@@ -63,17 +64,17 @@ class Timings:
     copied_tokens: int = 0
 
     def reset(self) -> None:
-        """Begin at zero."""
+        """Set everything to zero."""
         self.prefill_seconds = self.decode_seconds = 0.0
         self.prefill_tokens = self.decode_tokens = self.copied_tokens = 0
 
     def add(self, seconds: float, prefilled: int, decoded: int, plan: Plan | None) -> None:
-        """Count one forward pass; ``plan`` is None where it did one of the two only."""
-        share = prefilled / (prefilled + decoded)
-        prefill = seconds * share
+        """Add one forward pass; ``plan`` is None for one of prefill or decoding alone."""
+        fraction = prefilled / (prefilled + decoded)
+        prefill = seconds * fraction
         if plan is not None:
-            others = seconds - plan.run_seconds - plan.single_seconds
-            prefill = plan.run_seconds + others * share
+            rest = seconds - plan.run_seconds - plan.single_seconds
+            prefill = plan.run_seconds + rest * fraction
         self.prefill_seconds += prefill
         self.decode_seconds += seconds - prefill
         self.prefill_tokens += prefilled
@@ -86,23 +87,24 @@ class Engine:
     It is a :class:`~search_env.agents.inference.rollout_engine.RolloutEngine`.
 
     Args:
-        model: Any transformers causal LM. Its configuration and mode are as before after each call.
-        rows: Sequences side by side.
-        max_tokens: Most tokens of one, prompt and inserted tokens included.
+        model: Any transformers causal LM. Each call restores its configuration and mode.
+        rows: Number of rows.
+        max_tokens: Maximum number of tokens of a row, prompt and inserted tokens included.
         sampling: The distribution that tokens are drawn from.
-        prefill_chunk: Most tokens without a sampled one in one forward pass: bounds the memory.
-        value_head: Maps the last hidden state ``(n, width)`` to values ``(n, 1)``.
-        graphs: Whether decoding has fixed shapes and, on CUDA, is captured as graphs; None does so
-            on CUDA. Graphs read weights where they lie: changes in place are seen, others are not.
-        shares_weights: Whether whoever trains changes this very model in place. Then
-            :meth:`update_weights` has nothing to copy.
+        prefill_chunk: Maximum number of prefill tokens in one forward pass, which bounds the
+            memory.
+        value_head: Maps the last hidden state ``(n, H)`` to values ``(n, 1)``.
+        graphs: Decode with static shapes and, on CUDA, captured graphs; None for CUDA only. Graphs
+            see weights that change in place, but no replaced ones.
+        shares_weights: The model itself is trained in place, so that :meth:`update_weights` has
+            nothing to copy.
 
     Attributes:
-        has_log_probs: Always.
-        weights_version: As told by :meth:`update_weights`.
+        has_log_probs: Always True.
+        weights_version: Version of the last :meth:`update_weights`.
 
     Raises:
-        ModelMismatchError: The model does not take the attention of
+        ModelMismatchError: The model does not use the attention of
             :mod:`search_env.agents.inference.attention`.
         ContextLengthError: ``max_tokens`` exceeds the model's positions.
         DeviceMemoryError: The cache does not fit.
@@ -120,15 +122,9 @@ class Engine:
         graphs: bool | None = None,
         shares_weights: bool = False,
     ) -> None:
-        for name, count in (
-            ("rows", rows),
-            ("max_tokens", max_tokens),
-            ("prefill_chunk", prefill_chunk),
-        ):
-            if count < 1:
-                raise ConfigurationError(
-                    f"Expected {name} of 1 or more, got {count}. Raise {name}."
-                )
+        check_count("rows", rows, 1)
+        check_count("max_tokens", max_tokens, 1)
+        check_count("prefill_chunk", prefill_chunk, 1)
         check_context(model, max_tokens)
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         self.lengths: Index = np.zeros(rows, np.int64)
@@ -138,7 +134,7 @@ class Engine:
         self._prefill_chunk = prefill_chunk
         self._vocabulary = embeddings.num_embeddings
         self._device = model.device
-        # One row more than there are sequences: what sequences have in common.
+        # The last row is the common prefix.
         self._written: Index = np.zeros(rows + 1, np.int64)
         self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
         self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
@@ -153,12 +149,12 @@ class Engine:
 
     @property
     def rows(self) -> int:
-        """Sequences side by side."""
+        """Number of rows."""
         return len(self.lengths)
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of one sequence."""
+        """Maximum number of tokens of a row."""
         return int(self._tokens.shape[1])
 
     @property
@@ -172,21 +168,21 @@ class Engine:
         return self.timings.prefill_seconds
 
     def begin(self, rows: Rows, prompts: Sequence[AnyTokenIds], seeds: Sequence[int]) -> None:
-        """Begin new sequences; what the rows held before is dropped.
+        """Begin new sequences, in place of the rows' former ones.
 
-        Equal prompts of one call are forwarded once. So is the beginning that all prompts of a
-        call have in common, if no other row is alive; later calls use it as long as it fits and
-        no weight was changed. The token at position p of a row is drawn by the p-th number of
-        ``np.random.default_rng(seed)``, whatever the other rows do.
+        Equal prompts of one call are forwarded once. So is the common prefix of all prompts of a
+        call if no other row is in use; later prompts with the prefix reuse it until a weight
+        changes. The token at position p of a row is drawn with the p-th number of
+        ``np.random.default_rng(seed)``, independently of other rows.
 
         Args:
             rows: ``(n,)``, distinct.
-            prompts: Ids of each, at least one.
-            seeds: One for each.
+            prompts: Ids of each row, at least one.
+            seeds: One for each row.
 
         Raises:
-            ContextLengthError: A prompt leaves no room for a token.
-            ModelMismatchError: An id is none of the model's.
+            ContextLengthError: A prompt has more than ``max_tokens``.
+            ModelMismatchError: An id is outside the model's vocabulary.
             ConfigurationError: Rows, prompts and seeds do not match.
         """
         index = self._checked(rows, len(prompts))
@@ -203,25 +199,25 @@ class Engine:
         self.release(index)
         if not self.lengths.any():
             self._find_common(prompts)
-        twins: dict[bytes, list[int]] = {}
+        equal: dict[bytes, list[int]] = {}  # rows by prompt
         for row, prompt, seed in zip(index.tolist(), prompts, seeds, strict=True):
             self._tokens[row, : prompt.size] = prompt
             self._uniforms[row] = np.random.default_rng(seed).random(self.max_tokens, np.float32)
-            twins.setdefault(prompt.tobytes(), []).append(row)
+            equal.setdefault(prompt.tobytes(), []).append(row)
         self.lengths[index] = [prompt.size for prompt in prompts]
         self._share_common(index)
-        self._share([group for group in twins.values() if len(group) > 1])
+        self._share([group for group in equal.values() if len(group) > 1])
 
     def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
-        """Append tokens that the model did not choose; they are forwarded with the next decode.
+        """Append tokens that the model did not sample; the next decode forwards them.
 
         Args:
             rows: ``(n,)``, distinct, all begun.
-            tokens: Ids for each; none is allowed.
+            tokens: Ids for each row, possibly none.
 
         Raises:
-            ContextLengthError: A row would grow beyond ``max_tokens``. No row has changed then.
-            ModelMismatchError: An id is none of the model's.
+            ContextLengthError: A row would exceed ``max_tokens``. No row was changed.
+            ModelMismatchError: An id is outside the model's vocabulary.
             ConfigurationError: A row has not begun, or rows and tokens do not match.
         """
         index = self._checked(rows, len(tokens), begun=True)
@@ -238,12 +234,12 @@ class Engine:
             rows: ``(n,)``, distinct, all begun; in any order.
 
         Returns:
-            AnyTokenIds, log-probabilities and values in the order of ``rows``.
+            Ids, log-probabilities and values in the order of ``rows``.
 
         Raises:
             ContextLengthError: A row is full.
-            DeviceMemoryError: Memory ran out. What the rows hold is intact.
-            NonFiniteError: The model's weights are not finite. What the rows hold is intact.
+            DeviceMemoryError: Memory ran out. The rows are unchanged.
+            NonFiniteError: The model's weights are not finite. The rows are unchanged.
             ConfigurationError: A row has not begun.
         """
         index = self._checked(rows, begun=True)
@@ -254,16 +250,15 @@ class Engine:
                 f"{self.max_tokens} tokens. Release it, or raise max_tokens."
             )
         if not index.size:
-            none = np.zeros(0, np.float32)
-            return Decoded(
-                np.zeros(0, np.int64), none, None if self._forward_pass.value_head is None else none
-            )
-        # CUDA graphs decode one token of each row and nothing else.
-        leave = self._prefill_chunk if self._static is None else 0
-        self._prefill(index, self.lengths[index] - 1, leave)
+            empty = np.zeros(0, np.float32)
+            values = None if self._forward_pass.value_head is None else empty
+            return Decoded(np.zeros(0, np.int64), empty, values)
+        # Static steps decode one token of each row and nothing else.
+        remaining = self._prefill_chunk if self._static is None else 0
+        self._prefill(index, self.lengths[index] - 1, remaining)
         start = time.perf_counter()
-        ahead = int((self.lengths[index] - self._written[index]).sum())
-        with self._named_errors():
+        pending = int((self.lengths[index] - self._written[index]).sum())
+        with self._memory_errors():
             sampled = self._decode(index)
             decoded = Decoded(
                 sampled.ids.cpu().numpy(),
@@ -271,7 +266,7 @@ class Engine:
                 None if sampled.values is None else sampled.values.cpu().numpy(),
             )
         seconds = time.perf_counter() - start
-        self.timings.add(seconds, ahead - len(index), len(index), self._plan)
+        self.timings.add(seconds, pending - len(index), len(index), self._plan)
         bad = ~np.isfinite(decoded.log_probs)
         if bad.any():
             self._written[index] -= 1  # as if the last token had not been forwarded
@@ -284,43 +279,39 @@ class Engine:
         return decoded
 
     def release(self, rows: Rows) -> None:
-        """Drop what the rows hold.
-
-        Args:
-            rows: Distinct; rows that have not begun are allowed.
-        """
+        """End the sequences of distinct rows; rows that have not begun are allowed."""
         index = self._checked(rows)
         self.lengths[index] = 0
         self._written[index] = 0
         self._cache.release(index)
 
     def update_weights(self, weights: Weights, version: int) -> None:
-        """Copy weights into the model, unless it shares them; note their version.
+        """Copy weights into the model, unless it shares them, and set their version.
 
-        What rows in use have in their cache stays as it was computed.
+        Cached states of rows in use stay as they were computed.
 
         Args:
-            weights: Returns all of the model's, by name.
-            version: What :attr:`weights_version` is from now on.
+            weights: Returns all weights of the model by name.
+            version: The new :attr:`weights_version`.
 
         Raises:
-            ModelMismatchError: They are those of another model. Nothing has changed then.
+            ModelMismatchError: They are another model's. Nothing was changed.
         """
         if not self._shares_weights:
-            own, new = self._forward_pass.model.state_dict(), weights()
-            wrong = own.keys() ^ new.keys() or [n for n in own if own[n].shape != new[n].shape]
+            old, new = self._forward_pass.model.state_dict(), weights()
+            wrong = old.keys() ^ new.keys() or [n for n in old if old[n].shape != new[n].shape]
             if wrong:
                 kind = type(self._forward_pass.model).__name__
                 raise ModelMismatchError(
                     f"Expected the weights of this engine's {kind}, "
                     f"got others: {min(wrong)!r} differs. Build the engine for the trained model."
                 )
-            for name, tensor in own.items():
+            for name, tensor in old.items():
                 tensor.copy_(new[name])  # in place, where CUDA graphs read them
         self.weights_version = version
 
     def _find_common(self, prompts: Sequence[Index]) -> None:
-        """Forward the beginning that these prompts have in common, in whole pages."""
+        """Forward the common prefix of these prompts, in whole pages."""
         self._cache.drop_common()
         row = np.array([self._cache.common_row])
         self._written[row] = 0
@@ -332,13 +323,13 @@ class Engine:
             self._tokens[row, :length] = prompts[0][:length]
             self._prefill(row, np.array([length]), 0)
             self._cache.set_common()
-            self.timings.copied_tokens -= length  # those of the first of them
+            self.timings.copied_tokens -= length  # the first row's are forwarded, not copied
         self._weights = _version(self._forward_pass.model)
 
     def _share_common(self, index: Index) -> None:
-        """Let those rows that begin with the common beginning have it."""
+        """Let rows share the common prefix that they begin with."""
         length = int(self._written[self._cache.common_row])
-        common = self._tokens[self._cache.common_row, :length]
+        common = self._tokens[self._cache.common_row, :length]  # (length,)
         fits = (self._tokens[index, :length] == common).all(1) & (self.lengths[index] > length)
         if not length or self._weights != _version(self._forward_pass.model):
             return
@@ -355,38 +346,39 @@ class Engine:
         firsts = np.array([group[0] for group in groups])
         self._prefill(firsts, self.lengths[firsts] - 1, 0)
         start = time.perf_counter()
-        for first, *others in groups:
-            begun, tokens = self._written[others[0]], self._written[first]
-            self._cache.copy(first, np.array(others), int(tokens))
-            self._written[others] = tokens
-            self.timings.copied_tokens += int(tokens - begun) * len(others)
+        for first, *rest in groups:
+            shared, tokens = self._written[rest[0]], self._written[first]
+            self._cache.copy(first, np.array(rest), int(tokens))
+            self._written[rest] = tokens
+            self.timings.copied_tokens += int(tokens - shared) * len(rest)
         self.timings.prefill_seconds += time.perf_counter() - start
 
-    def _prefill(self, index: Index, ends: Index, leave: int) -> None:
-        """Forward tokens before the rows' ``ends`` until at most ``leave`` are left, in chunks."""
-        while (ahead := ends - self._written[index]).sum() > leave:
-            before = np.cumsum(ahead) - ahead
-            counts = np.clip(self._prefill_chunk - before, 0, ahead)
+    def _prefill(self, index: Index, ends: Index, remaining: int) -> None:
+        """Forward tokens before ``ends`` in chunks, until at most ``remaining`` are left."""
+        while (pending := ends - self._written[index]).sum() > remaining:  # (n,)
+            before = np.cumsum(pending) - pending
+            counts = np.clip(self._prefill_chunk - before, 0, pending)
             chosen = counts > 0
             start = time.perf_counter()
-            with self._named_errors():
+            with self._memory_errors():
                 self._forward(index[chosen], counts[chosen], 1)
             if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)  # or the time would count as decoding
+                torch.cuda.synchronize(self._device)  # else the time would count as decoding
             self.timings.add(time.perf_counter() - start, int(counts.sum()), 0, None)
 
     def _decode(self, index: Index) -> Sampled:
-        """Forward all that is left of the rows, and sample behind the last token of each."""
-        uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])
+        """Forward the remaining tokens of the rows, and sample after the last token of each."""
+        uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])  # (n,)
         if self._static is None:
             counts = self.lengths[index] - self._written[index]
-            last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)
+            last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)  # (n,)
             logits, values = self._forward(index, counts, last)
             return self._forward_pass.sample(logits, values, uniforms.to(self._device))
-        at = self._written[index]
+        positions = self._written[index]
         self._plan = None
-        self._cache.reserve(index, at + 1)
-        sampled = self._static.decode(index, self._tokens[index, at], at, uniforms)
+        self._cache.reserve(index, positions + 1)
+        ids = self._tokens[index, positions]
+        sampled = self._static.decode(index, ids, positions, uniforms)
         self._written[index] += 1
         return sampled
 
@@ -396,12 +388,12 @@ class Engine:
         """Forward the next ``counts`` tokens of the rows as one packed sequence.
 
         Args:
-            index: The rows.
-            counts: How many tokens of each.
-            keep: Indices of packed tokens whose logits are wanted, or how many of the last.
+            index: int64 ``(n,)``: the rows.
+            counts: int64 ``(n,)``: number of tokens of each.
+            keep: Packed tokens to return logits of: indices, or the number of last ones.
 
         Returns:
-            Logits ``(k, V)``, and values ``(k,)`` where there is a value head.
+            Logits ``(kept tokens, V)``, and with a value head values ``(kept tokens,)``.
         """
         starts = self._written[index]
         self._cache.reserve(index, starts + counts)
@@ -414,14 +406,12 @@ class Engine:
         self._written[index] += counts
         return results
 
-    def _checked(
-        self, rows: Rows, given: int | None = None, begun: bool = False
-    ) -> NDArray[np.int64]:
-        """Return the rows as an array, or say what is wrong with them."""
+    def _checked(self, rows: Rows, sequences: int | None = None, begun: bool = False) -> Index:
+        """Return the rows as an array, or raise; ``sequences`` is how many go with them."""
         index = np.asarray(rows, np.int64).reshape(-1)
-        if given is not None and given != len(index):
+        if sequences is not None and sequences != len(index):
             raise ConfigurationError(
-                f"Expected token ids for each of {len(index)} rows, got {given}. Pass as many."
+                f"Expected token ids for each of {len(index)} rows, got {sequences}. Pass as many."
             )
         if index.size and (index.min() < 0 or index.max() >= self.rows):
             raise ConfigurationError(
@@ -429,7 +419,9 @@ class Engine:
                 "Raise the engine's rows."
             )
         if len(np.unique(index)) != len(index):
-            raise ConfigurationError(f"Expected distinct rows, got {index.tolist()}. Drop doubles.")
+            raise ConfigurationError(
+                f"Expected distinct rows, got {index.tolist()}. Remove duplicates."
+            )
         if begun and not self.lengths[index].all():
             idle = index[self.lengths[index] == 0]
             raise ConfigurationError(
@@ -440,7 +432,7 @@ class Engine:
     def _checked_ids(
         self, index: Index, tokens: Sequence[AnyTokenIds], lengths: Index
     ) -> list[Index]:
-        """Return ids as int64, or say why they cannot follow the rows' ``lengths`` tokens."""
+        """Return ids as int64, or raise if they cannot follow the rows' ``lengths`` tokens."""
         checked = [np.asarray(ids, np.int64).reshape(-1) for ids in tokens]
         for row, ids, length in zip(index, checked, lengths, strict=True):
             if length + ids.size > self.max_tokens:
@@ -456,32 +448,24 @@ class Engine:
         return checked
 
     def _probe(self) -> None:
-        """Forward one token, which reserves the memory and tells whether the model takes part."""
+        """Forward one token, which allocates the cache and checks the model's attention."""
         row, start, one = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64)
         self._cache.reserve(row, one)
         plan = Plan.of(self._cache, row, start, one, self._device)
-        with self._named_errors():
+        with self._memory_errors():
             self._forward_pass.probe(
                 torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan
             )
         self._cache.release(row)
 
-    @contextmanager
-    def _named_errors(self) -> Iterator[None]:
-        """Turn a device's own error about memory into one that says which setting to lower."""
-        try:
-            yield
-        except (RuntimeError, MemoryError) as error:
-            out = isinstance(error, torch.OutOfMemoryError | MemoryError)
-            if not out and "allocate memory" not in str(error):
-                raise
-            raise DeviceMemoryError(
-                f"Expected memory for rows={self.rows} of max_tokens={self.max_tokens} and "
-                f"prefill_chunk={self._prefill_chunk}, got: {str(error).splitlines()[0]} "
-                "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass)."
-            ) from error
+    def _memory_errors(self) -> AbstractContextManager[None]:
+        return memory_errors(
+            f"memory for rows={self.rows} of max_tokens={self.max_tokens} and "
+            f"prefill_chunk={self._prefill_chunk}",
+            "Lower rows or max_tokens (the cache), or prefill_chunk (one forward pass).",
+        )
 
 
 def _version(model: PreTrainedModel) -> int:
-    """Return a number that grows when a weight is changed in place."""
+    """Return a number that increases when a weight is changed in place."""
     return sum(parameter._version for parameter in model.parameters())

@@ -1,15 +1,17 @@
-"""A key-value cache whose rows are sequences of their own lengths, kept in pages.
+"""A paged key-value cache whose rows are sequences of different lengths.
 
 Stock transformers models take it as ``past_key_values``: each layer writes the keys and values of
-the new tokens into its rows' pages and hands all pages to the attention function of
-:mod:`search_env.agents.inference.attention`. A page holds some consecutive tokens of one row; rows
-take pages as they grow, the lowest numbers first, so the pages in use lie together and one batched
+the new tokens into its rows' pages and passes all pages to the attention function of
+:mod:`search_env.agents.inference.attention`. A page holds consecutive tokens of one row. Rows take
+pages as they grow, the lowest numbers first, so the pages in use are adjacent and one batched
 product reads all rows, each to its own length (the idea of vLLM's paged attention, Kwon et al.
 2023).
 
-Nothing is padded or moved. The first pages may hold a common beginning that any number of rows
-share; all other pages have one owner. Every position that is not written is zero, so what a mask
-hides is finite.
+Nothing is padded or moved. The first pages may hold a common prefix that any number of rows share;
+all other pages have one owner. Positions that are not written are zero, so masked values are
+finite.
+
+Shapes in the comments: A pages, k key-value heads, z tokens of a page, D width of a head.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ Index = NDArray[np.int64]
 
 
 class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, ``(pages, key-value heads, page size, head width)``.
+    """Keys and values of one layer, ``(A, k, z, D)`` each.
 
     Args:
-        pages: How many.
-        page_size: Tokens of each.
+        pages: Number of pages, A.
+        page_size: Tokens of a page, z.
     """
 
     keys: Tensor
@@ -41,8 +43,8 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         self._pages, self._page_size = pages, page_size
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve the memory, in the shape that the model turns out to need."""
-        self.keys, self.values = (
+        """Allocate the memory, with the heads and width of the first states."""
+        self.keys, self.values = (  # (A, k, z, D) each
             _zeros(new, (self._pages, new.shape[1], self._page_size, new.shape[3]))
             for new in (key_states, value_states)
         )
@@ -54,27 +56,27 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Write new tokens and return all pages.
 
         Args:
-            key_states: ``(B, heads, S, width)``.
-            value_states: The same for the values.
+            key_states: ``(B, k, S, D)``.
+            value_states: ``(B, k, S, D)``.
             args: Page and place in it of each token, int64 ``(B * S,)`` both.
         """
         pages, places = args
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        for kept, new in ((self.keys, key_states), (self.values, value_states)):
-            kept[pages, :, places] = new.transpose(1, 2).flatten(0, 1).to(kept.dtype)
+        for cached, new in ((self.keys, key_states), (self.values, value_states)):
+            cached[pages, :, places] = new.transpose(1, 2).flatten(0, 1).to(cached.dtype)
         return self.keys, self.values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Return that nothing is known: asked only where transformers builds a mask itself."""
+        """Return sizes without a past: called only where transformers builds a mask itself."""
         return query_length, 0
 
     def get_seq_length(self) -> int:
-        """Return 0: there is no one length. Forward passes get their positions explicitly."""
+        """Return 0: rows differ in length, and forward passes get positions explicitly."""
         return 0
 
     def get_max_length(self) -> int:
-        """Return how many tokens fit in all pages together."""
+        """Return the number of tokens that all pages hold together."""
         return self._pages * self._page_size
 
 
@@ -82,20 +84,20 @@ class RaggedCache(Cache):
     """Per-row cache of all layers.
 
     Args:
-        rows: Sequences side by side.
-        max_tokens: Most tokens of each.
-        page_size: Tokens of one page.
+        rows: Number of sequences.
+        max_tokens: Maximum number of tokens of a sequence.
+        page_size: Tokens of a page.
 
     Attributes:
         write_pages: int64 ``(S,)``: page of each token of the next forward pass; set it before.
-        write_places: int64 ``(S,)``: place of each in its page.
-        common: How many pages hold the common beginning: the first ones.
-        common_row: The row that stands for the common beginning, behind all others.
-        sharers: bool ``(rows + 1,)``: which rows begin with it.
-        table: int64 ``(rows + 1, most pages of one)``: the pages of each row.
-        owners: int64 ``(pages,)``: the row that holds a page, -1 for none. The last page belongs
-            to no row: what is to be forgotten may be written there.
-        firsts: int64 ``(pages,)``: position of the page's first token in its row.
+        write_places: int64 ``(S,)``: place of each token in its page.
+        common: Number of pages, the first ones, with the common prefix.
+        common_row: The row that stands for the common prefix, after all others.
+        sharers: bool ``(rows + 1,)``: rows that begin with it.
+        table: int64 ``(rows + 1, pages of the longest row)``: pages of each row.
+        owners: int64 ``(A,)``: the row that owns a page, -1 for none. The last page has no owner:
+            states to discard may be written there.
+        firsts: int64 ``(A,)``: position of the page's first token in its row.
     """
 
     write_pages: Tensor
@@ -104,61 +106,61 @@ class RaggedCache(Cache):
 
     def __init__(self, rows: int, max_tokens: int, page_size: int) -> None:
         super().__init__(layers=[])
-        most = -(-max_tokens // page_size)
-        pages = (rows + 1) * most
+        pages_per_row = -(-max_tokens // page_size)
+        pages = (rows + 1) * pages_per_row
         self.page_size = page_size
         self.common = 0
         self.common_row = rows
         self.sharers: NDArray[np.bool_] = np.zeros(rows + 1, np.bool_)
-        self.table: Index = np.zeros((rows + 1, most), np.int64)
+        self.table: Index = np.zeros((rows + 1, pages_per_row), np.int64)
         self.owners: Index = np.full(pages + 1, -1)
         self.firsts: Index = np.zeros(pages + 1, np.int64)
-        self._held: Index = np.zeros(rows + 1, np.int64)
+        self._counts: Index = np.zeros(rows + 1, np.int64)  # pages of each row
         self._free = list(range(pages))
 
     @property
     def used_pages(self) -> int:
-        """One more than the highest page that a row holds."""
-        held = np.flatnonzero(self.owners >= 0)
-        return int(held[-1]) + 1 if held.size else 0
+        """One more than the highest page with an owner."""
+        owned = np.flatnonzero(self.owners >= 0)
+        return int(owned[-1]) + 1 if owned.size else 0
 
     def pages(self, row: int, tokens: int) -> Index:
-        """Return the pages that hold a row's first ``tokens`` tokens."""
+        """Return the pages of a row's first ``tokens`` tokens."""
         pages: Index = self.table[row, : -(-tokens // self.page_size)]
         return pages
 
     def reserve(self, index: Index, lengths: Index) -> None:
-        """Give rows the pages that they need to hold ``lengths`` tokens."""
-        needed = -(-lengths // self.page_size)
-        short = np.flatnonzero(needed > self._held[index])
-        for row, last in zip(index[short].tolist(), needed[short].tolist(), strict=True):
-            for number in range(int(self._held[row]), last):
+        """Give rows the pages that they need for ``lengths`` tokens."""
+        needed = -(-lengths // self.page_size)  # (n,)
+        short = np.flatnonzero(needed > self._counts[index])
+        for row, count in zip(index[short].tolist(), needed[short].tolist(), strict=True):
+            for number in range(int(self._counts[row]), count):
                 page = heapq.heappop(self._free)
                 self.table[row, number] = page
                 self.owners[page] = row
                 self.firsts[page] = number * self.page_size
-            self._held[row] = last
+            self._counts[row] = count
 
     def drop_common(self) -> None:
-        """Forget the common beginning; no row may hold a page."""
+        """Release the common prefix; no row may have a page."""
         self.release(np.array([self.common_row]))
         self.common = 0
 
     def set_common(self) -> None:
-        """Make what ``common_row`` holds, whole pages, the common beginning."""
-        self.common = int(self._held[self.common_row])
+        """Make the pages of ``common_row``, all of them full, the common prefix."""
+        self.common = int(self._counts[self.common_row])
 
     def share_common(self, index: Index) -> None:
-        """Let rows that hold no page begin with the common beginning."""
+        """Let rows without pages begin with the common prefix."""
         self.table[index, : self.common] = self.table[self.common_row, : self.common]
-        self._held[index] = self.common
+        self._counts[index] = self.common
         self.sharers[index] = True
 
     @torch.inference_mode()
     def release(self, index: Index) -> None:
-        """Take the pages of rows back and clear them."""
+        """Free the pages of rows, and zero them."""
         freed = np.flatnonzero(np.isin(self.owners, index))
-        self._held[index] = 0
+        self._counts[index] = 0
         self.sharers[index] = False
         self.owners[freed] = -1
         for page in freed.tolist():
@@ -169,13 +171,13 @@ class RaggedCache(Cache):
 
     @torch.inference_mode()
     def copy(self, source: int, index: Index, tokens: int) -> None:
-        """Give rows the first ``tokens`` tokens of another row that begins as they do."""
+        """Copy the first ``tokens`` tokens of a row to rows that begin with the same."""
         self.reserve(index, np.full(len(index), tokens))
-        own = slice(self.common * bool(self.sharers[source]), -(-tokens // self.page_size))
+        copied = slice(self.common * bool(self.sharers[source]), -(-tokens // self.page_size))
         for layer in self.layers:
             for states in (layer.keys, layer.values):
-                filled = states[torch.from_numpy(self.table[source, own]).to(states.device)]
-                states[torch.from_numpy(self.table[index, own]).to(states.device)] = filled
+                filled = states[torch.from_numpy(self.table[source, copied]).to(states.device)]
+                states[torch.from_numpy(self.table[index, copied]).to(states.device)] = filled
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: object
@@ -189,10 +191,10 @@ class RaggedCache(Cache):
 
 
 def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return zeros of the model's type; on the CPU in float32, and only reserved until used.
+    """Return zeros of the model's type; on the CPU in float32, and not touched before use.
 
-    A CPU multiplies vectors and matrices of bfloat16 several times slower than those of float32,
-    and ``torch.zeros`` writes to all of the memory.
+    A CPU multiplies bfloat16 vectors and matrices several times slower than float32 ones, and
+    ``torch.zeros`` writes to all of the memory.
     """
     if like.device.type == "cpu":
         return torch.from_numpy(np.zeros(shape, np.float32))

@@ -1,8 +1,8 @@
-"""Several processes that train one model: data parallel by torchrun, and models that are split up.
+"""Several processes that train one model: data parallel with torchrun, and sharded models.
 
-Each process (rank) rolls out and learns from its own share of the groups; losses are normalised by
-numbers summed over all ranks, so gradients are *summed*, not averaged, and N processes take the
-very step that one would. Without torchrun everything here is the identity.
+Each process (rank) rolls out and learns from its part of the groups. Losses are normalised by
+totals over all ranks, so gradients are *summed*, not averaged, and N processes take the same step
+as one. Without torchrun everything here is the identity.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Ranks:
 
     Attributes:
         rank: Number of this process, from 0.
-        size: How many there are.
-        device: Where tensors that travel must be.
+        size: Number of processes.
+        device: Device of tensors in collective operations.
     """
 
     rank: int = 0
@@ -42,11 +42,11 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and the display."""
+        """Whether this process writes the files and the display."""
         return self.rank == 0
 
     def sum(self, numbers: Sequence[float]) -> list[float]:
-        """Return the sums over ranks, number by number (as float64)."""
+        """Return the elementwise sums over ranks, in float64."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
@@ -57,20 +57,20 @@ class Ranks:
         """Return the largest of the ranks' numbers."""
         if self.size == 1:
             return number
-        most = torch.tensor(number, device=self.device)
-        dist.all_reduce(most, op=dist.ReduceOp.MAX)
-        return int(most)
+        largest = torch.tensor(number, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def broadcast(self, value: T) -> T:
         """Return the main rank's value; it is pickled, so the ranks must trust each other."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, in their order, on every rank."""
+        """Return the values of all ranks, in rank order, on every rank."""
         if self.size == 1:
             return [value]
         values: list[T] = [value] * self.size
@@ -78,7 +78,7 @@ class Ranks:
         return values
 
     def split(self, items: Sequence[T]) -> list[T]:
-        """Return this rank's share: every ``size``-th, so that shares differ by at most one.
+        """Return this rank's part: every ``size``-th item, so that sizes differ by at most one.
 
         Example:
             >>> [Ranks(rank, 2).split("abcde") for rank in range(2)]
@@ -89,8 +89,8 @@ class Ranks:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by the sum over ranks.
 
-        A parameter without a gradient anywhere keeps none: zeros would make an optimizer decay it.
-        Parameters that are split over ranks have had theirs summed in the backward pass.
+        A parameter without a gradient on any rank keeps none: with zeros an optimizer would decay
+        it. Gradients of sharded parameters were already summed in the backward pass.
         """
         if self.size == 1:
             return
@@ -110,28 +110,28 @@ class Ranks:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return a gradient that is known to be there."""
+    """Return a gradient that is not None."""
     assert parameter.grad is not None
     return parameter.grad
 
 
 def shard(model: nn.Module, dtype: torch.dtype) -> None:
-    """Split a model's weights over ranks, layer by layer (FSDP2), for models that do not fit.
+    """Split a model's weights over ranks, layer by layer (FSDP2).
 
-    Each rank keeps its part in float32; a layer is put together in ``dtype`` while it computes.
-    From then on all ranks must run the model the same number of times. Needs torch 2.9 or later.
+    Each rank keeps its part in float32; a layer is gathered in ``dtype`` while it computes. From
+    then on all ranks must run the model the same number of times. Needs torch 2.9 or later.
 
     Args:
         model: A model of transformers; the same on each rank. Changed in place.
-        dtype: What it computes in; gradients are summed in float32.
+        dtype: Type to compute in; gradients are summed in float32.
 
     Raises:
-        ConfigurationError: There are no ranks.
+        ConfigurationError: No process group is initialised.
     """
     if not dist.is_initialized():
         raise ConfigurationError(
-            "Expected processes to split the model over, got one. Start it by torchrun, or do "
-            "without shard."
+            "Expected several processes to split the model over, got one. Start with torchrun, or "
+            "set sharded=False."
         )
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
@@ -139,28 +139,28 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
         fully_shard(part, mp_policy=policy)
     for part in model.modules():
         if isinstance(part, FSDPModule):
-            part.set_gradient_divide_factor(1.0)  # the sum, where the default is the mean,
-            part.set_force_sum_reduction_for_comms(True)  # by an operation that gloo has, too
+            part.set_gradient_divide_factor(1.0)  # the sum; the default is the mean
+            part.set_force_sum_reduction_for_comms(True)  # an operation that gloo has, too
 
 
 SINGLE_RANK = Ranks()
 """One process."""
 
-# A thread of gloo holds a collective's tensors for a moment after it is done. If it lets go of them
-# while the interpreter ends, the process aborts (pytorch/pytorch#179291); and where FSDP was used,
-# caches of DTensor keep the group, and so its threads, to the very end.
-_LAST_HOLD = 0.2  # seconds
+# A thread of gloo keeps a collective's tensors for a moment after it is done. If it frees them
+# while the interpreter exits, the process aborts (pytorch/pytorch#179291); and with FSDP, caches of
+# DTensor keep the group, and so its threads, until the end.
+_GLOO_RELEASE_SECONDS = 0.2
 
 
 @contextmanager
 def init_process_group(device: str = "auto") -> Iterator[Ranks]:
-    """Join the processes that torchrun started, for the length of a block.
+    """Join the processes that torchrun started, for the duration of a block.
 
-    nccl on CUDA (one GPU a process, by ``LOCAL_RANK``), gloo elsewhere. Without torchrun's
+    nccl on CUDA (one GPU per process, by ``LOCAL_RANK``), gloo elsewhere. Without torchrun's
     environment variables there is one process and nothing is set up.
 
     Args:
-        device: Where models go: ``"cpu"``, or ``"auto"`` for GPUs where there are some.
+        device: Device of the models: ``"cpu"``, or ``"auto"`` for GPUs where available.
 
     Raises:
         ConfigurationError: More processes than GPUs on this machine.
@@ -173,13 +173,13 @@ def init_process_group(device: str = "auto") -> Iterator[Ranks]:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
             raise ConfigurationError(
-                f"Expected one GPU a process, got {torch.cuda.device_count()} GPUs and local rank "
-                f"{local}. Lower --nproc-per-node."
+                f"Expected one GPU per process, got {torch.cuda.device_count()} GPUs and local "
+                f"rank {local}. Lower --nproc-per-node."
             )
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    with _while_joined(place) as ranks:
+    with _process_group(place) as ranks:
         yield ranks
 
 
@@ -190,23 +190,24 @@ def by_torchrun() -> bool:
 
 @contextmanager
 def init_process_group_at(address: str, rank: int, size: int) -> Iterator[Ranks]:
-    """Join processes of this machine's CPUs, for the length of a block.
+    """Join processes on this machine's CPUs, for the duration of a block.
 
     Args:
-        address: Where they meet, ``"tcp://HOST:PORT"``; the same for all.
-        rank: Number of this one, from 0.
-        size: How many there are.
+        address: Rendezvous ``"tcp://HOST:PORT"``; the same for all.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
-    with _while_joined(torch.device("cpu")) as ranks:
+    with _process_group(torch.device("cpu")) as ranks:
         yield ranks
 
 
 @contextmanager
-def _while_joined(device: torch.device) -> Iterator[Ranks]:
+def _process_group(device: torch.device) -> Iterator[Ranks]:
+    """Yield the ranks of the default process group, and destroy it at the end."""
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
         if device.type == "cpu":
-            time.sleep(_LAST_HOLD)
+            time.sleep(_GLOO_RELEASE_SECONDS)

@@ -1,10 +1,10 @@
-"""Processes of one machine's CPUs that train together, started by the one that asked for them.
+"""Worker processes on one machine's CPUs that train together with the process that starts them.
 
-The matrices of small models are too small for threads to share: on two cores, two processes of one
-thread each train the bundled model in four fifths of the time of one process of two (measured in
-``docs/agent.md``). The process that asks is rank 0; the others run the same function. Ctrl-C and
-errors are the asking process's business: the others end with it, and what ended one of them is
-raised here.
+The matrices of small models are too small to split over threads: on two cores, two processes of one
+thread each train the bundled model in four fifths of the time of one process with two threads
+(measured in ``docs/agent.md``). The starting process is rank 0; the workers run the same function.
+Rank 0 handles Ctrl-C and errors: the workers end with it, and an error that ended one of them is
+raised there.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import torch
 from search_env.agents.learning.distributed import Ranks, init_process_group_at
 from search_env.errors import WorkerDiedError
 
-_LAST_WORDS = 5.0
-"""Seconds that a process has to say why it ended, or to end."""
+_EXIT_SECONDS = 5.0
+"""Seconds for a worker to report its error, or to exit."""
 
 
 class _Task(NamedTuple):
-    """What another process is started with."""
+    """Arguments of a worker."""
 
     address: str
     rank: int
@@ -39,127 +39,127 @@ class _Task(NamedTuple):
     args: tuple[Any, ...]
 
 
-class _Member(NamedTuple):
-    """Another process, and the end of a pipe on which it says that it runs, or why it ended."""
+class _Worker(NamedTuple):
+    """A worker, and the pipe on which it reports None when it has started, and its error."""
 
     process: BaseProcess
-    words: Connection
+    reports: Connection
 
 
 @contextmanager
 def local_processes(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
-    """Let ``size - 1`` more processes do the work that this one does in the block.
+    """Run ``work`` in ``size - 1`` workers while this process runs the block.
 
-    Threads of torch are shared out for that time.
+    Torch's threads are divided among the processes for that time.
 
     Args:
-        size: How many processes, this one included; 2 or more.
-        work: Called in each of the others as ``work(ranks, *args)``; a function of a module, since
-            processes are spawned. It must take part in whatever the block does over its ranks.
-        args: What can be pickled.
+        size: Number of processes, this one included; 2 or more.
+        work: Called in each worker as ``work(ranks, *args)``; a function of a module, since
+            processes are spawned. It must take part in every collective operation of the block.
+        args: Picklable arguments.
 
     Raises:
-        WorkerDiedError: A process could not start, or was killed.
-        Exception: Whatever ``work`` raised in another process and made this one fail.
+        WorkerDiedError: A worker could not start, or was killed.
+        Exception: An error of ``work`` that made this process fail.
     """
     threads = torch.get_num_threads()
-    share = max(1, threads // size)
+    threads_each = max(1, threads // size)
     address = f"tcp://127.0.0.1:{_free_port()}"
-    members: list[_Member] = []
-    torch.set_num_threads(share)
+    workers: list[_Worker] = []
+    torch.set_num_threads(threads_each)
     try:
-        members.extend(
-            _start(_Task(address, rank, size, share, work, args)) for rank in range(1, size)
+        workers.extend(
+            _start(_Task(address, rank, size, threads_each, work, args)) for rank in range(1, size)
         )
-        for rank, member in enumerate(members, 1):
-            _await_start(rank, size, member)
+        for rank, worker in enumerate(workers, 1):
+            _await_start(rank, size, worker)
         with init_process_group_at(address, 0, size) as ranks:
             yield ranks
-        for member in members:
-            member.process.join()
+        for worker in workers:
+            worker.process.join()
     except RuntimeError as error:
-        if _is_lost(error):
-            _raise_cause(members, size, error)
+        if _is_disconnection(error):
+            _raise_cause(workers, size, error)
         raise
     finally:
-        for member in members:
-            _end(member.process)
+        for worker in workers:
+            _end(worker.process)
         torch.set_num_threads(threads)
 
 
-def _start(task: _Task) -> _Member:
+def _start(task: _Task) -> _Worker:
     # Spawned: a fork would copy locks of torch's threads.
     context = multiprocessing.get_context("spawn")
-    words, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(theirs, task), daemon=True)
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(writer, task), daemon=True)
     process.start()
-    theirs.close()  # so that the pipe ends when the process does
-    return _Member(process, words)
+    writer.close()  # so that the pipe ends when the process does
+    return _Worker(process, reader)
 
 
-def _run(words: Connection, task: _Task) -> None:
-    """Be another process."""
+def _run(reports: Connection, task: _Task) -> None:
+    """Run a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; rank 0 decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # tidily: what is left behind is warned of
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # exits with cleanup, without warnings
     torch.set_num_threads(task.threads)
-    words.send(None)
+    reports.send(None)
     try:
         with init_process_group_at(task.address, task.rank, task.size) as ranks:
             task.work(ranks, *task.args)
     except Exception as error:
-        if not _is_lost(error):
-            with suppress(OSError):  # nobody listens any more
-                words.send(error)
+        if not _is_disconnection(error):
+            with suppress(OSError):  # rank 0 has closed the pipe
+                reports.send(error)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends anyway
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is exiting anyway
 
 
 def _end(process: BaseProcess) -> None:
-    """End a process, if it has not ended by itself."""
+    """Terminate a process, and kill it if it does not exit."""
     process.terminate()
-    process.join(_LAST_WORDS)
+    process.join(_EXIT_SECONDS)
     process.kill()
     process.join()
 
 
-def _await_start(rank: int, size: int, member: _Member) -> None:
+def _await_start(rank: int, size: int, worker: _Worker) -> None:
     try:
-        member.words.recv()
+        worker.reports.recv()
     except EOFError:
-        member.process.join()
+        worker.process.join()
         raise WorkerDiedError(
             f"Expected {size} processes, but number {rank} ended with exit code "
-            f"{member.process.exitcode} before it began; its own words are above. A script that "
-            "starts processes needs `if __name__ == '__main__':` around its work. Or pass "
-            "processes=1."
+            f"{worker.process.exitcode} before it began; its error is printed above. Put the work "
+            "of a script under `if __name__ == '__main__':`, or pass processes=1."
         ) from None
 
 
-def _raise_cause(members: list[_Member], size: int, error: RuntimeError) -> None:
-    """Raise what ended another process, where it can be known."""
-    for rank, member in enumerate(members, 1):
-        if not member.words.poll(_LAST_WORDS):
+def _raise_cause(workers: list[_Worker], size: int, error: RuntimeError) -> None:
+    """Raise the error that ended a worker, if there is one."""
+    for rank, worker in enumerate(workers, 1):
+        if not worker.reports.poll(_EXIT_SECONDS):
             continue
         try:
-            cause: Exception = member.words.recv()
+            cause: Exception = worker.reports.recv()
         except EOFError:
-            member.process.join()
-            if member.process.exitcode == 0:
+            worker.process.join()
+            if worker.process.exitcode == 0:
                 continue
             cause = WorkerDiedError(
                 f"Expected {size} processes to train together, but number {rank} ended with exit "
-                f"code {member.process.exitcode} (below 0: a signal; -9 is what a machine out of "
-                "memory sends). Lower processes or max_tokens_per_micro_batch; --resume goes on."
+                f"code {worker.process.exitcode} (negative: a signal; -9 usually means out of "
+                "memory). Lower processes or max_tokens_per_micro_batch, then continue with "
+                "--resume."
             )
         raise cause from error
 
 
-def _is_lost(error: BaseException) -> bool:
-    """Return whether an error says no more than that another process is gone."""
+def _is_disconnection(error: BaseException) -> bool:
+    """Return whether an error only says that another process is gone."""
     return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

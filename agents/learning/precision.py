@@ -1,4 +1,4 @@
-"""The type that a model computes in: chosen by name, or by what the processor multiplies fast."""
+"""The type that a model computes in: chosen by name, or to suit the processor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from search_env.validation import check_choice
 Precision: TypeAlias = Literal["fp32", "bf16"]
 """``"fp32"``, or ``"bf16"`` with float32 master weights."""
 Dtype: TypeAlias = Literal["auto", "fp32", "bf16"]
-"""A :data:`Precision`, or the one that suits the processor."""
+"""A :data:`Precision`, or ``"auto"`` for the one that suits the processor."""
 
 DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
 
@@ -19,16 +19,16 @@ DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
 def resolve_dtype(dtype: str, device: torch.device | str = "auto") -> Precision:
     """Return the type to compute in.
 
-    ``"auto"`` is ``"bf16"`` where the processor has products of bfloat16: on CPUs AMX or AVX-512,
-    as oneDNN judges, on GPUs those since Ampere. A CPU without them takes up to ten times as long
-    for a step in bfloat16 as in float32, so everywhere else it is ``"fp32"``.
+    ``"auto"`` is ``"bf16"`` on processors with bfloat16 products: CPUs with AMX or AVX-512 (oneDNN
+    decides) and GPUs since Ampere. It is ``"fp32"`` on all others, where a step in bfloat16 takes
+    up to ten times as long as in float32.
 
     Args:
         dtype: One of :data:`DTYPES`.
-        device: Where it is computed; ``"auto"`` is the GPU where there is one.
+        device: Device to compute on; ``"auto"`` is the GPU where there is one.
 
     Raises:
-        ConfigurationError: Another dtype.
+        ConfigurationError: An unknown dtype.
     """
     check_choice("dtype", dtype, DTYPES)
     if dtype != "auto":
@@ -44,8 +44,8 @@ def resolve_dtype(dtype: str, device: torch.device | str = "auto") -> Precision:
 
 
 def dtype_in_words(dtype: str, device: torch.device | str, *, resumed: bool) -> str:
-    """Return what a run's description says of its type: for a resumed one also why it is that."""
-    here = resolve_dtype("auto", device)
-    if not resumed or dtype == here:
+    """Return a run's type for its description; of a resumed run also why it is not the default."""
+    default = resolve_dtype("auto", device)
+    if not resumed or dtype == default:
         return dtype
-    return f"{dtype}, as the run began (a new run on this processor takes {here})"
+    return f"{dtype}, as the run began (a new run on this processor uses {default})"

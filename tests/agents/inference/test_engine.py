@@ -433,7 +433,7 @@ def test_settings_that_cannot_work_are_named(models):
     model = models["qwen2"]
     with pytest.raises(ContextLengthError, match=f"at most {POSITIONS}.*got 4096"):
         Engine(model, rows=1, max_tokens=4096)
-    with pytest.raises(ConfigurationError, match="rows of 1 or more, got 0"):
+    with pytest.raises(ConfigurationError, match="rows to be an integer of at least 1, got 0"):
         Engine(model, rows=0, max_tokens=10)
 
 

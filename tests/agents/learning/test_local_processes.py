@@ -143,7 +143,7 @@ def test_a_run_is_the_same_whatever_happens_to_it(tmp_path, capfd):
         train(config, observer=Observers([_At(2, _interrupt)]))
     newest = checkpoints.latest(tmp_path / "other" / "checkpoints")
     assert checkpoints.step_of(newest) == 2
-    with _nothing_left(), pytest.raises(WorkerDiedError, match="--resume goes on"):
+    with _nothing_left(), pytest.raises(WorkerDiedError, match="continue with --resume"):
         train(config, observer=Observers([_At(3, _kill_the_other)]), resume=True)
     resumed = train(config, resume=True)
     assert resumed.steps == whole.steps == 4

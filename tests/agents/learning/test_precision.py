@@ -1,4 +1,4 @@
-"""The type that is computed in follows the processor, and stays what a run began with."""
+"""The type to compute in follows the processor; a resumed run keeps its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 @pytest.fixture
 def processor(monkeypatch):
-    """Return the function that says whether this machine has products of bfloat16."""
+    """Return a function that sets whether this machine has bfloat16 products."""
 
     def set_to(fast: bool) -> None:
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: fast)
@@ -69,29 +69,29 @@ def test_auto_is_the_default():
     assert TrainConfig(model="tiny", algorithm=tiny_run().algorithm).dtype == "auto"
 
 
-class Told(Silent):
+class DtypeObserver(Silent):
     def begin(self, total_steps, description):
         self.dtype = description["dtype"]
 
 
 def test_a_resumed_run_keeps_its_type_and_says_so(processor, tmp_path):
-    told = Told()
+    observer = DtypeObserver()
 
-    def go_on(steps, resume, **changes):
+    def resume(steps, **changes):
         config = toy_config(tmp_path, **{"dtype": "auto", "steps": steps, **changes})
-        train(config, model=tiny_model(), observer=told, resume=resume)
+        train(config, model=tiny_model(), observer=observer, resume=steps > 1)
         newest = checkpoints.latest(tmp_path / "checkpoints")
-        return told.dtype, checkpoints.settings(newest)["dtype"]
+        return observer.dtype, checkpoints.settings(newest)["dtype"]
 
     processor(True)
-    assert go_on(1, False) == ("bf16", "bf16")
+    assert resume(1) == ("bf16", "bf16")
     processor(False)
-    said = "bf16, as the run began (a new run on this processor takes fp32)"
-    assert go_on(2, True) == (said, "bf16")
+    description = "bf16, as the run began (a new run on this processor uses fp32)"
+    assert resume(2) == (description, "bf16")
     processor(True)
-    assert go_on(3, True) == ("bf16", "bf16")
+    assert resume(3) == ("bf16", "bf16")
     with pytest.raises(CheckpointError, match="dtype was 'bf16' and is 'fp32'"):
-        go_on(4, True, dtype="fp32")
+        resume(4, dtype="fp32")
 
 
 def test_the_command_records_what_was_taken(processor, tmp_path):
@@ -111,8 +111,8 @@ def test_the_command_records_what_was_taken(processor, tmp_path):
     assert command(*toy, *small, "--model", str(tmp_path / "base")) == "fp32"
     assert json.loads((out / "config.json").read_text())["dtype"] == "fp32"
     processor(True)
-    said = "fp32, as the run began (a new run on this processor takes bf16)"
-    assert command("--resume", "--steps", "2") == said
+    description = "fp32, as the run began (a new run on this processor uses bf16)"
+    assert command("--resume", "--steps", "2") == description
 
 
 def test_the_drift_that_avx2_shows_is_no_alarm():
