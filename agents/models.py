@@ -1,4 +1,4 @@
-"""Models: where they come from, where they go, whether one fits an environment.
+"""Loading and saving models, and checks that a model fits an environment.
 
 Only the file formats of transformers are used, with safetensors; no code from a hub is ever run.
 """
@@ -34,9 +34,7 @@ BUNDLED = ("tiny-base", "tiny-trained")
 """Names of models that ship with the package."""
 
 _ASSETS = Path(__file__).parent / "assets"
-_SHARPNESS = (
-    5.0  # of the heads that look back: nine tenths of their attention is where it should be
-)
+_SHARPNESS = 5.0  # of the heads that look back: 0.9 of their attention is on the right token
 
 
 def tiny_config(
@@ -47,9 +45,9 @@ def tiny_config(
     layers: int = 4,
     heads: int = 4,
 ) -> Qwen2Config:
-    """Return the shape of the bundled models: a Qwen2 of 1.0 million parameters; or one like it.
+    """Return the shape of the bundled models, a Qwen2 of 1.0 million parameters, or a similar one.
 
-    Its end of sequence is id 0, as in the tokenizer ``world-1k``; there is no id for a beginning.
+    Its end of sequence is id 0, as in the tokenizer ``world-1k``; it has no beginning of sequence.
     """
     return Qwen2Config(
         vocab_size=vocab_size,
@@ -68,27 +66,26 @@ def tiny_config(
 def untrained(config: Qwen2Config, seed: int = 0) -> Qwen2ForCausalLM:
     """Return a new model, three heads of whose first layer look one, two and three tokens back.
 
-    Copying needs such heads; found by training, they cost a small model more than all the rest. A
-    product of two constant vectors under rotary positions depends on their distance alone, and
-    biases of queries and keys, which Qwen2 has, are constant vectors.
+    Copying needs such heads, and a small model takes longer to learn them than everything else.
+    The product of two constant vectors under rotary positions depends on their distance alone, and
+    Qwen2's biases of queries and keys are constant vectors.
 
     Args:
-        config: Its shape, with three heads or more of keys.
-        seed: Of all other weights.
+        config: Shape of the model, with three key heads or more.
+        seed: Seed of all other weights.
     """
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
     attention = model.model.layers[0].self_attn
     width = config.hidden_size // config.num_attention_heads
-    shared = config.num_attention_heads // (
-        config.num_key_value_heads or config.num_attention_heads
-    )
+    key_heads = config.num_key_value_heads or config.num_attention_heads
+    shared = config.num_attention_heads // key_heads
     rotary: Any = config.rope_parameters
-    pairs = 5  # of the highest frequencies, which tell neighbours apart
-    angles = float(rotary["rope_theta"]) ** (-torch.arange(pairs) * 2 / width)
+    pairs = 5  # of the highest frequencies, which distinguish neighbours
+    angles = float(rotary["rope_theta"]) ** (-torch.arange(pairs) * 2 / width)  # (pairs,)
     with torch.no_grad():
         for head, back in enumerate((1, 2, 3)):
-            query, key = torch.zeros(width), torch.zeros(width)
+            query, key = torch.zeros(width), torch.zeros(width)  # (width,) each
             query[:pairs] = _SHARPNESS
             key[:pairs] = _SHARPNESS * torch.cos(back * angles)
             key[width // 2 : width // 2 + pairs] = _SHARPNESS * torch.sin(back * angles)
@@ -110,13 +107,13 @@ def load_model(
         name_or_path: A folder with ``config.json`` and safetensors files, a name in
             :data:`BUNDLED`, or a repository on the Hugging Face hub (taken from its cache, or
             downloaded).
-        dtype: Of the parameters.
-        device: Where they go.
+        dtype: Type of the parameters.
+        device: Device of the parameters.
 
     Raises:
-        ConfigurationError: There is no such model, or it cannot be had; the message says what to
-            put where.
-        ModelMismatchError: Its weights are not those that its ``config.json`` asks for.
+        ConfigurationError: There is no such model, or it cannot be downloaded; the message says
+            which files to put where.
+        ModelMismatchError: The weights do not match ``config.json``.
     """
     source = _source(str(name_or_path))
     loaded: Any
@@ -125,7 +122,7 @@ def load_model(
             source,
             dtype=dtype,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are in the report, and refused below
+            ignore_mismatched_sizes=True,  # reported, and refused below
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -134,17 +131,16 @@ def load_model(
             f"Expected a causal language model at {source}, got an error: {reason} "
             f"{nearest(str(source), BUNDLED)}Pass a folder with config.json and model.safetensors, "
             f"one of {', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. "
-            "Without a network, run `hf download ID --local-dir FOLDER` where there is one and "
+            "Without a network, run `hf download ID --local-dir FOLDER` on a machine with one and "
             "pass FOLDER."
         ) from error
     model: PreTrainedModel
     model, report = loaded
-    wrong = {what: names for what, names in report.items() if names}
-    if wrong:
-        found = "; ".join(f"{what}: {', '.join(map(str, names))}" for what, names in wrong.items())
+    problems = [f"{kind}: {', '.join(map(str, names))}" for kind, names in report.items() if names]
+    if problems:
         raise ModelMismatchError(
-            f"Expected the weights that config.json asks for, got others ({found}). Take config "
-            "and weights from the same model."
+            f"Expected weights that match config.json, got others ({'; '.join(problems)}). Use "
+            "config and weights of the same model."
         )
     model.to(torch.device(device))  # type: ignore[arg-type]
     return model
@@ -159,28 +155,29 @@ def save_model(
 ) -> Path:
     """Write a model so that this package, transformers and inference servers can load it.
 
-    The folder is there whole or not at all; one that was there is replaced in the end. Adapters of
-    peft are merged into their model.
+    The folder is written atomically and replaces an existing one. Adapters of peft are merged into
+    their model.
 
     Args:
-        model: Its config and, unless others are given, its weights.
-        folder: Where to; its parents are made.
-        weights: By name: those of :meth:`~search_env.agents.learning.learner.Learner.weights` keep
-            the precision they were trained in.
-        tokenizer: What its ids mean: written beside it, with its end ids as those of generation.
-            None for the model's own, where :func:`own_tokenizer` finds one. (``"toy"`` leaves no
+        model: Its config and, without ``weights``, its weights are written.
+        folder: Target folder; its parents are made.
+        weights: Weights by name: those of
+            :meth:`~search_env.agents.learning.learner.Learner.weights` keep the precision they
+            were trained in.
+        tokenizer: The model's tokenizer: its files are written too, and its end ids into the
+            generation config. None for the one that :func:`own_tokenizer` finds. (``"toy"`` has no
             files.)
 
     Returns:
         The folder.
 
     Raises:
-        ConfigurationError: The folder is a file, or holds something else than a model.
+        ConfigurationError: The folder is a file, or has other files than a model's.
     """
     final = Path(folder)
     if final.exists() and not (final / "config.json").is_file() and not _is_empty_folder(final):
         raise ConfigurationError(
-            f"Expected a new folder or one of a model, got {final}, which holds other things. "
+            f"Expected a new folder or a model's folder, got {final}, which has other files. "
             "Choose another folder."
         )
     if hasattr(model, "merge_and_unload"):
@@ -196,14 +193,14 @@ def save_model(
 
 
 def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
-    """Return the name of the tokenizer that lies with a model, for :func:`load_tokenizer`.
+    """Return the name of a model's own tokenizer, for :func:`load_tokenizer`.
 
     Args:
-        model: As for :func:`load_model`, or a loaded model, which knows where it is from.
+        model: A name or path as for :func:`load_model`, or a loaded model.
 
     Returns:
-        ``"world-1k"`` for bundled models; the folder or hub id that has a ``tokenizer.json``; None
-        where there is none, or none that could be fetched.
+        ``"world-1k"`` for bundled models; the folder or hub id if it has a ``tokenizer.json``; None
+        if there is none, or it could not be downloaded.
     """
     name = _name_of(model)
     folder = Path(name)
@@ -221,39 +218,38 @@ def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
 def with_tokenizer(
     options: Mapping[str, Any], model: str | Path | PreTrainedModel
 ) -> dict[str, Any]:
-    """Return arguments of an environment that name a tokenizer: the model's own if they did not.
+    """Return options of an environment with a tokenizer, the model's own by default.
 
-    Those of a model that was made in memory stay as they are.
+    For a model that was made in memory they stay as they are.
 
     Raises:
-        ConfigurationError: No tokenizer lies with the model.
+        ConfigurationError: The model has no tokenizer.
     """
     if options.get("tokenizer") is not None or not _name_of(model):
         return {**options}
     own = own_tokenizer(model)
     if own is None:
         raise ConfigurationError(
-            f"Expected a tokenizer.json with the model {_name_of(model)}, got none, so nothing "
-            "says what its ids mean. Put the file there, or name the tokenizer that the model was "
-            "trained with: --tokenizer NAME (tokenizer=NAME), a bundled name, path or hub id."
+            f"Expected a tokenizer.json with the model {_name_of(model)}, got none. Put the file "
+            "there, or name the tokenizer that the model was trained with: --tokenizer NAME "
+            "(tokenizer=NAME), a bundled name, path or hub id."
         )
     return {**options, "tokenizer": own}
 
 
 def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
-    """Check that each id a model can sample is an action, and each id it may read is embedded.
+    """Check that a model can sample every action and no other id, and embeds every id it reads.
 
     Args:
         model: The policy.
-        tokenizer: The environment's; its size is that of the action space.
+        tokenizer: The environment's tokenizer; its size is that of the action space.
 
     Raises:
-        ModelMismatchError: They do not belong together: sizes differ (the message names both), or
-            the model's own tokenizer gives an id another meaning.
+        ModelMismatchError: The sizes differ, or an id has other bytes in the model's own tokenizer.
     """
-    read: Any = model.get_input_embeddings()
-    written: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    embedded, sampled = len(read.weight), len(written.weight)
+    embeddings: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedded, sampled = len(embeddings.weight), len(head.weight)
     if tokenizer.size > min(embedded, sampled):
         raise ModelMismatchError(
             f"Expected a model with at least the {tokenizer.size} ids of tokenizer "
@@ -271,22 +267,22 @@ def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
 
 
 def check_same_ids(own: Tokenizer, tokenizer: Tokenizer) -> None:
-    """Check that ids mean the same bytes in a model's own tokenizer and in another one.
+    """Check that ids have the same bytes in a model's own tokenizer and in another one.
 
-    Padding means nothing: one of them may have more ids without text.
+    Padding is ignored: one of them may have more ids without text.
 
     Raises:
-        ModelMismatchError: An id does not.
+        ModelMismatchError: An id has other bytes.
     """
     if own.token_bytes == tokenizer.token_bytes:
         return
     pairs = itertools.zip_longest(own.token_bytes, tokenizer.token_bytes, fillvalue=b"")
-    for index, (meant, found) in enumerate(pairs):
-        if meant != found:
+    for index, (expected, actual) in enumerate(pairs):
+        if expected != actual:
             raise ModelMismatchError(
                 f"Expected the model's own tokenizer {own.name!r}, in which id {index} is "
-                f"{meant!r}, got {tokenizer.name!r}, in which it is {found!r}. Leave --tokenizer "
-                "(tokenizer=) out, and the model's own is used."
+                f"{expected!r}, got {tokenizer.name!r}, in which it is {actual!r}. Leave "
+                "--tokenizer (tokenizer=) out to use the model's own."
             )
 
 
@@ -296,12 +292,12 @@ def with_lora(
     alpha: int = 32,
     targets: str | Sequence[str] = "all-linear",
 ) -> PreTrainedModel:
-    """Return a model with trainable adapters of low rank (arXiv 2106.09685); the rest is frozen.
+    """Return a model with trainable low-rank adapters (arXiv 2106.09685); the rest is frozen.
 
     Args:
         model: Changed in place.
-        rank: Of the adapters.
-        alpha: Adapters are scaled by this over ``rank``.
+        rank: Rank of the adapters.
+        alpha: Adapters are scaled by ``alpha / rank``.
         targets: Names of modules to adapt; ``"all-linear"`` for all but the head.
 
     Raises:
@@ -313,10 +309,10 @@ def with_lora(
         raise ConfigurationError(
             "Expected peft for LoRA, got no such package. Run: pip install peft"
         ) from error
-    wanted = targets if isinstance(targets, str) else list(targets)
+    modules = targets if isinstance(targets, str) else list(targets)
     # No dropout: the policy that is scored must be the one that sampled.
     config = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=wanted, lora_dropout=0.0
+        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=modules, lora_dropout=0.0
     )
     adapted: Any = get_peft_model(model, config)
     result: PreTrainedModel = adapted
@@ -343,25 +339,25 @@ def _source(name: str) -> str:
 
 
 def _name_of(model: str | Path | PreTrainedModel) -> str:
-    """Return where a model is from; empty for one that was made in memory."""
+    """Return the name or path of a model; empty for one that was made in memory."""
     return str(model if isinstance(model, str | Path) else getattr(model, "name_or_path", ""))
 
 
 def _own(model: PreTrainedModel) -> Tokenizer | None:
-    """Return a model's own tokenizer, where it is there and of a kind that this package reads."""
+    """Return a model's own tokenizer, if there is one of a supported kind."""
     name = own_tokenizer(model)
     if name is None:
         return None
     with contextlib.suppress(UnsupportedTokenizerError):
         tokenizer = load_tokenizer(name)
-        # One with more ids than the model was never its own: only its config is from there.
+        # One with more ids than the model is not its own: only the model's config is from there.
         if tokenizer.size <= len(model.get_input_embeddings().weight):  # type: ignore[arg-type]
             return tokenizer
     return None
 
 
 def _write_tokenizer(tokenizer: Tokenizer, model_type: str, folder: Path) -> None:
-    """Write a tokenizer's files beside a model, and its end ids where generation looks for them."""
+    """Write a tokenizer's files into a model's folder, and its end ids into generation_config."""
     for name, text in tokenizer.files.items():
         (folder / name).write_text(text, encoding="utf-8")
     ends = sorted(tokenizer.eos_ids)
@@ -375,13 +371,13 @@ def _write_tokenizer(tokenizer: Tokenizer, model_type: str, folder: Path) -> Non
         _write_json(folder / "tokenizer_config.json", config)
     generation = folder / "generation_config.json"
     if ends and generation.is_file():
-        said = json.loads(generation.read_text(encoding="utf-8"))
-        _write_json(generation, {**said, "eos_token_id": ends if len(ends) > 1 else ends[0]})
+        settings = json.loads(generation.read_text(encoding="utf-8"))
+        _write_json(generation, {**settings, "eos_token_id": ends if len(ends) > 1 else ends[0]})
 
 
-# For models of these types (Qwen2 is one) transformers 5 takes vocabulary and merges alone from
-# tokenizer.json and splits text by the rules of the type's usual tokenizer. It reads all of the
-# file where the configuration points at code that it was not told to trust: there is none.
+# For models of these types (Qwen2 is one) transformers 5 takes only vocabulary and merges from
+# tokenizer.json and splits text by the rules of the type's usual tokenizer. It reads the whole file
+# if the configuration points at remote code that it was not told to trust; there is no such code.
 _REBUILT = "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS"
 _NO_CODE = "no_remote_code_needed.TokenizersBackend"
 

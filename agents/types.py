@@ -1,7 +1,7 @@
-"""What rollouts hand to the learner, and what supervised steps train on.
+"""Trajectories, which rollouts pass to the learner, and examples for supervised training.
 
-Ids are those that were sampled and inserted, never re-encoded text. Everything that belongs to one
-token stands at that token's index.
+Ids are the sampled and inserted ones, never re-encoded text. Per-token arrays share the index of
+``tokens``. Shapes: T tokens of an episode.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Example:
 
     Attributes:
         tokens: int32 ``(T,)``.
-        weights: float32 ``(T,)``: how much the log-probability of each token counts; 0 for tokens
-            that are only read. The first token is never predicted.
+        weights: float32 ``(T,)``: weight of each token's log-probability; 0 for context tokens.
+            The first token is never predicted.
     """
 
     tokens: NDArray[np.int32]
@@ -34,26 +34,26 @@ class Trajectory:
     """One finished episode.
 
     Attributes:
-        question_id: Which question.
-        group: Number of the prompt group that it belongs to, unique within one collection.
+        question_id: Id of the question.
+        group: Number of its prompt group, unique within one collection.
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`~search_env.types.Source`.
-        log_probs: float32 ``(T,)`` of the distribution each token was drawn from; NaN where the
-            policy did not write.
-        values: float32 ``(T,)``: the critic's value of the state in which each token was chosen;
-            NaN where the policy did not write, None without a critic.
-        reward: What it is worth in total: what the environment paid and, where there is one, the
-            group reward.
-        reward_parts: The same by part.
-        stop_reason: How it ended.
-        valid: False where retrieval failed; such an episode is never learnt from.
+        log_probs: float32 ``(T,)``: log-probability of each token under the distribution it was
+            drawn from; NaN at tokens that are not the policy's.
+        values: float32 ``(T,)``: the critic's value of the state before each token; NaN at tokens
+            that are not the policy's, None without a critic.
+        reward: Total reward: the environment's, and the group reward where there is one.
+        reward_parts: Parts of the reward by name.
+        stop_reason: How the episode ended.
+        valid: False if retrieval failed; such an episode is never learnt from.
         well_formed: Whether the format was kept.
-        answer: What was answered, None where nothing was.
+        answer: The answer, None without one.
         scores: ``exact_match``, ``f1``, ``cover_exact_match`` of the answer.
-        num_searches: Searches that were run.
-        hops: Known single-hop steps of the question, 0 where unknown.
+        num_searches: Number of searches.
+        hops: Single-hop steps of the question, 0 if unknown.
         kind: The dataset's question type.
-        version: Of the engine's weights when it began: how many updates were behind them.
+        version: Version of the engine's weights at the beginning: number of updates before it.
+        queries: Queries of the searches.
     """
 
     question_id: str
@@ -77,22 +77,22 @@ class Trajectory:
 
     @property
     def policy(self) -> NDArray[np.bool_]:
-        """Return bool ``(T,)``: which tokens the policy wrote."""
+        """Return bool ``(T,)``: True at the policy's tokens."""
         mask: NDArray[np.bool_] = self.sources == Source.POLICY
         return mask
 
     @property
     def num_policy_tokens(self) -> int:
-        """How many tokens the policy wrote."""
+        """Number of the policy's tokens."""
         return int(np.count_nonzero(self.policy))
 
     @property
     def truncated(self) -> bool:
-        """Whether a budget ended it."""
+        """Whether a budget ended the episode."""
         return self.valid and not self.stop_reason.terminated
 
     def example(self) -> Example:
-        """Return it as something to imitate: the policy's tokens count, all others are read."""
+        """Return an example to imitate: weight 1 at the policy's tokens, 0 at all others."""
         return Example(self.tokens, self.policy.astype(np.float32))
 
 
@@ -108,9 +108,8 @@ def learnable(trajectories: Iterable[Trajectory], at_least: int = 2) -> list[Tra
     """Return the valid trajectories of groups that have enough of them.
 
     Args:
-        trajectories: Of whole groups.
-        at_least: Groups with fewer valid members are left out; 2 for estimators that compare
-            members with each other.
+        trajectories: Trajectories of whole groups.
+        at_least: Minimum number of valid members of a group; 2 for estimators that compare them.
     """
     valid = by_group(trajectory for trajectory in trajectories if trajectory.valid)
     return [member for members in valid.values() if len(members) >= at_least for member in members]

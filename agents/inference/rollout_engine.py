@@ -1,10 +1,10 @@
-"""The seam of inference: what a rollout needs of whatever samples the policy's tokens.
+"""The interface of inference engines: what a rollout needs of a sampler of the policy's tokens.
 
-:class:`RolloutEngine` is a protocol, so an engine inherits from nothing:
-:class:`search_env.agents.inference.engine.Engine` is one. It is token-level: the environment is
-told of every token before the next one is sampled. Servers work by segments (ids in; ids and
-log-probabilities up to a stop out) and will have a protocol of their own beside this one; either
-way it is the environment, never the engine, that decides where a segment ends.
+:class:`RolloutEngine` is a protocol, so engines need no base class;
+:class:`search_env.agents.inference.engine.Engine` is one. It is token-level: the environment sees
+every token before the next one is sampled. Servers work on segments (ids in; ids and
+log-probabilities up to a stop out) and need a protocol of their own; either way the environment,
+never the engine, decides where a segment ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Rows = Sequence[int] | NDArray[np.integer]
 AnyTokenIds = NDArray[np.integer]
 Weights = Callable[[], Mapping[str, "Tensor"]]
 """Returns all weights by their names in the model's ``state_dict()``, trained ones in the precision
-they are trained in. To call it copies, and gathers a model that is split over processes."""
+they are trained in. Calling it copies, and gathers a model that is split over processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,9 @@ class Decoded:
     Attributes:
         ids: int64 ``(n,)``.
         log_probs: float32 ``(n,)``: of the distribution that each id was drawn from. NaN from an
-            engine that has none.
+            engine without log-probabilities.
         values: float32 ``(n,)``: the value head's estimate of the state in which each id was
-            chosen; None without a value head. They are recorded, never learnt from: the learner
-            makes its own.
+            sampled; None without a value head. Recorded only: the learner computes its own.
     """
 
     ids: NDArray[np.int64]
@@ -53,14 +52,14 @@ class Decoded:
 
 @runtime_checkable
 class RolloutEngine(Protocol):
-    """Rows of a causal LM, each a sequence of its own, that grow by sampled and inserted tokens.
+    """Rows of a causal LM, independent sequences that grow by sampled and inserted tokens.
 
-    :func:`search_env.agents.rollouts.collect.collect` calls, for each episode: :meth:`begin` with
-    the prompt; then :meth:`decode` for one token at a time, and :meth:`insert` for what the
-    environment writes behind a token (documents, notices); :meth:`release` at its end. It does so
-    for many rows at once, of which any subset may decode, and never decodes a row that is full.
-    Whoever trains calls :meth:`update_weights`: :func:`search_env.agents.training.train.train`
-    before the first rollout and after every training step, when no row is in use.
+    For each episode :func:`search_env.agents.rollouts.collect.collect` calls :meth:`begin` with the
+    prompt; then :meth:`decode` for one token at a time, and :meth:`insert` for the environment's
+    text after a token (documents, notices); :meth:`release` at its end. It does so for many rows
+    at once, of which any subset may decode, and never decodes a full row.
+    :func:`search_env.agents.training.train.train` calls :meth:`update_weights` before the first
+    rollout and after every training step, when no row is in use.
 
     ``n`` is the number of rows of one call. Rows are numbers from 0 to ``rows - 1``, distinct in a
     call, in any order.
@@ -68,55 +67,55 @@ class RolloutEngine(Protocol):
 
     @property
     def rows(self) -> int:
-        """Sequences side by side."""
+        """Number of rows."""
 
     @property
     def max_tokens(self) -> int:
-        """Most tokens of one sequence: prompt, sampled and inserted ones together."""
+        """Maximum number of tokens of a row: prompt, sampled and inserted ones together."""
 
     @property
     def sampling(self) -> Sampling:
-        """The distribution that tokens are drawn from, and whose log-probabilities are told."""
+        """The distribution of tokens and of their log-probabilities."""
 
     @property
     def has_log_probs(self) -> bool:
-        """Whether :attr:`Decoded.log_probs` are numbers. Where not, the learner computes its own.
+        """Whether :attr:`Decoded.log_probs` are numbers; else the learner computes its own.
 
-        Then nothing can be measured or corrected of how far sampler and learner are apart.
+        Without them the drift between sampler and learner can be neither measured nor corrected.
         """
 
     @property
     def weights_version(self) -> int:
-        """The version of the weights that the next token is sampled with; 0 before any update.
+        """Version of the weights that sample the next token; 0 before any update.
 
-        A trajectory carries the version that its episode began with.
+        A trajectory records the version at its beginning.
         """
 
     @property
     def prefill_seconds(self) -> float:
-        """Seconds spent so far on tokens that none was sampled from; 0.0 where nobody measures."""
+        """Seconds so far for tokens that no token was sampled from; 0.0 if not measured."""
 
     def begin(self, rows: Rows, prompts: Sequence[AnyTokenIds], seeds: Sequence[int]) -> None:
-        """Begin new sequences; what the rows held before is dropped.
+        """Begin new sequences, in place of the rows' former ones.
 
-        A row's seed alone decides what is drawn in it, whatever the other rows do. An engine that
-        draws the token at position p (prompt counted) by
+        The draws of a row depend on its seed alone, not on other rows. An engine that draws the
+        token at position p (prompt included) with
         :meth:`search_env.agents.inference.sampling.Sampling.draw` from the p-th number of
-        ``np.random.default_rng(seed).random(max_tokens, np.float32)`` samples what the built-in
-        engine samples.
+        ``np.random.default_rng(seed).random(max_tokens, np.float32)`` samples the same tokens as
+        the built-in engine.
 
         Args:
             rows: ``(n,)``.
-            prompts: Ids of each, at least one.
-            seeds: One for each, from 0 to 2**63 - 1.
+            prompts: Ids of each row, at least one.
+            seeds: One for each row, from 0 to 2**63 - 1.
         """
 
     def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
-        """Append tokens that the policy did not choose; they stand behind the last sampled one.
+        """Append tokens that the policy did not sample, after the last sampled one.
 
         Args:
             rows: ``(n,)``, all begun.
-            tokens: Ids for each; none is allowed.
+            tokens: Ids for each row, possibly none.
         """
 
     def decode(self, rows: Rows) -> Decoded:
@@ -126,67 +125,67 @@ class RolloutEngine(Protocol):
             rows: ``(n,)``, all begun.
 
         Returns:
-            AnyTokenIds, log-probabilities and values in the order of ``rows``.
+            Ids, log-probabilities and values in the order of ``rows``.
         """
 
     def release(self, rows: Rows) -> None:
-        """Drop what the rows hold; rows that have not begun are allowed."""
+        """End the sequences of rows; rows that have not begun are allowed."""
 
     def update_weights(self, weights: Weights, version: int) -> None:
-        """Sample with these weights from now on, and say so in :attr:`weights_version`.
+        """Sample with these weights from now on, and set :attr:`weights_version`.
 
-        An engine that shares the learner's parameters need not call ``weights``. Where several
-        processes train a split model, calling it takes part in a collective operation: the engines
-        of all processes must call it once, or none.
+        An engine that shares the learner's parameters need not call ``weights``. With a model split
+        over processes, calling it is a collective operation: the engines of all processes must call
+        it once, or none.
 
         Args:
             weights: See :data:`Weights`.
-            version: Never lower than before: the learner's number of updates.
+            version: The learner's number of updates; never decreases.
         """
 
 
 class EngineFactory(Protocol):
-    """Makes the engines of a run: a class such as the built-in ``Engine``, or a function."""
+    """Makes the engines of a run: a class like the built-in ``Engine``, or a function."""
 
     def __call__(
         self, model: PreTrainedModel, *, rows: int, max_tokens: int, sampling: Sampling
     ) -> RolloutEngine:
         """Return an engine.
 
-        It is called once for the rollouts, and with greedy sampling for each evaluation. The
-        weights come by :meth:`RolloutEngine.update_weights` before the first token.
+        Called once for the rollouts, and with greedy sampling for each evaluation. The weights
+        arrive by :meth:`RolloutEngine.update_weights` before the first token.
 
         Args:
-            model: The model that is trained: to read its configuration, and its parameters where
-                they are not split over processes. Whoever changes it must copy it first.
-            rows: The least number of rows.
-            max_tokens: The least number of tokens of a row.
-            sampling: What tokens must be drawn from.
+            model: The model in training: read its configuration, and its parameters where they are
+                not split over processes. Copy it before changing it.
+            rows: Minimum number of rows.
+            max_tokens: Minimum capacity of a row, in tokens.
+            sampling: The distribution to draw tokens from.
 
         Raises:
-            ConfigurationError: It cannot sample so.
+            ConfigurationError: The engine does not support the sampling.
         """
 
 
 def check_engine(
     engine: RolloutEngine, sampling: Sampling, algorithms: Iterable[Algorithm] = ()
 ) -> None:
-    """Check that an engine gives what it is wanted for.
+    """Check that an engine suits a run.
 
     Args:
         engine: The engine.
-        sampling: The distribution that tokens are to be drawn from.
-        algorithms: Those that are to learn from them.
+        sampling: The distribution to draw tokens from.
+        algorithms: Algorithms that learn from the tokens.
 
     Raises:
-        ConfigurationError: It draws from another distribution, or an algorithm needs
-            log-probabilities that it does not give.
+        ConfigurationError: The engine draws from another distribution, or an algorithm needs
+            log-probabilities that it does not return.
     """
     if engine.sampling != sampling:
         raise ConfigurationError(
             f"Expected an engine that draws from {sampling}, got {type(engine).__name__} with "
-            f"{engine.sampling}. Build it with the wanted sampling, or set the algorithm's "
-            "temperature and top_p to what the engine can do."
+            f"{engine.sampling}. Build it with that sampling, or set the algorithm's temperature "
+            "and top_p to the engine's."
         )
     corrections = {algorithm.importance_correction for algorithm in algorithms} - {"none"}
     if corrections and not engine.has_log_probs:
@@ -198,7 +197,7 @@ def check_engine(
 
 
 def check_portable(engine: EngineFactory | None) -> None:
-    """Check that other processes can be given an engine's factory.
+    """Check that an engine factory can be sent to other processes.
 
     Raises:
         ConfigurationError: It cannot be pickled.
@@ -207,6 +206,6 @@ def check_portable(engine: EngineFactory | None) -> None:
         pickle.dumps(engine)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigurationError(
-            "Expected an engine that other processes can make (a class or function of a module), "
-            f"got {engine!r}: {error}. Move it to a module, or pass processes=1."
+            "Expected an engine that can be pickled (a class or function of a module), got "
+            f"{engine!r}: {error}. Move it to a module, or pass processes=1."
         ) from error

@@ -148,7 +148,7 @@ def test_a_fault_at_a_rename_leaves_the_old_model(tmp_path, monkeypatch, failing
 
 def test_other_folders_are_not_replaced(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ConfigurationError, match="holds other things"):
+    with pytest.raises(ConfigurationError, match="has other files"):
         save_model(make_model(), tmp_path)
     assert (tmp_path / "thesis.tex").exists()
 
