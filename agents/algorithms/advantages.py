@@ -7,9 +7,16 @@ Shapes, here and in the comment at each tensor:
 * C: parts of the reward.
 * M: episodes of one group.
 
-``mask`` (bool, (B, P)) selects the tokens that count. It may have holes, which are skipped without
-discounting over them. Values at masked positions, NaN included, have no effect; results are 0
-there.
+Arguments of several functions:
+
+* ``mask``: bool ``(B, P)``, the tokens that count. It may have holes, which are skipped without
+  discounting over them. Values at masked positions, NaN included, have no effect; results, float32
+  ``(B, P)``, are 0 there.
+* ``rewards``: ``(B,)``, one per episode. ``token_rewards``: ``(B, P)``.
+* ``groups``: int ``(B,)``: episodes of one question have the same number.
+* ``penalties``: ``(B, P)``, added to the token rewards: ``-beta * k1``.
+* ``reduce``: sums over processes, so that all of them whiten with the same moments; every process
+  calls it the same number of times.
 
 Formulas: reference implementation verl ``core_algos.py`` at 1dda039 and the papers named at each
 function. Sums run in float64, so a group with equal rewards gets exactly 0. Rewards are in
@@ -52,12 +59,7 @@ def _single_process(sums: Tensor) -> Tensor:
 def at_last_token(rewards: Tensor, mask: Tensor) -> Tensor:
     """Return token rewards: each episode's reward at its last token that counts, 0 elsewhere.
 
-    Args:
-        rewards: ``(B,)``.
-        mask: bool ``(B, P)``; an episode without tokens gets no reward.
-
-    Returns:
-        float32 ``(B, P)``.
+    An episode without tokens gets no reward.
 
     Example:
         >>> mask = torch.tensor([[True, True, False], [True, False, True]])
@@ -177,11 +179,7 @@ def whiten(
             Search-R1), which dilutes both moments; here only policy tokens count.
         divide: Divide by ``sqrt(var + eps)``, unbiased; False only subtracts the mean.
         eps: Added to the variance (verl).
-        reduce: Sums over processes, so that all of them whiten with the same moments; every
-            process calls it the same number of times.
-
-    Returns:
-        float32 ``(B, P)``.
+        reduce: See the top of the module.
     """
     clean = torch.where(mask, values.double(), 0.0)  # (B, P)
     total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()  # () each
@@ -233,15 +231,6 @@ def grpo(rewards: Tensor, groups: Tensor, mask: Tensor, *, eps: float = 1e-6) ->
     The standard deviation is unbiased. A group of one keeps its reward as advantage (mean 0,
     std 1), as in verl; eps is verl's (TRL 1e-4, OpenRLHF 1e-9).
 
-    Args:
-        rewards: ``(B,)``.
-        groups: int ``(B,)``: episodes of one question have the same number.
-        mask: bool ``(B, P)``.
-        eps: Added to the standard deviation.
-
-    Returns:
-        float32 ``(B, P)``, the same number at all tokens of an episode.
-
     Example:
         >>> mask = torch.ones(4, 1, dtype=torch.bool)
         >>> groups = torch.zeros(4, dtype=torch.int)
@@ -257,7 +246,7 @@ def grpo(rewards: Tensor, groups: Tensor, mask: Tensor, *, eps: float = 1e-6) ->
 def mean_only(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """Return Dr. GRPO's advantages (arXiv 2503.20783): the reward minus the group's mean.
 
-    Arguments and result as in :func:`grpo`; a group of one keeps its reward.
+    A group of one keeps its reward.
     """
     rewards = rewards.double()
     return _broadcast(rewards - _Groups(groups).baseline(rewards), mask)
@@ -266,8 +255,7 @@ def mean_only(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
 def rloo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """Return RLOO's advantages (arXiv 2402.14740): the reward minus the mean of the others.
 
-    Arguments and result as in :func:`grpo`; a group of one gets 0, so that an episode whose group
-    was otherwise invalid raises no error.
+    A group of one gets 0, so that an episode whose group was otherwise invalid raises no error.
     """
     group, rewards = _Groups(groups), rewards.double()
     others = (group.sum(rewards) - rewards) / (group.size - 1.0).clamp(min=1.0)  # (B,)
@@ -277,8 +265,7 @@ def rloo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
 def opo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """Return OPO's advantages (arXiv 2505.23585): a baseline that weights rewards by length.
 
-    ``R_i - sum_j |y_j| R_j / sum_j |y_j|``, lengths in tokens that count. Arguments and result as
-    in :func:`grpo`; a group of one gets 0.
+    ``R_i - sum_j |y_j| R_j / sum_j |y_j|``, lengths in tokens that count; a group of one gets 0.
     """
     group, rewards = _Groups(groups), rewards.double()
     lengths = mask.sum(-1).double()  # (B,)
@@ -292,8 +279,7 @@ def pass_at_k(
     """Return the best episode's lead ``(R_max - R_second) / (std + eps)``, 0 for all others.
 
     With a tie for the best all get 0, and so does a group of one. Without ``divide`` the lead is
-    not divided. Arguments and result as in :func:`grpo`. Source: verl
-    ``compute_grpo_passk_outcome_advantage``.
+    not divided. Source: verl ``compute_grpo_passk_outcome_advantage``.
     """
     group, rewards = _Groups(groups), rewards.double()
     leads = torch.zeros_like(rewards)  # (B,)
@@ -324,10 +310,7 @@ def gdpo(
         mask: bool ``(B, P)``.
         weights: ``(C,)``; None for 1 each.
         divide: Divide by the group's standard deviation; the whitening always divides.
-        reduce: See :func:`whiten`.
-
-    Returns:
-        float32 ``(B, P)``.
+        reduce: See the top of the module.
     """
     normalise = grpo if divide else mean_only
     total = torch.zeros_like(mask, dtype=torch.float32)  # (B, P)
@@ -348,16 +331,7 @@ def reinforce_pp(
 ) -> Tensor:
     """Return REINFORCE++'s advantages (arXiv 2501.03262): whitened returns to go.
 
-    Args:
-        rewards: ``(B,)``, placed at the last token that counts.
-        mask: bool ``(B, P)``.
-        penalties: ``(B, P)`` added to the token rewards: ``-beta * k1``.
-        gamma: Discount.
-        divide: See :func:`whiten`.
-        reduce: See :func:`whiten`.
-
-    Returns:
-        float32 ``(B, P)``.
+    The reward is placed at the last token that counts; ``divide`` as in :func:`whiten`.
     """
     token_rewards = _penalised(at_last_token(rewards, mask), penalties)
     return whiten(returns_to_go(token_rewards, mask, gamma), mask, divide=divide, reduce=reduce)
@@ -375,19 +349,8 @@ def reinforce_pp_baseline(
     """Return REINFORCE++-baseline's advantages: minus the group's mean, whitened over the batch.
 
     R1-Searcher's estimator (``reinforce_baseline`` of OpenRLHF), where masked document tokens
-    count in the whitening; here they do not.
-
-    Args:
-        rewards: ``(B,)``.
-        groups: int ``(B,)``.
-        mask: bool ``(B, P)``.
-        penalties: ``(B, P)``: ``-beta * k1``; their return to go is added before the whitening,
-            undiscounted.
-        divide: See :func:`whiten`.
-        reduce: See :func:`whiten`.
-
-    Returns:
-        float32 ``(B, P)``.
+    count in the whitening; here they do not. The returns to go of the penalties, undiscounted, are
+    added before the whitening; ``divide`` as in :func:`whiten`.
     """
     advantages = _add_penalty_returns(mean_only(rewards, groups, mask), penalties, mask)
     return whiten(advantages, mask, divide=divide, reduce=reduce)

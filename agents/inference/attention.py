@@ -290,18 +290,8 @@ def _decode(
     """Attend from one token of each row.
 
     Each page gives a sum of values under weights ``exp(logit - row's largest)`` and the sum of the
-    weights; both are summed by row.
-
-    Args:
-        query: ``(n, h, D)``, scaled.
-        key: ``(A, k, z, D)``.
-        value: ``(A, k, z, D)``.
-        plan: Maps pages to tokens.
-        window: Sliding window.
-        softcap: Bound of the logits.
-
-    Returns:
-        ``(n, h, D)``.
+    weights; both are summed by row. The scaled query is ``(n, h, D)``, as is the result; key and
+    value are ``(A, k, z, D)``.
     """
     rows, heads, width = query.shape
     query, prefix = query.to(key.dtype), (key[: plan.common], value[: plan.common])  # (q, k, z, D)
@@ -339,14 +329,8 @@ def _common(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend from one token of each row to the common prefix.
 
-    Args:
-        query: ``(n, h, D)``, scaled.
-        key: ``(q, k, z, D)``.
-        value: ``(q, k, z, D)``.
-        plan: Holds the rows that have the prefix.
-        window: Sliding window.
-        softcap: Bound of the logits.
-        largest: ``(n, h)``: each row's largest logit on its other pages.
+    The scaled query is ``(n, h, D)``, key and value are ``(q, k, z, D)``, and ``largest`` is each
+    row's largest logit on its other pages, ``(n, h)``.
 
     Returns:
         Sum of the weights ``(n, h)``, weighted sum of the values ``(n, h, D)``, and each row's
@@ -394,17 +378,7 @@ def _prefill(
 ) -> Tensor:
     """Attend from one run of tokens.
 
-    Args:
-        query: ``(c, h, D)``, scaled.
-        key: ``(A, k, z, D)``.
-        value: ``(A, k, z, D)``.
-        plan: Holds the masks.
-        run: The run.
-        window: Sliding window.
-        softcap: Bound of the logits.
-
-    Returns:
-        ``(c, h, D)``.
+    The scaled query is ``(c, h, D)``, as is the result; key and value are ``(A, k, z, D)``.
     """
     key, value = (x[run.pages].transpose(0, 1).flatten(1, 2)[None] for x in (key, value))
     query = query.transpose(0, 1)[None].to(key.dtype)  # (1, h, c, D); key is (1, k, K, D)

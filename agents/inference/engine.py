@@ -84,7 +84,8 @@ class Timings:
 class Engine:
     """Rows of a causal LM that are decoded together.
 
-    It is a :class:`~search_env.agents.inference.rollout_engine.RolloutEngine`.
+    It is a :class:`~search_env.agents.inference.rollout_engine.RolloutEngine`, which documents the
+    arguments of its methods.
 
     Args:
         model: Any transformers causal LM. Each call restores its configuration and mode.
@@ -172,13 +173,7 @@ class Engine:
 
         Equal prompts of one call are forwarded once. So is the common prefix of all prompts of a
         call if no other row is in use; later prompts with the prefix reuse it until a weight
-        changes. The token at position p of a row is drawn with the p-th number of
-        ``np.random.default_rng(seed)``, independently of other rows.
-
-        Args:
-            rows: ``(n,)``, distinct.
-            prompts: Ids of each row, at least one.
-            seeds: One for each row.
+        changes.
 
         Raises:
             ContextLengthError: A prompt has more than ``max_tokens``.
@@ -211,10 +206,6 @@ class Engine:
     def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
         """Append tokens that the model did not sample; the next decode forwards them.
 
-        Args:
-            rows: ``(n,)``, distinct, all begun.
-            tokens: Ids for each row, possibly none.
-
         Raises:
             ContextLengthError: A row would exceed ``max_tokens``. No row was changed.
             ModelMismatchError: An id is outside the model's vocabulary.
@@ -228,13 +219,7 @@ class Engine:
             self.lengths[row] = length + ids.size
 
     def decode(self, rows: Rows) -> Decoded:
-        """Sample the next token of each row.
-
-        Args:
-            rows: ``(n,)``, distinct, all begun; in any order.
-
-        Returns:
-            Ids, log-probabilities and values in the order of ``rows``.
+        """Sample the next token of each row and append it.
 
         Raises:
             ContextLengthError: A row is full.
@@ -289,10 +274,6 @@ class Engine:
         """Copy weights into the model, unless it shares them, and set their version.
 
         Cached states of rows in use stay as they were computed.
-
-        Args:
-            weights: Returns all weights of the model by name.
-            version: The new :attr:`weights_version`.
 
         Raises:
             ModelMismatchError: They are another model's. Nothing was changed.

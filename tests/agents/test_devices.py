@@ -116,9 +116,9 @@ def learnt(device, dtype, **options):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_updates_are_those_of_a_cpu(device, checkpointing):
-    found = learnt(device, "fp32", gradient_checkpointing=checkpointing)
-    torch.testing.assert_close(found, learnt("cpu", "fp32"), atol=2e-5, rtol=0)
-    torch.testing.assert_close(found[0], found[2], atol=1e-5, rtol=0)  # the reference stays
+    results = learnt(device, "fp32", gradient_checkpointing=checkpointing)
+    torch.testing.assert_close(results, learnt("cpu", "fp32"), atol=2e-5, rtol=0)
+    torch.testing.assert_close(results[0], results[2], atol=1e-5, rtol=0)  # the reference stays
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -143,15 +143,15 @@ class Metrics(Silent):
 @pytest.mark.parametrize(("dtype", "drift"), [("fp32", 1e-5), ("bf16", 0.3)])
 def test_a_run_and_its_resumption(device, dtype, drift, tmp_path):
     settings = {"dtype": dtype, "device": device, "eval_every": 2, "algorithm": SMALL}
-    told = Metrics()
+    metrics_log = Metrics()
     model = tiny_model(hidden=32)
-    train(toy_config(tmp_path, steps=2, **settings), model=model.to(device), observer=told)
+    train(toy_config(tmp_path, steps=2, **settings), model=model.to(device), observer=metrics_log)
     again = tiny_model(hidden=32, seed=1).to(device)
     result = train(
-        toy_config(tmp_path, steps=4, **settings), model=again, observer=told, resume=True
+        toy_config(tmp_path, steps=4, **settings), model=again, observer=metrics_log, resume=True
     )
-    assert (result.steps, len(told.seen)) == (4, 4)
-    assert all(metrics["policy/drift_max"] < drift for metrics in told.seen)
+    assert (result.steps, len(metrics_log.seen)) == (4, 4)
+    assert all(metrics["policy/drift_max"] < drift for metrics in metrics_log.seen)
     assert all(parameter.isfinite().all() for parameter in again.parameters())
     assert again.device.type == device
 

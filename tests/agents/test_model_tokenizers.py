@@ -186,20 +186,20 @@ def test_commands_say_that_a_tokenizer_is_missing_or_another_ones(tmp_path):
         ("sft", "--env", "SearchQA-Toy-v0", "--model", bare, "--out", tmp_path / "sft"),
         ("pretrain", "--model", bare, "--out", tmp_path / "pretrained"),
     ):
-        code, said = run(*words)
-        assert code == 2, said
-        assert f"tokenizer.json with the model {bare}" in said
-        assert "--tokenizer NAME" in said
+        code, output = run(*words)
+        assert code == 2, output
+        assert f"tokenizer.json with the model {bare}" in output
+        assert "--tokenizer NAME" in output
     wrong = ("--tokenizer", "byte", "--model", "tiny-base")
     for words in (
         ("train", *wrong, "--processes", 1, "--out", tmp_path / "other"),
         ("label", *wrong, "--out", tmp_path / "labels.jsonl"),
         ("sft", *wrong, "--out", tmp_path / "sft"),
     ):
-        code, said = run(*words)
-        assert code == 2, said
-        assert "model's own tokenizer 'world-1k'" in said
-        assert "Leave --tokenizer" in said
+        code, output = run(*words)
+        assert code == 2, output
+        assert "model's own tokenizer 'world-1k'" in output
+        assert "Leave --tokenizer" in output
     with pytest.raises(ConfigurationError, match="tokenizer="):
         ModelAgent(str(bare))
 
@@ -251,10 +251,10 @@ def test_sft_refuses_episodes_in_other_ids(tmp_path, made_up):
     env.close()
     base = save_model(small_model(261), tmp_path / "base", tokenizer=load_tokenizer(str(made_up)))
     words = ("sft", tmp_path / "episodes.jsonl", "--model", base, "--out", tmp_path / "sft")
-    code, said = run(*words)
-    assert code == 2, said
-    assert "in which id 0 is" in said
-    assert "'toy'" in said
+    code, output = run(*words)
+    assert code == 2, output
+    assert "in which id 0 is" in output
+    assert "'toy'" in output
 
 
 def test_sft_imitates_oracles_in_the_models_ids_and_keeps_them(tmp_path, made_up):
@@ -262,8 +262,8 @@ def test_sft_imitates_oracles_in_the_models_ids_and_keeps_them(tmp_path, made_up
     base = save_model(small_model(264, 4096), tmp_path / "base", tokenizer=tokenizer)
     out = tmp_path / "sft"
     words = ("--count", 2, "--steps", 1, "--tokens-per-step", 64, "--threads", 1)
-    code, said = run("sft", "--model", base, "--out", out, *words)
-    assert code == 0, said
+    code, output = run("sft", "--model", base, "--out", out, *words)
+    assert code == 0, output
     description = read_log(out / "metrics.jsonl").description
     assert description["tokenizer"] == str(base)
     assert description["dtype"] in ("fp32", "bf16")

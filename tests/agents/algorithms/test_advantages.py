@@ -25,15 +25,15 @@ HOLES = torch.tensor([[True, True, False, False, True, True]])
 HOLES_VALUES = torch.tensor([[0.2, 0.4, 9.0, 9.0, 0.5, 0.8]])
 
 
-def close(found, wanted, tolerance=5e-5):
-    torch.testing.assert_close(found, torch.as_tensor(wanted), atol=tolerance, rtol=0)
+def close(actual, expected, tolerance=5e-5):
+    torch.testing.assert_close(actual, torch.as_tensor(expected), atol=tolerance, rtol=0)
 
 
 # ------------------------------------------------------------------------------ golden vectors
 
 
 @pytest.mark.parametrize(
-    ("function", "wanted"),
+    ("function", "expected"),
     [
         (adv.grpo, [0.8660, -0.8660, -0.8660, 0.8660]),
         (adv.mean_only, [0.5, -0.5, -0.5, 0.5]),
@@ -42,9 +42,9 @@ def close(found, wanted, tolerance=5e-5):
         (adv.reinforce_pp_baseline, [1.35401, -0.67700, -0.67700, 1.35401]),
     ],
 )
-def test_one_group_of_two_right_and_two_wrong(function, wanted):
-    found = function(R, ONE_GROUP, MASK)
-    close(found, torch.where(MASK, torch.tensor(wanted)[:, None], 0.0))
+def test_one_group_of_two_right_and_two_wrong(function, expected):
+    actual = function(R, ONE_GROUP, MASK)
+    close(actual, torch.where(MASK, torch.tensor(expected)[:, None], 0.0))
 
 
 def test_pass_at_k_pays_the_best_for_its_lead():
@@ -60,29 +60,29 @@ def test_gdpo_keeps_the_small_component_where_the_plain_sum_drowns_it():
     components = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.1], [0.0, 0.1]])
     plain = adv.grpo(components.sum(-1), ONE_GROUP, mask)[:, 0]
     close(plain, [1.49240, -0.63960, -0.42640, -0.42640])
-    found = adv.gdpo(components, ONE_GROUP, mask)[:, 0]
-    close(found, [0.68957, -1.48577, 0.39810, 0.39810])
+    actual = adv.gdpo(components, ONE_GROUP, mask)[:, 0]
+    close(actual, [0.68957, -1.48577, 0.39810, 0.39810])
     first = adv.gdpo(components, ONE_GROUP, mask, weights=torch.tensor([1.0, 0.0]))[:, 0]
     close(first, adv.whiten(adv.grpo(components[:, 0], ONE_GROUP, mask), mask)[:, 0])
 
 
 @pytest.mark.parametrize(
-    ("gamma", "lam", "position", "wanted"),
+    ("gamma", "lam", "position", "expected"),
     [
         (1.0, 1.0, 1, [1.1, 0.9, 0.5, 0.2]),
         (0.9, 0.95, 1, [0.7451, 0.6843, 0.3910, 0.2000]),
         (1.0, 1.0, 2, [0.8, 0.6, 0.5, 0.2]),  # a reward on a masked token is lost
     ],
 )
-def test_gae_skips_what_the_policy_did_not_write(gamma, lam, position, wanted):
+def test_gae_skips_what_the_policy_did_not_write(gamma, lam, position, expected):
     rewards = torch.zeros(1, 6)
     rewards[0, position] = 0.3
     rewards[0, 5] = 1.0
-    found = adv.gae(rewards, HOLES_VALUES, HOLES, gamma=gamma, lam=lam)
-    close(found.advantages[HOLES], wanted)
-    close(found.returns[HOLES], torch.tensor(wanted) + HOLES_VALUES[HOLES])
-    assert not found.advantages[~HOLES].any()
-    assert not found.returns[~HOLES].any()
+    actual = adv.gae(rewards, HOLES_VALUES, HOLES, gamma=gamma, lam=lam)
+    close(actual.advantages[HOLES], expected)
+    close(actual.returns[HOLES], torch.tensor(expected) + HOLES_VALUES[HOLES])
+    assert not actual.advantages[~HOLES].any()
+    assert not actual.returns[~HOLES].any()
 
 
 def test_the_reward_is_never_lost_where_it_is_placed_by_at_last_token():
@@ -95,10 +95,10 @@ def test_bi_level_gae():
     values = torch.arange(1, 11)[None] / 10
     rewards = torch.zeros(1, 10)
     rewards[0, 4] = rewards[0, 9] = 1.0
-    found = adv.bi_level_gae(rewards, values, torch.ones(1, 10, dtype=torch.bool), rewards > 0)
-    wanted = [1.85, 1.75, 1.65, 1.55, 1.45, 0.4, 0.3, 0.2, 0.1, 0.0]
-    close(found.advantages, [wanted])
-    close(found.returns[0, [4, 9]], [1.95, 1.0])
+    actual = adv.bi_level_gae(rewards, values, torch.ones(1, 10, dtype=torch.bool), rewards > 0)
+    expected = [1.85, 1.75, 1.65, 1.55, 1.45, 0.4, 0.3, 0.2, 0.1, 0.0]
+    close(actual.advantages, [expected])
+    close(actual.returns[0, [4, 9]], [1.95, 1.0])
 
 
 def test_bi_level_gae_keeps_a_turn_that_earned_nothing():
@@ -106,8 +106,8 @@ def test_bi_level_gae_keeps_a_turn_that_earned_nothing():
     mask = torch.tensor([[True, True, False, True, True]])
     rewards = torch.tensor([[0.0, 0.0, 0.0, 0.0, 1.0]])
     ends = torch.tensor([[False, True, False, False, False]])  # the last is one of itself
-    found = adv.bi_level_gae(rewards, torch.zeros(1, 5), mask, ends, turn_gamma=0.5)
-    close(found.advantages, [[0.5, 0.5, 0.0, 1.0, 1.0]])
+    actual = adv.bi_level_gae(rewards, torch.zeros(1, 5), mask, ends, turn_gamma=0.5)
+    close(actual.advantages, [[0.5, 0.5, 0.0, 1.0, 1.0]])
 
 
 # --------------------------------------------------------------------- independent implementations
@@ -146,21 +146,21 @@ def batches(draw):
 @given(batches(), st.floats(0, 1), st.floats(0, 1))
 def test_gae_is_the_textbooks_on_the_tokens_that_count(batch, gamma, lam):
     ends, _, mask, (rewards, values, _) = batch
-    found = adv.gae(rewards, values, mask, gamma=gamma, lam=lam, bootstrap=ends).advantages
+    actual = adv.gae(rewards, values, mask, gamma=gamma, lam=lam, bootstrap=ends).advantages
     for row in range(len(mask)):
         here = mask[row]
         bootstrap = ends[row].item()
-        wanted = plain_gae(
+        expected = plain_gae(
             rewards[row, here].tolist(), values[row, here].tolist(), gamma, lam, bootstrap
         )
-        close(found[row, here], torch.tensor(wanted), 1e-4)
+        close(actual[row, here], torch.tensor(expected), 1e-4)
 
 
 @settings(max_examples=40, deadline=None)
 @given(batches())
 def test_grouped_advantages_by_plain_lists(batch):
     rewards, groups, mask, _ = batch
-    found = {
+    actual = {
         name: getattr(adv, name)(rewards, groups, mask)
         for name in ("grpo", "mean_only", "rloo", "opo")
     }
@@ -173,14 +173,14 @@ def test_grouped_advantages_by_plain_lists(batch):
         std = 1.0 if alone else statistics.stdev(scores)
         others = [rewards[i].item() for i in same if i != row]
         weighed = sum(lengths[i] * rewards[i].item() for i in same)
-        wanted = {
+        expected = {
             "grpo": (mine - mean) / (std + 1e-6),
             "mean_only": mine - mean,
             "rloo": 0.0 if alone else mine - statistics.fmean(others),
             "opo": mine - weighed / max(1, sum(lengths[i] for i in same)),
         }
-        for name, number in wanted.items():
-            close(found[name][row][mask[row]], torch.full((lengths[row],), number), 1e-3)
+        for name, number in expected.items():
+            close(actual[name][row][mask[row]], torch.full((lengths[row],), number), 1e-3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -192,19 +192,19 @@ def test_reinforce_pp_is_whitened_returns(batch, gamma):
         paid = penalties[row, mask[row]].tolist()
         if paid:
             paid[-1] += rewards[row].item()
-        ahead, found = 0.0, []
+        ahead, actual = 0.0, []
         for payment in reversed(paid):
             ahead = payment + gamma * ahead
-            found.insert(0, ahead)
-        returns += found
+            actual.insert(0, ahead)
+        returns += actual
     if len(returns) < 2:
         return
     mean, variance = statistics.fmean(returns), statistics.variance(returns)
     if variance < 1e-4:
         return
-    wanted = torch.tensor([(number - mean) / math.sqrt(variance + 1e-8) for number in returns])
-    found = adv.reinforce_pp(rewards, mask, penalties=penalties, gamma=gamma)
-    close(found[mask], wanted, 1e-2)
+    expected = torch.tensor([(number - mean) / math.sqrt(variance + 1e-8) for number in returns])
+    actual = adv.reinforce_pp(rewards, mask, penalties=penalties, gamma=gamma)
+    close(actual[mask], expected, 1e-2)
 
 
 # ----------------------------------------------------------------------------------- invariances
@@ -293,8 +293,8 @@ def test_a_process_without_tokens_or_episodes_gets_nothing(algorithm, rows, widt
     mask = torch.zeros(rows, width, dtype=torch.bool)
     tokens = torch.zeros(3, rows, width)
     groups = torch.zeros(rows, dtype=torch.int64)
-    found = estimate(algorithm, torch.zeros(rows), groups, mask, tokens).advantages
-    assert found.shape == (rows, width)
+    actual = estimate(algorithm, torch.zeros(rows), groups, mask, tokens).advantages
+    assert actual.shape == (rows, width)
 
 
 @pytest.mark.parametrize("size", [2, 3, 5, 16])
@@ -310,14 +310,14 @@ def test_equal_rewards_have_exactly_no_advantage(size):
 def test_a_group_of_one_keeps_its_reward_or_gets_nothing():
     mask = torch.ones(1, 1, dtype=torch.bool)
     reward, group = torch.tensor([0.5]), torch.tensor([3])
-    for function, wanted in (
+    for function, expected in (
         (adv.grpo, 0.5),
         (adv.mean_only, 0.5),
         (adv.rloo, 0.0),
         (adv.opo, 0.0),
         (adv.pass_at_k, 0.0),
     ):
-        assert function(reward, group, mask).item() == pytest.approx(wanted, abs=1e-5)
+        assert function(reward, group, mask).item() == pytest.approx(expected, abs=1e-5)
 
 
 # --------------------------------------------------------------------------------------- choices
@@ -336,14 +336,14 @@ def test_where_the_kl_price_goes():
     groups, rewards = torch.zeros(2, dtype=torch.int64), torch.tensor([1.0, 0.0])
     penalties = torch.tensor([[-0.1, -0.2], [0.0, 0.0]])
 
-    def found(name, **options):
+    def actual(name, **options):
         algorithm = Algorithm(advantage=name, **options)
         return adv.estimate(algorithm, rewards, groups, mask, penalties=penalties).advantages
 
-    close(found("rloo"), [[0.7, 0.7], [-0.7, -0.7]])  # in the return
-    close(found("mean_only"), [[0.5 - 0.3, 0.5 - 0.2], [-0.5, -0.5]])  # as its return to go
+    close(actual("rloo"), [[0.7, 0.7], [-0.7, -0.7]])  # in the return
+    close(actual("mean_only"), [[0.5 - 0.3, 0.5 - 0.2], [-0.5, -0.5]])  # as its return to go
     ahead = torch.tensor([[1 - 0.3, 1 - 0.2], [0.0, 0.0]])  # in the token rewards
-    close(found("reinforce_pp", normalize_std=False), ahead - ahead.mean())
+    close(actual("reinforce_pp", normalize_std=False), ahead - ahead.mean())
 
 
 def test_whitening_is_the_same_split_over_processes():
@@ -361,9 +361,9 @@ def test_whitening_is_the_same_split_over_processes():
 
     parts = [adv.whiten(part, mask, reduce=exchange) for part, mask in halves]
     close(torch.cat(parts), whole, 1e-6)
-    found = whole[MASK]
-    assert found.mean().item() == pytest.approx(0, abs=1e-6)
-    assert found.var().item() == pytest.approx(1, abs=1e-5)
+    actual = whole[MASK]
+    assert actual.mean().item() == pytest.approx(0, abs=1e-6)
+    assert actual.var().item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(("name", "missing"), [("gae", "values"), ("gdpo", "components")])

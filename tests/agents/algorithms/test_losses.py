@@ -18,9 +18,9 @@ HERE = torch.ones(1, 1, dtype=torch.bool)
 PPO = Algorithm(eps_low=0.2, eps_high=0.28)
 
 
-def close(found, wanted, tolerance=1e-6):
+def close(actual, expected, tolerance=1e-6):
     torch.testing.assert_close(
-        found, torch.as_tensor(wanted, dtype=found.dtype), atol=tolerance, rtol=0
+        actual, torch.as_tensor(expected, dtype=actual.dtype), atol=tolerance, rtol=0
     )
 
 
@@ -37,7 +37,7 @@ def random(*shape, seed=0, dtype=torch.float32, scale=0.5):
 
 
 @pytest.mark.parametrize(
-    ("advantage", "ratio", "wanted", "clipped"),
+    ("advantage", "ratio", "expected", "clipped"),
     [
         (1, 1.5, -1.28, True),
         (1, 0.5, -0.5, False),
@@ -46,46 +46,46 @@ def random(*shape, seed=0, dtype=torch.float32, scale=0.5):
         (-1, 0.5, 0.8, True),
     ],
 )
-def test_ppo_clip(advantage, ratio, wanted, clipped):
+def test_ppo_clip(advantage, ratio, expected, clipped):
     algorithm = dataclasses.replace(PPO, dual_clip=3.0)
-    found = losses.surrogate(one(math.log(ratio)), one(0), one(advantage), HERE, algorithm)
-    close(found.loss, [[wanted]])
-    assert found.clipped.item() is clipped
+    actual = losses.surrogate(one(math.log(ratio)), one(0), one(advantage), HERE, algorithm)
+    close(actual.loss, [[expected]])
+    assert actual.clipped.item() is clipped
 
 
 def test_without_the_dual_clip_the_loss_has_no_bound():
-    found = losses.surrogate(one(math.log(5)), one(0), one(-1), HERE, PPO)
-    close(found.loss, [[5.0]])
-    assert not found.clipped.item()
+    actual = losses.surrogate(one(math.log(5)), one(0), one(-1), HERE, PPO)
+    close(actual.loss, [[5.0]])
+    assert not actual.clipped.item()
 
 
 def test_gspo_takes_the_geometric_mean_of_ratios():
     log_ratios = torch.tensor([[1.1, 0.9, 1.2, 7.0]]).log()
     mask = torch.tensor([[True, True, True, False]])
     algorithm = Algorithm(surrogate="gspo", eps_high=0.5)
-    found = losses.surrogate(log_ratios, torch.zeros(1, 4), torch.ones(1, 4), mask, algorithm)
-    close(found.loss, [[-1.05910] * 3 + [0.0]], 5e-6)
+    actual = losses.surrogate(log_ratios, torch.zeros(1, 4), torch.ones(1, 4), mask, algorithm)
+    close(actual.loss, [[-1.05910] * 3 + [0.0]], 5e-6)
 
 
 @pytest.mark.parametrize(
-    ("advantage", "ratio", "wanted"), [(1, 1, 2.0), (1, 1.5, 2.48984), (-1, 1.5, 2.39359)]
+    ("advantage", "ratio", "expected"), [(1, 1, 2.0), (1, 1.5, 2.48984), (-1, 1.5, 2.39359)]
 )
-def test_sapo_factor(advantage, ratio, wanted):
+def test_sapo_factor(advantage, ratio, expected):
     """The golden factors; for A <= 0 the steepness is 1.05."""
     algorithm = Algorithm(surrogate="sapo")
-    found = losses.surrogate(one(math.log(ratio)), one(0), one(advantage), HERE, algorithm)
-    close(found.loss, [[-advantage * wanted]], 5e-6)
+    actual = losses.surrogate(one(math.log(ratio)), one(0), one(advantage), HERE, algorithm)
+    close(actual.loss, [[-advantage * expected]], 5e-6)
 
 
 @pytest.mark.parametrize(
-    ("estimator", "wanted"), [("k1", 0.1), ("k2", 0.005), ("k3", 0.0048374), ("k3+", 0.0048374)]
+    ("estimator", "expected"), [("k1", 0.1), ("k2", 0.005), ("k3", 0.0048374), ("k3+", 0.0048374)]
 )
-def test_kl_estimators(estimator, wanted):
-    close(losses.kl(one(-0.9), one(-1.0), HERE, estimator), [[wanted]], 5e-7)
+def test_kl_estimators(estimator, expected):
+    close(losses.kl(one(-0.9), one(-1.0), HERE, estimator), [[expected]], 5e-7)
 
 
 @pytest.mark.parametrize(
-    ("aggregation", "wanted"),
+    ("aggregation", "expected"),
     [
         ("token_mean", -0.3333),
         ("seq_mean_token_mean", 0.0),
@@ -93,11 +93,11 @@ def test_kl_estimators(estimator, wanted):
         ("const_norm", -0.125),
     ],
 )
-def test_aggregation_of_plus_one_on_two_tokens_and_minus_one_on_four(aggregation, wanted):
+def test_aggregation_of_plus_one_on_two_tokens_and_minus_one_on_four(aggregation, expected):
     mask = torch.arange(4)[None] < torch.tensor([[2], [4]])
     token_losses = torch.tensor([[1.0], [-1.0]]).expand(2, 4)
     weights = losses.token_weights(mask, aggregation, horizon=8)
-    assert (weights * token_losses).sum().item() == pytest.approx(wanted, abs=5e-5)
+    assert (weights * token_losses).sum().item() == pytest.approx(expected, abs=5e-5)
 
 
 # ------------------------------------------------------------------------------------ gradients
@@ -105,8 +105,8 @@ def test_aggregation_of_plus_one_on_two_tokens_and_minus_one_on_four(aggregation
 
 def gradient(algorithm, log_probs, old, advantages, mask, weights):
     log_probs = log_probs.clone().requires_grad_()
-    found = losses.surrogate(log_probs, old, advantages, mask, algorithm)
-    (weights * found.loss).sum().backward()
+    actual = losses.surrogate(log_probs, old, advantages, mask, algorithm)
+    (weights * actual.loss).sum().backward()
     return log_probs.grad
 
 
@@ -129,17 +129,17 @@ def test_gspo_gradient_equals_finite_differences_of_the_sequence_objective():
         return total
 
     weights = losses.token_weights(mask, "seq_mean_token_mean").double()
-    found = gradient(algorithm, log_probs, old, advantages, mask, weights)
-    step, wanted = 1e-6, torch.zeros(3, 4, dtype=torch.float64)
+    actual = gradient(algorithm, log_probs, old, advantages, mask, weights)
+    step, expected = 1e-6, torch.zeros(3, 4, dtype=torch.float64)
     for row in range(3):
         for token in range(4):
-            moved = torch.zeros_like(wanted)
+            moved = torch.zeros_like(expected)
             moved[row, token] = step
-            wanted[row, token] = (objective(log_probs + moved) - objective(log_probs - moved)) / (
+            expected[row, token] = (objective(log_probs + moved) - objective(log_probs - moved)) / (
                 2 * step
             )
-    assert found.abs().max() > 0.1
-    close(found, wanted, 1e-7)
+    assert actual.abs().max() > 0.1
+    close(actual, expected, 1e-7)
 
 
 def test_cispo_weighs_every_token_by_its_bounded_ratio():
@@ -148,9 +148,9 @@ def test_cispo_weighs_every_token_by_its_bounded_ratio():
     old = torch.tensor([[-1.0, -1.0, -1.0]])
     log_probs = old + torch.tensor([[1.2, 9.0, 1.0]]).log()
     advantages = torch.tensor([[2.0, 2.0, 2.0]])
-    found = losses.surrogate(log_probs, old, advantages, mask, algorithm)
-    close(found.loss[0, :2], [-1.2 * 2 * log_probs[0, 0], -1.5 * 2 * log_probs[0, 1]], 1e-5)
-    assert found.clipped.tolist() == [[False, True, False]]
+    actual = losses.surrogate(log_probs, old, advantages, mask, algorithm)
+    close(actual.loss[0, :2], [-1.2 * 2 * log_probs[0, 0], -1.5 * 2 * log_probs[0, 1]], 1e-5)
+    assert actual.clipped.tolist() == [[False, True, False]]
     moved = gradient(algorithm, log_probs, old, advantages, mask, torch.ones(1, 3))
     close(moved, [[-2.4, -3.0, 0.0]], 1e-5)
 
@@ -162,16 +162,16 @@ def test_on_policy_every_surrogate_is_reinforce(surrogate):
     algorithm = Algorithm(surrogate=surrogate, eps_high=1.5)
     log_probs = random(2, 4)
     advantages = random(2, 1, seed=1).expand(2, 4)  # one number an episode, as gspo wants
-    found = gradient(algorithm, log_probs, log_probs, advantages, mask, torch.ones(2, 4))
-    close(found, torch.where(mask, -advantages, 0.0))
+    actual = gradient(algorithm, log_probs, log_probs, advantages, mask, torch.ones(2, 4))
+    close(actual, torch.where(mask, -advantages, 0.0))
 
 
 def test_kl_losses_pull_towards_the_reference():
     """The gradient of k2 is the difference; k3+ has k3's value and k2's gradient."""
-    for estimator, wanted in (("k1", 1.0), ("k2", 0.3), ("k3", 1 - math.exp(-0.3)), ("k3+", 0.3)):
+    for estimator, expected in (("k1", 1.0), ("k2", 0.3), ("k3", 1 - math.exp(-0.3)), ("k3+", 0.3)):
         log_prob = one(-0.7).requires_grad_()
         losses.kl(log_prob, one(-1.0), HERE, estimator).sum().backward()
-        assert log_prob.grad.item() == pytest.approx(wanted, abs=1e-6), estimator
+        assert log_prob.grad.item() == pytest.approx(expected, abs=1e-6), estimator
 
 
 def test_expected_gradients_of_the_kl_estimators():
@@ -187,10 +187,12 @@ def test_expected_gradients_of_the_kl_estimators():
     forward = derivative((log_probs.exp() * (log_probs - reference)).sum())
     backward = derivative((reference.exp() * (reference - logits.log_softmax(-1))).sum())
     mask = torch.ones(5, dtype=torch.bool)
-    for estimator, wanted in (("k1", 0 * forward), ("k2", forward), ("k3", backward)):
+    for estimator, expected in (("k1", 0 * forward), ("k2", forward), ("k3", backward)):
         log_probs = logits.log_softmax(-1)
         drawn = log_probs.exp().detach()  # tokens come from the policy; their draw has no gradient
-        close(derivative((drawn * losses.kl(log_probs, reference, mask, estimator)).sum()), wanted)
+        close(
+            derivative((drawn * losses.kl(log_probs, reference, mask, estimator)).sum()), expected
+        )
 
 
 # --------------------------------------------------------------------------------- limits
@@ -215,7 +217,7 @@ def test_far_log_ratios_stay_finite():
 
 
 @pytest.mark.parametrize(
-    ("correction", "wanted"),
+    ("correction", "expected"),
     [
         ("none", [1.0, 1.0, 1.0, 0.0]),
         ("tis", [2.0, 0.25, 1.5, 0.0]),
@@ -223,37 +225,37 @@ def test_far_log_ratios_stay_finite():
         ("sequence_tis", [1.5, 1.5, 1.5, 0.0]),
     ],
 )
-def test_importance_weights(correction, wanted):
+def test_importance_weights(correction, expected):
     ratios = torch.tensor([[4.0, 0.25, 1.5, 100.0]])
     old = (ratios.log() - 1.0).requires_grad_()
     mask = torch.tensor([[True, True, True, False]])
-    found = losses.importance_weights(old, torch.full((1, 4), -1.0), mask, correction, cap=2.0)
-    close(found, [wanted])
-    assert not found.requires_grad
+    actual = losses.importance_weights(old, torch.full((1, 4), -1.0), mask, correction, cap=2.0)
+    close(actual, [expected])
+    assert not actual.requires_grad
 
 
 def test_the_sequence_weight_is_capped():
     ratios = torch.tensor([[3.0, 3.0]])
     mask = torch.ones(1, 2, dtype=torch.bool)
-    found = losses.importance_weights(ratios.log(), torch.zeros(1, 2), mask, "sequence_tis", 5.0)
-    close(found, [[5.0, 5.0]])
+    actual = losses.importance_weights(ratios.log(), torch.zeros(1, 2), mask, "sequence_tis", 5.0)
+    close(actual, [[5.0, 5.0]])
 
 
 # ------------------------------------------------------------------------------- critic, choices
 
 
 @pytest.mark.parametrize(
-    ("value", "clip", "wanted", "clipped"),
+    ("value", "clip", "expected", "clipped"),
     [
         (2.0, None, 0.5, False),
         (2.0, 0.5, 1.125, True),  # moved to 1.5 and no further: half of 1.5 squared
         (0.2, 0.5, 3.92, False),  # away from the return: the clip hides nothing
     ],
 )
-def test_value_loss(value, clip, wanted, clipped):
-    found = losses.value_loss(one(value), one(1), one(3), HERE, clip)
-    close(found.loss, [[wanted]])
-    assert found.clipped.item() is clipped
+def test_value_loss(value, clip, expected, clipped):
+    actual = losses.value_loss(one(value), one(1), one(3), HERE, clip)
+    close(actual.loss, [[expected]])
+    assert actual.clipped.item() is clipped
 
 
 @pytest.mark.parametrize(
@@ -274,9 +276,9 @@ def test_keep_group(scores, bounds, kept):
 
 def test_overlong_filter_leaves_whole_episodes_out():
     mask = torch.tensor([[True, True], [True, False]])
-    found = losses.overlong_filter(mask, torch.tensor([True, False]))
-    assert found.tolist() == [[False, False], [True, False]]
-    weights = losses.token_weights(found, "seq_mean_token_mean")
+    actual = losses.overlong_filter(mask, torch.tensor([True, False]))
+    assert actual.tolist() == [[False, False], [True, False]]
+    weights = losses.token_weights(actual, "seq_mean_token_mean")
     assert weights.tolist() == [[0.0, 0.0], [1.0, 0.0]]  # nor do they count as episodes
 
 
@@ -321,8 +323,8 @@ def whole(algorithm, mask, tensors, weights):
     leaves = [tensors[name].requires_grad_() for name in ("log_probs", "entropies", "values")]
     loss, sums = losses.policy_loss(algorithm, mask=mask, weights=weights, **tensors)
     loss.backward()
-    found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-    return loss.detach(), sums, torch.stack(found)
+    actual = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+    return loss.detach(), sums, torch.stack(actual)
 
 
 def weights_of(algorithm, mask, **totals):
@@ -389,8 +391,8 @@ def test_the_whole_loss_by_hand():
         old_values=one(1.0),
         returns=one(3.0),
     )
-    wanted = 0.25 * (1.5 * -1.1 * 2 + 0.1 * 0.08 - 0.01 * 0.7 + 0.5 * 2.0)
-    assert loss.item() == pytest.approx(wanted, abs=1e-6)
+    expected = 0.25 * (1.5 * -1.1 * 2 + 0.1 * 0.08 - 0.01 * 0.7 + 0.5 * 2.0)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
     assert {name: round(number.item(), 5) for name, number in sums.items()} == {
         "tokens": 1.0, "clipped": 0.0, "log_ratio_k3": round(0.1 - math.log(1.1), 5), "kl": 0.08,
         "entropy": 0.7, "value_loss": 2.0, "value_clipped": 0.0,

@@ -174,15 +174,15 @@ def play(journal, schedule):
         if kind == "begin":  # neighbours share a prompt
             prompts = [journal.ids(count) for _ in range(ROWS)]
             journal.begin(sorted(rows), [prompts[row // 2] for row in sorted(rows)])
-        held = [row for row in rows if row in journal.tokens]
-        held = [row for row in held if len(journal.tokens[row]) + count < room]
+        begun = [row for row in rows if row in journal.tokens]
+        begun = [row for row in begun if len(journal.tokens[row]) + count < room]
         if kind == "insert":
-            journal.insert(held, [count] * len(held))
+            journal.insert(begun, [count] * len(begun))
         elif kind == "release":
-            journal.release(held)
+            journal.release(begun)
         elif kind == "decode":
             for _ in range(3):
-                journal.decode([row for row in held if len(journal.tokens[row]) < room])
+                journal.decode([row for row in begun if len(journal.tokens[row]) < room])
 
 
 @pytest.mark.parametrize("name", MODELS)

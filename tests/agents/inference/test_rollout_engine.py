@@ -54,8 +54,8 @@ class WholeSequences:
 
     @torch.inference_mode()
     def decode(self, rows):
-        found = [self._next(int(row)) for row in rows]
-        ids, log_probs = zip(*found, strict=True)
+        draws = [self._next(int(row)) for row in rows]
+        ids, log_probs = zip(*draws, strict=True)
         return Decoded(np.array(ids, np.int64), np.array(log_probs, np.float32), None)
 
     def _next(self, row):
@@ -82,7 +82,7 @@ class Mute(WholeSequences):
     has_log_probs = False
 
 
-class _Told(Silent):
+class _Observer(Silent):
     def __init__(self):
         self.metrics, self.episodes, self.evaluations = [], [], []
 
@@ -155,27 +155,29 @@ def test_an_episode_has_the_version_that_it_began_with():
             return super().decode(rows)
 
     engine = Moving(2, 24)
-    found = collect(_envs(2), engine, range(6)).trajectories
-    assert [t.version for t in found[:2]] == [0, 0]
-    assert all(0 < t.version < engine.weights_version for t in found[2:])
+    trajectories = collect(_envs(2), engine, range(6)).trajectories
+    assert [t.version for t in trajectories[:2]] == [0, 0]
+    assert all(0 < t.version < engine.weights_version for t in trajectories[2:])
 
 
 def test_training_with_another_engine_is_the_same_run(tmp_path, made):
-    told, steps = {}, 4
+    observers, steps = {}, 4
     for name, engine in (("ours", None), ("theirs", WholeSequences)):
-        told[name] = _Told()
+        observers[name] = _Observer()
         config = toy_config(tmp_path / name, steps=steps, eval_every=2)
-        train(config, model=tiny_model(), engine=engine, observer=told[name])
+        train(config, model=tiny_model(), engine=engine, observer=observers[name])
     rollouts, *evaluations = made
     assert rollouts.versions == [0, 1, 2, 3, 4]  # before the first step, and after each
     assert (rollouts.rows, rollouts.max_tokens) == (8, 16)
     assert [(e.sampling, e.versions) for e in evaluations] == [(GREEDY, [v]) for v in (0, 2, 4)]
-    _same(told["ours"].episodes, told["theirs"].episodes, 1e-4)
-    assert [t.version for t in told["theirs"].episodes[::16]] == [0, 1, 2, 3]
-    assert all(m["policy/drift_max"] < 1e-4 for m in told["theirs"].metrics)
-    for one, other in zip(told["ours"].evaluations, told["theirs"].evaluations, strict=True):
+    _same(observers["ours"].episodes, observers["theirs"].episodes, 1e-4)
+    assert [t.version for t in observers["theirs"].episodes[::16]] == [0, 1, 2, 3]
+    assert all(m["policy/drift_max"] < 1e-4 for m in observers["theirs"].metrics)
+    for one, other in zip(
+        observers["ours"].evaluations, observers["theirs"].evaluations, strict=True
+    ):
         assert one == pytest.approx(other, nan_ok=True)
-    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in told)
+    ours, theirs = (load_file(tmp_path / name / "model/model.safetensors") for name in observers)
     for name in ours:
         torch.testing.assert_close(ours[name], theirs[name], atol=1e-4, rtol=1e-3)
     before = tiny_model().state_dict()["model.norm.weight"]
@@ -191,19 +193,19 @@ def test_a_resumed_run_tells_the_engine_its_weights_first(tmp_path, made):
 
 def test_a_critic_needs_no_engine_with_values(tmp_path):
     algorithm = replace(PRESETS["ppo"], prompts=4, group_size=4, minibatch=8, learning_rate=1e-3)
-    told = _Told()
+    observer = _Observer()
     config = toy_config(tmp_path, algorithm=algorithm, steps=2)
-    train(config, model=tiny_model(), engine=WholeSequences, observer=told)
-    assert all(np.isfinite(m["policy/value_loss"]) for m in told.metrics)
-    assert all(t.values is None for t in told.episodes)
+    train(config, model=tiny_model(), engine=WholeSequences, observer=observer)
+    assert all(np.isfinite(m["policy/value_loss"]) for m in observer.metrics)
+    assert all(t.values is None for t in observer.episodes)
 
 
 def test_an_engine_without_log_probabilities(tmp_path):
-    told = _Told()
+    observer = _Observer()
     config = toy_config(tmp_path / "a", steps=2, algorithm=replace(SMALL, kl="loss"))
-    train(config, model=tiny_model(), engine=Mute, observer=told)
-    assert all(np.isfinite(m["policy/loss"]) for m in told.metrics)
-    assert all(np.isnan(m["policy/drift_max"]) for m in told.metrics)
+    train(config, model=tiny_model(), engine=Mute, observer=observer)
+    assert all(np.isfinite(m["policy/loss"]) for m in observer.metrics)
+    assert all(np.isnan(m["policy/drift_max"]) for m in observer.metrics)
     corrected = replace(SMALL, importance_correction="tis")
     with pytest.raises(ConfigurationError, match="importance_correction='tis', got Mute without"):
         train(toy_config(tmp_path / "b", algorithm=corrected), model=tiny_model(), engine=Mute)
@@ -253,7 +255,7 @@ def test_several_processes_make_their_engines_from_a_module(tmp_path):
     lock = threading.Lock()
     with pytest.raises(ConfigurationError, match="class or function of a module"):
         train(config, engine=lambda model, **sizes: lock)
-    told = _Told()
-    train(config, engine=WholeSequences, observer=told)
-    assert told.metrics[0]["episodes/valid"] == 16.0
-    assert told.metrics[0]["policy/drift_max"] < 1e-4
+    observer = _Observer()
+    train(config, engine=WholeSequences, observer=observer)
+    assert observer.metrics[0]["episodes/valid"] == 16.0
+    assert observer.metrics[0]["policy/drift_max"] < 1e-4

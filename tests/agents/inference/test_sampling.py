@@ -72,8 +72,8 @@ def test_who_is_as_likely_as_the_last_of_the_nucleus_is_in_it():
     logits = torch.tensor([0.4, 0.1, 0.2, 0.1, 0.2]).log()
     kept = [[2 / 4, 0, 1 / 4, 0, 1 / 4], [0.4, 0.1, 0.2, 0.1, 0.2]]
     for top_p, expected in zip((0.5, 0.85), kept, strict=True):
-        found = Sampling(top_p=top_p).log_probs(logits).exp().tolist()
-        assert found == pytest.approx(expected)
+        probabilities = Sampling(top_p=top_p).log_probs(logits).exp().tolist()
+        assert probabilities == pytest.approx(expected)
 
 
 @given(seed=seeds, top_p=st.floats(0.05, 0.99), peak=st.sampled_from([0.1, 3.0, 30.0]))
@@ -146,10 +146,10 @@ def test_the_learner_gets_what_the_engine_stored(sampling, seed):
 @given(sampling=choices, seed=seeds)
 def test_ids_outside_the_nucleus_have_finite_log_probabilities_and_gradients(sampling, seed):
     logits = random_logits(seed).requires_grad_()
-    found = sampling.log_prob_of(logits, logits.argmin(-1))
-    found.sum().backward()
-    assert found.isfinite().all()
-    assert (found <= 0).all()
+    log_probs = sampling.log_prob_of(logits, logits.argmin(-1))
+    log_probs.sum().backward()
+    assert log_probs.isfinite().all()
+    assert (log_probs <= 0).all()
     assert logits.grad.isfinite().all()
 
 

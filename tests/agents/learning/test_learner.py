@@ -431,8 +431,8 @@ def test_examples_are_imitated_by_their_weights():
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     learner = Learner(model, max_tokens_per_micro_batch=50, sampling=Sampling(temperature=0.5))
-    found = learner.accumulate_examples(examples)
-    assert found == pytest.approx(loss.item() / total, abs=1e-5)
+    mean_loss = learner.accumulate_examples(examples)
+    assert mean_loss == pytest.approx(loss.item() / total, abs=1e-5)
     torch.testing.assert_close(gradients(learner), expected, atol=1e-5, rtol=1e-4)
     assert learner.accumulate_examples(examples, 2.0) == pytest.approx(loss.item() / 2.0, rel=1e-5)
 

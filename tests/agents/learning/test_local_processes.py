@@ -61,11 +61,11 @@ def _nothing_left(threads=3):
 def test_all_take_part_and_share_the_threads():
     with _nothing_left(threads=7), local_processes(3, _take_part, "seven") as ranks:
         own = torch.get_num_threads()
-        found = ranks.gather((ranks.rank, ranks.size, os.getpid(), own, "seven"))
-    assert [(*member[:2], *member[3:]) for member in found] == [
+        members = ranks.gather((ranks.rank, ranks.size, os.getpid(), own, "seven"))
+    assert [(*member[:2], *member[3:]) for member in members] == [
         (rank, 3, 2, "seven") for rank in range(3)
     ]
-    assert len({member[2] for member in found}) == 3
+    assert len({member[2] for member in members}) == 3
 
 
 @pytest.mark.parametrize(

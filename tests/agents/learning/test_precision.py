@@ -36,21 +36,21 @@ def processor(monkeypatch):
     return set_to
 
 
-@pytest.mark.parametrize(("fast", "found"), [(True, "bf16"), (False, "fp32")])
-def test_auto_follows_the_processor(processor, monkeypatch, fast, found):
+@pytest.mark.parametrize(("fast", "dtype"), [(True, "bf16"), (False, "fp32")])
+def test_auto_follows_the_processor(processor, monkeypatch, fast, dtype):
     processor(fast)
-    assert resolve_dtype("auto") == resolve_dtype("auto", "cpu") == found
+    assert resolve_dtype("auto") == resolve_dtype("auto", "cpu") == dtype
     assert (resolve_dtype("bf16"), resolve_dtype("fp32")) == ("bf16", "fp32")
     assert resolve_dtype("auto", "mps") == "fp32"
     model = tiny_model()
     arrange(model, "auto")
-    assert model.dtype == KINDS[found]
-    assert Learner(tiny_model(), dtype="auto").model.dtype == KINDS[found]
+    assert model.dtype == KINDS[dtype]
+    assert Learner(tiny_model(), dtype="auto").model.dtype == KINDS[dtype]
     processor(not fast)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: fast)
-    assert resolve_dtype("auto", torch.device("cuda", 0)) == found
+    assert resolve_dtype("auto", torch.device("cuda", 0)) == dtype
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve_dtype("auto") == found
+    assert resolve_dtype("auto") == dtype
 
 
 def test_without_onednn_it_is_float32(processor, monkeypatch):

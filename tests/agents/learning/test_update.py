@@ -29,10 +29,12 @@ class _Recorder(Learner):
     """Keeps each step's gradient and takes no step."""
 
     def step(self) -> float:
-        found = {n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None}
-        self.gradients = [*getattr(self, "gradients", []), found]
+        gradients = {
+            n: p.grad.clone() for n, p in self.model.named_parameters() if p.grad is not None
+        }
+        self.gradients = [*getattr(self, "gradients", []), gradients]
         self.clear()
-        return math.sqrt(sum(float(g.square().sum()) for g in found.values()))
+        return math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
 
 
 def _gradient(trajectories, algorithm, **options):
@@ -127,7 +129,7 @@ def test_nothing_to_learn_changes_nothing(episodes):
     metrics = update(learner, equal, PLAIN)
     assert learner.updates == 0
     assert math.isnan(metrics["policy/grad_norm"])
-    assert metrics["policy/drift_max"] < 1e-5  # known all the same
+    assert metrics["policy/drift_max"] < 1e-5  # measured all the same
     assert update(learner, [], PLAIN)["policy/updates"] == 0
 
 
@@ -168,7 +170,7 @@ def test_gdpo_sees_the_parts(episodes):
     mask = torch.ones(len(episodes), max(t.num_policy_tokens for t in episodes), dtype=torch.bool)
     for i, t in enumerate(episodes):
         mask[i, t.num_policy_tokens :] = False
-    found = estimate(
+    estimates = estimate(
         replace(PLAIN, advantage="gdpo"),
         torch.tensor([t.reward for t in episodes]),
         torch.tensor([t.group for t in episodes]),
@@ -176,7 +178,7 @@ def test_gdpo_sees_the_parts(episodes):
         components=torch.tensor([[t.reward_parts["a"], t.reward_parts["b"]] for t in episodes]),
     )
     tokens = float(mask.sum())
-    weights = (found.advantages[:, 0] / tokens).tolist()
+    weights = (estimates.advantages[:, 0] / tokens).tolist()
     _assert_same(gradients[0], _independent_gradient(episodes, weights))
 
 
@@ -217,11 +219,11 @@ class _Half:
     """Two ranks played one after the other: sums over ranks are added up beforehand."""
 
     def __init__(self, rank, totals):
-        self.rank, self.size, self.totals, self.asked = rank, 2, totals, 0
+        self.rank, self.size, self.totals, self.calls = rank, 2, totals, 0
 
     def sum(self, numbers):
-        self.asked += 1
-        seen = self.totals.setdefault(self.asked, {})
+        self.calls += 1
+        seen = self.totals.setdefault(self.calls, {})
         seen[self.rank] = list(numbers)
         return [sum(column) for column in zip(*seen.values(), strict=True)]
 

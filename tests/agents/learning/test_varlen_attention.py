@@ -52,13 +52,13 @@ def inputs(segments, heads, key_heads, dtype, seed=0, width=8):
 
 def check(segments, heads, key_heads, window, dtype=torch.float64, tolerance=1e-10):
     tensors, bounds, longest = inputs(segments, heads, key_heads, dtype)
-    found = attend(*tensors, bounds, longest, scale=0.4, window=window)
+    actual = attend(*tensors, bounds, longest, scale=0.4, window=window)
     expected = reference(*tensors, bounds, 0.4, window)
-    torch.testing.assert_close(found, expected, atol=tolerance, rtol=0)
-    weight = torch.randn_like(found)
-    gradients = torch.autograd.grad(found, tensors, weight)
-    for got, wanted in zip(gradients, torch.autograd.grad(expected, tensors, weight), strict=True):
-        torch.testing.assert_close(got, wanted, atol=10 * tolerance, rtol=0)
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
+    weight = torch.randn_like(actual)
+    gradients = torch.autograd.grad(actual, tensors, weight)
+    expected_gradients = torch.autograd.grad(expected, tensors, weight)
+    torch.testing.assert_close(gradients, expected_gradients, atol=10 * tolerance, rtol=0)
 
 
 segments = st.lists(
@@ -106,9 +106,9 @@ def test_bfloat16_is_as_near_as_pytorchs_own(kept, monkeypatch):
 
     def error(output):
         truth = reference(*exact, bounds, scale, None)
-        wanted = torch.autograd.grad(truth, exact, weight.double())
-        got = torch.autograd.grad(output, rounded, weight)
-        pairs = zip((output, *got), (truth, *wanted), strict=True)
+        expected_gradients = torch.autograd.grad(truth, exact, weight.double())
+        gradients = torch.autograd.grad(output, rounded, weight)
+        pairs = zip((output, *gradients), (truth, *expected_gradients), strict=True)
         return [(a.double() - b).pow(2).mean().sqrt().item() for a, b in pairs]
 
     ours = error(attend(*rounded, bounds, longest, scale=scale))
@@ -127,13 +127,13 @@ def test_on_a_gpu(window, dtype):
     moved = [tensor.detach().to("cuda", dtype).requires_grad_() for tensor in tensors]
     exact = [tensor.detach().cpu().double().requires_grad_() for tensor in moved]
     on_gpu = tuple(bound.cuda() for bound in bounds)
-    found = attend(*moved, on_gpu, longest, scale=0.125, window=window)
+    actual = attend(*moved, on_gpu, longest, scale=0.125, window=window)
     expected = reference(*exact, bounds, 0.125, window)
     weight = torch.randn_like(expected).to(dtype)
-    got = torch.autograd.grad(found, moved, weight.cuda())
-    wanted = torch.autograd.grad(expected, exact, weight.double())
+    gradients = torch.autograd.grad(actual, moved, weight.cuda())
+    expected_gradients = torch.autograd.grad(expected, exact, weight.double())
     tolerance = 1e-4 if dtype == torch.float32 else 0.1
-    for left, right in zip((found, *got), (expected, *wanted), strict=True):
+    for left, right in zip((actual, *gradients), (expected, *expected_gradients), strict=True):
         torch.testing.assert_close(left.cpu().double(), right, atol=tolerance, rtol=tolerance)
 
 

@@ -43,8 +43,8 @@ def train(
     share = [BATCH[number] for number in numbers]
     result = {"norms": [], "losses": []}
     for _ in range(STEPS):
-        found = learner.accumulate(share, lambda o, rows: loss_of_row(o, rows, numbers))
-        result["losses"].append(ranks.sum([found["loss"], found["tokens"]]))
+        statistics = learner.accumulate(share, lambda o, rows: loss_of_row(o, rows, numbers))
+        result["losses"].append(ranks.sum([statistics["loss"], statistics["tokens"]]))
         result["norms"].append(learner.step())
     result["losses"].append(ranks.sum([learner.accumulate_examples([t.example() for t in share])]))
     result["norms"].append(learner.step())
