@@ -386,7 +386,7 @@ def estimate(
     the group's deviation (OpenRLHF, hence R1-Searcher).
 
     Args:
-        algorithm: What to compute.
+        algorithm: Estimator and its settings.
         rewards: ``(B,)``.
         groups: int ``(B,)``; a group's episodes are all in this batch, on this process.
         mask: bool ``(B, P)``.
@@ -394,7 +394,7 @@ def estimate(
         bootstrap: ``(B,)``, see :func:`gae`.
         penalties: ``(B, P)``: ``-kl_coefficient * k1``, with ``kl="reward"``.
         components: ``(B, C)``, for gdpo.
-        reduce: See :func:`whiten`.
+        reduce: See the top of the module.
 
     Raises:
         ConfigurationError: An input of the estimator is None.

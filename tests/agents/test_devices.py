@@ -1,4 +1,4 @@
-"""What holds on every device: a CPU here, and a GPU, graphs and fused kernels, where there is one.
+"""Engine and learner on every device: the CPU, and a GPU with graphs and fused kernels.
 
 pytest tests/agents/test_devices.py tests/agents/learning/test_varlen_attention.py
 """
@@ -37,7 +37,7 @@ def engine_of(model, device, **options):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_equals_one_forward_pass(name, device):
-    """Rows that begin alike, documents, ends and refills; wider graphs as rows grow."""
+    """Common prefixes, documents, releases and refills; wider graphs as rows grow."""
     model, _ = build(name)
     engine, _ = engine_of(model, device, prefill_chunk=40)
     journal = Journal(engine)
@@ -72,7 +72,7 @@ def test_decoding_sees_weights_that_changed_in_place(device):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_never_waits_for_the_device(name, monkeypatch):
-    """Tensors without contents: whatever asks for one, as a graph must not, is an error."""
+    """With fake tensors, reading a value, which a graph must not do, is an error."""
     monkeypatch.setattr(search_env.agents.inference.sampling, "_is_on_host", lambda logits: False)
     model, _ = build(name)
     sampling = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)
@@ -95,7 +95,7 @@ def losses(outputs, rows):
 
 
 def learnt(device, dtype, **options):
-    """Return scores before and after two updates, and what a learner has become."""
+    """Return scores before and after two updates, and the learner's weights."""
     learner = Learner(
         make_model().to(device),
         OptimizerConfig(learning_rate=1e-3, weight_decay=0.1),

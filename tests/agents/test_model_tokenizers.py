@@ -1,4 +1,4 @@
-"""A model and what its ids mean stay together: when it is used, when it is saved, for others."""
+"""A model keeps its tokenizer: in use, when saved, and for other libraries."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
     loaded = load_model(folder)
     check_fits(loaded, padded)
     assert own_tokenizer(loaded) == str(folder)
-    agrees(save_model(loaded, tmp_path / "again"), tokenizer)  # without being told
+    agrees(save_model(loaded, tmp_path / "again"), tokenizer)  # without passing it
 
 
 @pytest.mark.parametrize("name", search_env.agents.models.BUNDLED)
@@ -125,7 +125,7 @@ def test_files_beside_a_tokenizer_are_kept(tmp_path, made_up):
     assert (folder / "chat_template.jinja").read_text() == "{{ messages }}"
 
 
-def test_what_cannot_be_a_file_leaves_none(tmp_path):
+def test_a_tokenizer_without_a_file_format_writes_no_file(tmp_path):
     folder = save_model(tiny_model(), tmp_path / "model", tokenizer=load_tokenizer("toy"))
     assert not list(folder.glob("tokenizer*"))
     assert own_tokenizer(folder) is None
@@ -146,11 +146,11 @@ def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, made_up):
     with pytest.raises(ModelMismatchError, match="id 0 "):
         check_fits(model, load_tokenizer("byte", 300))
     check_fits(model, load_tokenizer(str(made_up), 300))
-    check_fits(small_model(300), load_tokenizer("byte", 300))  # of one in memory nobody knows
+    check_fits(small_model(300), load_tokenizer("byte", 300))  # a model in memory has no tokenizer
 
 
 def test_a_tokenizer_larger_than_the_model_is_not_its_own(tmp_path, made_up):
-    """Its configuration alone is from there, cut down to another size."""
+    """Only its configuration is from there, with a smaller vocabulary."""
     save_model(small_model(261), tmp_path / "m", tokenizer=load_tokenizer(str(made_up)))
     model = small_model(257)
     model.config.name_or_path = model.name_or_path = str(tmp_path / "m")

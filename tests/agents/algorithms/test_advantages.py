@@ -1,7 +1,6 @@
 """Advantages: published golden vectors, an independent implementation, and invariances.
 
-Numbers without a comment are hand-computed, or come from the papers' formulas by a script of their
-own.
+Numbers without a comment are hand-computed, or from a separate script of the papers' formulas.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def reference(model, tokens, sampling=None):
 
 
 class Journal:
-    """Drives an engine and keeps what each row should hold."""
+    """Drives an engine and records the tokens that each row should have."""
 
     def __init__(self, engine, seed=0):
         self.engine, self.random = engine, np.random.default_rng(seed)
@@ -135,7 +135,7 @@ class Journal:
         self.finished += [(self.tokens.pop(row), self.chosen.pop(row)) for row in rows]
 
     def check(self, model, sampling=None, head=None, atol=1e-4):
-        """Hold every decoded token against the stock model; return how many there were."""
+        """Compare every decoded token with the stock model; return their number."""
         lengths = [len(self.tokens.get(row, ())) for row in range(self.engine.rows)]
         assert self.engine.lengths.tolist() == lengths
         self.release(list(self.tokens))
@@ -167,11 +167,11 @@ actions = st.lists(
 
 
 def play(journal, schedule):
-    """Run a schedule as far as it fits into the rows."""
+    """Run a schedule, skipping what does not fit into the rows."""
     room = journal.engine.max_tokens
     journal.begin([0, 2], [journal.ids(11)] * 2)
     for kind, rows, count in schedule:
-        if kind == "begin":  # neighbours share a prompt
+        if kind == "begin":  # pairs of rows share a prompt
             prompts = [journal.ids(count) for _ in range(ROWS)]
             journal.begin(sorted(rows), [prompts[row // 2] for row in sorted(rows)])
         begun = [row for row in rows if row in journal.tokens]
@@ -287,7 +287,7 @@ def test_equal_prompts_are_forwarded_once(models):
 
 @pytest.mark.parametrize("static", [None, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_common_beginning_is_forwarded_once(models, name, static):
+def test_a_common_prefix_is_forwarded_once(models, name, static):
     model, beginning = models[name], np.arange(40)
     engine = Engine(model, rows=5, max_tokens=POSITIONS, graphs=static)
     journal = Journal(engine)
@@ -298,7 +298,7 @@ def test_a_common_beginning_is_forwarded_once(models, name, static):
         journal.decode([4, 2, 1])
         assert engine.timings.prefill_tokens == 32 + 10 + 47 + 18
         assert engine.timings.copied_tokens == 2 * 32
-        # Later rows use it where they begin alike; one that is no longer does not.
+        # Later rows reuse the prefix, unless they are no longer than it.
         journal.begin([0, 1, 3], [np.append(beginning, [5]), beginning[:32], journal.ids(50)])
         journal.decode([0, 2])
         journal.insert([2, 0], [12, 30])
@@ -309,7 +309,7 @@ def test_a_common_beginning_is_forwarded_once(models, name, static):
     assert journal.check(model) == 2 * (5 + 2 + 16)
 
 
-def test_a_common_beginning_is_not_used_after_a_weight_changed():
+def test_a_common_prefix_is_not_used_after_a_weight_changed():
     model, _ = build("qwen2")
     journal = Journal(Engine(model, rows=3, max_tokens=90))
     journal.begin([0, 1], [np.append(np.arange(32), [row]) for row in (1, 2)])
@@ -340,7 +340,7 @@ def test_pages_are_given_back(models):
         engine.decode([0, 1, 2])
         assert engine._cache.used_pages == 1 + 3
         engine.release([1, 0, 2])
-        assert engine._cache.used_pages == 1  # the common beginning
+        assert engine._cache.used_pages == 1  # the common prefix
     assert not any(layer.values[1:].any() for layer in engine._cache.layers)
 
 

@@ -1,4 +1,4 @@
-"""Engines of others: what they must give, what a run gives them, and what is refused."""
+"""Third-party engines: their requirements, a run's calls, and errors for unsuitable ones."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tests.agents.toy_runs import SMALL, tiny_model, toy_config
 
 
 class WholeSequences:
-    """An engine of a few lines: a model of its own, forwarded over whole sequences every time."""
+    """A minimal engine: a copy of the model, forwarded over whole sequences at every token."""
 
     prefill_seconds = 0.0
     has_log_probs = True
     made: ClassVar[list[WholeSequences]] = []
 
     def __init__(self, model, *, rows, max_tokens, sampling):
-        self.model = type(model)(model.config).eval()  # its own, untrained until weights come
+        self.model = type(model)(model.config).eval()  # untrained until weights arrive
         self.rows, self.max_tokens, self.sampling = rows, max_tokens, sampling
         self.weights_version, self.versions = -1, []
         self.tokens: dict[int, list[int]] = {}
@@ -118,7 +118,7 @@ def _other(model, rows=8, sampling=None):
     return engine
 
 
-def test_engines_are_told_by_their_shape():
+def test_engines_are_recognised_by_their_methods():
     model = tiny_model()
     assert isinstance(Engine(model, rows=2, max_tokens=16), RolloutEngine)
     assert isinstance(_other(model), RolloutEngine)

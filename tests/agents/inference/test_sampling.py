@@ -67,8 +67,8 @@ def test_filters_by_hand():
     )
 
 
-def test_who_is_as_likely_as_the_last_of_the_nucleus_is_in_it():
-    """Or rollouts and learner could part ways over the order of equals."""
+def test_ids_tied_with_the_last_of_the_nucleus_are_kept():
+    """Else rollouts and learner could differ in the order of ties."""
     logits = torch.tensor([0.4, 0.1, 0.2, 0.1, 0.2]).log()
     kept = [[2 / 4, 0, 1 / 4, 0, 1 / 4], [0.4, 0.1, 0.2, 0.1, 0.2]]
     for top_p, expected in zip((0.5, 0.85), kept, strict=True):
@@ -78,7 +78,7 @@ def test_who_is_as_likely_as_the_last_of_the_nucleus_is_in_it():
 
 @given(seed=seeds, top_p=st.floats(0.05, 0.99), peak=st.sampled_from([0.1, 3.0, 30.0]))
 def test_hosts_and_devices_sort_alike(seed, top_p, peak):
-    logits = (peak * random_logits(seed)).bfloat16()  # with equals
+    logits = (peak * random_logits(seed)).bfloat16()  # with ties
     logits[0, 3:9] = -torch.inf
     logits[1, 5] = torch.nan
     sampling = Sampling(top_p=top_p)

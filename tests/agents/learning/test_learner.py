@@ -77,7 +77,7 @@ BATCH = [make_trajectory(length, seed) for seed, length in enumerate(LENGTHS)]
 
 
 def loss_of_all(outputs, rows):
-    """A loss that tells rows, positions, log-probabilities and entropies apart."""
+    """A loss that differs by row, position, log-probability and entropy."""
     weights = (rows[:, None] + 1) * torch.arange(1, outputs.mask.shape[1] + 1)
     terms = (weights * outputs.log_probs - 0.3 * outputs.entropies) * outputs.mask
     if outputs.values is not None:
@@ -168,7 +168,7 @@ def test_micro_batches_do_not_change_the_gradient(max_tokens_per_micro_batch, or
     )
 
 
-def test_what_stands_at_other_positions_has_no_effect():
+def test_values_at_other_positions_have_no_effect():
     other = copy.deepcopy(BATCH)
     for trajectory in other:
         assert np.isnan(trajectory.log_probs[~trajectory.policy]).all()
@@ -251,7 +251,7 @@ def test_after_an_error_in_the_middle_nothing_is_left():
 
 
 def test_an_interrupted_step_counts():
-    """So that a checkpoint is never taken of half a step."""
+    """So that no checkpoint is taken of half a step."""
     learner = Learner(make_model())
     learner.accumulate(BATCH, loss_of_all)
     (optimizer,) = learner._optimizers

@@ -28,7 +28,7 @@ from tests.agents.toy_runs import tiny_model, toy_config
 
 
 def _take_part(ranks, number):
-    """Tell rank 0 who this is."""
+    """Send rank 0 this process's identity."""
     ranks.gather((ranks.rank, ranks.size, os.getpid(), torch.get_num_threads(), number))
 
 
@@ -41,13 +41,13 @@ def _be_killed(ranks):
 
 
 def _play_on(ranks):
-    """Never come to where the others wait."""
+    """Never reach the collective operation of the other processes."""
     threading.Event().wait()
 
 
 @contextmanager
 def _nothing_left(threads=3):
-    """Afterwards no process is left, and threads are as before."""
+    """Check that no process is left afterwards, and threads are as before."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -96,7 +96,7 @@ def test_a_process_that_cannot_start_is_named(monkeypatch, capfd):
 
 
 class _At(Silent):
-    """Does something when a step is made."""
+    """Calls a function after a step."""
 
     def __init__(self, step, act):
         self._step, self._act = step, act
@@ -117,7 +117,7 @@ def _kill_the_other():
 
 
 def test_a_run_is_the_same_whatever_happens_to_it(tmp_path, capfd):
-    """One process or two, Ctrl-C after a step, a process that is killed and what is resumed."""
+    """With one process or two, after Ctrl-C, and resumed after a worker was killed."""
     logging.disable_progress_bar()
     tiny_model().save_pretrained(tmp_path / "base")
     settings = {"model": str(tmp_path / "base"), "processes": 2, "record_every": 2}
@@ -149,7 +149,7 @@ def test_a_run_is_the_same_whatever_happens_to_it(tmp_path, capfd):
     assert resumed.steps == whole.steps == 4
     left, right = (load_file(run.model / "model.safetensors") for run in (whole, resumed))
     assert left.keys() == right.keys()
-    assert not capfd.readouterr().err, "rank 0 alone talks"
+    assert not capfd.readouterr().err, "only rank 0 prints"
     for name, weight in left.items():
         np.testing.assert_array_equal(weight.numpy(), right[name].numpy())
 

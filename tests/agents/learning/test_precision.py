@@ -94,7 +94,7 @@ def test_a_resumed_run_keeps_its_type_and_says_so(processor, tmp_path):
         resume(4, dtype="fp32")
 
 
-def test_the_command_records_what_was_taken(processor, tmp_path):
+def test_the_command_records_the_dtype_used(processor, tmp_path):
     tiny_model().save_pretrained(tmp_path / "base")
     out = tmp_path / "run"
 
