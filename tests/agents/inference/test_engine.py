@@ -36,7 +36,6 @@ from search_env.agents.errors import (
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.paged_cache import RaggedLayer
 from search_env.agents.inference.sampling import GREEDY, Sampling
-from search_env.benchmarks.speed import rollout
 from search_env.errors import ConfigurationError
 
 VOCABULARY, POSITIONS = 61, 160
@@ -480,13 +479,3 @@ def test_adapters_of_peft_are_part_of_the_model():
     decoded = engine.decode([1])
     expected = model(torch.arange(20)[None]).logits[0, -1].log_softmax(-1)
     assert decoded.log_probs[0] == pytest.approx(expected[decoded.ids[0]].item(), abs=1e-4)
-
-
-def test_the_speed_benchmark_compares_equal_work():
-    ours, peers = rollout.measure(
-        rows=2, questions=1, dtype="fp32", repeats=1, max_tokens=4096, group=2
-    )
-    assert ours[0].episodes == peers[0].episodes
-    assert ours[0].policy_tokens == peers[0].policy_tokens > 0
-    assert ours[0].seconds.keys() - peers[0].seconds.keys() == {"retrieval", "prefill", "decode"}
-    assert rollout.rate(ours) == ours[0].policy_tokens / ours[0].seconds["total"]

@@ -1,3 +1,4 @@
+
 """A guard on the work of a step, and the parts of the speed benchmark that can be wrong.
 
 Work is counted, in calls and in bytes, so that a busy machine shows what an idle one does. The
@@ -7,6 +8,7 @@ guard catches work that grows with the episode or with the rows, not percents.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -147,3 +149,14 @@ def test_measurements_as_scripts(tmp_path, monkeypatch, capsys, module, argument
     assert capsys.readouterr().out == page
     assert f"* Command: `python -m {module.__name__} {' '.join(arguments)}`" in page
     assert expected in page
+
+
+def test_rollouts_and_generate_do_the_same_work():
+    pytest.importorskip("torch")
+    from search_env.benchmarks.speed.rollout import play_in_turn
+
+    args = Namespace(rows=2, questions=1, repeats=1, max_tokens=4096, group=2)
+    seconds, episodes, policy_tokens = play_in_turn("fp32", args)  # raises where episodes differ
+    assert seconds.shape == (1, 2)
+    assert len(episodes) == 2
+    assert 0 < policy_tokens < sum(map(len, episodes))
