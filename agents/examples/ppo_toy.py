@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from search_env.metrics.answers import token_f1
-from search_env.rewards import EVIDENCE_RECALL, F1, Reward, evidence_recall, get_reward
+from search_env.rewards import F1, Reward, evidence_recall, get_reward
+from search_env.rewards.evidence import EVIDENCE_RECALL
 from search_env.types import Transcript
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, VectorStagedReward
 from search_env.wrappers.token_window import VectorTokenWindow

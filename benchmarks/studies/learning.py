@@ -43,7 +43,8 @@ from search_env.agents.training.train import train
 from search_env.benchmarks.reports.measurement_page import heading, interval, publish, table
 from search_env.envs.search_qa import bare_env
 from search_env.metrics.answers import exact_match
-from search_env.rewards import R1_SEARCHER_STAGE2, Reward, register_reward
+from search_env.rewards import Reward, register_reward
+from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
 from search_env.types import Transcript
 
 STEPS = 36

@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import F1, SEARCH_COST, register_reward
+from search_env.rewards import F1, register_reward
+from search_env.rewards.shaping import SEARCH_COST
 from search_env.types import SPLITS, Document, Hop, Question
 
 F1_SEARCH_COST = register_reward((F1 + SEARCH_COST).renamed("f1-search-cost"))

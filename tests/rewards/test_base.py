@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -12,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import search_env.rewards
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, RewardError, SearchEnvError
 from search_env.retrieval.base import FakeRetriever
@@ -20,20 +21,17 @@ from search_env.rewards import (
     COVER_EXACT_MATCH,
     EXACT_MATCH,
     F1,
-    R1_SEARCHER_STAGE2,
-    SEARCH_COST,
-    SOFT_OVERLONG,
     Reward,
     Score,
     get_reward,
     register_reward,
-    reward_names,
     search_cost,
 )
+from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
+from search_env.rewards.shaping import SEARCH_COST, SOFT_OVERLONG
 from search_env.types import Document
 from tests.rewards.episodes import EOS, FOUND, B, E, ids_of, play, policy_texts
 
-PRESETS = [r for r in vars(search_env.rewards).values() if isinstance(r, Reward)]
 RANGES = {
     "f1": (0, 1),
     "exact-match": (0, 1),
@@ -52,6 +50,7 @@ RANGES = {
     "answer-found": (0, 0.3),
     "evidence-recall": (0, 0.3),
 }
+PRESETS = [get_reward(name) for name in RANGES]
 READ_DOCUMENTS = {"answer-found", "evidence-recall"}
 by_name = pytest.mark.parametrize("reward", PRESETS, ids=lambda reward: reward.name)
 EPISODE = play(f"{B}engine{E}</think><answer>Ada</answer>")
@@ -64,8 +63,10 @@ SEARCH_R1_TEXTS = st.lists(
 
 
 def test_every_preset_is_registered_and_has_a_range():
-    assert {reward.name for reward in PRESETS} == set(RANGES) <= set(reward_names())
-    assert all(get_reward(reward.name) is reward for reward in PRESETS)
+    code = "import search_env.rewards as rewards; print(*rewards.reward_names())"
+    names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    worlds = {"f1-search-cost"}  # what a diagnostic world pays
+    assert set(names.split()) == set(RANGES) | worlds
 
 
 @by_name

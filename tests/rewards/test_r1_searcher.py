@@ -12,16 +12,14 @@ from hypothesis import given
 from search_env.errors import ConfigurationError, RewardError
 from search_env.protocols.grammar import format_violations
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import (
-    R1_SEARCHER_STAGE1,
-    R1_SEARCHER_STAGE2,
+from search_env.rewards import r1_searcher_stage1, r1_searcher_stage2
+from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE1, R1_SEARCHER_STAGE2
+from search_env.rewards.r1_searcher_released import (
     R1_SEARCHER_TEXT_QWEN_ZERO,
     R1_SEARCHER_TEXT_STAGE1_PAPER,
     R1_SEARCHER_TEXT_STAGE1_RELEASED,
     R1_SEARCHER_TEXT_STAGE2_LLAMA,
     R1_SEARCHER_TEXT_STAGE2_PAPER,
-    r1_searcher_stage1,
-    r1_searcher_stage2,
 )
 from search_env.types import Document, Question, Source, StopReason
 from tests.rewards.episodes import EOS, QUESTION, B, E, by_hand, play, policy_texts

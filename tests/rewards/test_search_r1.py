@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from search_env.errors import ConfigurationError, RewardError
 from search_env.metrics.answers import SQUAD, exact_match
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import SEARCH_R1_EM, SEARCH_R1_FORMAT, search_r1_format
-from search_env.rewards.search_r1 import structure_is_right
+from search_env.rewards import SEARCH_R1_EM, search_r1_format
+from search_env.rewards.search_r1 import SEARCH_R1_FORMAT, structure_is_right
 from search_env.types import Document, FaultKind, Question, Source
 from tests.rewards.episodes import EOS, play
 

@@ -7,17 +7,9 @@ import pytest
 
 from search_env.errors import ConfigurationError
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import (
-    ANSWER_FOUND,
-    EVIDENCE_RECALL,
-    SEARCH_COST,
-    SOFT_OVERLONG,
-    answer_found,
-    evidence_recall,
-    search_cost,
-    soft_overlong,
-)
-from search_env.rewards.evidence import passages_seen
+from search_env.rewards import answer_found, evidence_recall, search_cost, soft_overlong
+from search_env.rewards.evidence import ANSWER_FOUND, EVIDENCE_RECALL, passages_seen
+from search_env.rewards.shaping import SEARCH_COST, SOFT_OVERLONG
 from search_env.types import Document, Question, Source, Transcript
 from tests.rewards.episodes import QUESTION, B, E, play
 

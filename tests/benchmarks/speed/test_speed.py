@@ -1,4 +1,3 @@
-
 """A guard on the work of a step, and the parts of the speed benchmark that can be wrong.
 
 Work is counted, in calls and in bytes, so that a busy machine shows what an idle one does. The

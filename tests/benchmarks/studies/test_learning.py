@@ -10,7 +10,8 @@ import pytest
 from search_env.agents.reporting.logs import JsonLinesLog
 from search_env.benchmarks.studies import learning
 from search_env.benchmarks.studies.learning import CONDITIONS, EXACT, SUPERVISED, TESTS, configure
-from search_env.rewards import R1_SEARCHER_STAGE2, get_reward
+from search_env.rewards import get_reward
+from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
 from tests.rewards.episodes import B, E, play
 
 QUERY = f"I look.{B}engine{E}found"
