@@ -34,25 +34,20 @@ Indices: TypeAlias = NDArray[np.int64]
 class _MaskState(NamedTuple):
     """All that determines a mask, except the text of an open query.
 
-    Attributes:
-        automaton: State of the automaton.
-        grammar: State of the grammar.
-        opened: Names of the queries and answers that are open in the environment: the one that is
-            open in the grammar, unless the grammar was violated before.
-        searches: Number of queries that may still be closed and run, at most 2.
+    ``opened`` holds the names of the queries and answers that are open in the environment: the one
+    that is open in the grammar, unless the grammar was violated before.
     """
 
     automaton: int
     grammar: GrammarState
     opened: frozenset[str]
-    searches: int
+    searches: int  # queries that may still be closed and run, at most 2
 
 
 class _Closing(NamedTuple):
-    """Ids that close an open query around the same text.
+    """Ids that close an open query around the same text: that so far, less ``cut``, plus ``more``.
 
-    The text is that written so far, less its last ``cut`` bytes, which begin the closing tag, plus
-    ``more``.
+    The last ``cut`` bytes so far begin the closing tag.
     """
 
     cut: int
@@ -61,11 +56,7 @@ class _Closing(NamedTuple):
 
 
 class ActionMasks:
-    """The masks of one protocol over one tokenizer.
-
-    Args:
-        dynamics: Any dynamics of that protocol and tokenizer; the methods accept others of the same
-            kind (clones, more rows).
+    """The masks of all dynamics of one protocol and tokenizer, whatever their rows.
 
     Example:
         >>> import gymnasium as gym

@@ -19,10 +19,7 @@ class DocumentBlockWriter:
     """Writes document blocks of one protocol with one tokenizer.
 
     Frame, ranks and passages are encoded separately and joined, so that a passage has the same ids
-    everywhere and can be cached (the last 16,384 are).
-
-    Raises:
-        ProtocolError: The protocol's limit for a block is smaller than its frame.
+    everywhere and can be cached. The protocol's limit for a block must hold its frame.
     """
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
@@ -48,10 +45,9 @@ class DocumentBlockWriter:
         self._passage, self._rank = passage, rank
 
     def write(self, documents: Sequence[Document], limit: int) -> TokenIds | None:
-        """Return a block of at most ``limit`` ids, int32 ``(T,)``.
+        """Return a block of at most ``limit`` ids; None where the frame alone does not fit.
 
-        Documents are truncated at their end, between characters; the frame with its closing tag is
-        always complete. None where the frame alone does not fit.
+        Documents are truncated at their end, between characters; the frame is always complete.
         """
         room = limit - len(self._prefix) - len(self._suffix)
         if room < 0:

@@ -55,13 +55,8 @@ _POLICY = int(Source.POLICY)
 class Dynamics:
     """N episodes of one protocol over one tokenizer.
 
-    Args:
-        protocol: Tags, layout, limits and consequences of faults.
-        tokenizer: Ids and their bytes.
-        rows: Number of episodes.
-        prompt: Prompt style, see :meth:`Protocol.prompt_pieces`.
-        automaton: Automaton of the protocol's ``tag_texts`` over the tokenizer; None builds it.
-        tables: Tables of other dynamics of the same rules; use :meth:`like`.
+    ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`; ``automaton`` is that of the
+    protocol's ``tag_texts`` and is built if None; ``tables`` are for :meth:`like`.
 
     Attributes:
         tokens: int32 ``(rows, max_tokens)``, right-padded with 0.
@@ -115,11 +110,7 @@ class Dynamics:
         return Dynamics(self.protocol, self.tokenizer, rows=rows, prompt=prompt, tables=tables)
 
     def begin(self, row: int, question: Question) -> None:
-        """Start an episode: clear the row and write the prompt.
-
-        Raises:
-            ConfigurationError: The prompt leaves no room in the context.
-        """
+        """Start an episode: clear the row and write the prompt, which must leave room."""
         ids = self._prompt_ids(question.text)
         if len(ids) >= self.protocol.max_tokens:
             raise ConfigurationError(
@@ -145,16 +136,11 @@ class Dynamics:
         return self._end_of.item(row) - row * self._pitch
 
     def append(self, rows: Rows, tokens: NDArray[np.int64]) -> list[Query]:
-        """Write one policy token in each of some running rows.
+        """Write one policy token per row; return the queries that they closed, in order of rows.
 
-        Args:
-            rows: ``slice(None)`` or distinct ascending row numbers; none of them ended, none
-                waiting for documents.
-            tokens: int64, one id in ``[0, tokenizer.size)`` for each of the rows.
-
-        Returns:
-            The queries that these tokens closed, in order of rows. Each of those rows waits for
-            :meth:`insert_documents` or :meth:`fail_retrieval`.
+        ``rows`` is ``slice(None)`` or distinct ascending row numbers; none of them ended, none
+        waiting for documents. ``tokens`` holds an id in ``[0, tokenizer.size)`` for each. The row
+        of a returned query waits for :meth:`insert_documents` or :meth:`fail_retrieval`.
         """
         ends = self._end_of[rows]
         self._flat_tokens[ends] = tokens.astype(np.int32)  # cheaper than casting on assignment
@@ -173,9 +159,6 @@ class Dynamics:
         """Insert the documents of the row's pending query, truncated inside their frame to fit.
 
         Where the frame does not fit, nothing is inserted and the context counts as full.
-
-        Raises:
-            ConfigurationError: The row has no pending query.
         """
         episode = self.episodes[row]
         query, episode.pending = episode.pending, None
@@ -209,19 +192,11 @@ class Dynamics:
     def save(self, row: int) -> EpisodeSnapshot:
         """Return a copy of one row's state, in time proportional to its tokens."""
         length = self.length(row)
-        return EpisodeSnapshot(
-            self.episodes[row].copy(),
-            self.tokens[row, :length].copy(),
-            self.sources[row, :length].copy(),
-            int(self._state[row]),
-        )
+        tokens, sources = self.tokens[row, :length].copy(), self.sources[row, :length].copy()
+        return EpisodeSnapshot(self.episodes[row].copy(), tokens, sources, int(self._state[row]))
 
     def restore(self, row: int, saved: EpisodeSnapshot) -> None:
-        """Restore a saved state into a row, which then continues as the saved one would have.
-
-        Raises:
-            ConfigurationError: The state is longer than this context.
-        """
+        """Restore a saved state into a row, which then continues as the saved one would have."""
         length = len(saved.tokens)
         if length > self.protocol.max_tokens:
             raise ConfigurationError(
@@ -266,12 +241,7 @@ class Dynamics:
         return None if episode.pending is None else Query(row, episode.pending, episode.tool)
 
     def written_inside(self, row: int, pair: str) -> bytes | None:
-        """Return the policy's bytes inside an open query or answer; None where it is not open.
-
-        Args:
-            row: The row.
-            pair: Name of the pair of tags.
-        """
+        """Return the policy's bytes inside the open pair of that name; None where not open."""
         start = self.episodes[row].opened.get(pair)
         return None if start is None else self._since(row, start)
 

@@ -24,23 +24,14 @@ class DynamicsTables:
 
     A state is the index of its row's first entry, so state + class is the index of a transition.
 
-    Attributes:
-        tags: The protocol's tags and their pairs, in the order of the automaton's numbers.
-        automaton: Automaton of the tags over the tokenizer.
-        classes: int64 ``(vocabulary,)``: the column of each id.
-        next: int64 ``(states * columns,)``: the next state.
-        event: uint16 ``(states * columns,)``: the automaton's event, 0 for none.
-        prompt_ids: Maps a question's text to the ids of its prompt.
-        notice: The protocol's notice.
-        blocks: Writes document blocks.
     """
 
-    tags: tuple[tuple[Tag, TagPair], ...]
+    tags: tuple[tuple[Tag, TagPair], ...]  # in the order of the automaton's numbers
     automaton: TagAutomaton
-    classes: NDArray[np.int64]
-    next: NDArray[np.int64]
-    event: NDArray[np.uint16]
-    prompt_ids: Callable[[str], TokenIds]
+    classes: NDArray[np.int64]  # (vocabulary,): the column of each id
+    next: NDArray[np.int64]  # (states * columns,)
+    event: NDArray[np.uint16]  # (states * columns,); 0 for none
+    prompt_ids: Callable[[str], TokenIds]  # from a question's text
     notice: TokenIds
     blocks: DocumentBlockWriter
 

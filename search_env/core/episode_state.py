@@ -48,11 +48,9 @@ class EpisodeState:
 
     def copy(self) -> EpisodeState:
         """Return a copy that shares no mutable object."""
+        opened, documents = self.opened.copy(), self.documents.copy()
         return dataclasses.replace(
-            self,
-            opened=self.opened.copy(),
-            events=self.events.copy(),
-            documents=self.documents.copy(),
+            self, opened=opened, events=self.events.copy(), documents=documents
         )
 
 

@@ -39,19 +39,13 @@ _CACHE_FROM = 16_384  # with fewer ids, building is as fast as reading a file
 
 @dataclass(frozen=True, slots=True)
 class TagEnd:
-    """A tag ended inside a token.
+    """A tag ended inside a token, ``bytes_after`` before the token's end."""
 
-    Attributes:
-        tag: Index into the tags the automaton was built from; -1 for an end-of-sequence id.
-        bytes_after: Bytes of the same token that follow the tag.
-    """
-
-    tag: int
+    tag: int  # index into the tags the automaton was built from; -1 for an end-of-sequence id
     bytes_after: int
 
 
 END_OF_SEQUENCE = TagEnd(-1, 0)
-
 Ends: TypeAlias = tuple[TagEnd, ...]
 
 
@@ -93,9 +87,7 @@ class TagAutomaton:
 def build_tag_automaton(tokenizer: Tokenizer, tags: Sequence[str]) -> TagAutomaton:
     """Return the automaton of tags over a tokenizer's ids, without any file access.
 
-    Args:
-        tokenizer: Source of the bytes of each id and of the end-of-sequence ids.
-        tags: Distinct tags, none inside another: then "first to end" and "first to start" agree.
+    No tag may contain another: then "first to end" and "first to start" agree.
 
     Raises:
         ProtocolError: Empty, repeated or nested tags.
@@ -112,11 +104,11 @@ def load_tag_automaton(tokenizer: Tokenizer, tags: tuple[str, ...]) -> TagAutoma
         return build_tag_automaton(tokenizer, tags)
     key = hashlib.sha256(repr((_FORMAT, tokenizer.digest, list(tags))).encode()).hexdigest()
     path = cache_dir() / "matchers" / f"{key[:32]}.npz"
-    cached = _load(path)
-    if cached is None:
-        cached = build_tag_automaton(tokenizer, tags)
-        _save(path, cached)
-    return cached
+    automaton = _load(path)
+    if automaton is None:
+        automaton = build_tag_automaton(tokenizer, tags)
+        _save(path, automaton)
+    return automaton
 
 
 def _check(tags: Sequence[str], patterns: Sequence[bytes]) -> None:
@@ -132,22 +124,16 @@ def _check(tags: Sequence[str], patterns: Sequence[bytes]) -> None:
 
 
 class _ByteAutomaton:
-    """Aho-Corasick over the tags' bytes, reset to its root after a match.
-
-    Attributes:
-        alphabet: uint8 ``(256,)``: class of each byte; class 0 is every byte outside the tags.
-        step: int32 ``(states, byte classes)``: next state.
-        match: int32 ``(states, byte classes)``: tag completed by that byte, or -1.
-    """
+    """Aho-Corasick over the tags' bytes, reset to its root after a match."""
 
     def __init__(self, patterns: Sequence[bytes]) -> None:
         letters = sorted(set(b"".join(patterns)))
-        self.alphabet = np.zeros(256, np.uint8)
+        self.alphabet = np.zeros(256, np.uint8)  # byte classes; 0: every byte outside the tags
         self.alphabet[letters] = np.arange(1, len(letters) + 1)
         children, ends = self._trie(patterns)
         shape = (len(children), len(letters) + 1)
-        self.step = np.zeros(shape, np.int32)
-        self.match = np.full(shape, -1, np.int32)
+        self.step = np.zeros(shape, np.int32)  # next state
+        self.match = np.full(shape, -1, np.int32)  # tag completed by that byte, or -1
         fail = [0] * len(children)
         queue = [0]
         for state in queue:  # breadth first: a state's failure state is complete before it
@@ -265,14 +251,10 @@ def _build(tokenizer: Tokenizer, patterns: Sequence[bytes]) -> TagAutomaton:
 
 def _save(path: Path, automaton: TagAutomaton) -> None:
     flat = [(i, e.tag, e.bytes_after) for i, ends in enumerate(automaton.events) for e in ends]
+    events = np.array(flat, np.int64).reshape(-1, 3)
     # Without a writable cache, the next process builds it again.
     with suppress(OSError), atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            classes=automaton.classes,
-            table=automaton.table,
-            events=np.array(flat, np.int64).reshape(-1, 3),
-        )
+        np.savez(file, classes=automaton.classes, table=automaton.table, events=events)
 
 
 def _load(path: Path) -> TagAutomaton | None:

@@ -41,19 +41,8 @@ BUNDLED = ("world-1k", "byte", "toy")
 END_OF_TEXT = "<|endoftext|>"
 
 # Names under which published tokenizers list their end of sequence or end of turn.
-_END_NAMES = frozenset(
-    {
-        END_OF_TEXT,
-        "<|im_end|>",
-        "</s>",
-        "<eos>",
-        "<end_of_turn>",
-        "<|eot_id|>",
-        "<|eom_id|>",
-        "<|end_of_text|>",
-        "<|end|>",
-    }
-)
+_SEQUENCE_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>")
+_TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|end|>")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name, so that a misspelt name fails at once
 _KINDS = "byte-level BPE, or BPE/Unigram with byte_fallback and all 256 <0x..> tokens"
 
@@ -109,15 +98,12 @@ class Tokenizer:
         return sha.hexdigest()
 
     def encode(self, text: str, *, special: bool = False) -> NDArray[np.int32]:
-        """Return the ids of a text, without added special tokens.
+        """Return the ids of a text, int32 ``(T,)``, without added special tokens.
 
         Args:
             text: Any text; lone surrogates become question marks.
             special: Whether a special token's name in the text becomes that token. Must be False
                 for external text such as documents, which could otherwise inject one.
-
-        Returns:
-            int32 ``(T,)``.
         """
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
@@ -215,16 +201,13 @@ def _byte_tokenizer() -> Tokenizer:
         "added_tokens": [{**end, "single_word": False, "lstrip": False, "rstrip": False}],
         "pre_tokenizer": _BYTE_LEVEL,
         "decoder": _BYTE_LEVEL,
-        "model": {"type": "BPE", "vocab": _byte_characters(), "merges": []},
+        "model": {"type": "BPE", "vocab": _BYTE_OF_CHARACTER, "merges": []},
     }
     return Tokenizer("byte", table, encode, [256], {"tokenizer.json": json.dumps(spec)})
 
 
-_BYTE_LEVEL = {
-    **{"type": "ByteLevel", "add_prefix_space": False},
-    **{"trim_offsets": True, "use_regex": False},
-}
-
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
+_BYTE_LEVEL |= {"trim_offsets": True, "use_regex": False}
 
 # One id per symbol; words include the following space, so that decoded text is readable.
 TOY_SYMBOLS = (
@@ -272,7 +255,8 @@ def _from_json(
             table[i] = to_bytes(token)
     for entry in added:
         table[entry["id"]] = entry["content"].encode()
-    eos = [entry["id"] for entry in added if entry["content"] in _END_NAMES | ends]
+    end_names = {*_SEQUENCE_ENDS, *_TURN_ENDS, *ends}
+    eos = [entry["id"] for entry in added if entry["content"] in end_names]
     return Tokenizer(name, table, _encoder(name, spec), eos, {**files, "tokenizer.json": text})
 
 
@@ -287,15 +271,12 @@ def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
 def _byte_rule(
     name: str, spec: dict[str, Any], vocabulary: dict[str, int]
 ) -> Callable[[str], bytes]:
-    """Return the function from a vocabulary entry to its bytes.
-
-    Raises:
-        UnsupportedTokenizerError: There is no such function.
-    """
+    """Return the function from a vocabulary entry to its bytes, or raise where there is none."""
     model = spec["model"]
     # Old files omit the type; only BPE has merges.
     kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
-    if kind == "BPE" and _mentions(spec, "ByteLevel"):
+    components = json.dumps([spec.get("pre_tokenizer"), spec.get("decoder")])
+    if kind == "BPE" and '"ByteLevel"' in components:
         return functools.partial(_byte_level_bytes, name)
     if kind in ("BPE", "Unigram") and model.get("byte_fallback"):
         if all(f"<0x{b:02X}>" in vocabulary for b in range(256)):
@@ -307,19 +288,11 @@ def _byte_rule(
     )
 
 
-def _mentions(spec: dict[str, Any], component: str) -> bool:
-    parts = (spec.get("pre_tokenizer"), spec.get("decoder"))
-    return any(f'"{component}"' in json.dumps(part) for part in parts)
-
-
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's printable stand-in for each byte (openai/gpt-2: src/encoder.py, bytes_to_unicode)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    remaining = [b for b in range(256) if b not in set(printable)]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(remaining)}
-
-
-_BYTE_OF_CHARACTER = _byte_characters()
+# GPT-2's printable stand-in for each byte (openai/gpt-2: src/encoder.py, bytes_to_unicode).
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
+_BYTE_OF_CHARACTER = {chr(b): b for b in _PRINTABLE}
+_BYTE_OF_CHARACTER |= {chr(256 + i): b for i, b in enumerate(_OTHERS)}
 
 
 def _byte_level_bytes(name: str, token: str) -> bytes:
@@ -340,14 +313,9 @@ def _fallback_bytes(token: str) -> bytes:
 
 def _encoder(name: str, spec: dict[str, Any]) -> Encoder:
     """Return the encoding function of a ``tokenizers`` JSON, without added tokens or spaces."""
-    plain = {
-        **spec,
-        "normalizer": _without_prefix_space(spec.get("normalizer")),
-        "pre_tokenizer": _without_prefix_space(spec.get("pre_tokenizer")),
-        "post_processor": None,
-        "truncation": None,
-        "padding": None,
-    }
+    plain = {**spec, "post_processor": None, "truncation": None, "padding": None}
+    for part in ("normalizer", "pre_tokenizer"):
+        plain[part] = _without_prefix_space(spec.get(part))
     try:
         backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
     except Exception as error:  # the library raises bare Exception
