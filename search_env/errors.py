@@ -41,23 +41,16 @@ class DataNotFoundError(DataError, FileNotFoundError):
 
 
 class DataFormatError(DataError, ValueError):
-    """A file's content breaks its format.
-
-    Built with :meth:`at`, its message names file, line, field and expectation.
-    """
+    """A file's content breaks its format."""
 
     @classmethod
     def at(
         cls, path: object, line: int | None, field: str, expected: str, got: object
     ) -> DataFormatError:
-        """Return the error for one bad place.
+        """Return the error for one bad place; ``got`` is cut to 80 characters.
 
-        Args:
-            path: The file.
-            line: 1-based line (or record, where a file is one JSON list), None for the whole file.
-            field: Dotted name of the field, or "" for the whole row.
-            expected: What the field should hold.
-            got: What it holds; cut to 80 characters.
+        ``line`` counts lines (or records, where a file is one JSON list) from 1 and is None for the
+        whole file; ``field`` is a dotted name, or "" for the whole row.
 
         Example:
             >>> print(DataFormatError.at("q.jsonl", 3, "answers", "a list", None))
@@ -65,8 +58,7 @@ class DataFormatError(DataError, ValueError):
         """
         where = f"{path}" + (f", line {line}" if line is not None else "")
         where += f", field {field!r}" if field else ""
-        shown = repr(got)
-        shown = shown if len(shown) <= 80 else shown[:77] + "..."
+        shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
         return cls(f"{where}: expected {expected}, got {shown}. Fix or remove the row.")
 
 

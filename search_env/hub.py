@@ -15,12 +15,7 @@ _CONNECT_SECONDS = 3.0
 
 
 def hub_file(repository: str, filename: str, *, repo_type: str = "model") -> Path:
-    """Return the local path of a hub repository's file.
-
-    Args:
-        repository: ``owner/name``.
-        filename: Path inside the repository.
-        repo_type: ``"model"`` or ``"dataset"``.
+    """Return the local path of a file of the repository ``owner/name``, a "model" or "dataset".
 
     Raises:
         ImportError: huggingface_hub is not installed.
@@ -30,10 +25,8 @@ def hub_file(repository: str, filename: str, *, repo_type: str = "model") -> Pat
     """
     from huggingface_hub import constants, hf_hub_download
 
-    cached_only = not _reachable(constants.ENDPOINT)
-    return Path(
-        hf_hub_download(repository, filename, repo_type=repo_type, local_files_only=cached_only)
-    )
+    cached = not _reachable(constants.ENDPOINT)
+    return Path(hf_hub_download(repository, filename, repo_type=repo_type, local_files_only=cached))
 
 
 def _reachable(endpoint: str) -> bool:

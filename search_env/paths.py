@@ -49,9 +49,7 @@ def file_key(*paths: Path) -> FileKey:
     It holds the resolved paths, so it does not depend on the spelling of a path or on the working
     directory. Two writes within one tick of the file system's clock leave the same times, so for
     files of up to 1 MiB the content counts too; a larger one takes longer than a tick to write.
-
-    Args:
-        paths: Files, which need not exist; for a folder, the files directly inside it count.
+    Files need not exist; for a folder, the files directly inside it count.
     """
     return tuple(entry for path in paths for entry in _entries(path.expanduser().resolve()))
 
@@ -98,9 +96,6 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     An existing folder is replaced by two renames. After an error or Ctrl-C, the old or the new
     folder is in place. A process killed between the renames leaves the old folder beside ``path``;
     the next call restores it, and removes what killed processes left.
-
-    Raises:
-        OSError: A folder could not be made or renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(path)

@@ -40,9 +40,7 @@ def processor() -> str:
     if not cpuinfo.is_file():
         return platform.processor() or platform.machine()
     lines = cpuinfo.read_text("utf-8").split("\n\n")[0].splitlines()
-    fields = {
-        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
-    }
+    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
     name = fields.get("model name", platform.machine())
     family, model = fields.get("cpu family"), fields.get("model")
     return f"{name} (family {family}, model {model})" if family else name

@@ -14,14 +14,8 @@ T = TypeVar("T")
 class Registry(Mapping[str, T]):
     """Entries of one kind by name, in order of registration.
 
-    It reads as a mapping; only :meth:`add` writes to it. An unknown name is an error that lists the
-    names and suggests the nearest, except in ``in`` and :meth:`get`.
-
-    Args:
-        kind: What the entries are, for errors: ``"reward"``.
-        advice: Sentence that ends the error for an unknown name.
-        entries: The first entries.
-        error: Raised for an unknown or a taken name.
+    It reads as a mapping; only :meth:`add` writes to it. A taken name raises ``error``, and so does
+    an unknown one (except in ``in`` and :meth:`get`), with the names, the nearest and ``advice``.
 
     Example:
         >>> colours = Registry("colour", "Register your own with add().", {"red": 0xFF0000})
@@ -47,16 +41,7 @@ you mean 'red'? Register your own with add().
         self._entries = dict(entries or {})
 
     def add(self, name: str, entry: T, *, replace: bool = False) -> None:
-        """Register an entry under a name.
-
-        Args:
-            name: Its name.
-            entry: The entry.
-            replace: Whether it may take the place of one that is registered.
-
-        Raises:
-            ConfigurationError: The name is taken and ``replace`` is False.
-        """
+        """Register an entry under a name, which is taken only where ``replace`` is True."""
         if name in self._entries and not replace:
             raise self._error(
                 f"Expected a new {self._kind} name, got {name!r}, which is registered. Choose "

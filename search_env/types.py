@@ -39,13 +39,12 @@ class Document:
 class Hop:
     """One annotated step towards an answer: its query, its answer, its supporting document.
 
-    References to earlier answers are filled in in ``query``. ``document_id`` is "" where the
-    dataset does not annotate it.
+    References to earlier answers are filled in in ``query``.
     """
 
     query: str
     answer: str
-    document_id: str = ""
+    document_id: str = ""  # "" where the dataset does not annotate it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,6 @@ class Question:
 
     Attributes:
         id: Unique in its dataset.
-        text: The question as asked.
         answers: Gold answer first, aliases after it; never empty.
         dataset: For example ``"musique"``.
         split: For example ``"dev"``.
@@ -142,11 +140,7 @@ SEARCH = "search"
 
 
 class Tag(NamedTuple):
-    """One side of a pair of tags; in recorded episodes ``query_open``, ``query_close`` and so on.
-
-    Attributes:
-        pair: Name of the pair.
-        side: ``"open"`` or ``"close"``.
+    """One side of the pair named ``pair``; in recorded episodes ``query_open`` and so on.
 
     Example:
         >>> str(Tag("query", "open")), Tag.parse("image_query_close").pair
@@ -157,16 +151,11 @@ class Tag(NamedTuple):
     side: Side
 
     def __str__(self) -> str:
-        """Return the name in recorded episodes."""
         return f"{self.pair}_{self.side}"
 
     @classmethod
     def parse(cls, name: str) -> Tag:
-        """Return the tag whose ``str`` is ``name``.
-
-        Raises:
-            ValueError: No tag has such a name.
-        """
+        """Return the tag whose ``str`` is ``name``; ValueError where no tag has such a name."""
         pair, _, side = name.rpartition("_")
         if pair and side == "open":
             return cls(pair, "open")
@@ -184,9 +173,6 @@ class TagPair:
 
     Attributes:
         name: Unique in the protocol, in lower case, such as ``"think"`` or ``"image_query"``.
-        role: What the pair encloses.
-        open: Text of the opening tag.
-        close: Text of the closing tag.
         tool: The tool that closing the pair runs; set for the role ``TOOL`` only.
 
     Example:
@@ -289,17 +275,11 @@ Event: TypeAlias = TagWritten | Searched | Answered | FormatFault | Ended
 class Markup:
     """Tags and document layout: the part of a protocol that readers of transcripts need.
 
-    Attributes:
-        tags: The pairs of tags, in the protocol's order.
-        noticed: The faults that lead to a notice.
-        documents_prefix: Begins an inserted block.
-        document_rank: Begins a document; holds ``{rank}``, which counts from 1.
-        document_body: The document; holds ``{text}``, optionally preceded by ``{title}``.
-        documents_suffix: Ends the block.
+    Fields of the same names are documented at :class:`~search_env.protocols.protocol.Protocol`.
     """
 
     tags: tuple[TagPair, ...]
-    noticed: frozenset[FaultKind] = frozenset()
+    noticed: frozenset[FaultKind] = frozenset()  # the faults that lead to a notice
     documents_prefix: str = ""
     document_rank: str = ""
     document_body: str = "{text}"
@@ -318,7 +298,6 @@ class Transcript:
     """The record of an episode. Rewards, metrics and renderings are functions of it.
 
     Attributes:
-        question: The question asked.
         protocol: Name of the protocol.
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`Source`.
@@ -341,11 +320,7 @@ class Transcript:
     markup: Markup | None = field(default=None, repr=False)
 
     def required_markup(self) -> Markup:
-        """Return the markup.
-
-        Raises:
-            ConfigurationError: The transcript was made without one.
-        """
+        """Return the markup; ConfigurationError where the transcript was made without one."""
         if self.markup is None:
             raise ConfigurationError(
                 f"Expected a transcript with the markup of its protocol {self.protocol!r}, got "
@@ -390,8 +365,5 @@ class Transcript:
         if not len(self.tokens):
             return []
         cuts = np.flatnonzero(np.diff(self.sources)) + 1
-        edges = [0, *cuts.tolist(), len(self.tokens)]
-        return [
-            (Source(int(self.sources[a])), self.decode(self.tokens[a:b]))
-            for a, b in pairwise(edges)
-        ]
+        runs = pairwise([0, *cuts.tolist(), len(self.tokens)])
+        return [(Source(int(self.sources[a])), self.decode(self.tokens[a:b])) for a, b in runs]

@@ -1,4 +1,4 @@
-"""Checks of arguments: an impossible value is an error at once, which names the argument."""
+"""Checks of arguments: an impossible value is a ConfigurationError that names the argument."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from search_env.errors import ConfigurationError, nearest
 
 
 def check_amount(name: str, value: float) -> float:
-    """Return an amount as a float.
-
-    Raises:
-        ConfigurationError: It is not a finite number of at least 0.
-    """
+    """Return an amount, a finite number of at least 0, as a float."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:
         raise ConfigurationError(
@@ -25,11 +21,7 @@ def check_amount(name: str, value: float) -> float:
 
 
 def check_count(name: str, value: int, least: int = 0) -> int:
-    """Return a count as a plain integer.
-
-    Raises:
-        ConfigurationError: It is not an integer of at least ``least``.
-    """
+    """Return a count, an integer of at least ``least``, as a plain integer."""
     try:
         count = operator.index(value)
     except TypeError:
@@ -51,15 +43,7 @@ def check_choice(
 ) -> None:
     """Check that a value is among the choices; the error suggests the nearest one.
 
-    Args:
-        name: What the value is, for the error.
-        value: The value.
-        choices: The possible values, in the order to list them.
-        advice: Sentence that ends the error.
-        error: The error to raise.
-
-    Raises:
-        ConfigurationError: The value is not among the choices.
+    In the error, ``name`` says what the value is, and the sentence ``advice`` comes last.
     """
     if value not in choices:
         texts = [choice for choice in choices if isinstance(choice, str)]

@@ -22,7 +22,7 @@ from search_env.core.dynamics import Dynamics
 from search_env.core.episode_state import EpisodeState
 from search_env.protocols.grammar import GrammarState, grammar_of, prompt_thoughts
 from search_env.tokens.tag_automaton import EVENT_SHIFT, Ends, load_tag_automaton
-from search_env.types import TagPair, TagRole, pairs_by_tag
+from search_env.types import TagRole, pairs_by_tag
 
 _CACHED_STATES = 4096  # each holds a few ids, at most a few hundred
 _NOTHING: frozenset[str] = frozenset()  # one object, whose hash is cached
@@ -90,8 +90,7 @@ class ActionMasks:
         At least one id is allowed. All are in an episode that has ended, in one that waits for
         documents, and where the mask would otherwise be empty.
         """
-        mask = np.empty(len(self._has_text), np.int8)
-        self._fill(mask, dynamics, row)
+        mask: Mask = self.batch(dynamics, [row])[0]
         return mask
 
     def batch(self, dynamics: Dynamics, rows: Sequence[int]) -> Mask:
@@ -177,13 +176,13 @@ class ActionMasks:
     def _compute_closings(self, automaton: int, pair: str) -> tuple[_Closing, ...]:
         """Return the ids that close an open query before they end any other tag."""
         ways: dict[tuple[int, bytes], list[int]] = {}
-        closing = self._tools[pair].closing
+        closing, closing_bytes = self._tools[pair].closing, len(self._tools[pair].close.encode())
         for ends, ids in self._ending_ids(automaton):
             if ends[0].tag < 0 or self._tags[ends[0].tag][0] != closing:
                 continue
             for token in ids.tolist():
                 text = self._tokenizer.token_bytes[token]
-                begin = len(text) - ends[0].bytes_after - _closing_bytes(self._tools[pair])
+                begin = len(text) - ends[0].bytes_after - closing_bytes
                 ways.setdefault((max(0, -begin), text[: max(0, begin)]), []).append(token)
         return tuple(_Closing(*way, np.array(ids)) for way, ids in ways.items())
 
@@ -242,9 +241,5 @@ class ActionMasks:
             if tag.side == "open":
                 opened[pair.name] = stop
             elif pair.role is TagRole.TOOL and pair.name in opened:
-                return self._is_blank(text[opened[pair.name] : stop - _closing_bytes(pair)])
+                return self._is_blank(text[opened[pair.name] : stop - len(pair.close.encode())])
         return False
-
-
-def _closing_bytes(pair: TagPair) -> int:
-    return len(pair.close.encode())

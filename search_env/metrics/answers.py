@@ -1,12 +1,7 @@
 """Answer scores: exact match, token F1 and the covering matches, as pure functions.
 
 A :class:`ScoringRule` normalises texts before they are compared; published systems differ in
-exactly that, so every function takes the rule. Two differences matter:
-
-* R1-Searcher turns punctuation into *spaces*, typographic quotes included; SQuAD (and so Search-R1)
-  *deletes* ASCII punctuation. ``New-York`` is ``new york`` to one and ``newyork`` to the other.
-* HotpotQA's script, and R1-Searcher's after it, gives F1 zero where one side is ``yes``, ``no`` or
-  ``noanswer`` and the sides differ. SQuAD's does not.
+exactly that, so every function takes the rule.
 
 A prediction of None stands for no answer and scores 0.0. With several golds, the best score counts.
 Answers are not extracted from texts here: an episode's answer is an event.
@@ -66,7 +61,6 @@ class ScoringRule:
     """How answers are compared.
 
     Attributes:
-        name: For messages and reports.
         normalize: Maps an answer to words separated by single spaces.
         closed_answers: Normalised answers that earn no partial F1: where either side is one of
             them, F1 is 1 or 0.
@@ -88,7 +82,7 @@ HOTPOTQA = ScoringRule("hotpotqa", normalize_squad, _YES_NO)
 
 
 class AnswerScores(NamedTuple):
-    """The three scores that every episode's end reports."""
+    """The scores that every episode's end reports."""
 
     exact_match: float
     f1: float
@@ -114,11 +108,6 @@ def exact_match(
 ) -> float:
     """Return 1.0 where the normalised prediction equals a normalised gold, else 0.0.
 
-    Args:
-        prediction: The answer, or None.
-        answers: The golds.
-        rule: How to compare.
-
     Raises:
         ConfigurationError: ``answers`` is empty or one string.
 
@@ -135,7 +124,7 @@ def token_f1(
     """Return the harmonic mean of token precision and recall, best over the golds, in [0, 1].
 
     Tokens are the words of the normalised texts, counted as multisets; no common word gives 0.0,
-    also where both texts are empty. Arguments and errors as for :func:`exact_match`.
+    also where both texts are empty. Errors as for :func:`exact_match`.
 
     Example:
         >>> token_f1("the city of Paris", ["Paris"])
@@ -150,7 +139,7 @@ def cover_exact_match(
     """Return 1.0 where every token of a gold occurs in the prediction, else 0.0.
 
     Order and repetition do not matter. Published as CEM, cover EM and ACC_R (R1-Searcher's
-    ``cover_exact_match_score_1``). Arguments and errors as for :func:`exact_match`.
+    ``cover_exact_match_score_1``). Errors as for :func:`exact_match`.
 
     Example:
         >>> cover_exact_match("York, in the new world", ["New York"])
@@ -165,8 +154,8 @@ def contiguous_cover_exact_match(
     """Return 1.0 where a normalised gold is a substring of the normalised prediction, else 0.0.
 
     R1-Searcher's ``cover_exact_match_score_2`` asks for contiguous tokens *or* a substring; the
-    first implies the second, so this is the same rule, and ``smart`` contains ``art``. Arguments
-    and errors as for :func:`exact_match`.
+    first implies the second, so this is the same rule, and ``smart`` contains ``art``. Errors as
+    for :func:`exact_match`.
 
     Example:
         >>> contiguous_cover_exact_match("in New York City", ["New York"])
@@ -180,9 +169,7 @@ def contiguous_cover_exact_match(
 def substring_exact_match(
     prediction: str | None, answers: Sequence[str], rule: ScoringRule = SQUAD
 ) -> float:
-    """Return Search-R1's sub-EM: :func:`contiguous_cover_exact_match` under SQuAD's rule.
-
-    The name and default of ``subem_check`` in Search-R1 and verl.
+    """Return ``subem_check`` of Search-R1 and verl: the contiguous cover under SQuAD's rule.
 
     Example:
         >>> substring_exact_match("He lived in New York City.", ["New York"])
@@ -206,8 +193,6 @@ def _best(
     if prediction is None:
         return 0.0
     text = rule.normalize(prediction)
-    if len(answers) == 1:
-        return score(text, rule.normalize(answers[0]), rule)
     return max(score(text, rule.normalize(gold), rule) for gold in answers)
 
 

@@ -25,14 +25,7 @@ _DRAWS_AT_ONCE = 1 << 20  # keeps the index matrix below 10 MB at any number of 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its bootstrap interval.
-
-    Attributes:
-        mean: Arithmetic mean of the values.
-        low: Lower end.
-        high: Upper end.
-        count: Number of values.
-    """
+    """The arithmetic mean of ``count`` values with its bootstrap interval."""
 
     mean: float
     low: float
@@ -41,11 +34,7 @@ class Interval:
 
 
 def bootstrap_mean(
-    values: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
-    seed: int = 0,
+    values: Sequence[float], *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> Interval:
     """Return the mean and its percentile bootstrap interval (Efron 1979).
 
@@ -58,7 +47,7 @@ def bootstrap_mean(
         values: One finite number for each question.
         resamples: Number of resamples.
         level: Confidence level, in (0, 1).
-        seed: Seed of the resampling; equal seeds and counts draw the same questions.
+        seed: Equal seeds and counts draw the same questions.
 
     Raises:
         ConfigurationError: There is no value, or one that is not finite.
@@ -76,12 +65,8 @@ def bootstrap_mean(
         )
     random = np.random.default_rng(seed)
     rows = max(1, _DRAWS_AT_ONCE // count)
-    means = np.concatenate(
-        [
-            array[random.integers(count, size=(min(rows, resamples - start), count))].mean(axis=1)
-            for start in range(0, resamples, rows)
-        ]
-    )
+    sizes = [(min(rows, resamples - start), count) for start in range(0, resamples, rows)]
+    means = np.concatenate([array[random.integers(count, size=s)].mean(axis=1) for s in sizes])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(array.mean()), float(low), float(high), count)
 
@@ -92,8 +77,7 @@ class Comparison:
 
     Attributes:
         difference: Mean of first minus second, with its paired bootstrap interval.
-        first_only: Questions on which the first scored more.
-        second_only: Questions on which the second scored more.
+        first_only: Questions on which the first scored more; ``second_only`` the reverse.
         p_value: Two-sided; the chance of a split at least as uneven of the questions on which they
             differ if both were equally good.
     """
@@ -105,23 +89,14 @@ class Comparison:
 
 
 def compare_paired(
-    first: Sequence[float],
-    second: Sequence[float],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Compare two agents' scores of the same questions, in the same order.
+    """Compare two agents' finite scores of the same questions, in the same order.
 
     The interval is the paired bootstrap's: a question is drawn with both scores. The p-value is
     that of the exact sign test over the questions on which the agents differ; for scores of 0 and 1
-    it is McNemar's exact test (McNemar 1947).
-
-    Args:
-        first: One finite score for each question.
-        second: The other agent's.
-        resamples: As for :func:`bootstrap_mean`.
-        seed: As for :func:`bootstrap_mean`.
+    it is McNemar's exact test (McNemar 1947). For ``resamples`` and ``seed`` see
+    :func:`bootstrap_mean`.
 
     Raises:
         ConfigurationError: The lengths differ, there is no score, or one that is not finite.
@@ -144,11 +119,7 @@ def compare_paired(
 
 
 def sign_test(more: int, less: int) -> float:
-    """Return the exact two-sided p-value of a split under a fair coin.
-
-    Args:
-        more: Number of outcomes of one kind.
-        less: Number of outcomes of the other.
+    """Return the exact two-sided p-value of so many outcomes of two kinds under a fair coin.
 
     Example:
         >>> sign_test(0, 0), sign_test(5, 0), sign_test(3, 3)
@@ -160,14 +131,10 @@ def sign_test(more: int, less: int) -> float:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Return the chance that at least one of ``k`` samples drawn without replacement is right.
+    """Return the chance that of ``k`` samples drawn without replacement at least one is right.
 
-    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
-
-    Args:
-        samples: Number of samples of one question.
-        right: Number of right ones among them.
-        k: Number of samples drawn, at most ``samples``.
+    Of all ``samples`` of the question, ``right`` are right. This is the unbiased estimator of Chen
+    et al. 2021 (arXiv 2107.03374, equation 1).
 
     Raises:
         ConfigurationError: The numbers contradict each other.
@@ -187,9 +154,7 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def majority_vote(answers: Sequence[str | None]) -> str | None:
     """Return the most frequent answer, the first of equals; None where there is none.
 
-    Args:
-        answers: One for each sample, normalised so that equal answers are equal strings; None
-            where a sample has no answer, which is no vote.
+    Each sample has one answer, normalised so that equal answers are equal strings; None is no vote.
 
     Example:
         >>> majority_vote(["ulm", None, "bonn", "bonn"]), majority_vote([None, None])
@@ -207,8 +172,7 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 def t_quantile(degrees: int) -> float:
     """Return the .975 quantile of Student's t, half a 95 % interval in standard errors.
 
-    Args:
-        degrees: Degrees of freedom, number of seeds - 1; 0 gives 0, as there is no interval.
+    ``degrees`` of freedom are the number of seeds - 1; 0 gives 0, as there is no interval.
 
     Example:
         >>> t_quantile(4), round(t_quantile(30), 3)

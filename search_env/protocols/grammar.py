@@ -33,24 +33,15 @@ _CUT = 4  # characters that a cut inside a multi-byte character may leave, plus 
 
 
 class GrammarState(NamedTuple):
-    """State of an episode between two tags. Pairs of tags are identified by name.
+    """State of an episode between two tags. Pairs of tags are identified by name."""
 
-    Attributes:
-        open: The open query or answer, or "".
-        thoughts: The open thoughts, the last opened last.
-        prompted: The thoughts that the prompt opened, which the policy may not open again.
-    """
-
-    open: str
-    thoughts: tuple[str, ...]
-    prompted: tuple[str, ...]
+    open: str  # the open query or answer, or ""
+    thoughts: tuple[str, ...]  # the open ones, the last opened last
+    prompted: tuple[str, ...]  # those that the prompt opened; the policy may not open them again
 
 
 class Grammar:
     """The grammar of one protocol's tags.
-
-    Args:
-        markup: Markup of the protocol.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
@@ -75,8 +66,7 @@ class Grammar:
     def advance(self, state: GrammarState, tag: Tag | None) -> GrammarState | None:
         """Return the state after a tag, or None where the tag breaks the grammar.
 
-        None in place of a tag stands for a notice: it begins a new segment, without an open query
-        or answer.
+        For a tag, None is a notice: it begins a new segment, without an open query or answer.
         """
         if tag is None:
             return state._replace(open="")
@@ -101,10 +91,7 @@ class Grammar:
         return state._replace(thoughts=(*thoughts, tag.pair))
 
     def steps(self, events: Iterable[Event]) -> list[tuple[int, Tag | None]]:
-        """Return the arguments of :meth:`advance`, in order, with their positions.
-
-        They are the tags that the policy wrote, and None where a fault led to a notice.
-        """
+        """Return the arguments of :meth:`advance`, in order, each after its position."""
         steps: list[tuple[int, Tag | None]] = []
         for event in events:
             if isinstance(event, TagWritten):
@@ -147,21 +134,16 @@ def format_violations(transcript: Transcript) -> tuple[str, ...]:
     positions = [steps[i][0] for i in misplaced if steps[i][0] not in faulty]
     violations += [(position, "misplaced_tag") for position in positions]
     kinds = [kind for _, kind in sorted(violations)]
-    if final.open or final.thoughts:
-        kinds.append("unclosed_tag")
-    if transcript.answer is None:
-        kinds.append("no_answer")
+    kinds += ["unclosed_tag"] if final.open or final.thoughts else []
+    kinds += ["no_answer"] if transcript.answer is None else []
     return tuple(kinds)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # most episodes write the same tags
 def _read(
     grammar: Grammar, prompted: tuple[str, ...], tags: tuple[Tag | None, ...]
 ) -> tuple[tuple[int, ...], GrammarState]:
-    """Return the indices of misplaced tags, and the state after the others.
-
-    Cached, because most episodes write the same tags.
-    """
+    """Return the indices of misplaced tags, and the state after the others."""
     state, misplaced = grammar.start(prompted), []
     for i, tag in enumerate(tags):
         after = grammar.advance(state, tag)
@@ -173,11 +155,7 @@ def _read(
 
 
 def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
-    """Return the thoughts that the prompt leaves open: those whose opening tags end it, in order.
-
-    Raises:
-        ConfigurationError: The transcript has no markup.
-    """
+    """Return the thoughts that the prompt leaves open: whose opening tags end it, in order."""
     pairs = transcript.required_markup().tags
     names = {pair.open: pair.name for pair in pairs if pair.role is TagRole.REASON}
     if not names:
@@ -202,11 +180,7 @@ def prompt_thoughts(transcript: Transcript) -> tuple[str, ...]:
 def open_thoughts(transcript: Transcript) -> tuple[str, ...]:
     """Return the names of the open thoughts, the last opened last.
 
-    Thoughts that the prompt left open count, and so do those that the policy opened against the
-    grammar.
-
-    Raises:
-        ConfigurationError: The transcript has no markup.
+    Thoughts that the prompt left open count, and those that the policy opened against the grammar.
     """
     pairs = transcript.required_markup().tags
     reasons = {pair.name for pair in pairs if pair.role is TagRole.REASON}

@@ -126,7 +126,8 @@ class Protocol:
                 f"Expected a notice text in protocol {self.name!r}, got ''. Set notice=, or choose "
                 "another consequence for its faults."
             )
-        for field in _LIMITS:
+        limits = [f.name for f in dataclasses.fields(self) if f.name.startswith("max_")]
+        for field in ("top_k", *limits):
             value = getattr(self, field)
             optional = field not in ("top_k", "max_tokens")
             # max_searches=0 and max_turns=0 are closed-book episodes; other limits need room.
@@ -175,17 +176,13 @@ class Protocol:
     def pair(self, role: TagRole) -> TagPair:
         """Return the pair of a role, the first of several.
 
-        Raises:
-            ProtocolError: There is none.
-
         Example:
             >>> from search_env.protocols.search_r1 import SEARCH_R1
             >>> SEARCH_R1.pair(TagRole.TOOL).open
             '<search>'
         """
-        for pair in self.tags:
-            if pair.role is role:
-                return pair
+        if pairs := self.pairs(role):
+            return pairs[0]
         raise ProtocolError(
             f"Expected protocol {self.name!r} to have a pair of tags of role {role.name}, got "
             f"{[pair.name for pair in self.tags]}. Add one to tags=."
@@ -200,12 +197,8 @@ class Protocol:
         max_searches: int | None = None,
     ) -> Protocol:
         """Return this protocol with its limits replaced by those that are not None."""
-        limits = {
-            "top_k": top_k,
-            "max_tokens": max_tokens,
-            "max_policy_tokens": max_policy_tokens,
-            "max_searches": max_searches,
-        }
+        limits = {"top_k": top_k, "max_tokens": max_tokens}
+        limits |= {"max_policy_tokens": max_policy_tokens, "max_searches": max_searches}
         return dataclasses.replace(self, **{k: v for k, v in limits.items() if v is not None})  # type: ignore[arg-type]
 
     @property
@@ -228,24 +221,16 @@ class Protocol:
     def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
         """Return the prompt as ``(text, special)`` pieces.
 
-        Only the chat template's own markers are special; a marker inside a question stays text.
-
-        Args:
-            question: Text of the question.
-            style: ``"base"`` or a name in :data:`CHAT_MARKUP`.
-
-        Raises:
-            ProtocolError: No such style.
+        ``style`` is ``"base"`` or a name in :data:`CHAT_MARKUP`. Only the chat template's own
+        markers are special; a marker inside a question stays text.
         """
         question = self.clean_question(question)
         if style == "base":
             return [(self.base_prompt.replace("{question}", question), False)]
         advice = "Add another family's template to search_env.protocols.protocol.CHAT_MARKUP."
         check_choice("prompt", style, ["base", *CHAT_MARKUP], advice, ProtocolError)
-        fill = {
-            "{system}": self.chat_system,
-            "{user}": self.chat_user.replace("{question}", question),
-        }
+        user = self.chat_user.replace("{question}", question)
+        fill = {"{system}": self.chat_system, "{user}": user}
         pieces = []
         for piece in _MARKER.split(CHAT_MARKUP[style]):
             special = _MARKER.fullmatch(piece) is not None
@@ -258,14 +243,3 @@ class Protocol:
     def document_text(self, document: Document) -> str:
         """Return a document as it is inserted, without its rank."""
         return self.markup.document_text(document)
-
-
-_LIMITS = (
-    "top_k",
-    "max_tokens",
-    "max_policy_tokens",
-    "max_segment_tokens",
-    "max_documents_tokens",
-    "max_searches",
-    "max_turns",
-)

@@ -51,11 +51,9 @@ R1_SEARCHER = Protocol(
     no_documents="None\n",
     documents_suffix="<|end_of_documents|>\n\n",
     clean_query=without_quotes,
-    faults={
-        FaultKind.EMPTY_QUERY: Consequence.END,
-        FaultKind.UNOPENED_CLOSE: Consequence.END,
-        FaultKind.NO_ACTION: Consequence.END,
-    },
+    faults=dict.fromkeys(
+        (FaultKind.EMPTY_QUERY, FaultKind.UNOPENED_CLOSE, FaultKind.NO_ACTION), Consequence.END
+    ),
     top_k=3,
     max_tokens=1024 + 29000,
     max_segment_tokens=512,

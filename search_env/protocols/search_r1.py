@@ -49,11 +49,9 @@ SEARCH_R1 = Protocol(
         "</search>. To give the final answer, I put it between <answer> and </answer>. "
         "Let me try again.\n"
     ),
-    faults={
-        FaultKind.EMPTY_QUERY: Consequence.NOTICE,
-        FaultKind.UNOPENED_CLOSE: Consequence.NOTICE,
-        FaultKind.NO_ACTION: Consequence.NOTICE,
-    },
+    faults=dict.fromkeys(
+        (FaultKind.EMPTY_QUERY, FaultKind.UNOPENED_CLOSE, FaultKind.NO_ACTION), Consequence.NOTICE
+    ),
     first_opening=True,
     top_k=3,
     max_tokens=4096 + 500,

@@ -16,12 +16,7 @@ from search_env.validation import check_choice
 
 
 def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> str:
-    """Return the text of a search.
-
-    Args:
-        protocol: Source of the tags.
-        query: The query's text.
-        tool: The tool to call; None for that of the protocol's first query pair.
+    """Return the text of a search by a tool; None is that of the protocol's first query pair.
 
     Raises:
         ProtocolError: The protocol has no tags for that tool.
@@ -38,13 +33,7 @@ def query_text(protocol: Protocol, query: str, *, tool: str | None = None) -> st
 
 
 def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()) -> str:
-    r"""Return the text of an answer.
-
-    Args:
-        protocol: Source of the tags.
-        answer: The answer's text.
-        thoughts: Names of open thoughts to close first, the last opened last, see
-            :func:`search_env.protocols.grammar.open_thoughts`.
+    r"""Return the text of an answer, after that of :func:`close_thoughts`.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER
@@ -57,6 +46,8 @@ def answer_text(protocol: Protocol, answer: str, *, thoughts: Sequence[str] = ()
 
 def close_thoughts(protocol: Protocol, thoughts: Sequence[str]) -> str:
     r"""Return the text that closes thoughts, given by name with the last opened last.
+
+    :func:`search_env.protocols.grammar.open_thoughts` returns such names.
 
     Example:
         >>> from search_env.protocols.r1_searcher import R1_SEARCHER

@@ -70,18 +70,13 @@ class Reward:
         return checked_score(self.name, self.parts, values, transcript)
 
     def __add__(self, other: Reward) -> Reward:
-        """Return the reward with the parts of both."""
         if not isinstance(other, Reward):
             return NotImplemented
         total = _Sum(self.function, other.function)
         return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total)
 
     def __mul__(self, weight: float) -> Reward:
-        """Return the reward with every part multiplied by ``weight``.
-
-        Raises:
-            ConfigurationError: The weight is not finite.
-        """
+        """Return the reward with every part multiplied by a finite weight."""
         if not isinstance(weight, int | float):
             return NotImplemented
         if not math.isfinite(weight):
@@ -95,19 +90,13 @@ class Reward:
     __rmul__ = __mul__
 
     def __neg__(self) -> Reward:
-        """Return the reward with every part negated."""
         return self * -1.0
 
     def __sub__(self, other: Reward) -> Reward:
-        """Return the reward with the parts of this one and the negated parts of the other."""
         return self + -other if isinstance(other, Reward) else NotImplemented
 
     def renamed(self, name: str, **parts: str) -> Reward:
-        """Return the same reward under another name.
-
-        Args:
-            name: The new name.
-            **parts: New names of parts, by old name.
+        """Return the same reward under another name, with new names of parts by their old ones.
 
         Raises:
             ConfigurationError: Unknown part, or two parts of the same name.
@@ -126,11 +115,7 @@ class Reward:
 
 
 def check_parts(reward: str, parts: tuple[str, ...]) -> None:
-    """Check the names of a reward's parts; ``reward`` describes it in the error.
-
-    Raises:
-        ConfigurationError: There is no part, or two have the same name.
-    """
+    """Check that a reward, described for the error, has parts, all of different names."""
     if not parts or len(set(parts)) != len(parts):
         raise ConfigurationError(
             f"Expected {reward} to have parts with unique names, got {parts}. Name each part once; "
@@ -141,16 +126,9 @@ def check_parts(reward: str, parts: tuple[str, ...]) -> None:
 def checked_score(
     name: str, parts: tuple[str, ...], values: object, transcript: Transcript
 ) -> Score:
-    """Return the values of a reward's function as a score.
+    """Return what the function of a reward returned, a finite number for each part, as a score.
 
-    Args:
-        name: Name of the reward, for errors.
-        parts: The required parts, in order.
-        values: The function's return value.
-        transcript: The episode's transcript, for errors.
-
-    Raises:
-        RewardError: ``values`` is not a mapping of exactly these parts to finite numbers.
+    ``name`` and ``transcript`` are for errors.
     """
     if not isinstance(values, Mapping):
         raise RewardError(
@@ -216,11 +194,7 @@ _REWARDS: Registry[Reward] = Registry("reward", "Register your own with register
 
 
 def register_reward(reward: Reward, *, replace: bool = False) -> Reward:
-    """Register a reward under its name and return it.
-
-    Args:
-        reward: The reward.
-        replace: Whether it may take the place of one that is registered.
+    """Register a reward under its name and return it; ``replace=True`` replaces a registered one.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.

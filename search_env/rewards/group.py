@@ -55,10 +55,7 @@ class GroupReward:
         check_parts(f"group reward {self.name!r}", self.parts)
 
     def __call__(self, transcripts: Sequence[Transcript]) -> tuple[Score, ...]:
-        """Return each member's score, in the order of the members.
-
-        Args:
-            transcripts: Finished episodes of one question, at least one.
+        """Return the score of each of the transcripts, in their order.
 
         Raises:
             ConfigurationError: There is no episode, one still runs, or they are of several
@@ -97,15 +94,10 @@ class GroupReward:
 def group_scores(
     group_reward: GroupReward, transcripts: Sequence[Transcript], scores: Sequence[Score]
 ) -> tuple[Score, ...]:
-    """Return the total score of each member of a group: its own and the group reward's.
+    """Return the total score of each member of a group: its own plus the group reward's.
 
-    Args:
-        group_reward: The group reward.
-        transcripts: The transcripts of all members.
-        scores: The members' own scores; 0 without parts where retrieval failed.
-
-    Returns:
-        For each member the sum of the two totals, and the parts of both.
+    ``scores`` are the members' own: 0 without parts where retrieval failed. A total has the parts
+    of both.
 
     Raises:
         ConfigurationError: As from :class:`GroupReward`, or both have a part of the same name.
@@ -124,11 +116,7 @@ _GROUP_REWARDS: Registry[GroupReward] = Registry(
 
 
 def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -> GroupReward:
-    """Register a group reward under its name and return it.
-
-    Args:
-        group_reward: The group reward.
-        replace: Whether it may take the place of one that is registered.
+    """Register a group reward under its name and return it; ``replace`` permits a taken name.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
@@ -140,9 +128,7 @@ def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -
 def get_group_reward(name: str | GroupReward, *, beside: Reward | None = None) -> GroupReward:
     """Return a registered group reward; a :class:`GroupReward` is returned as it is.
 
-    Args:
-        name: Its name.
-        beside: The reward to which it is added, if decided.
+    ``beside`` is the reward to which it is added, if decided.
 
     Raises:
         ConfigurationError: No group reward of that name, or ``beside`` has a part of the same name.
@@ -159,11 +145,9 @@ def group_reward_names() -> tuple[str, ...]:
 
 
 def _check_members(transcripts: Sequence[Transcript]) -> None:
-    """Check that the transcripts are finished episodes of one question."""
     if not transcripts:
         raise ConfigurationError(
-            "Expected a group of at least one episode, got none. Pass the transcripts of all "
-            "members."
+            "Expected a group of at least one episode, got none. Pass all members' transcripts."
         )
     question = transcripts[0].question
     for transcript in transcripts:
@@ -181,7 +165,6 @@ def _check_members(transcripts: Sequence[Transcript]) -> None:
 
 
 def _check_distinct_parts(group_reward: GroupReward, parts: Iterable[str]) -> None:
-    """Check that a reward's parts have other names than the group reward's."""
     shared = sorted(set(group_reward.parts) & set(parts))
     if shared:
         raise ConfigurationError(

@@ -31,52 +31,33 @@ class EpisodeOutcome(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Progress of a phase, right after an episode.
+    """Progress of a phase, right after an episode. Rates are those in the window, 0 before any."""
 
-    Attributes:
-        episodes: Valid episodes that ended in the phase.
-        search_rate: Share of them, within the window, with at least one search; 0 before any.
-        format_rate: Share of them, within the window, that are well formed; 0 before any.
-        switched: Whether this episode ended the phase.
-    """
-
-    episodes: int
-    search_rate: float
-    format_rate: float
-    switched: bool
+    episodes: int  # valid ones that ended in the phase
+    search_rate: float  # share of episodes with at least one search
+    format_rate: float  # share of well-formed episodes
+    switched: bool  # whether this episode ended the phase
 
 
 class PhaseSwitch(NamedTuple):
-    """A change of phase.
+    """A change of phase."""
 
-    Attributes:
-        phase: The phase that began.
-        episode: Number of valid episodes of all phases that had ended by then.
-        reason: ``"metric"``, ``"episodes"`` or ``"manual"``.
-    """
-
-    phase: int
-    episode: int
-    reason: str
+    phase: int  # the one that began
+    episode: int  # number of valid episodes of all phases that had ended by then
+    reason: str  # "metric", "episodes" or "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseState:
     """State of a run. Plain data, picklable; :class:`PhaseRule` computes the next one.
 
-    Attributes:
-        phase: Number of the phase, from 0.
-        total: Valid episodes that ended, in all phases.
-        episodes: Valid episodes that ended in this phase.
-        searched: The last ``window`` episodes of this phase as the bits of a number, the newest
-            lowest: 1 for an episode with a search.
-        well_formed: The same, 1 for a well-formed episode.
-        history: All changes of phase so far.
+    ``searched`` and ``well_formed`` hold the last ``window`` episodes of this phase as the bits of
+    a number, the newest lowest: 1 for an episode with a search, and for a well-formed one.
     """
 
     phase: int = 0
-    total: int = 0
-    episodes: int = 0
+    total: int = 0  # valid episodes that ended, in all phases
+    episodes: int = 0  # valid episodes that ended in this phase
     searched: int = 0
     well_formed: int = 0
     history: tuple[PhaseSwitch, ...] = ()
@@ -136,11 +117,7 @@ class PhaseRule:
         return state.phase == self.num_phases - 1
 
     def checked(self, phase: int) -> int:
-        """Return a phase's number as a plain integer.
-
-        Raises:
-            ConfigurationError: There is no such phase.
-        """
+        """Return the number of an existing phase as a plain integer."""
         try:
             number = operator.index(phase)
         except TypeError:
@@ -153,19 +130,11 @@ class PhaseRule:
         return number
 
     def start(self, phase: int = 0) -> PhaseState:
-        """Return the state of a run that begins in a phase.
-
-        Raises:
-            ConfigurationError: There is no such phase.
-        """
+        """Return the state of a run that begins in a phase."""
         return PhaseState(self.checked(phase))
 
     def switch(self, state: PhaseState, phase: int, reason: str = "manual") -> PhaseState:
-        """Return the state at the beginning of a phase; unchanged if it is the current phase.
-
-        Raises:
-            ConfigurationError: There is no such phase.
-        """
+        """Return the state at the beginning of a phase; unchanged if it is the current phase."""
         phase = self.checked(phase)
         if phase == state.phase:
             return state
@@ -178,10 +147,8 @@ class PhaseRule:
         """Count episodes that ended in the same step, all rewarded under the phase of ``state``.
 
         They count in order. The switch is recorded at the episode that fulfilled the condition;
-        those after it ended under the old phase and do not count for the new one.
-
-        Returns:
-            The next state, and for each episode the progress of the phase that rewarded it.
+        those after it ended under the old phase and do not count for the new one. The result is the
+        next state, and for each episode the progress of the phase that rewarded it.
         """
         phase = state.phase
         progress = self.progress(state)
@@ -202,12 +169,8 @@ class PhaseRule:
     def progress(self, state: PhaseState) -> Progress:
         """Return the progress of the phase."""
         count = max(1, min(state.episodes, self.window))
-        return Progress(
-            state.episodes,
-            state.searched.bit_count() / count,
-            state.well_formed.bit_count() / count,
-            False,
-        )
+        rates = state.searched.bit_count() / count, state.well_formed.bit_count() / count
+        return Progress(state.episodes, *rates, switched=False)
 
     def _counted(self, state: PhaseState, episode: EpisodeOutcome) -> PhaseState:
         window = (1 << self.window) - 1  # mask of the bits to keep

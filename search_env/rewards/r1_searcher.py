@@ -52,26 +52,17 @@ def r1_searcher_stage1(
         >>> r1_searcher_stage1().parts
         ('retrieval', 'format')
     """
-    function = _Stage1(
-        check_amount("retrieval", retrieval),
-        check_amount("format", format),
-        _format_rules(max_answer_words, forbidden),
-    )
+    amounts = check_amount("retrieval", retrieval), check_amount("format", format)
+    function = _Stage1(*amounts, _format_rules(max_answer_words, forbidden))
     return Reward("r1-searcher-stage1", ("retrieval", "format"), function)
 
 
 def r1_searcher_stage2(
-    *,
-    penalty: float = 2.0,
-    max_answer_words: int | None = None,
-    forbidden: Sequence[str] = (),
+    *, penalty: float = 2.0, max_answer_words: int | None = None, forbidden: Sequence[str] = ()
 ) -> Reward:
     """Return the reward of phase 2: the answer's F1, less a penalty for the wrong format.
 
-    Args:
-        penalty: Subtracted, once, for a wrong format.
-        max_answer_words: As for :func:`r1_searcher_stage1`.
-        forbidden: As for :func:`r1_searcher_stage1`.
+    The format is that of :func:`r1_searcher_stage1`.
 
     Raises:
         ConfigurationError: An impossible number or text.

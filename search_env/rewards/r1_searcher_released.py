@@ -31,13 +31,9 @@ from search_env.types import Source, Transcript
 
 _BLOCKS = re.compile(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", re.DOTALL)
 _COUNTED = (
-    "<|begin_of_documents|>\n",
-    "<|end_of_documents|>\n\n",
-    "<|begin_of_query|>",
-    "<|end_of_query|>",
-    "<|begin_of_documents|>",
-    "<|end_of_documents|>",
-    "<|begin_of_documents|>\n(1)",
+    *("<|begin_of_query|>", "<|end_of_query|>"),
+    *("<|begin_of_documents|>", "<|begin_of_documents|>\n", "<|begin_of_documents|>\n(1)"),
+    *("<|end_of_documents|>", "<|end_of_documents|>\n\n"),
 )
 _RETRIEVAL = "<|end_of_query|>\n\n<|begin_of_documents|>\n"
 _MAX_ANSWER_WORDS = 10
@@ -79,14 +75,10 @@ class _Text:
         return counts == [0, 1, 1, 1]
 
     @property
-    def garbled(self) -> bool:
-        """Whether there are CJK characters outside document blocks."""
-        return GARBLED.search(_BLOCKS.sub("", self.solution)) is not None
-
-    @property
     def llama_format(self) -> bool:
         """Whether the rules of the Llama server of stage 2 hold."""
-        return self.tags_right and self.queries_answered and not self.garbled
+        garbled = GARBLED.search(_BLOCKS.sub("", self.solution)) is not None
+        return self.tags_right and self.queries_answered and not garbled
 
     @property
     def qwen_format(self) -> bool:
@@ -94,10 +86,8 @@ class _Text:
         answer = self.answer or ""
         return (
             self.llama_format
-            and "Assistant" not in self.solution
-            and "assistant" not in self.solution
-            and "begin_of_query" not in answer
-            and "begin_of_documents" not in answer
+            and not re.search("[Aa]ssistant", self.solution)
+            and not re.search("begin_of_(query|documents)", answer)
             and len(answer.split()) <= _MAX_ANSWER_WORDS
         )
 
@@ -116,7 +106,7 @@ def _stage1_paper(transcript: Transcript) -> dict[str, float]:
 
 def _stage1_released(transcript: Transcript) -> dict[str, float]:
     text = _Text.of(transcript)
-    searched = text.queries_answered and _COUNTED[0] in text.solution
+    searched = text.queries_answered and "<|begin_of_documents|>\n" in text.solution
     return {
         "answer": 1.0 if cover_exact_match(text.answer, [text.gold]) else -1.0,
         "retrieval": 0.5 if searched else 0.0,

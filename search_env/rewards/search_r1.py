@@ -68,11 +68,8 @@ def search_r1_format(
         >>> search_r1_format(retrieval=0.1).parts
         ('answer', 'format', 'retrieval')
     """
-    function = _Format(
-        check_amount("structure", structure),
-        check_amount("final", final),
-        check_amount("retrieval", retrieval),
-    )
+    amounts = {"structure": structure, "final": final, "retrieval": retrieval}
+    function = _Format(**{name: check_amount(name, value) for name, value in amounts.items()})
     return Reward("search-r1-format", ("answer", "format", "retrieval"), function)
 
 
@@ -88,9 +85,7 @@ class _Format:
         if transcript.answer is None:
             return parts
         if exact_match(transcript.answer, golds, SQUAD):
-            parts["answer"] = 1.0
-            parts["format"] = 0.0 if right else -self.structure
-            return parts
+            return {**parts, "answer": 1.0, "format": 0.0 if right else -self.structure}
         parts["format"] = self.structure if right else self.final
         if right and _gold_was_retrieved(transcript):
             parts["retrieval"] = self.retrieval
@@ -101,9 +96,6 @@ def structure_is_right(transcript: Transcript) -> bool:
     """Return whether an episode has the structure of Search-R1's v0.3.
 
     Where the prompt opened a thought (R1-Searcher's does), the first one begins there.
-
-    Raises:
-        ConfigurationError: The protocol has no tags for thoughts.
     """
     tags = transcript.required_markup().tags
     if not any(pair.role is TagRole.REASON for pair in tags):
@@ -142,9 +134,7 @@ def _pieces(pairs: tuple[TagPair, ...], text: str) -> list[tuple[TagPair, Side] 
 
 
 @functools.lru_cache(maxsize=64)
-def _tags(
-    pairs: tuple[TagPair, ...],
-) -> tuple[dict[str, tuple[TagPair, Side]], re.Pattern[str]]:
+def _tags(pairs: tuple[TagPair, ...]) -> tuple[dict[str, tuple[TagPair, Side]], re.Pattern[str]]:
     """Return the tags by their texts, and the pattern that splits a text at them."""
     tags = {pair.text(tag.side): (pair, tag.side) for tag, pair in pairs_by_tag(pairs).items()}
     return tags, re.compile(f"({'|'.join(map(re.escape, tags))})")

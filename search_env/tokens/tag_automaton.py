@@ -176,12 +176,9 @@ class _Functions:
         states, letters = automaton.step.shape
         self.next = [np.arange(states, dtype=np.int32)]
         self.ends: list[dict[int, Ends]] = [{}]
-        self._index = {self._key(self.next[0], {}): 0}
+        self._index: dict[tuple[bytes, frozenset[object]], int] = {}
+        self._index[self.next[0].tobytes(), frozenset()] = 0
         self.extend = np.full((64, letters), -1, np.int32)
-
-    @staticmethod
-    def _key(nexts: NDArray[np.int32], ends: dict[int, Ends]) -> tuple[bytes, frozenset[object]]:
-        return nexts.tobytes(), frozenset(ends.items())
 
     def fill(self, function: int, letter: int) -> None:
         """Compute ``extend[function, letter]``."""
@@ -194,7 +191,7 @@ class _Functions:
         }
         for state in np.flatnonzero(matched >= 0).tolist():
             ends[state] = (*ends.get(state, ()), TagEnd(int(matched[state]), 0))
-        key = self._key(after, ends)
+        key = after.tobytes(), frozenset(ends.items())
         if key not in self._index:
             self._index[key] = len(self.next)
             self.next.append(after)

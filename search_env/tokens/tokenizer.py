@@ -239,8 +239,10 @@ def _from_json(
     """Build a tokenizer from the text of a ``tokenizer.json`` and of the files beside it."""
     try:
         spec = json.loads(text)
-        model, added = spec["model"], spec.get("added_tokens") or []
-        vocabulary = _vocabulary(model)
+        added, vocabulary = spec.get("added_tokens") or [], spec["model"]["vocab"]
+        if isinstance(vocabulary, list):  # of a Unigram model, with scores
+            vocabulary = [(token, i) for i, (token, _) in enumerate(vocabulary)]
+        vocabulary = dict(vocabulary)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(
             f"Expected {name!r} to be a tokenizers JSON with a 'model' and its 'vocab', got "
@@ -258,14 +260,6 @@ def _from_json(
     end_names = {*_SEQUENCE_ENDS, *_TURN_ENDS, *ends}
     eos = [entry["id"] for entry in added if entry["content"] in end_names]
     return Tokenizer(name, table, _encoder(name, spec), eos, {**files, "tokenizer.json": text})
-
-
-def _vocabulary(model: dict[str, Any]) -> dict[str, int]:
-    """Return the ids by token; Unigram models list their tokens with scores."""
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):
-        return {token: i for i, (token, _) in enumerate(vocabulary)}
-    return dict(vocabulary)
 
 
 def _byte_rule(
