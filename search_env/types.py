@@ -54,8 +54,6 @@ class Question:
     Attributes:
         id: Unique in its dataset.
         answers: Gold answer first, aliases after it; never empty.
-        dataset: For example ``"musique"``.
-        split: For example ``"dev"``.
         kind: The dataset's own question type, for example ``"2hop"`` or ``"comparison"``.
         supporting: Ids of the documents that together hold the evidence; empty where unknown.
         hops: Decomposition into single-hop steps, in order; empty where unknown.
@@ -171,9 +169,8 @@ class Tag(NamedTuple):
 class TagPair:
     """Two tags of a protocol and what they enclose.
 
-    Attributes:
-        name: Unique in the protocol, in lower case, such as ``"think"`` or ``"image_query"``.
-        tool: The tool that closing the pair runs; set for the role ``TOOL`` only.
+    ``name`` is unique in the protocol, in lower case. ``tool`` is the tool that closing the pair
+    runs, set for the role ``TOOL`` only.
 
     Example:
         >>> pair = TagPair("query", TagRole.TOOL, "<q>", "</q>", tool=SEARCH)

@@ -284,7 +284,10 @@ class Dynamics:
                 episode.pending = None
                 self._fault(row, FaultKind.UNANSWERED_QUERY, before_end=True)
         elif episode.notice and episode.pending is None:
-            self._insert_notice(row)
+            if self.length(row) + len(self._notice) > self.protocol.max_tokens:
+                self._end(row, StopReason.MAX_TOKENS)
+            else:
+                self._insert(row, self._notice, Source.NOTICE)
         episode.notice = False
 
     def _on_tag(self, row: int, tag: Tag, pair: TagPair, bytes_after: int) -> None:
@@ -398,13 +401,6 @@ class Dynamics:
         self._set_deadline(row)
 
     # Text of the environment.
-
-    def _insert_notice(self, row: int) -> None:
-        room = self.protocol.max_tokens - self.length(row)
-        if len(self._notice) > room:
-            self._end(row, StopReason.MAX_TOKENS)
-        else:
-            self._insert(row, self._notice, Source.NOTICE)
 
     def _insert(self, row: int, ids: TokenIds, source: Source) -> None:
         episode = self.episodes[row]

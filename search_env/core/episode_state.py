@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from search_env.types import Document, Event, Question, StopReason, TokenIds
 
-Opening: TypeAlias = tuple[int, int]
+Opening: TypeAlias = tuple[int, int]  # position of the token, bytes of it after the tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,7 @@ class Query:
 
 @dataclass(slots=True)
 class EpisodeState:
-    """State of one row beside its tokens.
-
-    ``opened`` maps the names of open query and answer pairs to where they were opened: (position of
-    the token, bytes of it after the tag). ``tool`` is the tool of the pending query.
-    """
+    """State of one row beside its tokens."""
 
     question: Question
     prompt_length: int
@@ -38,9 +34,9 @@ class EpisodeState:
     num_searches: int = 0
     num_turns: int = 0
     num_faults: int = 0
-    opened: dict[str, Opening] = field(default_factory=dict)
+    opened: dict[str, Opening] = field(default_factory=dict)  # open queries and answers, by name
     pending: str | None = None
-    tool: str = ""
+    tool: str = ""  # of the pending query
     notice: bool = False
     stop_reason: StopReason | None = None
     events: list[Event] = field(default_factory=list)

@@ -60,14 +60,11 @@ def normalize_r1_searcher(text: str) -> str:
 class ScoringRule:
     """How answers are compared.
 
-    Attributes:
-        normalize: Maps an answer to words separated by single spaces.
-        closed_answers: Normalised answers that earn no partial F1: where either side is one of
-            them, F1 is 1 or 0.
+    Normalised ``closed_answers`` earn no partial F1: where either side is one, F1 is 1 or 0.
     """
 
     name: str
-    normalize: Callable[[str], str]
+    normalize: Callable[[str], str]  # to words separated by single spaces
     closed_answers: frozenset[str] = frozenset()
 
 
@@ -98,9 +95,8 @@ def score_answer(
         >>> score_answer("the city of Paris", ["Paris"])
         AnswerScores(exact_match=0.0, f1=0.5, cover_exact_match=1.0)
     """
-    return AnswerScores(
-        *(_best(score, prediction, answers, rule) for score in (_equal, _f1, _covers))
-    )
+    scores = (_equal, _f1, _covers)
+    return AnswerScores(*[_best(score, prediction, answers, rule) for score in scores])
 
 
 def exact_match(

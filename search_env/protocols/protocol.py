@@ -74,10 +74,10 @@ class Protocol:
         top_k: Documents per query.
         max_tokens: Size of the context: prompt, policy and inserted tokens together.
         max_policy_tokens: Policy tokens per episode, or None for no limit, as below.
-        max_segment_tokens: Policy tokens between two insertions, or None.
-        max_documents_tokens: Tokens of one inserted block, or None.
-        max_searches: Searches per episode, or None.
-        max_turns: Turns (searches and notices) per episode, or None.
+        max_segment_tokens: Policy tokens between two insertions.
+        max_documents_tokens: Tokens of one inserted block.
+        max_searches: Searches per episode.
+        max_turns: Turns (searches and notices) per episode.
     """
 
     name: str

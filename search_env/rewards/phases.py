@@ -68,11 +68,10 @@ class PhaseRule:
     """When each phase ends. Without a condition, only :meth:`switch` changes the phase.
 
     Attributes:
-        num_phases: Number of phases; the last one has no end.
+        num_phases: The last phase has no end.
         after_episodes: Ends a phase after this many valid episodes at the latest; None: no limit.
         search_rate: Ends a phase once this share of episodes searched; None: no condition.
-        format_rate: Ends a phase once this share of episodes is well formed; None: no condition.
-            With both, both must hold after the same episode.
+        format_rate: Likewise for well-formed episodes; both must hold after the same episode.
         window: Number of episodes over which the shares are computed.
 
     Raises:

@@ -4,10 +4,8 @@ Phase 1 rewards searching and the format, whatever the answer; phase 2 rewards t
 format is right if the policy's tags have no violation
 (:func:`search_env.protocols.grammar.format_violations`) and its text is not garbled, as in the
 paper. Retrieved text has no influence. The released servers, which count substrings of the whole
-text, documents included, are :mod:`search_env.rewards.r1_searcher_released`.
-
-The paper does not say whether a query without results counts as a search; here it does, as the
-policy did its part.
+text, documents included, are :mod:`search_env.rewards.r1_searcher_released`. The paper does not say
+whether a query without results counts as a search; here it does, as the policy did its part.
 
 Source: arXiv 2503.05592 v2, the rewards of stage 1 and stage 2.
 """
@@ -77,7 +75,7 @@ def r1_searcher_stage2(
 
 @dataclass(frozen=True, slots=True)
 class _FormatRules:
-    """Decides whether an episode's format is right."""
+    """Whether an episode's format is right."""
 
     max_answer_words: int | None
     forbidden: tuple[str, ...]

@@ -98,10 +98,8 @@ class _Text:
 
 def _stage1_paper(transcript: Transcript) -> dict[str, float]:
     text = _Text.of(transcript)
-    return {
-        "retrieval": 0.5 if _RETRIEVAL in text.solution else 0.0,
-        "format": 0.5 if text.llama_format else 0.0,
-    }
+    searched = _RETRIEVAL in text.solution
+    return {"retrieval": 0.5 * searched, "format": 0.5 * text.llama_format}
 
 
 def _stage1_released(transcript: Transcript) -> dict[str, float]:
@@ -109,8 +107,8 @@ def _stage1_released(transcript: Transcript) -> dict[str, float]:
     searched = text.queries_answered and "<|begin_of_documents|>\n" in text.solution
     return {
         "answer": 1.0 if cover_exact_match(text.answer, [text.gold]) else -1.0,
-        "retrieval": 0.5 if searched else 0.0,
-        "format": 0.5 if text.tags_right else 0.0,
+        "retrieval": 0.5 * searched,
+        "format": 0.5 * text.tags_right,
     }
 
 

@@ -55,11 +55,7 @@ def search_r1_format(
     query and a thought, then the answer, with only white space between them. Only document blocks
     inserted by the environment count; a notice breaks the structure.
 
-    Args:
-        structure: Reward for the structure, and what a right answer loses without it.
-        final: Reward for a wrong answer with a wrong structure.
-        retrieval: Added to ``structure`` if the answer is wrong but a gold answer was retrieved.
-            The scripts set 0; their comments mention 0.1 and more.
+    The scripts set 0 for ``retrieval``; their comments mention 0.1 and more.
 
     Raises:
         ConfigurationError: An amount is not a finite number of at least 0.
@@ -103,20 +99,20 @@ def structure_is_right(transcript: Transcript) -> bool:
             f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "
             "them no structure is right; choose 'search-r1-em' or 'r1-searcher-stage2'."
         )
+    by_text, pattern = _tags(tags)
     thoughts = prompt_thoughts(transcript)
     state, inside = ("in thought", thoughts[-1]) if thoughts else ("start", "")
     for source, text in transcript.segments():
         if source is Source.PROMPT:
             continue
-        for piece in _pieces(tags, text) if source is Source.POLICY else [source]:
+        for part in pattern.split(text) if source is Source.POLICY else [source]:
+            piece = part if isinstance(part, Source) else by_text.get(part, part)
             if isinstance(piece, str):
                 if not state.startswith("in ") and piece.strip():
                     return False
                 continue
-            symbol: tuple[TagRole, Side] | Source
-            if isinstance(piece, Source):
-                symbol = piece
-            else:
+            symbol: tuple[TagRole, Side] | Source = source
+            if not isinstance(piece, Source):
                 pair, side = piece
                 if side == "close" and pair.name != inside:
                     return False
@@ -125,12 +121,6 @@ def structure_is_right(transcript: Transcript) -> bool:
                 return False
             state = _NEXT[state][symbol]
     return state == "answer"
-
-
-def _pieces(pairs: tuple[TagPair, ...], text: str) -> list[tuple[TagPair, Side] | Source | str]:
-    """Split a text of the policy into tags and the text between them."""
-    tags, pattern = _tags(pairs)
-    return [tags.get(piece, piece) for piece in pattern.split(text)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -53,11 +53,6 @@ Ends: TypeAlias = tuple[TagEnd, ...]
 class TagAutomaton:
     """Transition table over (state, token id). State 0 is the start.
 
-    Attributes:
-        classes: uint16 ``(vocabulary,)``: the column of each id.
-        table: int32 ``(states, columns)``: next state, and event above :data:`EVENT_SHIFT`.
-        events: The tags that end with each event, in order; ``events[0]`` is empty.
-
     Example:
         >>> from search_env.tokens.tokenizer import load_tokenizer
         >>> automaton = build_tag_automaton(load_tokenizer("byte"), ["<q>", "</q>"])
@@ -65,9 +60,9 @@ class TagAutomaton:
         [(3, 0), (8, 1)]
     """
 
-    classes: NDArray[np.uint16]
-    table: NDArray[np.int32]
-    events: tuple[Ends, ...]
+    classes: NDArray[np.uint16]  # (vocabulary,): the column of each id
+    table: NDArray[np.int32]  # (states, columns): next state, and event above EVENT_SHIFT
+    events: tuple[Ends, ...]  # the tags that end with each event, in order; the first is empty
 
     @property
     def nbytes(self) -> int:
