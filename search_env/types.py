@@ -37,12 +37,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One annotated step towards an answer: its query, its answer, its supporting document.
+    """One annotated step towards an answer: its query, its answer, its supporting document."""
 
-    References to earlier answers are filled in in ``query``.
-    """
-
-    query: str
+    query: str  # with references to earlier answers filled in
     answer: str
     document_id: str = ""  # "" where the dataset does not annotate it
 

@@ -45,12 +45,9 @@ class _MaskState(NamedTuple):
 
 
 class _Closing(NamedTuple):
-    """Ids that close an open query around the same text: that so far, less ``cut``, plus ``more``.
+    """Ids that close an open query around the same text: it so far less ``cut``, plus ``more``."""
 
-    The last ``cut`` bytes so far begin the closing tag.
-    """
-
-    cut: int
+    cut: int  # the last bytes so far, which begin the closing tag
     more: bytes
     ids: Indices
 
