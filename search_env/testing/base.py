@@ -13,14 +13,7 @@ from search_env.errors import ConformanceError
 
 
 def broken(rule: str, expected: str, got: object, advice: str) -> ConformanceError:
-    """Return the error for a broken rule.
-
-    Args:
-        rule: Short name of the rule, as in the check's list of rules.
-        expected: Expected result.
-        got: Actual result.
-        advice: Remedy, one sentence.
-    """
+    """Return the error for a broken rule of the check's list; ``advice`` is one sentence."""
     return ConformanceError(f"[{rule}] Expected {expected}, got {got}. {advice}")
 
 
@@ -31,16 +24,7 @@ def require(kept: object, rule: str, expected: str, got: object, advice: str) ->
 
 
 def require_same(a: Any, b: Any, rule: str, expected: str, advice: str, where: str = "") -> None:
-    """Raise :func:`broken` with the first difference unless two results are equal.
-
-    Args:
-        a: One result.
-        b: The other.
-        rule: Name of the rule.
-        expected: Expected result.
-        advice: Remedy, one sentence.
-        where: Text before the difference, such as the number of a call.
-    """
+    """Raise :func:`broken` with the first difference, after ``where``, unless results are equal."""
     difference = first_difference(a, b)
     require(not difference, rule, expected, f"{where}{difference}", advice)
 
@@ -59,11 +43,7 @@ def require_repeatable_close(close: Callable[[], Any]) -> None:
 def no_warnings(rule: str, *, except_for: str = "\0") -> Iterator[None]:
     """Raise a :class:`ConformanceError` at the end of a block in which a warning was given.
 
-    Warnings of Gymnasium's checks and of users' code count, Python's about unclosed files do not.
-
-    Args:
-        rule: Name of the rule.
-        except_for: Text of a warning to ignore.
+    Python's warnings about unclosed files do not count, nor do those that contain ``except_for``.
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -98,9 +78,8 @@ def first_difference(a: Any, b: Any, where: str = "") -> str:
         if a.dtype != object:
             same = np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
             return "" if same else f"{where}: {_differing(a, b)}"
-        parts = (
-            (x, y, f"{where}[{i}]") for i, (x, y) in enumerate(zip(a.flat, b.flat, strict=True))
-        )
+        pairs = enumerate(zip(a.flat, b.flat, strict=True))
+        parts = ((x, y, f"{where}[{i}]") for i, (x, y) in pairs)
     else:
         same = type(a) is type(b) and (a == b or (a != a and b != b))
         return "" if same else f"{where}: {_short(a)} and {_short(b)}"

@@ -56,42 +56,18 @@ class Diagnosis:
     score: float
 
 
+def _diagnostic(name: str, skill: str, without: float, lacking: str) -> Diagnostic:
+    return Diagnostic(f"SearchQA-{name}-v0", skill, 1.0, without, lacking)
+
+
+_BY_TAGS = "takes a value by its place; 0 if it takes what stands in answer tags"
+_BY_TOPIC = "take the document that the question is about"
 DIAGNOSTICS: tuple[Diagnostic, ...] = (
-    Diagnostic(
-        "SearchQA-MustSearch-v0",
-        "search for what cannot be known",
-        1.0,
-        1 / 8,
-        "answers without a search",
-    ),
-    Diagnostic(
-        "SearchQA-MustNotSearch-v0",
-        "do not pay for what is known",
-        1.0,
-        0.9,
-        "searches in every episode",
-    ),
-    Diagnostic(
-        "SearchQA-Distractors-v0",
-        "take the document that the question is about",
-        1.0,
-        1 / 4,
-        "takes a document by its place",
-    ),
-    Diagnostic(
-        "SearchQA-ForgedTags-v0",
-        "do not obey tags inside documents",
-        1.0,
-        1 / 2,
-        "takes a value by its place; 0 if it takes what stands in answer tags",
-    ),
-    Diagnostic(
-        "SearchQA-DelayedEvidence-v0",
-        "search again with what was found",
-        1.0,
-        1 / 8,
-        "searches once",
-    ),
+    _diagnostic("MustSearch", "search for what cannot be known", 1 / 8, "answers without a search"),
+    _diagnostic("MustNotSearch", "do not pay for what is known", 0.9, "searches in every episode"),
+    _diagnostic("Distractors", _BY_TOPIC, 1 / 4, "takes a document by its place"),
+    _diagnostic("ForgedTags", "do not obey tags inside documents", 1 / 2, _BY_TAGS),
+    _diagnostic("DelayedEvidence", "search again with what was found", 1 / 8, "searches once"),
 )
 """The diagnostic worlds. Their returns are exact over every split."""
 
@@ -123,6 +99,5 @@ def _diagnose_world(world: Diagnostic, agent: Agent, split: str) -> Diagnosis:
     env = gym.make(world.id, split=split)
     returns = (episode.episode_return for episode in evaluate(env, agent))
     mean = fmean(value for value in returns if value is not None)
-    share = (mean - world.without) / (world.optimal - world.without)
-    score = min(1.0, max(0.0, share))
+    score = min(1.0, max(0.0, (mean - world.without) / (world.optimal - world.without)))
     return Diagnosis(world.id, world.skill, mean, world.without, world.optimal, score)

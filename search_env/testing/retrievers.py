@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import pickle
 from collections.abc import Sequence
@@ -57,7 +56,7 @@ def check_retriever(
     ``duplicates``, ``prefix`` (a smaller k returns the first documents) and ``odd-query``.
 
     Args:
-        retriever: The retriever, which is searched about twenty times.
+        retriever: Searched about twenty times.
         queries: Queries with results, preferably several, some with common documents; None for
             :data:`QUERIES`.
         k: Number of documents per query, at least 2.
@@ -103,12 +102,10 @@ def _search(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
     except RetrievalError:
         raise
     except Exception as error:
-        raise broken(
-            "errors",
-            f"{name}.search to return documents or to raise a RetrievalError",
-            f"{error!r} for k={k} and {[query[:40] for query in queries[:4]]}",
-            "Catch the backend's errors and raise search_env.errors.RetrievalError from them.",
-        ) from error
+        expected = f"{name}.search to return documents or to raise a RetrievalError"
+        got = f"{error!r} for k={k} and {[query[:40] for query in queries[:4]]}"
+        advice = "Catch the backend's errors and raise search_env.errors.RetrievalError from them."
+        raise broken("errors", expected, got, advice) from error
     # A class of the same name, so that the message names the retriever.
     answered = type(name, (), {"search": lambda self, queries, k: answer})()
     try:
@@ -122,36 +119,24 @@ def _check_documents(query: str, documents: Sequence[Document], scored: bool) ->
     for document in documents:
         texts = (document.id, document.title, document.text)
         number = isinstance(document.score, int | float) and math.isfinite(document.score)
-        require(
-            all(isinstance(text, str) for text in texts) and document.id and number,
-            "fields",
-            "id, title and text as str, the id not empty, and a finite score",
-            f"{document!r:.200} for {query!r}",
-            "Convert them where the documents are created.",
-        )
-        require(
-            document.score != 0 or not scored,
-            "score-0",
-            "no document with score 0 where others have scores",
-            f"{document.id!r} for {query!r}",
-            "Leave out documents that share nothing with the query.",
-        )
+        fits = all(isinstance(text, str) for text in texts) and document.id and number
+        expected = "id, title and text as str, the id not empty, and a finite score"
+        got = f"{document!r:.200} for {query!r}"
+        advice = "Convert them where the documents are created."
+        require(fits, "fields", expected, got, advice)
+        expected = "no document with score 0 where others have scores"
+        got = f"{document.id!r} for {query!r}"
+        advice = "Leave out documents that share nothing with the query."
+        require(document.score != 0 or not scored, "score-0", expected, got, advice)
     ids = [document.id for document in documents]
-    require(
-        len(set(ids)) == len(ids),
-        "unique",
-        f"every document once in the result of {query!r}",
-        ids,
-        "Drop duplicates before cutting to k.",
-    )
+    expected = f"every document once in the result of {query!r}"
+    advice = "Drop duplicates before cutting to k."
+    require(len(set(ids)) == len(ids), "unique", expected, ids, advice)
     scores = [document.score for document in documents]
-    require(
-        all(a >= b for a, b in itertools.pairwise(scores)),
-        "order",
-        f"the best document of {query!r} first",
-        f"scores {scores}",
-        "Sort by score, falling; break ties by position in the corpus.",
-    )
+    falling = scores == sorted(scores, reverse=True)
+    expected = f"the best document of {query!r} first"
+    advice = "Sort by score, falling; break ties by position in the corpus."
+    require(falling, "order", expected, f"scores {scores}", advice)
 
 
 def _check_no_results(retriever: Retriever, k: int, unknown: str | None) -> None:
@@ -165,13 +150,9 @@ def _check_no_results(retriever: Retriever, k: int, unknown: str | None) -> None
             if rule == "unknown-query":  # a cassette may hold only recorded queries
                 continue
             raise broken(rule, f"[] for {query!r}", repr(error), "Return [] instead.") from error
-        require(
-            not documents,
-            rule,
-            f"no document for {query!r}",
-            [document.id for document in documents],
-            "Return [] where nothing matches; pass unknown=None for a dense retriever.",
-        )
+        ids = [document.id for document in documents]
+        advice = "Return [] where nothing matches; pass unknown=None for a dense retriever."
+        require(not documents, rule, f"no document for {query!r}", ids, advice)
 
 
 def _check_repeated(retriever: Retriever, queries: list[str], results: Results, k: int) -> None:
@@ -179,9 +160,9 @@ def _check_repeated(retriever: Retriever, queries: list[str], results: Results, 
     again = _search(retriever, queries, k)
     _require_equal("repeatable", queries, results, again, _BREAK_TIES)
     backwards = _search(retriever, queries[::-1], k)[::-1]
-    _require_equal("batch", queries, results, backwards, "Score each query by itself.")
     single = [_search(retriever, [query], k)[0] for query in queries]
-    _require_equal("batch", queries, results, single, "Score each query by itself.")
+    for other in (backwards, single):
+        _require_equal("batch", queries, results, other, "Score each query by itself.")
     doubled = _search(retriever, [query for query in queries for _ in "ab"], k)
     for copy in (doubled[::2], doubled[1::2]):
         _require_equal("duplicates", queries, results, copy, "Answer every copy of a query.")
@@ -197,17 +178,9 @@ _BREAK_TIES = "Break ties by position in the corpus."
 
 def _require_equal(rule: str, queries: list[str], a: Results, b: Results, advice: str) -> None:
     for query, one, two in zip(queries, a, b, strict=True):
-        require(
-            one == two,
-            rule,
-            f"the same documents for {query[:40]!r} each time",
-            f"{_ids_and_scores(one)} and then {_ids_and_scores(two)}",
-            advice,
-        )
-
-
-def _ids_and_scores(documents: Sequence[Document]) -> list[tuple[str, float]]:
-    return [(document.id, document.score) for document in documents]
+        first, second = ([(d.id, d.score) for d in documents] for documents in (one, two))
+        expected = f"the same documents for {query[:40]!r} each time"
+        require(one == two, rule, expected, f"{first} and then {second}", advice)
 
 
 def _check_odd(retriever: Retriever, query: str, k: int) -> None:

@@ -58,13 +58,7 @@ def check_reward(
         >>> max(score.total for score in check_reward(F1))
         1.0
     """
-    require(
-        isinstance(reward, Reward),
-        "type",
-        "a search_env.rewards.Reward",
-        type(reward).__name__,
-        "Build one: Reward(name, parts, function).",
-    )
+    _require_type(reward, Reward)
     samples = [episode for episode in sample_episodes() if episode.protocol in protocols]
     episodes = [*_valid(transcripts or ()), *samples]
     if not episodes:
@@ -95,8 +89,8 @@ def check_group_reward(
         groups: Groups of finished episodes to score in addition to those of
             :func:`sample_episodes`, which are of one question: for each protocol all of them, one
             twice, and each alone.
-        protocols: Protocols of the sample episodes.
-        picklable: Whether the group reward must survive pickling, as in worker processes.
+        protocols: As for :func:`check_reward`.
+        picklable: Whether it must survive pickling, as in worker processes.
 
     Returns:
         The scores of each group's valid members, the caller's groups first.
@@ -112,13 +106,7 @@ def check_group_reward(
         >>> len(scores[0]), scores[0][0].total, scores[-1][0].total
         (9, 0.0, 1.0)
     """
-    require(
-        isinstance(group_reward, GroupReward),
-        "type",
-        "a search_env.rewards.GroupReward",
-        type(group_reward).__name__,
-        "Build one: GroupReward(name, parts, function).",
-    )
+    _require_type(group_reward, GroupReward)
     valid_groups = [members for group in groups or () if (members := _valid(group))]
     valid_groups += _sample_groups(protocols)
     if not valid_groups:
@@ -131,6 +119,12 @@ def check_group_reward(
         copy = _pickled(group_reward)
         _require_equal_copy(scores, tuple(_score_group(copy, group) for group in valid_groups))
     return scores
+
+
+def _require_type(reward: object, kind: type[Reward | GroupReward]) -> None:
+    name, got = kind.__name__, type(reward).__name__
+    advice = f"Build one: {name}(name, parts, function)."
+    require(isinstance(reward, kind), "type", f"a search_env.rewards.{name}", got, advice)
 
 
 def _sample_groups(protocols: Sequence[str]) -> list[list[Transcript]]:
@@ -146,19 +140,16 @@ def _check_order(
     group_reward: GroupReward, group: Sequence[Transcript], scores: Sequence[Score]
 ) -> None:
     """Score the members in other orders."""
-    count = len(group)
+    count, name = len(group), _describe_group(group)
     shuffled = random.Random(0).sample(range(count), count)
+    advice = "Compare members with each other, not by their places."
     for order in (range(count)[::-1], shuffled):
         again = _score_group(group_reward, [group[i] for i in order])
         for i, score in zip(order, again, strict=True):
             parts = scores[i].parts
-            require(
-                all(_close(parts[part], value) for part, value in score.parts.items()),
-                "order",
-                f"{_describe(group[i])} to get {parts} in any order of {_describe_group(group)}",
-                score.parts,
-                "Compare members with each other, not by their places.",
-            )
+            same = all(_close(parts[part], value) for part, value in score.parts.items())
+            expected = f"{_describe(group[i])} to get {parts} in any order of {name}"
+            require(same, "order", expected, score.parts, advice)
 
 
 def _score_group(group_reward: GroupReward, group: Sequence[Transcript]) -> tuple[Score, ...]:
@@ -168,11 +159,10 @@ def _score_group(group_reward: GroupReward, group: Sequence[Transcript]) -> tupl
 
 def _score(reward: Reward, episode: Transcript) -> Score:
     advice = "Return every part for every valid episode"
-
-    def score_all(copies: Sequence[Transcript]) -> list[Score]:
-        return [reward(copy) for copy in copies]
-
-    return _scores(reward.parts, score_all, [episode], _describe(episode), advice)[0]
+    (score,) = _scores(
+        reward.parts, lambda copies: [reward(copies[0])], [episode], _describe(episode), advice
+    )
+    return score
 
 
 def _scores(
@@ -187,27 +177,16 @@ def _scores(
     try:
         scores = tuple(score_all(copies))
     except RewardError as error:
-        raise broken(
-            "score",
-            f"the parts {list(parts)} as finite numbers for {description}",
-            f"this: {error}",
-            f"{advice}; pass protocols= where it is for some only.",
-        ) from error
+        expected = f"the parts {list(parts)} as finite numbers for {description}"
+        advice = f"{advice}; pass protocols= where it is for some only."
+        raise broken("score", expected, f"this: {error}", advice) from error
     for episode, copy in zip(episodes, copies, strict=True):
-        require(
-            _content(copy) == _content(episode),
-            "transcript",
-            f"{_describe(episode)} unchanged",
-            "another one",
-            "Change only copies.",
-        )
-    require(
-        not first_difference(_generators(), generators),
-        "random",
-        "the global random generators untouched",
-        "numbers drawn from them",
-        "Draw no numbers in a reward: seeded runs of others would change.",
-    )
+        same, expected = _content(copy) == _content(episode), f"{_describe(episode)} unchanged"
+        require(same, "transcript", expected, "another one", "Change only copies.")
+    expected = "the global random generators untouched"
+    advice = "Draw no numbers in a reward: seeded runs of others would change."
+    drawn = first_difference(_generators(), generators)
+    require(not drawn, "random", expected, "numbers drawn from them", advice)
     for score in scores:
         _require_parts(parts, score)
     return scores
@@ -236,21 +215,14 @@ def _require_pure(once: tuple[Any, ...], again: tuple[Any, ...], description: st
 
 
 def _require_parts(parts: Sequence[str], score: Score) -> None:
-    require(
-        list(score.parts) == list(parts)
-        and all(math.isfinite(part) for part in score.parts.values()),
-        "score",
-        f"the parts {list(parts)}, all finite",
-        score.parts,
-        "Return every part for every valid episode.",
-    )
-    require(
-        _close(score.total, math.fsum(score.parts.values())),
-        "sum",
-        f"the total to be the sum of {score.parts}",
-        score.total,
-        "Make the difference a part of its own.",
-    )
+    fits = list(score.parts) == list(parts) and all(map(math.isfinite, score.parts.values()))
+    expected = f"the parts {list(parts)}, all finite"
+    advice = "Return every part for every valid episode."
+    require(fits, "score", expected, score.parts, advice)
+    fits = _close(score.total, math.fsum(score.parts.values()))
+    expected = f"the total to be the sum of {score.parts}"
+    advice = "Make the difference a part of its own."
+    require(fits, "sum", expected, score.total, advice)
 
 
 def _close(a: float, b: float) -> bool:
@@ -261,7 +233,6 @@ _PICKLE_ADVICE = "Use a function of a module, not a lambda; or pass picklable=Fa
 
 
 def _pickled(reward: _AnyReward) -> _AnyReward:
-    """Return a pickled copy."""
     try:
         copy: _AnyReward = pickle.loads(pickle.dumps(reward))
     except Exception as error:  # pickle may raise anything
@@ -275,12 +246,9 @@ def _require_equal_copy(scores: tuple[Any, ...], again: tuple[Any, ...]) -> None
 
 
 def _copy(episode: Transcript) -> Transcript:
-    return dataclasses.replace(
-        episode,
-        tokens=episode.tokens.copy(),
-        sources=episode.sources.copy(),
-        documents=dict(episode.documents),
-    )
+    tokens, sources = episode.tokens.copy(), episode.sources.copy()
+    documents = dict(episode.documents)
+    return dataclasses.replace(episode, tokens=tokens, sources=sources, documents=documents)
 
 
 def _content(episode: Transcript) -> tuple[Any, ...]:
@@ -295,8 +263,7 @@ def _generators() -> tuple[Any, ...]:
 
 
 def _describe(episode: Transcript) -> str:
-    stop = episode.stop_reason
-    ending = "running" if stop is None else stop.value
+    ending = "running" if episode.stop_reason is None else episode.stop_reason.value
     return f"an episode of {episode.protocol!r} that ended with {ending!r}"
 
 

@@ -1,11 +1,4 @@
-"""Runs of a vector environment: sequences of calls, their repetition, and their rows.
-
-:class:`Row` is a single environment under Gymnasium's autoreset rules, for comparison with a row of
-a vector environment.
-
-Source: Farama-Foundation/Gymnasium 1.4.0, gymnasium/vector/sync_vector_env.py, ``step``, and
-vector_env.py, ``_add_info``.
-"""
+"""Runs of a vector environment: sequences of calls, their repetition, and their rows."""
 
 from __future__ import annotations
 
@@ -29,17 +22,10 @@ Choose = Callable[[AnyVectorEnv, Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of ``reset`` or ``step`` and its result.
+    """A call of ``reset`` or ``step``, its result, and a deep copy of it made at once."""
 
-    Attributes:
-        actions: Actions of a step; None for a reset.
-        mask: Mask of a partial reset, bool ``(num_envs,)``; None for a full one, or a step.
-        live: The returned objects.
-        copied: A deep copy of them, made at once.
-    """
-
-    actions: Any
-    mask: NDArray[np.bool_] | None
+    actions: Any  # None for a reset
+    mask: NDArray[np.bool_] | None  # (num_envs,) for a partial reset, else None
     live: tuple[Any, ...]
     copied: tuple[Any, ...]
 
@@ -72,31 +58,25 @@ def make_calls(
 
 def repeat_calls(env: AnyVectorEnv, calls: list[Call], seed: int) -> list[tuple[Any, ...]]:
     """Make the same calls again and return their results."""
-    results: list[tuple[Any, ...]] = []
-    result: tuple[Any, ...]
-    for call in calls:
+
+    def repeat(call: Call) -> tuple[Any, ...]:
         if call.is_step:
-            result = env.step(copy.deepcopy(call.actions))
-        elif call.mask is None:
-            result = env.reset(seed=seed)
-        else:
-            result = env.reset(options={"reset_mask": call.mask.copy()})
-        results.append(copy.deepcopy(result))
-    return results
+            return env.step(copy.deepcopy(call.actions))
+        if call.mask is None:
+            return env.reset(seed=seed)
+        return env.reset(options={"reset_mask": call.mask.copy()})
+
+    return [copy.deepcopy(repeat(call)) for call in calls]
 
 
-def _call(
-    result: tuple[Any, ...], actions: Any = None, mask: NDArray[np.bool_] | None = None
-) -> Call:
+def _call(result: tuple[Any, ...], actions: Any = None, mask: Any = None) -> Call:
     return Call(actions, mask, result, copy.deepcopy(result))
 
 
 class Row:
-    """A single environment under an autoreset mode.
+    """A single environment under Gymnasium's autoreset rules, as one row of a vector environment.
 
-    Args:
-        env: The environment.
-        mode: Autoreset mode.
+    Source: Farama-Foundation/Gymnasium 1.4.0, gymnasium/vector/sync_vector_env.py, ``step``.
     """
 
     def __init__(self, env: gym.Env[Any, Any], mode: AutoresetMode) -> None:
@@ -123,12 +103,9 @@ class Row:
 
 
 def row_of(space: gym.Space[Any], result: tuple[Any, ...], row: int) -> tuple[Any, ...]:
-    """Return one row of a vector environment's result, with Python numbers.
+    """Return one row of a vector environment's ``reset`` or ``step``, with Python numbers.
 
-    Args:
-        space: Observation space of the vector environment.
-        result: Result of ``reset`` or ``step``.
-        row: Index of the row.
+    ``space`` is the batched observation space.
     """
     observations = list(iterate(space, result[0]))
     numbers = [part[row] for part in result[1:-1]]
@@ -136,7 +113,7 @@ def row_of(space: gym.Space[Any], result: tuple[Any, ...], row: int) -> tuple[An
 
 
 def row_info(infos: Mapping[str, Any], row: int) -> dict[str, Any]:
-    """Return the info of one row: the inverse of Gymnasium's ``_add_info``.
+    """Return the info of one row: the inverse of ``_add_info`` of Gymnasium 1.4.0's vector_env.py.
 
     Example:
         >>> infos = {"n": np.array([3, 0]), "_n": np.array([True, False])}

@@ -68,7 +68,7 @@ def check_vector_env(
         single: Makes the single environment that row i must equal after a reset with ``seed + i``
             and equal actions. If None, the content of episodes is not checked.
         modes: Modes to check.
-        num_envs: Number of rows, at least 2.
+        num_envs: At least 2.
         steps: Number of steps in each run; episodes must end within them.
         seed: Seed of the runs.
         choose: ``(env, observations) -> actions``; None draws from the action space.
@@ -97,7 +97,8 @@ def check_vector_env(
                 check.reset_masks(env)
             check.bad_actions()
             with check.environment() as env:
-                calls = make_calls(env, mode, seed, steps, choose or _random_actions)
+                sample = choose or (lambda env, observations: env.action_space.sample())
+                calls = make_calls(env, mode, seed, steps, sample)
                 check.run(calls, copy)
             with check.environment() as env:
                 check.deterministic(repeat_calls(env, calls, seed), calls)
@@ -105,10 +106,6 @@ def check_vector_env(
                 check.no_step_after_the_end(calls)
             if single is not None:
                 check.rows(single, calls)
-
-
-def _random_actions(env: AnyVectorEnv, observations: Any) -> Any:
-    return env.action_space.sample()
 
 
 class _Check:
@@ -128,25 +125,15 @@ class _Check:
         require(env.closed, "close", "closed to be True after close()", env.closed, "Call super().")
 
     def attributes(self, env: AnyVectorEnv) -> None:
-        """Check the attributes of an environment."""
         advice = "Set it in __init__; batch_space() makes the batched spaces."
         require(env.num_envs == self._n, "attributes", f"num_envs {self._n}", env.num_envs, advice)
-        require(
-            is_space_dtype_shape_equiv(
-                env.observation_space, batch_space(env.single_observation_space, self._n)
-            ),
-            "attributes",
-            f"observation_space to be {self._n} of {env.single_observation_space}",
-            env.observation_space,
-            advice,
-        )
-        require(
-            env.action_space == batch_space(env.single_action_space, self._n),
-            "attributes",
-            f"action_space to be {self._n} of {env.single_action_space}",
-            env.action_space,
-            advice,
-        )
+        expected = f"observation_space to be {self._n} of {env.single_observation_space}"
+        batched = batch_space(env.single_observation_space, self._n)
+        fits = is_space_dtype_shape_equiv(env.observation_space, batched)
+        require(fits, "attributes", expected, env.observation_space, advice)
+        expected = f"action_space to be {self._n} of {env.single_action_space}"
+        fits = env.action_space == batch_space(env.single_action_space, self._n)
+        require(fits, "attributes", expected, env.action_space, advice)
         kinds = {"spec": EnvSpec | None, "render_mode": str | None, "closed": bool}
         for name, kind in kinds.items():
             value = getattr(env, name, ...)
@@ -155,18 +142,17 @@ class _Check:
         self._metadata(env)
 
     def _metadata(self, env: AnyVectorEnv) -> None:
-        others = [mode for mode in AutoresetMode if mode is not self._mode]
+        other = next(mode for mode in AutoresetMode if mode is not self._mode)
         mode = env.metadata.get("autoreset_mode")
         advice = "Write AutoresetMode(...) into a copy of the class's metadata, in __init__."
         require(mode is self._mode, "metadata", f"autoreset_mode {self._mode}", repr(mode), advice)
         with contextlib.suppress(ValueError, NotImplementedError):  # it may lack this mode
-            self._make(num_envs=self._n, autoreset_mode=others[0]).close()
+            self._make(num_envs=self._n, autoreset_mode=other).close()
         mode = env.metadata.get("autoreset_mode")
         expected = f"autoreset_mode to stay {self._mode} when another environment is made"
         require(mode is self._mode, "metadata", expected, repr(mode), advice)
 
     def seeds(self, env: AnyVectorEnv) -> None:
-        """Check the seed of each row."""
         seed, n = self._seed, self._n
         advice = "Row i of an int seed has seed + i; of a list, its i-th."
         rows = self._reset_rows(env, seed)
@@ -247,9 +233,8 @@ class _Check:
             env = self._make(num_envs=self._n, autoreset_mode=self._mode)
             env.reset(seed=self._seed)
             advice = f"Accept only elements of {self._actions}."
-            self._require_last_error(
-                env, "actions", what, functools.partial(env.step, value), advice
-            )
+            step = functools.partial(env.step, value)
+            self._require_last_error(env, "actions", what, step, advice)
 
     def _require_last_error(
         self, env: AnyVectorEnv, rule: str, what: str, call: Callable[[], Any], advice: str
@@ -282,30 +267,22 @@ class _Check:
             if copy:
                 expected = f"the result of call {number} to stay unchanged"
                 advice = "Return copies, or check with copy=False."
-                require_same(
-                    named(call.live), named(call.copied), "fresh", expected, advice, "later "
-                )
+                a, b = named(call.live), named(call.copied)
+                require_same(a, b, "fresh", expected, advice, "later ")
             last = call
 
     def _check_result(self, result: tuple[Any, ...], dtypes: dict[str, Any]) -> None:
         """Check shapes and types of the result of a reset or a step."""
-        require(
-            isinstance(result, tuple) and len(result) in (2, 5),
-            "arrays",
-            "(observations, infos), or five values from step",
-            f"{result!r:.80}",
-            "Return a tuple.",
-        )
+        fits = isinstance(result, tuple) and len(result) in (2, 5)
+        expected = "(observations, infos), or five values from step"
+        require(fits, "arrays", expected, f"{result!r:.80}", "Return a tuple.")
         self._check_observations(self._space, result[0], "observations")
         for (name, kind), values in zip(_ARRAYS, result[1:-1], strict=False):
             fits = isinstance(values, np.ndarray) and values.shape == (self._n,)
-            require(
-                fits and values.dtype.kind == kind,
-                "arrays",
-                f"{name} as array of shape ({self._n},) and kind {kind!r}",
-                f"{values!r:.80}",
-                "Build it with np.zeros(num_envs, dtype).",
-            )
+            fits = fits and values.dtype.kind == kind
+            expected = f"{name} as array of shape ({self._n},) and kind {kind!r}"
+            advice = "Build it with np.zeros(num_envs, dtype)."
+            require(fits, "arrays", expected, f"{values!r:.80}", advice)
         self._check_infos(result[-1], dtypes, "")
 
     def _check_observations(self, space: gym.Space[Any], values: Any, where: str) -> None:
@@ -341,13 +318,10 @@ class _Check:
             expected = f"infos{at} as array of {self._n} rows"
             require(fits, "infos", expected, f"{values!r:.80}", "Use object arrays where ragged.")
             kind = (values.dtype, values.shape)
-            require(
-                dtypes.setdefault(at, kind) == kind,
-                "info-types",
-                f"infos{at} always of type and shape {dtypes[at]}",
-                kind,
-                "Always write numbers of one type: an array takes the type of its first row.",
-            )
+            first = dtypes.setdefault(at, kind)
+            expected = f"infos{at} always of type and shape {first}"
+            constant = "Always write numbers of one type: an array takes the type of its first row."
+            require(first == kind, "info-types", expected, kind, constant)
 
     def _check_autoreset(self, call: Call, last: Call) -> None:
         """Check a step against the autoreset mode, given the call before it."""
@@ -359,37 +333,28 @@ class _Check:
         rule = "next-step" if self._mode is AutoresetMode.NEXT_STEP else "disabled"
         require(not final, rule, "no final_obs or final_info", final, "Only SAME_STEP has them.")
         if self._mode is AutoresetMode.NEXT_STEP and last.is_step:
-            rewards, begun = call.copied[1], last.over
-            require(
-                not rewards[begun].any() and not over[begun].any(),
-                "next-step",
-                f"reward 0 and no end in rows {np.flatnonzero(begun).tolist()}, which only reset",
-                f"rewards {rewards[begun]}, ended {over[begun]}",
-                "Ignore the action of a row whose episode has ended, and reset it.",
-            )
+            rewards, ended = call.copied[1][last.over], over[last.over]
+            rows = np.flatnonzero(last.over).tolist()
+            expected = f"reward 0 and no end in rows {rows}, which only reset"
+            advice = "Ignore the action of a row whose episode has ended, and reset it."
+            got = f"rewards {rewards}, ended {ended}"
+            require(not rewards.any() and not ended.any(), rule, expected, got, advice)
 
     def _check_final(self, infos: dict[str, Any], over: NDArray[np.bool_]) -> None:
+        rows = np.flatnonzero(over).tolist()
+        advice = "Add it for each row whose episode has ended, before the row is reset."
         for key in ("final_obs", "final_info"):
             mask = infos.get(f"_{key}", np.zeros(self._n, np.bool_))
-            require(
-                np.array_equal(mask, over),
-                "same-step",
-                f"infos['{key}'] for rows {np.flatnonzero(over).tolist()}, which ended",
-                np.flatnonzero(mask).tolist(),
-                "Add it for each row whose episode has ended, before the row is reset.",
-            )
-        for row in np.flatnonzero(over).tolist():
+            expected, got = f"infos['{key}'] for rows {rows}, which ended", np.flatnonzero(mask)
+            require(np.array_equal(mask, over), "same-step", expected, got.tolist(), advice)
+        advice = "Store the single observation in an object array."
+        for row in rows:
             observation = infos["final_obs"][row]
-            require(
-                observation in self._single_space,
-                "same-step",
-                f"final_obs[{row}] in {self._single_space}",
-                f"{observation!r:.200}",
-                "Store the single observation in an object array.",
-            )
+            expected = f"final_obs[{row}] in {self._single_space}"
+            fits = observation in self._single_space
+            require(fits, "same-step", expected, f"{observation!r:.200}", advice)
 
     def deterministic(self, results: list[tuple[Any, ...]], calls: list[Call]) -> None:
-        """Check that repeated calls returned the same results."""
         expected = f"two runs with seed {self._seed} and the same actions to agree"
         advice = "Draw from seeded generators only; keep wall-clock times out of infos."
         for number, (result, call) in enumerate(zip(results, calls, strict=True)):
@@ -406,7 +371,6 @@ class _Check:
         self._require_last_error(env, "disabled", "a step after the end", step, advice)
 
     def rows(self, single: Callable[[], gym.Env[Any, Any]], calls: list[Call]) -> None:
-        """Check that each row equals the single environment."""
         advice = "Let both use the same rules; row i is reset with seed + i."
         for row in range(self._n):
             env = single()

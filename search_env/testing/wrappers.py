@@ -8,8 +8,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -34,7 +33,6 @@ from search_env.testing.base import (
 Environment = gym.Env[Any, Any]
 Script = Callable[[Environment], Iterable[Any]]
 
-_INNER = ("questions", "tokenizer", "protocol", "retriever")
 _DIFFERS = "is different from the unwrapped version"  # check_env warns of any wrapper
 
 
@@ -55,8 +53,7 @@ class _Probe(gym.Wrapper[Any, Any, Any, Any]):
         return self.frames[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
+class _Result(NamedTuple):
     """Result of ``reset`` or ``step``, and a deep copy made at once."""
 
     live: tuple[Any, ...]
@@ -123,25 +120,18 @@ def check_wrapper(
 def _check_identity(make: Callable[[Environment], Environment], env_id: str) -> None:
     inner = gym.make(env_id)
     outer = make(inner)
-    require(
-        isinstance(outer, gym.Env) and outer is not inner and outer.unwrapped is inner.unwrapped,
-        "wrapper",
-        "make(env) to return a gymnasium.Wrapper around env",
-        f"{outer!r:.200}",
-        "Derive from gymnasium.Wrapper and call its __init__.",
-    )
-    for name in _INNER:
-        try:
+    fits = isinstance(outer, gym.Env) and outer is not inner and outer.unwrapped is inner.unwrapped
+    expected = "make(env) to return a gymnasium.Wrapper around env"
+    advice = "Derive from gymnasium.Wrapper and call its __init__."
+    require(fits, "wrapper", expected, f"{outer!r:.200}", advice)
+    advice = "Do not override get_wrapper_attr or define the name."
+    for name in ("questions", "tokenizer", "protocol", "retriever"):
+        value = None
+        with contextlib.suppress(AttributeError):
             value = outer.get_wrapper_attr(name)
-        except AttributeError:
-            value = None
-        require(
-            value is getattr(inner.unwrapped, name),
-            "attributes",
-            f"get_wrapper_attr({name!r}) to return the environment's own",
-            f"{value!r:.80}",
-            "Do not override get_wrapper_attr or define the name.",
-        )
+        expected = f"get_wrapper_attr({name!r}) to return the environment's own"
+        same = value is getattr(inner.unwrapped, name)
+        require(same, "attributes", expected, f"{value!r:.80}", advice)
 
 
 def _check_spec(env: Environment, seed: int) -> None:
@@ -165,11 +155,8 @@ def _check_spec(env: Environment, seed: int) -> None:
 
 def _stack(env: Environment) -> list[str]:
     """Return the class names from outside in, without the time limit, whose place may change."""
-    names = [type(env).__name__]
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        names.append(type(env).__name__)
-    return [name for name in names if name != TimeLimit.__name__]
+    names = [] if isinstance(env, TimeLimit) else [type(env).__name__]
+    return names + _stack(env.env) if isinstance(env, gym.Wrapper) else names
 
 
 def _check_gymnasium(env: Environment) -> None:
@@ -177,12 +164,9 @@ def _check_gymnasium(env: Environment) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # it also renders to the terminal
             check_env(env)
     except Exception as error:  # its assertions, and any error of the wrapper
-        raise broken(
-            "check-env",
-            "gymnasium.utils.env_checker.check_env to pass",
-            f"{type(error).__name__}: {error}",
-            "Run it on the wrapped environment.",
-        ) from error
+        expected = "gymnasium.utils.env_checker.check_env to pass"
+        got, advice = f"{type(error).__name__}: {error}", "Run it on the wrapped environment."
+        raise broken("check-env", expected, got, advice) from error
 
 
 def _check_reset(env: Environment, seed: int) -> None:
@@ -192,18 +176,12 @@ def _check_reset(env: Environment, seed: int) -> None:
     require(got == seed, "seed", f"reset(seed={seed}) to seed the environment", got, advice)
     bare = bare_env(env)
     questions = {_question_after_reset(env) for _ in range(8)}
-    require(
-        len(questions) > 1,
-        "seed",
-        "unseeded resets to continue drawing questions",
-        f"{questions.pop()!r} eight times",
-        "Do not default a seed.",
-    )
+    got = f"{min(questions)!r} eight times"
+    expected, remedy = "unseeded resets to continue drawing questions", "Do not default a seed."
+    require(len(questions) > 1, "seed", expected, got, remedy)
     for index in (1, 0):
-        question_id = _question_after_reset(env, {"index": index})
-        expected = bare.questions[index].id
-        rule = "options"
-        require(question_id == expected, rule, f"{expected!r} from {index=}", question_id, advice)
+        got, expected = _question_after_reset(env, {"index": index}), bare.questions[index].id
+        require(got == expected, "options", f"{expected!r} from {index=}", got, advice)
 
 
 def _question_after_reset(env: Environment, options: dict[str, Any] | None = None) -> str:
@@ -234,23 +212,17 @@ def _check_types(result: tuple[Any, ...], kinds: dict[str, type]) -> None:
     if len(result) == 5:
         _, reward, terminated, truncated, _ = result
         number = isinstance(reward, int | float | np.number) and not isinstance(reward, bool)
-        require(
-            number and type(terminated) is bool and type(truncated) is bool,
-            "step",
-            "a number as reward and bool as terminated and truncated",
-            [type(part).__name__ for part in result[1:4]],
-            "Convert with float() and bool().",
-        )
+        fits = number and type(terminated) is bool and type(truncated) is bool
+        expected = "a number as reward and bool as terminated and truncated"
+        got = [type(part).__name__ for part in result[1:4]]
+        require(fits, "step", expected, got, "Convert with float() and bool().")
     for key, value in result[-1].items():
         kind = type(plain(value))
         if kind in (int, float, bool):
-            require(
-                kinds.setdefault(key, kind) is kind,
-                "info-types",
-                f"info[{key!r}] always to be {kinds[key].__name__}",
-                f"{value!r}, a {kind.__name__}",
-                "Convert it every time: arrays of vector environments keep the first type.",
-            )
+            first = kinds.setdefault(key, kind)
+            expected = f"info[{key!r}] always to be {first.__name__}"
+            advice = "Convert it every time: arrays of vector environments keep the first type."
+            require(first is kind, "info-types", expected, f"{value!r}, a {kind.__name__}", advice)
 
 
 def _run(env: Environment, play: Script, steps: int, seed: int) -> Iterator[_Result]:
@@ -292,30 +264,23 @@ def _check_render_and_close(
     env = make(probe)
     env.reset(seed=seed)
     frame = env.render()
-    require(
-        env.render_mode == "ansi" and isinstance(frame, str) and len(probe.frames) == 1,
-        "render",
-        "render() to render the environment once, in its render mode",
-        f"mode {env.render_mode!r}, {len(probe.frames)} frames, {type(frame).__name__}",
-        "Return self.env.render(), changed or not.",
-    )
+    fits = env.render_mode == "ansi" and isinstance(frame, str) and len(probe.frames) == 1
+    expected = "render() to render the environment once, in its render mode"
+    got = f"mode {env.render_mode!r}, {len(probe.frames)} frames, {type(frame).__name__}"
+    require(fits, "render", expected, got, "Return self.env.render(), changed or not.")
     require_repeatable_close(env.close)
-    expected = "the environment to be closed"
-    require(probe.closed >= 1, "close", expected, "no call", "Call self.env.close().")
+    expected, advice = "the environment to be closed", "Call self.env.close()."
+    require(probe.closed >= 1, "close", expected, "no call", advice)
 
 
 def _check_statistics(env: Environment, play: Script, steps: int, seed: int) -> None:
     """Run inside Gymnasium's own statistics, which most trainers put around an environment."""
     try:
-        for _ in _run(RecordEpisodeStatistics(env), play, steps, seed):
-            pass
+        list(_run(RecordEpisodeStatistics(env), play, steps, seed))
     except Exception as error:  # it asserts that its key is free, and sums rewards
-        raise broken(
-            "statistics",
-            "RecordEpisodeStatistics to work around the wrapper",
-            repr(error),
-            "Return a new info from every step, without the key 'episode'.",
-        ) from error
+        expected = "RecordEpisodeStatistics to work around the wrapper"
+        advice = "Return a new info from every step, without the key 'episode'."
+        raise broken("statistics", expected, repr(error), advice) from error
 
 
 def _check_pickle(env: Environment, seed: int) -> None:
