@@ -11,12 +11,10 @@ class Agent(Protocol):
     """An agent that plays episodes one token at a time."""
 
     def begin(self, env: SearchQAEnv, observation: Observation) -> None:
-        """Prepare for a new episode.
+        """Prepare for a new episode of a bare environment that was just reset.
 
-        Args:
-            env: The bare environment, just reset. Agents may read its ``tokenizer``, ``protocol``
-                and ``transcript()``; only agents that declare it may read the gold answers.
-            observation: Observation that ``reset`` returned.
+        Agents may read its ``tokenizer``, ``protocol`` and ``transcript()``; only agents that
+        declare it may read the gold answers.
         """
         ...
 

@@ -1,10 +1,8 @@
 """Evaluation of any agent on any question set: one loop, measures per episode, one summary.
 
-:func:`evaluate` runs, :func:`measure_episode` measures one transcript, :func:`summarise` averages.
 The measures are functions of the transcript alone. Answers are compared by R1-Searcher's rule
 (:data:`search_env.metrics.answers.R1_SEARCHER`) for every protocol and dataset, unless another is
-passed. :mod:`search_env.evaluation.foreign_outputs` reads outputs of other systems into the same
-measures. No printing, no files.
+passed. No printing, no files.
 """
 
 from __future__ import annotations
@@ -38,19 +36,12 @@ class EpisodeMeasures:
     """Measures of one episode. Plain values, ready for JSON; None where a value is unknown.
 
     Attributes:
-        question_id: Id of the question.
-        question: Text of the question.
         kind: The dataset's own question type, "" where it has none.
         hops: Number of annotated single-hop steps, None where unknown.
         answer: The answer, None where none was given.
         golds: Gold answer and aliases.
-        exact_match: See :func:`search_env.metrics.answers.exact_match`.
-        f1: See :func:`search_env.metrics.answers.token_f1`.
-        cover_exact_match: See :func:`search_env.metrics.answers.cover_exact_match`.
-        contiguous_cover_exact_match: See
-            :func:`search_env.metrics.answers.contiguous_cover_exact_match`.
+        exact_match: This and the next three: see :mod:`search_env.metrics.answers`.
         episode_return: Undiscounted sum of the environment's rewards.
-        searches: Number of searches.
         policy_tokens: Number of tokens that the policy wrote.
         stop_reason: Value of a :class:`~search_env.types.StopReason`.
         valid: False where retrieval failed; such an episode does not count for the agent.
@@ -123,7 +114,6 @@ class Summary:
     """Means over valid episodes. A measure is None where no episode has it.
 
     Attributes:
-        episodes: Number of valid episodes.
         invalid: Number of invalid episodes, which count only in the stop reasons.
         exact_match: Mean of the field of :class:`EpisodeMeasures`, as are the next ten.
         stop_reasons: Number of episodes by stop reason, most frequent first; all episodes.
@@ -157,7 +147,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[EpisodeMeasures], None] | None = None,
 ) -> list[EpisodeMeasures]:
-    """Run an agent on each question once, in order.
+    """Run an agent on each question once, in order, and return the measures of the episodes.
 
     Args:
         env: A :class:`SearchQAEnv`, in any wrappers that keep token ids as actions.
@@ -165,9 +155,6 @@ def evaluate(
         questions: Indices into the environment's questions; None for all.
         seed: Seed of every episode's reset, so that none depends on those before it.
         progress: Called with the measures of each episode when it ends.
-
-    Returns:
-        Measures of each question's episode.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or an index is out of range.
@@ -192,12 +179,7 @@ def evaluate(
 def measure_episode(
     transcript: Transcript, episode_return: float | None, rule: ScoringRule = R1_SEARCHER
 ) -> EpisodeMeasures:
-    """Measure one finished episode.
-
-    Args:
-        transcript: Transcript of the episode.
-        episode_return: Sum of the episode's rewards.
-        rule: Rule that compares answers.
+    """Measure one finished episode, with answers compared by ``rule``.
 
     Raises:
         ConfigurationError: The episode has not ended.
@@ -237,11 +219,6 @@ def answer_measures(
 ) -> dict[str, float]:
     """Return the fields of :class:`EpisodeMeasures` that compare an answer with the golds.
 
-    Args:
-        answer: The answer, None where none was given.
-        golds: Gold answer and aliases.
-        rule: Rule that compares answers.
-
     Example:
         >>> answer_measures("the city of Paris", ["Paris"])["f1"]
         0.5
@@ -267,12 +244,7 @@ def answer_recall(transcript: Transcript) -> float | None:
 
 
 def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
-    """Return :attr:`EpisodeMeasures.answer_recall` for retrieved texts.
-
-    Args:
-        texts: Title and text of each document.
-        golds: Gold answer and aliases.
-    """
+    """Return :attr:`EpisodeMeasures.answer_recall` for the title and text of each document."""
     normalised = map(R1_SEARCHER.normalize, golds)
     open_golds = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
     if not open_golds:
@@ -284,12 +256,9 @@ def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None
 def summarise(
     episodes: Sequence[EpisodeMeasures], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
-    """Average the measures of episodes, with 95 % bootstrap intervals over questions.
+    """Average the measures of one agent's episodes, with 95 % bootstrap intervals over questions.
 
-    Args:
-        episodes: Episodes of one agent.
-        resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
-        seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
+    ``resamples`` and ``seed`` are those of :func:`~search_env.metrics.statistics.bootstrap_mean`.
     """
     valid = [episode for episode in episodes if episode.valid]
 
@@ -333,7 +302,6 @@ def _means(episodes: Sequence[EpisodeMeasures]) -> Means:
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:
-    """Return the values of a measure in the episodes that have it."""
     return [float(value) for value in values if value is not None]
 
 
@@ -349,10 +317,6 @@ def on_shared_questions(
 
     Questions are matched by their texts, ignoring case and white space: ids differ between systems.
     Of several episodes of a question only the first valid one counts.
-
-    Args:
-        first: Episodes of one agent.
-        second: Episodes of the other.
     """
     firsts, seconds = _by_question(first), _by_question(second)
     shared = [text for text in firsts if text in seconds]

@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from search_env.datasets.rows import Row
 from search_env.datasets.streaming import file_fault, iter_rows, open_text
@@ -52,12 +52,9 @@ Outputs: TypeAlias = dict[str, list[EpisodeMeasures]]
 def read_outputs(
     path: str | Path, format: str | None = None, rule: ScoringRule = R1_SEARCHER
 ) -> Outputs:
-    """Read a file of outputs and score every answer.
+    """Read a plain, gzip or xz file of outputs and score every answer by ``rule``.
 
-    Args:
-        path: The file; plain, gzip or xz.
-        format: A layout of the table above; None detects it from the first record.
-        rule: Rule that compares answers.
+    Without a ``format``, a layout of the table above, it is detected from the first record.
 
     Raises:
         ConfigurationError: No such layout.
@@ -99,8 +96,7 @@ _REQUIRED_FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _TaggedText:
+class _TaggedText(NamedTuple):
     """Contents of the tags in a full text: the answer, the queries, the blocks of documents."""
 
     answer: str | None
@@ -148,16 +144,9 @@ class _ForeignEpisode:
         )
 
 
-# One reader per layout.
-
-
 def _rows(read: Callable[[Row], _ForeignEpisode]) -> Callable[[Path, ScoringRule], Outputs]:
     """Return the reader of a layout with one row per episode."""
-
-    def reader(path: Path, rule: ScoringRule) -> Outputs:
-        return {_stem(path): [read(record).measure(rule) for record in iter_rows(path)]}
-
-    return reader
+    return lambda path, rule: {_stem(path): [read(row).measure(rule) for row in iter_rows(path)]}
 
 
 def _r1_searcher(record: Row) -> _ForeignEpisode:
@@ -204,12 +193,9 @@ def _flashrag_searches(output: Mapping[str, Any]) -> list[tuple[str, list[str]]]
     """
     turns = output.get("retrieval_results")
     if isinstance(turns, dict):
-        ordered = sorted(turns.items(), key=lambda item: (len(item[0]), item[0]))
-        return [
-            (str(turn.get("query", "")), _contents(turn.get("docs")))
-            for _, turn in ordered
-            if isinstance(turn, dict)
-        ]
+        ordered = (turns[key] for key in sorted(turns, key=lambda key: (len(key), key)))
+        searches = [turn for turn in ordered if isinstance(turn, dict)]
+        return [(str(turn.get("query", "")), _contents(turn.get("docs"))) for turn in searches]
     single = output.get("retrieval_result")
     return [("", _contents(single))] if isinstance(single, list) else None
 
@@ -235,21 +221,15 @@ def _verl(record: Row) -> _ForeignEpisode:
 
 
 def _episodes(path: Path, rule: ScoringRule) -> Outputs:
-    episodes = [
-        measure_episode(episode.transcript, episode.score.total, rule)
-        for episode in read_episodes(path)
-    ]
-    return {_stem(path): episodes}
+    episodes = read_episodes(path)
+    return {_stem(path): [measure_episode(e.transcript, e.score.total, rule) for e in episodes]}
 
 
 def _run(path: Path, rule: ScoringRule) -> Outputs:
     with open_text(path) as file:
         try:
-            agents = json.load(file)["agents"]
-            return {
-                name: [_rescored(row, rule) for row in agent["episodes"]]
-                for name, agent in agents.items()
-            }
+            agents = json.load(file)["agents"].items()
+            return {name: [_rescored(row, rule) for row in run["episodes"]] for name, run in agents}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unreadable(path, "a run that search-env eval --out wrote", error) from error
 
@@ -290,9 +270,6 @@ FORMATS: Registry[Callable[[Path, ScoringRule], Outputs]] = Registry(
 """Readers by layout."""
 
 
-# Fields that several layouts share.
-
-
 def _stem(path: Path) -> str:
     return path.name.split(".")[0]
 
@@ -316,15 +293,15 @@ def _read_tags(text: str) -> _TaggedText:
     """Parse a text by the protocol whose tags occur in it most often."""
     best = max(_PROTOCOLS, key=lambda protocol: sum(text.count(t) for t in protocol.tag_texts))
     answers = re.findall(_between(best.pair(TagRole.ANSWER)), text, re.DOTALL)
-    documents = re.compile(_between(best.pair(TagRole.DOCUMENTS)), re.DOTALL)
+    blocks = list(re.finditer(_between(best.pair(TagRole.DOCUMENTS)), text, re.DOTALL))
     queries, end = [], 0
-    for block in documents.finditer(text):
+    for block in blocks:
         query = _between(best.pair(TagRole.TOOL))
         matches = re.findall(query, text[end : block.start()], re.DOTALL)
         queries.append(" ".join(matches[-1].split()) if matches else "")
         end = block.end()
     answer = answers[-1] if answers else None
-    return _TaggedText(answer, tuple(queries), tuple(documents.findall(text)))
+    return _TaggedText(answer, tuple(queries), tuple(block[1] for block in blocks))
 
 
 _PROTOCOLS = (R1_SEARCHER_PROTOCOL, SEARCH_R1_PROTOCOL)

@@ -1,7 +1,4 @@
-"""Results of an evaluation: a table to read, and a JSON document from which to repeat it.
-
-:mod:`search_env.evaluation.evaluate` computes the measures.
-"""
+"""Results of an evaluation: a table to read, and a JSON document from which to repeat it."""
 
 from __future__ import annotations
 
@@ -39,13 +36,7 @@ _SCORES: tuple[ScoreColumn, ...] = (
 
 
 def describe_run(env: gym.Env[Any, Any], count: int, seed: int) -> str:
-    """Return a one-line description of an evaluation.
-
-    Args:
-        env: Environment made by ``gym.make``.
-        count: Number of its questions to ask.
-        seed: Seed of the run.
-    """
+    """Return a one-line description of an evaluation on the first ``count`` questions."""
     bare = bare_env(env)
     split = bare.questions[0].split if count else ""
     return (
@@ -57,29 +48,22 @@ def describe_run(env: gym.Env[Any, Any], count: int, seed: int) -> str:
 
 def notes(summaries: Mapping[str, Summary]) -> list[str]:
     """Return the remarks that belong under the table of summaries."""
-    lines = [
-        f"Means over questions; below each its 95 % bootstrap interval ({RESAMPLES:,} resamples)."
-    ]
+    resamples = f"{RESAMPLES:,} resamples"
+    lines = [f"Means over questions; below each its 95 % bootstrap interval ({resamples})."]
     for name, summary in summaries.items():
         if summary.invalid:
             lines.append(f"{name}: {summary.invalid:,} episodes left out because retrieval failed.")
         unknown = summary.episodes - sum(group.episodes for group in summary.by_hops.values())
         if unknown and name.startswith("oracle"):
-            lines.append(
-                f"{name}: {unknown:,} questions have no known hops and were asked as they are."
-            )
+            fact = "questions have no known hops and were asked as they are."
+            lines.append(f"{name}: {unknown:,} {fact}")
     return lines
 
 
 def summary_table(
     summaries: Mapping[str, Summary], scores: Sequence[ScoreColumn] = _SCORES
 ) -> Table:
-    """Return agents as rows, each mean above its interval; at most 100 columns wide.
-
-    Args:
-        summaries: Summaries by agent name.
-        scores: Columns of scores from 0 to 1, which precede the number of searches.
-    """
+    """Return agents as rows, each mean above its interval; at most 100 columns wide."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -107,12 +91,8 @@ def run_record(
 ) -> dict[str, Any]:
     """Return the results of an evaluation with all that is needed to repeat it, as JSON values.
 
-    Args:
-        env: Environment made by ``gym.make`` from arguments that are JSON values.
-        summaries: Summaries by agent name.
-        episodes: Measures of the episodes by agent name.
-        command: The command line of the run.
-        seed: Seed of the environment, the agents and the bootstrap.
+    ``env`` was made by ``gym.make`` from JSON values; ``command`` is the command line of the run.
+    Summaries and measures of episodes are by agent name.
     """
     bare, spec = bare_env(env), env.spec
     installed = versions(_PACKAGES)

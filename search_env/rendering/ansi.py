@@ -25,14 +25,9 @@ _RULE = "─" * 72
 
 
 def render_ansi(frame: Frame, *, color: bool = True) -> str:
-    """Return the episode as text.
+    """Return header, text and, after its end, footer of an episode; each ends with a newline.
 
-    Args:
-        frame: The episode. Gold answers appear only after its end.
-        color: Whether to use 24-bit ANSI colours; without, newline is the only control character.
-
-    Returns:
-        Header, text and, after the end, footer of the episode; each ends with a newline.
+    ``color`` is 24-bit ANSI; without it, newline is the only control character.
     """
     body = "".join(paint(span.text, span.style, color=color) for span in spans(frame.transcript))
     body += "\n" if body and not body.endswith("\n") else ""
@@ -75,5 +70,4 @@ def ending_style(frame: Frame) -> Style:
 
 
 def _row(label: str, text: str, style: Style, *, color: bool) -> str:
-    """Return one labelled line."""
     return paint(f"{label:<10}", MUTED, color=color) + paint(text, style, color=color) + "\n"

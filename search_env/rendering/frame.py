@@ -1,8 +1,4 @@
-"""The data that renderers draw: transcript, limits and score of an episode at one moment.
-
-A frame refers to no environment and no retriever, so a saved transcript is drawn exactly as a
-running episode.
-"""
+"""The data that renderers draw, of a saved transcript exactly as of a running episode."""
 
 from __future__ import annotations
 
@@ -51,34 +47,21 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One moment of an episode.
-
-    Attributes:
-        transcript: The episode so far.
-        max_tokens: Limit of the context, prompt included.
-        max_searches: Limit of searches, or None.
-        max_policy_tokens: Limit of the policy's tokens, or None.
-        score: Score of the finished episode; None while it runs or if it was not scored.
-    """
+    """One moment of an episode: the transcript so far, limits and, after its end, the score."""
 
     transcript: Transcript
-    max_tokens: int
+    max_tokens: int  # of the context, prompt included
     max_searches: int | None = None
     max_policy_tokens: int | None = None
-    score: float | None = None
+    score: float | None = None  # None while the episode runs or if it was not scored
 
     @classmethod
     def of(cls, protocol: Protocol, transcript: Transcript) -> Frame:
         """Return the frame of an episode with a protocol's limits, scored by F1 after its end."""
-        return cls(
-            transcript=transcript,
-            max_tokens=protocol.max_tokens,
-            max_searches=protocol.max_searches,
-            max_policy_tokens=protocol.max_policy_tokens,
-            score=None
-            if transcript.stop_reason is None
-            else token_f1(transcript.answer, transcript.question.answers),
-        )
+        limits = (protocol.max_tokens, protocol.max_searches, protocol.max_policy_tokens)
+        if transcript.stop_reason is None:
+            return cls(transcript, *limits)
+        return cls(transcript, *limits, token_f1(transcript.answer, transcript.question.answers))
 
     @property
     def running(self) -> bool:

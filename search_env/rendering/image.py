@@ -54,16 +54,12 @@ _LEGEND: tuple[tuple[str, Style], ...] = (
 def render_rgb(
     frame: Frame, *, size: tuple[int, int] = _DESIGN, font: str | None = None
 ) -> NDArray[np.uint8]:
-    """Draw the episode.
+    """Draw the episode as a new uint8 array ``(height, width, 3)``; equal frames give equal arrays.
 
     Args:
         frame: The episode. Gold answers appear only after its end.
         size: Width and height in pixels; all lengths scale with it.
-        font: A TrueType file for scripts other than Latin, which Pillow's own font lacks; None
-            for that font.
-
-    Returns:
-        A new uint8 array ``(height, width, 3)``; equal frames give equal arrays.
+        font: A TrueType file for scripts other than Latin; None for Pillow's own font.
 
     Raises:
         ConfigurationError: ``size`` is too small for header, text and footer.
@@ -77,9 +73,7 @@ def render_rgb(
         )
     image = Image.new("RGB", size, BACKGROUND)
     canvas = _Canvas(image, ImageDraw.Draw(image), font)
-    top = canvas.header(frame)
-    bottom = canvas.footer(frame)
-    canvas.body(frame, top, bottom)
+    canvas.body(frame, canvas.header(frame), canvas.footer(frame))
     return np.array(image, dtype=np.uint8)
 
 
@@ -90,8 +84,7 @@ def visible_lines(transcript: Transcript, face: Face, width: float, count: int) 
     """
     total, tail = len(transcript.tokens), _TAIL
     while True:
-        step = tail // 4
-        start = max(0, (total - tail) // step * step)
+        start = max(0, (total - tail) // (tail // 4) * (tail // 4))
         lines = wrap(spans(transcript, start), face, width)
         # One line more than is visible: the first one starts in the middle of its paragraph.
         if start == 0 or len(lines) > count:
@@ -103,9 +96,7 @@ class _Canvas:
     """An image being drawn, with lengths in units of the 960 x 540 design."""
 
     def __init__(self, image: Image.Image, draw: ImageDraw.ImageDraw, font: str | None) -> None:
-        self._image = image
-        self._draw = draw
-        self._font = font
+        self._image, self._draw, self._font = image, draw, font
         self._width, self._height = image.size
         self._scale = min(image.size[0] / _DESIGN[0], image.size[1] / _DESIGN[1])
         self._margin = self._px(28)
@@ -142,11 +133,8 @@ class _Canvas:
         y = top + pad
         for line in lines:
             gutter = SOURCES[line.source].rgb if line.source is not Source.PADDING else BACKGROUND
-            thick = self._px(3)
-            self._draw.rectangle(
-                (self._margin, y, self._margin + thick - 1, y + leading - 1),
-                fill=mix(gutter, BACKGROUND, 0.7),
-            )
+            box = (self._margin, y, self._margin + self._px(3) - 1, y + leading - 1)
+            self._draw.rectangle(box, fill=mix(gutter, BACKGROUND, 0.7))
             for run in line.runs:
                 self._run(run, left, y, face)
             y += leading
@@ -232,9 +220,8 @@ class _Canvas:
         face, pad = self._face(13), self._px(10)
         left, half = self._margin, face.height // 2 + self._px(5)
         right = left + round(face.measure(text)[1]) + 2 * pad
-        tint = mix(style.rgb, PANEL, 0.25)
         box = (left, middle - half, right, middle + half)
-        self._draw.rounded_rectangle(box, self._px(4), fill=tint)
+        self._draw.rounded_rectangle(box, self._px(4), fill=mix(style.rgb, PANEL, 0.25))
         self._text(left + pad, middle - face.height // 2, text, style.rgb, face, self._width)
         return right
 
@@ -273,7 +260,6 @@ class _Canvas:
 
 
 def _caption(transcript: Transcript) -> str:
-    """Return the source of the question and the protocol of the episode."""
     question = transcript.question
     parts = (question.dataset, question.split, question.kind, transcript.protocol)
     return "  ·  ".join(one_line(part) for part in parts if part)

@@ -38,16 +38,11 @@ _PIECES = re.compile(rf"\n|[^\S\n]+|[{_ALONE}]|[^\s{_ALONE}]+")
 
 
 class Face:
-    """A Pillow font at one size, with bounded caches of measured and drawn words.
-
-    Attributes:
-        ascent: Pixels from a line's top to its base line.
-        height: Pixels from a line's top to the lowest descender.
-    """
+    """A Pillow font at one size, with bounded caches of measured and drawn words."""
 
     def __init__(self, font: ImageFont.FreeTypeFont) -> None:
         self._font = font
-        self.ascent, descent = font.getmetrics()
+        self.ascent, descent = font.getmetrics()  # pixels above and below the base line
         self.height = self.ascent + descent
         self._box = bytes(font.getmask(_MISSING))
         self._glyph = functools.lru_cache(8192)(self._find_glyph)
@@ -90,7 +85,6 @@ class Face:
         return mask
 
     def _find_glyph(self, char: str) -> tuple[str, float]:
-        """Return the printable form of one character, and its width."""
         printable = self._printable(char)
         return printable, float(self._font.getlength(printable))
 
@@ -111,12 +105,7 @@ class Face:
 
 @functools.lru_cache(maxsize=32)
 def load_face(size: int, path: str | None = None) -> Face:
-    """Return a font; each size is loaded once.
-
-    Args:
-        size: Size in pixels.
-        path: A TrueType or OpenType file; None for the one in Pillow.
-    """
+    """Return a font of ``size`` pixels, loaded once: a TrueType or OpenType file, or Pillow's."""
     from PIL import ImageFont
 
     # Basic layout everywhere: an image must not depend on whether Pillow finds Raqm.

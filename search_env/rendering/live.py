@@ -18,15 +18,11 @@ from search_env.rendering.spans import Span, SpanStream
 
 
 class LiveTerminal:
-    """Prints episodes to a stream as they grow.
+    """Prints episodes to a stream as they grow; characters that its encoding lacks become "?".
 
     The text of an episode is that of :func:`~search_env.rendering.render_ansi`, however the tokens
-    are split over calls; the budgets are repeated at the end.
-
-    Args:
-        stream: For example ``sys.stdout``. Characters that its encoding lacks become "?".
-        color: Whether to use colours; None uses them on a terminal that is not "dumb", unless
-            ``NO_COLOR`` is set.
+    are split over calls; the budgets are repeated at the end. If ``color`` is None, it is used
+    on a terminal that is not "dumb", unless ``NO_COLOR`` is set.
     """
 
     def __init__(self, stream: TextIO, *, color: bool | None = None) -> None:
@@ -42,9 +38,7 @@ class LiveTerminal:
 
         A frame whose tokens do not continue those of the last one begins a new episode.
         """
-        text = ""
-        if not self._continues(frame):
-            text += self._begin(frame)
+        text = "" if self._continues(frame) else self._begin(frame)
         if not self._ended:
             text += self._body(self._spans.advance(frame.transcript))
             self._shown = frame
@@ -54,7 +48,6 @@ class LiveTerminal:
             self._write(text)
 
     def _continues(self, frame: Frame) -> bool:
-        """Return whether the frame continues the episode on display."""
         if self._shown is None:
             return False
         old, new = self._shown.transcript, frame.transcript
@@ -71,7 +64,6 @@ class LiveTerminal:
         return rest + gap + header(frame, color=self._color)
 
     def _body(self, spans: list[Span]) -> str:
-        """Return the painted spans."""
         if spans:
             self._at_line_start = spans[-1].text.endswith("\n")
         return "".join(paint(span.text, span.style, color=self._color) for span in spans)

@@ -25,20 +25,12 @@ TRACK: RGB = (44, 52, 64)
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Style of a piece of text.
-
-    Attributes:
-        rgb: Colour.
-        bold: Whether it is bold, where the medium supports that.
-        underline: Whether it is underlined.
-        native: Whether a terminal shows it in its own foreground colour, which is readable on
-            light and dark backgrounds, instead of ``rgb``.
-    """
+    """Style of a piece of text; media without bold ignore it."""
 
     rgb: RGB
     bold: bool = False
     underline: bool = False
-    native: bool = False
+    native: bool = False  # in the terminal's own foreground colour, readable on light and dark
 
 
 MUTED = Style((125, 134, 139))

@@ -1,9 +1,8 @@
-"""From a growing transcript to coloured text, token by token.
+"""From a growing transcript to coloured text, token by token; shared by all renderers.
 
-Shared by all renderers. Three rules make the result independent of how an episode is split into
-calls: characters with incomplete bytes are withheld, text of the policy that may still become a
-tag is withheld, and colours come from sources and events, never from a search for tags in text
-that the policy did not write.
+Three rules make the result independent of how an episode is split into calls: characters with
+incomplete bytes are withheld, text of the policy that may still become a tag is withheld, and
+colours come from sources and events, never from tags in text that the policy did not write.
 
 ``Transcript.decode`` must join the bytes of its ids and write U+FFFD for bytes that are not UTF-8;
 the text of several tokens is then the text of its parts but for a character that is cut in two.
@@ -37,28 +36,21 @@ _ANY_TAG = (re.compile(r"<[^<>\s]{1,40}>"), re.compile(r"<[^<>\s]{0,40}$"))
 
 @functools.lru_cache(maxsize=64)
 def _tag_patterns(markup: Markup | None) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Return the patterns of a tag, and of the start of one at the end of a text.
-
-    Without a markup, anything in angle brackets counts as a tag.
-    """
+    """Return the patterns of a tag, and of the start of one at the end of a text."""
     if markup is None:
-        return _ANY_TAG
+        return _ANY_TAG  # anything in angle brackets
     tags = [pair.text(tag.side) for tag, pair in pairs_by_tag(markup.tags).items()]
     prefixes = sorted({tag[:n] for tag in tags for n in range(1, len(tag))}, key=len, reverse=True)
     any_tag, any_prefix = ("|".join(map(re.escape, texts)) for texts in (tags, prefixes))
     return re.compile(any_tag), re.compile(rf"(?:{any_prefix})\Z")
 
 
-def _replacements() -> dict[int, str]:
-    """Return visible replacements of characters that repaint, reorder or break a terminal."""
-    table = {code: chr(0x2400 + code) for code in range(0x20)} | {0x7F: "\u2421"}
-    table |= {ord("\t"): "    ", ord("\n"): "\n"}
-    breaking = [*range(0x80, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000)]
-    reordering = [0x061C, *range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-    return table | dict.fromkeys(breaking + reordering, _REPLACEMENT)
-
-
-_REPLACEMENTS = _replacements()
+# Characters that break, reorder or repaint a terminal, and their visible replacements.
+_BREAKING = [*range(0x80, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000)]
+_REORDERING = [0x061C, *range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+_REPLACEMENTS = {code: chr(0x2400 + code) for code in range(0x20)}
+_REPLACEMENTS |= {0x7F: "\u2421", ord("\t"): "    ", ord("\n"): "\n"}
+_REPLACEMENTS |= dict.fromkeys(_BREAKING + _REORDERING, _REPLACEMENT)
 
 
 def neutralise(text: str) -> str:
@@ -93,17 +85,13 @@ class Span(NamedTuple):
 
 
 class SpanStream:
-    """Reads a transcript as it grows; each call returns the new spans.
+    """Reads a transcript as it grows, from token ``start`` on; each call returns the new spans.
 
-    Args:
-        start: Index of the first token to read. A character that begins before it shows as U+FFFD.
-
-    Attributes:
-        position: Index of the next token to read.
+    A character that begins before the first token shows as U+FFFD.
     """
 
     def __init__(self, start: int = 0) -> None:
-        self.position = start
+        self.position = start  # index of the next token to read
         self._source = Source.PADDING
         self._decoded = start  # end of the tokens whose characters are all complete
         self._emitted = 0  # characters returned from later tokens
@@ -150,9 +138,9 @@ class SpanStream:
         it is final.
         """
         text = transcript.decode(transcript.tokens[self._decoded : end])
-        complete = text[:-1] if text.endswith(_REPLACEMENT) else text
+        complete = text.removesuffix(_REPLACEMENT)
         new = complete[self._emitted :]
-        if complete is text:
+        if complete == text:
             self._decoded, self._emitted = end, 0
         else:
             self._emitted = len(complete)
@@ -200,15 +188,12 @@ def spans(transcript: Transcript, start: int = 0) -> list[Span]:
 def _pieces(
     sources: NDArray[np.int8], start: int, marks: dict[int, Style]
 ) -> Iterator[tuple[int, int]]:
-    """Yield ``(begin, end)`` of runs of one source; marked tokens are runs of their own."""
+    """Return ``(begin, end)`` of runs of one source; marked tokens are runs of their own."""
     total = len(sources)
-    if start >= total:
-        return
-    cuts = set((np.flatnonzero(np.diff(sources[start:])) + start + 1).tolist())
+    cuts = {start, total, *(np.flatnonzero(np.diff(sources[start:])) + start + 1).tolist()}
     for position in marks:
         cuts |= {position, position + 1}
-    edges = [start, *sorted(cut for cut in cuts if start < cut < total), total]
-    yield from itertools.pairwise(edges)
+    return itertools.pairwise(sorted(cut for cut in cuts if start <= cut <= total))
 
 
 def _join(parts: Sequence[Span]) -> list[Span]:
