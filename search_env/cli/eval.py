@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,17 +13,14 @@ from search_env.cli import options
 from search_env.cli.console import INTERRUPTED, check_output, open_console, progress_bar, say
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from search_env.evaluation.agent import Agent
     from search_env.evaluation.evaluate import EpisodeMeasures
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "eval", epilog="Example: search-env eval SearchQA-Musique-v0 --limit 200 --out musique.json"
-    )(eval_command)
+    example = "Example: search-env eval SearchQA-Musique-v0 --limit 200 --out musique.json"
+    app.command("eval", epilog=example)(eval_command)
 
 
 def eval_command(
@@ -45,14 +42,8 @@ def eval_command(
     """Run scripted agents on every question once; show scores and retrieval."""
     from search_env.agents.baselines.scripted import BASELINES, make_baseline
     from search_env.envs.search_qa import bare_env
+    from search_env.evaluation import tables
     from search_env.evaluation.evaluate import summarise
-    from search_env.evaluation.tables import (
-        describe_run,
-        notes,
-        run_record,
-        summary_table,
-        write_json,
-    )
 
     agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
     check_output(out)
@@ -67,20 +58,21 @@ def eval_command(
     )
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
-    say(describe_run(env, count, seed))
+    say(tables.describe_run(env, count, seed))
     episodes, finished = _evaluate(env, agents, count, seed)
     summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
-    open_console().print(summary_table(summaries))
-    for note in notes(summaries):
+    open_console().print(tables.summary_table(summaries))
+    for note in tables.notes(summaries):
         say(note, "dim")
     if not finished:
         name, measures = list(episodes.items())[-1]
-        progress = f"{name} after {len(measures):,} of {count:,} questions"
-        unwritten = f" {out} was not written." if out is not None else ""
-        say(f"Interrupted in {progress}.{unwritten}", "yellow", stderr=True)
+        text = f"Interrupted in {name} after {len(measures):,} of {count:,} questions."
+        text += f" {out} was not written." if out is not None else ""
+        say(text, "yellow", stderr=True)
         raise typer.Exit(INTERRUPTED)
     if out is not None:
-        write_json(out, run_record(env, summaries, episodes, command=context.obj, seed=seed))
+        record = tables.run_record(env, summaries, episodes, command=context.obj, seed=seed)
+        tables.write_json(out, record)
         say(f"Wrote {out}")
     say(
         f"Next: play the policy yourself with `search-env play {env_id}`, or write your own agent: "
@@ -91,10 +83,9 @@ def eval_command(
 def _evaluate(
     env: gym.Env[Any, Any], agents: Mapping[str, Agent], count: int, seed: int
 ) -> tuple[dict[str, list[EpisodeMeasures]], bool]:
-    """Run agents on the first questions with progress bars.
+    """Run agents on the first questions; return their measures, and whether all finished.
 
-    Returns:
-        Measures by agent, and whether all agents finished; after Ctrl-C the last is incomplete.
+    Each episode is stored at once: after Ctrl-C only the last agent is incomplete.
     """
     from search_env.evaluation.evaluate import evaluate
 
@@ -105,22 +96,14 @@ def _evaluate(
             for name, agent in agents.items():
                 episodes[name] = []
                 bar.start_task(tasks[name])
-                collect = _collector(episodes[name], bar, tasks[name])
+
+                def collect(episode: EpisodeMeasures, name: str = name) -> None:
+                    episodes[name].append(episode)
+                    bar.advance(tasks[name])
+
                 evaluate(env, agent, range(count), seed=seed, progress=collect)
     except KeyboardInterrupt:
         if not episodes:
             raise
         return episodes, False
     return episodes, True
-
-
-def _collector(
-    episodes: list[EpisodeMeasures], bar: Progress, task: TaskID
-) -> Callable[[EpisodeMeasures], None]:
-    """Return a function that stores each episode at once, so that Ctrl-C loses none."""
-
-    def collect(episode: EpisodeMeasures) -> None:
-        episodes.append(episode)
-        bar.advance(task)
-
-    return collect

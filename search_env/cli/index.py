@@ -14,9 +14,8 @@ from search_env.errors import ConfigurationError
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "index", epilog="Example: search-env index wiki-18.jsonl indexes/wiki-18 --format flashrag"
-    )(index_command)
+    example = "Example: search-env index wiki-18.jsonl indexes/wiki-18 --format flashrag"
+    app.command("index", epilog=example)(index_command)
 
 
 def index_command(

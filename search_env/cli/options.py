@@ -14,29 +14,20 @@ from search_env.envs.splits import splits_of
 EnvId = Annotated[
     str, typer.Argument(help=f"One of {', '.join(ENVIRONMENTS)}, or MODULE:ID of your own.")
 ]
-
 Split = Annotated[
     str | None, typer.Option(help="Split of the questions; by default the test split.")
 ]
-
 TopK = Annotated[int | None, typer.Option(help="Documents per search.")]
-
 Corpus = Annotated[str | None, typer.Option(help="Corpus file, or index of search-env index.")]
-
 ProtocolName = Annotated[str | None, typer.Option(help="Name of the tags, prompt and limits.")]
-
 TokenizerName = Annotated[
     str | None, typer.Option(help="Bundled name, path to a tokenizer.json, or hub id.")
 ]
-
 MaxTokens = Annotated[int | None, typer.Option(help="Size of the context in tokens.")]
-
 EpisodeFile = Annotated[Path, typer.Argument(help="Recorded episodes, see RecordEpisodes.")]
-
 TornTail = Annotated[
     str, typer.Option(help="Treatment of a last line that is cut off: raise or skip.")
 ]
-
 Modules = Annotated[
     list[str] | None,
     typer.Option("--import", help="Module that registers ids, retrievers or rewards; repeatable."),
@@ -46,12 +37,7 @@ Modules = Annotated[
 def make_env(env_id: str, **arguments: Any) -> gym.Env[Any, Any]:
     """Make an environment on the test split, unless another split is passed.
 
-    Args:
-        env_id: A registered id, or ``module:id``.
-        **arguments: Arguments of the environment; None for the environment's default.
-
-    Raises:
-        ConfigurationError: No such id; or as raised by the environment.
+    ``arguments`` are those of the environment; None stands for the environment's default.
     """
     arguments = {name: value for name, value in arguments.items() if value is not None}
     all_arguments = {**arguments_of(env_id), **arguments}

@@ -55,21 +55,10 @@ def play_command(
 
 
 def _play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO) -> Transcript:
-    """Play an episode until it ends or the lines do.
+    """Play an episode until it ends or ``read_line`` returns None; return the transcript.
 
     A line ``? words`` searches and ``! words`` answers; any other line is written unchanged, with
     its line break, and may contain the tags itself.
-
-    Args:
-        env: Environment just reset.
-        read_line: Returns the next line without its line break, or None at the end of input.
-        stream: Stream that shows the episode.
-
-    Returns:
-        The transcript; its ``stop_reason`` is None if the input ended first.
-
-    Raises:
-        RetrievalError: A search failed.
     """
     terminal = LiveTerminal(stream)
     terminal.show(env.frame())
@@ -77,14 +66,16 @@ def _play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO)
     while env.transcript().stop_reason is None:
         stream.write("\n")
         stream.flush()
-        line = read_line()
-        if line is None:
+        if (line := read_line()) is None:
             break
         text = _text_of(env, line)
         if text is None:
             stream.write(f"Write something after {line.strip()}\n")
             continue
-        _write(env, text)
+        for token in env.tokenizer.encode(text).tolist():
+            _, _, terminated, truncated, _ = env.step(token)
+            if terminated or truncated:
+                break
         terminal.show(env.frame())
     return env.transcript()
 
@@ -109,14 +100,6 @@ def _text_of(env: SearchQAEnv, line: str) -> str | None:
     if sign == _SEARCH_SIGN:
         return query_text(env.protocol, words)
     return answer_text(env.protocol, words, thoughts=open_thoughts(env.transcript()))
-
-
-def _write(env: SearchQAEnv, text: str) -> None:
-    """Write the tokens of a text until they or the episode end."""
-    for token in env.tokenizer.encode(text).tolist():
-        _, _, terminated, truncated, _ = env.step(token)
-        if terminated or truncated:
-            return
 
 
 def _read_line() -> str | None:

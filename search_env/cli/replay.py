@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search_env.cli.console import open_console, progress_bar, say
+from search_env.cli.console import open_console, open_table, progress_bar, say
 from search_env.cli.options import EpisodeFile, Modules, TornTail
 from search_env.errors import ConfigurationError
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("replay", epilog="Example: search-env replay episodes.jsonl")(replay_command)
-    app.command(
-        "rescore", epilog="Example: search-env rescore episodes.jsonl --reward exact-match"
-    )(rescore_command)
+    example = "Example: search-env rescore episodes.jsonl --reward exact-match"
+    app.command("rescore", epilog=example)(rescore_command)
 
 
 def replay_command(
@@ -88,14 +87,9 @@ def _import(modules: Sequence[str] | None) -> None:
 
 def _rescore_table(results: Sequence[Rescored]) -> Table:
     """Return each reward's mean total above its parts."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for header in ("reward", "part"):
-        table.add_column(header, overflow="fold")
-    table.add_column("mean", justify="right", no_wrap=True)
+    table = open_table("reward", "part", numbers=["mean"])
     for result in results:
         mean = result.mean()
         table.add_row(Text(result.reward), Text("total"), f"{mean.total:.4f}", style="bold")

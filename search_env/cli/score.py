@@ -1,18 +1,16 @@
-"""``search-env score``: scores of other systems' outputs, and their comparison.
-
-:mod:`search_env.evaluation.foreign_outputs` reads and scores, :mod:`search_env.metrics.statistics`
-compares.
-"""
+"""``search-env score``: scores of other systems' outputs, and their comparison."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from search_env.cli.console import check_output, open_console, say
+from search_env.cli.console import check_output, open_console, open_table, say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,9 +35,8 @@ _COMPARED: tuple[tuple[str, Callable[[EpisodeMeasures], float]], ...] = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(
-        "score", epilog="Example: search-env score theirs.jsonl ours.json --out scores.json"
-    )(score_command)
+    example = "Example: search-env score theirs.jsonl ours.json --out scores.json"
+    app.command("score", epilog=example)(score_command)
 
 
 def score_command(
@@ -67,7 +64,7 @@ def score_command(
     """
     from search_env.evaluation.evaluate import summarise
     from search_env.evaluation.foreign_outputs import read_outputs
-    from search_env.evaluation.tables import summary_table
+    from search_env.evaluation.tables import summary_table, write_json
 
     check_output(out)
     scoring_rule = _rule(rule)
@@ -78,15 +75,13 @@ def score_command(
     summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(summary_table(summaries, _COLUMNS))
     counts = ", ".join(f"{name} {summary.episodes:,}" for name, summary in summaries.items())
-    say(
-        f"Means over episodes ({counts}), below them 95 % bootstrap intervals; "
-        f"answers compared by the rule {scoring_rule.name}.",
-        "dim",
-    )
+    compared = f"answers compared by the rule {scoring_rule.name}"
+    say(f"Means over episodes ({counts}), below them 95 % bootstrap intervals; {compared}.", "dim")
     if len(episodes) > 1 and (table := _comparisons(episodes, seed)).row_count:
         open_console().print("\n", table, sep="")
     if out is not None:
-        _write(out, episodes)
+        rows = {name: {"episodes": list(map(asdict, part))} for name, part in episodes.items()}
+        write_json(out, {"agents": rows})
         say(f"Wrote {out}")
 
 
@@ -101,51 +96,27 @@ def _rule(name: str) -> ScoringRule:
 
 def _unused(name: str, taken: Mapping[str, object]) -> str:
     """Return the name of a row, with a number if an earlier row has it."""
-    number, unused = 2, name
-    while unused in taken:
-        number, unused = number + 1, f"{name} ({number})"
-    return unused
+    numbered = (f"{name} ({number})" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
 def _comparisons(episodes: Mapping[str, Sequence[EpisodeMeasures]], seed: int) -> Table:
     """Return the difference of each row to the first, on the questions that both have."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     from search_env.evaluation.evaluate import on_shared_questions
     from search_env.metrics.statistics import compare_paired
 
     (first, base), *others = episodes.items()
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(f"against {first}", overflow="fold")
-    for header in ("shared", "measure", "difference", "95 %", "better", "worse", "p"):
-        table.add_column(header, justify="right", no_wrap=True)
+    numbers = ("shared", "measure", "difference", "95 %", "better", "worse", "p")
+    table = open_table(f"against {first}", numbers=numbers)
     for name, measures in others:
         ours, theirs = on_shared_questions(measures, base)
         for measure, read in _COMPARED if ours else ():
             paired = compare_paired(list(map(read, ours)), list(map(read, theirs)), seed=seed)
             gap = paired.difference
-            table.add_row(
-                Text(name),
-                f"{len(ours):,}",
-                measure,
-                f"{gap.mean:+.3f}",
-                f"{gap.low:+.3f} {gap.high:+.3f}",
-                f"{paired.first_only:,}",
-                f"{paired.second_only:,}",
-                f"{paired.p_value:.2g}",
-            )
+            difference = (measure, f"{gap.mean:+.3f}", f"{gap.low:+.3f} {gap.high:+.3f}")
+            counts = (f"{paired.first_only:,}", f"{paired.second_only:,}")
+            row = (f"{len(ours):,}", *difference, *counts, f"{paired.p_value:.2g}")
+            table.add_row(Text(name), *row)
     return table
-
-
-def _write(path: Path, episodes: Mapping[str, Sequence[EpisodeMeasures]]) -> None:
-    import dataclasses
-
-    from search_env.evaluation.tables import write_json
-
-    rows = {
-        name: {"episodes": [dataclasses.asdict(episode) for episode in measures]}
-        for name, measures in episodes.items()
-    }
-    write_json(path, {"agents": rows})

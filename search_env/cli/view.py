@@ -43,13 +43,7 @@ def view_command(
 
 
 def read_page_episodes(files: list[Path], limit: int | None, torn_tail: str) -> Iterator[PageEntry]:
-    """Yield the episodes of files, each named after its file.
-
-    Args:
-        files: Files of recorded episodes.
-        limit: Number of episodes of each file; None for all.
-        torn_tail: As for :func:`~search_env.recording.files.read_episodes`.
-    """
+    """Yield the first ``limit`` episodes of each file, or all, named after their file."""
     from itertools import islice
 
     from search_env.recording.files import read_episodes

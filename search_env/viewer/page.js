@@ -3,12 +3,8 @@
 "use strict";
 const data = JSON.parse(document.getElementById("index").textContent);
 const $ = (id) => document.getElementById(id);
-const make = (name, cls, text) => {
-  const node = document.createElement(name);
-  if (cls) node.className = cls;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
+const make = (name, className = "", textContent = "") =>
+  Object.assign(document.createElement(name), { className, textContent });
 const ROW = 58;
 const SOURCES = ["padding", "prompt", "policy", "retrieved", "notice"];
 const state = { shown: [], at: -1, pinned: null, color: "source", open: false };
@@ -27,31 +23,25 @@ function show(tab) {
   if (tab === "viewer") drawList();
 }
 $("theme").addEventListener("click", () => {
-  const root = document.documentElement;
-  const dark = root.dataset.theme
-    ? root.dataset.theme === "dark"
-    : matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = dark ? "light" : "dark";
+  const page = document.documentElement.dataset;
+  page.theme ??= matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  page.theme = page.theme === "dark" ? "light" : "dark";
 });
 
 // ------------------------------------------------------------------------------ unpacking
 // This script precedes the blocks, so that the list appears while they are still being read.
-const loaded = new Promise((resolve) => {
-  if (document.readyState === "loading") addEventListener("DOMContentLoaded", resolve);
-  else resolve();
-});
+const loaded = new Promise((resolve) => addEventListener("DOMContentLoaded", resolve));
 let blocks = null;
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
 async function unpack(number) {
   await loaded;
   blocks ??= $("blocks").textContent.trim().split("\n");
-  const bytes = Uint8Array.from(atob(blocks[number]), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const inflate = new DecompressionStream("deflate");
+  const stream = new Blob([bytesOf(blocks[number])]).stream().pipeThrough(inflate);
   return JSON.parse(await new Response(stream).text());
 }
 const vocabularies = data.vocabularies.map((words) =>
-  Object.fromEntries(
-    Object.entries(words).map(([id, b64]) => [id, Uint8Array.from(atob(b64), (c) => c.charCodeAt(0))]),
-  ),
+  Object.fromEntries(Object.entries(words).map(([id, base64]) => [id, bytesOf(base64)])),
 );
 // The bytes of a character that is split over tokens go to the token that completes it.
 function texts(ids, vocabulary) {
@@ -84,15 +74,10 @@ if (data.episodes.length) {
 function filter() {
   const text = $("f-text").value.trim().toLowerCase();
   const is = (id, value) => $(id).value === "" || $(id).value === value;
-  state.shown = data.episodes
-    .map((row, number) => number)
-    .filter((number) => {
-      const row = data.episodes[number];
-      return (
-        is("f-outcome", outcome(row)) && is("f-stop", row.stop) && is("f-run", row.run) &&
-        is("f-searches", String(row.searches)) && (!text || row.text.includes(text))
-      );
-    });
+  const fits = (row) =>
+    is("f-outcome", outcome(row)) && is("f-stop", row.stop) && is("f-run", row.run) &&
+    is("f-searches", String(row.searches)) && row.text.includes(text);
+  state.shown = [...data.episodes.keys()].filter((number) => fits(data.episodes[number]));
   const shown = state.shown.length.toLocaleString("en"), all = data.episodes.length.toLocaleString("en");
   $("count").textContent = shown === all ? `${all} episodes` : `${shown} of ${all} episodes`;
   $("list").scrollTop = 0;
@@ -103,16 +88,14 @@ function drawList() {
   const list = $("list"), height = list.clientHeight || 600;
   const first = Math.max(0, Math.floor(list.scrollTop / ROW) - 5);
   const last = Math.min(state.shown.length, Math.ceil((list.scrollTop + height) / ROW) + 5);
-  const rows = [];
-  for (let place = first; place < last; place++) rows.push(rowOf(place));
+  const rows = Array.from({ length: last - first }, (_, i) => rowOf(first + i));
   const space = make("div");
   space.style.height = `${state.shown.length * ROW}px`;
   list.replaceChildren(space, ...rows);
 }
 function rowOf(place) {
   const row = data.episodes[state.shown[place]], kind = outcome(row);
-  const cls = kind === "right" ? "right" : kind === "partly" ? "partly" : "wrong";
-  const node = make("div", `row ${cls}`);
+  const node = make("div", `row ${["right", "partly"].includes(kind) ? kind : "wrong"}`);
   node.style.top = `${place * ROW}px`;
   node.setAttribute("role", "option");
   node.id = `row-${place}`;
@@ -142,10 +125,10 @@ async function select(place) {
 
 // ------------------------------------------------------------------------------ an episode
 async function drawPanes() {
-  const selected = [state.pinned, state.at < 0 ? null : state.shown[state.at]].filter((n) => n !== null);
+  const selected = [state.pinned, state.shown[state.at] ?? null].filter((n) => n !== null);
   const numbers = [...new Set(selected)];
   const panes = await Promise.all(numbers.map(drawPane));
-  const current = state.at < 0 ? null : state.shown[state.at];
+  const current = state.shown[state.at] ?? null;
   if (numbers.length && ![state.pinned, current].includes(numbers.at(-1))) return; // outdated
   $("panes").replaceChildren(...panes);
 }
@@ -161,7 +144,7 @@ function facts(row, episode) {
   const node = make("div", "facts"), good = row.em >= 1;
   const add = (name, value, cls) => {
     const part = make("span", "", `${name} `);
-    part.append(make("b", cls ?? "", value));
+    part.append(make("b", cls, value));
     node.append(part);
   };
   add("answer", row.answer ?? "none", good ? "good" : "bad");
@@ -188,7 +171,7 @@ function tools(number, episode) {
   color.addEventListener("change", () => { state.color = color.value; drawPanes(); });
   const pin = make("button", "", state.pinned === number ? "Unpin" : "Pin for comparison");
   pin.setAttribute("aria-pressed", String(state.pinned === number));
-  pin.addEventListener("click", () => { togglePin(number); });
+  pin.addEventListener("click", () => togglePin(number));
   const open = make("button", "", "Whole documents");
   open.setAttribute("aria-pressed", String(state.open));
   open.addEventListener("click", toggleOpen);
@@ -244,10 +227,7 @@ function stream(row, episode) {
       node.append(card(row, search));
       i = Math.max(search.end, i + 1);
     } else {
-      let cls = source;
-      if (tags.has(i)) cls = "tag";
-      if (faults.has(i)) cls = "fault";
-      const token = make("span", cls, words[i]);
+      const token = make("span", faults.has(i) ? "fault" : tags.has(i) ? "tag" : source, words[i]);
       token.dataset.i = i;
       if (source === "policy") {
         token.dataset.p = policy;
@@ -273,8 +253,8 @@ function tagTokens(episode) {
   return positions;
 }
 function card(row, search) {
-  const node = make("div", "card"), head = make("div", "query", `Search: ${search.query}`);
-  node.append(head);
+  const node = make("div", "card");
+  node.append(make("div", "query", `Search: ${search.query}`));
   if (!search.documents.length) node.append(make("div", "doc", "No documents."));
   search.documents.forEach(([title, text, supporting], rank) => {
     const doc = make("div", "doc"), name = make("span", "title", `${rank + 1}. `);
@@ -363,8 +343,7 @@ addEventListener("keydown", (event) => {
 function nextColor() {
   const select = document.querySelector(".tools select");
   if (!select) return;
-  const next = (select.selectedIndex + 1) % select.options.length;
-  state.color = select.options[next].value;
+  state.color = select.options[(select.selectedIndex + 1) % select.options.length].value;
   drawPanes();
 }
 

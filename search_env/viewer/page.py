@@ -28,25 +28,15 @@ from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
 
 @dataclass(frozen=True, slots=True)
 class Tab:
-    """A section of the page beside the viewer.
-
-    Attributes:
-        title: Label of its button.
-        body: HTML, in which untrusted text is already escaped.
-    """
+    """A section of the page beside the viewer."""
 
     title: str
-    body: str
+    body: str  # HTML, in which untrusted text is already escaped
 
 
 @dataclass(frozen=True, slots=True)
 class PageEntry:
-    """An episode of the page.
-
-    Attributes:
-        run: Name of the run that it belongs to.
-        episode: The recorded episode.
-    """
+    """An episode of the page, and the name of its run."""
 
     run: str
     episode: RecordedEpisode
@@ -62,9 +52,8 @@ def write_page(
     Raises:
         TokenizerError: The tokenizer of an episode is missing or has changed.
     """
-    index, blocks = _Index(), list[str]()
-    for entry in episodes:
-        blocks.append(index.add(entry))
+    index = _Index()
+    blocks = [index.add(entry) for entry in episodes]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         _write(file, title, index, blocks, tabs)
     return len(blocks)
@@ -89,14 +78,10 @@ class _Index:
         self.rows.append(_row(entry, vocabulary))
         for name, values in episode.signals.items():
             low, high = self._ranges.get(name, (0.0, 0.0))
-            self._ranges[name] = (
-                min(low, float(values.min(initial=0.0))),
-                max(high, float(values.max(initial=0.0))),
-            )
+            self._ranges[name] = float(values.min(initial=low)), float(values.max(initial=high))
         return _packed(_block(transcript, tokenizer, episode.signals))
 
     def content(self) -> dict[str, Any]:
-        """Return the index as JSON values."""
         words = [
             {str(i): base64.b64encode(tokenizer.token_bytes[i]).decode() for i in sorted(used)}
             for tokenizer, used in self._vocabularies.values()
@@ -178,9 +163,8 @@ def _packed(content: Mapping[str, Any]) -> str:
 def _write(
     file: TextIO, title: str, index: _Index, blocks: Sequence[str], tabs: Sequence[Tab]
 ) -> None:
-    has_viewer = bool(blocks)
     sections = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
-    sections += [("viewer", "Episodes")] if has_viewer else []
+    sections += [("viewer", "Episodes")] if blocks else []
     buttons = "".join(
         f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
         f"{html.escape(text)}</button>"
@@ -198,7 +182,7 @@ def _write(
     for n, tab in enumerate(tabs):
         hidden = " hidden" if n else ""
         file.write(f'<section class="tab" id="tab-{n}"{hidden}>{tab.body}</section>\n')
-    file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not has_viewer else ""))
+    file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not blocks else ""))
     # Without any "<": a text could otherwise end the script or open a comment in it.
     safe = content.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     file.write(f'<script type="application/json" id="index">{safe}</script>\n')
