@@ -42,7 +42,6 @@ class _Group(TyperGroup):
     """Loads the command that is called; prints expected errors as one line."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of all commands, in the order of the table."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -64,7 +63,6 @@ class _Group(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command with errors as messages and exit codes."""
         try:
             return super().invoke(ctx)
         except (SearchEnvError, gym.error.Error, OSError) as error:

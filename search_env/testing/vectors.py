@@ -185,7 +185,6 @@ class _Check:
         raise broken(rule, f"{what} to raise", "no error", advice)
 
     def reset_masks(self, env: AnyVectorEnv) -> None:
-        """Check the reset of some rows, and invalid masks."""
         n, seed = self._n, self._seed
         before = [row_of(self._space, env.reset(seed=seed), row) for row in range(n)]
         mask = np.arange(n) == n - 1
@@ -200,9 +199,9 @@ class _Check:
             "a reset_mask of another length": np.ones(n + 1, np.bool_),
             "a reset_mask without a True": np.zeros(n, np.bool_),
         }
+        advice = f"Accept bool arrays of shape ({n},) with a True only."
         for what, value in invalid.items():
             reset = functools.partial(env.reset, options={"reset_mask": value})
-            advice = f"Accept bool arrays of shape ({n},) with a True only."
             self._require_error("reset-mask", what, reset, advice)
 
     def _check_partial_reset(
@@ -220,8 +219,7 @@ class _Check:
     def bad_actions(self) -> None:
         """Check that invalid actions raise, each in a new environment, which may not survive."""
         with self.environment() as env:
-            actions = env.action_space.sample()
-            space = env.single_action_space
+            actions, space = env.action_space.sample(), env.single_action_space
         bad: dict[str, Any] = {}
         if isinstance(actions, np.ndarray):
             bad = {"too few actions": actions[:-1], "too many": np.concatenate([actions] * 2)}
@@ -233,17 +231,16 @@ class _Check:
             env = self._make(num_envs=self._n, autoreset_mode=self._mode)
             env.reset(seed=self._seed)
             advice = f"Accept only elements of {self._actions}."
-            step = functools.partial(env.step, value)
-            self._require_last_error(env, "actions", what, step, advice)
+            self._require_last_error(env, "actions", what, value, advice)
 
     def _require_last_error(
-        self, env: AnyVectorEnv, rule: str, what: str, call: Callable[[], Any], advice: str
+        self, env: AnyVectorEnv, rule: str, what: str, actions: Any, advice: str
     ) -> None:
-        """Check that a call raises, and close the environment: worker processes may be gone."""
+        """Check that a step raises, and close the environment: worker processes may be gone."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                self._require_error(rule, what, call, advice)
+                self._require_error(rule, what, lambda: env.step(actions), advice)
             finally:
                 with contextlib.suppress(Exception):
                     env.close()
@@ -256,12 +253,12 @@ class _Check:
                 "got none. Pass more steps, or choose= actions that end one."
             )
         dtypes: dict[str, Any] = {}
-        last: Call | None = None
-        for number, call in enumerate(calls):
+        previous = [calls[0], *calls[:-1]]  # the first call is a full reset
+        for number, (last, call) in enumerate(zip(previous, calls, strict=True)):
             self._check_result(call.copied, dtypes)
-            if call.is_step and last is not None:
+            if call.is_step:
                 self._check_autoreset(call, last)
-            elif call.mask is not None and last is not None:
+            elif call.mask is not None:
                 rows = [row_of(self._space, last.copied, row) for row in range(self._n)]
                 self._check_partial_reset(rows, call.copied, call.mask)
             if copy:
@@ -269,10 +266,8 @@ class _Check:
                 advice = "Return copies, or check with copy=False."
                 a, b = named(call.live), named(call.copied)
                 require_same(a, b, "fresh", expected, advice, "later ")
-            last = call
 
     def _check_result(self, result: tuple[Any, ...], dtypes: dict[str, Any]) -> None:
-        """Check shapes and types of the result of a reset or a step."""
         fits = isinstance(result, tuple) and len(result) in (2, 5)
         expected = "(observations, infos), or five values from step"
         require(fits, "arrays", expected, f"{result!r:.80}", "Return a tuple.")
@@ -298,7 +293,6 @@ class _Check:
         require(values in space, "arrays", f"{where} in {space}", f"{values!r:.200}", advice)
 
     def _check_infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
-        """Check keys, masks and types of infos, recursively."""
         expected, advice = f"infos{where} to be a dict", "Use VectorEnv._add_info."
         require(isinstance(infos, dict), "infos", expected, type(infos), advice)
         for key, values in infos.items():
@@ -367,8 +361,8 @@ class _Check:
         env = self._make(num_envs=self._n, autoreset_mode=self._mode)
         repeat_calls(env, calls[: last + 1], self._seed)
         advice = "Raise until the rows that have ended are reset by reset_mask."
-        step = functools.partial(env.step, calls[last].actions)
-        self._require_last_error(env, "disabled", "a step after the end", step, advice)
+        actions = calls[last].actions
+        self._require_last_error(env, "disabled", "a step after the end", actions, advice)
 
     def rows(self, single: Callable[[], gym.Env[Any, Any]], calls: list[Call]) -> None:
         advice = "Let both use the same rules; row i is reset with seed + i."
@@ -376,8 +370,7 @@ class _Check:
             env = single()
             reference = Row(env, self._mode)
             for number, call in enumerate(calls):
-                result = self._single_result(reference, call, row)
-                if result is None:
+                if (result := self._single_result(reference, call, row)) is None:
                     continue
                 a, b = plain(named(result)), named(row_of(self._space, call.copied, row))
                 expected = f"row {row} in mode {self._mode.value} to equal the single environment"

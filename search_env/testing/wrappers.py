@@ -31,6 +31,7 @@ from search_env.testing.base import (
 )
 
 Environment = gym.Env[Any, Any]
+Make = Callable[[Environment], Environment]
 Script = Callable[[Environment], Iterable[Any]]
 
 _DIFFERS = "is different from the unwrapped version"  # check_env warns of any wrapper
@@ -61,7 +62,7 @@ class _Result(NamedTuple):
 
 
 def check_wrapper(
-    make: Callable[[Environment], Environment],
+    make: Make,
     *,
     env_id: str = "SearchQA-Toy-v0",
     script: Script | None = None,
@@ -117,7 +118,7 @@ def check_wrapper(
             _check_pickle(wrapped(), seed)
 
 
-def _check_identity(make: Callable[[Environment], Environment], env_id: str) -> None:
+def _check_identity(make: Make, env_id: str) -> None:
     inner = gym.make(env_id)
     outer = make(inner)
     fits = isinstance(outer, gym.Env) and outer is not inner and outer.unwrapped is inner.unwrapped
@@ -229,8 +230,7 @@ def _run(env: Environment, play: Script, steps: int, seed: int) -> Iterator[_Res
     """Yield the results of ``steps`` steps and of the resets between their episodes."""
     env.action_space.seed(seed)
     yield _with_copy(env.reset(seed=seed))
-    episodes = itertools.count(1)
-    script = iter(play(env))
+    episodes, script = itertools.count(1), iter(play(env))
     for _ in range(steps):
         action = next(script, None)
         result = env.step(env.action_space.sample() if action is None else action)
@@ -257,9 +257,7 @@ def _search_and_answer(env: Environment) -> Iterator[int]:
     yield from bare.tokenizer.encode(answer).tolist()
 
 
-def _check_render_and_close(
-    make: Callable[[Environment], Environment], env_id: str, seed: int
-) -> None:
+def _check_render_and_close(make: Make, env_id: str, seed: int) -> None:
     probe = _Probe(gym.make(env_id, render_mode="ansi"))
     env = make(probe)
     env.reset(seed=seed)
