@@ -74,8 +74,8 @@ def summary_table(
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("stop reasons", overflow="fold")
     for name, summary in summaries.items():
-        means = [score_cell(read(summary)) for _, read in scores]
-        cells = [_cell(top, below) for top, below in (*means, count_cell(summary.searches))]
+        pairs = [score_cell(read(summary)) for _, read in scores] + [count_cell(summary.searches)]
+        cells = [Text.assemble(top, "\n", (below, "dim")) for top, below in pairs]
         reasons = "\n".join(f"{why} {n}" for why, n in summary.stop_reasons.items())
         table.add_row(Text(name, "bold"), *cells, Text(reasons))
     return table
@@ -141,12 +141,6 @@ def count_cell(value: Interval | None) -> tuple[str, str]:
         return "-", ""
     digits = 2 if value.high < 10 else 1
     return f"{value.mean:.{digits}f}", f"{value.low:.{digits}f}-{value.high:.{digits}f}"
-
-
-def _cell(top: str, below: str) -> Any:
-    from rich.text import Text
-
-    return Text.assemble(top, "\n", (below, "dim"))
 
 
 def _trim(value: float, digits: int) -> str:

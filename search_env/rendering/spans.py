@@ -198,12 +198,5 @@ def _pieces(
 
 def _join(parts: Sequence[Span]) -> list[Span]:
     """Return the spans neutralised, without empty ones, equal neighbours merged."""
-    joined: list[Span] = []
-    for part in parts:
-        if not part.text:
-            continue
-        if joined and joined[-1][1:] == part[1:]:
-            joined[-1] = part._replace(text=joined[-1].text + part.text)
-        else:
-            joined.append(part)
-    return [span._replace(text=neutralise(span.text)) for span in joined]
+    runs = itertools.groupby(filter(lambda part: part.text, parts), lambda part: part[1:])
+    return [Span(neutralise("".join(part.text for part in run)), *style) for style, run in runs]

@@ -143,14 +143,13 @@ def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]
     if transcript.markup is None:
         return []
     pairs = pairs_by_tag(transcript.markup.tags)
+    lengths = [len(tokenizer.token_bytes[token]) for token in transcript.tokens.tolist()]
     spans = []
     for event in transcript.events:
         if isinstance(event, TagWritten):
             start, missing = event.position, len(pairs[event.tag].text(event.tag.side).encode())
-            missing -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
-            while missing > 0 and start > 0:
+            while (missing := missing - lengths[start]) > 0 and start > 0:
                 start -= 1
-                missing -= len(tokenizer.token_bytes[int(transcript.tokens[start])])
             spans.append((start, event.position))
     return spans
 
