@@ -173,8 +173,8 @@ def _check_gymnasium(env: Environment) -> None:
 def _check_reset(env: Environment, seed: int) -> None:
     advice = "Pass seed and options on to self.env.reset(seed=seed, options=options)."
     env.reset(seed=seed)
-    got = env.unwrapped.np_random_seed
-    require(got == seed, "seed", f"reset(seed={seed}) to seed the environment", got, advice)
+    number = env.unwrapped.np_random_seed
+    require(number == seed, "seed", f"reset(seed={seed}) to seed the environment", number, advice)
     bare = bare_env(env)
     questions = {_question_after_reset(env) for _ in range(8)}
     got = f"{min(questions)!r} eight times"
