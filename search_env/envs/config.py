@@ -1,8 +1,6 @@
-"""Configuration and components of the environments, and the infos that they share.
+"""Configuration, components and infos that single and vector environment share.
 
-Single and vector environment take the same arguments, draw the same questions, return the same
-infos and score episodes alike, because all of that is here. Components never change after they are
-built; environments share them with their clones.
+Components never change after they are built; environments share them with their clones.
 """
 
 from __future__ import annotations
@@ -77,16 +75,10 @@ class EnvConfig:
 
 
 class EnvComponents:
-    """The objects that a configuration names.
+    """The objects that a configuration names; pickling keeps only ``config``.
 
-    Attributes:
-        config: The configuration; pickling keeps only this.
-        protocol: The protocol, with the limits of the configuration.
-        tokenizer: Ids and their bytes.
-        questions: The questions, in an order that never changes.
-        retriever: The retriever.
-        reward: The initial reward; environments may switch to another one.
-        size: Number of token ids.
+    ``protocol`` has the limits of the configuration, ``questions`` never change their order,
+    ``reward`` is the initial one, and ``size`` is the number of token ids.
     """
 
     def __init__(self, config: EnvConfig) -> None:
@@ -99,23 +91,21 @@ class EnvComponents:
         )
         check_tools(self.protocol)
         self.tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
-        self.questions: Sequence[Question] = load_questions(
-            config.dataset, config.split, config.dataset_options
-        )
+        dataset, split, options = config.dataset, config.split, config.dataset_options
+        self.questions: Sequence[Question] = load_questions(dataset, split, options)
         self.retriever: Retriever = (
             load_retriever(
                 config.retriever,
-                dataset=config.dataset,
-                split=config.split,
-                options=config.dataset_options,
+                dataset=dataset,
+                split=split,
+                options=options,
                 corpus=config.corpus,
             )
             if isinstance(config.retriever, str | None)
             else config.retriever
         )
-        self.prompt = config.prompt
+        self.prompt, self.action_mask = config.prompt, config.action_mask
         self.reward = get_reward(config.reward)
-        self.action_mask = config.action_mask
         self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
         # Not cached properties, which would slow down every attribute that a step reads.
@@ -159,16 +149,18 @@ class EnvComponents:
         )
 
     def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Question:
-        """Return the question chosen by the options of ``reset``, or a random one.
-
-        Raises:
-            ConfigurationError: Unknown option, id or index.
-        """
+        """Return the question chosen by the options of ``reset``, or a random one."""
         for key in options:
             check_choice("options", key, _OPTIONS)
-        if "question_id" in options:
-            return self.questions[self._index_of(options["question_id"])]
         count = len(self.questions)
+        if "question_id" in options:
+            question_id = options["question_id"]
+            if question_id not in self._by_id:
+                raise ConfigurationError(
+                    f"Expected the id of one of {count} questions, got {question_id!r}. "
+                    f"{nearest(str(question_id), self._by_id)}Ids are in env.unwrapped.questions."
+                )
+            return self._by_id[question_id]
         if "index" not in options:
             return self.questions[int(random.integers(count))]
         index = operator.index(options["index"])
@@ -178,17 +170,9 @@ class EnvComponents:
             )
         return self.questions[index]
 
-    def _index_of(self, question_id: str) -> int:
-        if question_id not in self._indices:
-            raise ConfigurationError(
-                f"Expected the id of one of {len(self.questions)} questions, got {question_id!r}. "
-                f"{nearest(str(question_id), self._indices)}Ids are in env.unwrapped.questions."
-            )
-        return self._indices[question_id]
-
     @functools.cached_property
-    def _indices(self) -> dict[str, int]:
-        return {question.id: i for i, question in reversed(list(enumerate(self.questions)))}
+    def _by_id(self) -> dict[str, Question]:
+        return {question.id: question for question in reversed(self.questions)}
 
     def invalid_action(self, action: object) -> InvalidActionError:
         """Return the error for an action that is not a token id."""
@@ -206,11 +190,7 @@ class EnvComponents:
 
 
 def check_tools(protocol: Protocol) -> None:
-    """Check that the environments have a retriever for each tool of a protocol.
-
-    Raises:
-        ConfigurationError: A tool is not :data:`~search_env.types.SEARCH`.
-    """
+    """Check that each tool of a protocol is the one that environments have a retriever for."""
     for pair in protocol.pairs(TagRole.TOOL):
         if pair.tool != SEARCH:
             raise ConfigurationError(
@@ -253,9 +233,6 @@ def final_result(transcript: Transcript, reward: Reward) -> tuple[float, Info]:
     """Return the reward of an ended episode and the final keys of its info.
 
     An episode in which retrieval failed has reward 0 and no parts.
-
-    Raises:
-        RewardError: The reward function failed.
     """
     answer, stop = transcript.answer, transcript.stop_reason
     scores = score_answer(answer, transcript.question.answers)

@@ -18,11 +18,7 @@ from search_env.envs.splits import published, splits_of
 from search_env.errors import ConfigurationError, IndexFormatError
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
-from search_env.retrieval.registry import (
-    CorpusChoice,
-    get_retriever,
-    register_corpus_retriever,
-)
+from search_env.retrieval.registry import CorpusChoice, get_retriever, register_corpus_retriever
 from search_env.types import Document, Question
 from search_env.validation import check_choice
 from search_env.worlds.diagnostics import (
@@ -65,7 +61,11 @@ def load_questions(
     """
     if dataset == "world":
         return _world_questions(_generated_split(dataset, split), _world_options(options))
-    _no_options(dataset, options)
+    if options:
+        raise ConfigurationError(
+            f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only "
+            "'world' has options."
+        )
     if dataset == "toy":
         return toy_questions(_generated_split(dataset, split))
     if dataset in DIAGNOSTIC_DATASETS:
@@ -102,21 +102,20 @@ def load_retriever(
 
 
 def _bm25_over(choice: CorpusChoice) -> Retriever:
-    dataset = choice.dataset
-    if choice.corpus is not None:
-        return _bm25_from_path(Path(choice.corpus))
-    if dataset == "world":
+    from search_env.datasets.locate import find_corpus
+
+    dataset, corpus = choice.dataset, choice.corpus
+    if corpus is None and dataset == "world":
         options = json.loads(_world_options(choice.options))
         split = _generated_split(dataset, choice.split)
         return _bm25_of_world(options["articles"], options["seed"], split)
-    if dataset in _LOOKUP:
+    if corpus is None and dataset in _LOOKUP:
         raise ConfigurationError(
             f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Omit "
             "retriever, or pass corpus=."
         )
-    from search_env.datasets.locate import find_corpus
-
-    return _bm25_from_path(find_corpus())
+    path = Path(find_corpus() if corpus is None else corpus).expanduser().absolute()
+    return _bm25_from_files(path, file_key(path))
 
 
 def _lookup(choice: CorpusChoice) -> Retriever:
@@ -142,14 +141,6 @@ def _generated_split(dataset: str, split: str | None) -> str:
     return chosen
 
 
-def _no_options(dataset: str, options: Mapping[str, Any] | None) -> None:
-    if options:
-        raise ConfigurationError(
-            f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only "
-            "'world' has options."
-        )
-
-
 def _world_options(options: Mapping[str, Any] | None) -> str:
     """Return the complete options as JSON, which is hashable."""
     options = dict(options or {})
@@ -168,12 +159,9 @@ def _world(articles: int, seed: int, split: str) -> World:
 @functools.lru_cache(maxsize=8)
 def _world_questions(split: str, options: str) -> Sequence[Question]:
     chosen = json.loads(options)
-    world = _world(chosen["articles"], chosen["seed"], split)
-    return tuple(
-        world.questions(
-            chosen["questions"], hops=chosen["hops"], kinds=chosen["kinds"], seed=chosen["seed"]
-        )
-    )
+    count, seed = chosen["questions"], chosen["seed"]
+    world = _world(chosen["articles"], seed, split)
+    return tuple(world.questions(count, hops=chosen["hops"], kinds=chosen["kinds"], seed=seed))
 
 
 def _questions_from_files(dataset: str, split: str | None) -> Sequence[Question]:
@@ -213,11 +201,6 @@ def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
     text = "".join(world.document(i).text for i in range(100))
     key = hashlib.sha256(f"{world!r}{text}".encode()).hexdigest()
     return _bm25(key, world.documents, len(world))
-
-
-def _bm25_from_path(path: Path) -> Retriever:
-    path = path.expanduser().absolute()
-    return _bm25_from_files(path, file_key(path))
 
 
 @functools.lru_cache(maxsize=4)

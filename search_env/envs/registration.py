@@ -29,12 +29,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "reward": "f1-search-cost",
         **_SYMBOLS,
     },
-    "SearchQA-Distractors-v0": {
-        "dataset": "distractors",
-        "max_tokens": 32,
-        "top_k": 4,
-        **_SYMBOLS,
-    },
+    "SearchQA-Distractors-v0": {"dataset": "distractors", "max_tokens": 32, "top_k": 4, **_SYMBOLS},
     "SearchQA-ForgedTags-v0": {"dataset": "forged-tags", "max_tokens": 32, **_SYMBOLS},
     "SearchQA-DelayedEvidence-v0": {"dataset": "delayed-evidence", "max_tokens": 24, **_SYMBOLS},
     "SearchQA-Bamboogle-v0": {"dataset": "bamboogle", **_REAL},

@@ -181,12 +181,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._assemble(EnvComponents(config), render_mode)
 
     def _assemble(self, components: EnvComponents, render_mode: str | None) -> None:
-        self.components = components
-        self.render_mode = render_mode
-        self.protocol = components.protocol
-        self.tokenizer = components.tokenizer
-        self.retriever = components.retriever
-        self.reward = components.reward
+        self.components, self.render_mode = components, render_mode
+        self.protocol, self.tokenizer = components.protocol, components.tokenizer
+        self.retriever, self.reward = components.retriever, components.reward
         self._dynamics = components.dynamics(1)
         self._action = np.zeros(1, np.int64)
         self._running = False
@@ -211,7 +208,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._running = True
         if self.render_mode == "human":
             self.render()
-        return self._observation(), self.components.row_info(self._dynamics, 0)
+        return observation_of(self._dynamics, 0), self.components.row_info(self._dynamics, 0)
 
     def step(
         self, action: int | np.integer[Any]
@@ -244,7 +241,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             info.update(final)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, terminated, truncated, info
+        return observation_of(dynamics, 0), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
@@ -298,12 +295,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def get_state(self) -> EnvState:
         """Return the complete state, in time proportional to the episode's tokens."""
-        return EnvState(
-            self._dynamics.save(0),
-            dict(self.np_random.bit_generator.state),
-            self._running,
-            self.reward,
-        )
+        random = dict(self.np_random.bit_generator.state)
+        return EnvState(self._dynamics.save(0), random, self._running, self.reward)
 
     def set_state(self, state: EnvState) -> None:
         """Restore a saved state; the environment continues as the one that saved it would have.
@@ -358,9 +351,6 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._dynamics.insert_documents(0, documents)
         self._running = True
         return {"query": query, "document_ids": [document.id for document in documents]}
-
-    def _observation(self) -> Observation:
-        return observation_of(self._dynamics, 0)
 
 
 def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:

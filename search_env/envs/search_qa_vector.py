@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
 
 _INTERRUPTED = "an error interrupted the last step"
+_MODES = [*AutoresetMode, *(mode.value for mode in AutoresetMode)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,45 +177,35 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
         )
-        self._assemble(
-            EnvComponents(config), num_envs, autoreset_mode, group_size, group_reward, copy
-        )
-        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
-        self.render_mode, self.render_row = render_mode, render_row
-        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
-
-    def _assemble(
-        self,
-        components: EnvComponents,
-        num_envs: int,
-        autoreset_mode: str | AutoresetMode,
-        group_size: int,
-        group_reward: str | GroupReward | None,
-        copy: bool,
-    ) -> None:
+        self._use_components(EnvComponents(config), check_count("num_envs", num_envs, 1))
         check_choice("copy", copy, (True, False))
-        mode = _mode(autoreset_mode)
+        check_choice("autoreset_mode", autoreset_mode, _MODES)
+        check_choice("render_mode", render_mode, (None, *RENDER_MODES))
+        mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
-        self.num_envs = check_count("num_envs", num_envs, 1)
         self.group_size = check_group_size(group_size, num_envs)
-        self.protocol, self.tokenizer = components.protocol, components.tokenizer
-        self.questions, self.retriever = components.questions, components.retriever
-        self.single_action_space = components.action_space()
-        self.single_observation_space = components.observation_space()
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.components = components
         groups = None
         if group_reward is not None:
             groups = Groups(get_group_reward(group_reward), group_size, num_envs)
-        self._rows = VectorRows(components, num_envs, mode, copy=copy, groups=groups)
-        self.set_reward(components.reward)
+        self._rows = VectorRows(self.components, num_envs, mode, copy=copy, groups=groups)
+        self.set_reward(self.components.reward)
+        self.render_mode, self.render_row = render_mode, render_row
+        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
         self._search: BackgroundSearch | None = None
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, but not received
         self._num_under_way = 0
         self._settled: set[int] = set()  # rows under way that did more than grow by a token
         self._blocked = "reset() has not been called"
+
+    def _use_components(self, components: EnvComponents, num_envs: int) -> None:
+        self.components, self.num_envs = components, num_envs
+        self.protocol, self.tokenizer = components.protocol, components.tokenizer
+        self.questions, self.retriever = components.questions, components.retriever
+        self.single_action_space = components.action_space()
+        self.single_observation_space = components.observation_space()
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
 
     @property
     def transcripts(self) -> dict[int, Transcript]:
@@ -247,7 +238,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             raise self._not_ready()
         self._seed(rows, seed)
         self._blocked = _INTERRUPTED
-        self._rows.reset_together(rows)
+        if self._rows.groups is not None:
+            self._rows.groups.reset_together(rows)
         for row in rows:
             self._rows.begin(row, chosen)
         if self._num_under_way:
@@ -255,7 +247,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             self._num_under_way = int(self._under_way.sum())
             self._settled.difference_update(rows)
         self._blocked = ""
-        self._show()
+        if self.render_mode == "human":
+            self.render()
         infos = self._rows.some_infos(rows) if partial else self._rows.episode_infos()
         return self._rows.observations(), infos
 
@@ -377,7 +370,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     def _result(self, settled: Sequence[int]) -> StepResult:
         result = self._rows.result(settled, self.reward)
         self._blocked = ""
-        self._show()
+        if self.render_mode == "human":
+            self.render()
         return result
 
     def _receive(self, row: int, documents: list[Document] | RetrievalError) -> None:
@@ -388,7 +382,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     def _waiting(self) -> set[int]:
         """Return the rows under way that wait for documents."""
-        return {row for row in self._settled if self._rows.pending(row) is not None}
+        episodes = self._rows.dynamics.episodes
+        return {row for row in self._settled if episodes[row].pending is not None}
 
     def _submit(self, queries: Sequence[Query]) -> None:
         """Start to retrieve documents in the background."""
@@ -421,7 +416,10 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             ConfigurationError: No reward of that name, or the group reward has a part of the same
                 name.
         """
-        self.reward = self._rows.check_reward(get_reward(reward))
+        reward = get_reward(reward)
+        if self._rows.groups is not None:
+            get_group_reward(self._rows.groups.reward, beside=reward)
+        self.reward = reward
 
     @property
     def reward_name(self) -> str:
@@ -430,7 +428,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     def action_masks(self) -> NDArray[np.int8]:
         """Return masks, int8 ``(N, n)``: 1 for the ids that keep a row's episode well formed."""
-        return self._rows.action_masks(range(self.num_envs))
+        return self.components.masks.batch(self._rows.dynamics, range(self.num_envs))
 
     def transcript(self, row: int) -> Transcript:
         """Return the transcript of a row's episode so far."""
@@ -450,10 +448,6 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             self._renderer = Renderer(self.render_mode)
         frame = self._renderer.draw(Frame.of(self.protocol, self.transcript(self.render_row)))
         return None if frame is None else (frame,)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self.render()
 
     def get_state(self) -> VectorState:
         """Return the complete state; searches under way will be run again."""
@@ -488,8 +482,3 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
                 f"Expected an environment that is ready, but {self._blocked}. Call reset()."
             )
         return EpisodeOverError(f"Expected rows that are ready, but {otherwise}.")
-
-
-def _mode(mode: str | AutoresetMode) -> AutoresetMode:
-    check_choice("autoreset_mode", mode, [*AutoresetMode, *(m.value for m in AutoresetMode)])
-    return AutoresetMode(mode)

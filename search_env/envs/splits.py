@@ -45,10 +45,7 @@ class Splits:
 
     @property
     def train(self) -> str | None:
-        """The split to train on.
-
-        It is ``"train"`` if there is one; for a file with one split or none, all questions, which
-        are then evaluated too.
+        """``"train"`` if there is one; for a file with one split or none, all questions.
 
         Raises:
             ConfigurationError: The dataset has no such split.
@@ -98,11 +95,7 @@ def splits_of(dataset: str) -> Splits:
 
 
 def published(dataset: str) -> DatasetEntry | None:
-    """Return the entry of a published dataset; None for a file.
-
-    Raises:
-        ConfigurationError: ``dataset`` is neither.
-    """
+    """Return the entry of a published dataset; None for a file; an error for anything else."""
     from search_env.datasets.locate import DATASETS
 
     for name, entry in DATASETS.items():

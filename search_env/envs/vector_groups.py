@@ -1,10 +1,8 @@
 """The groups of a vector environment's episodes, and the rewards of complete groups.
 
 Rows form blocks of ``group_size`` neighbours. The k-th episodes of a block's rows, counted from
-their last common reset, are one group. Rows of a block end their episodes at different times, and
-in the autoreset modes begin the next ones at once, so a group is complete in the step in which its
-last member ends, when other rows may be episodes ahead. The transcripts of finished members are
-stored until then.
+their last common reset, are one group. It is complete in the step in which its last member ends;
+other rows may then be episodes ahead. Transcripts of finished members are stored until then.
 """
 
 from __future__ import annotations
@@ -20,11 +18,7 @@ from search_env.validation import check_count
 
 
 def check_group_size(group_size: int, num_envs: int) -> int:
-    """Return the number of rows in a block.
-
-    Raises:
-        ConfigurationError: It is not a positive divisor of ``num_envs``.
-    """
+    """Return the number of rows in a block, a positive divisor of ``num_envs``."""
     size = check_count("group_size", group_size, 1)
     if num_envs % size:
         raise ConfigurationError(
@@ -42,9 +36,6 @@ class _Group:
     ended: dict[int, Transcript] = field(default_factory=dict)  # by row
     abandoned: bool = False  # a member was reset before its end
 
-    def copy(self) -> _Group:
-        return replace(self, ended=dict(self.ended))
-
 
 @dataclass(frozen=True, slots=True)
 class GroupsState:
@@ -55,13 +46,7 @@ class GroupsState:
 
 
 class Groups:
-    """Groups of the episodes of N rows.
-
-    Args:
-        reward: The reward of complete groups.
-        size: Rows per block.
-        count: Number of rows, a multiple of ``size``.
-    """
+    """Groups of the episodes of ``count`` rows, in blocks of ``size``."""
 
     def __init__(self, reward: GroupReward, size: int, count: int) -> None:
         self.reward, self._size = reward, size
@@ -87,11 +72,7 @@ class Groups:
                 self._drop(block, last)
 
     def begin(self, row: int, question: Question) -> None:
-        """Record that a row begins its next episode.
-
-        Raises:
-            ConfigurationError: Another row of the group has another question.
-        """
+        """Record that a row begins its next episode."""
         block, number = row // self._size, self._counts[row]
         previous = self._groups.get((block, number))
         if previous is not None and row not in previous.ended:
@@ -119,11 +100,7 @@ class Groups:
         return number
 
     def take_complete(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the rows of groups that were completed since the last call, each with its info.
-
-        Raises:
-            RewardError: The group reward failed.
-        """
+        """Yield the rows of groups that were completed since the last call, each with its info."""
         complete, self._complete = self._complete, []
         for number, ended in complete:
             rows = sorted(ended)
@@ -136,13 +113,12 @@ class Groups:
 
     def get_state(self) -> GroupsState:
         """Return a copy of the state."""
-        groups = {key: group.copy() for key, group in self._groups.items()}
-        return GroupsState(tuple(self._counts), groups)
+        return GroupsState(tuple(self._counts), _copies(self._groups))
 
     def set_state(self, state: GroupsState) -> None:
         """Restore a saved state."""
         self._counts = list(state.counts)
-        self._groups = {key: group.copy() for key, group in state.groups.items()}
+        self._groups = _copies(state.groups)
         self._complete = []
 
     def _rows(self, block: int) -> range:
@@ -152,3 +128,7 @@ class Groups:
         """Drop a block's groups up to a number, of which no row can end an episode any more."""
         for key in [key for key in self._groups if key[0] == block and key[1] <= last]:
             del self._groups[key]
+
+
+def _copies(groups: dict[tuple[int, int], _Group]) -> dict[tuple[int, int], _Group]:
+    return {key: replace(group, ended=dict(group.ended)) for key, group in groups.items()}

@@ -32,7 +32,7 @@ from search_env.errors import (
     InvalidActionError,
     RetrievalError,
 )
-from search_env.rewards import Reward, get_group_reward
+from search_env.rewards import Reward
 from search_env.types import Document, Transcript
 
 Rows = NDArray[np.intp]
@@ -54,21 +54,7 @@ class RowsState:
 
 
 class VectorRows:
-    """N rows of the same components.
-
-    Args:
-        components: The components that all rows share.
-        count: Number of rows.
-        mode: What happens after the end of an episode.
-        copy: Whether observations and infos are copies.
-        groups: The groups of rows, if there is a group reward.
-
-    Attributes:
-        dynamics: The rows' tokens and tags.
-        random: Each row's generator, None before its first seed.
-        serial: Number of episodes that each row has begun.
-        transcripts: Transcripts of the episodes that ended in the last result, by row.
-    """
+    """N rows of the same components; ``copy`` is whether observations and infos are copies."""
 
     def __init__(
         self,
@@ -82,9 +68,9 @@ class VectorRows:
         self.components, self.count, self.mode, self.copy = components, count, mode, copy
         self.groups = groups
         self.dynamics, self._size = components.dynamics(count), components.size
-        self.random: list[np.random.Generator | None] = [None] * count
-        self.serial = [0] * count
-        self.transcripts: dict[int, Transcript] = {}
+        self.random: list[np.random.Generator | None] = [None] * count  # None before the first seed
+        self.serial = [0] * count  # number of episodes that each row has begun
+        self.transcripts: dict[int, Transcript] = {}  # that ended in the last result, by row
         self._ended = np.zeros(count, np.bool_)  # and not begun again
         self._num_ended = 0
         self._reported_faults = [0] * count  # number of format faults in earlier infos
@@ -100,27 +86,8 @@ class VectorRows:
         all_rows = np.ones(count, np.bool_)
         self._episode_infos.update({f"_{key}": all_rows for key in list(self._episode_infos)})
 
-    def check_reward(self, reward: Reward) -> Reward:
-        """Return a reward after a check against the group reward.
-
-        Raises:
-            ConfigurationError: Both have a part of the same name.
-        """
-        if self.groups is not None:
-            get_group_reward(self.groups.reward, beside=reward)
-        return reward
-
-    def reset_together(self, rows: Sequence[int]) -> None:
-        """Announce that these rows begin in one reset."""
-        if self.groups is not None:
-            self.groups.reset_together(rows)
-
     def begin(self, row: int, options: Mapping[str, Any]) -> None:
-        """Start an episode with the question that the options of ``reset`` choose for the row.
-
-        Raises:
-            ConfigurationError: Unknown option or question, or a prompt that does not fit.
-        """
+        """Start an episode with the question that the options of ``reset`` choose for the row."""
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
@@ -140,11 +107,8 @@ class VectorRows:
     def advance(self, rows: Rows | None, tokens: NDArray[np.int64]) -> list[Query]:
         """Append a token in some rows (None: all); rows whose reset is due begin instead.
 
-        Returns:
-            The queries that were closed; ``dynamics.settled`` are the rows that did more than grow.
-
-        Raises:
-            EpisodeOverError: A row has ended and the mode does not begin it again.
+        Return the queries that were closed; ``dynamics.settled`` are the rows that did more than
+        grow.
         """
         if not self._num_ended:
             return self.dynamics.append(_ALL if rows is None else rows, tokens)
@@ -159,13 +123,9 @@ class VectorRows:
             self.begin(row, {})
         return self.dynamics.append(rows[~due], tokens[~due])
 
-    def pending(self, row: int) -> str | None:
-        """Return the text of the query for whose documents a row waits, or None."""
-        return self.dynamics.episodes[row].pending
-
     def receive(self, row: int, documents: list[Document] | RetrievalError) -> None:
         """Insert the documents of a row's query; after an error, end its episode."""
-        info: Info = {"query": self.pending(row)}
+        info: Info = {"query": self.dynamics.episodes[row].pending}
         if isinstance(documents, RetrievalError):
             self.dynamics.fail_retrieval(row)
             info["retrieval_error"] = str(documents)
@@ -175,15 +135,7 @@ class VectorRows:
         self._search_infos[row] = info
 
     def result(self, settled: Sequence[int], reward: Reward) -> StepResult:
-        """Return the five results of a step.
-
-        Args:
-            settled: Rows that did more than grow by a token, ascending.
-            reward: The reward of ended episodes.
-
-        Raises:
-            RewardError: The function of the reward or of the group reward failed.
-        """
+        """Return the five results of a step; ``settled`` rows, ascending, did more than grow."""
         count = self.count
         rewards = np.zeros(count)
         terminated, truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
@@ -231,7 +183,7 @@ class VectorRows:
         if self.copy:
             infos = {key: array.copy() for key, array in infos.items()}
         if self.components.action_mask:
-            infos["action_mask"] = self.action_masks(range(self.count))
+            infos["action_mask"] = self.components.masks.batch(self.dynamics, range(self.count))
             infos["_action_mask"] = np.ones(self.count, np.bool_)
         return infos
 
@@ -251,11 +203,7 @@ class VectorRows:
         return {"tokens": tokens, "length": dynamics.lengths(), "sources": sources}
 
     def check_actions(self, actions: Any, count: int) -> NDArray[np.int64]:
-        """Return actions as int64 ``(count,)``.
-
-        Raises:
-            InvalidActionError: They are not ``count`` token ids.
-        """
+        """Return actions as int64 ``(count,)``."""
         array = np.asarray(actions)
         if array.shape != (count,) or array.dtype.kind not in "iu":
             raise InvalidActionError(
@@ -270,11 +218,7 @@ class VectorRows:
         return tokens
 
     def check_rows(self, rows: Sequence[int] | Rows) -> Rows:
-        """Return row numbers as an array.
-
-        Raises:
-            InvalidActionError: They are not ascending numbers of rows.
-        """
+        """Return row numbers as an array."""
         array = np.asarray(rows)
         is_list = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
         if not is_list or array[0] < 0 or array[-1] >= self.count or (np.diff(array) <= 0).any():
@@ -283,10 +227,6 @@ class VectorRows:
                 "Pass np.flatnonzero(infos['ready'])."
             )
         return array.astype(np.intp, copy=False)
-
-    def action_masks(self, rows: Sequence[int]) -> NDArray[np.int8]:
-        """Return which ids keep the episodes of some rows well formed, int8 ``(R, n)``."""
-        return self.components.masks.batch(self.dynamics, rows)
 
     def get_state(self) -> RowsState:
         """Return a copy of the state, in time proportional to the rows' tokens."""
@@ -300,12 +240,7 @@ class VectorRows:
         )
 
     def set_state(self, state: RowsState) -> None:
-        """Restore a saved state.
-
-        Raises:
-            ConfigurationError: It has another number of rows, or only one of it and these rows has
-                groups.
-        """
+        """Restore a saved state."""
         if len(state.episodes) != self.count:
             raise ConfigurationError(
                 f"Expected a state of {self.count} rows, got one of {len(state.episodes)}. "
@@ -365,11 +300,7 @@ def _empty(key: str, value: Any, count: int) -> Any:
 
 
 def _row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
-    """Return the options of one row; sequences hold one value for each row.
-
-    Raises:
-        ConfigurationError: A sequence has another length than ``count``.
-    """
+    """Return the options of one row; sequences hold one value for each row."""
     chosen = {}
     for key, value in options.items():
         if isinstance(value, list | tuple | np.ndarray):
