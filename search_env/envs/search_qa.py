@@ -208,7 +208,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._running = True
         if self.render_mode == "human":
             self.render()
-        return observation_of(self._dynamics, 0), self.components.row_info(self._dynamics, 0)
+        return self._observation(), self.components.row_info(self._dynamics, 0)
 
     def step(
         self, action: int | np.integer[Any]
@@ -241,7 +241,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             info.update(final)
         if self.render_mode == "human":
             self.render()
-        return observation_of(dynamics, 0), reward, terminated, truncated, info
+        return self._observation(), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
@@ -351,6 +351,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self._dynamics.insert_documents(0, documents)
         self._running = True
         return {"query": query, "document_ids": [document.id for document in documents]}
+
+    def _observation(self) -> Observation:
+        return observation_of(self._dynamics, 0)
 
 
 def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:

@@ -3,9 +3,6 @@
 A file is JSON Lines, one episode per line (:mod:`search_env.recording.record`). Lines are
 independent: files may be concatenated, split between lines and sorted. Each line is appended as a
 whole; a writer that is killed within one leaves the others intact.
-
-:mod:`search_env.recording.replay` executes episodes again;
-:class:`search_env.wrappers.record_episodes.RecordEpisodes` records while an environment runs.
 """
 
 from __future__ import annotations
@@ -37,8 +34,6 @@ from search_env.validation import check_choice
 
 __all__ = ["EpisodeWriter", "RecordedEpisode", "RecordedGroup", "read_episodes"]
 
-_TORN_TAIL = ("raise", "skip")
-
 
 def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[RecordedEpisode]:
     """Read recorded episodes one at a time, each checked against its checksum.
@@ -52,7 +47,7 @@ def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[Rec
         DataNotFoundError: There is no such file.
         EpisodeFileError: A line is damaged, cut off or of another version, or the file is empty.
     """
-    check_choice("torn_tail", torn_tail, _TORN_TAIL)
+    check_choice("torn_tail", torn_tail, ("raise", "skip"))
     path = Path(path)
     if not path.is_file():
         raise DataNotFoundError(
@@ -186,6 +181,6 @@ def _is_torn(line: bytes) -> bool:
         return False
     try:
         json.loads(line)
+        return False
     except (ValueError, RecursionError):
         return True
-    return False

@@ -2,7 +2,6 @@
 
 The line holds the arguments that rebuild the environment, the question with its answers, every
 token with its source, the events, the documents, the reward, and a checksum over all of these.
-:mod:`search_env.recording.files` reads and writes files of such lines.
 """
 
 from __future__ import annotations
@@ -58,24 +57,14 @@ LINE_START = f'{{"{_MARK}":'.encode()
 
 @dataclass(frozen=True, slots=True)
 class RecordedTokenizer:
-    """The tokenizer of an episode, by name; a callable that decodes. Loaded when first needed.
+    """The tokenizer of an episode, by name; a callable that decodes. Loaded when first needed."""
 
-    Attributes:
-        name: Name or path for :func:`~search_env.tokens.tokenizer.load_tokenizer`.
-        size: Number of ids.
-        digest: Value of :attr:`Tokenizer.digest` at recording time.
-    """
-
-    name: str
-    size: int
-    digest: str
+    name: str  # or path
+    size: int  # number of ids
+    digest: str  # of the tokenizer at recording time
 
     def load(self) -> Tokenizer:
-        """Return the tokenizer.
-
-        Raises:
-            TokenizerError: The tokenizer is missing, or its digest has changed.
-        """
+        """Return the tokenizer; raise TokenizerError if it is missing or its digest changed."""
         tokenizer = load_tokenizer(self.name, self.size)
         if tokenizer.digest != self.digest:
             raise TokenizerError(
@@ -90,15 +79,10 @@ class RecordedTokenizer:
 
 
 class RecordedGroup(NamedTuple):
-    """The group that an episode was played in.
+    """The group that an episode was played in."""
 
-    Attributes:
-        id: Identifier of the group, unique among all groups that will be scored together.
-        size: Number of members, including those whose retrieval failed.
-    """
-
-    id: str
-    size: int
+    id: str  # unique among all groups that will be scored together
+    size: int  # number of members, including those whose retrieval failed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,11 +98,10 @@ class RecordedEpisode:
         digests: Digest of the documents of each search, as the final transcript holds them.
         reward: Name of the reward in force.
         score: Score by that reward; 0 without parts where retrieval failed.
-        tokenizer: Tokenizer of the tokens; also the transcript's ``decode``.
+        tokenizer: Also the transcript's ``decode``.
         versions: Versions of Python and of the packages involved, by name.
-        signals: Values per policy token by name, float32 ``(policy tokens,)``, such as
-            ``log_prob``, ``value`` or ``advantage``.
-        group: Group that the episode was played in, None for an episode played alone.
+        signals: By name, such as ``log_prob``: float32 ``(policy tokens,)``.
+        group: None for an episode played alone.
     """
 
     place: str
@@ -194,20 +177,14 @@ def encode(
         "reward": {"name": reward_name(reward), "total": score.total, "parts": score.parts},
     }
     if signals:
-        row["signals"] = {
-            name: _signal_row(name, values, transcript) for name, values in signals.items()
-        }
+        row["signals"] = {k: _signal_row(k, values, transcript) for k, values in signals.items()}
     if group is not None:
         row["group"] = _group_row(*group)
     return _dump({**row, "sha256": _checksum(row)}) + b"\n"
 
 
 def common_fields(env: Recordable) -> dict[str, Any]:
-    """Return the fields that all lines of one environment share.
-
-    Raises:
-        ConfigurationError: An argument of the environment is neither JSON nor registered by name.
-    """
+    """Return the fields that all lines of one environment share."""
     components, spec = env.components, env.spec
     arguments = dict(vars(components.config))
     if spec is not None and isinstance(env, SearchQAEnv):
@@ -216,14 +193,11 @@ def common_fields(env: Recordable) -> dict[str, Any]:
         # The spec holds the caller's dictionary, which may have changed since.
         arguments["dataset_options"] = components.config.dataset_options
     tokenizer = components.tokenizer
+    recorded = RecordedTokenizer(tokenizer.name, tokenizer.size, tokenizer.digest)
+    kwargs = {name: _json_value(name, value) for name, value in arguments.items()}
     return {
-        "spec": {
-            "id": None if spec is None else spec.id,
-            "kwargs": {name: _json_value(name, value) for name, value in arguments.items()},
-        },
-        "tokenizer": dataclasses.asdict(
-            RecordedTokenizer(tokenizer.name, tokenizer.size, tokenizer.digest)
-        ),
+        "spec": {"id": None if spec is None else spec.id, "kwargs": kwargs},
+        "tokenizer": dataclasses.asdict(recorded),
         "versions": current_versions(),
     }
 
@@ -240,13 +214,12 @@ def _json_value(name: str, value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError):
-        pass
-    hint = (
-        "Register it with register_retriever(name, factory) and pass the name, or record its "
-        "results and pass 'cassette:PATH'"
-        if isinstance(value, Retriever)
-        else "Pass a name, a path as text, or another JSON value"
-    )
+        hint = "Pass a name, a path as text, or another JSON value"
+    if isinstance(value, Retriever):
+        hint = (
+            "Register it with register_retriever(name, factory) and pass the name, or record its "
+            "results and pass 'cassette:PATH'"
+        )
     raise ConfigurationError(
         f"Expected {name} to be a JSON value, so that recorded episodes can be executed again, got "
         f"{type(value).__name__}. {hint}."
@@ -254,11 +227,7 @@ def _json_value(name: str, value: Any) -> Any:
 
 
 def reward_name(reward: Reward) -> str:
-    """Return the name that a reward is registered under.
-
-    Raises:
-        ConfigurationError: The reward is not registered, or its name belongs to another one.
-    """
+    """Return the name that a reward is registered under; it must belong to this reward."""
     if reward.name in reward_names() and get_reward(reward.name) == reward:
         return reward.name
     raise ConfigurationError(
@@ -324,14 +293,9 @@ def _checksum(row: Mapping[str, Any]) -> str:
 
 
 def decode(place: str, line: bytes) -> RecordedEpisode:
-    """Return the episode of a line.
+    """Return the episode of a line; ``place``, the file and line, is for messages.
 
-    Args:
-        place: File and line, for messages.
-        line: Output of :func:`encode`; white space and key order do not matter.
-
-    Raises:
-        EpisodeFileError: The line is no episode, damaged, or of another format version.
+    White space and key order do not matter.
     """
     try:
         row = json.loads(line)
@@ -365,13 +329,12 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
 def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
     tokenizer = RecordedTokenizer(**row["tokenizer"])
     runs = row["tokens"]
+    sources = np.array([Source(source) for source, _ in runs], np.int8)
     transcript = Transcript(
         question=_question(row["question"]),
         protocol=row["protocol"],
         tokens=np.array([i for _, ids in runs for i in ids], np.int32),
-        sources=np.repeat(
-            np.array([Source(source) for source, _ in runs], np.int8), [len(ids) for _, ids in runs]
-        ),
+        sources=np.repeat(sources, [len(ids) for _, ids in runs]),
         events=tuple(_event(*fields) for fields in row["events"]),
         documents={key: Document(key, *fields) for key, fields in row["documents"].items()},
         decode=tokenizer,
@@ -379,9 +342,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
     )
     if transcript.stop_reason is None or not transcript.num_policy_tokens:
         raise ValueError("an episode that has not ended")
-    signals = {
-        name: np.array(values, np.float32) for name, values in row.get("signals", {}).items()
-    }
+    signals = {k: np.array(values, np.float32) for k, values in row.get("signals", {}).items()}
     if any(len(values) != transcript.num_policy_tokens for values in signals.values()):
         raise ValueError("signals for another number of tokens")
     return RecordedEpisode(
@@ -409,14 +370,9 @@ def _markup(protocol: str) -> Markup | None:
 
 
 def _question(fields: Mapping[str, Any]) -> Question:
-    return Question(
-        **{
-            **fields,
-            "answers": tuple(fields["answers"]),
-            "supporting": tuple(fields["supporting"]),
-            "hops": tuple(Hop(**hop) for hop in fields["hops"]),
-        }
-    )
+    answers, supporting = tuple(fields["answers"]), tuple(fields["supporting"])
+    hops = tuple(Hop(**hop) for hop in fields["hops"])
+    return Question(**{**fields, "answers": answers, "supporting": supporting, "hops": hops})
 
 
 def _event(kind: str, position: int, *rest: Any) -> Event:

@@ -1,8 +1,7 @@
 """Replay of recorded episodes against an environment, and rescoring by another reward.
 
-:func:`replay_episode` sends a recorded episode's actions through an environment and compares every
-result. Observations are compared whole at each step (no slower than copying one), so a change in
-what an earlier step wrote is noticed too. :func:`rescore` executes nothing.
+Replay compares observations whole at each step (no slower than copying one), so a change in what an
+earlier step wrote is noticed too.
 """
 
 from __future__ import annotations
@@ -62,10 +61,8 @@ class Replayed:
 class Rescored:
     """Recorded episodes under one reward.
 
-    Attributes:
-        reward: Name of the reward.
-        parts: Names of the reward's parts.
-        scores: One score per episode, in order; None where retrieval failed.
+    ``reward`` and ``parts`` are names; ``scores`` has one score per episode, in order, None where
+    retrieval failed.
     """
 
     reward: str
@@ -234,9 +231,6 @@ def replay_episode(episode: RecordedEpisode, env: gym.Env[Any, Any] | None = Non
         env: Environment to execute it in; its reward is restored afterwards. None for a new
             environment with the recorded arguments.
 
-    Returns:
-        Counts of what was compared.
-
     Raises:
         ReplayMismatchError: At the first difference; names episode, step and the likely cause.
         ConfigurationError: As raised by :func:`recorded_env`, or the reward is not registered.
@@ -287,15 +281,13 @@ class _Replay:
     def _reset(self) -> Observation:
         question = self.recorded.question
         cause = "the dataset changed. Replay with the recorded questions"
+        options = {"question_id": question.id}
         try:
-            observation, _ = self.env.reset(
-                seed=self.episode.seed, options={"question_id": question.id}
-            )
+            observation, _ = self.env.reset(seed=self.episode.seed, options=options)
         except ConfigurationError as error:
-            exists = any(question.id == other.id for other in self.env.questions)
-            raise self._mismatch(
-                f"question {question.id!r}", str(error), self._rules() if exists else cause
-            ) from error
+            if any(question.id == other.id for other in self.env.questions):
+                cause = self._rules()
+            raise self._mismatch(f"question {question.id!r}", str(error), cause) from error
         replayed = dataclasses.asdict(self.env.transcript().question)
         for name, value in dataclasses.asdict(question).items():
             if value != replayed[name]:
@@ -328,11 +320,8 @@ class _Replay:
                 _CORPUS if failure else self._rules(),
             )
         if search.document_ids != expected.document_ids:
-            raise self._mismatch(
-                f"query {expected.query!r} to find documents {list(expected.document_ids)}",
-                str(list(search.document_ids)),
-                _CORPUS,
-            )
+            text = f"query {expected.query!r} to find documents {list(expected.document_ids)}"
+            raise self._mismatch(text, str(list(search.document_ids)), _CORPUS)
         # The record holds only the last text of a document, which a later search may have changed.
         later = (other for at, other in self.recorded_searches.items() if at > position)
         if not any(set(expected.document_ids) & set(other.document_ids) for other in later):
@@ -346,42 +335,30 @@ class _Replay:
         recorded, replayed = self.episode.digests[number], digest(documents)
         if replayed == recorded:
             return
-        changed = [
-            d.id for d in documents if digest([d]) != digest([self.recorded.documents[d.id]])
-        ]
-        raise self._mismatch(
-            f"what query {search.query!r} retrieved to have digest {recorded[:12]}",
-            f"{replayed[:12]}: documents {changed} differ",
-            _CORPUS,
-        )
+        originals = self.recorded.documents
+        changed = [d.id for d in documents if digest([d]) != digest([originals[d.id]])]
+        expected = f"what query {search.query!r} retrieved to have digest {recorded[:12]}"
+        raise self._mismatch(expected, f"{replayed[:12]}: documents {changed} differ", _CORPUS)
 
     def _check_observation(self, observation: Observation, length: int) -> None:
         """Compare a whole observation, padding included."""
         new = slice(self.length, length)
         self.tokens[new], self.sources[new] = self.recorded.tokens[new], self.recorded.sources[new]
         tokens, sources = observation["tokens"], observation["sources"]
-        if (
-            observation["length"] == length
-            and np.array_equal(tokens, self.tokens)
-            and np.array_equal(sources, self.sources)
-        ):
-            self.length = length
-            return
-        raise self._different_observation(observation, length)
-
-    def _different_observation(self, observation: Observation, length: int) -> ReplayMismatchError:
-        tokens, sources = observation["tokens"], observation["sources"]
         if tokens.shape != self.tokens.shape:
-            return self._mismatch(
+            raise self._mismatch(
                 f"a context of at least {len(self.recorded.tokens)} tokens",
                 f"one of {len(tokens)}",
                 "max_tokens changed. Replay with the recorded arguments",
             )
         differs = (tokens != self.tokens) | (sources != self.sources)
-        at = int(np.flatnonzero(differs)[0]) if differs.any() else length
+        if not differs.any() and observation["length"] == length:
+            self.length = length
+            return
+        at = int(differs.argmax()) if differs.any() else length
         if self.length <= at < length and self.sources[at] == Source.RETRIEVED:
             self._check_digest(self.num_searches - 1)  # names the documents if they differ
-        return self._mismatch(
+        raise self._mismatch(
             f"an observation of {length} tokens with {_token_text(self.tokens, self.sources, at)}",
             f"{observation['length']} tokens with {_token_text(tokens, sources, at)}",
             self._rules(),
@@ -390,13 +367,9 @@ class _Replay:
     def _check_ending(self, last: bool, info: dict[str, Any]) -> None:
         """Report an episode that ended too early or not at all."""
         reason = self.recorded.stop_reason
-        raise self._mismatch(
-            f"the episode to end ({reason.value if reason else ''})"
-            if last
-            else "the episode to continue",
-            f"an end ({info['stop_reason']})" if info["stop_reason"] else "none",
-            self._rules(),
-        )
+        end = f"end ({reason.value if reason else ''})"
+        got = f"an end ({info['stop_reason']})" if info["stop_reason"] else "none"
+        raise self._mismatch(f"the episode to {end if last else 'continue'}", got, self._rules())
 
     def _check_end(self, replayed: Transcript, score: Score) -> None:
         """Compare what is complete only at the end: all events, all documents, the reward."""
@@ -404,12 +377,13 @@ class _Replay:
             self._check_digest(number)
         if replayed.events != self.recorded.events:
             pairs = zip((*replayed.events, None), (*self.recorded.events, None), strict=False)
-            got, expected = next(pair for pair in pairs if pair[0] != pair[1])
-            raise self._mismatch(f"event {expected}", str(got), self._rules())
-        if score != self.episode.score:
+            got, event = next(pair for pair in pairs if pair[0] != pair[1])
+            raise self._mismatch(f"event {event}", str(got), self._rules())
+        expected = self.episode.score
+        if score != expected:
             raise self._mismatch(
-                f"reward {self.episode.reward!r} to pay {_score_text(self.episode.score)}",
-                _score_text(score),
+                f"reward {self.episode.reward!r} to pay {expected.total!r} {expected.parts}",
+                f"{score.total!r} {score.parts}",
                 "the reward's definition changed. Score the record again with search-env rescore",
             )
 
@@ -446,7 +420,3 @@ def _token_text(tokens: NDArray[np.int32], sources: NDArray[np.int8], at: int) -
     names = {source.value: source.name.lower() for source in Source}
     source = int(sources[at])
     return f"token {at} = {int(tokens[at])} ({names.get(source, source)})"
-
-
-def _score_text(score: Score) -> str:
-    return f"{score.total!r} {score.parts}"

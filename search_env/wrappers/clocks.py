@@ -2,15 +2,14 @@
 
 Each wrapper writes token by token with the inner environment's ``step``; it holds no rule of the
 environment, and every wrapper below it sees every token. The same ids from the same seed give the
-same episode at every granularity. These wrappers require an environment whose actions are token
-ids, so they cannot wrap one another.
+same episode at every granularity. They cannot wrap one another.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -27,17 +26,6 @@ from search_env.wrappers.unicode_space import Policies, Policy, Unicode
 _PIECES = 512  # ids whose texts make up random text: all single bytes are among the first
 
 
-class _Written(NamedTuple):
-    """Result of writing several ids, and how many of them were used."""
-
-    observation: Any
-    reward: float
-    terminated: bool
-    truncated: bool
-    info: Info
-    used: int
-
-
 class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Base of the wrappers: writes ids until the environment itself writes."""
 
@@ -52,8 +40,11 @@ class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "below the wrapper that changes them; one wrapper of this kind is enough."
             )
 
-    def _write(self, ids: Sequence[int]) -> _Written:
-        """Write ids until the environment writes something, the episode ends or none is left."""
+    def _write(self, ids: Sequence[int]) -> tuple[Any, float, bool, bool, Info, int]:
+        """Write ids until the environment writes something, the episode ends or none is left.
+
+        The result is that of a step, and the number of ids that were used.
+        """
         total_reward, faults = 0.0, []
         for used, token in enumerate(ids, 1):
             observation, reward, terminated, truncated, info = self.env.step(token)
@@ -63,15 +54,13 @@ class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 break
         if faults:
             info["format_faults"] = faults
-        return _Written(observation, total_reward, terminated, truncated, info, used)
+        return observation, total_reward, terminated, truncated, info, used
 
     def _has_written(self, info: Info) -> bool:
         """Return whether the environment wrote in the last step: documents or a notice."""
-        if "document_ids" in info:
-            return True
-        return (
-            "format_faults" in info and self._bare.transcript().sources[-1].item() != Source.POLICY
-        )
+        if "format_faults" in info and "document_ids" not in info:
+            return bool(self._bare.transcript().sources[-1] != Source.POLICY)
+        return "document_ids" in info
 
 
 class SegmentAction(_CoarseAction):
@@ -88,8 +77,7 @@ class SegmentAction(_CoarseAction):
     accepted as well. The observation space is the environment's.
 
     Args:
-        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
-            as actions.
+        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
 
     Raises:
         ConfigurationError: Another environment, or one whose actions are not token ids.
@@ -117,23 +105,19 @@ class SegmentAction(_CoarseAction):
             EpisodeOverError: Before ``reset`` or after the end.
             RetrievalError: The search failed; see the environment.
         """
-        ids = self._ids(action)
-        written = self._write(ids)
-        written.info["unused_actions"] = len(ids) - written.used
-        return written[:5]
-
-    def _ids(self, action: Any) -> list[int]:
         try:
             ids = np.asarray(action)
         except (ValueError, TypeError):  # ragged, or no array at all
             ids = np.empty(0)
         is_sequence = ids.ndim == 1 and ids.size > 0 and ids.dtype.kind in "iu"
-        if is_sequence and ids.min() >= 0 and ids.max() < self._size:
-            return list(ids.tolist())
-        raise InvalidActionError(
-            f"Expected one or more token ids from 0 to {self._size - 1}, got {action!r}. Pass them "
-            "as a tuple, a list or an array of one dimension."
-        )
+        if not is_sequence or ids.min() < 0 or ids.max() >= self._size:
+            raise InvalidActionError(
+                f"Expected one or more token ids from 0 to {self._size - 1}, got {action!r}. Pass "
+                "them as a tuple, a list or an array of one dimension."
+            )
+        observation, reward, terminated, truncated, info, used = self._write(ids.tolist())
+        info["unused_actions"] = len(ids) - used
+        return observation, reward, terminated, truncated, info
 
 
 class TextAction(_CoarseAction):
@@ -153,8 +137,7 @@ class TextAction(_CoarseAction):
     ``shared_memory=False`` to ``AsyncVectorEnv``.
 
     Args:
-        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
-            as actions.
+        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
 
     Raises:
         ConfigurationError: Another environment, or one whose actions are not token ids.
@@ -232,8 +215,7 @@ class EpisodeAction(_CoarseAction):
     The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
     Args:
-        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
-            as actions.
+        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
 
     Raises:
         ConfigurationError: Another environment, or one whose actions are not token ids.
@@ -290,19 +272,16 @@ class EpisodeAction(_CoarseAction):
             faults += info.get("format_faults", ())
         if faults:
             info["format_faults"] = faults
-        info["trajectory"] = self._trajectory(actions, rewards)
-        return observation, sum(rewards), terminated, truncated, info
-
-    def _trajectory(self, actions: list[int], rewards: list[float]) -> Info:
         transcript = self._bare.transcript()
         stop = transcript.stop_reason
-        return {
+        info["trajectory"] = {
             "actions": actions,
             "rewards": rewards,
             "tokens": transcript.tokens.tolist(),
             "sources": transcript.sources.tolist(),
             "stop_reason": "" if stop is None else stop.value,
         }
+        return observation, sum(rewards), terminated, truncated, info
 
 
 def _encodable(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Training in phases: wrappers that switch the reward of a single or vector environment.
 
-The environment computes the rewards; a phase names the reward in force. The wrappers count episodes
-as they end, apply the rule of :mod:`search_env.rewards.phases` to decide whether the phase is over,
-and set the environment's next reward. They compute no reward and change no observation.
+The wrappers count episodes as they end, apply the rule of :mod:`search_env.rewards.phases` to
+decide whether the phase is over, and set the environment's next reward. They compute no reward and
+change no observation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from search_env.errors import ConfigurationError
 from search_env.rewards import Reward, get_reward
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch, Progress
 
+_StepResult = tuple[Any, Any, Any, Any, Info]  # of a vector environment
 _PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
 
 R1_SEARCHER_PHASES = ("r1-searcher-stage1", "r1-searcher-stage2")
@@ -308,74 +309,54 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         phase_infos = {"phase": phase, "_phase": mask, "phase_name": names, "_phase_name": mask}
         return observations, {**infos, **phase_infos}
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
+    def step(self, actions: Any) -> _StepResult:
         """Step all rows; count the episodes that ended and switch if the phase is over."""
         return self._add_phase(self.env.step(actions))
 
     def send(self, actions: Any, rows: Sequence[int] | None = None) -> None:
-        """Step some rows without waiting; see ``SearchQAVectorEnv.send``.
-
-        Raises:
-            ConfigurationError: The environment has no ``send``.
-        """
+        """Step some rows without waiting; see ``SearchQAVectorEnv.send``."""
         _method_of(self.env, "send")(actions, rows)
 
-    def recv(self, min_ready: int = 1) -> tuple[Any, Any, Any, Any, Info]:
-        """Return the rows that are ready, with their episodes counted as in :meth:`step`.
-
-        Raises:
-            ConfigurationError: The environment has no ``recv``.
-        """
+    def recv(self, min_ready: int = 1) -> _StepResult:
+        """Return the rows that are ready, with their episodes counted as in :meth:`step`."""
         return self._add_phase(_method_of(self.env, "recv")(min_ready))
 
     def set_phase_state(self, state: PhaseState) -> None:
-        """Continue from a saved phase, and set the reward of every row accordingly.
-
-        Raises:
-            ConfigurationError: There is no such phase.
-        """
+        """Continue from a saved phase, and set the reward of every row accordingly."""
         super().set_phase_state(state)
-        self._prepare_infos()
-
-    def _add_phase(
-        self, result: tuple[Any, Any, Any, Any, Info]
-    ) -> tuple[Any, Any, Any, Any, Info]:
-        observations, rewards, terminations, truncations, infos = result
-        infos = {**infos, **self._phase_infos}
-        ended = np.flatnonzero(terminations | truncations)
-        if len(ended):
-            self._add_progress(ended.tolist(), infos)
-        return observations, rewards, terminations, truncations, infos
-
-    def _add_progress(self, rows: list[int], infos: Info) -> None:
-        """Count the episodes that ended in some rows, and add the progress to the infos."""
-        final: Info = infos.get("final_info", infos)
-        has_outcome = final.get("_valid", np.zeros(self.num_envs, np.bool_))
-        if not has_outcome[rows].all():
-            raise _truncated_by_wrapper()
-        ended = np.zeros(self.num_envs, np.bool_)
-        ended[rows] = True
-        if final is not infos:
-            for key in ("phase", "phase_name"):
-                final[key], final[f"_{key}"] = self._phase_infos[key], ended
-        columns = (final[key][rows].tolist() for key in EpisodeOutcome._fields)
-        progress = self._count([EpisodeOutcome(*row) for row in zip(*columns, strict=True)])
-        for key, values in zip(_PROGRESS, map(np.array, zip(*progress, strict=True)), strict=True):
-            final[key] = np.zeros(self.num_envs, values.dtype)
-            final[key][rows] = values
-            final[f"_{key}"] = ended.copy()
-
-    def _prepare_infos(self) -> None:
-        """Prepare the infos of a phase once; read-only, because all steps share the arrays."""
-        count = self.num_envs
-        names = np.full(count, self.phase_name, object)
-        phase, mask = np.full(count, self.phase, np.int64), np.ones(count, np.bool_)
+        names = np.full(self.num_envs, self.phase_name, object)
+        phase, mask = np.full(self.num_envs, self.phase, np.int64), np.ones(self.num_envs, np.bool_)
         for array in (names, phase, mask):
-            array.setflags(write=False)
+            array.setflags(write=False)  # the infos of all steps of the phase share the arrays
         self._phase_infos: dict[str, NDArray[Any]] = {
             **{"phase": phase, "_phase": mask},
             **{"phase_name": names, "_phase_name": mask},
         }
+
+    def _add_phase(self, result: _StepResult) -> _StepResult:
+        """Add the phase to the infos, and the progress in rows whose episodes ended."""
+        observations, rewards, terminations, truncations, infos = result
+        infos = {**infos, **self._phase_infos}
+        ended = terminations | truncations
+        if ended.any():
+            self._add_progress(ended, infos)
+        return observations, rewards, terminations, truncations, infos
+
+    def _add_progress(self, ended: NDArray[np.bool_], infos: Info) -> None:
+        """Count the episodes that ended in some rows, and add the progress to the infos."""
+        final: Info = infos.get("final_info", infos)
+        has_outcome = final.get("_valid", np.zeros(self.num_envs, np.bool_))
+        if not has_outcome[ended].all():
+            raise _truncated_by_wrapper()
+        if final is not infos:
+            for key in ("phase", "phase_name"):
+                final[key], final[f"_{key}"] = self._phase_infos[key], ended
+        columns = (final[key][ended].tolist() for key in EpisodeOutcome._fields)
+        progress = self._count([EpisodeOutcome(*row) for row in zip(*columns, strict=True)])
+        for key, values in zip(_PROGRESS, map(np.array, zip(*progress, strict=True)), strict=True):
+            final[key] = np.zeros(self.num_envs, values.dtype)
+            final[key][ended] = values
+            final[f"_{key}"] = ended.copy()
 
     def _set_reward(self, reward: str | Reward) -> None:
         if hasattr(_nearest(self.env, "set_reward"), "set_reward"):

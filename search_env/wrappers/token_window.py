@@ -1,9 +1,7 @@
 """Tokens as categories, for networks that one-hot discrete spaces and scale boxes.
 
-The environment's observation is a box of ids, suited to a language model, which embeds them. A
-plain network would read an id as a magnitude. These wrappers observe the tokens alone, as
-``MultiDiscrete`` with one category per place, so that Stable-Baselines3's ``MlpPolicy`` sees
-one-hot tokens. The sources are left out.
+A plain network, such as Stable-Baselines3's ``MlpPolicy``, would read the ids of the environment's
+box as magnitudes. As ``MultiDiscrete`` they become one-hot tokens. The sources are left out.
 """
 
 from __future__ import annotations
@@ -61,12 +59,11 @@ class TokenWindow(gym.ObservationWrapper[Tokens, Any, Any], RecordConstructorArg
         RecordConstructorArgs.__init__(self, size=size, keep=keep)
         gym.ObservationWrapper.__init__(self, env)
         self._window = _Window(env.observation_space, size, keep)
-        self.observation_space = self._window.space()
+        self.observation_space = self._window.space
 
     def observation(self, observation: dict[str, Any]) -> Tokens:
         """Return the window of an observation, int64 ``(size,)``."""
-        window: Tokens = self._window(observation["tokens"][None], [observation["length"]])[0]
-        return window
+        return self._window.of_row(observation)
 
 
 class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -91,7 +88,7 @@ class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
     ) -> None:
         super().__init__(env)
         self._window = _Window(env.single_observation_space, size, keep)
-        self.single_observation_space = self._window.space()
+        self.single_observation_space = self._window.space
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(
@@ -107,8 +104,7 @@ class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
         if "final_obs" in infos:
             finals = np.full(self.num_envs, None, object)
             for row in np.flatnonzero(infos["_final_obs"]):
-                final = infos["final_obs"][row]
-                finals[row] = self._window(final["tokens"][None], [final["length"]])[0]
+                finals[row] = self._window.of_row(infos["final_obs"][row])
             infos = {**infos, "final_obs": finals}
         windows = self._window(observations["tokens"], observations["length"])
         return windows, rewards, terminations, truncations, infos
@@ -134,9 +130,11 @@ class _Window:
         check_choice("keep", keep, KEEP)
         self._size, self._empty = size, int(tokens.high.max()) + 1
         self._last = keep == "last"
+        self.space = spaces.MultiDiscrete(np.full(size, self._empty + 1))
 
-    def space(self) -> spaces.MultiDiscrete:
-        return spaces.MultiDiscrete(np.full(self._size, self._empty + 1))
+    def of_row(self, observation: dict[str, Any]) -> Tokens:
+        window: Tokens = self(observation["tokens"][None], [observation["length"]])[0]
+        return window
 
     def __call__(self, tokens: NDArray[np.integer[Any]], lengths: Any) -> Tokens:
         """Return int64 ``(rows, size)`` for tokens ``(rows, context)`` and lengths ``(rows,)``."""

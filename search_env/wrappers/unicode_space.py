@@ -5,6 +5,7 @@ Neither has a fixed shape, so neither can be flattened or put into shared memory
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,9 +65,7 @@ class Unicode(Space[str]):
             raise ConfigurationError(
                 f"Expected pieces to be texts, none empty, got {pieces!r}. Pass one or more."
             )
-        self.min_length = min_length
-        self.max_length = max_length
-        self.pieces = tuple(pieces)
+        self.min_length, self.max_length, self.pieces = min_length, max_length, tuple(pieces)
         super().__init__(None, None, seed)
 
     @property
@@ -75,11 +74,7 @@ class Unicode(Space[str]):
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> str:
-        """Return random pieces, joined: eight on average, more where the bounds require it.
-
-        Raises:
-            ConfigurationError: A mask is passed.
-        """
+        """Return random pieces, joined: eight on average, more where the bounds require it."""
         _refuse_masks(self, mask, probability)
         count = int(self.np_random.geometric(1 / _MEAN_PIECES))
         text = ""
@@ -90,18 +85,14 @@ class Unicode(Space[str]):
 
     def contains(self, x: object) -> bool:
         """Return whether ``x`` is a text of a length within the bounds."""
-        return (
-            isinstance(x, str)
-            and self.min_length <= len(x)
-            and (self.max_length is None or len(x) <= self.max_length)
-        )
+        longest = math.inf if self.max_length is None else self.max_length
+        return isinstance(x, str) and self.min_length <= len(x) <= longest
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Unicode)
-            and (self.min_length, self.max_length) == (other.min_length, other.max_length)
-            and self.pieces == other.pieces
-        )
+        return isinstance(other, Unicode) and self._key() == other._key()
+
+    def _key(self) -> tuple[object, ...]:
+        return self.min_length, self.max_length, self.pieces
 
     def __repr__(self) -> str:
         return f"Unicode({self.max_length}, min_length={self.min_length})"
@@ -109,20 +100,14 @@ class Unicode(Space[str]):
 
 @dataclass(frozen=True, slots=True)
 class RandomPolicy:
-    """A random token at each step, a function of seed and number of tokens alone.
+    """A random token at each step, a function of seed and ``observation["length"]`` alone.
 
-    Without state it replays an episode exactly. It reads ``length`` of the environment's
-    observation.
-
-    Attributes:
-        seed: Seed of the policy.
-        size: Number of token ids to draw from.
-        end_ids: Ids drawn in one step of four, so that most episodes end by themselves.
+    Without state it replays an episode exactly.
     """
 
     seed: int
-    size: int
-    end_ids: tuple[int, ...]
+    size: int  # number of token ids to draw from
+    end_ids: tuple[int, ...]  # drawn in one step of four, so that most episodes end by themselves
 
     def __call__(self, observation: Any) -> int:
         """Return a token id."""
@@ -135,10 +120,7 @@ class RandomPolicy:
 class Policies(Space[Policy]):
     """Any callable from an observation to a token id; samples are random policies.
 
-    Args:
-        size: Number of token ids.
-        end_ids: Ids that end a sequence.
-        seed: Seed of the samples.
+    ``size`` is the number of token ids; ``end_ids`` end a sequence.
 
     Example:
         >>> space = Policies(24, end_ids=[0], seed=0)
@@ -154,8 +136,7 @@ class Policies(Space[Policy]):
         end_ids: Sequence[int] = (),
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        self.size = size
-        self.end_ids = tuple(end_ids)
+        self.size, self.end_ids = size, tuple(end_ids)
         super().__init__(None, None, seed)
 
     @property
@@ -164,11 +145,7 @@ class Policies(Space[Policy]):
         return False
 
     def sample(self, mask: None = None, probability: None = None) -> RandomPolicy:
-        """Return a random policy; spaces with equal seeds return equal policies.
-
-        Raises:
-            ConfigurationError: A mask is passed.
-        """
+        """Return a random policy; spaces with equal seeds return equal policies."""
         _refuse_masks(self, mask, probability)
         return RandomPolicy(int(self.np_random.integers(2**31)), self.size, self.end_ids)
 
@@ -177,10 +154,9 @@ class Policies(Space[Policy]):
         return callable(x)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Policies) and (self.size, self.end_ids) == (
-            other.size,
-            other.end_ids,
-        )
+        if not isinstance(other, Policies):
+            return False
+        return (self.size, self.end_ids) == (other.size, other.end_ids)
 
     def __repr__(self) -> str:
         return f"Policies({self.size}, end_ids={self.end_ids})"

@@ -2,10 +2,9 @@
 
 Gymnasium 1.4 does not handle the death of a worker of its ``AsyncVectorEnv``: the caller sees a
 bare ``BrokenPipeError``, ``ConnectionResetError`` or ``EOFError``, ``close`` raises a similar one
-or waits forever for an answer it has already received, and with ``max_concurrency`` a worker that
-dies while it holds the permit blocks the others. This wrapper watches the processes while it waits.
-It restarts no worker: the episodes of a dead one are lost, and continuing without them would bias
-training.
+or waits forever, and with ``max_concurrency`` a worker that dies while it holds the permit blocks
+the others. This wrapper watches the processes while it waits. It restarts no worker: continuing
+without the episodes of a dead one would bias training.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from typing import Any
 
 from gymnasium.vector import AsyncVectorEnv, VectorWrapper
@@ -128,21 +126,19 @@ SIGKILL. All have been stopped...
             raise self._died() from error
 
     def _await_answers(self) -> None:
-        """Wait until every worker has answered or broken its pipe.
-
-        Raises:
-            EOFError: A worker died without an answer. The others may wait for its permit.
-        """
+        """Wait until every worker has answered or broken its pipe."""
         for pipe in self.env.parent_pipes:
             while not pipe.poll(_CHECK_S):
                 if any(self._dead().values()):  # code 0: exited normally after an error
-                    raise EOFError
+                    raise EOFError  # the other workers may wait for the permit of the dead one
 
     def _dead(self, timeout: float = 0) -> dict[int, int | None]:
         """Return the exit code of each worker that has exited, after waiting for the first."""
         exited = wait([process.sentinel for process in self.env.processes], timeout)
-        workers = enumerate(self.env.processes)
-        return {i: _exit_code(process) for i, process in workers if process.sentinel in exited}
+        dead = {i: p for i, p in enumerate(self.env.processes) if p.sentinel in exited}
+        for process in dead.values():
+            process.join(_GRACE_S)  # the sentinel is ready slightly before the exit code
+        return {i: process.exitcode for i, process in dead.items()}
 
     def _died(self) -> WorkerDiedError:
         """Stop the remaining workers and return the error."""
@@ -168,12 +164,6 @@ SIGKILL. All have been stopped...
             if pipe is not None:  # None after an error of that worker's environment
                 pipe.close()
         self.env.closed = True
-
-
-def _exit_code(process: BaseProcess) -> int | None:
-    """Return the exit code of a process whose sentinel is ready."""
-    process.join(_GRACE_S)  # the sentinel is ready slightly before the exit code
-    return process.exitcode
 
 
 def _ending(code: int | None) -> str:
