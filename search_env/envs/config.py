@@ -45,9 +45,6 @@ class EnvConfig:
 
     The table in :class:`~search_env.envs.search_qa.SearchQAEnv` describes them; both constructors
     list the same names with the same types and defaults. ``dataset_options`` is copied.
-
-    Raises:
-        ConfigurationError: ``on_retrieval_error`` or ``action_mask`` is not one of its values.
     """
 
     dataset: str = "world"

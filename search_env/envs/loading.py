@@ -47,18 +47,7 @@ _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
 def load_questions(
     dataset: str, split: str | None, options: Mapping[str, Any] | None
 ) -> Sequence[Question]:
-    """Return a dataset's questions, in an order that never changes.
-
-    Args:
-        dataset: ``"world"``, ``"toy"``, a diagnostic or published dataset's name, or the path of a
-            file.
-        split: None for the dataset's default.
-        options: Options of the world, see :data:`WORLD_OPTIONS`.
-
-    Raises:
-        ConfigurationError: Unknown dataset, split or option.
-        DataError: A file is missing or damaged.
-    """
+    """Return a dataset's questions, in an order that never changes; arguments as of EnvConfig."""
     if dataset == "world":
         return _world_questions(_generated_split(dataset, split), _world_options(options))
     if options:
@@ -81,20 +70,10 @@ def load_retriever(
     options: Mapping[str, Any] | None,
     corpus: str | None,
 ) -> Retriever:
-    """Return the retriever of that name over a corpus.
+    """Return the retriever of a registered name or scheme (None: the dataset's own) over a corpus.
 
-    Args:
-        name: ``"bm25"``, ``"cassette:PATH"`` (replay only), or a name or scheme registered in
-            :mod:`search_env.retrieval.registry`. None for the dataset's own.
-        dataset: The dataset whose corpus to search if ``corpus`` is None.
-        split: As for :func:`load_questions`.
-        options: As for :func:`load_questions`.
-        corpus: A corpus file, or an index made by ``search-env index``.
-
-    Raises:
-        ConfigurationError: No retriever of that name.
-        DataError: A corpus file is missing or damaged.
-        IndexFormatError: A saved index is damaged or of another version.
+    ``corpus`` is a file of documents or an index made by ``search-env index``; None stands for the
+    dataset's own. ``cassette:PATH`` only replays.
     """
     if name is None:
         name = "lookup" if dataset in _LOOKUP else "bm25"

@@ -322,8 +322,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             rows: Row numbers, ascending, none under way; None for all rows.
 
         Raises:
-            EpisodeOverError: As for :meth:`step`, or a row is under way already.
-            InvalidActionError: As for :meth:`step`.
+            EpisodeOverError, InvalidActionError: As for :meth:`step`, or a row is under way.
         """
         chosen = np.arange(self.num_envs) if rows is None else self._rows.check_rows(rows)
         tokens = self._rows.check_actions(actions, len(chosen))
@@ -347,10 +346,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         Arrays have all N rows, as those of :meth:`step`. ``infos["ready"]``, bool ``(N,)``, marks
         the rows with a result; other rows have their current observation and reward 0.
 
-        Raises:
-            EpisodeOverError: No row is under way.
-            RetrievalError: As for :meth:`step`.
-            RewardError: As for :meth:`step`.
+        Errors are those of :meth:`step`, and EpisodeOverError if no row is under way.
         """
         count = min(check_count("min_ready", min_ready, 1), self._num_under_way)
         if self._blocked or not count:

@@ -205,11 +205,7 @@ def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:
 
 
 def replay_episodes(episodes: Iterable[RecordedEpisode]) -> Iterator[Replayed]:
-    """Execute episodes in order; episodes with equal arguments share an environment.
-
-    Raises:
-        ReplayMismatchError: At the first difference.
-    """
+    """:func:`replay_episode` in order; episodes with equal arguments share an environment."""
     envs: dict[str, SearchQAEnv] = {}
     for episode in episodes:
         key = json.dumps([episode.env_id, episode.arguments], sort_keys=True)

@@ -101,11 +101,7 @@ class _Staged:
         self._state = state
 
     def get_state(self) -> StagedState:
-        """Return the state of the environment and of the phases.
-
-        Raises:
-            ConfigurationError: The environment cannot save its state.
-        """
+        """Return the state of the environment, which must have ``get_state``, and of the phases."""
         return StagedState(self._method("get_state")(), self._state)
 
     def set_state(self, state: StagedState) -> None:
@@ -114,11 +110,7 @@ class _Staged:
         self.set_phase_state(state.phases)
 
     def set_reward(self, reward: str | Reward) -> NoReturn:
-        """Refuse, because the phase determines the reward.
-
-        Raises:
-            ConfigurationError: Always.
-        """
+        """Refuse with a ConfigurationError, because the phase determines the reward."""
         raise ConfigurationError(
             f"Expected set_phase(), got set_reward({reward!r}): the phase determines the reward. "
             "Add the reward to phases=, and keep one staged wrapper, the outermost."
