@@ -77,10 +77,7 @@ class SegmentAction(_CoarseAction):
     accepted as well. The observation space is the environment's.
 
     Args:
-        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
-
-    Raises:
-        ConfigurationError: Another environment, or one whose actions are not token ids.
+        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
 
     Example:
         >>> import search_env
@@ -137,10 +134,7 @@ class TextAction(_CoarseAction):
     ``shared_memory=False`` to ``AsyncVectorEnv``.
 
     Args:
-        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
-
-    Raises:
-        ConfigurationError: Another environment, or one whose actions are not token ids.
+        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
 
     Example:
         >>> import search_env
@@ -215,10 +209,7 @@ class EpisodeAction(_CoarseAction):
     The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
     Args:
-        env: A ``SearchQAEnv``, in any wrappers that keep token ids as actions.
-
-    Raises:
-        ConfigurationError: Another environment, or one whose actions are not token ids.
+        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
 
     Example:
         >>> import search_env

@@ -35,7 +35,7 @@ class TokenWindow(gym.ObservationWrapper[Tokens, Any, Any], RecordConstructorArg
     Args:
         env: An environment with the observations of ``SearchQAEnv``, wrapped or not.
         size: Number of places; None: the whole context.
-        keep: ``first`` or ``last`` tokens of the episode.
+        keep: ``first`` or ``last``.
 
     Raises:
         ConfigurationError: An argument out of range, or an environment with other observations.
