@@ -54,14 +54,13 @@ def run(
         limit: Only the first questions; None for all. The id then says so.
         seed: Seed of environment and agent.
         command: Command line, for the record.
-        episodes: A file to record whole episodes in, those that are played now.
-        begin: Called before the first episode with how many there are and how many there will be.
+        episodes: A file to record the episodes in that are played now.
+        begin: Called before the first episode with the numbers of episodes done and in all.
         progress: Called with each finished episode.
 
     Raises:
         DigestMismatchError: Questions, corpus or rules are not those of the id.
         ResultsError: The file holds something else, or is damaged.
-        ConfigurationError: A bad argument.
     """
     check_choice("ablation", ablation, [None, *ABLATIONS])
     components = EnvComponents(EnvConfig(**protocol.environment()))
@@ -145,9 +144,6 @@ def _registered(ablation: str, protocol: BenchmarkProtocol, components: EnvCompo
 
 
 def overlap(trained_on: Sequence[Question], questions: Sequence[Question]) -> list[str]:
-    """Return the ids of a benchmark's questions whose text a model was trained on.
-
-    Case and white space do not matter.
-    """
+    """Return the ids of questions whose text (case, white space aside) a model was trained on."""
     texts = {one_line(question.text).casefold() for question in trained_on}
     return [q.id for q in questions if one_line(q.text).casefold() in texts]

@@ -75,12 +75,7 @@ def report_command(
 
 
 def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
-    """Return the files of results, recordings of episodes, and folders of trainings, at any depth.
-
-    Raises:
-        DataNotFoundError: There is no such file.
-        ResultsError: A file that was named is none of these.
-    """
+    """Return the files of results, recordings of episodes, and training folders, at any depth."""
     from search_env.benchmarks.harness.errors import ResultsError
     from search_env.errors import DataNotFoundError
 

@@ -27,8 +27,7 @@ class NoDocuments:
 class ShuffledDocuments:
     """A retriever that finds what another of at least two questions would find.
 
-    Which question that is depends on the query alone, so runs repeat. Documents are real, and as
-    long and as many as ever; they are about something else.
+    The query alone decides which, so runs repeat; documents are real and as many and as long.
     """
 
     def __init__(self, retriever: Retriever, questions: Sequence[Question]) -> None:

@@ -59,16 +59,7 @@ class Results:
 
 
 class ResultsWriter:
-    """Appends episodes to a file, and knows which are there.
-
-    Args:
-        path: A new file, or one that a run with the same identity has begun.
-        header: JSON values; has the fields of :data:`IDENTITY`.
-
-    Raises:
-        ResultsMismatchError: The file belongs to something else.
-        ResultsError: The file is none of results, or is damaged before its last line.
-    """
+    """Appends episodes to a file, new or begun by a run with the same :data:`IDENTITY`."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
@@ -82,11 +73,7 @@ class ResultsWriter:
             raise
 
     def write(self, result: EpisodeResult) -> None:
-        """Append an episode; one that is there already is refused.
-
-        Raises:
-            ResultsError: Question and sample have a line.
-        """
+        """Append an episode; one that is there already is refused."""
         key = (result.index, result.sample)
         if key in self.done:
             raise ResultsError(
@@ -128,12 +115,7 @@ class ResultsWriter:
 
 
 def read_results(path: Path) -> Results:
-    """Read a file of results; a last line that is cut off is left out with a warning.
-
-    Raises:
-        DataNotFoundError: There is no such file.
-        ResultsError: It is none of results, or is damaged before its last line.
-    """
+    """Read a file of results; a last line that is cut off is left out with a warning."""
     with open_binary(path) as file:
         content = file.read()
     return _parse(path, _whole_lines(path, content, "left out; run the same command again", 3))
@@ -154,13 +136,7 @@ def _whole_lines(path: Path, content: bytes, consequence: str, stacklevel: int) 
 def with_verdicts(
     results: Results, records: Sequence[EpisodeMeasures], judge: Mapping[str, Any]
 ) -> Results:
-    """Put a judge's verdicts into a file of results, whole or not at all, and return them.
-
-    Args:
-        results: As they were read.
-        records: The same episodes' records with verdicts, in order.
-        judge: JSON values that name the judge, for the header.
-    """
+    """Put a judge's verdicts into a file of results, whole or not at all, and return them."""
     episodes = [
         dataclasses.replace(result, record=record)
         for result, record in zip(results.episodes, records, strict=True)
@@ -191,12 +167,7 @@ def _parse(path: Path, content: bytes) -> Results:
 
 
 def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
-    """Return a header with the digest that its rules have today, and the former one beside it.
-
-    Rules without an entry in
-    :data:`~search_env.benchmarks.harness.rules.FORMER_RULES_DIGESTS` stay as they are; for
-    others a warning names ``path`` and both digests.
-    """
+    """Return a header with the digest that its rules have today, and the former one beside it."""
     former = str((header.get("digests") or {}).get("rules"))
     if former not in FORMER_RULES_DIGESTS:
         return header

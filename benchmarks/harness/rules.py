@@ -67,12 +67,7 @@ _ANSWERS = (
 
 
 def rules_facts(protocol: Protocol, max_tokens: int) -> tuple[tuple[str, Any], ...]:
-    """Return what a protocol's rules do, as named JSON values in a fixed order.
-
-    Args:
-        protocol: With its limits.
-        max_tokens: The longest context in tokens; an agent's own may be shorter.
-    """
+    """Return what a protocol's rules do, as named JSON values in a fixed order."""
     return (
         ("version", RULES_VERSION),
         ("tags", [[pair.role.value, pair.open, pair.close, pair.tool] for pair in protocol.tags]),

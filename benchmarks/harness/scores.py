@@ -72,10 +72,7 @@ def question_scores(
 
 
 def pass_at(episodes: Sequence[EpisodeResult], k: int, *, seed: int = 0) -> Interval:
-    """Return pass@k by exact match, see :func:`~search_env.metrics.statistics.pass_at_k`.
-
-    There must be at least ``k`` samples of each question; ``seed`` is the bootstrap's.
-    """
+    """Return pass@k by exact match; needs at least ``k`` samples of each question."""
     rights = [[p.record.exact_match for p in own] for own in by_question(episodes).values()]
     estimates = [pass_at_k(len(right), round(sum(right)), k) for right in rights]
     return bootstrap_mean(estimates, seed=seed)

@@ -35,29 +35,14 @@ NO_CORPUS = "bm25-own"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkProtocol:
-    """One way to score agents.
-
-    Attributes:
-        question_set: Questions and their split.
-        system: Whose setting it is; first the name of a
-            :class:`search_env.protocols.protocol.Protocol`.
-        retrieval: Retriever and corpus.
-        version: Counts up with every change of what the id stands for.
-        env_id: A registered environment.
-        arguments: Of the environment, ``protocol`` among them; tokenizer and context are the
-            agent's.
-        questions_digest: First digits of :func:`questions_digest`; "" where it is not pinned.
-        corpus_digest: First digits of the corpus's digest; "" where it is not pinned.
-        rules_digest: First digits of
-            :func:`~search_env.benchmarks.harness.rules.rules_digest`.
-        note: What a reader must know; one sentence or two.
-    """
+    """One way to score agents; digests are first digits, "" where they are not pinned."""
 
     question_set: str
-    system: str
+    system: str  # of a setting; first the name of a Protocol
     retrieval: str
-    version: int = 1
+    version: int = 1  # counts up with every change of what the id stands for
     env_id: str = "SearchQA-v0"
+    # Of the environment, ``protocol`` among them; tokenizer and context are the agent's.
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     questions_digest: str = ""
     corpus_digest: str = ""
@@ -73,11 +58,7 @@ class BenchmarkProtocol:
         """Return the arguments of the environment that episodes are played in.
 
         ``agents`` are the agent's own: ``tokenizer``, ``vocab_size``, ``prompt``, ``max_tokens``
-        (it may only be shorter than the protocol's) and ``on_retrieval_error``; None is the
-        protocol's.
-
-        Raises:
-            ConfigurationError: The context is longer than the protocol's, or there is no corpus.
+        (at most the protocol's) and ``on_retrieval_error``; None is the protocol's.
         """
         agents = {name: value for name, value in agents.items() if value is not None}
         arguments = {**ENVIRONMENTS[self.env_id], **self.arguments}
@@ -96,11 +77,7 @@ class BenchmarkProtocol:
         return {**arguments, **agents}
 
     def check(self, components: EnvComponents) -> None:
-        """Make sure that an environment made from :meth:`environment` is what the id stands for.
-
-        Raises:
-            DigestMismatchError: Questions, corpus or rules are others.
-        """
+        """Raise unless an environment made from :meth:`environment` is what the id stands for."""
         digests = self.digests(components)
         pins = (self.questions_digest, self.corpus_digest, self.rules_digest)
         for (what, remedy), pinned in zip(_REMEDIES.items(), pins, strict=True):
@@ -119,22 +96,14 @@ class BenchmarkProtocol:
         }
 
     def over_corpus(self, corpus: str) -> BenchmarkProtocol:
-        """Return the protocol over somebody's own corpus or index, with an id of its own.
-
-        Raises:
-            DataError: The file is missing or damaged.
-        """
+        """Return the protocol over somebody's own corpus or index, with an id of its own."""
         arguments = {**self.arguments, "corpus": corpus}
         protocol = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
         digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
         return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_questions(self, questions: str) -> BenchmarkProtocol:
-        """Return the protocol with a file of somebody's own questions, with an id of its own.
-
-        Raises:
-            DataError: The file is missing or damaged.
-        """
+        """Return the protocol with a file of somebody's own questions, with an id of its own."""
         arguments = {**self.arguments, "dataset": questions, "split": None}
         protocol = replace(self, arguments=arguments, questions_digest="")
         digest = questions_digest(load_questions(questions, None, None))
@@ -162,11 +131,7 @@ _IN_DATA = f"${DATA_VARIABLE}/"
 
 
 def data_folder() -> Path:
-    """Return the folder of the questions.
-
-    Raises:
-        DataNotFoundError: No variable names it.
-    """
+    """Return the folder of the questions."""
     folder = data_dir()
     if folder is None:
         raise DataNotFoundError(

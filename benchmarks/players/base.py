@@ -30,10 +30,7 @@ EpisodeKey = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class EpisodeToRecord:
-    """A finished episode with all that a recording of it needs.
-
-    ``seed`` is what ``reset`` was given; ``signals`` are numbers about each of the policy's tokens.
-    """
+    """A finished episode, its ``reset`` seed, and numbers about each of the policy's tokens."""
 
     env: Recordable
     transcript: Transcript
@@ -75,11 +72,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What all episodes of one evaluation share.
-
-    ``retriever`` names an ablation's in place of the protocol's; ``seed`` is the environment's and
-    the agent's.
-    """
+    """What all episodes of one evaluation share; ``retriever`` names an ablation's, if any."""
 
     protocol: BenchmarkProtocol
     retriever: str | None = None
@@ -108,10 +101,7 @@ class BenchmarkAgent(Protocol):
     def play(
         self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
     ) -> None:
-        """Play episodes, in any order.
-
-        ``on_episode`` is called from this thread with each as soon as it is over.
-        """
+        """Play episodes in any order; hand on each in this thread as soon as it is over."""
         ...
 
 

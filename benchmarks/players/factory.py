@@ -24,13 +24,7 @@ from search_env.protocols.registry import get_protocol
 def make_agent(
     agent: str, protocol: BenchmarkProtocol, *, seed: int, **options: Any
 ) -> BenchmarkAgent:
-    """Return the agent that a command line names; see this module's table.
-
-    ``seed`` is a scripted agent's; ``options`` are keywords of the others, None for the default.
-
-    Raises:
-        ConfigurationError: No such agent, or an option that it does not take.
-    """
+    """Return the agent that a command line names (this module's table); options may be None."""
     options = {name: value for name, value in options.items() if value is not None}
     kind, _, name = agent.partition(":")
     if agent in BASELINES:

@@ -53,14 +53,7 @@ class Tally:
 
 
 class Judge:
-    """Judges answers by a chat endpoint and remembers its verdicts.
-
-    Args:
-        endpoint: A chat endpoint.
-        model: Its model, for the key.
-        path: Where verdicts are kept; None for the cache.
-        concurrency: Questions at a time.
-    """
+    """Judges answers by a chat endpoint; keeps verdicts in ``path``, by default in the cache."""
 
     def __init__(
         self, endpoint: Endpoint, model: str, *, path: Path | None = None, concurrency: int = 8
@@ -75,11 +68,8 @@ class Judge:
     ) -> tuple[list[EpisodeMeasures], Tally]:
         """Return the records with verdicts, and what they took.
 
-        An episode without an answer is wrong without being asked about. ``progress`` is called
-        after each verdict that came in.
-
-        Raises:
-            EndpointError: A verdict could not be had; those before it are kept.
+        An episode without an answer is wrong without being asked about. If the endpoint fails, the
+        verdicts before are kept.
         """
         tally = Tally()
         answers: dict[str, EpisodeMeasures] = {}

@@ -27,17 +27,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class ModelAgent:
     """Plays a model through :class:`~search_env.agents.inference.engine.Engine`.
 
-    Args:
-        name: Bundled name, folder, or hub id.
-        tokenizer: None for the one that lies with the model (``world-1k`` for bundled ones).
-        prompt: ``"base"``, or the chat template of the model's family.
-        num_envs: Episodes side by side.
-        max_tokens: Context; None for the protocol's or the model's own, whichever is shorter.
-        dtype: ``"fp32"`` or ``"bf16"``.
-        device: None for a GPU where there is one.
-
-    Raises:
-        ConfigurationError: No such model, no tokenizer with it, or a bad option.
+    ``name`` is a bundled name, folder or hub id; ``tokenizer`` None is the one beside the model
+    (``world-1k`` for bundled ones), ``prompt`` ``"base"`` or the chat template of the model's
+    family, ``max_tokens`` None the shorter of the protocol's and the model's.
     """
 
     def __init__(

@@ -38,19 +38,10 @@ KEY = "OPENAI_API_KEY"
 
 
 class Endpoint:
-    """An endpoint that completes texts.
+    """An endpoint that completes texts, such as ``http://localhost:8000/v1``.
 
-    Args:
-        url: Address of the API, such as ``http://localhost:8000/v1``.
-        model: Name that the endpoint gives it.
-        api: See the table above.
-        protocol: Whose messages a chat begins with.
-        timeout: Seconds for one reply.
-        retries: Further tries where the endpoint was not reached, was busy or failed.
-        extra: Further fields of every request.
-
-    Raises:
-        ConfigurationError: No such API, or the openai package is not installed.
+    ``protocol`` is whose messages a chat begins with; ``retries`` count where it was not reached,
+    was busy or failed; ``extra`` are further fields of every request.
     """
 
     def __init__(
@@ -83,14 +74,7 @@ class Endpoint:
         )
 
     def __call__(self, request: CompletionRequest) -> Completion:
-        """Return the next piece.
-
-        Raises:
-            EndpointTimeoutError: No reply came in time.
-            EndpointRefusedError: The request was refused: key, model, or its form.
-            EndpointReplyError: The reply is no completion.
-            EndpointError: The endpoint could not be reached, or failed.
-        """
+        """Return the next piece; errors of the client become those of ``harness.errors``."""
         openai = self._openai
         try:
             return self._chat(request) if self._api == "chat" else self._complete(request)
@@ -198,11 +182,7 @@ def endpoint_agent(
     retries: int = 3,
     extra: Mapping[str, Any] | None = None,
 ) -> TextAgent:
-    """Return the agent behind an endpoint.
-
-    Arguments are those of :class:`Endpoint` and of
-    :class:`~search_env.benchmarks.players.text.TextAgent`.
-    """
+    """Return the agent behind an endpoint; see :class:`Endpoint` and ``players.text.TextAgent``."""
     endpoint = Endpoint(
         url, model, api=api, protocol=protocol, timeout=timeout, retries=retries, extra=extra
     )

@@ -39,10 +39,7 @@ _FAILURES = 3
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """The text so far, as text, as ids and by who wrote it, and how a model shall go on.
-
-    Strings in ``stop`` end the piece and belong to it; ``max_tokens`` is the room that is left.
-    """
+    """The text so far, in three forms; strings in ``stop`` end the piece and belong to it."""
 
     prompt: str
     tokens: NDArray[np.int32]
@@ -77,8 +74,7 @@ _Result: TypeAlias = tuple[EpisodeResult, EpisodeToRecord] | BaseException | Non
 class TextAgent:
     """Plays whatever completes text, ``concurrency`` episodes side by side.
 
-    ``tokenizer`` counts tokens and turns text into ids: best the model's own. The context is
-    ``max_tokens``, None for the protocol's. ``description`` names the agent in results.
+    ``tokenizer`` counts tokens and turns text into ids: best the model's own.
     """
 
     def __init__(
@@ -97,11 +93,7 @@ class TextAgent:
     def play(
         self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
     ) -> None:
-        """Play the episodes; an error at the end names those that failed.
-
-        Raises:
-            EndpointError: Some episodes could not be played, or too many in a row.
-        """
+        """Play the episodes; an error at the end, or after many in a row, says how many failed."""
         results: queue.Queue[_Result] = queue.Queue()
         waiting, lock, stop = iter(keys), threading.Lock(), threading.Event()
 
@@ -240,13 +232,7 @@ def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
 
 
 def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextAgent:
-    """Return the agent of ``MODULE:FUNCTION``, a function ``(prompt, stop) -> text``.
-
-    It is called from ``concurrency`` threads.
-
-    Raises:
-        ConfigurationError: There is no such function.
-    """
+    """Return the agent of ``MODULE:FUNCTION``, a ``(prompt, stop) -> text`` called from threads."""
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)

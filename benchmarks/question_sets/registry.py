@@ -31,15 +31,7 @@ QUESTION_SETS: Registry[QuestionSet] = Registry(
 
 
 def register_question_set(question_set: QuestionSet, *, replace: bool = False) -> None:
-    """Register a question set, and its protocols by their ids.
-
-    Args:
-        question_set: The set.
-        replace: Whether it may take the place of one that is registered.
-
-    Raises:
-        ConfigurationError: The name is taken and ``replace`` is False.
-    """
+    """Register a question set and its protocols; ``replace`` allows a name that is taken."""
     QUESTION_SETS.add(question_set.name, question_set, replace=replace)
 
 
@@ -51,11 +43,7 @@ def all_benchmarks() -> Mapping[str, BenchmarkProtocol]:
 
 
 def get_benchmark(id: str) -> BenchmarkProtocol:
-    """Return a protocol.
-
-    Raises:
-        ConfigurationError: There is none of that id.
-    """
+    """Return the protocol of an id."""
     benchmarks = all_benchmarks()
     if id not in benchmarks:
         begun = [other for other in benchmarks if id and other.startswith(id)]

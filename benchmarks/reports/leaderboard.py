@@ -26,9 +26,8 @@ PUBLISHED_TITLE = "Reported elsewhere, under other protocols: not to be compared
 class Published(NamedTuple):
     """A score on MuSiQue and on Bamboogle that a paper or repository reports.
 
-    Metric, retriever, corpus, number of questions and turns differ from row to row, so rows may not
-    be compared with each other either, unless setting and metric are the same. One question of
-    Bamboogle is 0.8 points.
+    Rows differ in metric, retriever, corpus, questions and turns, so they compare only where
+    setting and metric are equal. One question of Bamboogle is 0.8 points.
     """
 
     system: str
@@ -68,10 +67,7 @@ PUBLISHED = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of the store: header of a file of results, number of questions, scores.
-
-    ``measures`` go by the names of :data:`search_env.benchmarks.harness.scores.MEASURES`.
-    """
+    """One line of the store: header of a file of results, number of questions, scores by name."""
 
     header: dict[str, Any]
     questions: int
@@ -90,13 +86,7 @@ def entry_of(results: Results) -> Entry:
 
 
 def add(path: Path, entries: Iterable[Entry]) -> list[Entry]:
-    """Put entries into a store, new or not, and return all that it holds then.
-
-    Each takes the place of the one with its key.
-
-    Raises:
-        ResultsError: The file is no store.
-    """
+    """Put entries into a store, in place of those with their keys, and return all that it holds."""
     by_key = {entry.key: entry for entry in (read(path) if path.is_file() else [])}
     by_key |= {entry.key: entry for entry in entries}
     with atomic_path(path) as temporary:
@@ -105,11 +95,7 @@ def add(path: Path, entries: Iterable[Entry]) -> list[Entry]:
 
 
 def read(path: Path) -> list[Entry]:
-    """Return the entries of a store.
-
-    Raises:
-        ResultsError: The file is no store.
-    """
+    """Return the entries of a store."""
     return [
         _entry(path, number, line)
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)

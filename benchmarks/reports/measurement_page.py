@@ -36,10 +36,7 @@ def heading(title: str, command: str, packages: Sequence[str], threads: int = 1)
 
 
 def parser(doc: str | None, module: str) -> argparse.ArgumentParser:
-    """Return a command line: the first line of a script's docstring, and ``--output``.
-
-    ``module`` is the name under which ``python -m`` runs the script: its ``__spec__.name``.
-    """
+    """Return a script's command line: the first line of its docstring, and ``--output``."""
     made = argparse.ArgumentParser(f"python -m {module}", description=(doc or "").splitlines()[0])
     made.add_argument("--output", type=Path, help="Markdown file to write")
     return made
@@ -56,13 +53,8 @@ def measure(
 ) -> None:
     """Read a measurement's command line, take the measurement and publish it.
 
-    Args:
-        options: From :func:`parser`, with the measurement's own options.
-        title: What is measured.
-        packages: Distributions whose versions matter, beside this one.
-        page: Measures, and returns the Markdown below the heading.
-        arguments: The command line; None for the process's.
-        positional: Name of the argument that is no option, if there is one.
+    ``packages`` are distributions whose versions matter beside this one; ``page`` measures and
+    returns the Markdown below the heading; ``positional`` names the argument that is no option.
     """
     args = options.parse_args(arguments)
     data = [f"{DATA_VARIABLE}=..."] if DATA_VARIABLE in os.environ else []

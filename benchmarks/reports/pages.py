@@ -64,11 +64,7 @@ def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
 
 
 def training_tab(folders: Sequence[Path]) -> Tab:
-    """Return the tab of learning curves of folders of ``search-env train``.
-
-    Raises:
-        ConfigurationError: matplotlib is not installed.
-    """
+    """Return the tab of learning curves of folders of ``search-env train``."""
     parts = []
     for folder in folders:
         parts.append(f"<h2>{html.escape(folder.name)}</h2>")

@@ -100,10 +100,7 @@ def cost_line(results: Results) -> str:
 
 
 def score_rows(scores: Sequence[Row], first: str, measures: Sequence[str]) -> list[list[str]]:
-    """Return header and rows of a table; columns that no row has are left out.
-
-    ``first`` is the header of the column of labels.
-    """
+    """Return header and rows of a table, ``first`` above the labels, without empty columns."""
     columns = _measured(scores, measures)
     rows = [
         [label, f"{count:,}", *(cell(values[m], m) for m in columns)]

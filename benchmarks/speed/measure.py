@@ -93,11 +93,7 @@ def step_all(env: Any, actions: Sequence[Any]) -> float:
 def position_times(
     env: Any, actions: Sequence[Any], near: int, far: int, pairs: int
 ) -> NDArray[np.float64]:
-    """Compare a step's cost at two positions of one episode, in many short blocks in turn.
-
-    Returns:
-        Nanoseconds a step, float64 ``(pairs, 2)``: columns near, far.
-    """
+    """Return ns a step, float64 ``(pairs, 2)``: near and far in one episode, blocks in turn."""
     observation, _ = env.reset(seed=0)
     states = []
     for position in (near, far):

@@ -96,10 +96,7 @@ class Recorded:
 
 
 class VectorReplay:
-    """:class:`SearchQAVectorEnv`, one token in each row a step, ended rows reset by mask.
-
-    Where ``warm``, passages that a former pass encoded stay encoded.
-    """
+    """:class:`SearchQAVectorEnv`, a token a row and step; ``warm`` keeps passages encoded."""
 
     def __init__(
         self,
@@ -151,8 +148,7 @@ def schedule(
 ) -> tuple[list[NDArray[np.int64]], dict[int, dict[str, Any]]]:
     """Return the actions of each step, and the options of the resets before some of them.
 
-    A free row begins the next stream at once, longest first, so that no row is left alone with a
-    long one at the end; rows left over play episodes that are not counted.
+    A free row begins the longest stream left; rows left over play episodes that are not counted.
     """
     lines: list[list[int]] = [[] for _ in range(rows)]
     starts: defaultdict[int, dict[int, int]] = defaultdict(dict)
@@ -175,10 +171,7 @@ def schedule(
 
 
 class GemVectorReplay:
-    """GEM's ``SyncVectorEnv`` over ``QaEnv`` with its ``SearchTool``, one turn in each row a step.
-
-    Each row has its share of the questions, in GEM's own order; the tool's request is replaced.
-    """
+    """GEM's ``SyncVectorEnv`` over ``QaEnv`` with its ``SearchTool``, a turn in each row a step."""
 
     name = f"GEM's vector environment, {ROWS} side by side, one turn a step"
 
@@ -244,11 +237,7 @@ def write_questions(episodes: Sequence[Replayed], path: Path) -> Path:
 
 
 def check(done: Pass, episodes: Sequence[Replayed]) -> None:
-    """Make sure that all searches were run and all answers taken.
-
-    Raises:
-        RuntimeError: Something was left out.
-    """
+    """Raise unless all searches were run and all answers taken."""
     whole = len(episodes), sum(len(e.trajectory.queries) for e in episodes)
     if (done.finished, done.searches) != whole:
         raise RuntimeError(

@@ -28,11 +28,7 @@ _QUERY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class PublishedTrajectory:
-    """One recorded rollout.
-
-    ``text`` is everything after the prompt; ``segments`` are the policy's parts of it, each but the
-    last ended by one of ``queries``, which found ``documents``.
-    """
+    """One recorded rollout: all after the prompt, the policy's parts of it, queries and results."""
 
     question: Question
     text: str

@@ -123,11 +123,7 @@ def _write(
 
 
 def play_in_turn(dtype: str, args: argparse.Namespace) -> tuple[NDArray[Any], list[list[int]], int]:
-    """Return seconds ``(repeats, 2)`` of engine and ``generate``, episodes, and policy tokens.
-
-    Raises:
-        RuntimeError: The contenders did not write the same.
-    """
+    """Return seconds ``(repeats, 2)`` of engine and ``generate``, episodes, and policy tokens."""
     options = {"max_tokens": args.max_tokens}
     envs = make_envs("SearchQA-v0", num_envs=args.rows, vocabulary=1024, options=options)
     model = tiny_model(args.max_tokens, LlamaForCausalLM, eos_token_id=None)

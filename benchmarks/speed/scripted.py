@@ -68,10 +68,7 @@ def write_scripts(
     thought: tuple[int, int] = (10, 40),
     seed: int = 0,
 ) -> list[Script]:
-    """Return what the policy writes: group by group, members in order.
-
-    Each turn begins with a thought of at least ``thought[0]`` and fewer than ``thought[1]`` tokens.
-    """
+    """Return what the policy writes, group by group; thoughts have ``range(*thought)`` tokens."""
     random = np.random.default_rng(seed)
     words = envs.tokenizer.encode(_WORDS)
 
@@ -91,10 +88,7 @@ def write_scripts(
 
 
 class ScriptedEngine(Engine):
-    """An engine whose rows write scripts; arguments are those of the built-in engine.
-
-    Before each collection :meth:`follow` says which.
-    """
+    """The built-in engine, but rows write the scripts that :meth:`follow` has taken."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -66,10 +66,7 @@ class Workload:
 
 @dataclass(slots=True)
 class Measured:
-    """One contender's steps: their seconds, and what was written in each episode.
-
-    ``read`` counts the tokens of each step that were put in behind the prompts.
-    """
+    """One contender's steps: seconds, what was written in each episode, tokens of the documents."""
 
     seconds: list[float] = field(default_factory=list)
     written: list[list[list[int]]] = field(default_factory=list)
@@ -158,8 +155,8 @@ def train_with_trl(
 ) -> Measured:
     """Let TRL train on ``micro`` episodes at a time and return its steps.
 
-    ``"bf16"`` is autocast over float32 weights, TRL's default. ``after`` is called with the number
-    of each step that was taken: another contender's turn.
+    ``"bf16"`` is autocast over float32 weights, TRL's default; ``after`` is another contender's
+    turn.
     """
     from trl import GRPOTrainer
 

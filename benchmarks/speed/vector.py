@@ -80,10 +80,7 @@ def streams_for(env: SearchQAVectorEnv) -> list[list[int]]:
 
 
 def play(env: SearchQAVectorEnv, seconds: float, think: float, min_ready: int | None) -> float:
-    """Return the policy's tokens a second; it thinks for ``think`` seconds a batch of tokens.
-
-    ``min_ready`` rows are waited for by ``recv``; None steps all rows together.
-    """
+    """Return the policy's tokens a second; ``min_ready`` None steps all rows together."""
     streams = streams_for(env)
     env.reset(seed=0)
     at = np.zeros(env.num_envs, np.int64)

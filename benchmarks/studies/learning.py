@@ -224,10 +224,7 @@ def score_table(
     results: Mapping[str, Sequence[Result]],
     times: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """Return the scores of one test: the base model's, then each condition's over its seeds.
-
-    ``columns`` are metrics, and ``times`` seconds of a result, by header.
-    """
+    """Return a test's scores by metric, of the base model and of each condition over its seeds."""
     first = [f"{base[name].get(f'eval/{metric}', math.nan):.3f}" for metric in columns.values()]
     rows = [["base", "-", *first, *["-"] * len(times)]]
     for condition, records in results.items():

@@ -41,8 +41,7 @@ Curve = list[Progress]
 class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
     """Calls a spent budget an end, as it is one: a rule of this task, not a cut by its user.
 
-    Stable-Baselines3 adds the value of the last observation to a truncated episode. With no
-    discount, running out of tokens would then cost nothing, and the policy would never answer.
+    PPO adds the last value to a truncated episode; undiscounted, it would then never answer.
     """
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -52,11 +51,7 @@ class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Phases(BaseCallback):
-    """Switches the phase of all rows together, and scores the policy every few updates.
-
-    Stable-Baselines3's vector form is a list of environments, each in a wrapper of its own. They
-    are told their phase, by the same rule that the wrappers follow elsewhere.
-    """
+    """Switches the phase of all rows together, by the wrappers' rule, and scores the policy."""
 
     def __init__(self, args: Args) -> None:
         super().__init__()

@@ -130,12 +130,7 @@ def read_documents(path: str | Path, format: str | None = None) -> Iterator[Docu
 
 
 def question_format(path: Path) -> str:
-    """Return the name of a question file's layout by the rules above.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: No rule fits; the message says whether the file is a corpus.
-    """
+    """Return the name of a question file's layout by the rules above."""
     fields = _first_fields(path)
     if layout := _first_match(_QUESTION_RULES, fields):
         return layout
@@ -145,12 +140,7 @@ def question_format(path: Path) -> str:
 
 
 def corpus_format(path: Path) -> str:
-    """Return the name of a corpus file's layout by the rules above.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: No rule fits; the message says whether the file has only questions.
-    """
+    """Return the name of a corpus file's layout by the rules above."""
     fields = _first_fields(path)
     if layout := _first_match(_CORPUS_RULES, fields):
         return layout
@@ -165,13 +155,7 @@ def corpus_format(path: Path) -> str:
 
 
 def _rows(path: Path, *, mapping: bool = False) -> Iterator[Row]:
-    """Return the rows of a CSV file by its name, else of JSON.
-
-    Args:
-        path: The file.
-        mapping: Whether one JSON object from titles to sentences counts as ``title`` and
-            ``sentences`` of many rows, and not as one row.
-    """
+    """Return the rows of a file; ``mapping`` splits one JSON object from titles to sentences."""
     if is_csv(path):
         return iter_csv(path)
     return iter_json_mapping(path) if mapping and is_mapping(path) else iter_rows(path)

@@ -36,12 +36,9 @@ _SUBFOLDERS = ("", "official")
 
 @dataclass(frozen=True, slots=True)
 class DatasetEntry:
-    """Published files of a dataset's questions.
+    """Published files of a dataset's questions by split, of which the first is the default.
 
-    Attributes:
-        files: File names of each split, relative to a data folder; the last one is also the path in
-            :data:`HUB_REPOSITORY`. The first split is the default.
-        aliases: Other names of the dataset.
+    File names are relative to a data folder; the last is also the path in :data:`HUB_REPOSITORY`.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -137,9 +134,8 @@ def find_questions(
 ) -> tuple[Path, str]:
     """Return the file with a dataset's split, and its layout.
 
-    A combined file counts if its rows name the dataset and the split; it may contain others too.
-    Arguments and errors as for :func:`load_questions`; of a file at ``path`` only the first row is
-    read.
+    A combined file counts if its rows name the dataset and the split. Arguments and errors as for
+    :func:`load_questions`; of a file at ``path`` only the first row is read.
     """
     name, chosen = _dataset_and_split(dataset, split, path)
     tried: list[str] = []
@@ -165,11 +161,7 @@ def find_questions(
 
 
 def local_places(dataset: str, split: str | None = None) -> list[Path]:
-    """Return every path at which this machine may have a dataset's split, existing or not.
-
-    While none of these files changes, :func:`find_questions` returns the same one. Arguments and
-    errors as for :func:`load_questions`.
-    """
+    """Return every path at which this machine may have a dataset's split, existing or not."""
     name, chosen = _dataset_and_split(dataset, split, None)
     names = (COMBINED_NAME, *DATASETS[name].files.get(chosen, ()))
     return [place for folder in _folders(None, []) for place in _places(folder, names)]
@@ -203,9 +195,6 @@ def find_corpus(path: str | Path | None = None) -> Path:
 
 def dataset_name(name: str) -> str:
     """Return the key of :data:`DATASETS` for a name or alias, whatever its case and hyphens.
-
-    Raises:
-        ConfigurationError: No dataset has that name.
 
     Example:
         >>> dataset_name("2Wiki")

@@ -19,13 +19,9 @@ from search_env.types import Document, Question
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a data file.
+    """One row of a data file; ``prefix`` is its path inside another, as in ``"paragraphs[3]."``.
 
-    Attributes:
-        path: The file.
-        line: 1-based line, or the number of the row where the file is one JSON value.
-        data: The fields.
-        prefix: Path of a row inside another, for example ``"paragraphs[3]."``.
+    ``line`` is 1-based, or the number of the row where the file is one JSON value.
     """
 
     path: Path
@@ -35,11 +31,7 @@ class Row:
 
     @classmethod
     def of(cls, path: Path, line: int, value: object, prefix: str = "") -> Row:
-        """Return the row of a decoded value.
-
-        Raises:
-            DataFormatError: The value is not an object.
-        """
+        """Return the row of a decoded value, which must be an object."""
         if not isinstance(value, dict):
             raise DataFormatError.at(path, line, prefix.rstrip("."), "a JSON object", value)
         return cls(path, line, value, prefix)
@@ -104,10 +96,7 @@ class Row:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    r"""Return whether a value is a string that can be written as UTF-8.
-
-    JSON can contain half a character (``"\ud83d"``), which no tokenizer and no digest accepts.
-    """
+    r"""Return whether a value is a string without the half characters that JSON can contain."""
     if not isinstance(value, str):
         return False
     if value.isascii():
@@ -146,11 +135,7 @@ def make_document(title: str, text: str) -> Document:
 
 
 def unique_questions(rows: Iterable[Row], parse: Callable[[Row], Question]) -> Iterator[Question]:
-    """Yield each row's question; one without an id gets ``<dataset>_1``, ``_2``, in file order.
-
-    Raises:
-        DataFormatError: Two questions of one dataset share an id.
-    """
+    """Yield each row's question; one without an id gets ``<dataset>_1``, ``_2``, in file order."""
     seen: set[tuple[str, str]] = set()
     for number, row in enumerate(rows, start=1):
         question = parse(row)

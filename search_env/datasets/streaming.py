@@ -35,12 +35,7 @@ _NUMBER_TAIL = re.compile(r"[-+.eE0-9]*")
 
 @contextmanager
 def open_binary(path: Path) -> Iterator[BinaryIO]:
-    """Open a plain, gzip or xz file to read its bytes.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: The archive is damaged; raised while reading.
-    """
+    """Open a plain, gzip or xz file to read its bytes; damage is raised while reading."""
     try:
         raw = open(path, "rb")  # noqa: SIM115 - closed by the with below
     except OSError as error:
@@ -66,12 +61,7 @@ def open_binary(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """Open a plain, gzip or xz file to read it as UTF-8 text, with or without a byte order mark.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: The archive is damaged or the text is not UTF-8; raised while reading.
-    """
+    """Open a plain, gzip or xz file to read it as UTF-8 text, with or without a byte order mark."""
     with open_binary(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
         try:
@@ -89,11 +79,7 @@ def file_fault(path: Path, expected: str, got: str, remedy: str) -> DataFormatEr
 
 
 def first_character(path: Path) -> str:
-    """Return the first character (the first byte as one) that is not white space.
-
-    Raises:
-        DataFormatError: There is none.
-    """
+    """Return the first character (the first byte as one) that is not white space."""
     with open_binary(path) as file:
         skipped = codecs.BOM_UTF8 + b" \t\r\n"
         while chunk := file.read(_CHUNK):
@@ -103,12 +89,7 @@ def first_character(path: Path) -> str:
 
 
 def iter_rows(path: Path) -> Iterator[Row]:
-    """Yield the objects of a file of JSON lines or of one JSON list, by its first character.
-
-    Raises:
-        DataNotFoundError: There is no readable file.
-        DataFormatError: The file is neither, is damaged, or is empty.
-    """
+    """Yield the objects of a file of JSON lines or of one JSON list, by its first character."""
     first = first_character(path)
     if first not in "[{":
         raise file_fault(
@@ -152,8 +133,7 @@ def iter_json_list(path: Path) -> Iterator[Row]:
 def is_mapping(path: Path) -> bool:
     """Return whether a file is one JSON object from names to lists, as some corpora are.
 
-    That is, its name ends in ``.json`` (compressed or not) and its first value is a list; a file
-    of JSON lines starts with a row.
+    A file of JSON lines in a ``.json`` file starts with a row, whose first value is no list.
     """
     if not _plain_name(path).endswith(".json") or first_character(path) != "{":
         return False

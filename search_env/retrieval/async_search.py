@@ -36,13 +36,7 @@ _Queries = list[tuple[Ticket, str]]
 
 
 class BackgroundSearch:
-    """Runs queries in threads.
-
-    Args:
-        retriever: Where to search. With several threads it must support concurrent calls.
-        k: Documents for each query.
-        threads: Number of workers.
-    """
+    """Runs queries in threads; with several, the retriever must support concurrent calls."""
 
     def __init__(self, retriever: Retriever, k: int, threads: int) -> None:
         self._retriever, self._k = retriever, k

@@ -66,11 +66,7 @@ class Cassette:
     """
 
     def __init__(
-        self,
-        path: str | Path | None,
-        inner: Retriever | None = None,
-        *,
-        backend: str | None = None,
+        self, path: str | Path | None, inner: Retriever | None = None, *, backend: str | None = None
     ) -> None:
         self.path = Path(path).absolute() if path is not None else None
         self.inner = inner

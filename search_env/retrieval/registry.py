@@ -19,14 +19,7 @@ from search_env.retrieval.cassette import Cassette
 
 
 class CorpusChoice(NamedTuple):
-    """The arguments of an environment that choose the documents to search.
-
-    Attributes:
-        dataset: ``dataset=`` of the environment.
-        split: Its split; None for the dataset's default.
-        options: Its ``dataset_options``.
-        corpus: File or index to search; None for the dataset's own documents.
-    """
+    """The arguments of an environment that choose the documents; ``corpus`` is a file or index."""
 
     dataset: str
     split: str | None = None
@@ -44,12 +37,7 @@ _RETRIEVERS: Registry[_Entry] = Registry(
 def register_retriever(
     name: str, factory: Callable[[], Retriever], *, replace: bool = True
 ) -> None:
-    """Register a retriever under a plain name.
-
-    Args:
-        name: What ``retriever=`` takes.
-        factory: Called once, when first needed.
-        replace: Whether it may take the place of one that is registered.
+    """Register a retriever under a plain name; ``factory`` is called once, when first needed.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
@@ -61,15 +49,10 @@ def register_retriever(
 def register_retriever_scheme(
     scheme: str, factory: Callable[[str], Retriever], *, replace: bool = False
 ) -> None:
-    """Register the retrievers of all names ``scheme:rest``.
+    """Register the retrievers of all names ``scheme:rest``; ``factory`` takes the rest.
 
     The last 16 are cached. Where the rest is the path of a file or folder, the retriever is built
     again after a change there, see :func:`~search_env.paths.file_key`.
-
-    Args:
-        scheme: Text before the first colon.
-        factory: Returns the retriever for the text after it: a path, a URL or any other.
-        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ConfigurationError: The scheme is empty or contains a colon, or is taken and ``replace`` is
@@ -100,10 +83,7 @@ def register_corpus_retriever(
 ) -> None:
     """Register a retriever over the documents that an environment's arguments choose.
 
-    Args:
-        name: What ``retriever=`` takes.
-        factory: Called for every environment; it caches what is expensive to build.
-        replace: Whether it may take the place of one that is registered.
+    ``factory`` is called for every environment; it caches what is expensive to build.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
@@ -112,11 +92,7 @@ def register_corpus_retriever(
 
 
 def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
-    """Return the retriever of a name.
-
-    Args:
-        name: A registered name, or ``scheme:rest`` of a registered scheme.
-        choice: The documents to search, for retrievers over an environment's documents.
+    """Return the retriever of a registered name, or ``scheme:rest`` of a registered scheme.
 
     Raises:
         ConfigurationError: No retriever of that name.

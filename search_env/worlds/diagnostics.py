@@ -184,8 +184,7 @@ def _multiplier(split: str) -> int:
 def _latin(order: int, multiplier: int, a: int, b: int) -> int:
     """Return a cell of a Latin square; squares of different multipliers are orthogonal.
 
-    Source: R. C. Bose, "On the application of the properties of Galois fields to the problem of
-    construction of hyper-Graeco-Latin squares", Sankhya 3 (1938): cell (a, b) is a + multiplier b.
+    Source: R. C. Bose, Sankhya 3 (1938), on hyper-Graeco-Latin squares: a + multiplier b.
     """
     return a ^ _times(order, multiplier, b)
 

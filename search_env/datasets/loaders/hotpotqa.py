@@ -51,10 +51,7 @@ def supporting_ids(row: Row, context: list[Document]) -> tuple[str, ...]:
 
 
 def _pairs(row: Row, field: str, names: tuple[str, ...]) -> list[tuple[str, Any]]:
-    """Return a field as ``(title, content)``, from pairs or from the hub's columns.
-
-    ``names`` are the possible names of the column beside ``title``.
-    """
+    """Return a field as ``(title, content)``; hub columns call the content one of ``names``."""
     value = row.data.get(field)
     if isinstance(value, dict):
         titles = value.get("title")

@@ -37,14 +37,10 @@ def parse_documents(row: Row) -> Iterable[Document]:
 def resolve_hops(
     steps: Sequence[tuple[str, str]], document_ids: Sequence[str] | None = None
 ) -> tuple[Hop, ...]:
-    """Return the hops of a decomposition with references filled in.
+    """Return the hops of ``(question, answer)`` steps with references filled in.
 
     ``#k`` becomes the answer of step k; where there is no earlier step k it stays, since titles
     contain such signs too. ``Foo >> relation`` becomes ``Foo relation``.
-
-    Args:
-        steps: ``(question, answer)`` in order.
-        document_ids: One id for each step; unknown ("") by default.
 
     Example:
         >>> steps = [("Van Hook >> county", "Mountrail"), ("#1 >> capital", "Stanley")]
@@ -79,10 +75,7 @@ def _paragraphs(row: Row) -> dict[int, Document]:
 
 
 def build_question(row: Row, question_id: str, dataset: str) -> Question:
-    """Return the question of a row in MuSiQue's shape under ``question_id``.
-
-    A paragraph without ``is_supporting`` counts as evidence, as in HippoRAG's copies.
-    """
+    """Return a row's question; without ``is_supporting`` (HippoRAG) a paragraph is evidence."""
     documents = _paragraphs(row)
     marked = [
         document.id

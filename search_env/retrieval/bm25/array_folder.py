@@ -26,13 +26,10 @@ Array = NDArray[Any]
 
 
 def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, object]) -> None:
-    """Write arrays and manifest to the folder ``path``, replacing an existing index.
+    """Write arrays and manifest to a new folder, an empty one, or in place of an index.
 
     The folder is written beside ``path`` and renamed, so a reader finds the old index or the new
     one; open readers keep the arrays that they mapped.
-
-    Raises:
-        ConfigurationError: ``path`` is a file, or a folder with other contents.
     """
     if path.exists() and not _replaceable(path):
         raise ConfigurationError(
@@ -48,12 +45,7 @@ def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, 
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Return the manifest of an index, after checking the length of every file.
-
-    Raises:
-        IndexFormatError: This is not an index, is one of another version, or a file is missing or
-            has another length.
-    """
+    """Return the manifest of an index, after checking the length of every file."""
     try:
         manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -77,11 +69,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def map_array(path: Path, name: str, dtype: type[np.generic]) -> Array:
-    """Return a memory-mapped, read-only one-dimensional array.
-
-    Raises:
-        IndexFormatError: It is missing, unreadable or of another type.
-    """
+    """Return a memory-mapped, read-only one-dimensional array."""
     try:
         array = np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

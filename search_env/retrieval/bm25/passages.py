@@ -13,10 +13,7 @@ _FIELDS = 3  # id, title, text
 
 
 class Passages:
-    """Documents of a corpus as one table of ids, titles and texts.
-
-    Args:
-        table: ``3 * len`` strings.
+    """Documents of a corpus as one table of ``3 * len`` strings: ids, titles and texts.
 
     Example:
         >>> passages = Passages.from_documents([Document("7", "Ulm", "A city.")])
@@ -29,11 +26,7 @@ class Passages:
 
     @classmethod
     def from_documents(cls, documents: Iterable[Document]) -> Passages:
-        """Build the table from documents, which are read one at a time and not kept.
-
-        Raises:
-            DataFormatError: An id occurs twice, or an item is not a document of strings.
-        """
+        """Build the table from documents, which are read one at a time and not kept."""
         return cls(StringTable.from_strings(_checked_fields(documents)))
 
     def __len__(self) -> int:
@@ -51,11 +44,7 @@ class Passages:
         return Document(self.table[first], self.table[first + 1], self.table[first + 2], score)
 
     def index(self, document_id: str) -> int:
-        """Return the index of the document with this id.
-
-        Raises:
-            ConfigurationError: No document has this id.
-        """
+        """Return the index of the document with this id."""
         try:
             return self._index_by_id[document_id]
         except KeyError:

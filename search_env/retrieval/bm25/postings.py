@@ -49,10 +49,7 @@ class Postings:
 def build_postings(
     texts: Iterable[str], terms: EnglishTerms, *, k1: float, b: float
 ) -> tuple[StringTable, Postings]:
-    """Return the sorted vocabulary and the posting lists of its terms.
-
-    Texts are read once, one at a time. Peak memory is that of bm25s, about 50 bytes a posting.
-    """
+    """Return the sorted vocabulary and the postings of texts, read once, one at a time."""
     ids = _TermIds(terms)
     tokens, ends = array("i"), array("q", [0])
     for text in texts:

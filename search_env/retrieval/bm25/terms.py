@@ -14,10 +14,7 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
 class EnglishTerms:
-    """Tokenizer from text to index terms.
-
-    Args:
-        stopwords: Lower-case words to leave out; None for the 33 of bm25s (those of Lucene).
+    """Tokenizer from text to index terms; stopwords default to the 33 of bm25s (those of Lucene).
 
     Example:
         >>> EnglishTerms()("Who was the director of the films?")

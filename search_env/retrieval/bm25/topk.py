@@ -39,19 +39,12 @@ class PostingList(NamedTuple):
 
 
 def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Documents, Scores]:
-    """Return the ``k`` documents with the largest sums of impacts, best first.
+    """Return the documents with the largest sums of impacts, best first, and these sums.
 
-    Ties go to the smaller document. Sums are float32, the list with the largest bound first, so
-    documents with equal postings tie exactly.
-
-    Args:
-        lists: One for each term; may be empty.
-        k: At least 1.
-        accumulator: float32, one zero for each document of the corpus. Zero again on return;
-            discard it if this function raises.
-
-    Returns:
-        Documents and scores, both of length ``min(k, number of documents in any list)``.
+    Both have length ``min(k, number of documents in any list)``. Ties go to the smaller document.
+    Sums are float32, the list with the largest bound first, so documents with equal postings tie
+    exactly. ``accumulator`` has one zero for each document of the corpus, and again on return;
+    discard it if this function raises.
 
     Example:
         >>> a = PostingList(np.int32([0, 1, 2]), np.float32([1, 1, 1]), 1.0)
@@ -109,10 +102,7 @@ def _collect(
     k: int,
     accumulator: Scores,
 ) -> tuple[Documents, Scores, float]:
-    """Return the candidates of the accumulator, each once, and reset it to zero.
-
-    A candidate can still reach the threshold with a further score of ``remaining``.
-    """
+    """Return the accumulator's candidates, which ``remaining`` could lift, each once; zero it."""
     if _PICK_COST * sum(len(item.documents) for item in lists) > len(accumulator):
         if len(accumulator) >= k:
             threshold = max(threshold, _kth_bound(accumulator, k))

@@ -57,10 +57,7 @@ class English:
         return self._around(relation_of(self._facts, form).noun, _shortcut(form), draws)
 
     def _around(self, templates: tuple[str, ...], subject: Form, draws: Draws) -> str:
-        """Return one of the templates around a subject.
-
-        Long subjects go to the end where a template allows it, for readability.
-        """
+        """Return one of the templates around a subject, a long one at the end if possible."""
         if depth(subject) > 1:
             right = tuple(t for t in templates if t.removesuffix("?").endswith("{s}"))
             templates = right or templates

@@ -77,12 +77,7 @@ class Naming:
         return f"{name} ({self.noun(entity)})" if entity in self.twins else name
 
     def typed(self, entity: int, name: str = "") -> str:
-        """Return a mention with the noun, such as ``the painter Tervan Olmsen``.
-
-        Args:
-            entity: The entity.
-            name: The name as written, for example in quotation marks; "" for the plain name.
-        """
+        """Return a mention with the noun, such as ``the painter Tervan Olmsen``."""
         pattern = KINDS[self._facts.kind(entity)].typed
         return pattern.format(noun=self.noun(entity), name=name or self.name(entity))
 

@@ -22,17 +22,7 @@ Column = NDArray[np.int64]
 
 
 class Facts:
-    """All facts of one world.
-
-    Args:
-        articles: Number of entities, each with one article.
-        seed: Seed of the world.
-        split: ``"train"``, ``"validation"`` or ``"test"``.
-
-    Attributes:
-        counts: Number of entities of each kind.
-        first: Number of the first entity of each kind.
-    """
+    """All facts of one world: by kind, ``counts`` of entities and the number of the ``first``."""
 
     def __init__(self, articles: int, seed: int, split: str) -> None:
         self.articles, self.seed, self.split = articles, seed, split

@@ -43,12 +43,9 @@ class Join:
 class Compare:
     """A comparison of two described entities by the value of a relation.
 
-    Attributes:
-        operator: ``"least"`` or ``"most"`` (which of the two), ``"less"``, ``"more"`` or ``"same"``
-            (yes or no).
-        relation: Name of the compared relation.
-        sides: The compared entities. For ``least`` and ``most`` the answer is the entity that the
-            question names: the ``X`` of ``the director of X``.
+    Operators ``"least"`` and ``"most"`` ask which of the two; the answer is the entity that the
+    question names (the ``X`` of ``the director of X``). ``"less"``, ``"more"``, ``"same"``: yes or
+    no.
     """
 
     operator: str

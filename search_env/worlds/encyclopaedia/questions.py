@@ -30,12 +30,7 @@ def kinds_by_hops(
 ) -> dict[int, tuple[tuple[str, Shape], ...]]:
     """Return the kinds to draw from by number of hops, each repeated by its weight.
 
-    Args:
-        hops: Numbers of ``1 .. 4``.
-        kinds: Kinds such as ``"bridge-2hop"`` or families such as ``"bridge"``; None for all.
-
-    Raises:
-        ConfigurationError: A number or kind does not exist, or no kind has any of the numbers.
+    ``kinds`` are such as ``"bridge-2hop"`` or families such as ``"bridge"``; None for all.
     """
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     _check(hops, kinds)
@@ -85,14 +80,7 @@ def document_id(prefix: str, entity: int) -> str:
 
 
 class QuestionGenerator:
-    """Generates the questions of one world.
-
-    Args:
-        facts: The fact graph.
-        naming: The names of its entities.
-        text: Function from an entity to the text of its article.
-        prefix: Start of every id.
-    """
+    """Generates a world's questions; ``text`` is an entity's article, ids start with ``prefix``."""
 
     def __init__(
         self, facts: Facts, naming: Naming, text: Callable[[int], str], prefix: str
@@ -106,10 +94,7 @@ class QuestionGenerator:
     def generate(
         self, table: dict[int, tuple[tuple[str, Shape], ...]], seed: int
     ) -> Iterator[tuple[QuestionForm, Question]]:
-        """Yield different questions with their forms, cycling through the numbers of hops.
-
-        Ends when no new question is drawn. A shorter sequence is the start of a longer one.
-        """
+        """Yield different questions with their forms, by hops in rotation, until none is drawn."""
         start = key(self._facts.seed, self._facts.split, "questions", seed)
         seen: set[QuestionForm | str] = set()
         for slot, number in enumerate(itertools.cycle(table)):

@@ -140,10 +140,7 @@ def _helper(profession: str, year: str, low: int = 20, high: int = 59) -> Rule:
 def _office(profession: str, before: tuple[str, ...] = (), since: str = "") -> Rule:
     """A holder of an office, each for one subject, for as many subjects as there are people.
 
-    Args:
-        profession: Profession of the holders.
-        before: Kinds whose holders are taken first from the same people.
-        since: Year of the subject in which the holder is at most 60.
+    Holders of the kinds ``before`` are taken first; in the year ``since`` they are at most 60.
     """
 
     def rule(facts: Facts, kind: str, name: str) -> Column:

@@ -35,11 +35,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Question templates that compare two subjects by a date, a year or a number.
-
-    ``{a}`` and ``{b}`` are the subjects. ``more`` and ``less`` are yes/no questions, ``most`` and
-    ``least`` ask which of the two.
-    """
+    """Question templates that compare ``{a}`` and ``{b}`` by a date, a year or a number."""
 
     least: tuple[str, ...]
     most: tuple[str, ...]

@@ -55,11 +55,7 @@ class World:
         return f"World(articles={self.articles}, seed={self.seed}, split={self.split!r})"
 
     def document(self, index: int) -> Document:
-        """Return the article at an index of ``0 .. len(world) - 1``.
-
-        Raises:
-            IndexError: The index is out of range.
-        """
+        """Return the article at an index of ``0 .. len(world) - 1``; others raise IndexError."""
         if not 0 <= index < self.articles:
             raise IndexError(
                 f"Expected an index of 0 to {self.articles - 1}, got {index}. Pass one of these."
@@ -119,11 +115,7 @@ class World:
 
 
 def _integer(name: str, value: int, low: int, high: int) -> int:
-    """Return an integer argument in its range.
-
-    Raises:
-        ConfigurationError: It is not an integer or out of range.
-    """
+    """Return an integer argument in its range."""
     try:
         number = operator.index(value)
     except TypeError:
