@@ -50,17 +50,16 @@ class DatasetEntry:
         return next(iter(self.files))
 
 
-def _hub_files(dataset: str, *splits: str) -> dict[str, tuple[str, ...]]:
-    return {split: (f"{dataset}/{split}.jsonl",) for split in splits}
+def _hub_files(
+    dataset: str, *splits: str, suffixes: tuple[str, ...] = ("jsonl",)
+) -> dict[str, tuple[str, ...]]:
+    return {split: tuple(f"{dataset}/{split}.{s}" for s in suffixes) for split in splits}
 
 
 DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
     {
         "2wikimultihopqa": DatasetEntry(
-            {
-                "dev": ("2wikimultihopqa/dev.json", "2wikimultihopqa/dev.jsonl"),
-                "train": ("2wikimultihopqa/train.json", "2wikimultihopqa/train.jsonl"),
-            },
+            _hub_files("2wikimultihopqa", "dev", "train", suffixes=("json", "jsonl")),
             aliases=("2wiki", "2wikimultihop", "2wikimqa", "twowiki"),
         ),
         "bamboogle": DatasetEntry(
@@ -69,8 +68,7 @@ DATASETS: Mapping[str, DatasetEntry] = MappingProxyType(
         "hotpotqa": DatasetEntry(
             {
                 "dev": (
-                    "hotpot_dev_distractor_v1.json",
-                    "hotpot_dev_fullwiki_v1.json",
+                    *("hotpot_dev_distractor_v1.json", "hotpot_dev_fullwiki_v1.json"),
                     "hotpotqa/dev.jsonl",
                 ),
                 "train": ("hotpot_train_v1.1.json", "hotpotqa/train.jsonl"),

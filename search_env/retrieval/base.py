@@ -21,15 +21,9 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return up to ``k`` documents for each query, best first.
 
-        The same queries must return the same documents, ties included. A query without a hit
-        (such as an empty one) returns an empty list, not unrelated documents.
-
-        Args:
-            queries: Plain text as the policy wrote it.
-            k: Largest number of documents for one query, at least 1.
-
-        Returns:
-            One list for each query, in order, each of at most ``k`` documents.
+        Queries are plain text as the policy wrote it, ``k`` is at least 1. The same queries must
+        return the same documents, ties included. A query without a hit (such as an empty one)
+        returns an empty list, not unrelated documents.
 
         Raises:
             RetrievalError: The backend could not answer.
@@ -38,10 +32,9 @@ class Retriever(Protocol):
 
 
 class FakeRetriever:
-    """Answers from a mapping; other queries return no documents.
+    """Answers from documents by exact query; other queries return none.
 
     Args:
-        documents: Documents by exact query.
         error: Raised by every search, to simulate failures.
         remember: Whether ``calls`` keeps every call; it grows without limit.
 
@@ -130,10 +123,8 @@ def retrieve_each(
     try:
         results = retrieve(retriever, distinct, k)
     except RetrievalError as error:
-        if len(distinct) == 1:
-            results = [error]
-        else:
-            results = [retrieve_each(retriever, [query], k)[0] for query in distinct]
+        alone = len(distinct) == 1
+        results = [error] if alone else [retrieve_each(retriever, [q], k)[0] for q in distinct]
     by_query = dict(zip(distinct, results, strict=True))
     answers = [by_query[query] for query in queries]
     return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share no list

@@ -35,11 +35,8 @@ class RetryingRetriever:
     first still hangs.
 
     Args:
-        inner: The retriever.
         timeout: Seconds for one attempt.
         retries: Attempts after the first; 0 does not retry.
-        backoff: Seconds before the first retry.
-        max_backoff: Longest pause in seconds.
         sleep: Called with the seconds to pause; replace it in tests.
 
     Raises:

@@ -20,19 +20,12 @@ from search_env.retrieval.bm25.topk import PostingList
 
 @dataclass(frozen=True, eq=False)
 class Postings:
-    """The score matrix by columns: a row is a passage, a column a term.
+    """The score matrix by columns: a row is a passage, a column a term."""
 
-    Attributes:
-        starts: int64 ``(V + 1,)``; term ``t`` has the postings ``starts[t]:starts[t + 1]``.
-        documents: int32 ``(P,)``, ascending within a term.
-        impacts: float32 ``(P,)``, the term's part of the document's score.
-        bounds: float32 ``(V,)``, the largest impact of each term.
-    """
-
-    starts: NDArray[np.int64]
-    documents: NDArray[np.int32]
-    impacts: NDArray[np.float32]
-    bounds: NDArray[np.float32]
+    starts: NDArray[np.int64]  # (V + 1,); term t has the postings starts[t]:starts[t + 1]
+    documents: NDArray[np.int32]  # (P,), ascending within a term
+    impacts: NDArray[np.float32]  # (P,), the term's part of the document's score
+    bounds: NDArray[np.float32]  # (V,), the largest impact of each term
 
     def lists(self, weights: Mapping[int, int]) -> list[PostingList]:
         """Return the posting lists of some terms, impacts times the term's weight."""

@@ -119,8 +119,8 @@ class BM25Retriever:
 
         Args:
             documents: Passages in the order that breaks ties; may be empty.
-            k1: Term-frequency saturation, >= 0. The default is Pyserini's.
-            b: Length normalisation, 0 to 1. The default is Pyserini's.
+            k1: Term-frequency saturation, >= 0; this default and that of ``b`` are Pyserini's.
+            b: Length normalisation, 0 to 1.
             progress: Show progress bars on the terminal.
 
         Raises:

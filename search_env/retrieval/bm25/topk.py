@@ -25,17 +25,11 @@ _STOP_GAIN = 2**16  # remaining postings from which an early stop pays
 
 
 class PostingList(NamedTuple):
-    """Contribution of one query term to the score of each document that contains it.
+    """Contribution of one query term to the score of each document that contains it."""
 
-    Attributes:
-        documents: int32 ``(P,)``, strictly ascending.
-        impacts: float32 ``(P,)``, positive.
-        bound: At least ``impacts.max()``.
-    """
-
-    documents: Documents
-    impacts: Scores
-    bound: float
+    documents: Documents  # (P,), strictly ascending
+    impacts: Scores  # (P,), positive
+    bound: float  # at least impacts.max()
 
 
 def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Documents, Scores]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search_env.worlds.encyclopaedia.schema import COMPANIES, Comparison, Relation, office
+from search_env.worlds.encyclopaedia.schema import COMPANIES, Comparison, Relation, compared, office
 
 _SITES = ("university", "museum", "club")
 _FOUNDED = (*COMPANIES, "university", "club")
@@ -13,11 +13,10 @@ def _year(subject: str, name: str, keywords: str, was: str, event: str) -> Relat
     return Relation(
         *(name, (subject,), "year", keywords),
         ask=(f"In which year was {{s}} {was}?", f"What is the year of {event} of {{s}}?"),
-        comparison=Comparison(
-            least=(f"Which {subject} was {was} first, {{a}} or {{b}}?",),
-            most=(f"Which {subject} was {was} later, {{a}} or {{b}}?",),
-            less=(f"Was {{a}} {was} before {{b}}?",),
-            more=(f"Was {{a}} {was} after {{b}}?",),
+        comparison=compared(
+            f"Which {subject} was {was} *, {{a}} or {{b}}?",
+            f"Was {{a}} {was} * {{b}}?",
+            *("first", "later", "before", "after"),
         ),
     )
 
@@ -88,11 +87,13 @@ WORK_RELATIONS = (
     Relation(
         *("runtime", ("film",), "number", "minutes"),
         ask=("How many minutes does {s} last?", "What is the running time in minutes of {s}?"),
-        comparison=Comparison(
-            least=("Which film is shorter, {a} or {b}?",),
-            most=("Which film is longer, {a} or {b}?",),
-            less=("Is {a} shorter than {b}?",),
-            more=("Is {a} longer than {b}?",),
+        comparison=compared(
+            "Which film is *, {a} or {b}?",
+            "Is {a} * than {b}?",
+            "shorter",
+            "longer",
+            "shorter",
+            "longer",
         ),
         units=("minutes", "min"),
     ),
@@ -188,11 +189,13 @@ ORGANISATION_RELATIONS = (
     Relation(
         *("employees", COMPANIES, "number", "employs people employees"),
         ask=("How many people does {s} employ?", "What is the number of employees of {s}?"),
-        comparison=Comparison(
-            least=("Which company employs fewer people, {a} or {b}?",),
-            most=("Which company employs more people, {a} or {b}?",),
-            less=("Does {a} employ fewer people than {b}?",),
-            more=("Does {a} employ more people than {b}?",),
+        comparison=compared(
+            "Which company employs * people, {a} or {b}?",
+            "Does {a} employ * people than {b}?",
+            "fewer",
+            "more",
+            "fewer",
+            "more",
         ),
         units=("people", "employees"),
     ),
@@ -206,11 +209,13 @@ ORGANISATION_RELATIONS = (
     Relation(
         *("students", ("university",), "number", "students"),
         ask=("How many students does {s} have?", "What is the number of students at {s}?"),
-        comparison=Comparison(
-            least=("Which university has fewer students, {a} or {b}?",),
-            most=("Which university has more students, {a} or {b}?",),
-            less=("Does {a} have fewer students than {b}?",),
-            more=("Does {a} have more students than {b}?",),
+        comparison=compared(
+            "Which university has * students, {a} or {b}?",
+            "Does {a} have * students than {b}?",
+            "fewer",
+            "more",
+            "fewer",
+            "more",
         ),
         units=("students",),
     ),
@@ -225,11 +230,13 @@ ORGANISATION_RELATIONS = (
     Relation(
         *("opened", ("museum",), "year", "opened"),
         ask=("In which year did {s} open?", "What is the opening year of {s}?"),
-        comparison=Comparison(
-            least=("Which museum opened first, {a} or {b}?",),
-            most=("Which museum opened later, {a} or {b}?",),
-            less=("Did {a} open before {b}?",),
-            more=("Did {a} open after {b}?",),
+        comparison=compared(
+            "Which museum opened *, {a} or {b}?",
+            "Did {a} open * {b}?",
+            "first",
+            "later",
+            "before",
+            "after",
         ),
     ),
     office("coach", ("club",), "most successful coach"),
@@ -239,11 +246,13 @@ ORGANISATION_RELATIONS = (
             "How many spectators does the ground of {s} hold?",
             "What is the capacity of the ground of {s}?",
         ),
-        comparison=Comparison(
-            least=("Which club has the smaller ground, {a} or {b}?",),
-            most=("Which club has the larger ground, {a} or {b}?",),
-            less=("Does {a} have a smaller ground than {b}?",),
-            more=("Does {a} have a larger ground than {b}?",),
+        comparison=compared(
+            "Which club has the * ground, {a} or {b}?",
+            "Does {a} have a * ground than {b}?",
+            "smaller",
+            "larger",
+            "smaller",
+            "larger",
         ),
         units=("spectators",),
     ),

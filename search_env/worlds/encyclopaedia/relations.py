@@ -6,7 +6,7 @@ A relation is stated only in the article of its subject.
 from __future__ import annotations
 
 from search_env.worlds.encyclopaedia.creations import ORGANISATION_RELATIONS, WORK_RELATIONS
-from search_env.worlds.encyclopaedia.schema import Comparison, Relation, office
+from search_env.worlds.encyclopaedia.schema import Comparison, Relation, compared, office
 
 _PERSON = ("person",)
 
@@ -109,11 +109,13 @@ _PLACES = (
             "In which year did {s} become independent?",
             "What is the year of independence of {s}?",
         ),
-        comparison=Comparison(
-            least=("Which country became independent first, {a} or {b}?",),
-            most=("Which country became independent later, {a} or {b}?",),
-            less=("Did {a} become independent before {b}?",),
-            more=("Did {a} become independent after {b}?",),
+        comparison=compared(
+            "Which country became independent *, {a} or {b}?",
+            "Did {a} become independent * {b}?",
+            "first",
+            "later",
+            "before",
+            "after",
         ),
     ),
     Relation(
@@ -174,11 +176,13 @@ _PLACES = (
             "In which year was {s} first mentioned in a document?",
             "What is the year of the first document that mentions {s}?",
         ),
-        comparison=Comparison(
-            least=("Which city was first mentioned in a document earlier, {a} or {b}?",),
-            most=("Which city was first mentioned in a document later, {a} or {b}?",),
-            less=("Was {a} first mentioned in a document before {b} was?",),
-            more=("Was {a} first mentioned in a document after {b} was?",),
+        comparison=compared(
+            "Which city was first mentioned in a document *, {a} or {b}?",
+            "Was {a} first mentioned in a document * {b} was?",
+            "earlier",
+            "later",
+            "before",
+            "after",
         ),
     ),
     Relation(
@@ -206,11 +210,13 @@ _PLACES = (
     Relation(
         *("length", ("river",), "number", "kilometres long"),
         ask=("How long is {s} in kilometres?", "What is the length in kilometres of {s}?"),
-        comparison=Comparison(
-            least=("Which river is shorter, {a} or {b}?",),
-            most=("Which river is longer, {a} or {b}?",),
-            less=("Is {a} shorter than {b}?",),
-            more=("Is {a} longer than {b}?",),
+        comparison=compared(
+            "Which river is *, {a} or {b}?",
+            "Is {a} * than {b}?",
+            "shorter",
+            "longer",
+            "shorter",
+            "longer",
         ),
         units=("kilometres", "km"),
     ),

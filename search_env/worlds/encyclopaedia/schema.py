@@ -11,26 +11,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of entity.
+    """A kind of entity."""
 
-    Attributes:
-        noun: Noun, as in ``"Which novel ...?"``.
-        weight: Share of the articles, relative to the other kinds.
-        style: Word style of :mod:`syllables`; kinds of one style share no word either.
-        patterns: Names, around the invented word ``{w}``.
-        typed: A mention with the kind, around ``{noun}`` and ``{name}``. The noun of a person is
-            the profession.
-        plain: A mention without the kind; empty where every mention has it.
-        pronouns: Sentence subjects after the first mention, beside the name.
-    """
-
-    noun: str
-    weight: int
-    style: str
-    patterns: tuple[str, ...]
-    typed: str = "the {noun} {name}"
-    plain: str = "{name}"
-    pronouns: tuple[str, ...] = ("It",)
+    noun: str  # as in "Which novel ...?"
+    weight: int  # share of the articles, relative to the other kinds
+    style: str  # of its words, see :mod:`syllables`; kinds of one style share no word either
+    patterns: tuple[str, ...]  # names, around the invented word {w}
+    typed: str = "the {noun} {name}"  # a mention with the kind, or a person's profession
+    plain: str = "{name}"  # a mention without the kind; empty where every mention has it
+    pronouns: tuple[str, ...] = ("It",)  # subjects after the first mention, beside the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,33 +34,28 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A kind of fact and the questions about it; a subject has one value or none.
+    """A kind of fact and the questions about it; a subject has one value or none."""
 
-    Attributes:
-        name: Unique among the relations of a subject.
-        subjects: Kinds of the subjects, whose articles state it.
-        value: Kind of the object, or ``"date"``, ``"year"``, ``"number"``.
-        keywords: Words of the sentences that state it, for a keyword query.
-        ask: Questions for the value, around the subject ``{s}``.
-        noun: Noun phrases for the value, around ``{s}``; empty where no chain continues.
-        clause: Verb phrase of a subject, around the object ``{o}``; empty where none is needed.
-        same: Yes/no questions whether ``{a}`` and ``{b}`` share the value.
-        comparison: Questions that compare the values of two subjects.
-        role: Role of a person in a work, such as ``"author"``; else empty.
-        units: Units to write after the number, long form first.
-    """
-
-    name: str
-    subjects: tuple[str, ...]
-    value: str
-    keywords: str
-    ask: tuple[str, ...]
-    noun: tuple[str, ...] = ()
-    clause: str = ""
-    same: tuple[str, ...] = ()
+    name: str  # unique among the relations of a subject
+    subjects: tuple[str, ...]  # kinds of the subjects, whose articles state it
+    value: str  # kind of the object, or "date", "year", "number"
+    keywords: str  # words of the sentences that state it, for a keyword query
+    ask: tuple[str, ...]  # questions for the value, around the subject {s}
+    noun: tuple[str, ...] = ()  # phrases for the value, around {s}; empty where no chain continues
+    clause: str = ""  # verb phrase of a subject, around the object {o}; empty where not needed
+    same: tuple[str, ...] = ()  # yes/no questions whether {a} and {b} share the value
     comparison: Comparison | None = None
-    role: str = ""
-    units: tuple[str, ...] = ()
+    role: str = ""  # of a person in a work, such as "author"
+    units: tuple[str, ...] = ()  # to write after the number, long form first
+
+
+def compared(which: str, whether: str, *words: str) -> Comparison:
+    """Return questions with ``*`` replaced by four words: of least, most, less and more."""
+    least, most, less, more = words
+    return Comparison(
+        *((which.replace("*", least),), (which.replace("*", most),)),
+        *((whether.replace("*", less),), (whether.replace("*", more),)),
+    )
 
 
 def office(name: str, subjects: tuple[str, ...], title: str, keywords: str = "") -> Relation:
