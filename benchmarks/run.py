@@ -104,8 +104,6 @@ def result_id(
 ) -> str:
     """Return the id that results are filed under: the protocol's, and what departs from it.
 
-    An ablation is no part of it: it stands beside the agent that it takes the evidence from.
-
     Example:
         >>> from search_env.benchmarks.question_sets.registry import get_benchmark
         >>> world = get_benchmark("world-2hop/r1-searcher/bm25-world1k/v1")

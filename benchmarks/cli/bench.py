@@ -79,7 +79,10 @@ def bench_command(
     protocol = protocol if questions is None else protocol.over_questions(questions)
     protocol = protocol if corpus is None else protocol.over_corpus(corpus)
     decoding = Decoding(temperature, top_p, samples)
-    _need_agents(agent)
+    if agent.startswith("model:"):  # say what to install where torch is not there
+        from search_env.agents.cli.common import need_agents
+
+        need_agents("bench")
     agent_options = {
         **{"tokenizer": tokenizer, "max_tokens": max_tokens, "prompt": prompt, "dtype": dtype},
         **{"num_envs": num_envs, "model": model, "api": api, "concurrency": concurrency},
@@ -101,14 +104,6 @@ def bench_command(
     if judge is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
-
-
-def _need_agents(agent: str) -> None:
-    """Say what to install where a model plays and torch is not there."""
-    if agent.startswith("model:"):
-        from search_env.agents.cli.common import need_agents
-
-        need_agents("bench")
 
 
 def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **options: Any) -> Results:

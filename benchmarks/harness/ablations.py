@@ -25,10 +25,7 @@ class NoDocuments:
 
 
 class ShuffledDocuments:
-    """A retriever that finds what another of at least two questions would find.
-
-    The query alone decides which, so runs repeat; documents are real and as many and as long.
-    """
+    """A retriever that finds what another of at least two questions would; the query decides."""
 
     def __init__(self, retriever: Retriever, questions: Sequence[Question]) -> None:
         self._retriever = retriever

@@ -33,8 +33,7 @@ IDENTITY = ("protocol", "digests", "agent", "decoding", "ablation", "seed")
 class EpisodeResult:
     """One finished episode: sample ``sample``, from 0, of the set's question ``index``.
 
-    ``seconds`` run from its first token to its end, with whatever ran beside it; ``cost`` is what
-    an endpoint charged, in tokens by kind, and empty for models that run here.
+    ``seconds`` run from its first token to its end; ``cost`` is in an endpoint's tokens by kind.
     """
 
     index: int

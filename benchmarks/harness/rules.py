@@ -19,8 +19,7 @@ from search_env.protocols.protocol import Consequence, Protocol
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document, FaultKind
 
-DIGITS = 12
-"""Hexadecimal digits of a digest that ids and tables show."""
+DIGITS = 12  # hexadecimal digits of a digest that ids and tables show
 
 RULES_VERSION = 1
 """Counts up with every change of :func:`rules_facts`; all pinned digests change with it."""
@@ -57,12 +56,8 @@ _DOCUMENTS = (
 _CUTS = (1, 2, 16)
 _ANSWERS = (
     *(("The Paris!", "paris"), ("in Paris, France", "Paris"), ("True", "yes"), ("no", "no")),
-    *(
-        ("Yes, he is", "yes"),
-        ("", "Paris"),
-        ("France Paris in", "Paris, France"),
-        ("1,000", "1000"),
-    ),
+    *(("Yes, he is", "yes"), ("", "Paris"), ("France Paris in", "Paris, France")),
+    ("1,000", "1000"),
 )
 
 

@@ -35,10 +35,9 @@ Groups = Mapping[str, Sequence[EpisodeResult]]
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of some episodes.
+    """Scores of some episodes by the names of :data:`MEASURES`, None where no episode has one.
 
-    ``measures`` go by the names of :data:`MEASURES`, None where no episode has one; stop reasons
-    are counted, most frequent first; ``seconds`` is a sum, also of episodes side by side.
+    Stop reasons are most frequent first; ``seconds`` is a sum, also of episodes side by side.
     """
 
     questions: int

@@ -2,13 +2,9 @@
 
 ``musique-dev/r1-searcher/bm25-pool81k/v1`` reads: the questions, whose tags, prompt and limits,
 retriever and corpus, and a number that changes with any of these. Scores under different ids never
-share a column. What an id stands for is pinned by digests: of the questions with their answers, of
-the corpus, and of the rules (:mod:`search_env.benchmarks.harness.rules`), so that a file that
-changed under an id is an error and not another number.
-
-An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``. What departs
-from greedy decoding or from all questions says so behind an ``@``
-(:func:`search_env.benchmarks.run.result_id`).
+share a column. Digests of the questions with their answers, of the corpus and of the rules
+(:mod:`search_env.benchmarks.harness.rules`) pin an id, so that a changed file is an error and not
+another number. An id of somebody's own corpus names it by its digest: ``.../bm25-c0ffee123456/v1``.
 """
 
 from __future__ import annotations
@@ -29,8 +25,7 @@ from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import DATA_VARIABLE, data_dir
 from search_env.types import Question
 
-NO_CORPUS = "bm25-own"
-"""The retrieval of protocols whose corpus is the user's to bring."""
+NO_CORPUS = "bm25-own"  # the retrieval of protocols whose corpus is the user's to bring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

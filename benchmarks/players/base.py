@@ -24,8 +24,7 @@ from search_env.evaluation.evaluate import measure_episode
 from search_env.recording.record import Recordable
 from search_env.types import Transcript
 
-EpisodeKey = tuple[int, int]
-"""Index of a question, number of its sample."""
+EpisodeKey = tuple[int, int]  # index of a question, number of its sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +37,12 @@ class EpisodeToRecord:
     signals: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
-OnEpisode = Callable[[EpisodeResult, EpisodeToRecord], None]
-"""Called with each finished episode."""
+OnEpisode = Callable[[EpisodeResult, EpisodeToRecord], None]  # called with each finished episode
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a model's tokens are chosen, and how many episodes of each question are played.
-
-    Temperature 0 takes the most likely token; ``top_p`` is the share of the probability that is
-    kept.
-    """
+    """How a model's tokens are chosen (0 is greedy), and how often each question is played."""
 
     temperature: float = 0.0
     top_p: float = 1.0

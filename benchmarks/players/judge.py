@@ -1,10 +1,9 @@
 """A language model as judge of answers, behind any OpenAI-compatible endpoint.
 
-The judge sees question, gold answers and the answer, and says True or False, as in R1-Searcher's
-ACC_L (RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_gpt_as_judge.py``; the wording here is
-our own, so figures of the two are not the same measure). Verdicts are kept in a file by what was
-asked of whom, so nothing is asked or paid twice. Whoever has no endpoint has no verdict: nothing
-is guessed.
+It sees question, gold answers and answer, and says True or False, as in R1-Searcher's ACC_L
+(RUCAIBox/R1-Searcher@631167c ``evaluation/metric_calc_gpt_as_judge.py``; the wording here is our
+own, so figures of the two are not the same measure). Verdicts are kept in a file by what was asked
+of whom, so nothing is asked or paid twice.
 """
 
 from __future__ import annotations
@@ -66,11 +65,7 @@ class Judge:
     def judge(
         self, records: Sequence[EpisodeMeasures], progress: Callable[[], None] = lambda: None
     ) -> tuple[list[EpisodeMeasures], Tally]:
-        """Return the records with verdicts, and what they took.
-
-        An episode without an answer is wrong without being asked about. If the endpoint fails, the
-        verdicts before are kept.
-        """
+        """Return the records with verdicts, wrong where there is no answer, and what they took."""
         tally = Tally()
         answers: dict[str, EpisodeMeasures] = {}
         for record in records:

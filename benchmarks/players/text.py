@@ -200,10 +200,9 @@ def _completion_ids(
 
 
 def with_stop(before: str, text: str, env: SearchQAEnv) -> str:
-    """Return a piece with the stop string that its server cut off.
+    """Return a piece with the stop string that its server, as OpenAI's does, cut off.
 
-    Servers leave it out as OpenAI's does, and few say which it was: it is the one whose tag stands
-    open in ``before``, what the policy wrote since documents last came in, and the piece.
+    It is the one whose tag stands open in the piece and ``before``, the policy's last segment.
     """
     for pair in _stops(env):
         at = (before + text).rfind(pair.open)

@@ -17,8 +17,7 @@ from search_env.errors import DataError
 from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import FileKey, file_key
 
-JOINED = "peterbaile/lag"
-"""How the ``source`` of a joined record begins."""
+JOINED = "peterbaile/lag"  # how the ``source`` of a joined record begins
 
 
 def origin(record: EpisodeMeasures) -> str | None:

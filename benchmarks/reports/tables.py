@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Row: TypeAlias = tuple[str, int, Mapping[str, Interval | None]]
-COUNTS = ("searches", "policy tokens")
-"""Measures that are no shares."""
+COUNTS = ("searches", "policy tokens")  # measures that are no shares
 _BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
 GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
 """Measures that are shown of groups of questions."""

@@ -2,8 +2,7 @@
 
 A script is all turns of one episode: thoughts of random words, a query for each step of the
 question, an answer that is right in every other episode of a group. The model computes and samples
-as usual; only then the script's token takes the place of the sampled one, whose log-probability
-stays.
+as usual; then the script's token takes the place of the sampled one, not of its log-probability.
 """
 
 from __future__ import annotations
@@ -28,12 +27,10 @@ from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.protocols.tagged_text import answer_text, query_text
 
 TokenIds = NDArray[np.int64]
-Script = list[TokenIds]
-"""The policy's tokens of one episode, turn by turn."""
+Script = list[TokenIds]  # the policy's tokens of one episode, turn by turn
 ModelT = TypeVar("ModelT", bound=PreTrainedModel)
 
-END = 0
-"""The id that ends a sequence."""
+END = 0  # the id that ends a sequence
 
 STEP_PARTS = ("environment", "retrieval", "prefill", "decode", "score", "learn")
 """Parts of a training step."""

@@ -31,8 +31,7 @@ from search_env.benchmarks.speed.scripted import (
     write_scripts,
 )
 
-BANDWIDTH = 4.3e12
-"""Bytes a second that an H200 reads and writes in a copy."""
+BANDWIDTH = 4.3e12  # bytes a second that an H200 reads and writes in a copy
 SHAPES = {
     "tiny": (64, 2, 4, 2, 128, 1100, 4096, True),
     "1.5b": (1536, 28, 12, 2, 8960, 151_936, 131_072, True),

@@ -1,15 +1,13 @@
 r"""A whole training step: rollouts with searches and an update, beside TRL's ``GRPOTrainer``.
 
-Run it in an environment that TRL is installed into::
-
     pip install trl==1.16.0 datasets accelerate
     python -m search_env.benchmarks.speed.training_step \
         --output benchmarks/results/speed_training_step.md
 
-Both train the same model with GRPO, one optimizer step for a batch of episodes. TRL plays them by
+Both train the same model with GRPO, one optimizer step for a batch of episodes; TRL plays them by
 its own tool loop (``tools=``). Both policies sample as usual and are then made to write the same
-scripts (:mod:`search_env.benchmarks.speed.scripted`), so searches and tokens are equal, which is
-checked; TRL needs an end-of-sequence token to end a turn, which is not counted.
+scripts (:mod:`search_env.benchmarks.speed.scripted`), which is checked; TRL needs an
+end-of-sequence token to end a turn, which is not counted.
 """
 
 from __future__ import annotations

@@ -153,11 +153,7 @@ def reward_of(completions: list[Any], answers: list[list[str]], **_: Any) -> lis
 def train_with_trl(
     work: Workload, dtype: str, max_tokens: int, micro: int, after: Callable[[int], None]
 ) -> Measured:
-    """Let TRL train on ``micro`` episodes at a time and return its steps.
-
-    ``"bf16"`` is autocast over float32 weights, TRL's default; ``after`` is another contender's
-    turn.
-    """
+    """Let TRL train, by autocast in ``"bf16"``; ``after`` is the other contender's turn."""
     from trl import GRPOTrainer
 
     measured = Measured()

@@ -4,9 +4,8 @@
     python -m search_env.benchmarks.studies.learning report --folder runs/learning
 
 ``run`` trains what is not there yet, each run on one thread; ``report`` writes the page and its
-picture. All conditions take as many steps of as many episodes from the same base model, but "as
-bundled": that is ``search-env train``, fewer steps by two processes. Scores are of greedy episodes
-on questions of worlds that nobody trained on; intervals are t intervals over seeds.
+picture. All conditions but "as bundled" take as many steps of as many episodes from the same base.
+Scores are of greedy episodes on questions of worlds that nobody trained on.
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ from search_env.rewards import Reward, register_reward
 from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
 from search_env.types import Transcript
 
-STEPS = 36
-"""Training steps of each condition."""
+STEPS = 36  # training steps of each condition
 
 Result = Mapping[str, Any]
 SCORES = {
@@ -103,8 +101,7 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
 }
 """Changes to the bundled run: phases, fields of the run, fields of the algorithm."""
 
-SUPERVISED = "SFT on oracles"
-"""As many oracle episodes as the others play, in as many updates."""
+SUPERVISED = "SFT on oracles"  # as many oracle episodes as the others play, in as many updates
 
 
 def configure(condition: str, seed: int, folder: Path) -> TrainConfig:

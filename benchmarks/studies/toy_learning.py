@@ -39,10 +39,7 @@ Curve = list[Progress]
 
 
 class BudgetEnds(gym.Wrapper[Any, Any, Any, Any]):
-    """Calls a spent budget an end, as it is one: a rule of this task, not a cut by its user.
-
-    PPO adds the last value to a truncated episode; undiscounted, it would then never answer.
-    """
+    """Calls a spent budget an end, or PPO, which adds a last value to a cut, would never answer."""
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; every end is a termination."""

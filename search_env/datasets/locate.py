@@ -4,13 +4,11 @@ Places, in order; the first that has the file wins:
 
 1. the path that the caller passes, a file in any layout or a folder to look in;
 2. ``$SEARCH_ENV_DATA``, then ``<cache>/datasets`` (``$SEARCH_ENV_CACHE``): in the folder itself and
-   in its ``official/``, first the combined ``questions.jsonl``, then the published file names,
-   each plain, ``.xz`` or ``.gz``;
+   in ``official/``, first ``questions.jsonl``, then the published names; plain, ``.xz``, ``.gz``;
 3. for questions, the hub's ``RUC-NLPIR/FlashRAG_datasets``, through huggingface_hub and its cache
    (``HF_HUB_OFFLINE=1`` keeps it off the network). These rows have no evidence.
 
-Only questions are downloaded: the corpora of the hub are tens of gigabytes, so a corpus is always
-the user's choice. Nothing is written besides the cache of huggingface_hub.
+A corpus is never downloaded: those of the hub are tens of gigabytes.
 """
 
 from __future__ import annotations
@@ -151,11 +149,8 @@ def find_questions(
         tried.append(f"{folder}: no {' or '.join((COMBINED_NAME, *published))} [.xz, .gz]")
     if path is None and (downloaded := _download(published[-1], tried)):
         return downloaded, question_format(downloaded)
-    raise _not_found(
-        f"questions of {name} ({chosen})",
-        tried,
-        f"Put {published[0] if published else COMBINED_NAME} into a folder",
-    )
+    remedy = f"Put {published[0] if published else COMBINED_NAME} into a folder"
+    raise _not_found(f"questions of {name} ({chosen})", tried, remedy)
 
 
 def local_places(dataset: str, split: str | None = None) -> list[Path]:
@@ -192,12 +187,7 @@ def find_corpus(path: str | Path | None = None) -> Path:
 
 
 def dataset_name(name: str) -> str:
-    """Return the key of :data:`DATASETS` for a name or alias, whatever its case and hyphens.
-
-    Example:
-        >>> dataset_name("2Wiki")
-        '2wikimultihopqa'
-    """
+    """Return the key of :data:`DATASETS` for a name or alias, whatever its case and hyphens."""
     normalized = name.lower().replace("-", "_")
     for key, entry in DATASETS.items():
         if normalized == key or normalized in entry.aliases:

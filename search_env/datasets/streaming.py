@@ -1,10 +1,9 @@
 """Streaming readers: JSON lines, JSON lists, JSON mappings and CSV; plain, gzip or xz.
 
-Compression is detected from the file's first bytes, not from its name. Only the current row and a
-buffer of its size are in memory, so that a 14 GB corpus reads in constant memory, even as one JSON
-list. Damage (a truncated archive, bytes that are not UTF-8, invalid JSON, an empty file) raises
-:class:`~search_env.errors.DataFormatError`, a missing file
-:class:`~search_env.errors.DataNotFoundError`. The loaders interpret the fields.
+Compression is detected from the file's first bytes. Only the current row and a buffer of its size
+are in memory, so that a 14 GB corpus reads in constant memory, even as one JSON list. Damage (a
+truncated archive, bytes that are not UTF-8, invalid JSON, an empty file) raises
+:class:`~search_env.errors.DataFormatError`, a missing file ``DataNotFoundError``.
 """
 
 from __future__ import annotations
@@ -131,10 +130,7 @@ def iter_json_list(path: Path) -> Iterator[Row]:
 
 
 def is_mapping(path: Path) -> bool:
-    """Return whether a file is one JSON object from names to lists, as some corpora are.
-
-    A file of JSON lines in a ``.json`` file starts with a row, whose first value is no list.
-    """
+    """Return whether a ``.json`` file is one object from names to lists; a row is none."""
     if not _plain_name(path).endswith(".json") or first_character(path) != "{":
         return False
     with open_text(path) as file:
@@ -190,13 +186,10 @@ class _JsonStream:
         """Consume one expected character."""
         actual = self.peek()
         if actual != character:
-            got = f"{actual!r}" if actual else "the end of the file"
-            raise file_fault(
-                self.path,
-                f"{character!r} at row {self.number}",
-                got,
-                "Download the file again; it was truncated or edited by hand.",
-            )
+            expected = f"{character!r} at row {self.number}"
+            got = repr(actual) if actual else "the end of the file"
+            remedy = "Download the file again; it was truncated or edited by hand."
+            raise file_fault(self.path, expected, got, remedy)
         self._at += 1
 
     def end(self) -> None:

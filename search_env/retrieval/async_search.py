@@ -1,13 +1,9 @@
 """Searches that run while the policy continues: worker threads between two queues.
 
-A worker takes all pending queries and searches for them in one call, so batches to a slow
-retriever grow with its latency. With one worker (the default) the retriever is never called
-concurrently.
-
-Every submitted query is answered. Whatever a retriever raises in a worker, including what is not
-an ``Exception`` (``SystemExit``, ``asyncio.CancelledError``), becomes the answer of the query that
-it was raised for. If a worker dies all the same, :meth:`BackgroundSearch.collect` notices, answers
-the worker's queries with an error and starts another one.
+A worker takes all pending queries and searches for them in one call, so batches to a slow retriever
+grow with its latency. Every submitted query is answered: whatever a retriever raises in a worker,
+even ``SystemExit``, becomes the answer of the query that it was raised for, and
+:meth:`BackgroundSearch.collect` answers for a dead worker and starts another one.
 """
 
 from __future__ import annotations

@@ -146,15 +146,13 @@ _Recordings = dict[str, dict[tuple[str, int], list[Document]]]
 def _read(path: Path | None, *, must_exist: bool) -> _Recordings:
     """Return the recordings of a file by backend."""
     recordings: _Recordings = {}
-    if path is None:
+    if path is None or not (must_exist or path.exists()):
         return recordings
     if not path.exists():
-        if must_exist:
-            raise DataNotFoundError(
-                f"Expected a cassette at {path}, got no such file. "
-                "Record one first: Cassette(path, inner=retriever)."
-            )
-        return recordings
+        raise DataNotFoundError(
+            f"Expected a cassette at {path}, got no such file. "
+            "Record one first: Cassette(path, inner=retriever)."
+        )
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if number == len(lines) and not _is_json(line):

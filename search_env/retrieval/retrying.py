@@ -92,7 +92,8 @@ class RetryingRetriever:
             try:
                 return self._attempt(queries, k)
             except RetrievalError as error:
-                if not _is_temporary(error):
+                rejected = isinstance(error.__cause__, ConfigurationError)
+                if rejected or isinstance(error, _PERMANENT):
                     raise
             self._sleep(min(self.backoff * 2**attempt, self.max_backoff))
         return self._attempt(queries, k)
@@ -118,8 +119,3 @@ class RetryingRetriever:
                 f"Expected {type(self.inner).__name__} to answer within {self.timeout:g} s, got "
                 f"nothing for {len(queries)} queries. Raise timeout, or check the backend."
             ) from None
-
-
-def _is_temporary(error: RetrievalError) -> bool:
-    """Whether another attempt may succeed."""
-    return not isinstance(error, _PERMANENT) and not isinstance(error.__cause__, ConfigurationError)

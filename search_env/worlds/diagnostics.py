@@ -67,8 +67,8 @@ def diagnostic_questions(dataset: str, split: str) -> tuple[Question, ...]:
             answers=(f"value{case.value}",),
             dataset=dataset,
             split=split,
-            supporting=() if dataset == "must-not-search" else _supporting(case),
-            hops=() if dataset == "must-not-search" else _hops(case),
+            supporting=tuple(hop.document_id for hop in _hops(case)),
+            hops=_hops(case),
         )
         for i, case in enumerate(_cases(dataset, split))
     )
@@ -149,16 +149,13 @@ _BUILDERS: Mapping[str, Callable[[str, int, int], _Case]] = MappingProxyType(
     }
 )
 
-DIAGNOSTIC_DATASETS = tuple(_BUILDERS)
-"""Names of these worlds as datasets."""
-
-
-def _supporting(case: _Case) -> tuple[str, ...]:
-    return (case.supporting,) if case.second is None else (case.supporting, case.second[1])
+DIAGNOSTIC_DATASETS = tuple(_BUILDERS)  # names of these worlds as datasets
 
 
 def _hops(case: _Case) -> tuple[Hop, ...]:
     answer = f"value{case.value}"
+    if not case.supporting:
+        return ()
     if case.second is None:
         return (Hop(case.query, answer, case.supporting),)
     query, name, _ = case.second

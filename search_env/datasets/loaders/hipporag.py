@@ -1,10 +1,9 @@
 """HippoRAG's layouts, which many retrieval papers use.
 
-Questions are one JSON list whose rows keep the shape of the dataset they came from, recognised
-row by row: ``supporting_facts`` is HotpotQA's, with ``evidences`` 2WikiMultiHopQA's, ``paragraphs``
-MuSiQue's (with ``text`` or ``paragraph_text``; ids may be missing and are then digests of the
-question). A corpus is one JSON list of ``{title, text}``, or the HotpotQA form: one JSON object
-from title to sentences, each with its own leading space.
+Questions are one JSON list whose rows keep the shape of the dataset they came from:
+``supporting_facts`` is HotpotQA's, with ``evidences`` 2WikiMultiHopQA's, ``paragraphs`` MuSiQue's
+(ids may be missing and are then digests of the question). A corpus is one JSON list of ``{title,
+text}``, or one JSON object from title to sentences, each with its own leading space.
 """
 
 from __future__ import annotations

@@ -41,11 +41,6 @@ def resolve_hops(
 
     ``#k`` becomes the answer of step k; where there is no earlier step k it stays, since titles
     contain such signs too. ``Foo >> relation`` becomes ``Foo relation``.
-
-    Example:
-        >>> steps = [("Van Hook >> county", "Mountrail"), ("#1 >> capital", "Stanley")]
-        >>> [hop.query for hop in resolve_hops(steps)]
-        ['Van Hook county', 'Mountrail capital']
     """
     ids = document_ids or [""] * len(steps)
     answers = [answer for _, answer in steps]

@@ -1,13 +1,10 @@
 """2WikiMultiHopQA: questions built from Wikidata paths and Wikipedia passages (Ho et al., 2020).
 
-HotpotQA's layouts (see :mod:`search_env.datasets.loaders.hotpotqa`) with ``evidences``: triples
-``[subject, relation, object]`` in the order of the reasoning, which give the hops. Three choices:
-
-* Sentences carry no leading space here, so a passage joins them with one.
-* Copies for table formats have ``context``, ``supporting_facts`` and ``evidences`` as strings of
-  JSON; those are decoded. Any other string is an error.
-* ``answer_id`` and the ``qa_pairs`` of some copies are ignored: the first needs a separate alias
-  file, the second answers in sentences and in another order than the evidence.
+HotpotQA's layouts with ``evidences``: triples ``[subject, relation, object]`` in the order of the
+reasoning, which give the hops. Sentences carry no leading space, so a passage joins them with one.
+Copies for table formats have nested fields as strings of JSON, which are decoded. ``answer_id`` and
+the ``qa_pairs`` of some copies are ignored: the first needs a separate alias file, the second
+answers in sentences and in another order than the evidence.
 
 A hop's document is the supporting passage whose title is the triple's subject, with or without a
 final parenthesis (``Get Low`` in ``Get Low (Dillon Francis and DJ Snake song)``), or "" if none is.

@@ -28,10 +28,10 @@ Array = NDArray[Any]
 def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, object]) -> None:
     """Write arrays and manifest to a new folder, an empty one, or in place of an index.
 
-    The folder is written beside ``path`` and renamed, so a reader finds the old index or the new
-    one; open readers keep the arrays that they mapped.
+    It is renamed when whole: a reader finds the old or the new one, open readers keep their arrays.
     """
-    if path.exists() and not _replaceable(path):
+    is_index = (path / _MANIFEST).is_file()
+    if path.exists() and not is_index and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(
             f"Expected a new path, an empty folder or an old index to write to, got {path}. "
             "Choose another path, or move the contents away."
@@ -85,8 +85,3 @@ def rejected(path: Path, reason: str) -> IndexFormatError:
         f"Expected a BM25 index (format version {VERSION}) in {path}, got {reason}. "
         "Rebuild it with `search-env index`, or pass another path."
     )
-
-
-def _replaceable(path: Path) -> bool:
-    """Whether ``path`` is an empty folder or an index."""
-    return path.is_dir() and ((path / _MANIFEST).is_file() or not any(path.iterdir()))

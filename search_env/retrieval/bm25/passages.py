@@ -13,13 +13,7 @@ _FIELDS = 3  # id, title, text
 
 
 class Passages:
-    """Documents of a corpus as one table of ``3 * len`` strings: ids, titles and texts.
-
-    Example:
-        >>> passages = Passages.from_documents([Document("7", "Ulm", "A city.")])
-        >>> passages[0], passages.index("7")
-        (Document(id='7', title='Ulm', text='A city.', score=0.0), 0)
-    """
+    """Documents of a corpus as one table of ``3 * len`` strings: ids, titles and texts."""
 
     def __init__(self, table: StringTable) -> None:
         self.table = table

@@ -18,16 +18,9 @@ _ENCODING = "utf-8", "surrogatepass"
 
 
 class StringTable:
-    """A read-only sequence of strings.
+    """A read-only sequence of strings; string ``i`` is ``blob[offsets[i]:offsets[i + 1]]``.
 
-    Args:
-        blob: uint8 ``(B,)``, the strings' UTF-8 bytes one after the other.
-        offsets: int64 ``(len + 1,)``; string ``i`` is ``blob[offsets[i]:offsets[i + 1]]``.
-
-    Example:
-        >>> table = StringTable.from_strings(["Ulm", "", "Köln"])
-        >>> len(table), table[2], table.offsets.tolist()
-        (3, 'Köln', [0, 3, 3, 8])
+    The blob is uint8 ``(B,)``, all strings' UTF-8 bytes; the offsets are int64 ``(len + 1,)``.
     """
 
     def __init__(self, blob: NDArray[np.uint8], offsets: NDArray[np.int64]) -> None:

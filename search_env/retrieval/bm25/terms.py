@@ -14,12 +14,7 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
 class EnglishTerms:
-    """Tokenizer from text to index terms; stopwords default to the 33 of bm25s (those of Lucene).
-
-    Example:
-        >>> EnglishTerms()("Who was the director of the films?")
-        ['who', 'director', 'film']
-    """
+    """Tokenizer from text to index terms; stopwords default to bm25s's 33 (those of Lucene)."""
 
     def __init__(self, stopwords: Iterable[str] | None = None) -> None:
         import Stemmer

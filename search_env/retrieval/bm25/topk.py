@@ -39,13 +39,6 @@ def top_k(lists: Sequence[PostingList], k: int, accumulator: Scores) -> tuple[Do
     Sums are float32, the list with the largest bound first, so documents with equal postings tie
     exactly. ``accumulator`` has one zero for each document of the corpus, and again on return;
     discard it if this function raises.
-
-    Example:
-        >>> a = PostingList(np.int32([0, 1, 2]), np.float32([1, 1, 1]), 1.0)
-        >>> b = PostingList(np.int32([2]), np.float32([0.5]), 0.5)
-        >>> documents, scores = top_k([a, b], 2, np.zeros(4, np.float32))
-        >>> documents.tolist(), scores.tolist()
-        ([2, 0], [1.5, 1.0])
     """
     if not lists:
         return np.empty(0, np.int32), np.empty(0, np.float32)

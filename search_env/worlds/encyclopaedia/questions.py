@@ -70,12 +70,7 @@ def _family(kind: str) -> str:
 
 
 def document_id(prefix: str, entity: int) -> str:
-    """Return the id of an entity's article, unique across worlds.
-
-    Example:
-        >>> document_id("world-1000-0-train", 12)
-        'world-1000-0-train-000012'
-    """
+    """Return the id of an entity's article, unique across worlds."""
     return f"{prefix}-{entity:06d}"
 
 

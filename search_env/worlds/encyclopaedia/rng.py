@@ -27,12 +27,7 @@ def mix(x: int) -> int: ...
 @overload
 def mix(x: Bits) -> Bits: ...
 def mix(x: Any) -> Any:
-    """Return 64 well-mixed bits of ``x``: an int, or elementwise an array of uint64.
-
-    Example:
-        >>> hex(mix(0)), hex(mix(1))  # the first outputs of SplitMix64 from seeds 0 and 1
-        ('0xe220a8397b1dcdaf', '0x910a2dec89025cc1')
-    """
+    """Return 64 well-mixed bits of ``x``: an int, or elementwise an array of uint64."""
     # The masks keep Python's integers at 64 bits; arrays of uint64 wrap.
     x = (x + _GOLDEN) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58_476D_1CE4_E5B9) & _MASK
@@ -45,44 +40,23 @@ def below(bits: int, n: int) -> int: ...
 @overload
 def below(bits: Bits, n: int) -> Bits: ...
 def below(bits: Any, n: int) -> Any:
-    """Map 64 random bits to ``0 .. n - 1``, for ``1 <= n < 2**32``, by their upper half.
-
-    Example:
-        >>> below(0, 6), below(2**64 - 1, 6)
-        (0, 5)
-    """
+    """Map 64 random bits to ``0 .. n - 1``, for ``1 <= n < 2**32``, by their upper half."""
     return ((bits >> 32) * n) >> 32
 
 
 def key(*parts: int | str) -> int:
-    """Return the 64-bit key of one use of randomness.
-
-    Example:
-        >>> key("train", 0) != key("train", 1)
-        True
-    """
+    """Return the 64-bit key of one use of randomness."""
     data = "\x1f".join(map(str, parts)).encode()
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def stream(start: int, count: int) -> Bits:
-    """Return the random bits of counters ``0 .. count - 1`` under one key, as ``(count,)`` uint64.
-
-    Example:
-        >>> stream(7, 3).tolist() == [mix(7), mix(8), mix(9)]
-        True
-    """
+    """Return the random bits, uint64 ``(count,)``, of counters ``0 .. count - 1`` under one key."""
     return mix(np.arange(count, dtype=np.uint64) + np.uint64(start))
 
 
 class Draws:
-    """A sequence of draws from a key; equal keys give equal draws.
-
-    Example:
-        >>> draws = Draws(key("dice"))
-        >>> [draws.below(6) + 1 for _ in range(5)]
-        [3, 1, 1, 1, 6]
-    """
+    """A sequence of draws from a key; equal keys give equal draws."""
 
     __slots__ = ("_state",)
 

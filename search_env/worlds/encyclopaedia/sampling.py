@@ -202,10 +202,5 @@ SHAPES: dict[str, tuple[tuple[int, Shape], ...]] = {
 
 
 def hops_of(kind: str) -> int:
-    """Return the number of hops of a kind of question.
-
-    Example:
-        >>> hops_of("bridge-2hop")
-        2
-    """
+    """Return the number of hops of a kind of question, such as 2 of ``"bridge-2hop"``."""
     return int(kind.rpartition("-")[2].removesuffix("hop"))

@@ -157,12 +157,7 @@ PROFESSION_WEIGHTS = (5, 5, 5, 4, 5, 5, 3, 7, 3, 5, 4, 5)
 
 
 def kind_counts(articles: int) -> dict[str, int]:
-    """Return the number of articles of each kind in a world; people fill it up.
-
-    Example:
-        >>> kind_counts(1000)["city"], sum(kind_counts(1000).values())
-        (120, 1000)
-    """
+    """Return the number of articles of each kind in a world; people fill it up."""
     total = sum(kind.weight for kind in KINDS.values())
     counts = {name: max(2, articles * kind.weight // total) for name, kind in KINDS.items()}
     counts["person"] += articles - sum(counts.values())

@@ -3,8 +3,8 @@
 A word is ``onset vowel medial vowel ending``, as in ``T-e-rv-a-n``. Onsets, medials and endings
 begin with consonants and vowels are vowels only, so a word has one decomposition: different codes
 are different words. Each style (surnames, cities, ...) has its own endings, so no two styles share
-a word. The code of the ``j``-th word is ``3 * permutation(j) + split``: train,
-validation and test therefore share no word, whatever their seeds.
+a word. The code of the ``j``-th word is ``3 * permutation(j) + split``: train, validation and test
+therefore share no word, whatever their seeds.
 """
 
 from __future__ import annotations
@@ -67,25 +67,13 @@ _ENDINGS = {
 
 
 def capacity(style: str) -> int:
-    """Return the number of words of a style in one split.
-
-    Example:
-        >>> capacity("country") > 100_000
-        True
-    """
+    """Return the number of words of a style in one split."""
     side = _side(style)
     return side * side
 
 
 def codes(style: str, seed: int, split: str, count: int) -> NDArray[np.int64]:
-    """Return the codes of the first ``count`` words of a style, all different, as ``(count,)``.
-
-    Args:
-        style: A key of the table of endings, such as ``"surname"``.
-        seed: Seed of their order.
-        split: One of three disjoint thirds of all words.
-        count: At most :func:`capacity`.
-    """
+    """Return codes of the first ``count`` (at most :func:`capacity`) words, all different."""
     side = _side(style)
     left, right = np.divmod(np.arange(count, dtype=np.uint64), np.uint64(side))
     # An alternating Feistel network over pairs of residues (Black and Rogaway, "Ciphers with

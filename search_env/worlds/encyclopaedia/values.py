@@ -6,8 +6,7 @@ from datetime import date
 
 from search_env.worlds.encyclopaedia.schema import Relation
 
-LITERALS = ("date", "year", "number")
-"""Types of values that are not entities."""
+LITERALS = ("date", "year", "number")  # types of values that are not entities
 
 _MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July", "August", "September"),
