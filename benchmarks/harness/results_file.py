@@ -12,6 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,7 +58,7 @@ class Results:
         return [result.record for result in self.episodes]
 
 
-class ResultsWriter:
+class ResultsWriter(AbstractContextManager["ResultsWriter"]):
     """Appends episodes to a file, new or begun by a run with the same :data:`IDENTITY`."""
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -85,9 +86,6 @@ class ResultsWriter:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> ResultsWriter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

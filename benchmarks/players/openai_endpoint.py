@@ -124,8 +124,7 @@ class Endpoint:
         )
         choice = _first(reply)
         # A refusal is what the model has to say: it ends the episode without an answer.
-        text = choice.message.content or ""
-        return self._completion(choice, text, reply, None)
+        return self._completion(choice, choice.message.content or "", reply, None)
 
     def _common(self, request: CompletionRequest, extra: Mapping[str, Any]) -> dict[str, Any]:
         decoding = request.decoding

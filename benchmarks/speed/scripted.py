@@ -133,8 +133,7 @@ def scripted_step(
     seed: int,
 ) -> tuple[Rollouts, dict[str, float]]:
     """Take a training step that plays what ``engine`` follows; return the seconds of its parts."""
-    group = algorithm.group_size
-    rollouts = collect(envs, engine, questions, group_size=group, seed=seed)
+    rollouts = collect(envs, engine, questions, group_size=algorithm.group_size, seed=seed)
     metrics = update(learner, rollouts.trajectories, algorithm)
     learning = {part: metrics[f"time/{part}"] for part in ("score", "learn")}
     return rollouts, {**rollouts.seconds, **learning}

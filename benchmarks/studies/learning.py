@@ -144,8 +144,7 @@ def imitate(config: TrainConfig, seed: int, folder: Path, log: JsonLinesLog) -> 
     env = bare_env(gym.make(config.env_id))
     algorithm = config.algorithm
     random = np.random.default_rng(seed)
-    count = config.steps * algorithm.sequences
-    drawn = random.integers(len(env.questions), size=count)
+    drawn = random.integers(len(env.questions), size=config.steps * algorithm.sequences)
     played = {index: oracle_example(env, int(index)) for index in np.unique(drawn)}
     examples = [played[index] for index in drawn]
     tokens = sum(len(example.tokens) for example in examples) // config.steps

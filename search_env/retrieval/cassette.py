@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from io import RawIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -200,7 +199,8 @@ def _append(path: Path, row: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(row).encode("ascii") + b"\n"
     with open(path, "a+b", buffering=0) as file:
-        if not _ends_line(file):
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read() not in (b"", b"\n"):
             file.seek(0)
             tail = file.read().rpartition(b"\n")[2]
             if _is_json(tail):
@@ -208,11 +208,3 @@ def _append(path: Path, row: Mapping[str, object]) -> None:
             else:
                 file.truncate(file.tell() - len(tail))
         file.write(line)
-
-
-def _ends_line(file: RawIOBase) -> bool:
-    """Whether a file is empty or ends with a newline."""
-    if file.seek(0, os.SEEK_END) == 0:
-        return True
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"

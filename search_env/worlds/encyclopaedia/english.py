@@ -172,12 +172,8 @@ def _templates(relation: Relation, operator: str) -> tuple[str, ...]:
     """Return the question templates of a comparison; see :class:`Compare`."""
     if operator == "same":
         return relation.same
-    compare = relation.comparison
-    if compare is None:
+    asks = relation.comparison
+    if asks is None:
         raise TypeError(f"Expected a relation with a comparison, got {relation.name}.")
-    return {
-        "least": compare.least,
-        "most": compare.most,
-        "less": compare.less,
-        "more": compare.more,
-    }[operator]
+    by_operator = {"least": asks.least, "most": asks.most, "less": asks.less, "more": asks.more}
+    return by_operator[operator]
