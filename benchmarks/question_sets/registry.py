@@ -43,7 +43,11 @@ def all_benchmarks() -> Mapping[str, BenchmarkProtocol]:
 
 
 def get_benchmark(id: str) -> BenchmarkProtocol:
-    """Return the protocol of an id."""
+    """Return a protocol.
+
+    Raises:
+        ConfigurationError: There is none of that id.
+    """
     benchmarks = all_benchmarks()
     if id not in benchmarks:
         begun = [other for other in benchmarks if id and other.startswith(id)]
