@@ -39,14 +39,9 @@ class NonFiniteError(SearchEnvError, ArithmeticError):
 
 @contextmanager
 def memory_errors(expected: str, advice: str) -> Iterator[None]:
-    """Raise a device's own out-of-memory error as one that says what to do.
+    """Raise a device's own out-of-memory error as a DeviceMemoryError.
 
-    Args:
-        expected: What should have fit into memory.
-        advice: What to lower.
-
-    Raises:
-        DeviceMemoryError: Memory ran out.
+    It says what was expected to fit into memory, and advises what to lower.
     """
     try:
         yield

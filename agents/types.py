@@ -17,12 +17,9 @@ from search_env.types import Source, StopReason
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Tokens to imitate.
+    """Tokens to imitate, int32 ``(T,)``, and weights of their log-probabilities, float32 ``(T,)``.
 
-    Attributes:
-        tokens: int32 ``(T,)``.
-        weights: float32 ``(T,)``: weight of each token's log-probability; 0 for context tokens.
-            The first token is never predicted.
+    Context tokens have weight 0; the first token is never predicted.
     """
 
     tokens: NDArray[np.int32]
@@ -105,11 +102,9 @@ def by_group(trajectories: Iterable[Trajectory]) -> dict[int, list[Trajectory]]:
 
 
 def learnable(trajectories: Iterable[Trajectory], at_least: int = 2) -> list[Trajectory]:
-    """Return the valid trajectories of groups that have enough of them.
+    """Return the valid trajectories of those whole groups that have ``at_least`` so many.
 
-    Args:
-        trajectories: Trajectories of whole groups.
-        at_least: Minimum number of valid members of a group; 2 for estimators that compare them.
+    Estimators that compare the members of a group need 2.
     """
     valid = by_group(trajectory for trajectory in trajectories if trajectory.valid)
     return [member for members in valid.values() if len(members) >= at_least for member in members]

@@ -44,54 +44,31 @@ _QUERIES = 256
 
 @dataclass(frozen=True, slots=True)
 class TokenRun:
-    """Consecutive tokens of one row.
+    """Consecutive tokens of one row."""
 
-    Attributes:
-        pages: int64 ``(pages,)``: the row's pages up to the last of these tokens.
-        start: Position of the first token.
-        count: Number of tokens, c.
-        offset: Index of the first token in the forward pass.
-    """
-
-    pages: Tensor
-    start: int
-    count: int
-    offset: int
+    pages: Tensor  # int64 (pages,): the row's pages up to the last of these tokens
+    start: int  # position of the first token
+    count: int  # number of tokens, c
+    offset: int  # index of the first token in the forward pass
 
 
 @dataclass(slots=True)
 class Plan:
-    """The tokens of one forward pass, and the pages of their keys and values.
+    """The tokens of one forward pass, and the pages of their keys and values."""
 
-    Attributes:
-        positions: int64 ``(S,)``: position of each token in its row.
-        write_pages: int64 ``(S,)``: page for its keys and values.
-        write_places: int64 ``(S,)``: place in that page.
-        singles: int64 ``(n,)``: tokens that are runs of one; None where all are.
-        runs: The longer runs.
-        common: Number q of leading pages with the common prefix of the runs of one.
-        aside: bool ``(n,)``: runs of one without that prefix; None where all have it.
-        pages: The p other pages that the runs of one read.
-        slots: int64 ``(p,)``: the run of one that sees each of these pages.
-        firsts: int64 ``(p,)``: position of each page's first token.
-        calls: Number of layers that have used the attention.
-        run_seconds: Host seconds of attention for the longer runs.
-        single_seconds: Host seconds of attention for runs of one.
-    """
-
-    positions: Tensor
-    write_pages: Tensor
-    write_places: Tensor
-    singles: Tensor | None
-    runs: list[TokenRun]
-    common: int
-    aside: Tensor | None
-    pages: slice | Tensor
-    slots: Tensor
-    firsts: Tensor
-    calls: int = 0
-    run_seconds: float = 0.0
-    single_seconds: float = 0.0
+    positions: Tensor  # int64 (S,): position of each token in its row
+    write_pages: Tensor  # int64 (S,): page for its keys and values
+    write_places: Tensor  # int64 (S,): place in that page
+    singles: Tensor | None  # int64 (n,): tokens that are runs of one; None where all are
+    runs: list[TokenRun]  # the longer ones
+    common: int  # number q of leading pages with the common prefix of the runs of one
+    aside: Tensor | None  # bool (n,): runs of one without that prefix; None where all have it
+    pages: slice | Tensor  # the p other pages that the runs of one read
+    slots: Tensor  # int64 (p,): the run of one that sees each of these pages
+    firsts: Tensor  # int64 (p,): position of each page's first token
+    calls: int = 0  # layers that have used the attention
+    run_seconds: float = 0.0  # host seconds of attention for the longer runs
+    single_seconds: float = 0.0  # the same for runs of one
     _hidden: dict[int | None, Tensor] = field(default_factory=dict)
     _hidden_common: dict[int | None, Tensor | None] = field(default_factory=dict)
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict)
@@ -100,14 +77,10 @@ class Plan:
     def of(
         cls, cache: RaggedCache, index: Index, starts: Index, counts: Index, device: torch.device
     ) -> Plan:
-        """Plan a pass over packed runs.
+        """Plan a pass over packed runs, whose pages the cache has reserved.
 
-        Args:
-            cache: Has the pages reserved.
-            index: int64 ``(runs,)``: row of each run.
-            starts: int64 ``(runs,)``: position of its first token.
-            counts: int64 ``(runs,)``: number of its tokens, 1 or more.
-            device: Device of the model.
+        ``index`` has the row of each run, ``starts`` the position of its first token, ``counts``
+        the number of its tokens, 1 or more: int64 ``(runs,)`` each.
         """
         offsets = np.cumsum(counts) - counts  # (runs,)
         rows = np.repeat(index, counts)  # (S,)
@@ -201,11 +174,8 @@ def visible_pages(cache: RaggedCache, index: Index) -> tuple[slice | Index, Inde
     """Return the pages that decoding these rows reads, besides the common prefix.
 
     All pages in use are read in place, those of other rows included, unless over two thirds are of
-    other rows.
-
-    Returns:
-        The pages ``(p,)``, the place in ``index`` of the row that sees each (0 for pages of other
-        rows), and the position of its first token (beyond all positions for pages of other rows).
+    other rows. The result is the pages ``(p,)``, the place in ``index`` of the row that sees each
+    (0 for pages of other rows), and the position of its first token (there beyond all positions).
     """
     slot_of_row = np.full(len(cache.table) + 1, -1)  # the last is for pages without an owner
     slot_of_row[index] = np.arange(len(index))
@@ -235,27 +205,12 @@ def ragged_attention(
     softcap: float | None = None,
     **options: object,
 ) -> tuple[Tensor, None]:
-    """Attend from the tokens of a forward pass to their rows' pages.
+    """Attend from the tokens of a forward pass to their rows' pages, as transformers calls it.
 
-    Args:
-        module: The calling layer; named in errors.
-        query: ``(1, h, S, D)``, or ``(S, h, 1, D)`` where all runs have one token.
-        key: ``(A, k, z, D)``, new tokens included.
-        value: ``(A, k, z, D)``.
-        attention_mask: Ignored: the plan masks.
-        ragged: The plan.
-        scaling: Factor of the logits; None for ``D ** -0.5``.
-        dropout: Ignored: the engine does not train.
-        sliding_window: Number of tokens that a token sees, itself included.
-        softcap: Bound of the logits.
-        options: Further arguments of transformers' attention functions. Those that would change
-            the result are refused.
-
-    Returns:
-        ``(1, S, h, D)`` or ``(S, 1, h, D)``, and None for the weights.
-
-    Raises:
-        ModelMismatchError: The model's attention has an unsupported term.
+    From query ``(1, h, S, D)``, or ``(S, h, 1, D)`` where all runs have one token, and all pages of
+    keys and values, ``(A, k, z, D)`` each, to ``(1, S, h, D)`` or ``(S, 1, h, D)``. The plan masks,
+    and the engine does not train: ``attention_mask`` and ``dropout`` are ignored. Further options
+    that would change the result raise ModelMismatchError.
     """
     for name in _REFUSED:
         if options.get(name) is not None:
@@ -330,11 +285,9 @@ def _common(
     """Attend from one token of each row to the common prefix.
 
     The scaled query is ``(n, h, D)``, key and value are ``(q, k, z, D)``, and ``largest`` is each
-    row's largest logit on its other pages, ``(n, h)``.
-
-    Returns:
-        Sum of the weights ``(n, h)``, weighted sum of the values ``(n, h, D)``, and each row's
-        largest logit on all pages ``(n, h)``, which the weights are relative to.
+    row's largest logit on its other pages, ``(n, h)``. The result is the sum of the weights
+    ``(n, h)``, the weighted sum of the values ``(n, h, D)``, and each row's largest logit on all
+    pages ``(n, h)``, which the weights are relative to.
     """
     rows, heads, width = query.shape
     key_heads, size = key.shape[1:3]

@@ -48,20 +48,13 @@ class Timings:
 
     In a forward pass of both prefill and decoding, attention is timed separately for each, and the
     rest is divided by the number of tokens.
-
-    Attributes:
-        prefill_seconds: Seconds for tokens that no token was sampled from.
-        decode_seconds: Seconds for the others, sampling included.
-        prefill_tokens: Tokens that no token was sampled from.
-        decode_tokens: Tokens sampled.
-        copied_tokens: Tokens that were not forwarded because another row has the same prefix.
     """
 
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    prefill_seconds: float = 0.0  # for tokens that no token was sampled from
+    decode_seconds: float = 0.0  # for the others, sampling included
     prefill_tokens: int = 0
     decode_tokens: int = 0
-    copied_tokens: int = 0
+    copied_tokens: int = 0  # not forwarded because another row has the same prefix
 
     def reset(self) -> None:
         """Set everything to zero."""
@@ -100,10 +93,6 @@ class Engine:
         shares_weights: The model itself is trained in place, so that :meth:`update_weights` has
             nothing to copy.
 
-    Attributes:
-        has_log_probs: Always True.
-        weights_version: Version of the last :meth:`update_weights`.
-
     Raises:
         ModelMismatchError: The model does not use the attention of
             :mod:`search_env.agents.inference.attention`.
@@ -127,6 +116,7 @@ class Engine:
         check_count("max_tokens", max_tokens, 1)
         check_count("prefill_chunk", prefill_chunk, 1)
         check_context(model, max_tokens)
+        self.rows, self.max_tokens = rows, max_tokens
         embeddings: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         self.lengths: Index = np.zeros(rows, np.int64)
         self.timings = Timings()
@@ -147,16 +137,6 @@ class Engine:
         if cuda if graphs is None else graphs:
             self._static = StaticDecoder(self._forward_pass, rows, self._device, capture=cuda)
         self._probe()
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.lengths)
-
-    @property
-    def max_tokens(self) -> int:
-        """Maximum number of tokens of a row."""
-        return int(self._tokens.shape[1])
 
     @property
     def sampling(self) -> Sampling:
@@ -366,24 +346,17 @@ class Engine:
     def _forward(
         self, index: Index, counts: Index, keep: int | Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Forward the next ``counts`` tokens of the rows as one packed sequence.
+        """Forward the next ``counts`` tokens of the rows, ``(n,)`` each, as one packed sequence.
 
-        Args:
-            index: int64 ``(n,)``: the rows.
-            counts: int64 ``(n,)``: number of tokens of each.
-            keep: Packed tokens to return logits of: indices, or the number of last ones.
-
-        Returns:
-            Logits ``(kept tokens, V)``, and with a value head values ``(kept tokens,)``.
+        ``keep`` has the packed tokens to return logits ``(kept tokens, V)`` of, and with a value
+        head values ``(kept tokens,)``: indices, or the number of last ones.
         """
         starts = self._written[index]
         self._cache.reserve(index, starts + counts)
         positions = packed_positions(starts, counts)
         plan = self._plan = Plan.of(self._cache, index, starts, counts, self._device)
-        ids = self._tokens[np.repeat(index, counts), positions]
-        results = self._forward_pass.forward(
-            torch.from_numpy(ids)[None].to(self._device), plan, keep
-        )
+        ids = torch.from_numpy(self._tokens[np.repeat(index, counts), positions])  # (S,)
+        results = self._forward_pass.forward(ids[None].to(self._device), plan, keep)
         self._written[index] += counts
         return results
 
@@ -434,9 +407,7 @@ class Engine:
         self._cache.reserve(row, one)
         plan = Plan.of(self._cache, row, start, one, self._device)
         with self._memory_errors():
-            self._forward_pass.probe(
-                torch.zeros(1, 1, dtype=torch.int64, device=self._device), plan
-            )
+            self._forward_pass.probe(torch.from_numpy(row)[None].to(self._device), plan)
         self._cache.release(row)
 
     def _memory_errors(self) -> AbstractContextManager[None]:

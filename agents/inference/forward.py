@@ -45,14 +45,8 @@ class Sampled(NamedTuple):
 class ForwardPass:
     """A model with its cache, sampling distribution and critic.
 
-    Args:
-        model: Any causal LM that uses transformers' attention interface.
-        cache: Keys and values.
-        sampling: The distribution that tokens are drawn from.
-        value_head: Maps the last hidden state, in float32, to values ``(n, 1)``.
-
-    Raises:
-        ModelMismatchError: The model's kind of attention is not supported.
+    The critic maps the last hidden state, in float32, to values ``(n, 1)``. A model whose kind of
+    attention is not supported raises ModelMismatchError.
     """
 
     def __init__(
@@ -67,15 +61,10 @@ class ForwardPass:
         check_layers(model)
 
     def forward(self, ids: Tensor, plan: Plan, keep: int | Tensor) -> tuple[Tensor, Tensor | None]:
-        """Forward tokens and store their keys and values.
+        """Forward the plan's tokens, ids int64 ``(B, S)``, and store their keys and values.
 
-        Args:
-            ids: int64 ``(B, S)``.
-            plan: Positions and pages of these tokens.
-            keep: Tokens to return logits of: indices ``(n,)`` into S, or the number of last ones.
-
-        Returns:
-            Logits ``(n, V)``, and with a critic values float32 ``(n,)``.
+        Returns logits ``(n, V)``, and with a critic values float32 ``(n,)``, of the tokens
+        ``keep``: indices ``(n,)`` into S, or the number of last ones.
         """
         self.cache.write_pages, self.cache.write_places = plan.write_pages, plan.write_places
         caught: AbstractContextManager[list[Tensor]] = nullcontext([])
@@ -97,13 +86,7 @@ class ForwardPass:
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, values: Tensor | None, uniforms: Tensor) -> Sampled:
-        """Draw one id per row.
-
-        Args:
-            logits: ``(n, V)``.
-            values: ``(n,)`` or None.
-            uniforms: ``(n,)`` in [0, 1).
-        """
+        """Draw one id per row, at uniforms ``(n,)`` in [0, 1), from logits ``(n, V)``."""
         log_probs = self.sampling.log_probs(logits)  # (n, V)
         ids = self.sampling.draw(log_probs, uniforms)  # (n,)
         return Sampled(ids, log_probs.gather(1, ids[:, None])[:, 0], values)
@@ -111,8 +94,7 @@ class ForwardPass:
     def probe(self, ids: Tensor, plan: Plan) -> None:
         """Forward one token, which allocates the cache and shows whether the model is supported.
 
-        Raises:
-            ModelMismatchError: A layer does not use the attention of this package.
+        A layer that does not use the attention of this package raises ModelMismatchError.
         """
         name = type(self.model).__name__
         advice = "Use a model whose class sets _supports_attention_backend."
@@ -134,11 +116,7 @@ class ForwardPass:
 class StaticDecoder:
     """Decodes one token of every row; rows outside a call are computed and ignored.
 
-    Args:
-        forward_pass: Model and cache.
-        rows: Number of rows, R.
-        device: Device of the model.
-        capture: Capture steps as CUDA graphs, one per combination of W and common prefix.
+    With ``capture`` steps are CUDA graphs, one per combination of W and common prefix.
     """
 
     def __init__(
@@ -153,28 +131,17 @@ class StaticDecoder:
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
 
     def decode(self, index: Index, ids: Index, positions: Index, uniforms: Tensor) -> Sampled:
-        """Forward one token of some rows and draw the next.
+        """Forward one token of some rows and draw the next, in the order of ``index``.
 
-        Args:
-            index: int64 ``(n,)``: the rows.
-            ids: int64 ``(n,)``: the token of each.
-            positions: int64 ``(n,)``: its position; its page is reserved.
-            uniforms: float32 ``(n,)`` on the CPU.
-
-        Returns:
-            The sampled tokens, in the order of ``index``.
+        All arrays are ``(n,)``: rows, the token of each, its position, whose page is reserved, and
+        on the CPU the uniforms.
         """
         cache, rows = self._forward_pass.cache, self._rows
         width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))  # W
         host = np.zeros((5, rows), np.int64)
         host[2] = len(cache.owners) - 1  # the page that no row reads
-        host[:, index] = (
-            ids,
-            positions,
-            cache.table[index, positions // cache.page_size],
-            positions % cache.page_size,
-            cache.sharers[index],
-        )
+        numbers, places = np.divmod(positions, cache.page_size)  # (n,) each
+        host[:, index] = ids, positions, cache.table[index, numbers], places, cache.sharers[index]
         decoding = np.zeros(rows + 2, np.bool_)  # the last two: the common prefix, and no row
         decoding[index] = True
         owners = cache.owners[:width]  # (W,)
@@ -229,11 +196,10 @@ class StaticDecoder:
 
 
 def check_context(model: PreTrainedModel, max_tokens: int) -> None:
-    """Check that a model supports sequences of ``max_tokens``.
+    """Raise ContextLengthError if a model does not support sequences of ``max_tokens``.
 
-    Raises:
-        ContextLengthError: It has fewer positions, or beyond some length its rotary frequencies
-            depend on the longest sequence of a batch.
+    It has fewer positions, or beyond some length its rotary frequencies depend on the longest
+    sequence of a batch.
     """
     config = model.config.get_text_config(decoder=True)
     limit, source = getattr(config, "max_position_embeddings", None), "max_position_embeddings"
@@ -251,11 +217,7 @@ def check_context(model: PreTrainedModel, max_tokens: int) -> None:
 
 
 def check_layers(model: PreTrainedModel) -> None:
-    """Check that only causal full or sliding attention mixes a model's positions.
-
-    Raises:
-        ModelMismatchError: Another kind of layer does.
-    """
+    """Raise ModelMismatchError unless only causal full or sliding attention mixes positions."""
     config = model.config.get_text_config(decoder=True)
     unsupported = set(getattr(config, "layer_types", None) or ()) - _LAYERS
     if unsupported or not getattr(config, "is_causal", True):

@@ -28,12 +28,7 @@ Index = NDArray[np.int64]
 
 
 class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
-    """Keys and values of one layer, ``(A, k, z, D)`` each.
-
-    Args:
-        pages: Number of pages, A.
-        page_size: Tokens of a page, z.
-    """
+    """Keys and values of one layer, ``(A, k, z, D)`` each."""
 
     keys: Tensor
     values: Tensor
@@ -53,12 +48,9 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Write new tokens and return all pages.
+        """Write new tokens, ``(B, k, S, D)`` each, and return all pages.
 
-        Args:
-            key_states: ``(B, k, S, D)``.
-            value_states: ``(B, k, S, D)``.
-            args: Page and place in it of each token, int64 ``(B * S,)`` both.
+        ``args`` are the page and the place in it of each token, int64 ``(B * S,)`` both.
         """
         pages, places = args
         if not self.is_initialized:
@@ -81,27 +73,10 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class RaggedCache(Cache):
-    """Per-row cache of all layers.
+    """Per-row cache of all layers, for ``rows`` sequences of at most ``max_tokens``."""
 
-    Args:
-        rows: Number of sequences.
-        max_tokens: Maximum number of tokens of a sequence.
-        page_size: Tokens of a page.
-
-    Attributes:
-        write_pages: int64 ``(S,)``: page of each token of the next forward pass; set it before.
-        write_places: int64 ``(S,)``: place of each token in its page.
-        common: Number of pages, the first ones, with the common prefix.
-        common_row: The row that stands for the common prefix, after all others.
-        sharers: bool ``(rows + 1,)``: rows that begin with it.
-        table: int64 ``(rows + 1, pages of the longest row)``: pages of each row.
-        owners: int64 ``(A,)``: the row that owns a page, -1 for none. The last page has no owner:
-            states to discard may be written there.
-        firsts: int64 ``(A,)``: position of the page's first token in its row.
-    """
-
-    write_pages: Tensor
-    write_places: Tensor
+    write_pages: Tensor  # int64 (S,): page of each token of the next forward pass; set it before
+    write_places: Tensor  # int64 (S,): place of each token in its page
     layers: list[RaggedLayer]  # type: ignore[assignment]
 
     def __init__(self, rows: int, max_tokens: int, page_size: int) -> None:
@@ -109,12 +84,14 @@ class RaggedCache(Cache):
         pages_per_row = -(-max_tokens // page_size)
         pages = (rows + 1) * pages_per_row
         self.page_size = page_size
-        self.common = 0
-        self.common_row = rows
-        self.sharers: NDArray[np.bool_] = np.zeros(rows + 1, np.bool_)
-        self.table: Index = np.zeros((rows + 1, pages_per_row), np.int64)
+        self.common = 0  # number of pages, the first ones, with the common prefix
+        self.common_row = rows  # stands for the common prefix, after all other rows
+        self.sharers: NDArray[np.bool_] = np.zeros(rows + 1, np.bool_)  # rows that begin with it
+        self.table: Index = np.zeros((rows + 1, pages_per_row), np.int64)  # pages of each row
+        # (A,): the row that owns a page, -1 for none. The last page has no owner: states to discard
+        # may be written there.
         self.owners: Index = np.full(pages + 1, -1)
-        self.firsts: Index = np.zeros(pages + 1, np.int64)
+        self.firsts: Index = np.zeros(pages + 1, np.int64)  # (A,): position of its first token
         self._counts: Index = np.zeros(rows + 1, np.int64)  # pages of each row
         self._free = list(range(pages))
 

@@ -111,22 +111,10 @@ class RolloutEngine(Protocol):
         """
 
     def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
-        """Append tokens that the policy did not sample, after the last sampled one.
-
-        Args:
-            rows: ``(n,)``, all begun.
-            tokens: Ids for each row, possibly none.
-        """
+        """Append ids, possibly none, that the policy did not sample to rows that have begun."""
 
     def decode(self, rows: Rows) -> Decoded:
-        """Sample the next token of each row and append it.
-
-        Args:
-            rows: ``(n,)``, all begun.
-
-        Returns:
-            Ids, log-probabilities and values in the order of ``rows``.
-        """
+        """Sample and append the next token of rows that have begun; return them in that order."""
 
     def release(self, rows: Rows) -> None:
         """End the sequences of rows; rows that have not begun are allowed."""
@@ -136,11 +124,7 @@ class RolloutEngine(Protocol):
 
         An engine that shares the learner's parameters need not call ``weights``. With a model split
         over processes, calling it is a collective operation: the engines of all processes must call
-        it once, or none.
-
-        Args:
-            weights: See :data:`Weights`.
-            version: The learner's number of updates; never decreases.
+        it once, or none. The version is the learner's number of updates; it never decreases.
         """
 
 
@@ -170,12 +154,7 @@ class EngineFactory(Protocol):
 def check_engine(
     engine: RolloutEngine, sampling: Sampling, algorithms: Iterable[Algorithm] = ()
 ) -> None:
-    """Check that an engine suits a run.
-
-    Args:
-        engine: The engine.
-        sampling: The distribution to draw tokens from.
-        algorithms: Algorithms that learn from the tokens.
+    """Check that an engine suits a run with this sampling, whose algorithms learn from the tokens.
 
     Raises:
         ConfigurationError: The engine draws from another distribution, or an algorithm needs
@@ -197,11 +176,7 @@ def check_engine(
 
 
 def check_portable(engine: EngineFactory | None) -> None:
-    """Check that an engine factory can be sent to other processes.
-
-    Raises:
-        ConfigurationError: It cannot be pickled.
-    """
+    """Raise ConfigurationError if an engine factory cannot be sent to other processes."""
     try:
         pickle.dumps(engine)
     except (pickle.PicklingError, AttributeError, TypeError) as error:

@@ -28,12 +28,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process among those that train together.
+    """This process, number ``rank`` of ``size`` from 0, among those that train together.
 
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-        device: Device of tensors in collective operations.
+    The device is that of tensors in collective operations.
     """
 
     rank: int = 0
@@ -119,14 +116,9 @@ def shard(model: nn.Module, dtype: torch.dtype) -> None:
     """Split a model's weights over ranks, layer by layer (FSDP2).
 
     Each rank keeps its part in float32; a layer is gathered in ``dtype`` while it computes. From
-    then on all ranks must run the model the same number of times. Needs torch 2.9 or later.
-
-    Args:
-        model: A model of transformers; the same on each rank. Changed in place.
-        dtype: Type to compute in; gradients are summed in float32.
-
-    Raises:
-        ConfigurationError: No process group is initialised.
+    then on all ranks must run the model, which is changed in place, the same number of times.
+    Gradients are summed in float32. Needs torch 2.9 or later, and a process group, else it raises
+    ConfigurationError.
     """
     if not dist.is_initialized():
         raise ConfigurationError(
@@ -190,13 +182,7 @@ def by_torchrun() -> bool:
 
 @contextmanager
 def init_process_group_at(address: str, rank: int, size: int) -> Iterator[Ranks]:
-    """Join processes on this machine's CPUs, for the duration of a block.
-
-    Args:
-        address: Rendezvous ``"tcp://HOST:PORT"``; the same for all.
-        rank: Number of this process, from 0.
-        size: Number of processes.
-    """
+    """Join processes on this machine's CPUs at ``"tcp://HOST:PORT"``, during a block."""
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=size)
     with _process_group(torch.device("cpu")) as ranks:
         yield ranks

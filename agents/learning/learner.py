@@ -96,7 +96,6 @@ class Learner:
         ranks: The processes that train together.
 
     Attributes:
-        model: The model.
         value_head: The critic (float32), None without one.
         updates: Number of steps taken.
 
@@ -119,15 +118,11 @@ class Learner:
         ranks: Ranks = SINGLE_RANK,
     ) -> None:
         check_count("max_tokens_per_micro_batch", max_tokens_per_micro_batch, 1)
-        self.model = model
         model.eval()  # type: ignore[no-untyped-call]
-        self.config = config or OptimizerConfig()
-        self.sampling = sampling
-        self.ranks = ranks
-        self.updates = 0
+        self.model, self.config, self.updates = model, config or OptimizerConfig(), 0
+        self.sampling, self.ranks = sampling, ranks
         self.value_head = _zero_value_head(model) if value_head else None
-        self._max_tokens = max_tokens_per_micro_batch
-        self._sharded = sharded
+        self._max_tokens, self._sharded = max_tokens_per_micro_batch, sharded
         self._reference = Reference(model, dtype, enabled=reference, sharded=sharded)
         self._masters = MasterWeights(model, dtype, sharded=sharded)
         self._optimizers = make_optimizers(
@@ -149,12 +144,7 @@ class Learner:
     def score(self, trajectories: Sequence[Trajectory], *, reference: bool = False) -> Outputs:
         """Return log-probabilities, entropies and values of policy tokens, without gradients.
 
-        Args:
-            trajectories: The batch, B of them.
-            reference: Use the reference model, which has no critic.
-
-        Returns:
-            Outputs of B rows, on the CPU.
+        The outputs, a row for each trajectory, are on the CPU. The reference model has no critic.
 
         Raises:
             ConfigurationError: ``reference`` without one.
@@ -182,12 +172,8 @@ class Learner:
     ) -> dict[str, float]:
         """Add the gradient of a loss, summed over micro-batches, to the gradients.
 
-        Args:
-            trajectories: The batch; rows without policy tokens are left out.
-            loss_fn: Called once for each micro-batch.
-
-        Returns:
-            Sums over this rank's micro-batches of the statistics, and of the losses as ``loss``.
+        Trajectories without policy tokens are left out. Returns the sums over this rank's
+        micro-batches of the statistics, and of the losses as ``loss``.
 
         Raises:
             ContextLengthError: A trajectory is longer than the model's context.
@@ -208,19 +194,12 @@ class Learner:
     ) -> float:
         """Add the gradient of the weighted mean of examples' negative log-probabilities.
 
-        Args:
-            examples: Examples to imitate; the learner's sampling has no effect on them.
-            total_weight: Divisor of the weighted sum; None for the sum of the weights of these
-                examples over all ranks.
-
-        Returns:
-            Loss of this rank's examples, in nats.
+        Returns the loss of this rank's examples, in nats; the learner's sampling has no effect.
+        The divisor ``total_weight`` is by default the sum of the weights over all ranks.
 
         Raises:
             ConfigurationError: No token has a weight.
-            ContextLengthError: An example is longer than the model's context.
-            NonFiniteError: A loss is NaN or infinite.
-            DeviceMemoryError: Out of memory. Any error clears the gradients.
+            Exception: As in :meth:`accumulate`.
         """
         batch = [example_targets(example) for example in examples]
         if total_weight is None:
@@ -243,12 +222,10 @@ class Learner:
     def step(self) -> float:
         """Update the weights with the accumulated gradients, summed over ranks, and clear them.
 
-        Returns:
-            Norm of the gradient before clipping.
+        Returns the norm of the gradient before clipping.
 
         Raises:
-            NonFiniteError: That norm is NaN or infinite; gradients are cleared, nothing else is
-                changed.
+            NonFiniteError: That norm is not finite; gradients are cleared, nothing else is changed.
         """
         parameters = [*self._masters.parameters.values(), *self._critic()]
         self.ranks.sum_gradients(parameters)

@@ -98,7 +98,6 @@ def _start(task: _Task) -> _Worker:
 
 
 def _run(reports: Connection, task: _Task) -> None:
-    """Run a worker."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; rank 0 decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # exits with cleanup, without warnings
     torch.set_num_threads(task.threads)

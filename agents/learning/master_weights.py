@@ -27,18 +27,10 @@ from search_env.errors import ConfigurationError
 
 
 class MasterWeights:
-    """The trained parameters of a model, in float32.
+    """The trained parameters of a model, in float32; gradients accumulate in ``parameters``.
 
-    Args:
-        model: Changed in place. Parameters without ``requires_grad`` stay as they are.
-        dtype: Type to compute in, see :func:`~search_env.agents.learning.precision.resolve_dtype`.
-        sharded: Split the model over ranks.
-
-    Attributes:
-        parameters: Parameters by name; gradients accumulate in them.
-
-    Raises:
-        ConfigurationError: An unknown dtype, or nothing to train.
+    The model is changed in place; parameters without ``requires_grad`` stay as they are. An unknown
+    dtype, or nothing to train, raises ConfigurationError.
     """
 
     def __init__(self, model: PreTrainedModel, dtype: Dtype, *, sharded: bool = False) -> None:
@@ -49,8 +41,7 @@ class MasterWeights:
             )
         self._model = model
         copies = {}
-        dtype = resolve_dtype(dtype, model.device)
-        if dtype == "bf16" and not sharded:
+        if resolve_dtype(dtype, model.device) == "bf16" and not sharded:
             trained = self._trained().items()
             copies = {n: nn.Parameter(p.detach().float().clone()) for n, p in trained}
         arrange(model, dtype, sharded=sharded)
@@ -93,12 +84,7 @@ class MasterWeights:
 
 
 def arrange(model: PreTrainedModel, dtype: str, *, sharded: bool = False) -> None:
-    """Cast a model to the type it computes in, and split it over ranks if ``sharded``.
-
-    Raises:
-        ConfigurationError: An unknown dtype, see
-            :func:`~search_env.agents.learning.precision.resolve_dtype`.
-    """
+    """Cast a model to the type it computes in, and split it over ranks if ``sharded``."""
     compute = torch.bfloat16 if resolve_dtype(dtype, model.device) == "bf16" else torch.float32
     for parameter in model.parameters():
         # Not model.to(): buffers, such as rotary frequencies, keep their precision.

@@ -46,18 +46,11 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """A sequence and its targets, the n tokens to score.
+    """A sequence and its targets, the n tokens to score."""
 
-    Attributes:
-        tokens: int64 ``(T,)``, up to the last target: what follows has no effect.
-        positions: int64 ``(n,)``: indices of the targets, ascending, from 1 (no state precedes
-            the first token).
-        weights: float32 ``(n,)``: weights of the targets.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    weights: Tensor
+    tokens: Tensor  # int64 (T,), up to the last target: what follows has no effect
+    positions: Tensor  # int64 (n,): the targets, ascending, from 1 (no state precedes token 0)
+    weights: Tensor  # float32 (n,), of the targets
 
     @property
     def inputs(self) -> Tensor:
@@ -70,11 +63,7 @@ class Targets:
 
 
 def policy_targets(trajectory: Trajectory) -> Targets:
-    """Return a trajectory with the policy's tokens as targets.
-
-    Raises:
-        ConfigurationError: The first token is the policy's.
-    """
+    """Return a trajectory with the policy's tokens as targets; the first must not be one."""
     if trajectory.policy[:1].any():
         raise ConfigurationError(
             f"Expected a prompt before the policy's tokens, got none in {trajectory.question_id!r}."
@@ -103,11 +92,7 @@ def target_logits(model: PreTrainedModel, rows: Sequence[Targets]) -> tuple[Tens
 def target_outputs(
     model: PreTrainedModel, rows: Sequence[Targets], sampling: Sampling, critic: nn.Linear | None
 ) -> Tensor:
-    """Return log-probabilities, entropies and, with a critic, values of all targets.
-
-    Returns:
-        float32 ``(2 or 3, N)``.
-    """
+    """Return log-probabilities, entropies and, with a critic, values, float32 ``(2 or 3, N)``."""
 
     def log_probs_and_entropies(logits: Tensor, ids: Tensor) -> Tensor:
         log_probs = sampling.log_probs(logits)  # (rows of the chunk, V)
@@ -126,14 +111,9 @@ def packs(batch: Sequence[Targets], limit: int) -> list[list[int]]:
     """Divide sequences into micro-batches.
 
     Sequences with a common prefix become neighbours, and a prefix shared with the sequence before
-    counts once. The packs are as few as that order allows, and of about equal size.
-
-    Args:
-        batch: The sequences; those without targets are in no pack.
-        limit: Maximum number of input tokens in a pack, except for a single longer sequence.
-
-    Returns:
-        Indices of each pack's sequences, in order.
+    counts once. The packs, indices of sequences, are as few as that order allows, and of about
+    equal size: at most ``limit`` input tokens, or a single longer sequence. Sequences without
+    targets are in no pack.
     """
     inputs = {index: row.inputs for index, row in enumerate(batch) if len(row)}
     order = sorted(inputs, key=lambda index: inputs[index].numpy().tobytes())
@@ -160,12 +140,7 @@ def packs(batch: Sequence[Targets], limit: int) -> list[list[int]]:
 
 
 def padded(outputs: Tensor, counts: Sequence[int]) -> Outputs:
-    """Return the outputs of targets as padded rows.
-
-    Args:
-        outputs: ``(2 or 3, N)`` from :func:`target_outputs`, row after row.
-        counts: Targets of each row, N in total.
-    """
+    """Return outputs ``(2 or 3, N)`` as padded rows; ``counts`` is the targets of each row."""
     # One more, empty: there may be no row at all.
     parts = [*torch.split(outputs.mT, list(counts)), outputs.mT[:0]]
     rows = pad_sequence(parts, batch_first=True)[:-1].unbind(-1)  # (B, P), 2 or 3 of them

@@ -105,28 +105,17 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """Return optimizers that together update each parameter once; see :func:`configure`.
 
-    Args:
-        config: Settings.
-        parameters: The model's parameters by name.
-        embeddings: Names of the parameters of embeddings and head.
-        value_head: The critic.
-
-    Raises:
-        ConfigurationError: Muon with a torch without it, or for matrices split over ranks.
+    ``embeddings`` has the names of the parameters of embeddings and head. Muon with a torch without
+    it, or for matrices split over ranks, raises ConfigurationError.
     """
     hidden = {n for n, p in parameters.items() if p.ndim == 2 and n not in embeddings}
-    rest = {n: p for n, p in parameters.items() if config.optimizer != "muon" or n not in hidden}
+    rest = [p for n, p in parameters.items() if config.optimizer != "muon" or n not in hidden]
+    critic = [] if value_head is None else list(value_head.parameters())
     groups: list[dict[str, Any]] = [
-        {
-            "params": [p for p in rest.values() if (p.ndim >= 2) == decays],
-            "decays": decays,
-            "critic": False,
-        }
-        for decays in (True, False)
+        {"params": [p for p in rest if p.ndim >= 2], "decays": True, "critic": False},
+        {"params": [p for p in rest if p.ndim < 2], "decays": False, "critic": False},
+        {"params": critic, "decays": False, "critic": True},
     ]
-    if value_head is not None:
-        critic = list(value_head.parameters())
-        groups.append({"params": critic, "decays": False, "critic": True})
     groups = [group for group in groups if group["params"]]
     optimizers: list[Optimizer] = []
     if groups:
@@ -148,7 +137,6 @@ def configure(optimizer: Optimizer, config: OptimizerConfig, update: int) -> Non
 
 
 def _muon(config: OptimizerConfig, matrices: list[nn.Parameter]) -> Optimizer:
-    """Return Muon for matrices."""
     if not hasattr(torch.optim, "Muon"):
         raise ConfigurationError(
             f"Expected torch 2.9 or later for Muon, got {torch.__version__}. Update torch, or use "

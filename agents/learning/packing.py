@@ -48,34 +48,21 @@ _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Packed(NamedTuple):
-    """Outputs of a packed pass at the kept positions.
+    """Outputs of a packed pass at the kept positions."""
 
-    Attributes:
-        logits: ``(n, V)`` in the model's type.
-        hidden: ``(n, H)``: input of the language-model head.
-    """
-
-    logits: Tensor
-    hidden: Tensor
+    logits: Tensor  # (n, V) in the model's type
+    hidden: Tensor  # (n, H): input of the language-model head
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The layout of sequences in a row, each without the prefix shared with the one before.
+    """The layout of sequences in a row, each without the prefix shared with the one before."""
 
-    Attributes:
-        ids: int64 ``(N,)``: the new tokens of each sequence in turn.
-        positions: int64 ``(N,)``: their positions in their sequences.
-        index: int64 ``(M,)``: place in the row of each token of the concatenated sequences.
-        new: int64 ``(S,)``: number of new tokens of each sequence.
-        lengths: int64 ``(S,)``: number of tokens of each sequence.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    index: Tensor
-    new: Tensor
-    lengths: Tensor
+    ids: Tensor  # int64 (N,): the new tokens of each sequence in turn
+    positions: Tensor  # int64 (N,): their positions in their sequences
+    index: Tensor  # int64 (M,): place in the row of each token of the concatenated sequences
+    new: Tensor  # int64 (S,): number of new tokens of each sequence
+    lengths: Tensor  # int64 (S,): number of tokens of each sequence
 
 
 def common_prefix(left: Tensor, right: Tensor) -> int:
@@ -112,18 +99,11 @@ def lay_out(sequences: Sequence[Tensor]) -> Row:
 
 
 def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Packed:
-    """Run sequences through a model side by side.
+    """Run one or more sequences, int64 ``(T,)`` each, through a model side by side.
 
-    Args:
-        model: A causal language model, or one with adapters of peft.
-        sequences: int64 ``(T,)`` each, one or more; common prefixes of neighbours are shared.
-        keep: int64 ``(n,)``: positions in the concatenated sequences to compute logits at.
-
-    Returns:
-        Logits and states at ``keep``, in its order.
-
-    Raises:
-        ModelMismatchError: The model cannot run packed sequences.
+    Common prefixes of neighbours are computed once. The result is logits and states at ``keep``,
+    int64 ``(n,)``: positions in the concatenated sequences. A model that cannot run packed
+    sequences raises ModelMismatchError.
     """
     row, device = lay_out(sequences), model.device
     shared = len(row.index) > len(row.ids)
@@ -162,12 +142,7 @@ def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids:
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Use the packed attention within a block, then restore the previous one.
-
-    Raises:
-        ModelMismatchError: The model's attention cannot be set, or it mixes positions by something
-            other than attention.
-    """
+    """Use the packed attention within a block, then restore the previous one."""
     check_layers(model)
     before = model.config._attn_implementation
     model.set_attn_implementation(PACKED)

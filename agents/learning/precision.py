@@ -17,18 +17,11 @@ DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
 
 
 def resolve_dtype(dtype: str, device: torch.device | str = "auto") -> Precision:
-    """Return the type to compute in.
+    """Return the type to compute in on a device; ``"auto"`` is the GPU where there is one.
 
-    ``"auto"`` is ``"bf16"`` on processors with bfloat16 products: CPUs with AMX or AVX-512 (oneDNN
-    decides) and GPUs since Ampere. It is ``"fp32"`` on all others, where a step in bfloat16 takes
-    up to ten times as long as in float32.
-
-    Args:
-        dtype: One of :data:`DTYPES`.
-        device: Device to compute on; ``"auto"`` is the GPU where there is one.
-
-    Raises:
-        ConfigurationError: An unknown dtype.
+    The dtype ``"auto"`` is ``"bf16"`` on processors with bfloat16 products: CPUs with AMX or
+    AVX-512 (oneDNN decides) and GPUs since Ampere. It is ``"fp32"`` on all others, where a step in
+    bfloat16 takes up to ten times as long as in float32. Others raise ConfigurationError.
     """
     check_choice("dtype", dtype, DTYPES)
     if dtype != "auto":

@@ -17,12 +17,7 @@ class Reference:
     """A model as it was when this was made.
 
     With adapters of peft the reference is the model with them disabled, so nothing is copied.
-
-    Args:
-        model: The model that will be trained.
-        dtype: See :class:`~search_env.agents.learning.master_weights.MasterWeights`.
-        enabled: False copies nothing: then only a model with adapters has a reference.
-        sharded: Split the copy over ranks.
+    ``enabled=False`` copies nothing: then only a model with adapters has a reference.
     """
 
     def __init__(
@@ -38,11 +33,7 @@ class Reference:
 
     @contextmanager
     def model(self) -> Iterator[PreTrainedModel]:
-        """Yield the reference model.
-
-        Raises:
-            ConfigurationError: There is none.
-        """
+        """Yield the reference model, or raise ConfigurationError if there is none."""
         if self._has_adapters:
             with self._trained.disable_adapter():  # type: ignore[operator]
                 yield self._trained

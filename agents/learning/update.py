@@ -58,8 +58,7 @@ def update(
     """Learn from one rollout set: advantages, then minibatches for the algorithm's epochs.
 
     Args:
-        learner: Changed in place; with a critic and a reference model where the algorithm needs
-            them.
+        learner: Changed in place; has a critic and a reference model where the algorithm needs one.
         trajectories: Valid trajectories of whole groups; this rank's part of the set.
         algorithm: The algorithm.
         seed: Seed of the order of minibatches.
@@ -70,8 +69,7 @@ def update(
         there are none.
 
     Raises:
-        NonFiniteError: A loss or gradient is not finite. The weights are those of the last
-            completed update.
+        NonFiniteError: A loss or gradient is not finite; the last completed update's weights stay.
         DeviceMemoryError: Memory ran out; likewise.
     """
     started = time.perf_counter()
@@ -220,8 +218,7 @@ class _Batch:
         return total / (count or math.nan)
 
     def _estimate(self) -> Estimate:
-        algorithm, trajectories = self.algorithm, self.trajectories
-        penalties = None
+        algorithm, trajectories, penalties = self.algorithm, self.trajectories, None
         if algorithm.kl == "reward" and self.reference is not None:
             divergence = kl(self._initial(), self.reference, self.mask, "k1")  # (B, P)
             penalties = -algorithm.kl_coefficient * divergence
@@ -297,10 +294,9 @@ class _Batch:
 
 def _unmasked(trajectory: Trajectory) -> Trajectory:
     """Return an episode with its document tokens marked as the policy's."""
-    sources = trajectory.sources
-    return replace(
-        trajectory, sources=np.where(sources == Source.RETRIEVED, np.int8(Source.POLICY), sources)
-    )
+    retrieved = trajectory.sources == Source.RETRIEVED
+    sources = np.where(retrieved, np.int8(Source.POLICY), trajectory.sources)
+    return replace(trajectory, sources=sources)
 
 
 def _padded(rows: Sequence[NDArray[np.generic]], kind: type[np.generic]) -> Tensor:

@@ -48,39 +48,20 @@ def attend(
     """Attend from the queries of each segment to its keys.
 
     The last query of a segment is at the position of its last key; each query sees the keys up to
-    its own position.
+    its own position, with a window only the last of them, its own included.
 
-    Args:
-        query: ``(N, h, D)``.
-        key: ``(M, k, D)``.
-        value: ``(M, k, D)``.
-        bounds: int32 ``(S + 1,)`` each: bounds of the segments in queries and in keys; a segment
-            has at least as many keys as queries.
-        longest: The largest number of queries and of keys in a segment.
-        scale: Factor of the scores.
-        window: Maximum number of keys that a query sees, its own included; None for all.
-
-    Returns:
-        ``(N, h, D)``.
+    From query ``(N, h, D)``, key and value ``(M, k, D)`` to ``(N, h, D)``. ``bounds`` are those of
+    the segments in queries and in keys, int32 ``(S + 1,)`` each; a segment has at least as many
+    keys as queries. ``longest`` is the largest number of queries and of keys in a segment.
     """
     if "window_size" in _FUSED and query.is_cuda and query.dtype.itemsize == 2:
-        groups: dict[str, Any] = {}
+        options: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}
         if query.shape[1] != key.shape[1] and "enable_gqa" in _FUSED:
-            groups["enable_gqa"] = True
-        output = varlen.varlen_attn(
-            query,
-            key,
-            value,
-            *bounds,
-            *longest,
-            scale=scale,
-            window_size=(-1 if window is None else window - 1, 0),
-            **groups,
-        )
-        assert isinstance(output, Tensor)
-        return output
-    shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window)
-    output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
+            options["enable_gqa"] = True
+        output = varlen.varlen_attn(query, key, value, *bounds, *longest, scale=scale, **options)
+    else:
+        shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window)
+        output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
     assert isinstance(output, Tensor)
     return output
 
