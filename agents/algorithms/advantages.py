@@ -13,6 +13,7 @@ Arguments of several functions:
   discounting over them. Values at masked positions, NaN included, have no effect; results, float32
   ``(B, P)``, are 0 there.
 * ``rewards``: ``(B,)``, one per episode. ``token_rewards``: ``(B, P)``.
+* ``values``: ``(B, P)``: the critic's value of the state in which each token was chosen.
 * ``groups``: int ``(B,)``: episodes of one question have the same number.
 * ``penalties``: ``(B, P)``, added to the token rewards: ``-beta * k1``.
 * ``reduce``: sums over processes, so that all of them whiten with the same moments; every process
@@ -38,15 +39,10 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Estimate(NamedTuple):
-    """Advantages, and the targets of a critic.
+    """Advantages, and the targets of a critic."""
 
-    Attributes:
-        advantages: float32 ``(B, P)``.
-        returns: float32 ``(B, P)``: targets of the value loss; None without a critic.
-    """
-
-    advantages: Tensor
-    returns: Tensor | None = None
+    advantages: Tensor  # float32 (B, P)
+    returns: Tensor | None = None  # float32 (B, P): targets of the value loss
 
 
 def _single_process(sums: Tensor) -> Tensor:
@@ -82,22 +78,14 @@ def gae(
     """Return generalised advantage estimates (arXiv 1506.02438) and returns.
 
     ``delta_t = r_t + gamma V_{t+1} - V_t``, ``A_t = delta_t + gamma lam A_{t+1}``, where t + 1 is
-    the next token that counts. Rewards at masked positions are ignored, as in verl: use
-    :func:`at_last_token`.
+    the next token that counts; with ``lam`` 1 the advantage is the return minus the value. The
+    advantages are not whitened; returns are ``A + V``. Rewards at masked positions are ignored, as
+    in verl: use :func:`at_last_token`.
 
-    Args:
-        token_rewards: ``(B, P)``.
-        values: ``(B, P)``: the critic's value of the state in which each token was chosen.
-        mask: bool ``(B, P)``.
-        gamma: Discount.
-        lam: The estimator's lambda; with 1 the advantage is the return minus the value.
-        bootstrap: ``(B,)``: value of the state after the last token; 0 for an episode that
-            terminated. None is 0 for all, as in verl and OpenRLHF. That is right where budgets are
-            part of the task, as in the environments of this package (an episode that runs out of
-            tokens has failed). Pass values where a budget only truncates a continuing task.
-
-    Returns:
-        Advantages, not whitened, and returns ``A + V``.
+    ``bootstrap``, ``(B,)``, is the value of the state after the last token: 0 for an episode that
+    terminated. None is 0 for all, as in verl and OpenRLHF. That is right where budgets are part of
+    the task, as in the environments of this package (an episode that runs out of tokens has
+    failed). Pass values where a budget only truncates a continuing task.
 
     Example:
         >>> gae(
@@ -136,16 +124,8 @@ def bi_level_gae(
     The return of a turn, estimated over the turns' last tokens with ``turn_gamma``, is the reward
     at its last token; inside a turn tokens are discounted by ``gamma``. RAGEN infers the ends of
     turns from nonzero rewards, which joins a turn without reward to the next; here they are
-    passed.
-
-    Args:
-        token_rewards: ``(B, P)``; those inside a turn are ignored.
-        values: ``(B, P)``.
-        mask: bool ``(B, P)``.
-        turn_ends: bool ``(B, P)``: the last token of each turn; that of the episode is always one.
-        gamma: Discount inside a turn.
-        lam: As in :func:`gae`, on both levels.
-        turn_gamma: Discount of a turn.
+    passed: ``turn_ends``, bool ``(B, P)``, marks the last token of each turn; that of the episode
+    is always one. Rewards inside a turn are ignored; ``lam`` is used on both levels.
     """
     ends = mask & (turn_ends | at_last_token(mask.new_ones(len(mask)), mask).bool())  # (B, P)
     turn_returns = gae(token_rewards, values, ends, gamma=turn_gamma, lam=lam).returns  # (B, P)
@@ -173,13 +153,9 @@ def whiten(
 ) -> Tensor:
     """Return values with mean 0 and, with ``divide``, variance 1 over all tokens that count.
 
-    Args:
-        values: ``(B, P)``.
-        mask: bool ``(B, P)``. Released code often includes document tokens (R1-Searcher,
-            Search-R1), which dilutes both moments; here only policy tokens count.
-        divide: Divide by ``sqrt(var + eps)``, unbiased; False only subtracts the mean.
-        eps: Added to the variance (verl).
-        reduce: See the top of the module.
+    ``divide`` divides by ``sqrt(var + eps)``, unbiased (verl); False only subtracts the mean.
+    Released code often includes document tokens (R1-Searcher, Search-R1), which dilutes both
+    moments; here only policy tokens count.
     """
     clean = torch.where(mask, values.double(), 0.0)  # (B, P)
     total, count = reduce(torch.stack([clean.sum(), mask.sum().double()])).unbind()  # () each
@@ -302,15 +278,9 @@ def gdpo(
     """Return GDPO's advantages (arXiv 2601.05242): each part of the reward is normalised alone.
 
     Each part is normalised in its group as in GRPO, so that a part with a large spread cannot
-    dominate; the weighted sum is whitened over the batch's tokens.
-
-    Args:
-        components: ``(B, C)``: the parts of each episode's reward.
-        groups: int ``(B,)``.
-        mask: bool ``(B, P)``.
-        weights: ``(C,)``; None for 1 each.
-        divide: Divide by the group's standard deviation; the whitening always divides.
-        reduce: See the top of the module.
+    dominate; the sum of the ``components`` ``(B, C)`` under ``weights`` ``(C,)``, by default 1
+    each, is whitened over the batch's tokens. ``divide`` divides by the group's standard deviation;
+    the whitening always divides.
     """
     normalise = grpo if divide else mean_only
     total = torch.zeros_like(mask, dtype=torch.float32)  # (B, P)
@@ -385,41 +355,24 @@ def estimate(
     TRL). In all others its return to go is added to the group's advantage and never divided by
     the group's deviation (OpenRLHF, hence R1-Searcher).
 
-    Args:
-        algorithm: Estimator and its settings.
-        rewards: ``(B,)``.
-        groups: int ``(B,)``; a group's episodes are all in this batch, on this process.
-        mask: bool ``(B, P)``.
-        values: ``(B, P)``, for gae.
-        bootstrap: ``(B,)``, see :func:`gae`.
-        penalties: ``(B, P)``: ``-kl_coefficient * k1``, with ``kl="reward"``.
-        components: ``(B, C)``, for gdpo.
-        reduce: See the top of the module.
+    A group's episodes are all in this batch, on this process. ``values`` and ``bootstrap`` are for
+    gae, ``components`` for gdpo, ``penalties`` (``-kl_coefficient * k1``) for ``kl="reward"``.
 
     Raises:
         ConfigurationError: An input of the estimator is None.
     """
-    divide = algorithm.normalize_std
+    divide, gamma = algorithm.normalize_std, algorithm.gamma
     match algorithm.advantage:
         case "gae":
             token_rewards = _penalised(at_last_token(rewards, mask), penalties)
+            values = required("values", values, "advantage='gae'")
             advantages, returns = gae(
-                token_rewards,
-                required("values", values, "advantage='gae'"),
-                mask,
-                gamma=algorithm.gamma,
-                lam=algorithm.lam,
-                bootstrap=bootstrap,
+                token_rewards, values, mask, gamma=gamma, lam=algorithm.lam, bootstrap=bootstrap
             )
             return Estimate(whiten(advantages, mask, divide=divide, reduce=reduce), returns)
         case "reinforce_pp":
             advantages = reinforce_pp(
-                rewards,
-                mask,
-                penalties=penalties,
-                gamma=algorithm.gamma,
-                divide=divide,
-                reduce=reduce,
+                rewards, mask, penalties=penalties, gamma=gamma, divide=divide, reduce=reduce
             )
         case "reinforce_pp_baseline":
             advantages = reinforce_pp_baseline(

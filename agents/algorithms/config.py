@@ -141,7 +141,7 @@ mean 'grpo'? Change advantage.
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        """_Check every field, then the combinations."""
+        """Check every field, then the combinations."""
         check_choice("advantage", self.advantage, Advantage)
         check_choice("surrogate", self.surrogate, Surrogate)
         check_choice("aggregation", self.aggregation, Aggregation)
@@ -175,57 +175,34 @@ mean 'grpo'? Change advantage.
         return self.epochs * math.ceil(self.sequences / (self.minibatch or self.sequences))
 
     def _check_combinations(self) -> None:
-        grouped = self.advantage in GROUPED
+        def check(name: str, valid: bool, expected: str) -> None:
+            check_field(name, getattr(self, name), valid, expected)
+
+        grouped, advantage = self.advantage in GROUPED, f"with advantage={self.advantage!r}, which"
+        expected = f"at least 2 {advantage} compares episodes of a question"
+        check("group_size", self.group_size >= 2 or not grouped, expected)
         needs_horizon = self.aggregation == "const_norm"
-        estimators = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
-        values = asdict(self)
-        for name, valid, expected in (
-            (
-                "group_size",
-                self.group_size >= 2 or not grouped,
-                f"at least 2 with advantage={self.advantage!r}, which compares episodes of a "
-                "question",
-            ),
-            (
-                "horizon",
-                (self.horizon is not None) == needs_horizon,
-                f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}",
-            ),
-            (
-                "eps_high",
-                self.surrogate != "cispo" or self.eps_high >= 1.0,
-                "at least 1 with surrogate='cispo', where it bounds the ratio itself (5 is common)",
-            ),
-            (
-                "kl_estimator",
-                estimators is None or self.kl_estimator in estimators,
-                f"one of {estimators} with kl={self.kl!r}",
-            ),
-            (
-                "kl_coefficient",
-                self.kl != "none" or self.kl_coefficient == 0.0,
-                "0 with kl='none'",
-            ),
-            (
-                "dynamic_sampling",
-                grouped or not self.dynamic_sampling,
-                f"False with advantage={self.advantage!r}, which has no groups",
-            ),
-            (
-                "minibatch",
-                self.minibatch is None or self.minibatch <= self.sequences,
-                f"at most prompts * group_size = {self.sequences}",
-            ),
-        ):
-            check_field(name, values[name], valid, expected)
+        expected = (
+            f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}"
+        )
+        check("horizon", (self.horizon is not None) == needs_horizon, expected)
+        expected = (
+            "at least 1 with surrogate='cispo', where it bounds the ratio itself (5 is common)"
+        )
+        check("eps_high", self.surrogate != "cispo" or self.eps_high >= 1.0, expected)
+        choices = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
+        expected = f"one of {choices} with kl={self.kl!r}"
+        check("kl_estimator", choices is None or self.kl_estimator in choices, expected)
+        valid = self.kl != "none" or self.kl_coefficient == 0.0
+        check("kl_coefficient", valid, "0 with kl='none'")
+        expected = f"False {advantage} has no groups"
+        check("dynamic_sampling", grouped or not self.dynamic_sampling, expected)
+        valid = self.minibatch is None or self.minibatch <= self.sequences
+        check("minibatch", valid, f"at most prompts * group_size = {self.sequences}")
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
-    """Refuse a value that is not one of a ``Literal``'s.
-
-    Raises:
-        ConfigurationError: It is not; the message has the nearest choice.
-    """
+    """Raise ConfigurationError, with the nearest choice, for a value not of a ``Literal``."""
     names: tuple[str, ...] = get_args(choices)
     if value not in names:
         raise ConfigurationError(
@@ -241,11 +218,7 @@ def check_field(name: str, value: object, valid: bool, expected: str) -> None:
 
 
 def required(name: str, value: T | None, reason: str) -> T:
-    """Return an optional argument that a setting needs.
-
-    Raises:
-        ConfigurationError: It is None.
-    """
+    """Return an optional argument that a setting needs, or raise ConfigurationError for None."""
     if value is None:
         raise ConfigurationError(
             f"Expected {name} for {reason}, got None. Pass {name}, or change that setting."

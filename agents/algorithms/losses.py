@@ -46,28 +46,19 @@ Sums = dict[str, Tensor]
 
 
 class TokenLoss(NamedTuple):
-    """A loss for each token.
+    """A loss for each token."""
 
-    Attributes:
-        loss: float32 ``(B, P)``, 0 at masked positions.
-        clipped: bool ``(B, P)``: where the clipped term is the loss.
-    """
-
-    loss: Tensor
-    clipped: Tensor
+    loss: Tensor  # float32 (B, P), 0 at masked positions
+    clipped: Tensor  # bool (B, P): where the clipped term is the loss
 
 
 # --------------------------------------------------------------------------- tokens and weights
 
 
 def overlong_filter(mask: Tensor, truncated: Tensor) -> Tensor:
-    """Return the mask without episodes that a budget ended (DAPO's overlong filtering).
+    """Return the mask without episodes that a budget ended, bool ``(B,)`` (DAPO's filtering).
 
     They still count in the statistics of their group if advantages are computed first.
-
-    Args:
-        mask: bool ``(B, P)``.
-        truncated: bool ``(B,)``.
     """
     return mask & ~truncated[:, None]
 
@@ -75,12 +66,9 @@ def overlong_filter(mask: Tensor, truncated: Tensor) -> Tensor:
 def keep_group(scores: Sequence[float], low: float = 0.0, high: float = 1.0) -> bool:
     """Return whether a group has signal, the rule of DAPO's dynamic sampling.
 
-    Args:
-        scores: Scores of the group's episodes. With scores 1 and 0 and the default bounds this is
-            ``0 < number right < G``. For graded rewards pass infinite bounds: then any difference
-            is signal.
-        low: Exclusive lower bound of the mean.
-        high: Exclusive upper bound of the mean.
+    The mean of the episodes' scores has to be between the bounds, both exclusive. With scores 1 and
+    0 and the default bounds this is ``0 < number right < G``. For graded rewards pass infinite
+    bounds: then any difference is signal.
 
     Example:
         >>> keep_group([0, 1, 1]), keep_group([1, 1, 1]), keep_group([0.5, 0.5])
@@ -107,17 +95,16 @@ def token_weights(
     | ``seq_mean_token_sum`` | mean over episodes of the sum over tokens (RLOO) |
     | ``const_norm`` | sum of all tokens / (episodes * horizon) (Dr. GRPO) |
 
+    The weights, float32 ``(B, P)``, are 0 at masked positions.
+
     Args:
-        mask: bool ``(B, P)``, of whole episodes (an episode is never split).
+        mask: Of whole episodes (an episode is never split).
         aggregation: See the table.
         tokens: Number of tokens that count in all micro-batches and processes of the optimizer
             step; None for that of ``mask``.
         sequences: Likewise, number of episodes with at least one token.
         horizon: For ``const_norm``. verl's default is the padded width, which varies from batch to
             batch; here it has to be passed.
-
-    Returns:
-        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown aggregation, or ``const_norm`` without a horizon.
@@ -145,11 +132,7 @@ def token_weights(
 
 
 def surrogate(
-    log_probs: Tensor,
-    old_log_probs: Tensor,
-    advantages: Tensor,
-    mask: Tensor,
-    algorithm: Algorithm,
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, mask: Tensor, algorithm: Algorithm
 ) -> TokenLoss:
     """Return the policy loss of each token.
 
@@ -168,13 +151,8 @@ def surrogate(
       1.05: at r = 1 the gradient is PPO's, and it decays on both sides.
     * ``reinforce``: ``-A log_prob``.
 
-    Args:
-        log_probs: ``(B, P)`` under the current policy; gradients flow.
-        old_log_probs: ``(B, P)`` under the policy at the start of the training step, computed by
-            the learner.
-        advantages: ``(B, P)``.
-        mask: bool ``(B, P)``.
-        algorithm: Surrogate and bounds.
+    All tensors are ``(B, P)``. Gradients flow to ``log_probs``, those of the current policy;
+    ``old_log_probs`` are of the policy at the start of the training step, by the learner.
     """
     log_probs = torch.where(mask, log_probs, 0.0)  # (B, P), as all tensors below
     old_log_probs = torch.where(mask, old_log_probs, 0.0).detach()
@@ -213,6 +191,8 @@ def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, algorithm: Algorit
 def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEstimator) -> Tensor:
     """Return an estimate of the KL divergence from the reference at each token.
 
+    All tensors are ``(B, P)``; gradients flow to ``log_probs``, and masked positions get 0.
+
     With ``d = log_probs - ref_log_probs`` (clamped to +-20):
 
     * ``k1 = d``: unbiased; for rewards. As a loss its expected gradient is 0.
@@ -222,15 +202,6 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
     * ``k3+``: the value of k3, the gradient of k2.
 
     Source: Schulman, "Approximating KL divergence"; verl ``kl_penalty``.
-
-    Args:
-        log_probs: ``(B, P)``; gradients flow.
-        ref_log_probs: ``(B, P)`` under the reference model.
-        mask: bool ``(B, P)``.
-        estimator: Name of the estimator.
-
-    Returns:
-        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown estimator.
@@ -274,15 +245,8 @@ def importance_weights(
     Source: verl ``docs/algo/rollout_corr.md``; OpenRLHF ``models/loss.py`` (there icepop's bounds
     are 0.5 and 5).
 
-    Args:
-        old_log_probs: ``(B, P)`` by the learner, before its first update.
-        rollout_log_probs: ``(B, P)`` as stored when the token was drawn.
-        mask: bool ``(B, P)``.
-        correction: Name of the correction.
-        cap: Upper bound.
-
-    Returns:
-        float32 ``(B, P)``, 0 at masked positions.
+    All tensors are ``(B, P)``: log-probabilities by the learner before its first update, those
+    stored when the token was drawn, and weights, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown correction.
@@ -310,13 +274,9 @@ def value_loss(
 ) -> TokenLoss:
     """Return the value loss of each token: ``max((V - R)^2, (clip(V, V_old +- c) - R)^2) / 2``.
 
-    Args:
-        values: ``(B, P)``; gradients flow.
-        old_values: ``(B, P)`` at the time of the rollouts.
-        returns: ``(B, P)`` from :func:`search_env.agents.algorithms.advantages.gae`.
-        mask: bool ``(B, P)``. Search-R1's critic also learns from document tokens; here it
-            does not.
-        clip: Largest change c of a value; None for no limit.
+    All tensors are ``(B, P)``. Gradients flow to ``values``; the old ones are of the time of the
+    rollouts, returns from :func:`search_env.agents.algorithms.advantages.gae`. ``clip`` is c, None
+    for no limit. Search-R1's critic also learns from document tokens; here it does not.
     """
     values = torch.where(mask, values, 0.0)  # (B, P), as all tensors below
     old_values = torch.where(mask, old_values, 0.0).detach()
@@ -352,19 +312,10 @@ def policy_loss(
     ``sum(weights * (importance * surrogate + kl - entropy + value))``, each term with its
     coefficient. Losses and sums of all micro-batches and processes add up.
 
-    Args:
-        algorithm: Terms and coefficients.
-        log_probs: See :func:`surrogate`.
-        old_log_probs: See :func:`surrogate`.
-        advantages: See :func:`surrogate`.
-        mask: bool ``(B, P)``.
-        weights: From :func:`token_weights`.
-        entropies: ``(B, P)``; needed with an entropy coefficient.
-        ref_log_probs: ``(B, P)``; needed with ``kl="loss"``.
-        importance: From :func:`importance_weights`; None is 1.
-        values: ``(B, P)``; needed with a critic, like the next two.
-        old_values: See :func:`value_loss`.
-        returns: See :func:`value_loss`.
+    The tensors, all ``(B, P)``, are those of :func:`surrogate`, :func:`token_weights`,
+    :func:`importance_weights` (None is 1) and :func:`value_loss`. An entropy coefficient needs
+    ``entropies``, ``kl="loss"`` needs ``ref_log_probs``, and a critic needs ``values``,
+    ``old_values`` and ``returns``.
 
     Returns:
         The loss, a scalar with a gradient, and sums over tokens without one: ``tokens``,

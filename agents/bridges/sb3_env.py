@@ -98,8 +98,7 @@ class SearchQAVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
         """Return the frame of the row that the environment draws."""
-        frames: Any = self.envs.render()
-        return list(frames or ())
+        return list(self.envs.render() or ())
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return the environment's attribute, once for each row asked for."""
@@ -109,11 +108,7 @@ class SearchQAVecEnv(VecEnv):
         return [getattr(envs, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the environment, that is of all rows.
-
-        Raises:
-            ConfigurationError: For some rows only.
-        """
+        """Set an attribute of the environment, that is of all rows; some only are refused."""
         self._check_all(attr_name, indices)
         setattr(self.envs, attr_name, value)
 
@@ -122,10 +117,8 @@ class SearchQAVecEnv(VecEnv):
     ) -> list[Any]:
         """Call a method of the environment once; every row gets the result.
 
-        Of ``action_masks``, which has one for each row, every row gets its own.
-
-        Raises:
-            ConfigurationError: For some rows only.
+        Of ``action_masks``, which has one for each row, every row gets its own. Some rows only are
+        refused.
         """
         self._check_all(method_name, indices)
         result = self.get_attr(method_name, 0)[0](*method_args, **method_kwargs)

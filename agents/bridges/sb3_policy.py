@@ -50,6 +50,8 @@ _Compute: TypeAlias = Callable[[Packed, Tensor], Tensor]
 class CausalLMPolicy(ActorCriticPolicy):
     """A causal LM that chooses tokens, with a linear critic on its last hidden state.
 
+    The attributes ``model`` and ``value_head`` are the two; the critic is zero at first.
+
     For on-policy algorithms of Stable-Baselines3 (PPO, A2C). All arguments but the first three go
     into ``policy_kwargs``. Dropout is always off, so that a ratio of 1 means the same policy.
 
@@ -72,10 +74,6 @@ class CausalLMPolicy(ActorCriticPolicy):
         optimizer_class: Takes the trained parameters and ``lr``.
         optimizer_kwargs: Its other arguments.
 
-    Attributes:
-        model: The language model.
-        value_head: The critic, zero at first.
-
     Raises:
         ConfigurationError: Other spaces, or an argument out of range.
         ModelMismatchError: The model has another number of ids than there are actions.
@@ -96,16 +94,11 @@ class CausalLMPolicy(ActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         # Not ActorCriticPolicy's own constructor: it builds networks that nothing would use.
-        super(ActorCriticPolicy, self).__init__(
-            observation_space,
-            action_space,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-        )
+        options: Any = {"optimizer_class": optimizer_class, "optimizer_kwargs": optimizer_kwargs}
+        super(ActorCriticPolicy, self).__init__(observation_space, action_space, **options)
         context = _context(observation_space)
-        self.sampling = sampling or Sampling()
+        self.sampling, self.use_sde = sampling or Sampling(), use_sde
         self.max_tokens_per_micro_batch = max_tokens_per_micro_batch
-        self.use_sde = use_sde
         _check_arguments(self.sampling, max_tokens_per_micro_batch, use_sde)
         self.model = _model(model)
         width = _check_ids(self.model, observation_space, action_space)
@@ -133,11 +126,8 @@ class CausalLMPolicy(ActorCriticPolicy):
 
         Row i's cache is that of row i of the call before. Only what its observation has beyond the
         last one and the action chosen there is forwarded; where it is not a continuation, its
-        cache begins anew.
-
-        Args:
-            obs: Observations of n rows.
-            deterministic: Take the most likely action; its log-probability is then 0.
+        cache begins anew. With ``deterministic`` the most likely action is taken; its
+        log-probability is then 0.
 
         Returns:
             Actions int64 ``(n,)``, values float32 ``(n, 1)``, log-probabilities float32 ``(n,)``.
@@ -157,14 +147,10 @@ class CausalLMPolicy(ActorCriticPolicy):
         return torch.from_numpy(self._decode("predict", observation, deterministic).ids)
 
     def evaluate_actions(self, obs: Any, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the policy thinks of transitions, differentiably.
+        """Return values, log-probabilities and entropies of B transitions, differentiably.
 
-        Args:
-            obs: Observations of B transitions in any order.
-            actions: int64 ``(B,)``.
-
-        Returns:
-            Values ``(B, 1)``, log-probabilities ``(B,)`` and entropies in nats ``(B,)``.
+        The transitions are in any order, with actions int64 ``(B,)``. The results are ``(B, 1)``,
+        ``(B,)`` and, in nats, ``(B,)``.
         """
         actions = actions.long().flatten()
 
@@ -247,43 +233,32 @@ class CausalLMPolicy(ActorCriticPolicy):
             keep = [batch[i].positions - 1 + start for i, start in zip(some, starts, strict=False)]
             return compute(packed_forward(self.model, inputs, torch.cat(keep)), rows)
 
-        if len(passes) == 1 or not torch.is_grad_enabled():
-            columns = [run(*arguments) for arguments in zip(passes, rows, strict=True)]
-        else:
-            columns = [
-                checkpoint(run, *arguments, use_reentrant=False)
-                for arguments in zip(passes, rows, strict=True)
-            ]
+        recomputes = len(passes) > 1 and torch.is_grad_enabled()
+        columns = [
+            checkpoint(run, *arguments, use_reentrant=False) if recomputes else run(*arguments)
+            for arguments in zip(passes, rows, strict=True)
+        ]
         return torch.cat(columns, 1)[:, torch.cat(rows).argsort()]
 
 
 class SharedSequence(NamedTuple):
-    """Observations that are beginnings of one another.
+    """Observations that are beginnings of one another."""
 
-    Attributes:
-        tokens: int64 ``(T,)``: the longest.
-        lengths: int64 ``(n,)``: how many of its tokens each observation has.
-        rows: int64 ``(n,)``: which observations they are.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    rows: Tensor
+    tokens: Tensor  # int64 (T,): the longest
+    lengths: Tensor  # int64 (n,): how many of its tokens each observation has
+    rows: Tensor  # int64 (n,): which observations they are
 
     def targets(self) -> Targets:
         """Return it as a sequence that is asked for the token after each observation."""
-        unread = self.tokens[-1:]  # stands for the token after the longest, which is not read
-        return Targets(
-            torch.cat([self.tokens, unread]), self.lengths, torch.ones(len(self.lengths))
-        )
+        # The last token stands for the one after the longest, which is not read.
+        tokens = torch.cat([self.tokens, self.tokens[-1:]])
+        return Targets(tokens, self.lengths, torch.ones(len(self.lengths)))
 
 
 def shared_sequences(tokens: _Tokens, lengths: NDArray[np.int64]) -> list[SharedSequence]:
     """Return the sequences that have to be read in order to have read all observations.
 
-    Args:
-        tokens: ``(B, L)``.
-        lengths: ``(B,)``, from 1 to L: how many tokens of each count.
+    Of the tokens ``(B, L)`` those before ``lengths`` ``(B,)``, from 1 to L, count.
 
     Example:
         >>> tokens = np.array([[5, 6, 7], [5, 6, 0], [5, 8, 9], [5, 0, 0]])
@@ -312,20 +287,12 @@ def shared_sequences(tokens: _Tokens, lengths: NDArray[np.int64]) -> list[Shared
 
 
 class _ObservationCache:
-    """An engine whose rows hold the observations of the last call.
-
-    Args:
-        engine: One row for each row of the observations.
-    """
+    """An engine whose rows hold the observations of the last call, one each."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine, self.rows = engine, engine.rows
         self._tokens = np.zeros((engine.rows, engine.max_tokens), np.int64)
         self._lengths = np.zeros(engine.rows, np.int64)  # 0: the row has to begin
-
-    @property
-    def rows(self) -> int:
-        return self._engine.rows
 
     def forget(self) -> None:
         """Read all rows from the start at the next call."""
@@ -364,13 +331,10 @@ def _context(space: spaces.Space[Any]) -> int:
 
 
 def _check_arguments(sampling: Sampling, max_tokens_per_micro_batch: int, use_sde: bool) -> None:
+    limit = max_tokens_per_micro_batch
     for is_valid, expected, value in (
         (sampling.temperature > 0.0, "a temperature above 0", sampling.temperature),
-        (
-            max_tokens_per_micro_batch >= 1,
-            "max_tokens_per_micro_batch of 1 or more",
-            max_tokens_per_micro_batch,
-        ),
+        (limit >= 1, "max_tokens_per_micro_batch of 1 or more", limit),
         (not use_sde, "use_sde=False, as tokens are discrete", use_sde),
     ):
         if not is_valid:
