@@ -31,7 +31,6 @@ class Trajectory:
     """One finished episode.
 
     Attributes:
-        question_id: Id of the question.
         group: Number of its prompt group, unique within one collection.
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`~search_env.types.Source`.
@@ -41,16 +40,12 @@ class Trajectory:
             that are not the policy's, None without a critic.
         reward: Total reward: the environment's, and the group reward where there is one.
         reward_parts: Parts of the reward by name.
-        stop_reason: How the episode ended.
         valid: False if retrieval failed; such an episode is never learnt from.
         well_formed: Whether the format was kept.
-        answer: The answer, None without one.
         scores: ``exact_match``, ``f1``, ``cover_exact_match`` of the answer.
-        num_searches: Number of searches.
         hops: Single-hop steps of the question, 0 if unknown.
         kind: The dataset's question type.
         version: Version of the engine's weights at the beginning: number of updates before it.
-        queries: Queries of the searches.
     """
 
     question_id: str
@@ -75,8 +70,7 @@ class Trajectory:
     @property
     def policy(self) -> NDArray[np.bool_]:
         """Return bool ``(T,)``: True at the policy's tokens."""
-        mask: NDArray[np.bool_] = self.sources == Source.POLICY
-        return mask
+        return np.equal(self.sources, Source.POLICY)
 
     @property
     def num_policy_tokens(self) -> int:

@@ -178,24 +178,21 @@ mean 'grpo'? Change advantage.
         def check(name: str, valid: bool, expected: str) -> None:
             check_field(name, getattr(self, name), valid, expected)
 
-        grouped, advantage = self.advantage in GROUPED, f"with advantage={self.advantage!r}, which"
-        expected = f"at least 2 {advantage} compares episodes of a question"
+        advantage, aggregation, kl = self.advantage, self.aggregation, self.kl
+        grouped = advantage in GROUPED
+        expected = f"at least 2 with {advantage=}, which compares episodes of a question"
         check("group_size", self.group_size >= 2 or not grouped, expected)
-        needs_horizon = self.aggregation == "const_norm"
-        expected = (
-            f"{'a length' if needs_horizon else 'None'} with aggregation={self.aggregation!r}"
-        )
+        needs_horizon = aggregation == "const_norm"
+        expected = f"{'a length' if needs_horizon else 'None'} with {aggregation=}"
         check("horizon", (self.horizon is not None) == needs_horizon, expected)
-        expected = (
-            "at least 1 with surrogate='cispo', where it bounds the ratio itself (5 is common)"
-        )
-        check("eps_high", self.surrogate != "cispo" or self.eps_high >= 1.0, expected)
-        choices = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(self.kl)
-        expected = f"one of {choices} with kl={self.kl!r}"
-        check("kl_estimator", choices is None or self.kl_estimator in choices, expected)
-        valid = self.kl != "none" or self.kl_coefficient == 0.0
-        check("kl_coefficient", valid, "0 with kl='none'")
-        expected = f"False {advantage} has no groups"
+        valid = self.surrogate != "cispo" or self.eps_high >= 1.0
+        expected = "at least 1 with surrogate='cispo', where it bounds the ratio itself"
+        check("eps_high", valid, f"{expected} (5 is common)")
+        estimators = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(kl)
+        valid = estimators is None or self.kl_estimator in estimators
+        check("kl_estimator", valid, f"one of {estimators} with {kl=}")
+        check("kl_coefficient", kl != "none" or self.kl_coefficient == 0.0, "0 with kl='none'")
+        expected = f"False with {advantage=}, which has no groups"
         check("dynamic_sampling", grouped or not self.dynamic_sampling, expected)
         valid = self.minibatch is None or self.minibatch <= self.sequences
         check("minibatch", valid, f"at most prompts * group_size = {self.sequences}")

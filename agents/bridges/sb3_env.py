@@ -98,7 +98,8 @@ class SearchQAVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
         """Return the frame of the row that the environment draws."""
-        return list(self.envs.render() or ())
+        frames: Any = self.envs.render()
+        return list(frames or ())
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return the environment's attribute, once for each row asked for."""

@@ -35,8 +35,13 @@ from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.forward import check_context
 from search_env.agents.inference.rollout_engine import Decoded
 from search_env.agents.inference.sampling import GREEDY, Sampling
-from search_env.agents.learning.micro_batches import Targets, packs
-from search_env.agents.learning.packing import Packed, packed_forward
+from search_env.agents.learning.micro_batches import (
+    Targets,
+    log_probs_and_entropies,
+    packed_targets,
+    packs,
+)
+from search_env.agents.learning.packing import Packed
 from search_env.agents.models import load_model
 from search_env.errors import ConfigurationError
 
@@ -155,11 +160,8 @@ class CausalLMPolicy(ActorCriticPolicy):
         actions = actions.long().flatten()
 
         def compute(packed: Packed, rows: Tensor) -> Tensor:
-            log_probs = self.sampling.log_probs(packed.logits)
-            # Where a probability is 0, its share of the entropy is 0 and not 0 times infinity.
-            terms = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
-            chosen = self.sampling.log_prob_of(packed.logits, actions[rows])
-            return torch.stack([self._values(packed), chosen, -terms.sum(-1)])
+            others = log_probs_and_entropies(self.sampling, packed.logits, actions[rows])
+            return torch.cat([self._values(packed)[None], others])
 
         values, log_probs, entropies = self._compute(obs, compute)
         return values[:, None], log_probs, entropies
@@ -228,10 +230,7 @@ class CausalLMPolicy(ActorCriticPolicy):
         rows = [torch.cat([sequences[index].rows for index in some]) for some in passes]
 
         def run(some: list[int], rows: Tensor) -> Tensor:
-            inputs = [batch[index].inputs for index in some]
-            starts = torch.tensor([0, *map(len, inputs)]).cumsum(0)
-            keep = [batch[i].positions - 1 + start for i, start in zip(some, starts, strict=False)]
-            return compute(packed_forward(self.model, inputs, torch.cat(keep)), rows)
+            return compute(packed_targets(self.model, [batch[index] for index in some]), rows)
 
         recomputes = len(passes) > 1 and torch.is_grad_enabled()
         columns = [

@@ -82,9 +82,7 @@ class Engine:
 
     Args:
         model: Any transformers causal LM. Each call restores its configuration and mode.
-        rows: Number of rows.
         max_tokens: Maximum number of tokens of a row, prompt and inserted tokens included.
-        sampling: The distribution that tokens are drawn from.
         prefill_chunk: Maximum number of prefill tokens in one forward pass, which bounds the
             memory.
         value_head: Maps the last hidden state ``(n, H)`` to values ``(n, 1)``.

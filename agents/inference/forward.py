@@ -92,10 +92,7 @@ class ForwardPass:
         return Sampled(ids, log_probs.gather(1, ids[:, None])[:, 0], values)
 
     def probe(self, ids: Tensor, plan: Plan) -> None:
-        """Forward one token, which allocates the cache and shows whether the model is supported.
-
-        A layer that does not use the attention of this package raises ModelMismatchError.
-        """
+        """Forward one token: allocate the cache, and check that the model uses our attention."""
         name = type(self.model).__name__
         advice = "Use a model whose class sets _supports_attention_backend."
         try:

@@ -102,12 +102,7 @@ class RolloutEngine(Protocol):
         token at position p (prompt included) with
         :meth:`search_env.agents.inference.sampling.Sampling.draw` from the p-th number of
         ``np.random.default_rng(seed).random(max_tokens, np.float32)`` samples the same tokens as
-        the built-in engine.
-
-        Args:
-            rows: ``(n,)``.
-            prompts: Ids of each row, at least one.
-            seeds: One for each row, from 0 to 2**63 - 1.
+        the built-in engine. Prompts have at least one id; seeds are from 0 to 2**63 - 1.
         """
 
     def insert(self, rows: Rows, tokens: Sequence[AnyTokenIds]) -> None:
@@ -137,17 +132,11 @@ class EngineFactory(Protocol):
         """Return an engine.
 
         Called once for the rollouts, and with greedy sampling for each evaluation. The weights
-        arrive by :meth:`RolloutEngine.update_weights` before the first token.
+        arrive by :meth:`RolloutEngine.update_weights` before the first token. An engine that does
+        not support the sampling raises ConfigurationError.
 
-        Args:
-            model: The model in training: read its configuration, and its parameters where they are
-                not split over processes. Copy it before changing it.
-            rows: Minimum number of rows.
-            max_tokens: Minimum capacity of a row, in tokens.
-            sampling: The distribution to draw tokens from.
-
-        Raises:
-            ConfigurationError: The engine does not support the sampling.
+        The model is in training: read its configuration, and its parameters where they are not
+        split over processes; copy it before changing it. ``rows`` and ``max_tokens`` are minimums.
         """
 
 

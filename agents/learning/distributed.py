@@ -107,7 +107,6 @@ class Ranks:
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
-    """Return a gradient that is not None."""
     assert parameter.grad is not None
     return parameter.grad
 

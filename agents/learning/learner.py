@@ -93,7 +93,6 @@ class Learner:
             all ranks must make the same calls, and another model has to sample, with
             :meth:`weights`.
         sampling: The distribution that tokens are drawn from.
-        ranks: The processes that train together.
 
     Attributes:
         value_head: The critic (float32), None without one.

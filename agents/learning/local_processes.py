@@ -50,13 +50,9 @@ class _Worker(NamedTuple):
 def local_processes(size: int, work: Callable[..., object], *args: Any) -> Iterator[Ranks]:
     """Run ``work`` in ``size - 1`` workers while this process runs the block.
 
-    Torch's threads are divided among the processes for that time.
-
-    Args:
-        size: Number of processes, this one included; 2 or more.
-        work: Called in each worker as ``work(ranks, *args)``; a function of a module, since
-            processes are spawned. It must take part in every collective operation of the block.
-        args: Picklable arguments.
+    Torch's threads are divided among the ``size`` processes, 2 or more, for that time. Each worker
+    calls ``work(ranks, *args)``: a function of a module, with picklable arguments, since processes
+    are spawned. It must take part in every collective operation of the block.
 
     Raises:
         WorkerDiedError: A worker could not start, or was killed.

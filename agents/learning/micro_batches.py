@@ -15,6 +15,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from search_env.agents.inference.sampling import Sampling
-from search_env.agents.learning.packing import common_prefix, in_chunks, packed_forward
+from search_env.agents.learning.packing import Packed, common_prefix, in_chunks, packed_forward
 from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
 
@@ -80,28 +81,34 @@ def example_targets(example: Example) -> Targets:
     return Targets(torch.from_numpy(example.tokens)[:end].long(), positions, weights[positions])
 
 
-def target_logits(model: PreTrainedModel, rows: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return logits ``(N, V)``, ids ``(N,)`` and hidden states ``(N, H)`` of all targets."""
+def packed_targets(model: PreTrainedModel, rows: Sequence[Targets]) -> Packed:
+    """Return logits ``(N, V)`` and hidden states ``(N, H)`` of all targets."""
     starts = torch.tensor([0, *(len(row.inputs) for row in rows)]).cumsum(0)  # (B + 1,)
     keep = [row.positions - 1 + start for row, start in zip(rows, starts, strict=False)]
-    logits, hidden = packed_forward(model, [row.inputs for row in rows], torch.cat(keep))
+    return packed_forward(model, [row.inputs for row in rows], torch.cat(keep))
+
+
+def target_logits(model: PreTrainedModel, rows: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits ``(N, V)``, ids ``(N,)`` and hidden states ``(N, H)`` of all targets."""
+    logits, hidden = packed_targets(model, rows)
     ids = torch.cat([row.tokens[row.positions] for row in rows])  # (N,)
     return logits, ids.to(logits.device), hidden
+
+
+def log_probs_and_entropies(sampling: Sampling, logits: Tensor, ids: Tensor) -> Tensor:
+    """Return log-probabilities of ids ``(n,)`` and entropies, ``(2, n)``, of logits ``(n, V)``."""
+    log_probs = sampling.log_probs(logits)  # (n, V)
+    # An id with probability 0 adds 0 to the entropy, not 0 times infinity.
+    terms = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)  # (n, V)
+    return torch.stack([sampling.log_prob_of(logits, ids), -terms.sum(-1)])
 
 
 def target_outputs(
     model: PreTrainedModel, rows: Sequence[Targets], sampling: Sampling, critic: nn.Linear | None
 ) -> Tensor:
     """Return log-probabilities, entropies and, with a critic, values, float32 ``(2 or 3, N)``."""
-
-    def log_probs_and_entropies(logits: Tensor, ids: Tensor) -> Tensor:
-        log_probs = sampling.log_probs(logits)  # (rows of the chunk, V)
-        # An id with probability 0 adds 0 to the entropy, not 0 times infinity.
-        terms = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0.0)
-        return torch.stack([sampling.log_prob_of(logits, ids), -terms.sum(-1)])
-
     logits, ids, hidden = target_logits(model, rows)
-    outputs = in_chunks(log_probs_and_entropies, logits, ids)  # (2, N)
+    outputs = in_chunks(partial(log_probs_and_entropies, sampling), logits, ids)  # (2, N)
     if critic is None:
         return outputs
     return torch.cat([outputs, critic(hidden.float()).mT])

@@ -191,15 +191,9 @@ def _attend(
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, D)
     if key_index is not None:  # (M, key heads, D)
         key, value = key.index_select(0, key_index), value.index_select(0, key_index)
-    output = attend(  # (N, heads, D)
-        query,
-        key,
-        value,
-        (cu_seq_lens_q, cu_seq_lens_k),
-        (max_length_q, max_length_k),
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window,
-    )
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    bounds, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
+    output = attend(query, key, value, bounds, longest, scale=scale, window=sliding_window)
     return output[None], None
 
 

@@ -133,11 +133,9 @@ class _Batch:
         self.mask = _padded([np.ones(len(row), np.bool_) for row in log_probs], np.bool_)  # (B, P)
         self.rollout = _padded(log_probs, np.float32)  # (B, P), of the engine that sampled
         self.old = torch.full_like(self.rollout, torch.nan)  # (B, P), NaN until scored
-        self.values: Tensor | None = None  # (B, P)
+        self.values = torch.zeros_like(self.rollout) if algorithm.uses_values else None  # (B, P)
         self.reference: Tensor | None = None  # (B, P)
         everything = list(range(len(self.trajectories)))
-        if algorithm.uses_values:
-            self.values = torch.zeros_like(self.rollout)
         # Rollouts have no log-probabilities of documents, which are learnt from without the mask.
         if algorithm.uses_values or self._on_any_rank(self.rollout[self.mask].isnan().any()):
             self._score(everything)
@@ -173,12 +171,9 @@ class _Batch:
         if not live_rows:
             return []
         weights = torch.zeros_like(self.rollout)  # (B, P)
+        aggregation, horizon = algorithm.aggregation, algorithm.horizon
         weights[rows] = token_weights(
-            mask,
-            algorithm.aggregation,
-            tokens=tokens,
-            sequences=sequences,
-            horizon=algorithm.horizon,
+            mask, aggregation, tokens=tokens, sequences=sequences, horizon=horizon
         )
 
         def loss_fn(outputs: Outputs, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -222,7 +217,8 @@ class _Batch:
         if algorithm.kl == "reward" and self.reference is not None:
             divergence = kl(self._initial(), self.reference, self.mask, "k1")  # (B, P)
             penalties = -algorithm.kl_coefficient * divergence
-        parts = sorted({name for t in trajectories for name in t.reward_parts})
+        names = sorted({name for t in trajectories for name in t.reward_parts})
+        parts = [[t.reward_parts.get(name, 0.0) for name in names] for t in trajectories]
         return estimate(
             algorithm,
             torch.tensor([t.reward for t in trajectories], dtype=torch.float64),
@@ -230,9 +226,7 @@ class _Batch:
             self.mask,
             values=self.values,
             penalties=penalties,
-            components=torch.tensor(
-                [t.reward_parts.get(name, 0.0) for t in trajectories for name in parts]
-            ).view(len(trajectories), len(parts)),
+            components=torch.tensor(parts).view(len(trajectories), len(names)),
             reduce=self._sum_over_ranks,
         )
 
