@@ -94,8 +94,7 @@ class Algorithm:
         top_p: Nucleus of the rollouts.
 
     Raises:
-        ConfigurationError: A value out of its range, or fields that contradict each other; the
-            message names the field.
+        ConfigurationError: A value out of its range, or fields that contradict each other.
 
     Example:
         >>> Algorithm(advantage="rloo", group_size=4).epochs

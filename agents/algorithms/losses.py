@@ -9,8 +9,7 @@ to the same loss and gradient. Values at masked positions, NaN included, affect 
 gradients: inputs are replaced there (multiplying by a mask would keep NaN).
 
 Formulas: the papers named at each function, which also notes where released code differs, as does
-``docs/algorithms.md``. DAPO's soft overlong punishment is a reward
-(:func:`search_env.rewards.soft_overlong`).
+``docs/algorithms.md``. DAPO's soft overlong punishment is a reward, ``soft-overlong``.
 """
 
 from __future__ import annotations
