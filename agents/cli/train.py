@@ -82,8 +82,7 @@ def train_command(
     ] = None,
     threads: Threads = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any other setting, NAME=VALUE, repeatable."),
+        list[str] | None, typer.Option("--set", help="Any other setting, NAME=VALUE, repeatable.")
     ] = None,
 ) -> None:
     """Train a language model to search and to answer; compare it with the base model.

@@ -332,12 +332,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
             pieces.append(_Piece(_steps_text(steps[number + 1 :])))
     return [
         *pieces,
-        _Piece(
-            closing,
-            is_tag=True,
-            decides=decides if searches else 1,
-            is_later=searches > 0,
-        ),
+        _Piece(closing, is_tag=True, decides=decides if searches else 1, is_later=searches > 0),
         _Piece(f" {answer}", copied=True),
         _Piece(f" {final.close}", is_tag=True),
     ]
