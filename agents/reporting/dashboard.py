@@ -90,39 +90,21 @@ _TIMES = ("decode", "prefill", "environment", "retrieval", "learn")
 
 @dataclass(slots=True)
 class Progress:
-    """State of a run that the display is drawn from.
+    """State of a run that the display is drawn from."""
 
-    Attributes:
-        minutes: Time limit of the run; None for no limit.
-        spent: Seconds that earlier parts of the run took.
-        total_steps: Number of the last step.
-        description: Model, environment and so on.
-        started: Clock at the beginning, in seconds.
-        step: Number of the last finished step.
-        latest: Its metrics.
-        history: The last values of each metric, oldest first.
-        evaluation: Step and metrics of the last evaluation.
-    """
-
-    minutes: float | None = None
-    spent: float = 0.0
+    minutes: float | None = None  # time limit
+    spent: float = 0.0  # seconds that earlier parts of the run took
     total_steps: int = 0
     description: dict[str, str] = field(default_factory=dict)
-    started: float = 0.0
-    step: int = 0
-    latest: dict[str, float] = field(default_factory=dict)
-    history: dict[str, deque[float]] = field(default_factory=dict)
-    evaluation: tuple[int, dict[str, float]] | None = None
+    started: float = 0.0  # clock at the beginning, in seconds
+    step: int = 0  # the last finished one
+    latest: dict[str, float] = field(default_factory=dict)  # its metrics
+    history: dict[str, deque[float]] = field(default_factory=dict)  # by metric, oldest first
+    evaluation: tuple[int, dict[str, float]] | None = None  # step and metrics of the last one
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_PACE_STEPS + 1))
 
     def add(self, step: int, metrics: Mapping[str, float], now: float) -> None:
-        """Add a finished step.
-
-        Args:
-            step: Its number.
-            metrics: By name. From ``tokens/total`` and ``time/step`` comes ``tokens/s``.
-            now: The clock, in seconds.
-        """
+        """Add a finished step; ``tokens/s`` is computed from its metrics."""
         if not self._ends:
             self._ends.append(self.started)
         self._ends.append(now)
@@ -138,10 +120,7 @@ class Progress:
         return self.spent + now - self.started
 
     def seconds_left(self, now: float) -> float | None:
-        """Return the time until the last step or the limit, whichever comes first.
-
-        None before the first step of a run without a limit.
-        """
+        """Return the time until the last step or the limit; None while neither is known."""
         left = []
         if len(self._ends) > 1:
             pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
@@ -182,8 +161,7 @@ class Dashboard(Silent):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
-        self._interval = interval
-        self._clock = clock
+        self._interval, self._clock = interval, clock
         self._progress = Progress(minutes, spent)
         self._lock = threading.Lock()  # between the loop and the thread that draws
         self._live: Live | None = None
@@ -253,13 +231,7 @@ class Dashboard(Silent):
 
 
 def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
-    """Return the display at one moment.
-
-    Args:
-        progress: State of the run.
-        now: The clock, in seconds.
-        options: Options of the console: its width, and whether it is limited to ASCII.
-    """
+    """Return the display at one moment, in the width and the characters of a console."""
     width = min(options.max_width, _MOST_COLUMNS)
     parts: list[RenderableType] = [
         Text(_title(progress), "bold", no_wrap=True, overflow="ellipsis"),
@@ -276,12 +248,9 @@ def draw(progress: Progress, now: float, options: ConsoleOptions) -> Group:
 
 
 def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> str:
-    """Return values as a line of blocks, each the mean of an equal part of the values.
+    """Return values as a line of at most ``width`` blocks, each the mean of an equal part of them.
 
-    Args:
-        values: Oldest first.
-        width: Most blocks to use; fewer values take a block each.
-        share: Draw on the scale from 0 to 1 instead of from the lowest block to the highest.
+    The scale is that from the lowest block to the highest; for a share, from 0 to 1.
 
     Example:
         >>> sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8), sparkline([0.0, 0.5, 1.0], 8, share=True)
@@ -301,12 +270,8 @@ def sparkline(values: Sequence[float], width: int, *, share: bool = False) -> st
 
 def _rows(progress: Progress, width: int, *, curves: bool) -> list[Text]:
     """Return the rows of numbers, two side by side where there is room."""
-    parts = reward_parts(progress.latest)
-    task = [
-        _Row("reward", "reward/mean"),
-        *(_Row(f"  {name.partition('/')[2]}", name) for name in parts),
-        *_TASK,
-    ]
+    parts = [_Row(f"  {n.partition('/')[2]}", n) for n in reward_parts(progress.latest)]
+    task = [_Row("reward", "reward/mean"), *parts, *_TASK]
     left = [row for row in task if row.metric in progress.history]
     right = [row for row in _POLICY if row.metric in progress.history]
     if width < _TWO_COLUMNS:
@@ -326,8 +291,8 @@ def _cell(row: _Row, progress: Progress, width: int, curves: bool) -> Text:
     latest = progress.latest.get(row.metric)
     number = "-" if latest is None else _number(latest, share=row.share)
     room = max(0, width - _LABEL - _VALUE - 1)
-    values = tuple(progress.history[row.metric])
-    curve = sparkline(values, room, share=row.share) if curves else ""
+    history = tuple(progress.history[row.metric])
+    curve = sparkline(history, room, share=row.share) if curves else ""
     return Text.assemble(
         (f"{row.label[: _LABEL - 1]:<{_LABEL}}", "dim"),
         (f"{number:>{_VALUE}} ", "bold"),

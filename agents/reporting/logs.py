@@ -32,27 +32,15 @@ class Observer(Protocol):
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
         """Receive the start of a run, or of its next part.
 
-        Args:
-            total_steps: Number of the last step, if no other limit ends the run before.
-            description: Model, environment and so on, for example ``{"model": "tiny-base"}``.
+        Another limit may end it before ``total_steps``. The description has the model, environment
+        and so on, for example ``{"model": "tiny-base"}``.
         """
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
-        """Receive a finished step.
-
-        Args:
-            step: Its number, from 1.
-            metrics: By name.
-            samples: Episodes of the step; empty in supervised runs.
-        """
+        """Receive a finished step, numbered from 1, and its episodes (none in supervised runs)."""
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Receive an evaluation on held-out questions.
-
-        Args:
-            step: Number of steps that the policy was trained for; 0 before the first.
-            metrics: By name, each beginning with ``eval/``.
-        """
+        """Receive an evaluation on held-out questions after so many steps; names: ``eval/...``."""
 
     def warn(self, step: int, text: str) -> None:
         """Receive a monitor's warning about a step."""
@@ -66,11 +54,7 @@ class Silent(Observer):
 
 
 class Observers(Silent):
-    """Several observers as one, called in order.
-
-    Args:
-        observers: Receivers of every event.
-    """
+    """Several observers as one, called in order."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:
         self._observers = tuple(observers)
@@ -122,9 +106,8 @@ class JsonLinesLog(Silent):
 
     def __init__(self, path: str | Path, *, resume_step: int | None = None) -> None:
         self.path = Path(path)
-        self._is_open = False
         self._spent = 0.0  # seconds of earlier parts of the run
-        self._started = time.monotonic()
+        self._is_open, self._started = False, time.monotonic()
         if resume_step is not None:
             self._spent = _cut(self.path, resume_step)
         elif self.path.exists() and self.path.stat().st_size:
@@ -227,38 +210,23 @@ class TensorBoardLog(Silent):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The metrics of one step or one evaluation.
-
-    Attributes:
-        step: Its number.
-        elapsed: Seconds since the run began.
-        metrics: By name; those that were not finite are left out.
-    """
+    """The metrics of one step or one evaluation."""
 
     step: int
-    elapsed: float
-    metrics: dict[str, float]
+    elapsed: float  # seconds since the run began
+    metrics: dict[str, float]  # by name, without those that were not finite
 
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """The content of a log.
-
-    Attributes:
-        description: As given to :meth:`Observer.begin`.
-        total_steps: As given to :meth:`Observer.begin`.
-        steps: In order.
-        evaluations: In order.
-        warnings: ``(step, text)`` in order.
-        end: The reason of the end; None if the run goes on or was killed.
-    """
+    """The content of a log; ``description`` and ``total_steps`` are :meth:`Observer.begin`'s."""
 
     description: dict[str, str]
     total_steps: int
-    steps: tuple[Row, ...]
+    steps: tuple[Row, ...]  # in order, like evaluations and warnings
     evaluations: tuple[Row, ...]
-    warnings: tuple[tuple[int, str], ...]
-    end: str | None
+    warnings: tuple[tuple[int, str], ...]  # (step, text)
+    end: str | None  # its reason; None if the run goes on or was killed
 
 
 def read_log(path: str | Path) -> RunLog:
@@ -276,24 +244,18 @@ def read_log(path: str | Path) -> RunLog:
         total_steps=begins[-1]["total_steps"] if begins else 0,
         steps=_rows(lines, "step"),
         evaluations=_rows(lines, "evaluated"),
-        warnings=tuple(
-            (line["step"], line["text"]) for line in lines if line["event"] == "warning"
-        ),
+        warnings=tuple((w["step"], w["text"]) for w in lines if w["event"] == "warning"),
         end=ends[-1] if ends else None,
     )
 
 
 def _rows(lines: Sequence[dict[str, Any]], event: str) -> tuple[Row, ...]:
     """Return the metrics of one kind of event; if a step is there twice, the later ones."""
-    rows = {
-        line["step"]: Row(
-            line["step"],
-            line["elapsed"],
-            {name: value for name, value in line["metrics"].items() if value is not None},
-        )
-        for line in lines
-        if line["event"] == event
-    }
+    rows = {}
+    for line in lines:
+        if line["event"] == event:
+            metrics = {name: value for name, value in line["metrics"].items() if value is not None}
+            rows[line["step"]] = Row(line["step"], line["elapsed"], metrics)
     return tuple(rows[step] for step in sorted(rows))
 
 

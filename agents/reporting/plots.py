@@ -44,38 +44,23 @@ _PARTS = ("decode", "prefill", "environment", "retrieval", "score", "learn")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve of a panel.
+    """A curve of a panel."""
 
-    Attributes:
-        metric: Its name in the log, or ``"tokens/s"``.
-        label: Its name in the legend.
-        markers: Whether to mark each measurement, for metrics that not every step has.
-        right: Whether it has the scale on the right; a panel then has one line on each side.
-    """
-
-    metric: str
-    label: str
-    markers: bool = False
-    right: bool = False
+    metric: str  # its name in the log, or "tokens/s"
+    label: str  # its name in the legend
+    markers: bool = False  # marks each measurement, for metrics that not every step has
+    right: bool = False  # has the scale on the right; a panel then has one line on each side
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """A panel of a figure.
-
-    Attributes:
-        title: Its title.
-        unit: Unit of the scale.
-        lines: Its curves; those that a log does not have are left out.
-        share: Whether the scale is that from 0 to 1.
-        log: Whether the scale is logarithmic; intervals, which may reach 0, are then left out.
-    """
+    """A panel of a figure."""
 
     title: str
     unit: str
-    lines: tuple[Line, ...]
-    share: bool = False
-    log: bool = False
+    lines: tuple[Line, ...]  # those that a log does not have are left out
+    share: bool = False  # the scale is that from 0 to 1
+    log: bool = False  # the scale is logarithmic, without intervals, which may reach 0
 
 
 _PANELS = (
@@ -153,17 +138,11 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """The mean of a metric over runs.
+    """The mean of a metric over runs, at ``n`` points."""
 
-    Attributes:
-        x: float64 ``(n,)``: steps or minutes.
-        mean: float64 ``(n,)``.
-        half: float64 ``(n,)``: half the width of the 95 % t interval; 0 for one run.
-    """
-
-    x: Values
-    mean: Values
-    half: Values
+    x: Values  # (n,): steps or minutes
+    mean: Values  # (n,)
+    half: Values  # (n,): half the width of the 95 % t interval; 0 for one run
 
 
 def training_figure(logs: Sequence[str | Path], path: str | Path) -> None:
@@ -255,16 +234,10 @@ def learning_figure(
 
 
 def average(runs: Sequence[RunLog], metric: str, *, minutes: bool = False) -> Band | None:
-    """Return the mean of a metric over runs, with its interval.
+    """Return the mean of a metric over runs that differ in the seed alone, with its interval.
 
-    Args:
-        runs: Runs that differ in the seed alone; those without the metric are left out.
-        metric: As for :class:`Line`.
-        minutes: Whether ``x`` is minutes of training instead of steps. Runs are then averaged at
-            equal times, between which they are interpolated.
-
-    Returns:
-        The band over the stretch that all runs cover; None where no run has the metric.
+    The band covers the stretch that all runs have in common; None where no run has the metric. Over
+    minutes of training, runs are interpolated at equal times.
     """
     curves = [curve for run in runs if len((curve := _curve(run, metric, minutes))[0])]
     if not curves:
@@ -353,8 +326,8 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
     for number, (line, band) in enumerate(drawn):
         target = twin if twin is not None and line.right else axis
         half = np.zeros_like(band.half) if panel.log else band.half
-        band = Band(band.x, band.mean, half)
-        _draw_band(target, band, number, line.label, markers=line.markers)
+        shown = Band(band.x, band.mean, half)
+        _draw_band(target, shown, number, line.label, markers=line.markers)
         if twin is not None or len(drawn) == 1:
             colour = COLOURS[number] if twin is not None else "black"
             target.set_ylabel(panel.unit or line.label, color=colour, fontsize=8)

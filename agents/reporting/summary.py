@@ -55,14 +55,9 @@ class _Measured:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A selected episode.
+    """A selected episode."""
 
-    Attributes:
-        why: Reason of the selection, for example ``"right, 3 hops"``.
-        episode: The episode.
-    """
-
-    why: str
+    why: str  # it was selected, for example "right, 3 hops"
     episode: Trajectory
 
 
@@ -89,8 +84,8 @@ def results_table(
     Args:
         runs: Episodes on the same questions by the policy's name, for example before and after.
             Episodes in which retrieval failed are left out.
-        resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
-        seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
+        resamples: Resamples of :func:`~search_env.metrics.statistics.bootstrap_mean`.
+        seed: Seed of the bootstrap.
 
     Raises:
         ConfigurationError: A policy has no valid episode.
@@ -153,12 +148,11 @@ def select_samples(
         if episode is None:
             continue
         hops = f", {episode.hops} hop{'s' * (episode.hops > 1)}" if episode.hops else ""
-        first = [old[episode.question_id]] if turn % 3 == 2 else []
-        why = "after training" if first else "right" if _is_right(episode) else "wrong"
-        samples[episode.question_id] = [
-            *(Sample(f"before training{hops}", one) for one in first),
-            Sample(f"{why}{hops}", episode),
-        ]
+        pair = samples[episode.question_id] = []
+        if turn % 3 == 2:
+            pair.append(Sample(f"before training{hops}", old[episode.question_id]))
+        why = "after training" if pair else "right" if _is_right(episode) else "wrong"
+        pair.append(Sample(f"{why}{hops}", episode))
     return [one for pair in samples.values() for one in pair]
 
 
@@ -210,10 +204,8 @@ def _measure(episodes: Iterable[Trajectory | EpisodeMeasures]) -> list[_Measured
         else:
             scores = (episode.scores["exact_match"], episode.scores["f1"])
             searches, well_formed = episode.num_searches, float(episode.well_formed)
-        searched = float(searches > 0)
-        measures.append(
-            _Measured(episode.hops or None, *scores, searched, float(searches), well_formed)
-        )
+        counts = (float(searches > 0), float(searches))
+        measures.append(_Measured(episode.hops or None, *scores, *counts, well_formed))
     return measures
 
 
@@ -253,20 +245,14 @@ def _head(question: Question) -> Text:
 def _body(episode: Trajectory, question: Question, tokenizer: Tokenizer, width: int) -> Text:
     """Return the text after the prompt, coloured by its source."""
     transcript = Transcript(
-        question=question,
-        protocol="",
-        tokens=episode.tokens,
-        sources=episode.sources,
-        events=(),
-        decode=tokenizer.decode,
+        question, "", episode.tokens, episode.sources, events=(), decode=tokenizer.decode
     )
     evidence = _evidence(question)
     lines: list[Text] = []
     for source, raw in transcript.segments():
-        shown = [line for line in neutralise(raw).split("\n") if line.strip()]
         if source is Source.PROMPT:
             continue
-        for line in shown:
+        for line in filter(str.strip, neutralise(raw).split("\n")):
             if source is Source.POLICY:
                 part = Text(line, _rich(SOURCES[source]))
                 part.highlight_regex(_TAGS, _rich(TAG))
@@ -281,18 +267,13 @@ def _body(episode: Trajectory, question: Question, tokenizer: Tokenizer, width: 
 def _evidence(question: Question) -> list[re.Pattern[str]]:
     """Return patterns of the steps' answers in order and of the gold answers, but yes and no."""
     answers = [hop.answer for hop in question.hops] + list(question.answers)
-    words = [one_line(answer) for answer in answers]
+    words = dict.fromkeys(map(one_line, answers))
     open_ended = [w for w in words if w and w.lower() not in R1_SEARCHER.closed_answers]
-    return [re.compile(rf"(?<!\w){re.escape(w)}(?!\w)") for w in dict.fromkeys(open_ended)]
+    return [re.compile(rf"(?<!\w){re.escape(w)}(?!\w)") for w in open_ended]
 
 
 def _shortened(line: str, evidence: Sequence[re.Pattern[str]], width: int) -> str:
-    """Return a line cut to a width that keeps the last evidence in it.
-
-    Args:
-        line: Line of a document, its title first.
-        evidence: Patterns of the answers of each step in order.
-        width: Most characters.
+    """Return a document's line, its title first, cut to a width that keeps the last evidence in it.
 
     Example:
         >>> town = "(1)Ada   Ada is a small town on a river in the north, the river Bim."

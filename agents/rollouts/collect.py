@@ -10,12 +10,13 @@ No advantage, no loss and no torch here.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -30,11 +31,13 @@ from search_env.agents.types import Trajectory
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError
 from search_env.rewards import GroupReward, get_group_reward
-from search_env.types import Question, StopReason, Transcript
+from search_env.types import StopReason, Transcript
 from search_env.validation import check_count
 
 if TYPE_CHECKING:
     from search_env.agents.inference.rollout_engine import RolloutEngine
+
+_TIMES = ("environment", "retrieval", "prefill", "decode")
 
 Progress = Callable[[int, int], None]
 """Called after each finished episode with how many are finished, and how many there will be."""
@@ -137,13 +140,9 @@ def make_envs(
     vocabulary: int,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SearchQAVectorEnv:
-    """Return a vector environment as :func:`collect` needs it.
+    """Return a vector environment as :func:`collect` needs it, with ``options`` as its arguments.
 
-    Args:
-        env_id: A registered id.
-        num_envs: Episodes side by side.
-        vocabulary: Number of ids that the model samples from.
-        options: Arguments of the environment.
+    ``vocabulary`` is the number of ids that the model samples from.
 
     Raises:
         ModelMismatchError: The tokenizer has ids that the model does not know.
@@ -172,8 +171,7 @@ def make_envs(
     return envs if size == vocabulary else make(vocab_size=vocabulary)
 
 
-@dataclass(frozen=True, slots=True)
-class _PlannedEpisode:
+class _PlannedEpisode(NamedTuple):
     """An episode that is to be played."""
 
     order: int  # its place among all episodes
@@ -194,7 +192,7 @@ class _EpisodeQueue:
         token_limit: int | None,
         first_group: int,
     ) -> None:
-        self._token_limit = token_limit
+        self._token_limit = math.inf if token_limit is None else token_limit
         self._size = group_size
         episodes = []
         first, every = shard
@@ -219,11 +217,7 @@ class _EpisodeQueue:
         taken: list[_PlannedEpisode] = []
         while self._pending and len(taken) < count:
             begins_group = self._pending[0].order % self._size == 0
-            if (
-                begins_group
-                and self._token_limit is not None
-                and policy_tokens >= self._token_limit
-            ):
+            if begins_group and policy_tokens >= self._token_limit:
                 self.total -= len(self._pending)
                 self._pending.clear()
                 break
@@ -235,11 +229,7 @@ class _EpisodeQueue:
 class _Timer:
     """Sums of wall time by name."""
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(
-            ("environment", "retrieval", "prefill", "decode"), 0.0
-        )
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_TIMES, 0.0))
     _last: float = field(default_factory=time.perf_counter)
 
     def add(self, name: str) -> None:
@@ -262,19 +252,16 @@ class _Collector:
         groups: WholeGroups,
     ) -> None:
         rows = envs.num_envs
-        self._groups = groups
-        self._num_finished = 0
-        self._envs, self._engine, self._queue = envs, engine, queue
+        self._envs, self._engine, self._queue, self._groups = envs, engine, queue, groups
         self._progress, self._on_episode = progress, on_episode
         self._episodes: dict[int, _PlannedEpisode] = {}  # those under way, by row
         self._ready = np.zeros(rows, np.bool_)  # the row waits for the policy's next token
         self._length = np.zeros(rows, np.int64)
         self._versions = np.zeros(rows, np.int64)  # of the weights that each episode began with
-        size = envs.components.protocol.max_tokens
-        self._log_probs = np.full((rows, size), np.nan, np.float32)
+        self._log_probs = np.full((rows, envs.protocol.max_tokens), np.nan, np.float32)
         self._values: NDArray[np.float32] | None = None
         self._finished: list[tuple[int, Trajectory]] = []
-        self._num_policy_tokens = self._num_faults = self._num_decodes = 0
+        self._num_finished = self._num_policy_tokens = self._num_faults = self._num_decodes = 0
         self._timer = _Timer()
         self._prefill_before = engine.prefill_seconds
 
@@ -336,8 +323,7 @@ class _Collector:
     ) -> None:
         """Pass inserted tokens to the engine; close episodes that ended and begin the next."""
         ready: NDArray[np.bool_] = infos["ready"]
-        length = obs["length"]
-        is_running = ready & ~ended
+        length, is_running = obs["length"], ready & ~ended
         has_documents = np.flatnonzero(is_running & (length > self._length + 1))
         if len(has_documents):
             inserted = [
@@ -356,18 +342,7 @@ class _Collector:
 
     def _finish(self, row: int, reward: float, infos: Mapping[str, Any]) -> None:
         episode, transcript = self._episodes.pop(row), self._envs.transcripts[row]
-        length = len(transcript.tokens)
-        values = None if self._values is None else self._values[row, :length].copy()
-        trajectory = _trajectory(
-            transcript,
-            episode.group,
-            log_probs=self._log_probs[row, :length].copy(),
-            values=values,
-            reward=reward,
-            version=int(self._versions[row]),
-            infos=infos,
-            row=row,
-        )
+        trajectory = self._trajectory(row, episode.group, transcript, reward, infos)
         self._num_finished += 1
         self._num_faults += trajectory.valid * len(transcript.faults)
         if self._progress is not None:
@@ -377,6 +352,34 @@ class _Collector:
             self._finished.append((order, trajectory))
             if self._on_episode is not None:
                 self._on_episode(question, transcript, trajectory)
+
+    def _trajectory(
+        self, row: int, group: int, transcript: Transcript, reward: float, infos: Mapping[str, Any]
+    ) -> Trajectory:
+        """Return a finished episode for the learner, with what the infos have on its row."""
+        length = len(transcript.tokens)
+        valid = bool(infos["valid"][row])
+        parts = infos.get("reward_parts", {}) if valid else {}
+        return Trajectory(
+            question_id=transcript.question.id,
+            group=group,
+            tokens=transcript.tokens,
+            sources=transcript.sources,
+            log_probs=self._log_probs[row, :length].copy(),
+            values=None if self._values is None else self._values[row, :length].copy(),
+            reward=reward,
+            reward_parts={n: float(by[row]) for n, by in parts.items() if not n.startswith("_")},
+            stop_reason=StopReason(infos["stop_reason"][row]),
+            valid=valid,
+            well_formed=bool(infos["well_formed"][row]),
+            answer=transcript.answer,
+            scores={name: float(infos[name][row]) for name in SCORES},
+            num_searches=len(transcript.searches),
+            hops=len(transcript.question.hops),
+            kind=transcript.question.kind,
+            version=int(self._versions[row]),
+            queries=tuple(search.query for search in transcript.searches),
+        )
 
     def _begin_next(self, rows: list[int]) -> None:
         self._engine.release(rows)
@@ -407,45 +410,6 @@ class _Collector:
         self._timer.add("decode")
 
 
-def _trajectory(
-    transcript: Transcript,
-    group: int,
-    *,
-    log_probs: NDArray[np.float32],
-    values: NDArray[np.float32] | None,
-    reward: float,
-    version: int,
-    infos: Mapping[str, Any],
-    row: int,
-) -> Trajectory:
-    """Return a finished episode for the learner, with what the infos have on its row."""
-    question: Question = transcript.question
-    valid = bool(infos["valid"][row])
-    parts = infos.get("reward_parts", {}) if valid else {}
-    return Trajectory(
-        question_id=question.id,
-        group=group,
-        tokens=transcript.tokens,
-        sources=transcript.sources,
-        log_probs=log_probs,
-        values=values,
-        reward=reward,
-        reward_parts={
-            name: float(by_row[row]) for name, by_row in parts.items() if not name.startswith("_")
-        },
-        stop_reason=StopReason(infos["stop_reason"][row]),
-        valid=valid,
-        well_formed=bool(infos["well_formed"][row]),
-        answer=transcript.answer,
-        scores={name: float(infos[name][row]) for name in SCORES},
-        num_searches=len(transcript.searches),
-        hops=len(question.hops),
-        kind=question.kind,
-        version=version,
-        queries=tuple(search.query for search in transcript.searches),
-    )
-
-
 def _check(
     envs: SearchQAVectorEnv, engine: RolloutEngine, questions: Sequence[int], group_size: int
 ) -> None:
@@ -454,11 +418,11 @@ def _check(
         raise ConfigurationError(
             "Expected at least one question, got none. Check the split and the curriculum."
         )
-    if envs.metadata["autoreset_mode"] is not AutoresetMode.DISABLED:
+    mode = envs.metadata["autoreset_mode"]
+    if mode is not AutoresetMode.DISABLED:
         raise ConfigurationError(
-            "Expected a vector environment with autoreset_mode='Disabled', got "
-            f"{envs.metadata['autoreset_mode'].value!r}. Pass it to gym.make_vec: this function "
-            "resets a row itself when its episode ends."
+            f"Expected a vector environment with autoreset_mode='Disabled', got {mode.value!r}. "
+            "Pass it to gym.make_vec: this function resets a row itself when its episode ends."
         )
     if envs.num_envs > engine.rows:
         raise ConfigurationError(

@@ -42,31 +42,19 @@ _RIGHT = ("exact_match", "cover_exact_match")
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """Difficulty of a question for a model; one line of the file.
-
-    Attributes:
-        question_id: Id of the question.
-        rollouts_needed: Number of the first rollout with a right answer, from 1; None where no
-            rollout was right.
-        level: One of :data:`LEVELS`.
-    """
+    """Difficulty of a question for a model; one line of the file."""
 
     question_id: str
-    rollouts_needed: int | None
-    level: str
+    rollouts_needed: int | None  # first rollout with a right answer, from 1; None: no right one
+    level: str  # one of LEVELS
 
 
 @dataclass(frozen=True, slots=True)
 class HopStage:
-    """A pool of questions.
+    """A pool of questions."""
 
-    Attributes:
-        from_step: The first step that draws from it.
-        pool: int ``(n,)``, indices of questions, at least one.
-    """
-
-    from_step: int
-    pool: NDArray[np.intp]
+    from_step: int  # the first step that draws from it
+    pool: NDArray[np.intp]  # (n,), indices of questions, at least one
 
 
 class Curriculum:
@@ -102,12 +90,7 @@ class Curriculum:
         self._drawn = [0] * len(starts)
 
     def draw(self, step: int, count: int) -> NDArray[np.intp]:
-        """Return the indices of the next questions.
-
-        Args:
-            step: Number of steps made before.
-            count: Number of questions.
-        """
+        """Return the indices of the next ``count`` questions after so many steps."""
         number = max(i for i, stage in enumerate(self.stages) if stage.from_step <= step)
         pool, first = self.stages[number].pool, self._drawn[number]
         self._drawn[number] += count
@@ -144,7 +127,7 @@ def make_curriculum(
     """Return a curriculum over questions; without further arguments, all of them alike.
 
     Args:
-        questions: Questions of the environment.
+        questions: Questions of the environment, in its order.
         seed: Seed of the order.
         hops: ``(from_step, most_hops)`` in order of steps: easy to hard.
         difficulties: By question id; questions without one are left out.
@@ -301,12 +284,10 @@ def _read_whole_lines(file: Path) -> dict[str, Difficulty]:
 
 def _parse(file: Path, number: int, line: str) -> Difficulty:
     try:
-        record = json.loads(line)
-        label = Difficulty(**record)
+        label = Difficulty(**json.loads(line))
     except (ValueError, TypeError):
         label = None
     if label is None or label.level not in LEVELS:
-        raise DataFormatError.at(
-            file, number, "", "an object of question_id, rollouts_needed and level", line
-        )
+        expected = "an object of question_id, rollouts_needed and level"
+        raise DataFormatError.at(file, number, "", expected, line)
     return label

@@ -11,28 +11,16 @@ from search_env.types import Transcript
 
 
 class Finished(NamedTuple):
-    """A finished episode.
+    """A finished episode, as it was played and as the learner takes it."""
 
-    Attributes:
-        order: Its place among all episodes of the collection.
-        question: Index of its question.
-        transcript: The episode as it was played.
-        trajectory: The same for the learner.
-    """
-
-    order: int
-    question: int
+    order: int  # its place among all episodes of the collection
+    question: int  # index
     transcript: Transcript
     trajectory: Trajectory
 
 
 class WholeGroups:
-    """Returns episodes once their reward is complete.
-
-    Args:
-        reward: Reward of a complete group; None returns each episode at once.
-        size: Episodes in a group.
-    """
+    """Returns episodes in groups of ``size``, or each at once where there is no group reward."""
 
     def __init__(self, reward: GroupReward | None, size: int) -> None:
         self._reward, self._size = reward, size
@@ -57,9 +45,7 @@ class WholeGroups:
             [member.transcript for member in group],
             [Score(member.trajectory.reward, member.trajectory.reward_parts) for member in group],
         )
-        return [_with_score(member, score) for member, score in zip(group, scores, strict=True)]
-
-
-def _with_score(member: Finished, score: Score) -> Finished:
-    trajectory = replace(member.trajectory, reward=score.total, reward_parts=score.parts)
-    return member._replace(trajectory=trajectory)
+        return [
+            f._replace(trajectory=replace(f.trajectory, reward=s.total, reward_parts=s.parts))
+            for f, s in zip(group, scores, strict=True)
+        ]

@@ -61,7 +61,10 @@ class LanguageModelAgent:
             ModelMismatchError: The model has more ids than the environment, or fewer.
             ContextLengthError: The environment's context is longer than the model's.
         """
-        self._engine = self._engine_for(env)
+        _check_ids(self._model, env.tokenizer)
+        size = self._max_tokens or env.protocol.max_tokens
+        if self._engine is None or self._engine.max_tokens != size:
+            self._engine = Engine(self._model, rows=1, max_tokens=size, sampling=self._sampling)
         prompt = _tokens(observation)
         seeds = np.random.SeedSequence((self._seed, zlib.crc32(prompt.tobytes())))
         self._engine.begin([0], [prompt], [int(seeds.generate_state(1)[0])])
@@ -80,14 +83,6 @@ class LanguageModelAgent:
         decoded = self._engine.decode([0])
         self._length = int(self._engine.lengths[0])
         return int(decoded.ids[0])
-
-    def _engine_for(self, env: SearchQAEnv) -> Engine:
-        """Return the engine, a new one where the environment's context has another size."""
-        _check_ids(self._model, env.tokenizer)
-        size = self._max_tokens or env.protocol.max_tokens
-        if self._engine is not None and self._engine.max_tokens == size:
-            return self._engine
-        return Engine(self._model, rows=1, max_tokens=size, sampling=self._sampling)
 
 
 def play_questions(
@@ -137,8 +132,7 @@ def _tokens(observation: Observation) -> NDArray[np.int32]:
 
 def _check_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """Raise where the model's ids are not those of the environment's tokenizer."""
-    embeddings = cast(nn.Embedding, model.get_input_embeddings())
-    ids = embeddings.weight.shape[0]
+    ids = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
     if ids == tokenizer.size:
         return
     advice = (

@@ -22,20 +22,16 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     ``policy/entropy`` is the mean of ``-log p`` over the tokens that were sampled: an unbiased
     estimate that costs nothing. ``policy/right_log_prob`` is the mean log-probability of tokens in
     episodes with a right answer (its fall announces the collapse described in arXiv 2512.04220).
-
-    Args:
-        trajectories: Of whole groups.
     """
     valid = [trajectory for trajectory in trajectories if trajectory.valid]
     groups = list(by_group(valid).values())
     rewards = [[member.reward for member in members] for members in groups]
-    spreads = [float(np.std(group)) for group in rewards]
     right = [t for t in valid if t.scores["exact_match"] == 1.0]
     parts = sorted({name for trajectory in valid for name in trajectory.reward_parts})
     return {
         "reward/mean": _mean(valid, lambda t: t.reward),
         **{f"reward/{name}": _mean(valid, _part(name)) for name in parts},
-        "reward/group_std": _average(spreads),
+        "reward/group_std": _average(float(np.std(group)) for group in rewards),
         "groups/zero_variance": _average(len(set(group)) == 1 for group in rewards),
         "policy/entropy": -_mean_log_prob(valid),
         "policy/right_log_prob": _mean_log_prob(right),
