@@ -45,31 +45,19 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Content of a checkpoint.
+    """Content of a checkpoint."""
 
-    Attributes:
-        step: Number of steps that were made.
-        weights: Trained weights by name.
-        state: Any other state, as a tree.
-        config: Settings of the run, JSON values.
-    """
-
-    step: int
-    weights: dict[str, Tensor]
-    state: dict[str, Any]
-    config: dict[str, Any]
+    step: int  # number of steps that were made
+    weights: dict[str, Tensor]  # the trained ones, by name
+    state: dict[str, Any]  # any other state, as a tree
+    config: dict[str, Any]  # settings of the run, JSON values
 
 
 def save(folder: str | Path, checkpoint: Checkpoint, *, keep_last: int = 2) -> Path:
-    """Write a checkpoint and remove the oldest ones.
+    """Write a checkpoint, remove all but the ``keep_last`` newest, and return its folder.
 
-    Args:
-        folder: Folder of the run's checkpoints; created if missing.
-        checkpoint: Content; replaces a checkpoint of the same step.
-        keep_last: Number of checkpoints to keep.
-
-    Returns:
-        The checkpoint's folder.
+    The folder of the run's checkpoints is created if missing; a checkpoint of the same step is
+    replaced.
     """
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
@@ -107,11 +95,7 @@ def latest(folder: str | Path) -> Path | None:
 
 
 def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Read a checkpoint.
-
-    Args:
-        path: Its folder.
-        config: Settings of the resumed run, which must be those that were saved; None: not checked.
+    """Read a checkpoint, and check that it was saved with these settings, if any are given.
 
     Raises:
         CheckpointError: It is damaged, incomplete, of another version or of another run. The
@@ -134,11 +118,7 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
 
 
 def settings(path: str | Path) -> dict[str, Any]:
-    """Return the settings of the run that wrote a checkpoint.
-
-    Raises:
-        CheckpointError: There is no checkpoint, or it is damaged or of another version.
-    """
+    """Return the settings of the run that wrote a checkpoint."""
     config: dict[str, Any] = _read_record(Path(path))["config"]
     return config
 
@@ -161,7 +141,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
             "runs/train/checkpoints/step-000120."
         )
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = record["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, str(error)) from error
@@ -172,20 +152,21 @@ def _read_record(folder: Path) -> dict[str, Any]:
         )
     if not {"step", "config", "state", "files"} <= record.keys():
         raise _damaged(file, "entries are missing")
-    checked: dict[str, Any] = record
-    return checked
+    return record
 
 
 def _check_config(folder: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     if is_former(saved):
         saved, config = from_former(saved), from_former(config)
-    differing = [name for name in config if saved.get(name) != config[name]]
+    differing = [
+        f"{name} was {saved.get(name)!r} and is {value!r}"
+        for name, value in config.items()
+        if saved.get(name) != value
+    ]
     if differing:
-        shown = "; ".join(
-            f"{name} was {saved.get(name)!r} and is {config[name]!r}" for name in differing
-        )
         raise CheckpointError(
-            f"Expected the settings of the run that wrote {folder}, got others: {shown}. Resume "
+            f"Expected the settings of the run that wrote {folder}, got others: "
+            f"{'; '.join(differing)}. Resume "
             "with the same settings, or begin a new run in another folder."
         )
 
@@ -252,16 +233,7 @@ def _insert_tensors(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
 
 
 def dtype_of_run(dtype: str, device: torch.device | str, newest: Path | None) -> Precision:
-    """Return the dtype that a run computes in.
-
-    Args:
-        dtype: As configured. ``"auto"`` keeps the dtype of a resumed run.
-        device: Device of the run.
-        newest: The checkpoint that is resumed; None for a new run.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read.
-    """
+    """Return the dtype that a run computes in; ``"auto"`` keeps that of the resumed checkpoint."""
     if dtype == "auto" and newest is not None:
         dtype = settings(newest).get("dtype", dtype)
     return resolve_dtype(dtype, device)
@@ -272,9 +244,6 @@ def defer_sigint() -> Iterator[None]:
     """Defer Ctrl-C until the block is done; a second Ctrl-C interrupts the block.
 
     Does nothing if SIGINT has another handler, or outside the main thread.
-
-    Raises:
-        KeyboardInterrupt: After the block, if Ctrl-C was pressed in it; inside it at the second.
     """
     is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_default or threading.current_thread() is not threading.main_thread():

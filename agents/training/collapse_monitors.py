@@ -1,16 +1,14 @@
 """Warnings of a training run's collapse.
 
-Each monitor reads metrics of the training steps and warns once: what was measured, why it matters
-and which setting to change. It may warn again after the sign was gone for some steps. Nothing is
-stopped or changed. Signs and their order follow published post-mortems: RAGEN (arXiv 2504.20073:
-spread of rewards in groups, then entropy, then the gradient), the collapse of GRPO in search (arXiv
+Each monitor warns once, and again after the sign was gone for some steps; nothing is stopped or
+changed. Signs and their order follow published post-mortems: RAGEN (arXiv 2504.20073: spread of
+rewards in groups, then entropy, then the gradient), the collapse of GRPO in search (arXiv
 2512.04220: likelihood of right responses), Search-R1 and its re-runs (the policy stops searching,
-answers are padded).
+answers are padded). Thresholds are this project's; the papers show curves alone.
 
 Trends are means over a few steps, compared with the beginning or the best of the same run, because
-absolute numbers differ from model to model; limits are in :class:`Limits`. A metric that is NaN or
-missing was not measured. Call :meth:`Monitors.restart` when the reward changes (the next phase).
-Thresholds are this project's; the papers show curves, no thresholds. Imports no torch.
+absolute numbers differ from model to model. A metric that is NaN or missing was not measured. Call
+:meth:`Monitors.restart` when the reward changes (the next phase). Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import statistics
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_env.agents.errors import CheckpointError
 from search_env.errors import ConfigurationError
@@ -38,45 +36,25 @@ _HISTORY = 20
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Where warnings begin.
+    """Where warnings begin; each limit is above 0, the window has at most 10 steps."""
 
-    Attributes:
-        window: Steps that a trend is averaged over, and that a sign must be gone for before its
-            monitor warns again.
-        group_std: Lowest spread of rewards in groups, as a fraction of its best.
-        entropy: Lowest entropy, as a fraction of its first mean.
-        gradient: Highest gradient norm, as a multiple of its median over 20 steps.
-        right_log_prob: Greatest drop of the log-probability of right episodes from its best, in
-            nats a token; where the best is below -1, as a fraction of it.
-        search_rate: Lowest share of episodes with a search, as a fraction of its best.
-        well_formed: Lowest share of episodes in the right format, as a fraction of its best.
-        searches: Most searches an episode that may be added while the reward does not grow.
-        zero_variance: Highest share of groups without signal.
-        truncated: Highest share of episodes that a budget ends.
-        words: Greatest length of answers, as a multiple of its first mean.
-        cover_gap: Greatest cover exact match minus exact match.
-        kl: Greatest distance to the reference, in nats a token.
-        clip_fraction: Highest share of tokens that a clip decides.
-        drift: See :data:`DRIFT_LIMITS`.
-
-    Raises:
-        ConfigurationError: A limit that is not above 0, or a window of more than 10 steps.
-    """
-
+    # Steps that a trend is averaged over, and that a sign must be gone for before the next warning.
     window: int = 5
-    group_std: float = 0.1
-    entropy: float = 0.25
-    gradient: float = 5.0
+    group_std: float = 0.1  # lowest spread of rewards in groups, as a fraction of its best
+    entropy: float = 0.25  # lowest, as a fraction of its first mean
+    gradient: float = 5.0  # highest norm, as a multiple of its median over 20 steps
+    # Greatest drop of the log-probability of right episodes from its best, in nats a token; where
+    # the best is below -1, as a fraction of it.
     right_log_prob: float = 0.2
-    search_rate: float = 0.5
-    well_formed: float = 0.6
-    searches: float = 1.0
-    zero_variance: float = 0.8
-    truncated: float = 0.25
-    words: float = 2.0
-    cover_gap: float = 0.2
-    kl: float = 0.5
-    clip_fraction: float = 0.4
+    search_rate: float = 0.5  # lowest share of episodes with a search, as a fraction of its best
+    well_formed: float = 0.6  # lowest share of episodes in the right format, likewise
+    searches: float = 1.0  # most that may be added an episode while the reward does not grow
+    zero_variance: float = 0.8  # highest share of groups without signal
+    truncated: float = 0.25  # highest share of episodes that a budget ends
+    words: float = 2.0  # greatest length of answers, as a multiple of its first mean
+    cover_gap: float = 0.2  # greatest cover exact match minus exact match
+    kl: float = 0.5  # greatest distance to the reference, in nats a token
+    clip_fraction: float = 0.4  # highest share of tokens that a clip decides
     drift: float = DRIFT_LIMITS["fp32"]
 
     def __post_init__(self) -> None:
@@ -114,8 +92,7 @@ class _Trend:
         return statistics.fmean(list(self.recent)[-window:])
 
 
-@dataclass(frozen=True, slots=True)
-class _Means:
+class _Means(NamedTuple):
     """The means of a trend that has filled its window: the first, the best and the present one."""
 
     start: float
@@ -125,9 +102,6 @@ class _Means:
 
 class Monitors:
     """All monitors of a run.
-
-    Args:
-        limits: Where warnings begin.
 
     Example:
         >>> monitors = Monitors()
@@ -148,18 +122,13 @@ class Monitors:
         return frozenset(self._active)
 
     def update(self, metrics: Mapping[str, float]) -> list[str]:
-        """Take in one training step and return what is new.
+        """Take in the logged metrics of one training step; return new warnings of some sentences.
 
-        Args:
-            metrics: By name, as they are logged; those that no monitor reads are ignored.
-
-        Returns:
-            New warnings, each a few sentences.
+        Metrics that no monitor reads are ignored.
         """
         for name, value in metrics.items():
             if name in _TRACKED:
-                trend = self._trends.setdefault(name, _Trend())
-                trend.add(float(value), self.limits.window)
+                self._trends.setdefault(name, _Trend()).add(float(value), self.limits.window)
         # What is active changes only after all have looked: they see the same state in any order.
         warnings = {name: look(self, metrics) for name, look in _MONITORS.items()}
         new = [text for name, text in warnings.items() if text and name not in self._active]
@@ -179,17 +148,13 @@ class Monitors:
             "version": 1,
             "active": dict(self._active),
             "trends": {
-                name: [list(trend.recent), trend.start, trend.best, trend.missing]
-                for name, trend in self._trends.items()
+                name: [list(t.recent), t.start, t.best, t.missing]
+                for name, t in self._trends.items()
             },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
-
-        Raises:
-            CheckpointError: It is no state of this version.
-        """
+        """Go on from a saved state of this version."""
         if state.get("version") != 1 or not {"active", "trends"} <= state.keys():
             raise CheckpointError(
                 f"Expected monitors of version 1, got {state.get('version')!r} with "
@@ -214,25 +179,17 @@ class Monitors:
 
 @dataclass(frozen=True, slots=True)
 class _TrendMonitor:
-    """A monitor that reads the trend of one metric.
+    """A monitor that reads the trend of one metric."""
 
-    Attributes:
-        metric: Its name in the log.
-        warns: Whether the trend is a sign of collapse.
-        text: The warning, a format string of ``start``, ``best``, ``now`` and ``lately``.
-    """
-
-    metric: str
-    warns: Callable[[_Means, Limits], bool]
-    text: str
+    metric: str  # its name in the log
+    warns: Callable[[_Means, Limits], bool]  # whether the trend is a sign of collapse
+    text: str  # the warning, a format string of start, best, now and lately
 
     def __call__(self, run: Monitors, metrics: Mapping[str, float]) -> str | None:
         means = run._means(self.metric)
         if means is None or not self.warns(means, run.limits):
             return None
-        return self.text.format(
-            start=means.start, best=means.best, now=means.now, lately=run._lately
-        )
+        return self.text.format(**means._asdict(), lately=run._lately)
 
 
 def _no_measure(run: Monitors, metrics: Mapping[str, float]) -> str | None:
@@ -242,11 +199,8 @@ def _no_measure(run: Monitors, metrics: Mapping[str, float]) -> str | None:
             f"Infinite: {', '.join(sorted(infinite))}. One such number in a loss destroys the "
             "weights. Lower learning_rate, and go back to the last checkpoint if rewards fell."
         )
-    silent = [
-        name
-        for name in _MEASURED
-        if name in run._trends and run._trends[name].missing >= run.limits.window
-    ]
+    trends, window = run._trends, run.limits.window
+    silent = [name for name in _MEASURED if name in trends and trends[name].missing >= window]
     if silent:
         return (
             f"Nothing was measured for {', '.join(silent)} {run._lately}. Either no episode was "
@@ -398,13 +352,7 @@ _MONITORS: Mapping[str, Callable[[Monitors, Mapping[str, float]], str | None]] =
     ),
 }
 
-_TRACKED = frozenset(
-    {
-        *_MEASURED,
-        *(look.metric for look in _MONITORS.values() if isinstance(look, _TrendMonitor)),
-        "search/mean",
-        "answer/words",
-        "answer/exact_match",
-        "answer/cover_exact_match",
-    }
-)
+_TRACKED = {
+    *(look.metric for look in _MONITORS.values() if isinstance(look, _TrendMonitor)),
+    *("search/mean", "answer/words", "answer/exact_match", "answer/cover_exact_match", *_MEASURED),
+}

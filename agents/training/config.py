@@ -22,18 +22,14 @@ from search_env.validation import check_choice, check_count
 class Phase:
     """A part of a run with a reward of its own.
 
-    Attributes:
-        reward: Name of the reward.
-        group_reward: Name of a group reward that is paid in addition; None for none.
-        changes: Fields of the algorithm that differ in this phase, for example
-            ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
-        levels: Difficulties of its questions, if questions are labelled.
+    ``changes`` are fields of the algorithm that differ in this phase, for example
+    ``{"learning_rate": 1e-4, "kl_coefficient": 0.01}``.
     """
 
-    reward: str
-    group_reward: str | None = None
+    reward: str  # its name
+    group_reward: str | None = None  # name of one that is paid in addition
     changes: Mapping[str, Any] = field(default_factory=dict)
-    levels: tuple[str, ...] = USED_LEVELS
+    levels: tuple[str, ...] = USED_LEVELS  # difficulties of its questions, if they are labelled
 
     def __post_init__(self) -> None:
         """Copy the changes to a dict, which can be written as JSON."""
@@ -264,10 +260,7 @@ def from_former(settings: Mapping[str, Any]) -> dict[str, Any]:
     What was left to a default of then is named where today's default is another: the tokenizer was
     that of the environment, whatever lay with the model. Runs were watched on the split
     ``validation``, which today's default chooses too wherever there is one, so it is left out.
-
-    Args:
-        settings: All of them, or those of :meth:`TrainConfig.resume_settings`. Settings of this
-            version come back in the same terms, to be compared with those of a former one.
+    Settings of this version come back in the same terms, to be compared with a former one's.
 
     Raises:
         ConfigurationError: Their environment is not registered.

@@ -42,14 +42,8 @@ PHASES = MappingProxyType({"both": (SEARCH, ANSWER), "1": (SEARCH,), "2": (ANSWE
 def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
     """Return the settings that ``search-env train`` has by default.
 
-    Two processes train where there are two cores and no GPU.
-
-    Args:
-        phases: ``"both"``, ``"1"`` (search) or ``"2"`` (answer).
-        out: Folder of everything it writes.
-
-    Raises:
-        ConfigurationError: No such phases.
+    Two processes train where there are two cores and no GPU. ``phases`` is ``"both"``, ``"1"``
+    (search) or ``"2"`` (answer).
     """
     check_choice("phases", phases, list(PHASES))
     return TrainConfig(

@@ -23,11 +23,7 @@ from search_env.types import Transcript
 
 
 class Recording:
-    """The episodes of one step.
-
-    Args:
-        envs: Environment of the episodes; its present reward is recorded.
-    """
+    """The episodes of one step; the environment's present reward is recorded with them."""
 
     def __init__(self, envs: SearchQAVectorEnv) -> None:
         self._envs, self._reward = envs, envs.reward
@@ -48,14 +44,8 @@ class Recording:
     def write(self, path: Path, ranks: Ranks = SINGLE_RANK) -> None:
         """Write the episodes of all ranks, ordered by group; an existing file is replaced.
 
-        The id of a group is the file's stem and the group's number in the step.
-
-        Args:
-            path: The file; the main rank writes it.
-            ranks: The processes that train together; all of them must call this.
-
-        Raises:
-            ConfigurationError: The environment's arguments or its reward have no names.
+        The id of a group is the file's stem and the group's number in the step. All ranks must call
+        this; the main one writes the file. The environment's arguments and reward need names.
         """
         ordered = sorted(self._episodes, key=lambda episode: episode[1].group)
         sizes = Counter(trajectory.group for _, trajectory in ordered)  # ranks share no group

@@ -43,21 +43,13 @@ from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, Pha
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a run.
+    """Result of a run."""
 
-    Attributes:
-        steps: Number of all steps.
-        reason: Why the run ended.
-        model: Folder of the trained model.
-        evaluations: ``(step, metrics)`` of this part of the run.
-        switches: All changes of phase.
-    """
-
-    steps: int
-    reason: str
-    model: Path
-    evaluations: tuple[tuple[int, dict[str, float]], ...]
-    switches: tuple[PhaseSwitch, ...]
+    steps: int  # number of all of them
+    reason: str  # why the run ended
+    model: Path  # folder of the trained model
+    evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, metrics), of this part alone
+    switches: tuple[PhaseSwitch, ...]  # all changes of phase
 
 
 class TrainingRun:
@@ -130,14 +122,13 @@ class TrainingRun:
         self._enter_phase()
         self._last_step = self._progress()
 
-    # The step.
-
     def train_step(self) -> tuple[dict[str, float], list[Trajectory], list[str]]:
         """Play, learn, measure; return metrics, the episodes of all ranks, and warnings."""
         started = time.perf_counter()
         phase = self.phases.phase
         algorithm = self.config.algorithm_of(phase)
-        recording = Recording(self.envs) if self._is_recorded() else None
+        every = self.config.record_every
+        recording = Recording(self.envs) if every and (self.step + 1) % every == 0 else None
         played, chosen, measured = self._play(algorithm, recording)
         measured["time/rollout"] = time.perf_counter() - started
         with checkpoints.defer_sigint():
@@ -160,11 +151,6 @@ class TrainingRun:
             file = Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl"
             recording.write(file, self.ranks)
         return metrics, episodes, warnings
-
-    def _is_recorded(self) -> bool:
-        """Return whether the episodes of the next step are written."""
-        every = self.config.record_every
-        return bool(every) and (self.step + 1) % every == 0
 
     def _play(
         self, algorithm: Algorithm, recording: Recording | None
@@ -213,10 +199,8 @@ class TrainingRun:
             self._enter_phase()
 
     def _engine_for(self, envs: SearchQAVectorEnv, sampling: Sampling) -> RolloutEngine:
-        size = envs.protocol.max_tokens
-        return self._make_engine(
-            self.sampler, rows=envs.num_envs, max_tokens=size, sampling=sampling
-        )
+        rows, size = envs.num_envs, envs.protocol.max_tokens
+        return self._make_engine(self.sampler, rows=rows, max_tokens=size, sampling=sampling)
 
     def _enter_phase(self) -> None:
         phase = self.phases.phase
@@ -238,8 +222,6 @@ class TrainingRun:
         self.evaluations.append((self.step, metrics))
         self.evaluated = self.step
         return metrics
-
-    # The run and its checkpoints.
 
     @property
     def seconds(self) -> float:
@@ -274,12 +256,7 @@ class TrainingRun:
         }
 
     def begin(self, resume: bool) -> None:
-        """Restore the newest checkpoint, or make sure that there is none.
-
-        Raises:
-            CheckpointError: There is no checkpoint to resume, or one of other settings.
-            ConfigurationError: The folder of a new run has checkpoints.
-        """
+        """Restore the newest checkpoint to resume; the folder of a new run must have none."""
         newest = checkpoints.latest(self.folder)
         if resume and newest is None:
             raise CheckpointError(
@@ -363,16 +340,10 @@ def _load_model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
 def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:
     """Return the curriculum of each phase."""
     difficulties = None if config.difficulties is None else read_difficulties(config.difficulties)
-    return [
-        make_curriculum(
-            envs.questions,
-            config.seed,
-            hops=config.hops,
-            difficulties=difficulties,
-            levels=phase.levels,
-        )
-        for phase in config.phases
-    ]
+    make = partial(
+        make_curriculum, envs.questions, config.seed, hops=config.hops, difficulties=difficulties
+    )
+    return [make(levels=phase.levels) for phase in config.phases]
 
 
 def _optimizer(config: TrainConfig, algorithm: Algorithm) -> OptimizerConfig:
