@@ -87,17 +87,11 @@ def read(transcript: Transcript) -> str:
         if shape is None:
             candidates = _named(documents, query, mentions)
         else:
-            candidates = _shaped(documents, query, shape)
+            candidates = (m for s in _sentences(documents, query) for m in shape.findall(s))
         answer = next(candidates, None)
         if answer is not None:
             return answer
     return guess(question)
-
-
-def _shaped(documents: Sequence[Document], query: str, looks: re.Pattern[str]) -> Iterator[str]:
-    """Yield matches of a pattern, from the most fitting sentence on."""
-    for sentence in _sentences(documents, query):
-        yield from looks.findall(sentence)
 
 
 def _named(documents: Sequence[Document], query: str, mentions: Sequence[str]) -> Iterator[str]:

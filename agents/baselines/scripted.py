@@ -32,10 +32,7 @@ class ScriptedAgent:
 
     A piece that closes a query is followed by the documents before the script goes on, so the
     script finds them in ``env.transcript()``. A script that is exhausted before its episode ends
-    goes on with end-of-sequence ids.
-
-    Args:
-        script: Called once an episode.
+    goes on with end-of-sequence ids. It is called once an episode.
     """
 
     def __init__(self, script: Script) -> None:
@@ -49,11 +46,7 @@ class ScriptedAgent:
         self._ids = itertools.chain(ids, itertools.repeat(min(env.tokenizer.eos_ids, default=0)))
 
     def act(self, observation: Observation) -> int:
-        """Return the next id of the script's text.
-
-        Raises:
-            EpisodeOverError: Before :meth:`begin`.
-        """
+        """Return the next id of the script's text."""
         token = next(self._ids, None)
         if token is None:
             raise EpisodeOverError("Expected begin() before act(), got act(). Call begin() first.")
@@ -61,11 +54,7 @@ class ScriptedAgent:
 
 
 class RandomAgent:
-    """Draws ids uniformly from the whole action space.
-
-    Args:
-        seed: Seeds its generator, which runs on from episode to episode.
-    """
+    """Draws ids uniformly from all actions; its generator runs on from episode to episode."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -45,59 +46,31 @@ _MOST_WORLDS = 100  # of a stage
 
 @dataclass(frozen=True, slots=True)
 class BaseModelStage:
-    """A stage of the training of a base model.
+    """A stage of the training of a base model; counts of examples are those of each world."""
 
-    Attributes:
-        name: Name in the display.
-        updates: Number of updates.
-        tokens: Tokens of each update.
-        worlds: Number of worlds that the examples are from, at most 100.
-        copies: Copying examples of each world, which need no articles.
-        cards: Reading cards of each world.
-        thoughts: Questions of each world with thoughts but no documents.
-        branched: The same for questions that are no chains: compositions, intersections,
-            comparisons.
-        episodes: Questions of each world with two episodes, one of the oracle and a hasty one.
-        documents: Documents of a search.
-        tags: Weight of the tags' tokens.
-        guesses: Weight of answers without a search.
-        decisions: Decisions of the oracle that have weight.
-        search_rate: Probability of a first search in hasty episodes.
-        go_on_rate: Probability of each further search in hasty episodes.
-        think_on_rate: Probability of each further step in thoughts without documents.
-        recounts: Whether the remaining steps are repeated after each search.
-    """
-
-    name: str
+    name: str  # in the display
     updates: int
-    tokens: int
-    worlds: int
-    copies: int = 0
-    cards: int = 0
-    thoughts: int = 0
-    branched: int = 0
-    episodes: int = 0
-    documents: int = 1
-    tags: float = TAGS
-    guesses: float = 0.1
-    decisions: Decisions = "none"
-    search_rate: float = 0.2
-    go_on_rate: float = 0.4
-    think_on_rate: float = 1.0
-    recounts: bool = True
+    tokens: int  # of each update
+    worlds: int  # that the examples are from, at most 100
+    copies: int = 0  # copying examples, which need no articles
+    cards: int = 0  # reading cards
+    thoughts: int = 0  # questions with thoughts but no documents
+    branched: int = 0  # the same for compositions, intersections and comparisons: no chains
+    episodes: int = 0  # questions with two episodes, one of the oracle and a hasty one
+    documents: int = 1  # of a search
+    tags: float = TAGS  # weight of the tags' tokens
+    guesses: float = 0.1  # weight of answers without a search
+    decisions: Decisions = "none"  # those of the oracle that have weight
+    search_rate: float = 0.2  # probability of a first search in hasty episodes
+    go_on_rate: float = 0.4  # probability of each further search in hasty episodes
+    think_on_rate: float = 1.0  # probability of each further step in thoughts without documents
+    recounts: bool = True  # the remaining steps are repeated after each search
 
 
 def world_examples(
     number: int, *, stage: BaseModelStage, articles: int, seed: int
 ) -> list[Example]:
-    """Return the examples of a stage that come from one world.
-
-    Args:
-        number: Number of the world.
-        stage: The stage.
-        articles: Articles of the world.
-        seed: ``seed + number`` is the seed of the world.
-    """
+    """Return the examples of a stage that come from the world with the seed ``seed + number``."""
     random = np.random.default_rng([seed, number])
     examples = list(copying_examples(random, stage.copies, length=128, vocabulary=1024))
     if not stage.cards + stage.thoughts + stage.branched + stage.episodes:
@@ -113,9 +86,8 @@ def world_examples(
     if stage.branched:
         hard = _world_env(number, stage, articles, seed + number, stage.branched, _BRANCHED)
         examples += _thoughts(hard, stage.branched, stage, thinking)
-    tags, recounts = stage.tags, stage.recounts
+    tags, recounts, decisions = stage.tags, stage.recounts, stage.decisions
     for index in range(stage.episodes):
-        decisions = stage.decisions
         examples += [
             oracle_example(env, index, decisions=decisions, tags=tags, recounts=recounts),
             hasty_example(
@@ -141,13 +113,8 @@ def _world_env(
     kinds: Sequence[str] | None = None,
 ) -> SearchQAEnv:
     """Return the environment of a world."""
-    world = {
-        "articles": articles,
-        "questions": questions,
-        "seed": seed,
-        "hops": list(_HOPS),
-        "kinds": kinds,
-    }
+    world: dict[str, Any] = {"articles": articles, "questions": questions, "seed": seed}
+    world |= {"hops": list(_HOPS), "kinds": kinds}
     protocol = _PROTOCOLS[number % len(_PROTOCOLS)]
     env = gym.make("SearchQA-v0", protocol=protocol, top_k=stage.documents, dataset_options=world)
     return bare_env(env)
@@ -173,12 +140,8 @@ def stage_examples(
 ) -> tuple[list[Example], list[Example]]:
     """Return all examples of a stage, and some of a world that it does not train on.
 
-    Args:
-        number: Number of the stage; no two stages share a world.
-        stage: The stage.
-        articles: Articles of each world.
-        seed: Seed of the first world.
-        workers: Processes that write the examples; 0 for this one.
+    ``number`` is the stage's (no two share a world), ``articles`` the count in each world, ``seed``
+    that of the first world, and ``workers`` the processes that write the examples; 0 for this one.
     """
     write = partial(world_examples, stage=stage, articles=articles, seed=seed)
     first = _MOST_WORLDS * number

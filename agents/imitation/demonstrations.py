@@ -8,10 +8,8 @@ learning.
 
 Episodes that search write thoughts: first the steps, in the words of their queries, then after each
 search the query again and its result, and optionally the remaining steps. The text that a choice
-depends on is thereby next to it, which a small model can learn.
-
-Episodes are played in the environment by scripts, so that tokens and sources are those of rollouts.
-All randomness is that of the caller's generator.
+depends on is thereby next to it, which a small model can learn. Scripts play them in the
+environment, so tokens and sources are those of rollouts; randomness is the caller's generator.
 """
 
 from __future__ import annotations
@@ -45,12 +43,9 @@ TAGS = 0.1
 def article_examples(
     documents: Sequence[Document], tokenizer: Tokenizer, length: int
 ) -> Iterator[Example]:
-    """Yield articles one after the other, cut into windows; every token counts.
+    """Yield articles one after the other, cut into windows of ``length``; every token counts.
 
-    Args:
-        documents: The articles in order; an end-of-sequence id separates them.
-        tokenizer: Tokenizer of the examples.
-        length: Tokens of a window; a shorter last one is left out.
+    An end-of-sequence id separates articles; a shorter last window is left out.
     """
     buffer: list[int] = []
     end = min(tokenizer.eos_ids, default=0)
@@ -66,13 +61,8 @@ def copying_examples(
 ) -> Iterator[Example]:
     """Yield random ids in which spans are repeated; a repeated span counts from its third token on.
 
-    The quickest way to train heads that copy: only the repetition can be learnt.
-
-    Args:
-        random: Draws ids and spans of 4 to 24 tokens.
-        count: Number of examples.
-        length: Tokens of each.
-        vocabulary: Upper bound of the ids, exclusive.
+    The quickest way to train heads that copy: only the repetition can be learnt. Spans have 4 to 24
+    tokens, ids lie below ``vocabulary``.
     """
     for _ in range(count):
         tokens = random.integers(1, vocabulary, length, dtype=np.int32)
@@ -95,12 +85,8 @@ def reading_examples(
     A card has no prompt: it teaches to find a sentence and copy from it, but not when to do so.
     Half of them ask in words, half in the keywords that a thought repeats. The first two tokens of
     an answer, which locate the copy, have weight 3; questions and documents a small one.
-
-    Args:
-        env: Retrieves and formats the documents.
-        lookups: Questions of one hop; those on one document share a card.
-        random: Generator of the cards.
-        documents: Documents of a card; the first is the one that was searched for.
+    ``lookups`` have one hop; those on one document share a card. The first of the ``documents`` of
+    a card is the one that was searched for.
     """
     about: dict[str, list[Question]] = {}
     for question in lookups:
@@ -135,13 +121,9 @@ def oracle_example(
 ) -> Example:
     """Return the episode that searches for each hop in turn and gives the right answer.
 
-    Args:
-        env: Environment of the episode.
-        index: Index of the question.
-        decisions: Which tokens that decide between searching and answering have weight: all, those
-            after a search, or none.
-        tags: Weight of the tags' tokens.
-        recounts: Whether the remaining steps are repeated after each search.
+    ``decisions`` says which tokens that decide between searching and answering have weight (all,
+    those after a search, or none), ``tags`` is the weight of the tags' tokens, and with
+    ``recounts`` the remaining steps are repeated after each search.
     """
     question = env.questions[index]
     pieces = partial(_pieces, env, len(question.hops), question.answers[0], recounts)
@@ -165,24 +147,15 @@ def hasty_example(
     the same kind. Otherwise it searches for the first hop and, after each search, for the next with
     probability ``go_on_rate``; its answer is the last result.
 
-    Args:
-        env: Environment of the episode.
-        index: Index of the question.
-        random: Generator of the choices.
-        search_rate: Probability of a first search.
-        go_on_rate: Probability of each further one.
-        tags: Weight of the tags' tokens.
-        guesses: Factor of all weights after the decision not to search: a guess cannot be learnt,
-            only the form of its ending.
-        recounts: Whether the remaining steps are repeated after each search.
+    ``guesses`` is a factor of all weights after the decision not to search: a guess cannot be
+    learnt, only the form of its ending. ``tags`` and ``recounts`` as in :func:`oracle_example`.
     """
     question = env.questions[index]
     if random.random() >= search_rate:
         alike = [other for other in env.questions if other.kind == question.kind]
         guess = alike[int(random.integers(len(alike)))].answers[0]
-        return _example(
-            env, index, partial(_pieces, env, 0, guess, False), tags=tags, content=guesses
-        )
+        pieces = partial(_pieces, env, 0, guess, False)
+        return _example(env, index, pieces, tags=tags, content=guesses)
     done = hops_done(question, random, go_on_rate)
     pieces = partial(_pieces, env, done, _answer_after(question, done), recounts)
     return _example(env, index, pieces, tags=tags)
@@ -200,16 +173,9 @@ def thinking_example(
     """Return an oracle's episode without the documents.
 
     It teaches steps, queries and the answer that follows from the results, with a fifth of an
-    episode's tokens. The results are part of the text and have no weight.
-
-    Args:
-        env: Environment that writes the prompt.
-        index: Index of the question.
-        searches: Number of hops that are searched for; the last result is the answer. None for all
-            hops and the right answer.
-        decisions: Which decisions have weight, as in :func:`oracle_example`.
-        tags: Weight of the tags' tokens.
-        recounts: Whether the remaining steps are repeated after each search.
+    episode's tokens. The results are part of the text and have no weight. After ``searches`` hops,
+    the last result is the answer; None for all hops and the right answer. ``decisions``, ``tags``
+    and ``recounts`` as in :func:`oracle_example`.
     """
     question = env.questions[index]
     env.reset(options={"index": index})
@@ -248,16 +214,7 @@ def _example(
     decisions: Decisions = "all",
     content: float = 1.0,
 ) -> Example:
-    """Return the episode of a script.
-
-    Args:
-        env: Environment of the episode.
-        index: Index of the question.
-        script: Returns the policy's text; called after the reset.
-        tags: Weight of the tags' tokens.
-        decisions: Which decisions have weight.
-        content: Factor of all other weights.
-    """
+    """Return the episode of a script, called after the reset; ``content``: factor of weights."""
     observation, _ = env.reset(options={"index": index})
     pieces = script()
     agent = ScriptedAgent(lambda env: (piece.text for piece in pieces))
@@ -277,30 +234,21 @@ def _example(
 
 
 class _Piece(NamedTuple):
-    """A piece of a script's text.
-
-    Attributes:
-        text: The text.
-        is_tag: Whether it consists of tags.
-        copied: Whether it is copied; its first two tokens, which locate the copy, weigh more.
-        decides: Number of its first tokens that decide between searching and answering.
-        is_later: Whether a search comes before it.
-    """
+    """A piece of a script's text."""
 
     text: str
-    is_tag: bool = False
-    copied: bool = False
-    decides: int = 0
-    is_later: bool = False
+    is_tag: bool = False  # it consists of tags
+    copied: bool = False  # its first two tokens, which locate the copy, weigh more
+    decides: int = 0  # number of its first tokens that decide between searching and answering
+    is_later: bool = False  # a search comes before it
 
 
 def _weights(
     env: SearchQAEnv, piece: _Piece, *, tags: float, decisions: Decisions, content: float = 1.0
 ) -> NDArray[np.float64]:
     """Return the weights of a piece's tokens."""
-    weights = np.full(
-        len(env.tokenizer.encode(piece.text)), content * (tags if piece.is_tag else 1.0)
-    )
+    length = len(env.tokenizer.encode(piece.text))
+    weights = np.full(length, content * (tags if piece.is_tag else 1.0))
     weights[: 2 * piece.copied] *= 3.0
     weights[: piece.decides] = decisions == "all" or (decisions == "later" and piece.is_later)
     return weights

@@ -27,23 +27,13 @@ _SILENT = Observers(())
 
 @dataclass(frozen=True, slots=True)
 class SupervisedConfig:
-    """Length and batches of supervised training.
+    """Length and batches of supervised training; counts are checked."""
 
-    Attributes:
-        steps: Number of all updates.
-        tokens_per_step: A batch ends with the example that reaches this many tokens, those without
-            weight included.
-        seed: Seed of the order of examples.
-        eval_every: Updates between evaluations on held-out examples; 0 for none.
-
-    Raises:
-        ConfigurationError: A count that is too small or no integer.
-    """
-
-    steps: int
+    steps: int  # number of all updates
+    # A batch ends with the example that reaches this many tokens, those without weight included.
     tokens_per_step: int = 4096
-    seed: int = 0
-    eval_every: int = 0
+    seed: int = 0  # of the order of examples
+    eval_every: int = 0  # updates between evaluations on held-out examples; 0 for none
 
     def __post_init__(self) -> None:
         """Check the counts."""
@@ -61,23 +51,15 @@ def fit(
 ) -> None:
     """Train on examples, from the learner's update count on to ``config.steps``.
 
-    Processes that train together share each batch; all of them get the same examples.
-
-    Args:
-        learner: Learner; its ``updates`` is the number of batches to skip.
-        examples: Training examples.
-        config: Length and batches.
-        held_out: Examples for evaluation only.
-        observer: Receives ``loss`` (nats a weighted token), and :func:`measure` of held-out
-            examples.
+    Processes that train together share each batch; all of them get the same examples. The observer
+    receives ``loss`` (nats a weighted token), and :func:`measure` of held-out examples.
 
     Raises:
         ConfigurationError: No example has weights.
         NonFiniteError: The loss is NaN or infinite; the weights are those of the last good update.
     """
     done = learner.updates
-    numbered = zip(range(config.steps), _batches(examples, config), strict=False)
-    for step, batch in numbered:
+    for step, batch in zip(range(config.steps), _batches(examples, config), strict=False):
         if step < done:
             continue
         start = time.perf_counter()
@@ -121,11 +103,10 @@ def measure(learner: Learner, examples: Sequence[Example]) -> dict[str, float]:
         loss += float(losses @ weights[keep + 1])
         weight += float(weights[keep + 1].sum())
         right, count, exact = right + float(hit.sum()), count + len(hit), exact + float(hit.all())
-    many = max(len(examples), 1)
     return {
         "eval/loss": loss / weight if weight else math.nan,
         "eval/accuracy": right / count if count else math.nan,
-        "eval/exact": exact / many,
+        "eval/exact": exact / max(len(examples), 1),
     }
 
 
