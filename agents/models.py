@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -65,9 +65,7 @@ def untrained(config: Qwen2Config, seed: int = 0) -> Qwen2ForCausalLM:
     The product of two constant vectors under rotary positions depends on their distance alone, and
     Qwen2's biases of queries and keys are constant vectors.
 
-    Args:
-        config: Shape of the model, with three key heads or more.
-        seed: Seed of all other weights.
+    The shape needs three key heads or more; ``seed`` is that of all other weights.
     """
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
@@ -103,7 +101,7 @@ def load_model(
             :data:`BUNDLED`, or a repository on the Hugging Face hub (taken from its cache, or
             downloaded).
         dtype: Type of the parameters.
-        device: Device of the parameters.
+        device: Where they are.
 
     Raises:
         ConfigurationError: There is no such model, or it cannot be downloaded; the message says
@@ -148,7 +146,7 @@ def save_model(
     *,
     tokenizer: Tokenizer | None = None,
 ) -> Path:
-    """Write a model so that this package, transformers and inference servers can load it.
+    """Write a model for this package, transformers and inference servers; return its folder.
 
     The folder is written atomically and replaces an existing one. Adapters of peft are merged into
     their model.
@@ -156,21 +154,18 @@ def save_model(
     Args:
         model: Its config and, without ``weights``, its weights are written.
         folder: Target folder; its parents are made.
-        weights: Weights by name: those of
-            :meth:`~search_env.agents.learning.learner.Learner.weights` keep the precision they
-            were trained in.
+        weights: By name; those of :meth:`~search_env.agents.learning.learner.Learner.weights` keep
+            the precision they were trained in.
         tokenizer: The model's tokenizer: its files are written too, and its end ids into the
             generation config. None for the one that :func:`own_tokenizer` finds. (``"toy"`` has no
             files.)
-
-    Returns:
-        The folder.
 
     Raises:
         ConfigurationError: The folder is a file, or has other files than a model's.
     """
     final = Path(folder)
-    if final.exists() and not (final / "config.json").is_file() and not _is_empty_folder(final):
+    is_new = not final.exists() or (final.is_dir() and not any(final.iterdir()))
+    if not is_new and not (final / "config.json").is_file():
         raise ConfigurationError(
             f"Expected a new folder or a model's folder, got {final}, which has other files. "
             "Choose another folder."
@@ -190,12 +185,8 @@ def save_model(
 def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
     """Return the name of a model's own tokenizer, for :func:`load_tokenizer`.
 
-    Args:
-        model: A name or path as for :func:`load_model`, or a loaded model.
-
-    Returns:
-        ``"world-1k"`` for bundled models; the folder or hub id if it has a ``tokenizer.json``; None
-        if there is none, or it could not be downloaded.
+    ``"world-1k"`` for bundled models; the folder or hub id if it has a ``tokenizer.json``; None if
+    there is none, or it could not be downloaded.
     """
     name = _name_of(model)
     folder = Path(name)
@@ -235,9 +226,7 @@ def with_tokenizer(
 def check_fits(model: PreTrainedModel, tokenizer: Tokenizer) -> None:
     """Check that a model can sample every action and no other id, and embeds every id it reads.
 
-    Args:
-        model: The policy.
-        tokenizer: The environment's tokenizer; its size is that of the action space.
+    The size of the environment's ``tokenizer`` is that of the action space.
 
     Raises:
         ModelMismatchError: The sizes differ, or an id has other bytes in the model's own tokenizer.
@@ -289,11 +278,8 @@ def with_lora(
 ) -> PreTrainedModel:
     """Return a model with trainable low-rank adapters (arXiv 2106.09685); the rest is frozen.
 
-    Args:
-        model: Changed in place.
-        rank: Rank of the adapters.
-        alpha: Adapters are scaled by ``alpha / rank``.
-        targets: Names of modules to adapt; ``"all-linear"`` for all but the head.
+    It is changed in place. Adapters are scaled by ``alpha / rank``. ``targets`` are names of
+    modules to adapt, ``"all-linear"`` for all but the head.
 
     Raises:
         ConfigurationError: peft is not installed.
@@ -309,9 +295,7 @@ def with_lora(
     config = LoraConfig(
         task_type="CAUSAL_LM", r=rank, lora_alpha=alpha, target_modules=modules, lora_dropout=0.0
     )
-    adapted: Any = get_peft_model(model, config)
-    result: PreTrainedModel = adapted
-    return result
+    return cast(PreTrainedModel, get_peft_model(model, config))
 
 
 def _source(name: str) -> str:
@@ -379,7 +363,3 @@ _NO_CODE = "no_remote_code_needed.TokenizersBackend"
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())

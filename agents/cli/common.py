@@ -22,11 +22,8 @@ TokenizerName = Annotated[
     str | None,
     typer.Option(help="Bundled name, path to a tokenizer.json, or hub id; else the model's own."),
 ]
-
 ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
-
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
-
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
 
 

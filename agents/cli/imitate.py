@@ -245,13 +245,8 @@ def _imitate(
     precision = resolve_dtype(options.dtype, base.model.device)
     learner = Learner(base.model, optimizer, dtype=precision)
     observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
-    description = {
-        "model": base.name,
-        "tokenizer": base.tokenizer.name,
-        "dtype": precision,
-        "examples": str(len(examples)),
-    }
-    observer.begin(steps, description)
+    description = {"model": base.name, "tokenizer": base.tokenizer.name, "dtype": precision}
+    observer.begin(steps, {**description, "examples": str(len(examples))})
     config = SupervisedConfig(steps, options.tokens_per_step, options.seed, max(1, steps // 5))
     reason = "it failed"
     try:

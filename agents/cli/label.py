@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,18 +60,10 @@ def label_command(
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = load_model(model)
-    options = {
-        "split": split,
-        "protocol": protocol,
-        "tokenizer": tokenizer,
-        "max_tokens": max_tokens,
-    }
-    envs = make_envs(
-        env_id,
-        num_envs=num_envs,
-        vocabulary=count_ids(loaded),
-        options=with_tokenizer(without_none(options), loaded),
-    )
+    options: dict[str, Any] = {"split": split, "protocol": protocol, "tokenizer": tokenizer}
+    options["max_tokens"] = max_tokens
+    options = with_tokenizer(without_none(options), loaded)
+    envs = make_envs(env_id, num_envs=num_envs, vocabulary=count_ids(loaded), options=options)
     check_fits(loaded, envs.tokenizer)
     engine = Engine(
         loaded, rows=num_envs, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)

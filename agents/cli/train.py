@@ -123,9 +123,6 @@ def train_command(
         _report(config, result, test_questions)
 
 
-# ----------------------------------------------------------------------------------- options
-
-
 def _configure(
     named: Mapping[str, Any],
     environment: Mapping[str, Any],
@@ -202,14 +199,11 @@ def _parse(setting: str) -> tuple[str, Any]:
     return name.strip().replace("-", "_"), value
 
 
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
-
-
 def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
     """Raise an error for options that a run cannot be resumed with."""
-    wrong = [name for name in context.params if name not in allowed and _is_given(context, name)]
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    passed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    wrong = [name for name in passed if name not in allowed]
     if wrong:
         raise ConfigurationError(
             f"Expected only {', '.join(allowed)} with --resume, got {', '.join(wrong)}: a resumed "
@@ -248,9 +242,6 @@ def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
             f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
         ) from error
     return replace(TrainConfig.from_json(settings), **without_none(changes), out=str(out))
-
-
-# ----------------------------------------------------------------------------------- results
 
 
 def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
@@ -328,12 +319,8 @@ def _play_test(
     from search_env.agents.rollouts.lm_agent import play_questions
 
     base = load_model(config.model)
-    envs = make_envs(
-        config.env_id,
-        num_envs=config.num_envs,
-        vocabulary=count_ids(base),
-        options=with_tokenizer(config.options_for("test"), base),
-    )
+    options, ids = with_tokenizer(config.options_for("test"), base), count_ids(base)
+    envs = make_envs(config.env_id, num_envs=config.num_envs, vocabulary=ids, options=options)
     last = len(envs.questions) - 1
     indices = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
     before = play_questions(base, envs, indices)

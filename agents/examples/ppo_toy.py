@@ -157,10 +157,8 @@ def train(args: Args) -> Iterator[Progress]:
             seen, allowed, distribution, values = look(windows, base.unwrapped.action_masks())
             did = distribution.sample()
             windows, paid, terminated, truncated, _ = envs.step(did.numpy())
-            reward_and_end = (torch.as_tensor(x).float() for x in (paid, terminated | truncated))
-            steps.append(
-                Batch(seen, allowed, did, distribution.log_prob(did), values, *reward_and_end)
-            )
+            results = (torch.as_tensor(x).float() for x in (paid, terminated | truncated))
+            steps.append(Batch(seen, allowed, did, distribution.log_prob(did), values, *results))
         batch = Batch(*(torch.stack(column) for column in zip(*steps, strict=True)))
         after = look(windows, base.unwrapped.action_masks())[3]
         advantage = advantages(batch, after, args.gamma).flatten()

@@ -61,9 +61,8 @@ class Printer(BaseCallback):
         paid = [episode["r"] for episode in self.model.ep_info_buffer or ()]
         self._mean = float(np.mean(paid)) if paid else np.nan
         seconds = time.perf_counter() - self._start
-        print(
-            f"{self.num_timesteps:7,} tokens, {seconds:4.0f} s: reward {self._mean:.2f}", flush=True
-        )
+        line = f"{self.num_timesteps:7,} tokens, {seconds:4.0f} s: reward {self._mean:.2f}"
+        print(line, flush=True)
 
 
 def score(model: PreTrainedModel, questions: int = 64) -> Score:

@@ -143,12 +143,8 @@ class Dashboard(Silent):
     step, but not more than one in ``interval`` seconds, and one for each evaluation, warning and
     change of phase.
 
-    Args:
-        console: Output; None for standard error.
-        minutes: Time limit of the run; None for no limit.
-        spent: Seconds that earlier parts of a resumed run took.
-        interval: Seconds between two lines where the output is no terminal.
-        clock: Returns the time in seconds.
+    Without a console it writes to standard error. ``minutes`` is the time limit of the run,
+    ``spent`` the seconds that earlier parts of a resumed run took.
     """
 
     def __init__(

@@ -30,10 +30,9 @@ class Observer(Protocol):
     """Receives the events of a run, in the order below; ``end`` also after a failure."""
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Receive the start of a run, or of its next part.
+        """Receive the start of a run, or of its next part; it may end before ``total_steps``.
 
-        Another limit may end it before ``total_steps``. The description has the model, environment
-        and so on, for example ``{"model": "tiny-base"}``.
+        The description has model, environment and so on, for example ``{"model": "tiny-base"}``.
         """
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
@@ -93,10 +92,8 @@ class JsonLinesLog(Silent):
     ``elapsed`` (seconds of this run, earlier parts of a resumed one included) and the metrics; one
     that is not finite is null. :func:`read_log` reads the file.
 
-    Args:
-        path: The file; its folder is created if missing.
-        resume_step: The step whose checkpoint the run is resumed from: lines of later steps, and an
-            incomplete last line, are removed. None for a new run.
+    A missing folder is created. Lines after ``resume_step``, the step whose checkpoint the run is
+    resumed from, and an incomplete last line are removed; None is for a new run.
 
     Raises:
         ConfigurationError: A new run would overwrite another's file.
@@ -160,9 +157,7 @@ class JsonLinesLog(Silent):
 class TensorBoardLog(Silent):
     """Writes metrics as TensorBoard scalars, warnings and the description as texts.
 
-    Args:
-        folder: Where event files go.
-        resume_step: As for :class:`JsonLinesLog`; TensorBoard then hides the old later steps.
+    With ``resume_step``, as for :class:`JsonLinesLog`, TensorBoard hides the old later steps.
 
     Raises:
         ConfigurationError: TensorBoard is not installed.

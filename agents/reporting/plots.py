@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,8 +163,11 @@ def training_figure(logs: Sequence[str | Path], path: str | Path) -> None:
     """
     runs = [read_log(log) for log in logs]
     names = _measured(runs)
-    panels = [_reward_panel(names), *_PANELS]
-    panels = [panel for panel in panels if any(line.metric in names for line in panel.lines)]
+    parts = (Line(name, name.removeprefix("reward/")) for name in sorted(reward_parts(names)))
+    reward = Panel("reward", "mean over episodes", (Line("reward/mean", "total"), *parts))
+    panels = [
+        panel for panel in (reward, *_PANELS) if any(line.metric in names for line in panel.lines)
+    ]
     has_times = any(f"time/{part}" in names for part in _PARTS)
     if not panels:
         raise ConfigurationError(
@@ -192,13 +195,8 @@ def learning_figure(
     """Compare conditions: a panel for each metric, with a line and a band for each condition.
 
     Two seeds have no band: their interval is nine standard deviations wide on each side and would
-    hide the others.
-
-    Args:
-        runs: Logs of each condition's seeds, by the condition's name.
-        path: As for :func:`training_figure`.
-        metrics: Names in the logs.
-        minutes: Whether the x axis is minutes of training instead of steps.
+    hide the others. ``runs`` has the logs of each condition's seeds by the condition's name; with
+    ``minutes``, the x axis is minutes of training instead of steps.
 
     Raises:
         ConfigurationError: No log has any of the metrics, or matplotlib is not installed.
@@ -221,7 +219,7 @@ def learning_figure(
             if band is None:
                 continue
             if len(group) < _BANDED:
-                band = Band(band.x, band.mean, np.zeros_like(band.half))
+                band = replace(band, half=np.zeros_like(band.half))
             _draw_band(axis, band, number, f"{name} (n = {len(group)})", markers=markers)
         axis.set_title(_NAMES.get(metric, metric), fontsize=10)
         axis.set_xlabel("minutes" if minutes else "step", fontsize=8)
@@ -272,12 +270,6 @@ def _measured(runs: Iterable[RunLog]) -> set[str]:
     return names | {"tokens/s"} if {"tokens/total", "time/step"} <= names else names
 
 
-def _reward_panel(names: Iterable[str]) -> Panel:
-    """Return the panel of the reward and its parts."""
-    parts = (Line(name, name.removeprefix("reward/")) for name in sorted(reward_parts(names)))
-    return Panel("reward", "mean over episodes", (Line("reward/mean", "total"), *parts))
-
-
 def _canvas(count: int) -> tuple[Figure, list[Axes]]:
     """Return a figure and the axes of its panels, at most three in a row."""
     try:
@@ -325,8 +317,7 @@ def _draw_panel(axis: Axes, panel: Panel, runs: Sequence[RunLog]) -> None:
         axis.set_yscale("log", nonpositive="mask")
     for number, (line, band) in enumerate(drawn):
         target = twin if twin is not None and line.right else axis
-        half = np.zeros_like(band.half) if panel.log else band.half
-        shown = Band(band.x, band.mean, half)
+        shown = replace(band, half=np.zeros_like(band.half)) if panel.log else band
         _draw_band(target, shown, number, line.label, markers=line.markers)
         if twin is not None or len(drawn) == 1:
             colour = COLOURS[number] if twin is not None else "black"

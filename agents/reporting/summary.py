@@ -81,11 +81,8 @@ def results_table(
     Each mean stands above its 95 % bootstrap interval over questions. Shares are in per cent.
     "Format kept" is a dash for records, which do not have it.
 
-    Args:
-        runs: Episodes on the same questions by the policy's name, for example before and after.
-            Episodes in which retrieval failed are left out.
-        resamples: Resamples of :func:`~search_env.metrics.statistics.bootstrap_mean`.
-        seed: Seed of the bootstrap.
+    ``runs`` has episodes on the same questions by the policy's name, for example before and after.
+    Episodes in which retrieval failed are left out.
 
     Raises:
         ConfigurationError: A policy has no valid episode.
@@ -126,17 +123,16 @@ def select_samples(
 ) -> list[Sample]:
     """Select episodes: one right over many hops, one wrong, one changed by training, and so on.
 
-    The changed one comes as a pair, before and after training. No question is selected twice; the
-    selection is deterministic.
-
-    Args:
-        after: Episodes of the trained policy; invalid ones are skipped.
-        before: Episodes of the untrained policy on the same questions.
-        count: Number of questions.
+    The changed one comes as a pair, ``before`` and ``after`` training on the same questions. No
+    question of the ``count`` is selected twice; the selection is deterministic, invalid episodes
+    are skipped.
     """
     valid = [episode for episode in after if episode.valid]
     right = sorted((e for e in valid if _is_right(e)), key=lambda e: (-e.hops, len(e.tokens)))
-    wrong = sorted((e for e in valid if not _is_right(e)), key=_wrongness)
+    wrong = sorted(  # those that answered and searched first, short ones first
+        (e for e in valid if not _is_right(e)),
+        key=lambda e: (e.answer is None, not e.num_searches, len(e.tokens)),
+    )
     old = {e.question_id: e for e in before or () if e.valid}
     changed = [e for e in right if (o := old.get(e.question_id)) is not None and not _is_right(o)]
     samples: dict[str, list[Sample]] = {}
@@ -166,13 +162,7 @@ def show_episodes(
     """Print episodes: question, the policy's text, shortened documents, answer and verdict.
 
     Empty lines are left out. Answers of the single steps, where the dataset has them, are bold in
-    the documents, and shortening keeps them.
-
-    Args:
-        samples: See :func:`select_samples`.
-        tokenizer: Tokenizer of the episodes.
-        questions: Questions of the episodes, among others.
-        console: Output; None for standard output.
+    the documents, and shortening keeps them. Without a console, standard output.
 
     Raises:
         ConfigurationError: An episode's question is not among them.
@@ -225,11 +215,6 @@ def _cell(values: Sequence[float | None], in_per_cent: bool, *, resamples: int, 
 
 def _is_right(episode: Trajectory) -> bool:
     return episode.scores["exact_match"] == 1.0
-
-
-def _wrongness(episode: Trajectory) -> tuple[bool, bool, int]:
-    """Sort key of wrong episodes: those that answered and searched first, short ones first."""
-    return episode.answer is None, not episode.num_searches, len(episode.tokens)
 
 
 def _head(question: Question) -> Text:

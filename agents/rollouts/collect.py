@@ -49,20 +49,15 @@ OnEpisode = Callable[[int, Transcript, Trajectory], None]
 class Rollouts:
     """The result of one collection.
 
-    Attributes:
-        trajectories: By group, then by member; includes episodes in which retrieval failed.
-        seconds: Wall time by ``environment``, ``retrieval`` (waiting for documents and inserting
-            them), ``prefill`` and ``decode`` (all else of the engine).
-        policy_tokens: Number of tokens that the policy wrote.
-        format_faults: Number of its format faults in valid episodes.
-        decode_steps: Number of calls of the engine's ``decode``.
+    ``seconds`` is wall time by ``environment``, ``retrieval`` (waiting for documents and inserting
+    them), ``prefill`` and ``decode`` (all else of the engine).
     """
 
-    trajectories: list[Trajectory]
+    trajectories: list[Trajectory]  # by group, then by member, failed retrievals included
     seconds: dict[str, float]
-    policy_tokens: int
-    format_faults: int
-    decode_steps: int
+    policy_tokens: int  # number of tokens that the policy wrote
+    format_faults: int  # number of its format faults in valid episodes
+    decode_steps: int  # number of calls of the engine's decode
 
     @property
     def num_invalid(self) -> int:

@@ -60,9 +60,7 @@ class HopStage:
 class Curriculum:
     """Draws questions from the stage that a step belongs to.
 
-    Args:
-        stages: By ``from_step``, ascending, the first from step 0.
-        seed: Seed of the order.
+    Stages ascend by ``from_step``, the first from step 0; ``seed`` decides the order of questions.
 
     Raises:
         ConfigurationError: Stages out of order, or an empty one.
@@ -126,12 +124,8 @@ def make_curriculum(
 ) -> Curriculum:
     """Return a curriculum over questions; without further arguments, all of them alike.
 
-    Args:
-        questions: Questions of the environment, in its order.
-        seed: Seed of the order.
-        hops: ``(from_step, most_hops)`` in order of steps: easy to hard.
-        difficulties: By question id; questions without one are left out.
-        levels: Levels of the questions that are used.
+    ``hops`` are ``(from_step, most_hops)`` in order of steps: easy to hard. With ``difficulties``,
+    by question id, only questions of these ``levels`` are used, and those without one left out.
 
     Raises:
         ConfigurationError: No question is left, or a question has no hops though ``hops`` is given.
@@ -188,19 +182,10 @@ def label_difficulty(
     labels do not depend on where it was interrupted. An episode in which retrieval failed counts
     as a rollout that was not right.
 
-    Args:
-        envs: As for :func:`~search_env.agents.rollouts.collect.collect`.
-        engine: Samples the model's rollouts.
-        path: File of JSON Lines; created if missing.
-        indices: Indices of the questions; None for all.
-        rollouts: Most rollouts of a question.
-        at_once: Rollouts of a question before the next check for a right answer.
-        right: The score that must be 1.
-        seed: Seed of the sampling.
-        progress: Called with the number of labelled questions and of all questions.
-
-    Returns:
-        Labels by question id, including those that were in the file before.
+    Each question has at most ``rollouts`` of them, ``at_once`` before the next check for a right
+    answer, of which the score ``right`` is 1. ``envs`` and ``engine`` are those of
+    :func:`~search_env.agents.rollouts.collect.collect`; ``progress`` is called with the number of
+    labelled questions and of all. Returns labels by question id, the file's former ones included.
 
     Raises:
         ConfigurationError: A bad argument.
@@ -228,12 +213,7 @@ def label_difficulty(
 
 
 def read_difficulties(path: str | Path) -> dict[str, Difficulty]:
-    """Read a file of :func:`label_difficulty`.
-
-    Raises:
-        DataNotFoundError: There is no such file.
-        DataFormatError: A line is no label.
-    """
+    """Read a file of :func:`label_difficulty`, in which every line is a label."""
     file = Path(path)
     if not file.is_file():
         raise DataNotFoundError(

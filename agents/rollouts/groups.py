@@ -27,11 +27,7 @@ class WholeGroups:
         self._waiting: dict[int, list[Finished]] = {}
 
     def take(self, finished: Finished) -> list[Finished]:
-        """Return the episodes of the group that this one completes, with the group reward added.
-
-        Raises:
-            RewardError: The group reward failed.
-        """
+        """Return the episodes of the group that this one completes, with the group reward added."""
         if self._reward is None:
             return [finished]
         group = self._waiting.setdefault(finished.trajectory.group, [])

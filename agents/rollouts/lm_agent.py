@@ -55,12 +55,7 @@ class LanguageModelAgent:
         self._length = 0  # tokens in the engine: after act(), all of the episode
 
     def begin(self, env: SearchQAEnv, observation: Observation) -> None:
-        """Read the prompt.
-
-        Raises:
-            ModelMismatchError: The model has more ids than the environment, or fewer.
-            ContextLengthError: The environment's context is longer than the model's.
-        """
+        """Read the prompt; the model must have the environment's ids and hold its context."""
         _check_ids(self._model, env.tokenizer)
         size = self._max_tokens or env.protocol.max_tokens
         if self._engine is None or self._engine.max_tokens != size:
@@ -71,12 +66,7 @@ class LanguageModelAgent:
         self._length = len(prompt)
 
     def act(self, observation: Observation) -> int:
-        """Return the next token id; newly inserted documents are read first.
-
-        Raises:
-            EpisodeOverError: Before :meth:`begin`.
-            ContextLengthError: The episode is longer than ``max_tokens``.
-        """
+        """Return the next token id; newly inserted documents are read first."""
         if self._engine is None:
             raise EpisodeOverError("Expected begin() before act(), got act(). Call begin() first.")
         self._engine.insert([0], [_tokens(observation)[self._length :]])
