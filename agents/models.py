@@ -25,6 +25,8 @@ from search_env.hub import hub_file
 from search_env.paths import atomic_folder
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
+__all__ = ["load_model", "save_model"]
+
 BUNDLED = ("tiny-base", "tiny-trained")
 """Names of models that ship with the package."""
 
@@ -146,7 +148,7 @@ def save_model(
     *,
     tokenizer: Tokenizer | None = None,
 ) -> Path:
-    """Write a model for this package, transformers and inference servers; return its folder.
+    """Write a model so that this package, transformers and inference servers can load it.
 
     The folder is written atomically and replaces an existing one. Adapters of peft are merged into
     their model.
@@ -154,11 +156,15 @@ def save_model(
     Args:
         model: Its config and, without ``weights``, its weights are written.
         folder: Target folder; its parents are made.
-        weights: By name; those of :meth:`~search_env.agents.learning.learner.Learner.weights` keep
-            the precision they were trained in.
+        weights: Weights by name: those of
+            :meth:`~search_env.agents.learning.learner.Learner.weights` keep the precision they
+            were trained in.
         tokenizer: The model's tokenizer: its files are written too, and its end ids into the
             generation config. None for the one that :func:`own_tokenizer` finds. (``"toy"`` has no
             files.)
+
+    Returns:
+        The folder.
 
     Raises:
         ConfigurationError: The folder is a file, or has other files than a model's.

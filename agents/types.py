@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from search_env.types import Source, StopReason
 
+__all__ = ["Trajectory", "learnable"]
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -96,9 +98,11 @@ def by_group(trajectories: Iterable[Trajectory]) -> dict[int, list[Trajectory]]:
 
 
 def learnable(trajectories: Iterable[Trajectory], at_least: int = 2) -> list[Trajectory]:
-    """Return the valid trajectories of those whole groups that have ``at_least`` so many.
+    """Return the valid trajectories of groups that have enough of them.
 
-    Estimators that compare the members of a group need 2.
+    Args:
+        trajectories: Trajectories of whole groups.
+        at_least: Minimum number of valid members of a group; 2 for estimators that compare them.
     """
     valid = by_group(trajectory for trajectory in trajectories if trajectory.valid)
     return [member for members in valid.values() if len(members) >= at_least for member in members]

@@ -23,6 +23,8 @@ from search_env.retrieval.registry import register_retriever
 from search_env.types import Question
 from search_env.validation import check_choice
 
+__all__ = ["run"]
+
 GREEDY = Decoding()
 
 

@@ -28,7 +28,8 @@ from transformers import PreTrainedModel
 from search_env.agents.imitation.base_model_stages import BaseModelStage, stage_examples
 from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
 from search_env.agents.learning.distributed import Ranks, init_process_group
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
 from search_env.agents.reporting.logs import Silent
 from search_env.tokens.tokenizer import load_tokenizer

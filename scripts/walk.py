@@ -86,7 +86,8 @@ def gradient_walk() -> list[str]:
     """Return the files between a trajectory and the gradient that it gives."""
     from search_env.agents.algorithms.config import Algorithm
     from search_env.agents.inference.engine import Engine
-    from search_env.agents.learning.learner import Learner, OptimizerConfig
+    from search_env.agents.learning.learner import Learner
+    from search_env.agents.learning.optimizers import OptimizerConfig
     from search_env.agents.learning.update import update
     from search_env.agents.models import load_model
     from search_env.agents.rollouts.collect import collect, make_envs

@@ -43,9 +43,9 @@ def test_the_list_is_the_surface():
 
 
 @pytest.mark.parametrize("module", DECLARED)
-def test_names_are_sorted_and_exist(module):
-    names = DECLARED[module]
-    assert names == sorted(set(names))
+def test_names_exist_once(module):
+    names = DECLARED[module]  # sorted: ruff RUF022
+    assert len(names) == len(set(names))
     if module.startswith("search_env.agents.bridges"):
         pytest.importorskip("stable_baselines3")
     loaded = importlib.import_module(module)

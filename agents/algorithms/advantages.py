@@ -34,6 +34,8 @@ from torch import Tensor
 
 from search_env.agents.algorithms.config import Algorithm, required
 
+__all__ = ["estimate"]
+
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes (the identity for a single one)."""
 
@@ -355,8 +357,16 @@ def estimate(
     TRL). In all others its return to go is added to the group's advantage and never divided by
     the group's deviation (OpenRLHF, hence R1-Searcher).
 
-    A group's episodes are all in this batch, on this process. ``values`` and ``bootstrap`` are for
-    gae, ``components`` for gdpo, ``penalties`` (``-kl_coefficient * k1``) for ``kl="reward"``.
+    Args:
+        algorithm: Estimator and its settings.
+        rewards: ``(B,)``.
+        groups: int ``(B,)``; a group's episodes are all in this batch, on this process.
+        mask: bool ``(B, P)``.
+        values: ``(B, P)``, for gae.
+        bootstrap: ``(B,)``, see :func:`gae`.
+        penalties: ``(B, P)``: ``-kl_coefficient * k1``, with ``kl="reward"``.
+        components: ``(B, C)``, for gdpo.
+        reduce: See the top of the module.
 
     Raises:
         ConfigurationError: An input of the estimator is None.

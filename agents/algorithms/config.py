@@ -16,6 +16,8 @@ from typing import Literal, TypeVar, get_args
 
 from search_env.errors import ConfigurationError, nearest
 
+__all__ = ["Algorithm"]
+
 Advantage = Literal[
     "gae",
     "grpo",

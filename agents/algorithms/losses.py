@@ -29,6 +29,8 @@ from search_env.agents.algorithms.config import (
     required,
 )
 
+__all__ = ["policy_loss", "token_weights"]
+
 LOG_RATIO_LIMIT = 20.0
 """Bound of log-ratios, as in verl and OpenRLHF, which keeps their exponential finite."""
 GSPO_LIMIT = 10.0
@@ -94,16 +96,17 @@ def token_weights(
     | ``seq_mean_token_sum`` | mean over episodes of the sum over tokens (RLOO) |
     | ``const_norm`` | sum of all tokens / (episodes * horizon) (Dr. GRPO) |
 
-    The weights, float32 ``(B, P)``, are 0 at masked positions.
-
     Args:
-        mask: Of whole episodes (an episode is never split).
+        mask: bool ``(B, P)``, of whole episodes (an episode is never split).
         aggregation: See the table.
         tokens: Number of tokens that count in all micro-batches and processes of the optimizer
             step; None for that of ``mask``.
         sequences: Likewise, number of episodes with at least one token.
         horizon: For ``const_norm``. verl's default is the padded width, which varies from batch to
             batch; here it has to be passed.
+
+    Returns:
+        float32 ``(B, P)``, 0 at masked positions.
 
     Raises:
         ConfigurationError: An unknown aggregation, or ``const_norm`` without a horizon.
@@ -311,10 +314,19 @@ def policy_loss(
     ``sum(weights * (importance * surrogate + kl - entropy + value))``, each term with its
     coefficient. Losses and sums of all micro-batches and processes add up.
 
-    The tensors, all ``(B, P)``, are those of :func:`surrogate`, :func:`token_weights`,
-    :func:`importance_weights` (None is 1) and :func:`value_loss`. An entropy coefficient needs
-    ``entropies``, ``kl="loss"`` needs ``ref_log_probs``, and a critic needs ``values``,
-    ``old_values`` and ``returns``.
+    Args:
+        algorithm: Terms and coefficients.
+        log_probs: See :func:`surrogate`.
+        old_log_probs: See :func:`surrogate`.
+        advantages: See :func:`surrogate`.
+        mask: bool ``(B, P)``.
+        weights: From :func:`token_weights`.
+        entropies: ``(B, P)``; needed with an entropy coefficient.
+        ref_log_probs: ``(B, P)``; needed with ``kl="loss"``.
+        importance: From :func:`importance_weights`; None is 1.
+        values: ``(B, P)``; needed with a critic, like the next two.
+        old_values: See :func:`value_loss`.
+        returns: See :func:`value_loss`.
 
     Returns:
         The loss, a scalar with a gradient, and sums over tokens without one: ``tokens``,

@@ -14,6 +14,8 @@ from dataclasses import replace
 from search_env.agents.algorithms.config import Algorithm
 from search_env.registry import Registry
 
+__all__ = ["get_preset"]
+
 PPO = Algorithm(
     advantage="gae",
     surrogate="ppo",

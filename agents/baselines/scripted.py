@@ -23,6 +23,8 @@ from search_env.protocols.tagged_text import answer_text, query_text, without_ta
 from search_env.registry import Registry
 from search_env.types import Question
 
+__all__ = ["make_baseline"]
+
 Script: TypeAlias = Callable[[SearchQAEnv], Iterator[str]]
 """Yields an episode's text in pieces; each is written before the next is generated."""
 

@@ -19,6 +19,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from search_env.errors import ConfigurationError
 
+__all__ = ["SearchQAVecEnv"]
+
 
 class SearchQAVecEnv(VecEnv):
     """The vector environment with the interface of Stable-Baselines3.

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from search_env.agents.bridges.sb3_env import SearchQAVecEnv
 from search_env.agents.errors import ModelMismatchError
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.forward import check_context
@@ -45,7 +44,7 @@ from search_env.agents.learning.packing import Packed
 from search_env.agents.models import load_model
 from search_env.errors import ConfigurationError
 
-__all__ = ["CausalLMPolicy", "SearchQAVecEnv", "shared_sequences"]
+__all__ = ["CausalLMPolicy"]
 
 _Tokens: TypeAlias = NDArray[np.integer[Any]]
 _Compute: TypeAlias = Callable[[Packed, Tensor], Tensor]

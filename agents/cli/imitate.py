@@ -226,7 +226,8 @@ def _imitate(
     import torch
 
     from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
-    from search_env.agents.learning.learner import Learner, OptimizerConfig
+    from search_env.agents.learning.learner import Learner
+    from search_env.agents.learning.optimizers import OptimizerConfig
     from search_env.agents.learning.precision import resolve_dtype
     from search_env.agents.models import save_model
     from search_env.agents.reporting.dashboard import Dashboard

@@ -22,7 +22,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor
 from transformers import PreTrainedModel
 
-from search_env.agents.bridges.sb3_policy import CausalLMPolicy, SearchQAVecEnv
+from search_env.agents.bridges.sb3_env import SearchQAVecEnv
+from search_env.agents.bridges.sb3_policy import CausalLMPolicy
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.models import save_model
 from search_env.agents.rollouts.lm_agent import play_questions

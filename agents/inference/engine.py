@@ -38,6 +38,8 @@ from search_env.agents.inference.sampling import Sampling
 from search_env.errors import ConfigurationError
 from search_env.validation import check_count
 
+__all__ = ["Engine"]
+
 _PAGE_SIZES = {"cpu": 32}
 """Tokens of a page: small pages waste less, but GPUs are more efficient on large matrices."""
 

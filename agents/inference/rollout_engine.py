@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from search_env.agents.algorithms.config import Algorithm
     from search_env.agents.inference.sampling import Sampling
 
+__all__ = ["Decoded", "RolloutEngine"]
+
 Rows = Sequence[int] | NDArray[np.integer]
 AnyTokenIds = NDArray[np.integer]
 Weights = Callable[[], Mapping[str, "Tensor"]]

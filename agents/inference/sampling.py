@@ -19,6 +19,8 @@ from torch import Tensor
 
 from search_env.agents.algorithms.config import check_field
 
+__all__ = ["Sampling"]
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

@@ -62,7 +62,7 @@ from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
 from search_env.validation import check_count
 
-__all__ = ["Learner", "LossFunction", "OptimizerConfig", "Outputs"]
+__all__ = ["Learner"]
 
 LossFunction: TypeAlias = Callable[[Outputs, Tensor], tuple[Tensor, Mapping[str, Tensor]]]
 """From outputs of b rows and int64 ``(b,)`` (their indices in the batch) to a scalar loss and

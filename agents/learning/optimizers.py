@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 from search_env.agents.algorithms.config import check_choice, check_field
 from search_env.errors import ConfigurationError
 
+__all__ = ["OptimizerConfig"]
+
 Schedule: TypeAlias = Literal["constant", "cosine", "linear"]
 OptimizerName: TypeAlias = Literal["adamw", "muon"]
 

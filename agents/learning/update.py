@@ -41,6 +41,8 @@ from search_env.agents.learning.micro_batches import Outputs
 from search_env.agents.types import Trajectory, by_group, learnable
 from search_env.types import Source
 
+__all__ = ["update"]
+
 OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], None]
 """Called with episodes and their advantages, float32 ``(T,)`` each, NaN at tokens without loss."""
 

@@ -37,6 +37,8 @@ from search_env.validation import check_count
 if TYPE_CHECKING:
     from search_env.agents.inference.rollout_engine import RolloutEngine
 
+__all__ = ["collect", "make_envs"]
+
 _TIMES = ("environment", "retrieval", "prefill", "decode")
 
 Progress = Callable[[int, int], None]
@@ -135,9 +137,13 @@ def make_envs(
     vocabulary: int,
     options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SearchQAVectorEnv:
-    """Return a vector environment as :func:`collect` needs it, with ``options`` as its arguments.
+    """Return a vector environment as :func:`collect` needs it.
 
-    ``vocabulary`` is the number of ids that the model samples from.
+    Args:
+        env_id: A registered id.
+        num_envs: Episodes side by side.
+        vocabulary: Number of ids that the model samples from.
+        options: Arguments of the environment.
 
     Raises:
         ModelMismatchError: The tokenizer has ids that the model does not know.

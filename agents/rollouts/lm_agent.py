@@ -27,6 +27,8 @@ from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import EpisodeOverError
 from search_env.tokens.tokenizer import Tokenizer
 
+__all__ = ["LanguageModelAgent", "play_questions"]
+
 
 class LanguageModelAgent:
     """Writes what a model samples; every token is forwarded once.

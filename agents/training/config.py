@@ -17,6 +17,8 @@ from search_env.errors import ConfigurationError
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 from search_env.validation import check_choice, check_count
 
+__all__ = ["Phase", "TrainConfig"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:

@@ -30,6 +30,8 @@ from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.run import TrainingRun, TrainResult, uses_gpu
 from search_env.errors import ConfigurationError
 
+__all__ = ["train"]
+
 
 def train(
     config: TrainConfig,

@@ -15,6 +15,8 @@ from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.metrics.answers import R1_SEARCHER
 from search_env.metrics.statistics import Interval, bootstrap_mean, majority_vote, pass_at_k
 
+__all__ = ["score"]
+
 MEASURES: Mapping[str, Callable[[EpisodeMeasures], float | None]] = {
     "EM": lambda record: record.exact_match,
     "F1": lambda record: record.f1,

@@ -24,6 +24,8 @@ from search_env.evaluation.evaluate import measure_episode
 from search_env.recording.record import Recordable
 from search_env.types import Transcript
 
+__all__ = ["TokenAgent"]
+
 EpisodeKey = tuple[int, int]  # index of a question, number of its sample
 
 

@@ -19,6 +19,8 @@ from search_env.benchmarks.question_sets import (
 from search_env.errors import ConfigurationError, nearest
 from search_env.registry import Registry
 
+__all__ = ["get_benchmark"]
+
 QUESTION_SETS: Registry[QuestionSet] = Registry(
     "question set",
     "Register your own with register_question_set().",

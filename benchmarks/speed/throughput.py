@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.inference.engine import Engine
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import with_lora
 from search_env.agents.rollouts.collect import make_envs
 from search_env.benchmarks.reports.measurement_page import measure, parser, table

@@ -22,7 +22,8 @@ import torch
 from transformers import Qwen2ForCausalLM
 
 from search_env.agents.algorithms.config import Algorithm
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
 from search_env.benchmarks.speed.scripted import ScriptedEngine, scripted_step, tiny_model
 from search_env.benchmarks.speed.trl_peer import LEARNING_RATE, Measured, Workload, train_with_trl

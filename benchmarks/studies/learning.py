@@ -29,7 +29,8 @@ import torch
 import search_env  # noqa: F401 - registers the ids
 from search_env.agents.imitation.demonstrations import oracle_example
 from search_env.agents.imitation.sft import SupervisedConfig, fit
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import load_model, save_model
 from search_env.agents.reporting.logs import JsonLinesLog, Observers
 from search_env.agents.reporting.plots import learning_figure

@@ -110,7 +110,14 @@ def read_questions(path: str | Path, format: str | None = None) -> Iterator[Ques
 def read_documents(path: str | Path, format: str | None = None) -> Iterator[Document]:
     """Yield the passages of a corpus, or of a question file that carries passages.
 
-    Arguments and errors as for :func:`read_questions`, layouts of :data:`CORPUS_FORMATS`.
+    Args:
+        path: The file; plain, gzip or xz.
+        format: A key of :data:`CORPUS_FORMATS`; None detects it from the first row.
+
+    Raises:
+        ConfigurationError: No such layout.
+        DataNotFoundError: There is no readable file.
+        DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
     path = Path(path)
     layout = format or corpus_format(path)

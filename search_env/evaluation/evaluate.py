@@ -147,7 +147,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[EpisodeMeasures], None] | None = None,
 ) -> list[EpisodeMeasures]:
-    """Run an agent on each question once, in order, and return the measures of the episodes.
+    """Run an agent on each question once, in order.
 
     Args:
         env: A :class:`SearchQAEnv`, in any wrappers that keep token ids as actions.
@@ -155,6 +155,9 @@ def evaluate(
         questions: Indices into the environment's questions; None for all.
         seed: Seed of every episode's reset, so that none depends on those before it.
         progress: Called with the measures of each episode when it ends.
+
+    Returns:
+        Measures of each question's episode.
 
     Raises:
         ConfigurationError: ``env`` is another environment, or an index is out of range.
@@ -179,7 +182,12 @@ def evaluate(
 def measure_episode(
     transcript: Transcript, episode_return: float | None, rule: ScoringRule = R1_SEARCHER
 ) -> EpisodeMeasures:
-    """Measure one finished episode, with answers compared by ``rule``.
+    """Measure one finished episode.
+
+    Args:
+        transcript: Transcript of the episode.
+        episode_return: Sum of the episode's rewards.
+        rule: Rule that compares answers.
 
     Raises:
         ConfigurationError: The episode has not ended.
@@ -256,9 +264,12 @@ def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None
 def summarise(
     episodes: Sequence[EpisodeMeasures], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Summary:
-    """Average the measures of one agent's episodes, with 95 % bootstrap intervals over questions.
+    """Average the measures of episodes, with 95 % bootstrap intervals over questions.
 
-    ``resamples`` and ``seed`` are those of :func:`~search_env.metrics.statistics.bootstrap_mean`.
+    Args:
+        episodes: Episodes of one agent.
+        resamples: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
+        seed: As for :func:`~search_env.metrics.statistics.bootstrap_mean`.
     """
     valid = [episode for episode in episodes if episode.valid]
 
@@ -317,6 +328,10 @@ def on_shared_questions(
 
     Questions are matched by their texts, ignoring case and white space: ids differ between systems.
     Of several episodes of a question only the first valid one counts.
+
+    Args:
+        first: Episodes of one agent.
+        second: Episodes of the other.
     """
     firsts, seconds = _by_question(first), _by_question(second)
     shared = [text for text in firsts if text in seconds]

@@ -52,9 +52,12 @@ Outputs: TypeAlias = dict[str, list[EpisodeMeasures]]
 def read_outputs(
     path: str | Path, format: str | None = None, rule: ScoringRule = R1_SEARCHER
 ) -> Outputs:
-    """Read a plain, gzip or xz file of outputs and score every answer by ``rule``.
+    """Read a file of outputs and score every answer.
 
-    Without a ``format``, a layout of the table above, it is detected from the first record.
+    Args:
+        path: The file; plain, gzip or xz.
+        format: A layout of the table above; None detects it from the first record.
+        rule: Rule that compares answers.
 
     Raises:
         ConfigurationError: No such layout.

@@ -104,6 +104,11 @@ def exact_match(
 ) -> float:
     """Return 1.0 where the normalised prediction equals a normalised gold, else 0.0.
 
+    Args:
+        prediction: The answer, or None.
+        answers: The golds.
+        rule: How to compare.
+
     Raises:
         ConfigurationError: ``answers`` is empty or one string.
 

@@ -91,12 +91,17 @@ class Comparison:
 def compare_paired(
     first: Sequence[float], second: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Comparison:
-    """Compare two agents' finite scores of the same questions, in the same order.
+    """Compare two agents' scores of the same questions, in the same order.
 
     The interval is the paired bootstrap's: a question is drawn with both scores. The p-value is
     that of the exact sign test over the questions on which the agents differ; for scores of 0 and 1
-    it is McNemar's exact test (McNemar 1947). For ``resamples`` and ``seed`` see
-    :func:`bootstrap_mean`.
+    it is McNemar's exact test (McNemar 1947).
+
+    Args:
+        first: One finite score for each question.
+        second: The other agent's.
+        resamples: As for :func:`bootstrap_mean`.
+        seed: As for :func:`bootstrap_mean`.
 
     Raises:
         ConfigurationError: The lengths differ, there is no score, or one that is not finite.
@@ -131,10 +136,14 @@ def sign_test(more: int, less: int) -> float:
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Return the chance that of ``k`` samples drawn without replacement at least one is right.
+    """Return the chance that at least one of ``k`` samples drawn without replacement is right.
 
-    Of all ``samples`` of the question, ``right`` are right. This is the unbiased estimator of Chen
-    et al. 2021 (arXiv 2107.03374, equation 1).
+    The unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, equation 1).
+
+    Args:
+        samples: Number of samples of one question.
+        right: Number of right ones among them.
+        k: Number of samples drawn, at most ``samples``.
 
     Raises:
         ConfigurationError: The numbers contradict each other.
@@ -154,7 +163,9 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
 def majority_vote(answers: Sequence[str | None]) -> str | None:
     """Return the most frequent answer, the first of equals; None where there is none.
 
-    Each sample has one answer, normalised so that equal answers are equal strings; None is no vote.
+    Args:
+        answers: One for each sample, normalised so that equal answers are equal strings; None
+            where a sample has no answer, which is no vote.
 
     Example:
         >>> majority_vote(["ulm", None, "bonn", "bonn"]), majority_vote([None, None])

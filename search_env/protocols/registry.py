@@ -18,7 +18,11 @@ _PROTOCOLS = Registry(
 
 
 def register_protocol(protocol: Protocol, *, replace: bool = False) -> None:
-    """Register a protocol under its name; ``replace=True`` replaces one that is registered.
+    """Register a protocol under its name.
+
+    Args:
+        protocol: The protocol.
+        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ProtocolError: The name is taken and ``replace`` is False.

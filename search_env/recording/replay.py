@@ -227,6 +227,9 @@ def replay_episode(episode: RecordedEpisode, env: gym.Env[Any, Any] | None = Non
         env: Environment to execute it in; its reward is restored afterwards. None for a new
             environment with the recorded arguments.
 
+    Returns:
+        Counts of what was compared.
+
     Raises:
         ReplayMismatchError: At the first difference; names episode, step and the likely cause.
         ConfigurationError: As raised by :func:`recorded_env`, or the reward is not registered.

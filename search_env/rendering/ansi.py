@@ -25,9 +25,14 @@ _RULE = "─" * 72
 
 
 def render_ansi(frame: Frame, *, color: bool = True) -> str:
-    """Return header, text and, after its end, footer of an episode; each ends with a newline.
+    """Return the episode as text.
 
-    ``color`` is 24-bit ANSI; without it, newline is the only control character.
+    Args:
+        frame: The episode. Gold answers appear only after its end.
+        color: Whether to use 24-bit ANSI colours; without, newline is the only control character.
+
+    Returns:
+        Header, text and, after the end, footer of the episode; each ends with a newline.
     """
     body = "".join(paint(span.text, span.style, color=color) for span in spans(frame.transcript))
     body += "\n" if body and not body.endswith("\n") else ""

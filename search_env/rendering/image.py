@@ -54,12 +54,16 @@ _LEGEND: tuple[tuple[str, Style], ...] = (
 def render_rgb(
     frame: Frame, *, size: tuple[int, int] = _DESIGN, font: str | None = None
 ) -> NDArray[np.uint8]:
-    """Draw the episode as a new uint8 array ``(height, width, 3)``; equal frames give equal arrays.
+    """Draw the episode.
 
     Args:
         frame: The episode. Gold answers appear only after its end.
         size: Width and height in pixels; all lengths scale with it.
-        font: A TrueType file for scripts other than Latin; None for Pillow's own font.
+        font: A TrueType file for scripts other than Latin, which Pillow's own font lacks; None
+            for that font.
+
+    Returns:
+        A new uint8 array ``(height, width, 3)``; equal frames give equal arrays.
 
     Raises:
         ConfigurationError: ``size`` is too small for header, text and footer.

@@ -18,11 +18,15 @@ from search_env.rendering.spans import Span, SpanStream
 
 
 class LiveTerminal:
-    """Prints episodes to a stream as they grow; characters that its encoding lacks become "?".
+    """Prints episodes to a stream as they grow.
 
     The text of an episode is that of :func:`~search_env.rendering.render_ansi`, however the tokens
-    are split over calls; the budgets are repeated at the end. If ``color`` is None, it is used
-    on a terminal that is not "dumb", unless ``NO_COLOR`` is set.
+    are split over calls; the budgets are repeated at the end.
+
+    Args:
+        stream: For example ``sys.stdout``. Characters that its encoding lacks become "?".
+        color: Whether to use colours; None uses them on a terminal that is not "dumb", unless
+            ``NO_COLOR`` is set.
     """
 
     def __init__(self, stream: TextIO, *, color: bool | None = None) -> None:

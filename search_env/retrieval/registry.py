@@ -37,7 +37,12 @@ _RETRIEVERS: Registry[_Entry] = Registry(
 def register_retriever(
     name: str, factory: Callable[[], Retriever], *, replace: bool = True
 ) -> None:
-    """Register a retriever under a plain name; ``factory`` is called once, when first needed.
+    """Register a retriever under a plain name.
+
+    Args:
+        name: What ``retriever=`` takes.
+        factory: Called once, when first needed.
+        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
@@ -49,10 +54,15 @@ def register_retriever(
 def register_retriever_scheme(
     scheme: str, factory: Callable[[str], Retriever], *, replace: bool = False
 ) -> None:
-    """Register the retrievers of all names ``scheme:rest``; ``factory`` takes the rest.
+    """Register the retrievers of all names ``scheme:rest``.
 
     The last 16 are cached. Where the rest is the path of a file or folder, the retriever is built
     again after a change there, see :func:`~search_env.paths.file_key`.
+
+    Args:
+        scheme: Text before the first colon.
+        factory: Returns the retriever for the text after it: a path, a URL or any other.
+        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ConfigurationError: The scheme is empty or contains a colon, or is taken and ``replace`` is

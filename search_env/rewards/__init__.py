@@ -1,7 +1,7 @@
 """Rewards: scores of episodes, computed from transcripts. See :mod:`search_env.rewards.base`."""
 
 import search_env.rewards.r1_searcher_released  # noqa: F401 - registers its rewards
-from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH, F1
+from search_env.rewards.answer import F1
 from search_env.rewards.base import Reward, Score, get_reward, register_reward, reward_names
 from search_env.rewards.evidence import answer_found, evidence_recall
 from search_env.rewards.group import (
@@ -16,8 +16,6 @@ from search_env.rewards.search_r1 import SEARCH_R1_EM, search_r1_format
 from search_env.rewards.shaping import search_cost, soft_overlong
 
 __all__ = [
-    "COVER_EXACT_MATCH",
-    "EXACT_MATCH",
     "F1",
     "SEARCH_R1_EM",
     "GroupReward",

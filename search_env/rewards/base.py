@@ -194,7 +194,11 @@ _REWARDS: Registry[Reward] = Registry("reward", "Register your own with register
 
 
 def register_reward(reward: Reward, *, replace: bool = False) -> Reward:
-    """Register a reward under its name and return it; ``replace=True`` replaces a registered one.
+    """Register a reward under its name and return it.
+
+    Args:
+        reward: The reward.
+        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.

@@ -23,7 +23,10 @@ def answer_found(amount: float = 0.3) -> Reward:
 
     A passage must contain it as contiguous whole words, normalised by R1-Searcher's rule, in the
     part that the policy saw (blocks may be truncated). Yes and no never count: any text would
-    contain them. ``amount`` is given at most once.
+    contain them.
+
+    Args:
+        amount: The reward, given at most once.
 
     Raises:
         ConfigurationError: ``amount`` is not a finite number of at least 0.
@@ -32,9 +35,11 @@ def answer_found(amount: float = 0.3) -> Reward:
 
 
 def evidence_recall(amount: float = 0.3) -> Reward:
-    """Return the reward of retrieving the question's supporting documents: ``amount`` for all.
+    """Return the reward of retrieving the question's supporting documents.
 
-    A part of them earns that share; questions without annotated documents earn nothing.
+    Args:
+        amount: The reward for all of them; a part of them earns that share, and questions without
+            annotated documents earn nothing.
 
     Raises:
         ConfigurationError: ``amount`` is not a finite number of at least 0.

@@ -94,10 +94,15 @@ class GroupReward:
 def group_scores(
     group_reward: GroupReward, transcripts: Sequence[Transcript], scores: Sequence[Score]
 ) -> tuple[Score, ...]:
-    """Return the total score of each member of a group: its own plus the group reward's.
+    """Return the total score of each member of a group: its own and the group reward's.
 
-    ``scores`` are the members' own: 0 without parts where retrieval failed. A total has the parts
-    of both.
+    Args:
+        group_reward: The group reward.
+        transcripts: The transcripts of all members.
+        scores: The members' own scores; 0 without parts where retrieval failed.
+
+    Returns:
+        For each member the sum of the two totals, and the parts of both.
 
     Raises:
         ConfigurationError: As from :class:`GroupReward`, or both have a part of the same name.
@@ -116,7 +121,11 @@ _GROUP_REWARDS: Registry[GroupReward] = Registry(
 
 
 def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -> GroupReward:
-    """Register a group reward under its name and return it; ``replace`` permits a taken name.
+    """Register a group reward under its name and return it.
+
+    Args:
+        group_reward: The group reward.
+        replace: Whether it may take the place of one that is registered.
 
     Raises:
         ConfigurationError: The name is taken and ``replace`` is False.
@@ -128,7 +137,9 @@ def register_group_reward(group_reward: GroupReward, *, replace: bool = False) -
 def get_group_reward(name: str | GroupReward, *, beside: Reward | None = None) -> GroupReward:
     """Return a registered group reward; a :class:`GroupReward` is returned as it is.
 
-    ``beside`` is the reward to which it is added, if decided.
+    Args:
+        name: Its name.
+        beside: The reward to which it is added, if decided.
 
     Raises:
         ConfigurationError: No group reward of that name, or ``beside`` has a part of the same name.

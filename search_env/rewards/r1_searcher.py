@@ -60,7 +60,10 @@ def r1_searcher_stage2(
 ) -> Reward:
     """Return the reward of phase 2: the answer's F1, less a penalty for the wrong format.
 
-    The format is that of :func:`r1_searcher_stage1`.
+    Args:
+        penalty: Subtracted, once, for a wrong format.
+        max_answer_words: As for :func:`r1_searcher_stage1`.
+        forbidden: As for :func:`r1_searcher_stage1`.
 
     Raises:
         ConfigurationError: An impossible number or text.

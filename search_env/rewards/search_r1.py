@@ -55,7 +55,11 @@ def search_r1_format(
     query and a thought, then the answer, with only white space between them. Only document blocks
     inserted by the environment count; a notice breaks the structure.
 
-    The scripts set 0 for ``retrieval``; their comments mention 0.1 and more.
+    Args:
+        structure: Reward for the structure, and what a right answer loses without it.
+        final: Reward for a wrong answer with a wrong structure.
+        retrieval: Added to ``structure`` if the answer is wrong but a gold answer was retrieved.
+            The scripts set 0; their comments mention 0.1 and more.
 
     Raises:
         ConfigurationError: An amount is not a finite number of at least 0.

@@ -15,6 +15,10 @@ def search_cost(per_search: float = 0.1, free: int = 0) -> Reward:
 
     Source: arXiv 2505.11821 (MT-PPO), lambda_s = 0.1 without free searches.
 
+    Args:
+        per_search: Cost of each query that was run.
+        free: Number of searches without a cost.
+
     Raises:
         ConfigurationError: An impossible number.
 
@@ -33,6 +37,10 @@ def soft_overlong(max_tokens: int = 20480, cache: int = 4096) -> Reward:
     stays there. Inserted tokens do not count.
 
     Source: arXiv 2503.14476 (DAPO), overlong reward shaping.
+
+    Args:
+        max_tokens: Number of policy tokens at which -1 is reached.
+        cache: Number of tokens over which it falls.
 
     Raises:
         ConfigurationError: Not ``1 <= cache <= max_tokens``.

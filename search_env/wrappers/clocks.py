@@ -77,7 +77,11 @@ class SegmentAction(_CoarseAction):
     accepted as well. The observation space is the environment's.
 
     Args:
-        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
+
+    Raises:
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env
@@ -134,7 +138,11 @@ class TextAction(_CoarseAction):
     ``shared_memory=False`` to ``AsyncVectorEnv``.
 
     Args:
-        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
+
+    Raises:
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env
@@ -209,7 +217,11 @@ class EpisodeAction(_CoarseAction):
     The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
     Args:
-        env: A ``SearchQAEnv``, in wrappers that keep token ids as actions; else ConfigurationError.
+        env: A :class:`~search_env.envs.search_qa.SearchQAEnv`, in any wrappers that keep token ids
+            as actions.
+
+    Raises:
+        ConfigurationError: Another environment, or one whose actions are not token ids.
 
     Example:
         >>> import search_env

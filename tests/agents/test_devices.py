@@ -17,7 +17,8 @@ import search_env.agents.inference.sampling
 from search_env.agents.errors import DeviceMemoryError
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.sampling import Sampling
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.reporting.logs import Silent
 from search_env.agents.training.train import train
 from tests.agents.inference.test_engine import MODELS, Journal, build

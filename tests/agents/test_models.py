@@ -18,7 +18,8 @@ import search_env  # noqa: F401 - registers the ids
 from search_env.agents import models
 from search_env.agents.errors import ModelMismatchError
 from search_env.agents.imitation.demonstrations import oracle_example
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.packing import packed_logits
 from search_env.agents.models import (
     check_fits,

@@ -17,7 +17,7 @@ from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.errors import ConfigurationError
 from search_env.recording.record import common_fields
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import EXACT_MATCH
+from search_env.rewards.answer import EXACT_MATCH
 
 TOY = "SearchQA-Toy-v0"
 OWN = {

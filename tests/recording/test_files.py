@@ -30,7 +30,8 @@ from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.recording.record import _checksum
 from search_env.recording.replay import replay_episodes
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import COVER_EXACT_MATCH, EXACT_MATCH, F1
+from search_env.rewards import F1
+from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document, Ended, Source
 

@@ -31,7 +31,8 @@ from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.recording.replay import Replayed, Rescored, replay_episode, replay_episodes, rescore
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.cassette import Cassette
-from search_env.rewards import EXACT_MATCH, F1, Reward, Score, register_reward
+from search_env.rewards import F1, Reward, Score, register_reward
+from search_env.rewards.answer import EXACT_MATCH
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document
 from search_env.worlds.toy import toy_questions

@@ -17,16 +17,8 @@ from hypothesis import strategies as st
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, RewardError, SearchEnvError
 from search_env.retrieval.base import FakeRetriever
-from search_env.rewards import (
-    COVER_EXACT_MATCH,
-    EXACT_MATCH,
-    F1,
-    Reward,
-    Score,
-    get_reward,
-    register_reward,
-    search_cost,
-)
+from search_env.rewards import F1, Reward, Score, get_reward, register_reward, search_cost
+from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH
 from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
 from search_env.rewards.shaping import SEARCH_COST, SOFT_OVERLONG
 from search_env.types import Document

@@ -14,7 +14,7 @@ from search_env.recording.files import read_episodes
 from search_env.recording.replay import replay_episode, replay_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.registry import register_retriever
-from search_env.rewards import COVER_EXACT_MATCH, EXACT_MATCH
+from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH
 from search_env.testing import check_wrapper
 from search_env.wrappers.record_episodes import RecordEpisodes
 

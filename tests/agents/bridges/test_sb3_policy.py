@@ -27,7 +27,8 @@ from stable_baselines3 import A2C, PPO  # noqa: E402
 from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor  # noqa: E402
 
-from search_env.agents.bridges.sb3_policy import CausalLMPolicy, SearchQAVecEnv, shared_sequences  # noqa: E402
+from search_env.agents.bridges.sb3_env import SearchQAVecEnv  # noqa: E402
+from search_env.agents.bridges.sb3_policy import CausalLMPolicy, shared_sequences  # noqa: E402
 from search_env.agents.examples import sb3_tiny  # noqa: E402
 
 TOY = "SearchQA-Toy-v0"

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.reporting.logs import Silent
 from search_env.agents.types import Example
 from search_env.errors import ConfigurationError

@@ -19,7 +19,8 @@ from search_env.agents.errors import (
     NonFiniteError,
 )
 from search_env.agents.inference.sampling import Sampling
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
 from search_env.types import Source, StopReason

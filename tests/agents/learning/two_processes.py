@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from search_env.agents.learning.distributed import SINGLE_RANK, Ranks, init_process_group
-from search_env.agents.learning.learner import Learner, OptimizerConfig
+from search_env.agents.learning.learner import Learner
+from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.errors import ConfigurationError
 from tests.agents.learning.test_learner import BATCH, make_model
 
