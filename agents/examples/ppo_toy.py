@@ -26,7 +26,6 @@ from torch.distributions import Categorical
 
 from search_env.metrics.answers import token_f1
 from search_env.rewards import F1, Reward, evidence_recall, get_reward
-from search_env.rewards.evidence import EVIDENCE_RECALL
 from search_env.types import Transcript
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, VectorStagedReward
 from search_env.wrappers.token_window import VectorTokenWindow
@@ -116,7 +115,7 @@ def score(choose: Callable[[Any, Any], Any], window: int, split: str) -> Score:
     while len(ended) < 64:
         windows, *_ = envs.step(choose(windows, envs.unwrapped.action_masks()))
         ended = envs.unwrapped.transcripts | ended  # a row's first episode stays
-    each = [(F1(t).total, bool(t.searches), EVIDENCE_RECALL(t).total > 0) for t in ended.values()]
+    each = [(F1(t).total, bool(t.searches), evidence_recall()(t).total > 0) for t in ended.values()]
     return Score(*np.mean(each, axis=0).tolist())
 
 

@@ -206,13 +206,11 @@ class EpisodeAction(_CoarseAction):
     final observation, the sum of the rewards, and the final info with the ``format_faults`` of all
     tokens. ``info["trajectory"]`` holds plain lists, ready for JSON:
 
-    | Key           | Meaning                                                               |
-    |---------------|-----------------------------------------------------------------------|
-    | `actions`     | ids that the policy chose, in order                                   |
-    | `rewards`     | reward of each action                                                 |
-    | `tokens`      | all ids of the episode: prompt, the policy's and inserted ones        |
-    | `sources`     | writer of each token (:class:`~search_env.types.Source`)              |
-    | `stop_reason` | reason of the end; "" where a wrapper below truncated the episode     |
+    * ``actions``: ids that the policy chose, in order;
+    * ``rewards``: reward of each action;
+    * ``tokens``: all ids of the episode: prompt, the policy's and inserted ones;
+    * ``sources``: writer of each token (:class:`~search_env.types.Source`);
+    * ``stop_reason``: reason of the end; "" where a wrapper below truncated the episode.
 
     The action space is :class:`~search_env.wrappers.unicode_space.Policies`.
 
