@@ -108,30 +108,32 @@ class Protocol:
     def __post_init__(self) -> None:
         self._check_tags()
         documents = self.pair(TagRole.DOCUMENTS)
-        needed = {
-            "base_prompt": "{question}",
-            "chat_user": "{question}",
-            "document_body": "{text}",
-            "documents_prefix": documents.open,
-            "documents_suffix": documents.close,
-        }
-        for field, part in needed.items():
-            if part not in getattr(self, field):
+        for field, text, part in (
+            ("base_prompt", self.base_prompt, "{question}"),
+            ("chat_user", self.chat_user, "{question}"),
+            ("document_body", self.document_body, "{text}"),
+            ("documents_prefix", self.documents_prefix, documents.open),
+            ("documents_suffix", self.documents_suffix, documents.close),
+        ):
+            if part not in text:
                 raise ProtocolError(
-                    f"Expected {field} of protocol {self.name!r} to hold {part!r}, got "
-                    f"{getattr(self, field)!r}. Add it to the text."
+                    f"Expected {field} of protocol {self.name!r} to hold {part!r}, got {text!r}. "
+                    "Add it to the text."
                 )
         if Consequence.NOTICE in self.faults.values() and not self.notice:
             raise ProtocolError(
                 f"Expected a notice text in protocol {self.name!r}, got ''. Set notice=, or choose "
                 "another consequence for its faults."
             )
-        limits = [f.name for f in dataclasses.fields(self) if f.name.startswith("max_")]
-        for field in ("top_k", *limits):
-            value = getattr(self, field)
-            optional = field not in ("top_k", "max_tokens")
-            # max_searches=0 and max_turns=0 are closed-book episodes; other limits need room.
-            least = 0 if field in ("max_searches", "max_turns") else 1
+        for field, value, least, optional in (
+            ("top_k", self.top_k, 1, False),
+            ("max_tokens", self.max_tokens, 1, False),
+            ("max_policy_tokens", self.max_policy_tokens, 1, True),
+            ("max_segment_tokens", self.max_segment_tokens, 1, True),
+            ("max_documents_tokens", self.max_documents_tokens, 1, True),
+            ("max_searches", self.max_searches, 0, True),  # 0: a closed-book episode
+            ("max_turns", self.max_turns, 0, True),
+        ):
             if value is None and optional:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
