@@ -176,27 +176,36 @@ mean 'grpo'? Change advantage.
         return self.epochs * math.ceil(self.sequences / (self.minibatch or self.sequences))
 
     def _check_combinations(self) -> None:
-        def check(name: str, valid: bool, expected: str) -> None:
-            check_field(name, getattr(self, name), valid, expected)
-
         advantage, aggregation, kl = self.advantage, self.aggregation, self.kl
         grouped = advantage in GROUPED
         expected = f"at least 2 with {advantage=}, which compares episodes of a question"
-        check("group_size", self.group_size >= 2 or not grouped, expected)
+        check_field("group_size", self.group_size, self.group_size >= 2 or not grouped, expected)
         needs_horizon = aggregation == "const_norm"
         expected = f"{'a length' if needs_horizon else 'None'} with {aggregation=}"
-        check("horizon", (self.horizon is not None) == needs_horizon, expected)
+        check_field("horizon", self.horizon, (self.horizon is not None) == needs_horizon, expected)
         valid = self.surrogate != "cispo" or self.eps_high >= 1.0
         expected = "at least 1 with surrogate='cispo', where it bounds the ratio itself"
-        check("eps_high", valid, f"{expected} (5 is common)")
+        check_field("eps_high", self.eps_high, valid, f"{expected} (5 is common)")
         estimators = {"reward": ("k1",), "loss": ("k2", "k3", "k3+")}.get(kl)
         valid = estimators is None or self.kl_estimator in estimators
-        check("kl_estimator", valid, f"one of {estimators} with {kl=}")
-        check("kl_coefficient", kl != "none" or self.kl_coefficient == 0.0, "0 with kl='none'")
+        check_field("kl_estimator", self.kl_estimator, valid, f"one of {estimators} with {kl=}")
+        check_field(
+            "kl_coefficient",
+            self.kl_coefficient,
+            kl != "none" or self.kl_coefficient == 0.0,
+            "0 with kl='none'",
+        )
         expected = f"False with {advantage=}, which has no groups"
-        check("dynamic_sampling", grouped or not self.dynamic_sampling, expected)
+        check_field(
+            "dynamic_sampling",
+            self.dynamic_sampling,
+            grouped or not self.dynamic_sampling,
+            expected,
+        )
         valid = self.minibatch is None or self.minibatch <= self.sequences
-        check("minibatch", valid, f"at most prompts * group_size = {self.sequences}")
+        check_field(
+            "minibatch", self.minibatch, valid, f"at most prompts * group_size = {self.sequences}"
+        )
 
 
 def check_choice(name: str, value: object, choices: object) -> None:
