@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from search_env.cli.console import INTERRUPTED, say
-from search_env.errors import SearchEnvError
+from search_env.errors import SearchEnvError, nearest
 
 COMMANDS = {
     "eval": ("search_env.cli.eval", "Run scripted agents on every question once; show scores."),
@@ -55,7 +55,10 @@ class _Group(TyperGroup):
             one.callback()(_about)  # a callback keeps it a group, even of one command
             importlib.import_module(COMMANDS[args[0]][0]).register(one)
             return args[0], typer.main.get_group(one).commands[args[0]], args[1:]
-        return super().resolve_command(ctx, args)
+        ctx.fail(
+            f"Expected a command among {', '.join(COMMANDS)}, got {args[0]!r}. "
+            f"{nearest(args[0], COMMANDS)}"
+        )
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Store the command line, which results of a run include."""

@@ -315,3 +315,9 @@ def test_ctrl_c_shows_what_is_finished_and_writes_nothing(tmp_path):
     assert "Interrupted in random after 7 of 40 questions" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_command_suggests_the_nearest():
+    result = CliRunner().invoke(app, ["trian"])
+    assert result.exit_code == 2
+    assert "Did you mean 'train'?" in " ".join(result.output.replace("│", " ").split())
