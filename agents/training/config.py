@@ -247,17 +247,17 @@ _FREE = frozenset(
     | {"out", "processes", "threads", "device", "record_every"}
 )
 
-# Settings that files of versions before 0.2 have under another name.
+# Settings that files written before 2026-11-30 have under another name.
 _FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
 
 
 def is_former(settings: Mapping[str, Any]) -> bool:
-    """Return whether a version before 0.2 wrote these settings of a run."""
+    """Return whether the settings of a run were written before 2026-11-30."""
     return not _FORMER_NAMES.keys().isdisjoint(settings)
 
 
 def from_former(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run by a version before 0.2 in today's terms.
+    """Return settings of a run that were written before 2026-11-30 under today's names.
 
     What was left to a default of then is named where today's default is another: the tokenizer was
     that of the environment, whatever lay with the model. Runs were watched on the split

@@ -1,8 +1,9 @@
-"""Policy-gradient training of a language model that searches: the run, top to bottom.
+"""Policy-gradient training of a language model that searches: the loop over a run's steps.
 
 A step draws questions, plays groups of episodes, learns from them
 (:mod:`search_env.agents.learning.update`), computes metrics and checks whether the phase is over.
-Around it: evaluation on held-out questions, checkpoints, and an observer of all this.
+Around it: evaluation on held-out questions, checkpoints, and an observer of all this. The step
+itself is in :mod:`search_env.agents.training.run`.
 
 Everything random is drawn from the seed and the number of the step, and no episode outlasts its
 step. A run that was killed and resumed therefore gives the same result as an uninterrupted one: on

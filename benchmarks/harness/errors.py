@@ -1,4 +1,4 @@
-"""What can go wrong when scores are made that others shall trust."""
+"""Errors of benchmarks: changed questions or rules, damaged results, unreachable endpoints."""
 
 from __future__ import annotations
 

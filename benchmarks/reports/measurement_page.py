@@ -1,4 +1,4 @@
-"""How measurements are written down: run_provenance, tables of figures, intervals over seeds.
+"""How measurements are written down: provenance, tables of figures, intervals over seeds.
 
 Every result names its command, date, versions and machine; nothing here measures anything.
 """

@@ -1,4 +1,4 @@
-"""Runs of versions before 0.2: ``data/former_run`` is one, with what it came to after 4 steps.
+"""Runs of before 2026-11-30: ``data/former_run`` is one, with what it came to after 4 steps.
 
 It was made there, on one thread, by ``search-env train SearchQA-Toy-v0 --model base --out run
 --steps 2 --rows 8 --max-tokens 16 --preset grpo --threads 1`` with the settings of ``config.json``.
