@@ -228,14 +228,23 @@ class TagWritten:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """A query was run by ``tool`` and its documents inserted as tokens ``start:end``."""
+    """A query was run by ``tool`` and its documents inserted as tokens ``start:end``.
+
+    The documents are kept by search and rank, best first: retrievers may return different texts
+    under one id.
+    """
 
     position: int
     query: str
-    document_ids: tuple[str, ...]
+    documents: tuple[Document, ...]
     start: int
     end: int
     tool: str = SEARCH
+
+    @property
+    def document_ids(self) -> tuple[str, ...]:
+        """Ids of the documents, best first."""
+        return tuple([document.id for document in self.documents])
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +305,6 @@ class Transcript:
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`Source`.
         events: In order of position.
-        documents: Retrieved documents by id, for display and retrieval metrics.
         decode: Maps ids to text with the episode's tokenizer.
         markup: ``Protocol.markup`` of its protocol; None where it is not available, which suffices
             for readers of events alone.
@@ -307,7 +315,6 @@ class Transcript:
     tokens: NDArray[np.int32]
     sources: NDArray[np.int8]
     events: tuple[Event, ...]
-    documents: dict[str, Document] = field(default_factory=dict)
     decode: Callable[[NDArray[np.int32]], str] = field(
         default=lambda ids: " ".join(map(str, ids)), repr=False, compare=False
     )
@@ -338,6 +345,15 @@ class Transcript:
     def searches(self) -> tuple[Searched, ...]:
         """The searches that were run, in order."""
         return tuple(e for e in self.events if isinstance(e, Searched))
+
+    @property
+    def documents(self) -> dict[str, Document]:
+        """Retrieved documents by id; of several with one id only the first."""
+        documents: dict[str, Document] = {}
+        for search in self.searches:
+            for document in search.documents:
+                documents.setdefault(document.id, document)
+        return documents
 
     @property
     def faults(self) -> tuple[FormatFault, ...]:

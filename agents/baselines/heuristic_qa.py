@@ -82,7 +82,7 @@ def read(transcript: Transcript) -> str:
     shape = next((looks for asks, looks in _SHAPES if asks.search(question)), None)
     mentions = [R1_SEARCHER.normalize(text) for text in (question, *(s.query for s in searches))]
     for search in reversed(searches):
-        documents = [transcript.documents[i] for i in search.document_ids]
+        documents = search.documents
         query = R1_SEARCHER.normalize(search.query)
         if shape is None:
             candidates = _named(documents, query, mentions)

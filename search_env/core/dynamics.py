@@ -176,11 +176,9 @@ class Dynamics:
             self._end(row, StopReason.MAX_TOKENS)
             return
         episode.num_searches += 1
-        for document in documents:
-            episode.documents[document.id] = document
-        ids = tuple([document.id for document in documents])
         end = start + len(block)
-        episode.events.append(Searched(start - 1, query, ids, start, end, episode.tool))
+        event = Searched(start - 1, query, tuple(documents), start, end, episode.tool)
+        episode.events.append(event)
         self._insert(row, block, Source.RETRIEVED)
 
     def fail_retrieval(self, row: int) -> None:
@@ -221,7 +219,6 @@ class Dynamics:
             tokens=self.tokens[row, :length].copy(),
             sources=self.sources[row, :length].copy(),
             events=tuple(episode.events),
-            documents=dict(episode.documents),
             decode=self.tokenizer.decode,
             markup=self.protocol.markup,
         )

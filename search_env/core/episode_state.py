@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.types import Document, Event, Question, StopReason, TokenIds
+from search_env.types import Event, Question, StopReason, TokenIds
 
 Opening: TypeAlias = tuple[int, int]  # position of the token, bytes of it after the tag
 
@@ -40,14 +40,10 @@ class EpisodeState:
     notice: bool = False
     stop_reason: StopReason | None = None
     events: list[Event] = field(default_factory=list)
-    documents: dict[str, Document] = field(default_factory=dict)
 
     def copy(self) -> EpisodeState:
         """Return a copy that shares no mutable object."""
-        opened, documents = self.opened.copy(), self.documents.copy()
-        return dataclasses.replace(
-            self, opened=opened, events=self.events.copy(), documents=documents
-        )
+        return dataclasses.replace(self, opened=self.opened.copy(), events=self.events.copy())
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,7 +247,8 @@ def supporting_recall(transcript: Transcript) -> float | None:
 
 def answer_recall(transcript: Transcript) -> float | None:
     """Return :attr:`EpisodeMeasures.answer_recall`."""
-    texts = [f"{document.title} {document.text}" for document in transcript.documents.values()]
+    documents = (document for search in transcript.searches for document in search.documents)
+    texts = (f"{document.title} {document.text}" for document in documents)
     return answer_recall_in(texts, transcript.question.answers)
 
 

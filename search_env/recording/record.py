@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -47,8 +47,13 @@ from search_env.types import (
 )
 from search_env.validation import check_count
 
-VERSION = 1
-"""Version of the format; raised by every change that earlier readers cannot read."""
+VERSION = 2
+"""Version of the format; raised by every change that earlier readers cannot read.
+
+Version 1, which is still read, kept documents by id: of several texts under one id only the last.
+"""
+
+_DocumentsOf: TypeAlias = Callable[[Any], tuple[Document, ...]]
 
 _MARK = "search_env_episode"
 LINE_START = f'{{"{_MARK}":'.encode()
@@ -162,6 +167,7 @@ def encode(
             "still runs. Write it once it is terminated or truncated."
         )
     score = reward(transcript) if stop.valid else Score(0.0, {})
+    places: dict[tuple[str, str, str], int] = {}  # of each text among the documents
     row = {
         _MARK: VERSION,
         **common,
@@ -169,11 +175,8 @@ def encode(
         "protocol": transcript.protocol,
         "question": dataclasses.asdict(transcript.question),
         "tokens": _token_runs(transcript),
-        "events": [_event_row(event, transcript.documents) for event in transcript.events],
-        "documents": {
-            key: [document.title, document.text, float(document.score)]
-            for key, document in transcript.documents.items()
-        },
+        "events": [_event_row(event, places) for event in transcript.events],
+        "documents": list(places),
         "reward": {"name": reward_name(reward), "total": score.total, "parts": score.parts},
     }
     if signals:
@@ -263,14 +266,18 @@ def _group_row(id: str, size: int) -> list[Any]:
     return [id, check_count("the size of a group", size, 1)]
 
 
-def _event_row(event: Event, documents: Mapping[str, Document]) -> list[Any]:
+def _event_row(event: Event, places: dict[tuple[str, str, str], int]) -> list[Any]:
+    """Return an event; add the texts of its documents to ``places``."""
     match event:
         case TagWritten(position, tag):
             return ["tag", position, str(tag)]
-        case Searched(position, query, ids, start, end, tool):
-            retrieved = digest(documents[key] for key in ids)
+        case Searched(position, query, documents, start, end, tool):
+            ranked = [
+                [places.setdefault((d.id, d.title, d.text), len(places)), float(d.score)]
+                for d in documents
+            ]
             tools = [] if tool == SEARCH else [tool]
-            return ["search", position, query, list(ids), start, end, retrieved, *tools]
+            return ["search", position, query, ranked, start, end, digest(documents), *tools]
         case Answered(position, text):
             return ["answer", position, text]
         case FormatFault(position, kind):
@@ -306,10 +313,10 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
             f"{place}: expected a recorded episode, got {line[:60]!r}. Restore the line from a "
             "copy of the file, or remove it."
         )
-    if row[_MARK] != VERSION:
+    if row[_MARK] not in (1, VERSION):
         raise EpisodeFileError(
-            f"{place}: expected format version {VERSION}, got {row[_MARK]!r}. Read it with the "
-            "version of search-env that wrote it."
+            f"{place}: expected format version 1 or {VERSION}, got {row[_MARK]!r}. Read it with "
+            "the version of search-env that wrote it."
         )
     stated, computed = row.pop("sha256", None), _checksum(row)
     if stated != computed:
@@ -319,7 +326,7 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
         )
     try:
         return _episode(place, row)
-    except (LookupError, TypeError, ValueError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise EpisodeFileError(
             f"{place}: expected the fields of a recorded episode, got {type(error).__name__}: "
             f"{error}. Write episode files with EpisodeWriter."
@@ -328,15 +335,16 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
 
 def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
     tokenizer = RecordedTokenizer(**row["tokenizer"])
-    runs = row["tokens"]
+    runs, reward = row["tokens"], row["reward"]
     sources = np.array([Source(source) for source, _ in runs], np.int8)
+    tokens = np.array([_natural(i) for _, ids in runs for i in ids], np.int32)
+    documents_of = _documents_of(row)
     transcript = Transcript(
         question=_question(row["question"]),
-        protocol=row["protocol"],
-        tokens=np.array([i for _, ids in runs for i in ids], np.int32),
+        protocol=_text(row["protocol"]),
+        tokens=tokens,
         sources=np.repeat(sources, [len(ids) for _, ids in runs]),
-        events=tuple(_event(*fields) for fields in row["events"]),
-        documents={key: Document(key, *fields) for key, fields in row["documents"].items()},
+        events=tuple(_event(len(tokens), documents_of, *fields) for fields in row["events"]),
         decode=tokenizer,
         markup=_markup(row["protocol"]),
     )
@@ -352,8 +360,8 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         seed=row["seed"],
         transcript=transcript,
         digests=tuple(fields[6] for fields in row["events"] if fields[0] == "search"),
-        reward=row["reward"]["name"],
-        score=Score(row["reward"]["total"], row["reward"]["parts"]),
+        reward=_text(reward["name"]),
+        score=Score(_number(reward["total"]), {k: _number(v) for k, v in reward["parts"].items()}),
         tokenizer=tokenizer,
         versions=row["versions"],
         signals=signals,
@@ -370,19 +378,61 @@ def _markup(protocol: str) -> Markup | None:
 
 
 def _question(fields: Mapping[str, Any]) -> Question:
-    answers, supporting = tuple(fields["answers"]), tuple(fields["supporting"])
+    texts = {name: _text(value) for name, value in fields.items() if name not in _LISTS}
+    answers, supporting = (tuple(map(_text, fields[name])) for name in _LISTS[:2])
     hops = tuple(Hop(**hop) for hop in fields["hops"])
-    return Question(**{**fields, "answers": answers, "supporting": supporting, "hops": hops})
+    if not answers or isinstance(fields["answers"], str):
+        raise ValueError("a question without a list of answers")
+    return Question(**texts, answers=answers, supporting=supporting, hops=hops)
 
 
-def _event(kind: str, position: int, *rest: Any) -> Event:
+_LISTS = ("answers", "supporting", "hops")
+
+
+def _documents_of(row: Mapping[str, Any]) -> _DocumentsOf:
+    """Return the function that reads the documents of a search."""
+    rows = row["documents"]
+    if row[_MARK] == 1:
+        return lambda ids: tuple(_document(key, *rows[key]) for key in ids)
+    return lambda ranked: tuple(_document(*rows[_natural(place)], score) for place, score in ranked)
+
+
+def _document(id: str, title: str, text: str, score: float) -> Document:
+    return Document(_text(id), _text(title), _text(text), _number(score))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where a text belongs")
+    return value
+
+
+def _natural(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"{value!r} where a count or a position belongs")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} where a number belongs")
+    return value
+
+
+def _event(tokens: int, documents_of: _DocumentsOf, kind: str, position: int, *rest: Any) -> Event:
+    """Return an event of an episode of so many tokens."""
     match kind, rest:
+        case _ if _natural(position) >= tokens:
+            raise ValueError(f"an event at token {position} of {tokens}")
         case "tag", [name]:
             return TagWritten(position, Tag.parse(name))
-        case "search", [query, ids, start, end, _, *tool]:
-            return Searched(position, query, tuple(ids), start, end, *tool)
+        case "search", [query, documents, start, end, _, *tool]:
+            if not 0 <= _natural(start) <= _natural(end) <= tokens:
+                raise ValueError(f"documents at tokens {start}:{end} of {tokens}")
+            retrieved = documents_of(documents)
+            return Searched(position, _text(query), retrieved, start, end, *map(_text, tool))
         case "answer", [text]:
-            return Answered(position, text)
+            return Answered(position, _text(text))
         case "fault", [name]:
             return FormatFault(position, FaultKind(name))
         case "end", [name]:

@@ -36,7 +36,7 @@ from search_env.rewards import (
     get_reward,
     group_scores,
 )
-from search_env.types import Searched, Source, Transcript
+from search_env.types import Event, Searched, Source, Transcript
 from search_env.validation import check_choice
 
 # Recorded arguments that replay overrides without changing an observation: a mask costs time, and a
@@ -321,21 +321,18 @@ class _Replay:
         if search.document_ids != expected.document_ids:
             text = f"query {expected.query!r} to find documents {list(expected.document_ids)}"
             raise self._mismatch(text, str(list(search.document_ids)), _CORPUS)
-        # The record holds only the last text of a document, which a later search may have changed.
-        later = (other for at, other in self.recorded_searches.items() if at > position)
-        if not any(set(expected.document_ids) & set(other.document_ids) for other in later):
-            self._check_digest(self.num_searches)
+        self._check_digest(self.num_searches)
         self.num_searches += 1
 
     def _check_digest(self, number: int) -> None:
         """Compare the content of the documents that a search retrieved."""
-        search, transcript = self.recorded.searches[number], self.env.transcript()
-        documents = [transcript.documents[key] for key in search.document_ids]
+        search = self.recorded.searches[number]
+        documents = self.env.transcript().searches[number].documents
         recorded, replayed = self.episode.digests[number], digest(documents)
         if replayed == recorded:
             return
-        originals = self.recorded.documents
-        changed = [d.id for d in documents if digest([d]) != digest([originals[d.id]])]
+        pairs = zip(documents, search.documents, strict=True)
+        changed = [new.id for new, old in pairs if digest([new]) != digest([old])]
         expected = f"what query {search.query!r} retrieved to have digest {recorded[:12]}"
         raise self._mismatch(expected, f"{replayed[:12]}: documents {changed} differ", _CORPUS)
 
@@ -371,11 +368,10 @@ class _Replay:
         raise self._mismatch(f"the episode to {end if last else 'continue'}", got, self._rules())
 
     def _check_end(self, replayed: Transcript, score: Score) -> None:
-        """Compare what is complete only at the end: all events, all documents, the reward."""
-        for number in range(len(self.recorded.searches)):
-            self._check_digest(number)
-        if replayed.events != self.recorded.events:
-            pairs = zip((*replayed.events, None), (*self.recorded.events, None), strict=False)
+        """Compare what is complete only at the end: all events and the reward."""
+        events, originals = _without_documents(replayed), _without_documents(self.recorded)
+        if events != originals:
+            pairs = zip((*events, None), (*originals, None), strict=False)
             got, event = next(pair for pair in pairs if pair[0] != pair[1])
             raise self._mismatch(f"event {event}", str(got), self._rules())
         expected = self.episode.score
@@ -407,6 +403,12 @@ class _Replay:
             f"{self.episode.place}, question {self.recorded.question.id!r}, {where}: expected "
             f"{expected}, got {got}. Likely cause: {cause}."
         )
+
+
+def _without_documents(transcript: Transcript) -> list[Event]:
+    """Return the events; documents have been compared by their digest, which skips scores."""
+    events = transcript.events
+    return [dataclasses.replace(e, documents=()) if isinstance(e, Searched) else e for e in events]
 
 
 def _search_text(search: Searched | None) -> str:

@@ -61,9 +61,9 @@ def passages_seen(transcript: Transcript) -> list[str]:
         block = transcript.decode(transcript.tokens[search.start : search.end])
         block = block.removesuffix(markup.documents_suffix)
         position = len(markup.documents_prefix)
-        for rank, document_id in enumerate(search.document_ids, 1):
+        for rank, document in enumerate(search.documents, 1):
             position += len(markup.document_rank.replace("{rank}", str(rank)))
-            end = position + len(markup.document_text(transcript.documents[document_id]))
+            end = position + len(markup.document_text(document))
             passages.append(block[position:end])
             position = end
     return passages

@@ -247,14 +247,13 @@ def _require_equal_copy(scores: tuple[Any, ...], again: tuple[Any, ...]) -> None
 
 def _copy(episode: Transcript) -> Transcript:
     tokens, sources = episode.tokens.copy(), episode.sources.copy()
-    documents = dict(episode.documents)
-    return dataclasses.replace(episode, tokens=tokens, sources=sources, documents=documents)
+    return dataclasses.replace(episode, tokens=tokens, sources=sources)
 
 
 def _content(episode: Transcript) -> tuple[Any, ...]:
     """Return the content that a reward must not change; the decoder is a function."""
     arrays = (episode.tokens.tobytes(), episode.sources.tobytes())
-    return (*arrays, episode.question, episode.events, episode.documents)
+    return (*arrays, episode.question, episode.events)
 
 
 def _generators() -> tuple[Any, ...]:

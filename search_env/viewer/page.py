@@ -116,7 +116,6 @@ def _block(
     transcript: Transcript, tokenizer: Tokenizer, signals: Mapping[str, Any]
 ) -> dict[str, Any]:
     supporting = frozenset(transcript.question.supporting)
-    documents = transcript.documents
     return {
         "tokens": transcript.tokens.tolist(),
         "sources": transcript.sources.tolist(),
@@ -127,8 +126,8 @@ def _block(
                 "start": search.start,
                 "end": search.end,
                 "documents": [
-                    [documents[key].title, documents[key].text, key in supporting]
-                    for key in search.document_ids
+                    [document.title, document.text, document.id in supporting]
+                    for document in search.documents
                 ],
             }
             for search in transcript.searches

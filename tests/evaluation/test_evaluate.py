@@ -38,8 +38,14 @@ QUESTION = Question(
 
 
 def transcript(question=QUESTION, answer=None, searches=(), documents=(), faults=(), stop=None):
-    """Three prompt tokens, four policy tokens, two retrieved ones; events as given."""
-    events = [Searched(3, query, ids, 4, 6) for query, ids in searches]
+    """Three prompt tokens, four policy tokens, two retrieved ones; events as given.
+
+    Documents that no search names are those of one more search.
+    """
+    by_id = {document.id: document for document in documents}
+    rest = tuple(d for d in documents if not any(d.id in ids for _, ids in searches))
+    events = [Searched(3, query, tuple(by_id[i] for i in ids), 4, 6) for query, ids in searches]
+    events += [Searched(3, "rest", rest, 4, 6)] if rest else []
     events += [FormatFault(6, kind) for kind in faults]
     events += [Answered(8, answer)] if answer is not None else []
     events += [Ended(8, stop or (StopReason.ANSWERED if answer else StopReason.MAX_TOKENS))]
@@ -51,7 +57,6 @@ def transcript(question=QUESTION, answer=None, searches=(), documents=(), faults
             [Source.PROMPT] * 3 + [Source.POLICY] * 4 + [Source.RETRIEVED] * 2, np.int8
         ),
         events=tuple(events),
-        documents={d.id: d for d in documents},
     )
 
 
@@ -168,11 +173,11 @@ def test_summary_by_hand():
     assert summary.supporting_recall == Interval(0.75, 0.5, 1.0, 2)
     assert summary.all_supports == Interval(0.5, 0.0, 1.0, 2)
     assert summary.answer_recall.mean == pytest.approx(2 / 3)
-    assert summary.searches.mean == pytest.approx(1 / 3)
+    assert summary.searches.mean == 1.0  # 2, 1 and 0
     assert summary.policy_tokens == Interval(4.0, 4.0, 4.0, 3)
     assert summary.stop_reasons == {"answered": 3, "retrieval_error": 1}
     assert summary.by_kind == {
-        "2hop": Means(2, 0.5, 0.5, 0.5, 0.75, 0.5, 1.0, 0.5),
+        "2hop": Means(2, 0.5, 0.5, 0.5, 0.75, 0.5, 1.0, 1.5),
         "other": Means(1, 0.0, pytest.approx(2 / 3), 0.0, None, None, 0.0, 0.0),
     }
     assert summary.by_hops == {2: summary.by_kind["2hop"]}

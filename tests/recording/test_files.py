@@ -25,6 +25,7 @@ from search_env.errors import (
     EpisodeFileError,
     TokenizerError,
 )
+from search_env.evaluation.evaluate import answer_recall
 from search_env.protocols.tagged_text import query_text
 from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.recording.record import _checksum
@@ -32,6 +33,7 @@ from search_env.recording.replay import replay_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import F1
 from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH
+from search_env.rewards.evidence import passages_seen
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document, Ended, Source
 
@@ -151,7 +153,7 @@ def three(tmp_path, toy):
 
 def test_fields_of_a_line(three):
     row = json.loads(three.read_text("ascii").splitlines()[0])
-    assert row["search_env_episode"] == 1
+    assert row["search_env_episode"] == 2
     assert row["spec"]["id"] == "SearchQA-Toy-v0"
     assert row["spec"]["kwargs"]["split"] == "test"
     assert "render_mode" not in row["spec"]["kwargs"]
@@ -213,7 +215,7 @@ def test_a_changed_number_is_noticed(three):
         (b"[" * 100_000 + b"\n", "expected a recorded episode"),
         (b'{"search_env_episode":' + b"9" * 5000 + b"}\n", "expected a recorded episode"),
         (bytes(range(256)) * 50, "expected a recorded episode"),
-        (b'{"search_env_episode":2}\n', "expected format version 1, got 2"),
+        (b'{"search_env_episode":3}\n', "expected format version 1 or 2, got 3"),
         (b'{"search_env_episode":1}\n', "expected checksum .*, got None"),
     ],
     ids=lambda value: repr(value[:24]),
@@ -236,8 +238,24 @@ def test_lines_that_are_no_episode_are_reported_by_number(line, message, three):
         (["tokens", 0, 1, 0], "x"),
         (["question", "id"], None),
         (["question", "color"], "red"),
+        (["question", "answers"], "one text"),
+        (["question", "text"], 7),
+        (["question", "hops"], [{"query": "x"}]),
         (["reward"], None),
+        (["reward", "total"], "much"),
+        (["reward", "parts"], [1]),
         (["spec"], []),
+        (["protocol"], ["toy"]),
+        (["documents", 0, 2], 7),
+        (["documents", 0, 0], 7),
+        (["documents"], []),
+        (["events", 2, 3, 0, 0], -1),
+        (["events", 2, 3, 0, 1], "high"),
+        (["events", 2, 3], "none"),
+        (["events", 2, 1], 10**6),
+        (["events", 2, 2], None),
+        (["events", 2, 4], -3),
+        (["events", 2, 5], True),
     ],
     ids=str,
 )
@@ -308,7 +326,7 @@ def test_appending_after_a_missing_newline(three, toy):
 
 
 @pytest.mark.parametrize(
-    "content", [b"my notes\n", b"my notes", b"\x00\xff" * 99, b'{"search_env_episode":2}\n']
+    "content", [b"my notes\n", b"my notes", b"\x00\xff" * 99, b'{"search_env_episode":3}\n']
 )
 def test_other_files_are_not_appended_to(content, tmp_path, toy):
     path = tmp_path / "notes.txt"
@@ -465,3 +483,61 @@ def test_the_page_on_replay_runs(tmp_path, monkeypatch):
     )
     rollouts = list(read_episodes("rollouts.jsonl"))
     assert len(list(replay_episodes(rollouts))) == len(rollouts) > 0
+
+
+# Several texts under one id.
+
+
+class Twins:
+    """Answers each query with its own text, always under the same id."""
+
+    def search(self, queries, k):
+        return [[Document("same", "", f"{query} ", float(len(query)))] for query in queries]
+
+
+search_env.register_retriever("twins", Twins)
+
+
+def played_with_twins():
+    env = SearchQAEnv(dataset="toy", retriever="twins", protocol="toy", tokenizer="toy")
+    play(env, env.tokenizer.encode("<q>key0 </q><q>key1 </q><a>value0 </a>").tolist(), seed=0)
+    return env
+
+
+def test_a10_texts_under_one_id_are_kept_apart(tmp_path):
+    env = played_with_twins()
+    texts = ["key0 ", "key1 "]
+    assert [s.documents[0].text for s in env.transcript().searches] == texts
+    assert env.transcript().documents["same"].text == "key0 "  # by id: the first
+    EpisodeWriter(tmp_path / "twins.jsonl", env).write(env.transcript(), seed=0)
+    (episode,) = read_episodes(tmp_path / "twins.jsonl")
+    assert [s.documents[0].text for s in episode.transcript.searches] == texts
+    assert [s.documents[0].score for s in episode.transcript.searches] == [4.0, 4.0]
+    assert len(set(episode.digests)) == 2
+    assert transcripts_are_equal(episode.transcript, env.transcript())
+    (replayed,) = replay_episodes([episode])
+    assert replayed.searches == 2
+
+
+def test_a10_rewards_and_pages_read_each_text(tmp_path):
+    transcript = played_with_twins().transcript()
+    assert [text.strip() for text in passages_seen(transcript)] == ["key0", "key1"]
+    question = dataclasses.replace(transcript.question, answers=("key0",))
+    assert answer_recall(dataclasses.replace(transcript, question=question)) == 1.0
+
+
+def test_a_file_of_version_1_is_read(three):
+    """It named documents by id and held their last scores."""
+    row = json.loads(three.read_text().splitlines()[0])
+    del row["sha256"]
+    searches = [fields for fields in row["events"] if fields[0] == "search"]
+    scores = {place: score for fields in searches for place, score in fields[3]}
+    documents = {id: [*rest, scores[n]] for n, (id, *rest) in enumerate(row["documents"])}
+    for fields in searches:
+        fields[3] = [row["documents"][place][0] for place, _ in fields[3]]
+    row |= {"search_env_episode": 1, "documents": documents}
+    now = next(read_episodes(three))
+    three.write_text(json.dumps({**row, "sha256": _checksum(row)}) + "\n")
+    (before,) = read_episodes(three)
+    assert transcripts_are_equal(before.transcript, now.transcript)
+    assert before.digests == now.digests

@@ -8,6 +8,7 @@ from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.rendering import Frame
 from search_env.types import (
     Answered,
+    Document,
     Ended,
     Event,
     FaultKind,
@@ -29,6 +30,9 @@ QUESTION = Question(
     split="dev",
     kind="2hop",
 )
+
+
+DOCUMENT = Document("d", "", "text")
 
 
 def decode(ids):
@@ -70,7 +74,7 @@ class Writer:
         position = self.last
         block = "\n".join(documents)
         self.write(Source.RETRIEVED, f"\n<information>{block}</information>\n")
-        self.events.append(Searched(position, query, ("d",), position + 1, len(self.tokens)))
+        self.events.append(Searched(position, query, (DOCUMENT,), position + 1, len(self.tokens)))
         return self
 
     def answer(self, text):

@@ -59,11 +59,6 @@ def pays(function) -> Reward:
     return Reward("mine", ("part",), function)
 
 
-def clears_documents(transcript):
-    transcript.documents.clear()
-    return {"part": 1.0}
-
-
 def writes_tokens(transcript):
     transcript.tokens[0] += 1
     return {"part": 1.0}
@@ -123,7 +118,6 @@ BROKEN = [
     (Unchecked("mine", ("part",), constant, Score(1.0, {"other": 1.0})), "score"),
     (Unchecked("mine", ("part",), constant, Score(math.inf, {"part": math.inf})), "score"),
     (Unchecked("mine", ("part",), constant, Score(2.0, {"part": 1.0})), "sum"),
-    (pays(clears_documents), "transcript"),
     (pays(writes_tokens), "transcript"),
     (pays(writes_sources), "transcript"),
     (pays(lambda transcript: {"part": float(random.randint(1, 64) > 0)}), "random"),

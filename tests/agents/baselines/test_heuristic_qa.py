@@ -9,17 +9,13 @@ from search_env.agents.baselines.heuristic_qa import guess, is_yes_no, read
 
 def after(question, *searches):
     """A transcript in which each ``(query, documents)`` was searched."""
-    events, documents = [], {}
-    for query, found in searches:
-        documents.update((d.id, d) for d in found)
-        events.append(Searched(0, query, tuple(d.id for d in found), 0, 0))
+    events = [Searched(0, query, tuple(found), 0, 0) for query, found in searches]
     return Transcript(
         question=Question("q", question, ("gold",)),
         protocol="any",
         tokens=np.zeros(0, np.int32),
         sources=np.zeros(0, np.int8),
         events=tuple(events),
-        documents=documents,
     )
 
 
