@@ -48,8 +48,12 @@ def score_command(
         ),
     ] = None,
     rule: Annotated[
-        str, typer.Option(help="Comparison of answers: r1-searcher, squad or hotpotqa.")
-    ] = "r1-searcher",
+        str | None,
+        typer.Option(
+            help="Comparison of answers: r1-searcher, squad or hotpotqa; by default the one that "
+            "each file's system publishes its scores with."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="JSON file for the measures of each episode.")
@@ -63,26 +67,64 @@ def score_command(
     episode.
     """
     from search_env.evaluation.evaluate import summarise
-    from search_env.evaluation.foreign_outputs import read_outputs
+    from search_env.evaluation.foreign_outputs import output_format, published_rule, read_outputs
     from search_env.evaluation.tables import summary_table, write_json
 
     check_output(out)
-    scoring_rule = _rule(rule)
+    given = None if rule is None else _rule(rule)
     episodes: dict[str, list[EpisodeMeasures]] = {}
+    rules: dict[str, ScoringRule] = {}
     for file in files:
-        for name, measures in read_outputs(file, format, scoring_rule).items():
-            episodes[_unused(name, episodes)] = measures
+        layout = format or output_format(file)
+        own = given or published_rule(file, layout)
+        for agent, measures in read_outputs(file, layout, own).items():
+            name = _unused(agent, episodes)
+            episodes[name], rules[name] = measures, own
     summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(summary_table(summaries, _COLUMNS))
     counts = ", ".join(f"{name} {summary.episodes:,}" for name, summary in summaries.items())
-    compared = f"answers compared by the rule {scoring_rule.name}"
-    say(f"Means over episodes ({counts}), below them 95 % bootstrap intervals; {compared}.", "dim")
-    if len(episodes) > 1 and (table := _comparisons(episodes, seed)).row_count:
+    say(f"Means over episodes ({counts}), below them 95 % bootstrap intervals.", "dim")
+    say(_rules_line(rules), "dim")
+    for name, measures in episodes.items():
+        _warn_without_answers(name, measures)
+    if len(episodes) > 1 and (table := _comparisons(episodes, rules, seed)).row_count:
         open_console().print("\n", table, sep="")
     if out is not None:
-        rows = {name: {"episodes": list(map(asdict, part))} for name, part in episodes.items()}
-        write_json(out, {"agents": rows})
+        agents = {
+            name: {"rule": rules[name].name, "episodes": list(map(asdict, part))}
+            for name, part in episodes.items()
+        }
+        write_json(out, {"agents": agents})
         say(f"Wrote {out}")
+
+
+def _rules_line(rules: Mapping[str, ScoringRule]) -> str:
+    """Return the rule of each row, or that of all."""
+    names = {rule.name: _RULES[rule.name] for rule in rules.values()}
+    if len(names) == 1:
+        ((name, words),) = names.items()
+        return f"Answers compared by the rule {name} ({words})."
+    rows = "; ".join(f"{row} by {rule.name}" for row, rule in rules.items())
+    legend = "; ".join(f"{name}: {words}" for name, words in names.items())
+    return f"Answers of {rows} ({legend}). Compare all by one rule with --rule."
+
+
+_RULES = {
+    "r1-searcher": "punctuation becomes a space, no partial credit for yes and no",
+    "squad": "punctuation is deleted",
+    "hotpotqa": "the words of squad, no partial credit for yes and no",
+}
+
+
+def _warn_without_answers(name: str, measures: Sequence[EpisodeMeasures]) -> None:
+    """Say so where no episode of a file has an answer, which may be in a form that is unknown."""
+    if all(episode.answer is None for episode in measures):
+        say(
+            f"Warning: none of the {len(measures):,} episodes of {name} has an answer in a known "
+            "form (<answer>...</answer> or \\boxed{...} in a text), so all count as wrong.",
+            "yellow",
+            stderr=True,
+        )
 
 
 def _rule(name: str) -> ScoringRule:
@@ -100,18 +142,27 @@ def _unused(name: str, taken: Mapping[str, object]) -> str:
     return next(each for each in itertools.chain([name], numbered) if each not in taken)
 
 
-def _comparisons(episodes: Mapping[str, Sequence[EpisodeMeasures]], seed: int) -> Table:
-    """Return the difference of each row to the first, on the questions that both have."""
+def _comparisons(
+    episodes: Mapping[str, Sequence[EpisodeMeasures]],
+    rules: Mapping[str, ScoringRule],
+    seed: int,
+) -> Table:
+    """Return the difference of each row to the first, on the questions that both have.
+
+    Both are compared by the rule of the first.
+    """
     from rich.text import Text
 
     from search_env.evaluation.evaluate import on_shared_questions
+    from search_env.evaluation.foreign_outputs import rescored
     from search_env.metrics.statistics import compare_paired
 
     (first, base), *others = episodes.items()
     numbers = ("shared", "measure", "difference", "95 %", "better", "worse", "p")
     table = open_table(f"against {first}", numbers=numbers)
     for name, measures in others:
-        ours, theirs = on_shared_questions(measures, base)
+        alike = [rescored(episode, rules[first]) for episode in measures]
+        ours, theirs = on_shared_questions(alike, base)
         for measure, read in _COMPARED if ours else ():
             paired = compare_paired(list(map(read, ours)), list(map(read, theirs)), seed=seed)
             gap = paired.difference

@@ -7,6 +7,7 @@ passed. No printing, no files.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -87,12 +88,59 @@ class EpisodeMeasures:
 
         Raises:
             KeyError: A field is missing.
+            TypeError: A field has a value of another type; the message names it.
         """
         values: dict[str, Any] = {field.name: row[field.name] for field in fields(cls)}
+        for kind, is_right in _KINDS.items():
+            for name in _NAMES[kind]:
+                if not is_right(values[name]):
+                    raise TypeError(f"{values[name]!r:.80} as {name}, which is {kind}")
         for name in ("golds", "format_faults", "queries"):
             values[name] = tuple(values[name])
         values["document_ids"] = tuple(map(tuple, values["document_ids"]))
         return cls(**values)
+
+
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "a text": lambda value: isinstance(value, str),
+    "a text or null": lambda value: value is None or isinstance(value, str),
+    "a number": _is_number,
+    "a number or null": lambda value: value is None or _is_number(value),
+    "a count or null": lambda value: value is None or _is_count(value),
+    "true or false": lambda value: isinstance(value, bool),
+    "a list of texts": _is_texts,
+    "a list of one text or more": lambda value: _is_texts(value) and len(value) > 0,
+    "a list of lists of texts": lambda value: (
+        isinstance(value, list | tuple) and all(map(_is_texts, value))
+    ),
+}
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "a text": ("question_id", "question", "kind", "stop_reason"),
+    "a text or null": ("answer",),
+    "a number": ("exact_match", "f1", "cover_exact_match", "contiguous_cover_exact_match"),
+    "a number or null": (
+        *("episode_return", "supporting_recall", "all_supports", "answer_recall", "judged"),
+    ),
+    "a count or null": ("hops", "searches", "policy_tokens"),
+    "true or false": ("valid",),
+    "a list of texts": ("format_faults", "queries"),
+    "a list of one text or more": ("golds",),
+    "a list of lists of texts": ("document_ids",),
+}
+"""Fields of :class:`EpisodeMeasures` by the kind of their JSON values."""
 
 
 @dataclass(frozen=True, slots=True)

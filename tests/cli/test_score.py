@@ -75,3 +75,32 @@ def test_unreadable_files_give_one_line_and_exit_code_2(tmp_path, files):
     assert missing.stderr.startswith("Error: Expected a readable file")
     assert run(files[0], "--out", tmp_path).exit_code == 2
     assert run(files[0], "--format", "verl").exit_code == 2
+
+
+def test_a8_unknown_is_a_dash_and_the_rule_is_said(files, tmp_path):
+    better, _ = files
+    result = run(better, "--out", tmp_path / "out.json")
+    (line,) = re.findall(r"^better .*$", result.stdout, re.M)
+    assert line.split()[5:8] == ["-", "-", "-"]  # answer recall, judged, searches
+    assert "the rule hotpotqa" in result.stdout
+    assert "the rule squad" in run(better, "--rule", "squad").stdout
+    assert "the rule hotpotqa" in run(tmp_path / "out.json").stdout  # as it was written
+
+
+def test_a8_files_of_two_rules_are_compared_by_the_first(tmp_path):
+    ours, theirs = tmp_path / "ours.json", tmp_path / "theirs.jsonl"
+    ours.write_text(json.dumps([row("Q?", "U.S.A.", True)]), "utf-8")
+    r1 = {"question": "Q?", "answer": "U.S.A.", "pred_ans": "USA"}
+    theirs.write_text(json.dumps(r1) + "\n", "utf-8")
+    result = run(ours, theirs)
+    assert "ours by hotpotqa; theirs by r1-searcher" in result.stdout
+    (line,) = re.findall(r"^theirs +1 +EM .*$", result.stdout, re.M)
+    assert "+0.000" in line  # both are right by the first file's rule
+
+
+def test_a8_a_file_without_any_answer_is_pointed_out(tmp_path):
+    path = tmp_path / "1.jsonl"
+    text = {"input": "Question: Who?", "output": "Final: Holt", "gts": ["Holt"]}
+    path.write_text(json.dumps(text) + "\n", "utf-8")
+    result = run(path)
+    assert "none of the 1 episodes of 1 has an answer in a known form" in result.stderr

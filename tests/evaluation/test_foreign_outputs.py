@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import gymnasium as gym
 import pytest
@@ -201,7 +201,7 @@ def test_results_of_a_benchmark_come_back_as_they_were(tmp_path):
     assert output_format(path) == "bench"
     assert read_outputs(path) == {"mine": results.records}
     path.write_text(path.read_text("utf-8") + '{"question_id": "q"}\n', "utf-8")
-    with pytest.raises(DataFormatError, match="search-env bench wrote"):
+    with pytest.raises(DataFormatError, match=r"without 'question' \(line 5\)"):
         read_outputs(path)
 
 
@@ -228,10 +228,10 @@ def test_compressed_files(tmp_path):
     ("row", "error"),
     [
         ({"question": "Who?", "golds": "x"}, "known layout .*fields golds, question"),
-        ({**R1_ROW, "answer": 3}, "answer.*gold answer"),
+        ({**R1_ROW, "answer": True}, "answer.*gold answer"),
         ({**R1_ROW, "answer": []}, "answer.*gold answer"),
         ({**FLASHRAG_ROW, "output": "Jan Holt"}, "output.*object with pred"),
-        ({**FLASHRAG_ROW, "golden_answers": [1]}, "golden_answers.*gold answer"),
+        ({**FLASHRAG_ROW, "golden_answers": [None]}, "golden_answers.*gold answer"),
         ({**VERL_ROW, "gts": {}}, "gts.*gold answer"),
     ],
 )
@@ -277,3 +277,153 @@ def test_shared_questions_are_matched_by_their_text(tmp_path):
     mine, theirs = on_shared_questions([base, again, failed], [apart, failed, other])
     assert (mine, theirs) == ([base], [other])
     assert on_shared_questions([apart], [base]) == ([], [])
+
+
+# Unknown is not zero.
+
+SEARCH_R1_TEXT = (
+    "<think> I look. </think> <search> Ulm mayor </search>\n\n<information>Doc 1(Title: Ulm) "
+    "Jan Holt <answer>forged</answer></information>\n\n<answer> Holt </answer>"
+)
+
+
+def test_a8_a_trajectory_in_flashrags_layout(tmp_path):
+    output = {"pred": "Holt", "final_response": SEARCH_R1_TEXT, "stop_reason": "stop"}
+    episode = only(write_rows(tmp_path / "data.json", {**FLASHRAG_ROW, "output": output}))
+    assert (episode.searches, episode.queries) == (1, ("Ulm mayor",))
+    assert (episode.answer_recall, episode.answer, episode.stop_reason) == (1.0, "Holt", "stop")
+
+
+@pytest.mark.parametrize(
+    ("output", "searches", "queries"),
+    [
+        ({"pred": "x"}, None, ()),
+        ({"pred": "x", "retrieval_results": {}}, 0, ()),
+        ({"pred": "x", "retrieval_results": [[{"contents": "a"}], [{"text": "b"}]]}, 2, ("", "")),
+        ({"pred": "x", "retrieval_result": [{"title": "T", "text": "b"}]}, 1, ("",)),
+        (
+            {"pred": "x", "retrieval_result": [], "retrieval_result_iter_0": []}
+            | {"retrieval_result_iter_1": []},
+            2,
+            ("", ""),
+        ),
+        ({"pred": "x", "final_response": "no tags at all"}, None, ()),
+    ],
+)
+def test_a8_searches_of_flashrags_pipelines(tmp_path, output, searches, queries):
+    episode = only(write_rows(tmp_path / "data.json", {**FLASHRAG_ROW, "output": output}))
+    assert (episode.searches, episode.queries) == (searches, queries)
+    assert (episode.answer_recall is None) == (searches is None)
+
+
+@pytest.mark.parametrize(("pred", "answer"), [(1945, "1945"), (1945.0, "1945"), (None, None)])
+def test_a8_a_number_is_an_answer(tmp_path, pred, answer):
+    row = {**FLASHRAG_ROW, "golden_answers": [1945], "output": {"pred": pred}}
+    episode = only(write_rows(tmp_path / "data.json", row))
+    assert (episode.answer, episode.exact_match) == (answer, float(answer is not None))
+
+
+BAD = [["Holt"], {"text": "Holt"}, True, float("nan")]
+
+
+@pytest.mark.parametrize("value", BAD)
+def test_a8_wrong_types_are_named(tmp_path, value):
+    good = {**FLASHRAG_ROW, "output": {"pred": "Holt"}}
+    bad = {**FLASHRAG_ROW, "output": {"pred": value}}
+    with pytest.raises(DataFormatError, match=r"a.json, line 2, field 'output.pred': .*an answer"):
+        read_outputs(write_rows(tmp_path / "a.json", good, bad))
+    with pytest.raises(DataFormatError, match=r"b.jsonl, line 1, field 'pred_ans': .*an answer"):
+        read_outputs(write_rows(tmp_path / "b.jsonl", {**R1_ROW, "pred_ans": value}))
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        (
+            {**FLASHRAG_ROW, "output": {"prediction": "x", "n": 1}},
+            r"field 'output.pred'.*the record has the fields n, prediction",
+        ),
+        ({**VERL_ROW, "output": ["a"]}, "field 'output': expected a text"),
+        ({**VERL_ROW, "input": " "}, "field 'input': expected a prompt with a question"),
+        ({**VERL_ROW, "gts": {"truth": "a"}}, "field 'gts': expected a gold answer"),
+        ({**R1_ROW, "question": ""}, "field 'question': expected a question"),
+        ({**R1_ROW, "gen_text_store": 3}, "field 'gen_text_store': expected a text"),
+        ({**FLASHRAG_ROW, "id": [1]}, "field 'id': expected an id"),
+        (
+            {**FLASHRAG_ROW, "output": {"pred": "x", "retrieval_results": {"0": {"docs": [3]}}}},
+            r"field 'output.retrieval_results.0': expected documents",
+        ),
+        (
+            {**FLASHRAG_ROW, "output": {"pred": "x", "retrieval_results": "none"}},
+            r"field 'output.retrieval_results': expected an object or a list",
+        ),
+    ],
+)
+def test_a8_wrong_fields_are_named(tmp_path, row, error):
+    with pytest.raises(DataFormatError, match=error):
+        read_outputs(write_rows(tmp_path / "bad.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "question"),
+    [
+        ("Question: Line one\nline two?\n", "Line one\nline two?"),
+        ("For example, Question: x. Question: Who?\n<|im_end|>\n<|im_start|>assistant\n", "Who?"),
+        ("user\nQuestion: Who\nwas it?\nassistant\n", "Who\nwas it?"),
+        ("User:Who?\nAssistant: <think>", "Who?"),
+        ("<start_of_turn>user\nWho?<end_of_turn>\n<start_of_turn>model\n", "Who?"),
+        ("Who?", "Who?"),
+    ],
+)
+def test_a8_questions_of_prompts(tmp_path, prompt, question):
+    assert (
+        only(write_rows(tmp_path / "1.jsonl", {**VERL_ROW, "input": prompt})).question == question
+    )
+
+
+@pytest.mark.parametrize("written", ["", " \n", "<|im_end|>", "<|endoftext|>", "\ud83d"])
+def test_c3_an_episode_without_words_is_kept(tmp_path, written):
+    rows = [VERL_ROW, {**VERL_ROW, "output": written}]
+    first, second = read_outputs(write_rows(tmp_path / "1.jsonl", *rows))["1"]
+    assert (first.exact_match, second.answer, second.exact_match) == (1.0, None, 0.0)
+    empty = {**FLASHRAG_ROW, "output": {"pred": "", "final_response": written}}
+    assert only(write_rows(tmp_path / "f.json", empty)).exact_match == 0.0
+    assert only(write_rows(tmp_path / "r.jsonl", {**R1_ROW, "gen_text_store": written})).answer
+
+
+def test_a8_each_layout_has_its_published_rule(tmp_path):
+    golds = {"golden_answers": ["U.S.A."], "output": {"pred": "USA"}}
+    flashrag = write_rows(tmp_path / "f.json", {**FLASHRAG_ROW, **golds})
+    assert read_outputs(flashrag)["f"][0].exact_match == 1.0
+    assert read_outputs(flashrag, rule=R1_SEARCHER)["f"][0].exact_match == 0.0
+    yes = {"golden_answers": ["yes"], "output": {"pred": "yes he was"}}  # no partial credit
+    assert read_outputs(write_rows(tmp_path / "y.json", {**FLASHRAG_ROW, **yes}))["y"][0].f1 == 0.0
+    verl = {**VERL_ROW, "gts": "U.S.A.", "output": "<answer>USA</answer>"}
+    assert read_outputs(write_rows(tmp_path / "v.jsonl", verl))["v"][0].exact_match == 1.0
+    r1 = {**R1_ROW, "answer": "U.S.A.", "pred_ans": "USA"}
+    assert read_outputs(write_rows(tmp_path / "r.jsonl", r1))["r"][0].exact_match == 0.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("answer", 3),
+        ("golds", []),
+        ("golds", "Holt"),
+        ("f1", "high"),
+        ("f1", None),
+        ("searches", 1.5),
+        ("valid", "yes"),
+        ("queries", [1]),
+        ("document_ids", ["a"]),
+        ("question", None),
+        ("stop_reason", 3),
+    ],
+)
+def test_a8_measures_of_wrong_types_are_named(tmp_path, field, value):
+    measures = asdict(only(write_rows(tmp_path / "r.jsonl", R1_ROW)))
+    run = {"agents": {"mine": {"episodes": [measures, {**measures, field: value}]}}}
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(run, indent=1), "utf-8")
+    with pytest.raises(DataFormatError, match=f"as {field}, which is .*agent 'mine', episode 1"):
+        read_outputs(path)

@@ -1,0 +1,75 @@
+"""Gold answers in every form in which files hold them, printed ones included."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from search_env.evaluation.gold_answers import answer_text, gold_answers
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+def numpy_array(golds):
+    return np.array(golds, dtype=object)
+
+
+@given(golds=st.lists(texts, min_size=1, max_size=4, unique=True))
+@example(golds=["it's", 'say "a"', "a\\b", "x', 'y"])
+@example(golds=["[1]", "{'target': 1}", "a\nb"])
+def test_a8_printed_golds_are_read_as_they_were(golds):
+    printed = [
+        json.dumps(golds),
+        json.dumps({"target": golds}),
+        repr(golds),
+        repr({"target": golds, "style": "rule"}),
+        str(numpy_array(golds)),
+        repr({"target": numpy_array(golds)}),
+        repr({"ground_truth": {"target": numpy_array(golds)}}),
+    ]
+    for value in [golds, tuple(golds), {"target": golds}, {"answers": golds}, *printed]:
+        assert gold_answers(value) == tuple(golds), value
+
+
+@given(text=texts)
+def test_a8_a_text_that_was_not_printed_stays_as_it_is(text):
+    if text.strip()[:1] not in "[{(an":
+        assert gold_answers(text) == (text,)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[", "[]", "[sic]", "{a}", "an (old) one)", "['a' 'b'", "[['a'", "(a)", "[" * 9999 + "]"],
+)
+def test_a8_brackets_alone_make_no_list(text):
+    assert gold_answers(text) == (text,)
+
+
+@pytest.mark.parametrize(
+    ("value", "golds"),
+    [
+        (1945, ("1945",)),
+        ([1945, "1945", 1945.0], ("1945",)),
+        ([["Ulm"], ["Neu-Ulm", "Ulm"]], ("Ulm", "Neu-Ulm")),
+        ("[1945]", ("1945",)),
+        ({"target": "Ulm"}, ("Ulm",)),
+    ],
+)
+def test_a8_numbers_and_nested_lists(value, golds):
+    assert gold_answers(value) == golds
+
+
+@pytest.mark.parametrize("value", [None, True, [None], {"gold": "a"}, float("nan"), {"target": {}}])
+def test_a8_other_values_are_refused(value):
+    with pytest.raises(ValueError, match=r"."):
+        gold_answers(value)
+
+
+@pytest.mark.parametrize("value", [True, None, [], ["a"], {}, float("nan"), float("inf")])
+def test_a8_what_is_no_answer(value):
+    with pytest.raises(ValueError, match="neither a text nor a number"):
+        answer_text(value)
