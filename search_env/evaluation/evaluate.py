@@ -28,6 +28,7 @@ from search_env.metrics.answers import (
     exact_match,
     token_f1,
 )
+from search_env.metrics.gold_spans import open_golds
 from search_env.metrics.statistics import RESAMPLES, Interval, bootstrap_mean
 from search_env.types import Transcript
 
@@ -302,12 +303,11 @@ def answer_recall(transcript: Transcript) -> float | None:
 
 def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
     """Return :attr:`EpisodeMeasures.answer_recall` for the title and text of each document."""
-    normalised = map(R1_SEARCHER.normalize, golds)
-    open_golds = [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
-    if not open_golds:
+    wanted = open_golds(golds)
+    if not wanted:
         return None
     normalised_texts = map(R1_SEARCHER.normalize, texts)
-    return float(any(contains_words(text, g) for text in normalised_texts for g in open_golds))
+    return float(any(contains_words(text, g) for text in normalised_texts for g in wanted))
 
 
 def summarise(

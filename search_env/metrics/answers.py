@@ -52,8 +52,13 @@ def normalize_r1_searcher(text: str) -> str:
         >>> normalize_r1_searcher("The New-York Times, U.S.A.")
         'new york times u s'
     """
-    plain = _TRUTH_VALUES.get(text, text).lower().translate(_SPACE_FOR_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", plain).split())
+    return " ".join(mapped_for_r1_searcher(_TRUTH_VALUES.get(text, text)).split())
+
+
+def mapped_for_r1_searcher(text: str) -> str:
+    """Return a text whose words are those of its normal form, each character in its place."""
+    plain = text.lower().translate(_SPACE_FOR_PUNCTUATION)
+    return _ARTICLES.sub(lambda article: " " * len(article[0]), plain)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from typing import Any, TextIO
 import numpy as np
 
 from search_env.evaluation.evaluate import measure_episode
+from search_env.metrics.gold_spans import gold_spans, marked_parts
 from search_env.paths import atomic_path
 from search_env.recording.record import RecordedEpisode
 from search_env.tokens.tokenizer import Tokenizer
-from search_env.types import FormatFault, TagWritten, Transcript, pairs_by_tag
+from search_env.types import Document, FormatFault, TagWritten, Transcript, pairs_by_tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ def _row(entry: PageEntry, vocabulary: int) -> dict[str, Any]:
 def _block(
     transcript: Transcript, tokenizer: Tokenizer, signals: Mapping[str, Any]
 ) -> dict[str, Any]:
-    supporting = frozenset(transcript.question.supporting)
+    golds, supporting = transcript.question.answers, frozenset(transcript.question.supporting)
     return {
         "tokens": transcript.tokens.tolist(),
         "sources": transcript.sources.tolist(),
@@ -126,7 +127,7 @@ def _block(
                 "start": search.start,
                 "end": search.end,
                 "documents": [
-                    [document.title, document.text, document.id in supporting]
+                    [*_marked(document, golds), document.id in supporting]
                     for document in search.documents
                 ],
             }
@@ -135,6 +136,15 @@ def _block(
         "faults": [e.position for e in transcript.events if isinstance(e, FormatFault)],
         "tags": _tags(transcript, tokenizer),
     }
+
+
+def _marked(document: Document, golds: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return title and text in pieces, every second a gold answer, as answer recall reads them."""
+    cut = len(document.title)
+    spans = gold_spans(f"{document.title} {document.text}", golds)
+    title = [(start, min(end, cut)) for start, end in spans if start < cut]
+    text = [(max(start - cut - 1, 0), end - cut - 1) for start, end in spans if end > cut + 1]
+    return marked_parts(document.title, title), marked_parts(document.text, text)
 
 
 def _tags(transcript: Transcript, tokenizer: Tokenizer) -> list[tuple[int, int]]:

@@ -135,6 +135,7 @@ def test_a8_documents_that_the_policy_forged_are_no_search():
         (call({"query": "never run"}), []),
         (call([]) + response("x"), []),
         ("<tool_call>" + "[" * 99_999 + response("x"), []),
+        ('<tool_call>{"query": "cut', []),
         (response("x") + call({"query": "a"}), []),
     ],
 )

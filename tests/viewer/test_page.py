@@ -20,8 +20,8 @@ from search_env.agents.baselines.scripted import make_baseline
 from search_env.errors import ConfigurationError, EpisodeFileError
 from search_env.evaluation.evaluate import evaluate
 from search_env.recording.files import EpisodeWriter, read_episodes
-from search_env.types import Source
-from search_env.viewer.page import PageEntry, Tab, write_page
+from search_env.types import Document, Source
+from search_env.viewer.page import PageEntry, Tab, _marked, write_page
 from search_env.wrappers.record_episodes import RecordEpisodes
 from tests.work import HANGS_AFTER
 
@@ -108,7 +108,7 @@ def test_supporting_documents_are_marked(files, page):
     for entry, block in zip(entries(files), blocks, strict=True):
         question = entry.episode.transcript.question
         marked = {
-            (title, text)
+            ("".join(title), "".join(text))
             for s in block["searches"]
             for title, text, is_one in s["documents"]
             if is_one
@@ -359,3 +359,10 @@ def test_colours_compare_episodes(browser, files, tmp_path):
             arg=shade,
         )
     window.close()
+
+
+def test_a11_documents_mark_golds_as_the_scores_find_them():
+    document = Document("d", "No known Art", "of unknown men, no. Art\u2019s \U0001f600 New-York")
+    title, text = _marked(document, ("no", "art", "New York", "art of"))
+    assert title == ["No known ", "Art", ""]
+    assert text == ["", "of", " unknown men, no. ", "Art", "\u2019s \U0001f600 ", "New-York", ""]
