@@ -6,7 +6,8 @@ token, that is decoding, are computed together: one batched product over all pag
 padding is read. A prefix that rows share is read once for all of them. Longer runs, prompts and
 documents, attend to their own row one at a time.
 
-Models select it by the name ``"ragged"`` in their configuration; no model code is touched. Sliding
+Models select it by the name ``"ragged"`` in their configuration; no model code is touched, that of
+:mod:`search_env.agents.inference.older_models` apart. Sliding
 windows and capped logits (Gemma) are exact. Attention sinks and position biases are refused.
 
 Shapes, here and in the comment at each tensor:
@@ -23,6 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,11 +33,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from search_env.agents.errors import ModelMismatchError
+from search_env.agents.inference.older_models import replace_attention, restore_attention
 from search_env.agents.inference.paged_cache import Index, RaggedCache
 
 NAME = "ragged"
 _WIDE_PRODUCTS = torch.__version__ >= "2.9"
-_REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
+REFUSED = ("s_aux", "position_bias", "indices", "top_k_index")
+"""Arguments of some models' attention that would change its result."""
 HIDDEN_POSITION = np.iinfo(np.int64).max // 2
 """First position of a page that no decoded row sees: later than any other."""
 _QUERIES = 256
@@ -67,6 +71,7 @@ class Plan:
     slots: Tensor  # int64 (p,): the run of one that sees each of these pages
     firsts: Tensor  # int64 (p,): position of each page's first token
     calls: int = 0  # layers that have used the attention
+    windows: int = 0  # those of them with a sliding window
     run_seconds: float = 0.0  # host seconds of attention for the longer runs
     single_seconds: float = 0.0  # the same for runs of one
     _hidden: dict[int | None, Tensor] = field(default_factory=dict)
@@ -212,13 +217,14 @@ def ragged_attention(
     and the engine does not train: ``attention_mask`` and ``dropout`` are ignored. Further options
     that would change the result raise ModelMismatchError.
     """
-    for name in _REFUSED:
+    for name in REFUSED:
         if options.get(name) is not None:
             raise ModelMismatchError(
                 f"Expected plain attention, got one with {name!r} in {type(module).__name__}. "
                 "Use a model without it."
             )
     ragged.calls += 1
+    ragged.windows += sliding_window is not None
     batch, heads, length, width = query.shape
     tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)  # (S, h, D)
     if not ragged.runs:
@@ -365,16 +371,18 @@ AttentionInterface.register(NAME, ragged_attention)
 
 
 @contextmanager
-def ragged_model(model: PreTrainedModel) -> Iterator[None]:
+def ragged_model(model: PreTrainedModel, plan: Plan) -> Iterator[None]:
     """Run the model with this attention in evaluation mode, then restore both."""
     config: PretrainedConfig = model.config.get_text_config(decoder=True)
     before, training = config._attn_implementation, model.training
     if training:
         model.eval()  # type: ignore[no-untyped-call]
     config._attn_implementation = NAME
+    replace_attention(model, partial(ragged_attention, ragged=plan))
     try:
         yield
     finally:
+        restore_attention(model)
         config._attn_implementation = before
         if training:
             model.train()

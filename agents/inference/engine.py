@@ -30,8 +30,22 @@ from search_env.agents.errors import (
     NonFiniteError,
     memory_errors,
 )
+from search_env.agents.inference.agreement import (
+    SUFFIX,
+    check_agreement,
+    own_log_probs,
+    probes,
+    refused,
+)
 from search_env.agents.inference.attention import Plan, packed_positions
-from search_env.agents.inference.forward import ForwardPass, Sampled, StaticDecoder, check_context
+from search_env.agents.inference.forward import (
+    ForwardPass,
+    Sampled,
+    StaticDecoder,
+    check_calls,
+    check_context,
+    check_windows,
+)
 from search_env.agents.inference.paged_cache import Index, RaggedCache
 from search_env.agents.inference.rollout_engine import AnyTokenIds, Decoded, Rows, Weights
 from search_env.agents.inference.sampling import Sampling
@@ -94,8 +108,8 @@ class Engine:
             nothing to copy.
 
     Raises:
-        ModelMismatchError: The model does not use the attention of
-            :mod:`search_env.agents.inference.attention`.
+        ModelMismatchError: The model does not run with the attention of
+            :mod:`search_env.agents.inference.attention`, or computes something else with it.
         ContextLengthError: ``max_tokens`` exceeds the model's positions.
         DeviceMemoryError: The cache does not fit.
     """
@@ -402,13 +416,33 @@ class Engine:
         return checked
 
     def _probe(self) -> None:
-        """Forward one token, which allocates the cache and checks the model's attention."""
-        row, start, one = np.zeros(1, np.int64), np.zeros(1, np.int64), np.ones(1, np.int64)
-        self._cache.reserve(row, one)
-        plan = Plan.of(self._cache, row, start, one, self._device)
-        with self._memory_errors():
-            self._forward_pass.probe(torch.from_numpy(row)[None].to(self._device), plan)
-        self._cache.release(row)
+        """Check that cached passes agree with the model's own; the first allocates the cache."""
+        model, where = self._forward_pass.model, "the engine"
+        # In the first row and in that of the common prefix, so that one row is enough.
+        index: Index = np.array([0, self._cache.common_row])
+        with self._memory_errors(), refused(model, where):
+            first, _, last = probes(model)
+            lengths = np.minimum([len(first), len(last)], self.max_tokens)
+            for row, ids, length in zip(index, (first, last), lengths, strict=True):
+                self._tokens[row, :length] = ids[:length]
+            singles = min(SUFFIX, int(lengths.min()) - 1)
+            parts: list[list[Tensor]] = [[], []]  # (tokens, V) of each row
+            for counts in (lengths - singles, *np.ones((singles, 2), np.int64)):
+                backwards = torch.arange(int(counts.sum()), device=self._device).flip(0)
+                logits, _ = self._forward(index, counts, backwards)  # (tokens, V)
+                split = torch.split(logits.flip(0).float().log_softmax(-1), counts.tolist())
+                for row_parts, part in zip(parts, split, strict=True):
+                    row_parts.append(part)
+                assert self._plan is not None
+                check_calls(model, self._plan.calls)
+                check_windows(model, self._plan.windows, self.max_tokens)
+            with torch.no_grad():
+                expected = own_log_probs(model, [first, last])
+                check_agreement(model, expected, [torch.cat(part) for part in parts], where)
+        self._tokens[index] = 0
+        self._written[index] = 0
+        self._plan = None
+        self._cache.release(index)
 
     def _memory_errors(self) -> AbstractContextManager[None]:
         return memory_errors(

@@ -70,7 +70,7 @@ class ForwardPass:
         caught: AbstractContextManager[list[Tensor]] = nullcontext([])
         if self.value_head is not None:
             caught = last_hidden_state(self.model)
-        with torch.inference_mode(), ragged_model(self.model), caught as hidden:
+        with torch.inference_mode(), ragged_model(self.model, plan), caught as hidden:
             output = self.model(
                 input_ids=ids,
                 position_ids=plan.positions.view(ids.shape),
@@ -90,24 +90,6 @@ class ForwardPass:
         log_probs = self.sampling.log_probs(logits)  # (n, V)
         ids = self.sampling.draw(log_probs, uniforms)  # (n,)
         return Sampled(ids, log_probs.gather(1, ids[:, None])[:, 0], values)
-
-    def probe(self, ids: Tensor, plan: Plan) -> None:
-        """Forward one token: allocate the cache, and check that the model uses our attention."""
-        name = type(self.model).__name__
-        advice = "Use a model whose class sets _supports_attention_backend."
-        try:
-            self.forward(ids, plan, 1)
-        except TypeError as error:
-            raise ModelMismatchError(
-                f"Expected a model that passes options on to its attention, got {name}: {error}. "
-                + advice
-            ) from error
-        layers = self.model.config.get_text_config(decoder=True).num_hidden_layers
-        if plan.calls != layers:
-            raise ModelMismatchError(
-                f"Expected all {layers} layers of {name} to use transformers' attention interface, "
-                f"got {plan.calls}. {advice}"
-            )
 
 
 class StaticDecoder:
@@ -193,10 +175,20 @@ class StaticDecoder:
 
 
 def check_context(model: PreTrainedModel, max_tokens: int) -> None:
-    """Raise ContextLengthError if a model does not support sequences of ``max_tokens``.
+    """Raise ContextLengthError if a model does not support sequences of ``max_tokens``."""
+    limit, source = context_limit(model)
+    if limit is not None and max_tokens > limit:
+        raise ContextLengthError(
+            f"Expected max_tokens of at most {limit} ({source} of {type(model).__name__}), got "
+            f"{max_tokens}. Lower max_tokens."
+        )
 
-    It has fewer positions, or beyond some length its rotary frequencies depend on the longest
-    sequence of a batch.
+
+def context_limit(model: PreTrainedModel) -> tuple[int | None, str]:
+    """Return the longest sequence that a model supports, None for any, and the setting's name.
+
+    It is the number of positions, or the length beyond which rotary frequencies depend on the
+    longest sequence of a batch.
     """
     config = model.config.get_text_config(decoder=True)
     limit, source = getattr(config, "max_position_embeddings", None), "max_position_embeddings"
@@ -206,10 +198,35 @@ def check_context(model: PreTrainedModel, max_tokens: int) -> None:
             original = part.get("original_max_position_embeddings")
             if original is not None:
                 limit, source = original, "original_max_position_embeddings"
-    if limit is not None and max_tokens > limit:
-        raise ContextLengthError(
-            f"Expected max_tokens of at most {limit} ({source} of {type(model).__name__}), got "
-            f"{max_tokens}. Lower max_tokens."
+    return (limit if limit is None or limit > 0 else None), source
+
+
+def check_calls(model: PreTrainedModel, calls: int) -> None:
+    """Raise ModelMismatchError unless every layer has called the attention once."""
+    layers = model.config.get_text_config(decoder=True).num_hidden_layers
+    if calls != layers:
+        raise ModelMismatchError(
+            f"Expected all {layers} layers of {type(model).__name__} to use transformers' "
+            f"attention interface, got {calls}. Use a model whose class sets "
+            "_supports_attention_backend."
+        )
+
+
+def check_windows(model: PreTrainedModel, windows: int, length: int) -> None:
+    """Raise ModelMismatchError if layers kept their sliding windows from the attention.
+
+    ``windows`` is the number of layers that told it theirs. A window of at least ``length`` tokens
+    has no effect.
+    """
+    config = model.config.get_text_config(decoder=True)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    expected = kinds.count("sliding_attention") if kinds else config.num_hidden_layers
+    if window is not None and window < length and windows != expected:
+        raise ModelMismatchError(
+            f"Expected {expected} layers of {type(model).__name__} to pass their window of "
+            f"{window} tokens on to the attention, got {windows}. Set sliding_window=None in its "
+            f"config if {window} tokens are enough, or use another model."
         )
 
 

@@ -29,6 +29,7 @@ from search_env.agents.errors import (
     NonFiniteError,
     memory_errors,
 )
+from search_env.agents.inference.forward import context_limit
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.distributed import SINGLE_RANK, Ranks
 from search_env.agents.learning.master_weights import (
@@ -56,6 +57,7 @@ from search_env.agents.learning.optimizers import (
 )
 from search_env.agents.learning.packing import in_chunks, packed_attention, packed_logits
 from search_env.agents.learning.precision import Dtype
+from search_env.agents.learning.probe import probe
 from search_env.agents.learning.recomputation import checkpoint_layers, recomputed
 from search_env.agents.learning.reference import Reference
 from search_env.agents.types import Example, Trajectory
@@ -100,6 +102,9 @@ class Learner:
 
     Raises:
         ConfigurationError: An invalid argument, or nothing to train.
+        ModelMismatchError: A few short sequences, packed, do not get the log-probabilities and
+            gradients of the model's own pass.
+        DeviceMemoryError: Out of memory.
     """
 
     def __init__(
@@ -128,6 +133,8 @@ class Learner:
             self.config, self._masters.parameters, embedding_names(model), self.value_head
         )
         self._recomputed_layers = checkpoint_layers(model) if gradient_checkpointing else []
+        with self._memory_errors():
+            probe(model, self._recomputed_layers, backward=not sharded)
 
     @property
     def device(self) -> torch.device:
@@ -310,8 +317,7 @@ class Learner:
 
     def _packs(self, batch: Sequence[Targets]) -> list[list[int]]:
         """Return the micro-batches, as indices; empty ones where other ranks have more."""
-        config = self.model.config.get_text_config(decoder=True)
-        context = getattr(config, "max_position_embeddings", None)
+        context, _ = context_limit(self.model)
         longest = max((len(row.inputs) for row in batch), default=0)
         if context is not None and longest > context:
             raise ContextLengthError(

@@ -11,13 +11,13 @@ holds the new tokens of a sequence, which attend to the keys of the whole sequen
 are in the row. Autograd sums the gradients of the shared part.
 
 Only attention may mix positions: models that mix them otherwise (state spaces, convolutions) are
-refused, and so is attention with unsupported terms (softcap, sinks, position bias).
+refused, and so is attention with unsupported terms (sinks, position bias).
 
 Shapes, here and in the comment at each tensor:
 
 * S: sequences. N: new tokens of all, the length of the row. M: tokens of all, shared ones again.
 * n: positions whose logits are kept. V: vocabulary. H: hidden size.
-* T: tokens of one sequence. D: width of an attention head.
+* T: tokens of one sequence. D: width of an attention head, E: that of its values.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -35,16 +36,19 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from search_env.agents.errors import ModelMismatchError
+from search_env.agents.inference.attention import REFUSED
 from search_env.agents.inference.forward import check_layers, last_hidden_state
+from search_env.agents.inference.older_models import (
+    is_older,
+    replace_attention,
+    restore_attention,
+)
 from search_env.agents.learning.varlen_attention import attend
 
 _LOGITS_AT_ONCE = 2**24  # numbers; larger outputs are done in chunks, recomputed in the backward
 
 PACKED = "packed"
 """Name of the attention function."""
-
-# Arguments of some models' attention that would change its result.
-_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class Packed(NamedTuple):
@@ -98,33 +102,48 @@ def lay_out(sequences: Sequence[Tensor]) -> Row:
     return Row(torch.cat(ids), torch.cat(positions), torch.cat(index), new, lengths)
 
 
-def packed_forward(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Packed:
+def packed_forward(
+    model: PreTrainedModel,
+    sequences: Sequence[Tensor],
+    keep: Tensor,
+    windows: list[int | None] | None = None,
+) -> Packed:
     """Run one or more sequences, int64 ``(T,)`` each, through a model side by side.
 
     Common prefixes of neighbours are computed once. The result is logits and states at ``keep``,
-    int64 ``(n,)``: positions in the concatenated sequences. A model that cannot run packed
-    sequences raises ModelMismatchError.
+    int64 ``(n,)``: positions in the concatenated sequences. The sliding window of each layer is
+    added to ``windows``. A model that cannot run packed sequences raises ModelMismatchError.
     """
     row, device = lay_out(sequences), model.device
     shared = len(row.index) > len(row.ids)
+    options: dict[str, Any] = {
+        "cu_seq_lens_q": pad(row.new.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
+        "cu_seq_lens_k": pad(row.lengths.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
+        "max_length_q": int(row.new.max()),
+        "max_length_k": int(row.lengths.max()),
+        "key_index": row.index.to(device) if shared else None,  # (M,)
+        "windows": windows,
+    }
     with packed_attention(model), last_hidden_state(model) as hidden:
+        replace_attention(model, partial(_attend, **options))
         output = model(
             input_ids=row.ids[None].to(device),  # (1, N)
             position_ids=row.positions[None].to(device),  # (1, N)
             logits_to_keep=row.index[keep].to(device),  # (n,)
             use_cache=False,
-            cu_seq_lens_q=pad(row.new.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
-            cu_seq_lens_k=pad(row.lengths.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
-            max_length_q=int(row.new.max()),
-            max_length_k=int(row.lengths.max()),
-            key_index=row.index.to(device) if shared else None,  # (M,)
+            **options,
         )
     return Packed(output.logits[0], hidden[-1][0])
 
 
-def packed_logits(model: PreTrainedModel, sequences: Sequence[Tensor], keep: Tensor) -> Tensor:
+def packed_logits(
+    model: PreTrainedModel,
+    sequences: Sequence[Tensor],
+    keep: Tensor,
+    windows: list[int | None] | None = None,
+) -> Tensor:
     """Return the logits of :func:`packed_forward`."""
-    return packed_forward(model, sequences, keep).logits
+    return packed_forward(model, sequences, keep, windows).logits
 
 
 def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids: Tensor) -> Tensor:
@@ -142,9 +161,21 @@ def in_chunks(function: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ids:
 
 @contextmanager
 def packed_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Use the packed attention within a block, then restore the previous one."""
+    """Use the packed attention within a block, then restore the previous one.
+
+    Blocks may be nested: layers that are recomputed after a forward pass need one around both.
+    """
     check_layers(model)
     before = model.config._attn_implementation
+    if is_older(model):
+        model.config._attn_implementation = PACKED
+        try:
+            yield
+        finally:
+            model.config._attn_implementation = before
+            if before != PACKED:
+                restore_attention(model)
+        return
     model.set_attn_implementation(PACKED)
     if model.config._attn_implementation != PACKED:
         raise ModelMismatchError(
@@ -166,18 +197,21 @@ def _attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     cu_seq_lens_q: Tensor | None = None,
     cu_seq_lens_k: Tensor | None = None,
     max_length_q: int = 0,
     max_length_k: int = 0,
     key_index: Tensor | None = None,
+    windows: list[int | None] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each sequence; the signature is transformers'.
 
-    From query ``(1, heads, N, D)``, key and value ``(1, key heads, N, D)`` to ``(1, N, heads, D)``.
+    From query ``(1, heads, N, D)``, key ``(1, key heads, N, D)`` and value of width E to
+    ``(1, N, heads, E)``.
     """
-    unsupported = [name for name in _UNSUPPORTED if options.get(name) is not None]
+    unsupported = [name for name in REFUSED if options.get(name) is not None]
     if unsupported or dropout:
         raise ModelMismatchError(
             f"Expected plain attention, got {', '.join(unsupported) or 'dropout'} in "
@@ -188,12 +222,16 @@ def _attend(
             f"Expected cu_seq_lens_q to reach the attention, got none in {type(module).__name__}. "
             "Call packed_forward(); a model that does not pass it on cannot be packed."
         )
-    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, D)
-    if key_index is not None:  # (M, key heads, D)
+    if windows is not None:
+        windows.append(sliding_window)
+    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, D or E)
+    if key_index is not None:  # (M, key heads, D or E)
         key, value = key.index_select(0, key_index), value.index_select(0, key_index)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bounds, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
-    output = attend(query, key, value, bounds, longest, scale=scale, window=sliding_window)
+    output = attend(
+        query, key, value, bounds, longest, scale=scale, window=sliding_window, softcap=softcap
+    )
     return output[None], None
 
 

@@ -1,13 +1,14 @@
 """Causal attention over packed sequences of various lengths.
 
-On CUDA in half precision it is torch's own kernel. Elsewhere it is matrix products over chunks of
-queries with a handwritten backward pass: PyTorch's fused attention on a CPU takes 1.5 times as
-long, since it recomputes the probabilities in the backward pass. Here they are kept unless they
-are too large.
+On CUDA in half precision it is torch's own kernel, unless scores are capped. Elsewhere it is matrix
+products over chunks of queries with a handwritten backward pass: PyTorch's fused attention on a CPU
+takes 1.5 times as long, since it recomputes the probabilities in the backward pass. Here they are
+kept unless they are too large, or capped.
 
 Shapes, here and in the comment at each tensor:
 
-* S: segments. N: queries, M: keys of all segments. D: width of a head.
+* S: segments. N: queries, M: keys of all segments.
+* D: width of a query and key. E: width of a value, D except in latent attention (DeepSeek).
 * h: query heads, k: key heads, g = h / k: query heads per key head.
 * c: queries of a chunk, m: keys that they see.
 """
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 try:
     from torch.nn.attention import varlen
@@ -44,24 +46,30 @@ def attend(
     *,
     scale: float,
     window: int | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attend from the queries of each segment to its keys.
 
     The last query of a segment is at the position of its last key; each query sees the keys up to
-    its own position, with a window only the last of them, its own included.
+    its own position, with a window only the last of them, its own included. With ``softcap`` c a
+    score s becomes ``c * tanh(s / c)``.
 
-    From query ``(N, h, D)``, key and value ``(M, k, D)`` to ``(N, h, D)``. ``bounds`` are those of
-    the segments in queries and in keys, int32 ``(S + 1,)`` each; a segment has at least as many
-    keys as queries. ``longest`` is the largest number of queries and of keys in a segment.
+    From query ``(N, h, D)``, key ``(M, k, D)`` and value ``(M, k, E)`` to ``(N, h, E)``. ``bounds``
+    are those of the segments in queries and in keys, int32 ``(S + 1,)`` each; a segment has at
+    least as many keys as queries. ``longest`` is the largest number of queries and of keys in a
+    segment.
     """
-    if "window_size" in _FUSED and query.is_cuda and query.dtype.itemsize == 2:
+    is_half = query.is_cuda and query.dtype.itemsize == 2
+    if is_half and "window_size" in _FUSED and softcap is None and value.shape[-1] <= key.shape[-1]:
         options: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}
         if query.shape[1] != key.shape[1] and "enable_gqa" in _FUSED:
             options["enable_gqa"] = True
+        width = value.shape[-1]
+        value = pad(value, (0, key.shape[-1] - width))  # the kernel has one width
         output = varlen.varlen_attn(query, key, value, *bounds, *longest, scale=scale, **options)
-    else:
-        shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window)
-        output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
+        return output[..., :width]
+    shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window, softcap)
+    output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
     assert isinstance(output, Tensor)
     return output
 
@@ -73,6 +81,7 @@ class _Shape(NamedTuple):
     key_bounds: list[int]
     scale: float
     window: int | None
+    softcap: float | None
 
 
 class _Chunk(NamedTuple):
@@ -104,25 +113,26 @@ class _Attention(torch.autograd.Function):
     """Attention in chunks.
 
     With P the probabilities and O = P V, the gradient of the scores is
-    P * (dO V' - rowsum(dO * O)) (FlashAttention, arXiv 2205.14135, appendix B.4).
+    P * (dO V' - rowsum(dO * O)) (FlashAttention, arXiv 2205.14135, appendix B.4). Capped scores
+    have the slope 1 - tanh^2.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, shape: _Shape) -> Tensor:
-        """Return the outputs ``(N, h, D)``."""
+        """Return the outputs ``(N, h, E)``."""
         queries = _by_key_head(query, key.shape[1]).contiguous()  # (k, g, N, D)
-        keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))  # (k, M, D) each
-        output = torch.empty_like(query)  # (N, h, D)
-        outputs = _by_key_head(output, key.shape[1])  # (k, g, N, D), a view of it
+        keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))  # (k, M, D or E)
+        output = query.new_empty(*query.shape[:2], value.shape[-1])  # (N, h, E)
+        outputs = _by_key_head(output, key.shape[1])  # (k, g, N, E), a view of it
         exact = _exact(queries, keys, shape.scale)
         chunks = list(_chunks(shape))
         size = query.shape[1] * sum((c.stop - c.start) * (c.last - c.first) for c in chunks)
-        keeps = size <= _KEPT and any(ctx.needs_input_grad)
+        keeps = size <= _KEPT and shape.softcap is None and any(ctx.needs_input_grad)
         kept = []
         for chunk in chunks:
-            probabilities = _probabilities(exact, chunk, shape.window).to(query.dtype)
-            part = torch.bmm(probabilities, values[:, chunk.first : chunk.last])  # (k, g c, D)
-            into = outputs[:, :, chunk.start : chunk.stop]  # (k, g, c, D)
+            probabilities = _probabilities(exact, chunk, shape)[0].to(query.dtype)
+            part = torch.bmm(probabilities, values[:, chunk.first : chunk.last])  # (k, g c, E)
+            into = outputs[:, :, chunk.start : chunk.stop]  # (k, g, c, E)
             into.copy_(part.view(into.shape))
             if keeps:
                 kept.append(probabilities)
@@ -137,21 +147,25 @@ class _Attention(torch.autograd.Function):
         queries, keys, values, output, *kept = ctx.saved_tensors
         shape: _Shape = ctx.shape
         sums = _by_key_head((gradient * output).sum(-1, keepdim=True), len(keys))  # (k, g, N, 1)
-        d_outputs = _by_key_head(gradient, len(keys)).contiguous()  # (k, g, N, D)
-        d_query = torch.empty_like(gradient)  # (N, h, D)
+        d_outputs = _by_key_head(gradient, len(keys)).contiguous()  # (k, g, N, E)
+        d_query = gradient.new_empty(*gradient.shape[:2], keys.shape[-1])  # (N, h, D)
         d_queries = _by_key_head(d_query, len(keys))  # (k, g, N, D), a view of it
         d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)  # (k, M, D) each
         exact = _exact(queries, keys, shape.scale) if not kept else (queries, keys)
         for number, chunk in enumerate(_chunks(shape)):
             seen, at = slice(chunk.first, chunk.last), slice(chunk.start, chunk.stop)
+            slope = None
             if kept:
                 probabilities = kept[number]  # (k, g c, m)
             else:
-                probabilities = _probabilities(exact, chunk, shape.window).to(keys.dtype)
-            d_output = d_outputs[:, :, at].flatten(1, 2)  # (k, g c, D)
+                probabilities, slope = _probabilities(exact, chunk, shape)  # (k, g c, m) each
+                probabilities = probabilities.to(keys.dtype)
+            d_output = d_outputs[:, :, at].flatten(1, 2)  # (k, g c, E)
             d_values[:, seen].baddbmm_(probabilities.mT, d_output)
             d_scores = torch.bmm(d_output, values[:, seen].mT)  # (k, g c, m)
             d_scores.sub_(sums[:, :, at].flatten(1, 2)).mul_(probabilities)
+            if slope is not None:
+                d_scores.mul_(slope)
             d_queries[:, :, at] = torch.bmm(d_scores, keys[:, seen]).view_as(d_queries[:, :, at])
             d_keys[:, seen].baddbmm_(d_scores.mT, queries[:, :, at].flatten(1, 2))
         d_query.mul_(shape.scale)
@@ -160,7 +174,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _by_key_head(heads: Tensor, count: int) -> Tensor:
-    """Return ``(N, h, D)`` as ``(k, g, N, D)``, a view; ``count`` is k."""
+    """Return ``(N, h, D or E)`` as ``(k, g, N, D or E)``, a view; ``count`` is k."""
     rows, _, width = heads.shape
     return heads.view(rows, count, -1, width).permute(1, 2, 0, 3)
 
@@ -172,16 +186,22 @@ def _exact(queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]
     return queries * scale, keys
 
 
-def _probabilities(exact: tuple[Tensor, Tensor], chunk: _Chunk, window: int | None) -> Tensor:
-    """Return the attention of a chunk, ``(k, g c, m)``."""
+def _probabilities(
+    exact: tuple[Tensor, Tensor], chunk: _Chunk, shape: _Shape
+) -> tuple[Tensor, Tensor | None]:
+    """Return the attention of a chunk, ``(k, g c, m)``, and the slope of its cap if it has one."""
     queries, keys = exact
     part = queries[:, :, chunk.start : chunk.stop]  # (k, g, c, D)
     scores = torch.bmm(part.flatten(1, 2), keys[:, chunk.first : chunk.last].mT)  # (k, g c, m)
+    slope = None
+    if shape.softcap is not None:
+        bounded = (scores / shape.softcap).tanh_()  # (k, g c, m)
+        scores, slope = bounded * shape.softcap, 1.0 - bounded.square()
     by_head = scores.view(*part.shape[:3], -1)  # (k, g, c, m), a view
     ones = torch.ones(by_head.shape[2:], dtype=torch.bool, device=keys.device)  # (c, m)
     # All keys before the chunk's own are seen, unless there is a window.
     later = ones[:, chunk.place :].triu(1)  # (c, c)
     by_head[..., chunk.place :].masked_fill_(later, -torch.inf)
-    if window is not None:
-        by_head.masked_fill_(ones.tril(chunk.place - window), -torch.inf)
-    return scores.softmax(-1)
+    if shape.window is not None:
+        by_head.masked_fill_(ones.tril(chunk.place - shape.window), -torch.inf)
+    return scores.softmax(-1), slope

@@ -14,7 +14,7 @@ from search_env.agents.learning import varlen_attention as varlen
 from search_env.agents.learning.varlen_attention import attend
 
 
-def reference(query, key, value, bounds, scale, window):
+def reference(query, key, value, bounds, scale, window, softcap=None):
     """One segment and one head at a time, the whole matrix of scores masked."""
     outputs = []
     group = query.shape[1] // key.shape[1]
@@ -28,32 +28,43 @@ def reference(query, key, value, bounds, scale, window):
             hidden = distance < 0
             if window is not None:
                 hidden |= distance >= window
-            scores = (q @ k.T * scale).masked_fill(hidden, -torch.inf)
-            heads.append(scores.softmax(-1) @ v)
+            scores = q @ k.T * scale
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            heads.append(scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v)
         outputs.append(torch.stack(heads, 1))
     return torch.cat(outputs)
 
 
-def inputs(segments, heads, key_heads, dtype, seed=0, width=8):
+def inputs(segments, heads, key_heads, dtype, seed=0, width=8, value_width=None):
     torch.manual_seed(seed)
     new, lengths = torch.tensor(segments).unbind(1)
     bounds = tuple(pad(part.cumsum(0), (1, 0)).int() for part in (new, lengths))
     longest = int(new.max()), int(lengths.max())
     tensors = [
-        torch.randn(int(total), count, width, dtype=dtype, requires_grad=True)
-        for total, count in (
-            (new.sum(), heads),
-            (lengths.sum(), key_heads),
-            (lengths.sum(), key_heads),
+        torch.randn(int(total), count, size, dtype=dtype, requires_grad=True)
+        for total, count, size in (
+            (new.sum(), heads, width),
+            (lengths.sum(), key_heads, width),
+            (lengths.sum(), key_heads, value_width or width),
         )
     ]
     return tensors, bounds, longest
 
 
-def check(segments, heads, key_heads, window, dtype=torch.float64, tolerance=1e-10):
-    tensors, bounds, longest = inputs(segments, heads, key_heads, dtype)
-    actual = attend(*tensors, bounds, longest, scale=0.4, window=window)
-    expected = reference(*tensors, bounds, 0.4, window)
+def check(
+    segments,
+    heads,
+    key_heads,
+    window,
+    dtype=torch.float64,
+    tolerance=1e-10,
+    softcap=None,
+    value_width=None,
+):
+    tensors, bounds, longest = inputs(segments, heads, key_heads, dtype, value_width=value_width)
+    actual = attend(*tensors, bounds, longest, scale=0.4, window=window, softcap=softcap)
+    expected = reference(*tensors, bounds, 0.4, window, softcap)
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
     weight = torch.randn_like(actual)
     gradients = torch.autograd.grad(actual, tensors, weight)
@@ -73,12 +84,14 @@ segments = st.lists(
     window=st.none() | st.integers(1, 25),
     chunk=st.sampled_from([1, 3, 7, 128]),
     kept=st.booleans(),
+    softcap=st.none() | st.floats(0.3, 30.0),
+    value_width=st.sampled_from([3, 8, 11]),
 )
-def test_is_the_textbook_formula(segments, heads, window, chunk, kept):
+def test_c1_is_the_textbook_formula(segments, heads, window, chunk, kept, softcap, value_width):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(varlen, "_CHUNK", chunk)
         patch.setattr(varlen, "_KEPT", 2**20 if kept else 0)
-        check(segments, *heads, window)
+        check(segments, *heads, window, softcap=softcap, value_width=value_width)
 
 
 def test_several_chunks_in_float32():
@@ -90,6 +103,9 @@ def test_gradcheck():
     tensors, bounds, longest = inputs([(3, 3), (2, 5)], 2, 1, torch.float64, width=3)
     assert torch.autograd.gradcheck(
         lambda *args: attend(*args, bounds, longest, scale=0.7, window=None), tensors
+    )
+    assert torch.autograd.gradcheck(
+        lambda *args: attend(*args, bounds, longest, scale=0.7, softcap=0.5), tensors
     )
 
 
@@ -119,16 +135,18 @@ def test_bfloat16_is_as_near_as_pytorchs_own(kept, monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize(
+    ("window", "softcap", "value_width"), [(None, None, 64), (100, None, 40), (None, 2.0, 64)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_on_a_gpu(window, dtype):
+def test_on_a_gpu(window, softcap, value_width, dtype):
     parts = [(300, 300), (131, 400), (0, 400), (1, 17)]
-    tensors, bounds, longest = inputs(parts, 4, 2, torch.float64, width=64)
+    tensors, bounds, longest = inputs(parts, 4, 2, torch.float64, width=64, value_width=value_width)
     moved = [tensor.detach().to("cuda", dtype).requires_grad_() for tensor in tensors]
     exact = [tensor.detach().cpu().double().requires_grad_() for tensor in moved]
     on_gpu = tuple(bound.cuda() for bound in bounds)
-    actual = attend(*moved, on_gpu, longest, scale=0.125, window=window)
-    expected = reference(*exact, bounds, 0.125, window)
+    actual = attend(*moved, on_gpu, longest, scale=0.125, window=window, softcap=softcap)
+    expected = reference(*exact, bounds, 0.125, window, softcap)
     weight = torch.randn_like(expected).to(dtype)
     gradients = torch.autograd.grad(actual, moved, weight.cuda())
     expected_gradients = torch.autograd.grad(expected, exact, weight.double())
