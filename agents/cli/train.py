@@ -27,6 +27,7 @@ from search_env.agents.cli.common import (
 )
 from search_env.cli.console import INTERRUPTED, PIPE_WIDTH, open_console, say
 from search_env.errors import ConfigurationError, nearest
+from search_env.paths import atomic_path
 
 if TYPE_CHECKING:
     from search_env.agents.reporting.logs import Observer
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from search_env.agents.training.run import TrainResult
     from search_env.agents.types import Trajectory
     from search_env.envs.search_qa_vector import SearchQAVectorEnv
-
-_RECORD = "config.json"  # in a run's folder: its settings
 
 
 def register(app: typer.Typer) -> None:
@@ -90,13 +89,17 @@ def train_command(
     Without options: the bundled base model, both phases, a few minutes on two CPU cores.
     """
     need_agents("train")
-    from search_env.agents.training import checkpoints
+    from dataclasses import replace
+
+    from search_env.agents.training import checkpoints, run_folder
     from search_env.agents.training.train import train
 
+    if not resume:
+        run_folder.check_new(out)
     if resume:
         limits = {"steps": steps, "minutes": minutes, "processes": processes, "threads": threads}
         _refuse_options(context, ("out", "resume", "test_questions", *limits))
-        config = _saved_config(out, limits)
+        config = replace(run_folder.load_settings(out), **without_none(limits), out=str(out))
     else:
         named: dict[str, Any] = {
             **{"env_id": env_id, "out": str(out), "steps": steps, "minutes": minutes},
@@ -110,13 +113,14 @@ def train_command(
         )
         if is_main():
             _warn_of_one_split(config)
-            _save_config(config)
     newest = checkpoints.latest(out / "checkpoints")
     done = 0 if newest is None else checkpoints.step_of(newest)
     observer = _observers(config, done if resume else None)
     try:
-        result = train(config, observer=observer, resume=newest is not None)
+        result = train(config, observer=observer, resume=resume)
     except KeyboardInterrupt:
+        if not run_folder.holds_run(out):
+            raise  # the run had not begun
         say(f"Interrupted. Go on with: search-env train --resume --out {shlex.quote(str(out))}")
         raise typer.Exit(INTERRUPTED) from None
     if is_main():
@@ -211,39 +215,6 @@ def _refuse_options(context: typer.Context, allowed: Sequence[str]) -> None:
         )
 
 
-def _save_config(config: TrainConfig) -> None:
-    """Write the settings to a folder that holds no run yet."""
-    record = Path(config.out) / _RECORD
-    if record.exists():
-        raise ConfigurationError(
-            f"Expected a new folder, got {config.out}, which holds a run. Choose another with "
-            "--out, or continue that run: --resume."
-        )
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
-
-
-def _saved_config(out: Path, changes: Mapping[str, Any]) -> TrainConfig:
-    """Return the settings of the run in a folder, with new limits where there are any."""
-    from dataclasses import replace
-
-    from search_env.agents.training.config import TrainConfig
-
-    record = out / _RECORD
-    if not record.is_file():
-        raise ConfigurationError(
-            f"Expected a run to resume in {out}, got no {_RECORD} there. Name its folder with "
-            "--out."
-        )
-    try:
-        settings = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
-        ) from error
-    return replace(TrainConfig.from_json(settings), **without_none(changes), out=str(out))
-
-
 def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
     """Return the display and the logs of a run."""
     from search_env.agents.reporting.dashboard import Dashboard
@@ -252,10 +223,8 @@ def _observers(config: TrainConfig, resume_step: int | None) -> Observer:
     out = Path(config.out)
     observers: list[Observer] = []
     if is_main():
-        observers = [
-            JsonLinesLog(out / "metrics.jsonl", resume_step=resume_step),
-            Dashboard(minutes=config.minutes),
-        ]
+        log = JsonLinesLog(out / "metrics.jsonl", resume_step=resume_step)
+        observers = [log, Dashboard(minutes=config.minutes, spent=log.spent)]
         if importlib.util.find_spec("tensorboard") is not None:
             observers.append(TensorBoardLog(out / "tensorboard", resume_step=resume_step))
     return Observers(observers)
@@ -289,14 +258,15 @@ def _report(config: TrainConfig, result: TrainResult, count: int) -> None:
     envs, before, after = _play_test(config, result, count)
     seen = "never seen in training" if _is_held_out(config, "test") else "trained on"
     out = Path(config.out)
-    with (out / "report.txt").open("w", encoding="utf-8") as file:
+    report = out / "report.txt"
+    with atomic_path(report) as temporary, temporary.open("w", encoding="utf-8") as file:
         for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
             console.print(f"\n{len(after):,} questions {seen}:\n", markup=False)
             console.print(results_table({"before training": before, "after training": after}))
             show_episodes(
                 select_samples(after, before), envs.tokenizer, envs.questions, console=console
             )
-    files = [str(result.model), str(out / "report.txt"), str(out / "metrics.jsonl")]
+    files = [str(result.model), str(report), str(out / "metrics.jsonl")]
     if importlib.util.find_spec("matplotlib") is not None and result.steps:
         from search_env.agents.reporting.plots import training_figure
 

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -92,8 +93,9 @@ class JsonLinesLog(Silent):
     ``elapsed`` (seconds of this run, earlier parts of a resumed one included) and the metrics; one
     that is not finite is null. :func:`read_log` reads the file.
 
-    A missing folder is created. Lines after ``resume_step``, the step whose checkpoint the run is
-    resumed from, and an incomplete last line are removed; None is for a new run.
+    Nothing is written before :meth:`begin`. It creates a missing folder, and removes an incomplete
+    last line and the lines after ``resume_step``, the step whose checkpoint the run is resumed
+    from; None is for a new run, which replaces the file of one that made no step.
 
     Raises:
         ConfigurationError: A new run would overwrite another's file.
@@ -103,15 +105,18 @@ class JsonLinesLog(Silent):
 
     def __init__(self, path: str | Path, *, resume_step: int | None = None) -> None:
         self.path = Path(path)
-        self._spent = 0.0  # seconds of earlier parts of the run
-        self._is_open, self._started = False, time.monotonic()
-        if resume_step is not None:
-            self._spent = _cut(self.path, resume_step)
-        elif self.path.exists() and self.path.stat().st_size:
+        self._is_open = self._has_begun = False
+        self._started = time.monotonic()
+        self._kept: list[dict[str, Any]] = []  # lines of earlier parts of the run
+        if resume_step:
+            lines = _lines(self.path)
+            self._kept = [x for x in lines if x["event"] != "end" and x["step"] <= resume_step]
+        elif resume_step is None and self.path.exists() and _has_steps(self.path):
             raise ConfigurationError(
                 f"Expected a new file to log to, got {self.path}, which holds another run. "
                 "Choose another folder, or resume that run."
             )
+        self._spent = max((float(line["elapsed"]) for line in self._kept), default=0.0)
 
     @property
     def spent(self) -> float:
@@ -120,8 +125,11 @@ class JsonLinesLog(Silent):
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
         """Write the description."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._started, self._is_open = time.monotonic(), True
+        if not self._has_begun:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text("".join(map(_text, self._kept)), encoding="utf-8")
+        self._has_begun = True
         self._write("begin", 0, total_steps=total_steps, description=dict(description))
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
@@ -129,8 +137,9 @@ class JsonLinesLog(Silent):
         self._write("step", step, metrics=_finite(metrics))
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the evaluation's metrics."""
-        self._write("evaluated", step, metrics=_finite(metrics))
+        """Write the evaluation's metrics, unless a part of the run that was killed then has."""
+        if not any(x["event"] == "evaluated" and x["step"] == step for x in self._kept):
+            self._write("evaluated", step, metrics=_finite(metrics))
 
     def warn(self, step: int, text: str) -> None:
         """Write the warning."""
@@ -148,10 +157,8 @@ class JsonLinesLog(Silent):
                 f"Expected begin() before {event!r} of step {step}, got none. Call begin() first."
             )
         elapsed = round(self._spent + time.monotonic() - self._started, 3)
-        line = {"event": event, "step": step, "elapsed": elapsed, **content}
-        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
         with self.path.open("a", encoding="utf-8") as file:  # closed at once, in case of SIGKILL
-            file.write(text)
+            file.write(_text({"event": event, "step": step, "elapsed": elapsed, **content}))
 
 
 class TensorBoardLog(Silent):
@@ -172,10 +179,12 @@ class TensorBoardLog(Silent):
                 "`pip install tensorboard`, or train without it."
             ) from error
         purge = None if resume_step is None else resume_step + 1
-        self._writer: SummaryWriter = SummaryWriter(str(folder), purge_step=purge)
+        self._open = partial(SummaryWriter, str(folder), purge_step=purge)
+        self._writer: SummaryWriter | None = None  # before begin() and after end()
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
-        """Write the description."""
+        """Open the files; write the description."""
+        self._writer = self._open()
         lines = [f"total steps: {total_steps}", *(f"{k}: {v}" for k, v in description.items())]
         self._writer.add_text("description", "  \n".join(lines))
 
@@ -189,18 +198,22 @@ class TensorBoardLog(Silent):
 
     def warn(self, step: int, text: str) -> None:
         """Write the warning."""
-        self._writer.add_text("warnings", text, step)
+        if self._writer is not None:
+            self._writer.add_text("warnings", text, step)
 
     def end(self, step: int, reason: str) -> None:
-        """Write the reason and close the files."""
-        self._writer.add_text("end", reason, step)
-        self._writer.close()
+        """Write the reason and close the files, if :meth:`begin` was called."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.add_text("end", reason, step)
+            writer.close()
 
     def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            if math.isfinite(value):
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        if self._writer is not None:
+            for name, value in metrics.items():
+                if math.isfinite(value):
+                    self._writer.add_scalar(name, value, step)
+            self._writer.flush()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,13 +287,18 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _cut(path: Path, last: int) -> float:
-    """Remove a log's lines of later steps; return the seconds that its run took until then."""
-    kept = [line for line in _lines(path) if line["event"] != "end" and line["step"] <= last]
-    with atomic_path(path) as temporary:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        temporary.write_text(text, encoding="utf-8")
-    return max((float(line["elapsed"]) for line in kept), default=0.0)
+def _has_steps(path: Path) -> bool:
+    """Return whether a file is anything but the log of a run that made no step."""
+    if not path.stat().st_size:
+        return False
+    try:
+        return any(line["event"] == "step" for line in _lines(path))
+    except DataFormatError:  # some other file
+        return True
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:

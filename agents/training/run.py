@@ -35,6 +35,7 @@ from search_env.agents.training import checkpoints
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
+from search_env.agents.training.run_folder import holds_run
 from search_env.agents.types import Trajectory, by_group
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError
@@ -257,21 +258,19 @@ class TrainingRun:
             "phases": ", ".join(phase.reward for phase in config.phases),
         }
 
-    def begin(self, resume: bool) -> None:
-        """Restore the newest checkpoint to resume; the folder of a new run must have none."""
+    def resume(self) -> None:
+        """Restore the newest checkpoint of the run in the folder, if it has one."""
         newest = checkpoints.latest(self.folder)
-        if resume and newest is None:
+        if newest is not None:
+            self._restore(checkpoints.load(newest, config=self.config.resume_settings()))
+        elif not holds_run(self.config.out):
             raise CheckpointError(
                 f"Expected a checkpoint to resume from in {self.folder}, got none. Start the run "
                 "without resuming, or name the folder of another."
             )
-        if not resume and newest is not None:
-            raise ConfigurationError(
-                f"Expected a folder without a run, got {self.folder}, which has checkpoints. "
-                "Resume that run, or choose another folder."
-            )
-        if newest is not None:
-            self._restore(checkpoints.load(newest, config=self.config.resume_settings()))
+
+    def publish_weights(self) -> None:
+        """Give the engine the weights that the run begins with."""
         self.engine.update_weights(self.learner.weights, self.learner.updates)
 
     def save(self) -> None:

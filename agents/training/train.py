@@ -13,7 +13,8 @@ Several processes share the questions: those of torchrun, or ``processes`` of th
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from search_env.agents.inference.rollout_engine import EngineFactory, check_port
 from search_env.agents.learning.distributed import Ranks, by_torchrun, init_process_group
 from search_env.agents.learning.local_processes import local_processes
 from search_env.agents.reporting.logs import Observer, Observers
-from search_env.agents.training import checkpoints
+from search_env.agents.training import checkpoints, run_folder
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.run import TrainingRun, TrainResult, uses_gpu
 from search_env.errors import ConfigurationError
@@ -44,13 +45,17 @@ def train(
 ) -> TrainResult:
     """Train, evaluate and write checkpoints.
 
-    After Ctrl-C or an error the last complete step is saved before the exception is raised.
+    Nothing is written before models, environments and the checkpoint to resume from are loaded and
+    checked. Then the settings are written to ``config.json`` in ``config.out``; a run that fails
+    before its first step takes them away again. After Ctrl-C or an error the last complete step is
+    saved before the exception is raised.
 
     Args:
         config: Settings of the run.
         model: Used instead of loading ``config.model``, and changed in place; one process only.
         observer: Receives the events of the run, on the main process only.
-        resume: Continue from the newest checkpoint in ``config.out``.
+        resume: Continue the run in ``config.out`` from its newest checkpoint; from the start if it
+            has none yet.
         engine: Makes the engine of rollouts and evaluation in each process; None for
             :class:`~search_env.agents.inference.engine.Engine` on the trained model's own weights.
             It is not saved with the settings: pass it again to resume.
@@ -58,9 +63,11 @@ def train(
     Raises:
         ConfigurationError: Settings that cannot work, also with this engine, or a folder that
             holds another run.
-        CheckpointError: Nothing to resume, or other settings than before.
+        CheckpointError: Nothing to resume, a damaged checkpoint, or other settings than before.
         WorkerDiedError: One of several processes could not start, or was killed.
     """
+    if not resume:
+        run_folder.check_new(config.out)
     newest = checkpoints.latest(Path(config.out) / "checkpoints") if resume else None
     config = replace(config, dtype=checkpoints.dtype_of_run(config.dtype, config.device, newest))
     if config.processes == 1 or by_torchrun():
@@ -101,11 +108,13 @@ def _train_together(
     config = replace(config, dtype=ranks.broadcast(config.dtype))  # machines may differ
     run = TrainingRun(config, model, ranks, engine)
     observers = Observers([observer] if observer is not None and ranks.is_main else [])
-    run.begin(resume)
-    observers.begin(config.steps, run.description)
+    if resume:
+        run.resume()
+    run.publish_weights()
     reason = "it failed"
-    with ExitStack() as last:
+    with _settings_of(run), ExitStack() as last:
         last.callback(lambda: observers.end(run.step, reason))
+        observers.begin(config.steps, run.description)
         try:
             reason = _train(run, config, observers)
         except KeyboardInterrupt:
@@ -114,6 +123,19 @@ def _train_together(
         finally:
             run.save()
     return run.result(reason)
+
+
+@contextmanager
+def _settings_of(run: TrainingRun) -> Iterator[None]:
+    """Write the settings of a run that can start; remove them if it fails before its first step."""
+    if run.ranks.is_main:
+        run_folder.save_settings(run.config)
+    try:
+        yield
+    except Exception:
+        if run.ranks.is_main and not run.step:
+            run_folder.remove_settings(run.config.out)
+        raise
 
 
 def _train(run: TrainingRun, config: TrainConfig, observer: Observer) -> str:

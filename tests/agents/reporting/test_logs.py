@@ -115,7 +115,10 @@ def test_a_resumed_log_doubles_nothing(tmp_path, torn, ended):
         log.end(6, "interrupted")
     with log.path.open("ab") as file:
         file.write(torn)
+    content = log.path.read_bytes()
     again = JsonLinesLog(log.path, resume_step=4)
+    assert log.path.read_bytes() == content, "nothing is written before the run begins"
+    again.begin(10, {})
     before = read_log(log.path)
     assert [row.step for row in before.steps] == [1, 2, 3, 4]
     assert (before.warnings, before.end) == ((), None)
