@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from search_env.agents.algorithms.config import Algorithm, required
+from search_env.agents.algorithms.config import Algorithm, Whitening, required
 
 __all__ = ["estimate"]
 
@@ -191,6 +191,20 @@ class _Groups:
         """Return the group's mean; 0 for a group of one (verl), which keeps its reward."""
         return torch.where(self.size > 1, self.sum(numbers) / self.size, 0.0)
 
+    def others(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and unbiased standard deviation of the group's other episodes.
+
+        The mean is the episode's own number in a group of one, the deviation 0 where there are not
+        two others, and where these are equal but for rounding.
+        """
+        count = (self.size - 1.0).clamp(min=1.0)  # (B,)
+        mean = torch.where(self.size > 1, (self.sum(numbers) - numbers) / count, numbers)
+        centred = numbers - self.sum(numbers) / self.size  # (B,), against cancellation in squares
+        squares = self.sum(centred.square()) - centred.square() - centred.square() / count
+        floor = 1e-12 * self.sum(centred.square())
+        squares = torch.where((self.size > 2) & (squares > floor), squares, 0.0)
+        return mean, (squares / (self.size - 2.0).clamp(min=1.0)).sqrt()
+
     def deviation(self, numbers: Tensor) -> Tensor:
         """Return the group's unbiased standard deviation; 1 for a group of one (verl)."""
         centred = numbers - self.sum(numbers) / self.size  # (B,)
@@ -240,6 +254,23 @@ def rloo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     return _broadcast(torch.where(group.size > 1, rewards - others, 0.0), mask)
 
 
+def grpo_leave_one_out(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
+    """Return NeMo-RL's advantages: minus the mean of the others, over the others' deviation.
+
+    The standard deviation is unbiased; where it is 0 the difference is not divided. A group of one
+    gets 0. Source: NeMo-RL ``calculate_baseline_and_std_per_prompt`` with
+    ``use_leave_one_out_baseline`` and ``normalize_rewards``, its defaults.
+
+    Example:
+        >>> mask, groups = torch.ones(3, 1, dtype=torch.bool), torch.zeros(3, dtype=torch.int)
+        >>> grpo_leave_one_out(torch.tensor([2.0, 0.0, 0.0]), groups, mask)[:, 0].tolist()
+        [2.0, -0.7071067690849304, -0.7071067690849304]
+    """
+    rewards = rewards.double()
+    mean, deviation = _Groups(groups).others(rewards)  # (B,) each
+    return _broadcast((rewards - mean) / torch.where(deviation > 0, deviation, 1.0), mask)
+
+
 def opo(rewards: Tensor, groups: Tensor, mask: Tensor) -> Tensor:
     """Return OPO's advantages (arXiv 2505.23585): a baseline that weights rewards by length.
 
@@ -275,21 +306,26 @@ def gdpo(
     *,
     weights: Tensor | None = None,
     divide: bool = True,
+    whitening: Whitening = "tokens",
     reduce: Reduce = _single_process,
 ) -> Tensor:
     """Return GDPO's advantages (arXiv 2601.05242): each part of the reward is normalised alone.
 
     Each part is normalised in its group as in GRPO, so that a part with a large spread cannot
     dominate; the sum of the ``components`` ``(B, C)`` under ``weights`` ``(C,)``, by default 1
-    each, is whitened over the batch's tokens. ``divide`` divides by the group's standard deviation;
-    the whitening always divides.
+    each, is whitened over the batch's tokens, as in verl, or over its episodes that have any, as in
+    the paper and TRL. ``divide`` divides by the group's standard deviation; the whitening always
+    divides.
     """
     normalise = grpo if divide else mean_only
-    total = torch.zeros_like(mask, dtype=torch.float32)  # (B, P)
+    counted = mask.any(-1, keepdim=True)  # (B, 1)
+    total = torch.zeros_like(counted, dtype=torch.float32)  # (B, 1)
     for number, part in enumerate(components.unbind(-1)):  # part: (B,)
         weight = 1.0 if weights is None else weights[number]
-        total = total + weight * normalise(part, groups, mask)
-    return whiten(total, mask, reduce=reduce)
+        total = total + weight * normalise(part, groups, counted)
+    if whitening == "episodes":
+        return torch.where(mask, whiten(total, counted, reduce=reduce), 0.0)
+    return whiten(torch.where(mask, total, 0.0), mask, reduce=reduce)
 
 
 def reinforce_pp(
@@ -394,7 +430,10 @@ def estimate(
             advantages = rloo(rewards, groups, mask)
         case "gdpo":
             components = required("components", components, "advantage='gdpo'")
-            advantages = gdpo(components, groups, mask, divide=divide, reduce=reduce)
+            whitening = algorithm.gdpo_whitening
+            advantages = gdpo(
+                components, groups, mask, divide=divide, whitening=whitening, reduce=reduce
+            )
             advantages = _add_penalty_returns(advantages, penalties, mask)
         case _:
             advantages = _grouped(algorithm, rewards, groups, mask)
@@ -408,6 +447,9 @@ def _grouped(algorithm: Algorithm, rewards: Tensor, groups: Tensor, mask: Tensor
         return opo(rewards, groups, mask)
     if algorithm.advantage == "pass_at_k":
         return pass_at_k(rewards, groups, mask, divide=algorithm.normalize_std)
+    if algorithm.advantage == "grpo_leave_one_out":
+        leave_one_out = grpo_leave_one_out if algorithm.normalize_std else rloo
+        return leave_one_out(rewards, groups, mask)
     if algorithm.advantage == "grpo" and algorithm.normalize_std:
         return grpo(rewards, groups, mask)
     return mean_only(rewards, groups, mask)

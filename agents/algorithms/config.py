@@ -23,6 +23,7 @@ Advantage = Literal[
     "grpo",
     "mean_only",
     "rloo",
+    "grpo_leave_one_out",
     "reinforce_pp",
     "reinforce_pp_baseline",
     "opo",
@@ -34,6 +35,7 @@ Aggregation = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum",
 KL = Literal["none", "reward", "loss"]
 KLEstimator = Literal["k1", "k2", "k3", "k3+"]
 ImportanceCorrection = Literal["none", "tis", "icepop", "sequence_tis"]
+Whitening = Literal["tokens", "episodes"]
 
 GROUPED: frozenset[str] = frozenset(get_args(Advantage)) - {"gae", "reinforce_pp"}
 """Advantages that compare episodes of one question: they need groups of at least two."""
@@ -64,8 +66,10 @@ class Algorithm:
         gamma: Discount per policy token.
         lam: GAE's lambda.
         normalize_std: Divide by the standard deviation: of the group in grpo, gdpo and
-            pass_at_k, of the batch's tokens in gae, reinforce_pp and reinforce_pp_baseline.
-            The others never divide.
+            pass_at_k, of the group's other episodes in grpo_leave_one_out, of the batch's tokens
+            in gae, reinforce_pp and reinforce_pp_baseline. The others never divide.
+        gdpo_whitening: What gdpo's sum is whitened over: ``"tokens"`` (verl), which weights long
+            episodes more, or ``"episodes"`` (paper, TRL).
         eps_low: ppo and gspo clip the ratio at ``1 - eps_low``.
         eps_high: ppo and gspo clip the ratio at ``1 + eps_high``; for cispo it *is* the upper
             bound of the weight (TRL's meaning, not verl's).
@@ -78,6 +82,9 @@ class Algorithm:
         kl_estimator: See :func:`search_env.agents.algorithms.losses.kl`. Use k1 with
             ``kl="reward"``, any other with ``kl="loss"``.
         kl_coefficient: Weight of that divergence.
+        k3_limit: Upper limit of k3 and k3+ at a token; None for none (paper, TRL). Where k3 is
+            beyond it the KL term has no gradient: 10 (verl) is reached where the policy gives a
+            token a 14th of the reference's probability (``log_prob - ref_log_prob < -2.61``).
         entropy_coefficient: Weight of the entropy bonus in the objective.
         dynamic_sampling: Sample more batches until all groups of the set have signal (DAPO).
         max_batches: Rollout batches that dynamic sampling may take for one training step.
@@ -105,8 +112,8 @@ class Algorithm:
         Traceback (most recent call last):
         ...
         search_env.errors.ConfigurationError: Expected advantage to be one of gae, grpo, \
-mean_only, rloo, reinforce_pp, reinforce_pp_baseline, opo, gdpo, pass_at_k, got 'gro'. Did you \
-mean 'grpo'? Change advantage.
+mean_only, rloo, grpo_leave_one_out, reinforce_pp, reinforce_pp_baseline, opo, gdpo, pass_at_k, \
+got 'gro'. Did you mean 'grpo'? Change advantage.
     """
 
     advantage: Advantage = "grpo"
@@ -120,6 +127,7 @@ mean 'grpo'? Change advantage.
     gamma: float = 1.0
     lam: float = 1.0
     normalize_std: bool = True
+    gdpo_whitening: Whitening = "tokens"
     eps_low: float = 0.2
     eps_high: float = 0.2
     dual_clip: float | None = None
@@ -128,6 +136,7 @@ mean 'grpo'? Change advantage.
     kl: KL = "none"
     kl_estimator: KLEstimator = "k3"
     kl_coefficient: float = 0.0
+    k3_limit: float | None = 10.0
     entropy_coefficient: float = 0.0
     dynamic_sampling: bool = False
     max_batches: int = 10
@@ -149,6 +158,7 @@ mean 'grpo'? Change advantage.
         check_choice("kl", self.kl, KL)
         check_choice("kl_estimator", self.kl_estimator, KLEstimator)
         check_choice("importance_correction", self.importance_correction, ImportanceCorrection)
+        check_choice("gdpo_whitening", self.gdpo_whitening, Whitening)
         values = asdict(self)
         for names, is_valid, expected in _RANGES:
             for name in names:
@@ -183,6 +193,8 @@ mean 'grpo'? Change advantage.
         needs_horizon = aggregation == "const_norm"
         expected = f"{'a length' if needs_horizon else 'None'} with {aggregation=}"
         check_field("horizon", self.horizon, (self.horizon is not None) == needs_horizon, expected)
+        valid = self.gdpo_whitening == "tokens" or advantage == "gdpo"
+        check_field("gdpo_whitening", self.gdpo_whitening, valid, f"'tokens' with {advantage=}")
         valid = self.surrogate != "cispo" or self.eps_high >= 1.0
         expected = "at least 1 with surrogate='cispo', where it bounds the ratio itself"
         check_field("eps_high", self.eps_high, valid, f"{expected} (5 is common)")
@@ -243,7 +255,10 @@ def _integer(least: int) -> _Check:
 
 def _number(least: float, most: float = math.inf) -> _Check:
     return lambda value: (
-        isinstance(value, int | float) and math.isfinite(value) and least <= value <= most
+        isinstance(value, int | float)
+        and not _switch(value)
+        and math.isfinite(value)
+        and least <= value <= most
     )
 
 
@@ -275,7 +290,7 @@ _RANGES: tuple[tuple[tuple[str, ...], _Check, str], ...] = (
     (("eps_high", "temperature"), _above(0.0), "a finite number above 0"),
     (("top_p",), _above(0.0, 1.0), "above 0, at most 1"),
     (("dual_clip",), _optional(_above(1.0)), "None or a finite number above 1"),
-    (("value_clip",), _optional(_above(0.0)), "None or a finite number above 0"),
+    (("value_clip", "k3_limit"), _optional(_above(0.0)), "None or a finite number above 0"),
     (("importance_cap",), _number(1.0), "a finite number, at least 1"),
 )
 """Fields, the check of each, and its range as an error states it."""

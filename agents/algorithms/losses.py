@@ -38,7 +38,7 @@ GSPO_LIMIT = 10.0
 SAPO_POSITIVE, SAPO_NEGATIVE = 1.0, 1.05
 """How steeply SAPO's gate closes for positive advantages and for others (paper, TRL)."""
 K3_LIMIT = 10.0
-"""Upper limit of k3 (verl)."""
+"""Upper limit of k3 where it is only measured (verl); of a loss, ``Algorithm.k3_limit``."""
 ICEPOP_FLOOR = 0.5
 """Ratios below it have weight 0 in IcePop."""
 
@@ -190,7 +190,14 @@ def _clipped(ratio: Tensor, advantages: Tensor, mask: Tensor, algorithm: Algorit
     return TokenLoss(torch.where(mask, loss, 0.0), clipped & mask)
 
 
-def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEstimator) -> Tensor:
+def kl(
+    log_probs: Tensor,
+    ref_log_probs: Tensor,
+    mask: Tensor,
+    estimator: KLEstimator,
+    *,
+    k3_limit: float | None = K3_LIMIT,
+) -> Tensor:
     """Return an estimate of the KL divergence from the reference at each token.
 
     All tensors are ``(B, P)``; gradients flow to ``log_probs``, and masked positions get 0.
@@ -199,8 +206,9 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
 
     * ``k1 = d``: unbiased; for rewards. As a loss its expected gradient is 0.
     * ``k2 = d^2 / 2``: as a loss it has the KL divergence's gradient.
-    * ``k3 = exp(-d) + d - 1`` (at most 10): never negative, small variance; GRPO's loss term. Its
-      gradient is that of the reverse KL divergence.
+    * ``k3 = exp(-d) + d - 1``, at most ``k3_limit``: never negative, small variance; GRPO's loss
+      term. Its gradient is that of the reverse KL divergence, and 0 beyond the limit, where d is
+      below -2.61 for 10. None is no limit, as in the paper and TRL; verl's is 10.
     * ``k3+``: the value of k3, the gradient of k2.
 
     Source: Schulman, "Approximating KL divergence"; verl ``kl_penalty``.
@@ -222,7 +230,9 @@ def kl(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor, estimator: KLEsti
     k2 = 0.5 * difference.square()
     if estimator == "k2":
         return k2
-    k3 = ((-difference).exp() + difference - 1.0).clamp(max=K3_LIMIT)
+    k3 = (-difference).exp() + difference - 1.0
+    if k3_limit is not None:
+        k3 = k3.clamp(max=k3_limit)
     return k3 if estimator == "k3" else k3.detach() + k2 - k2.detach()
 
 
@@ -347,7 +357,8 @@ def policy_loss(
     }
     if algorithm.kl == "loss" and algorithm.kl_coefficient:
         ref_log_probs = required("ref_log_probs", ref_log_probs, "kl='loss'")
-        term = kl(log_probs, ref_log_probs, mask, algorithm.kl_estimator)  # (B, P)
+        estimator, limit = algorithm.kl_estimator, algorithm.k3_limit
+        term = kl(log_probs, ref_log_probs, mask, estimator, k3_limit=limit)  # (B, P)
         loss, sums["kl"] = loss + algorithm.kl_coefficient * term, term.detach().sum()
     if algorithm.entropy_coefficient:
         entropies = required("entropies", entropies, "an entropy_coefficient")

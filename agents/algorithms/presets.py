@@ -51,6 +51,7 @@ GRPO = Algorithm(
     kl="loss",
     kl_estimator="k3",
     kl_coefficient=0.001,  # verl docs/algo/grpo.md
+    k3_limit=None,  # paper, TRL; verl: 10
     learning_rate=1e-6,
 )
 """GRPO (arXiv 2402.03300)."""
@@ -230,6 +231,7 @@ SEARCH_R1_GRPO = Algorithm(
     eps_high=0.2,
     kl="loss",
     kl_estimator="k3",  # low_var_kl
+    k3_limit=10.0,  # [code] as in verl
     kl_coefficient=0.001,
     entropy_coefficient=0.001,
     learning_rate=1e-6,  # v0.3: 5e-7

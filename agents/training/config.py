@@ -238,7 +238,14 @@ class TrainConfig:
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share, as JSON values."""
-        return {name: value for name, value in self.to_json().items() if name not in _FREE}
+        settings = {name: value for name, value in self.to_json().items() if name not in _FREE}
+        default = asdict(Algorithm())
+        settings["algorithm"] = {
+            name: value
+            for name, value in settings["algorithm"].items()
+            if name not in _NEW or value != default[name]
+        }
+        return settings
 
 
 # Settings that may change when a run is resumed: limits, and where and how often to write.
@@ -246,6 +253,10 @@ _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
     | {"out", "processes", "threads", "device", "record_every"}
 )
+
+# Fields of the algorithm that checkpoints of before 2026-11-30 do not have: their defaults are what
+# was done then, and are left out of what is compared.
+_NEW = frozenset({"gdpo_whitening", "k3_limit"})
 
 # Settings that files written before 2026-11-30 have under another name.
 _FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}

@@ -65,6 +65,53 @@ def test_gdpo_keeps_the_small_component_where_the_plain_sum_drowns_it():
     close(first, adv.whiten(adv.grpo(components[:, 0], ONE_GROUP, mask), mask)[:, 0])
 
 
+def test_d_gdpo_whitens_over_tokens_or_over_episodes():
+    """Episodes of 1, 1, 1 and 3 tokens; one part, so the sum is GRPO's 1.5, -.5, -.5, -.5."""
+    mask = torch.tensor([[True, False, False]] * 3 + [[True] * 3])
+    part = torch.tensor([[1.0], [0.0], [0.0], [0.0]])
+    # Tokens: mean -1/6, squares 10/3, variance 2/3. Episodes: mean 0, squares 3, variance 1.
+    tokens = [2.04124, -0.40825, -0.40825, -0.40825]
+    close(adv.gdpo(part, ONE_GROUP, mask)[:, 0], tokens, 1e-4)
+    over_episodes = adv.gdpo(part, ONE_GROUP, mask, whitening="episodes")
+    close(over_episodes[:, 0], [1.5, -0.5, -0.5, -0.5], 1e-4)
+    close(over_episodes[3], [-0.5, -0.5, -0.5], 1e-4)
+    assert not over_episodes[:3, 1:].any()
+    empty = mask & torch.tensor([[True], [True], [True], [False]])  # the last does not count
+    # Mean 1/6, squares (4/3)^2 + 2 (2/3)^2 = 8/3, variance 4/3.
+    actual = adv.gdpo(part, ONE_GROUP, empty, whitening="episodes")[:, 0]
+    close(actual, [1.15470, -0.57735, -0.57735, 0.0], 1e-4)
+    with pytest.raises(ConfigurationError, match="gdpo_whitening to be 'tokens' with advantage='g"):
+        Algorithm(advantage="grpo", gdpo_whitening="episodes")
+
+
+def test_d_leave_one_out_mean_and_deviation():
+    """Worked out by hand: for 3 of (3, 1, 0, 0) the others are 1, 0, 0: 8/3 over sqrt(1/3)."""
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    actual = adv.grpo_leave_one_out(torch.tensor([3.0, 1.0, 0.0, 0.0]), ONE_GROUP, mask)[:, 0]
+    close(actual, [4.61880, 0.0, -0.87287, -0.87287], 1e-4)
+    # Others without a deviation do not divide, although 0.1 has no exact binary form.
+    rewards = torch.tensor([0.7, 0.1, 0.1, 0.1])
+    close(adv.grpo_leave_one_out(rewards, ONE_GROUP, mask)[:1, 0], [0.6])
+    close(adv.grpo_leave_one_out(R[:2], ONE_GROUP[:2], mask[:2])[:, 0], [1.0, -1.0])  # rloo
+    close(adv.grpo_leave_one_out(R[:1], ONE_GROUP[:1], mask[:1])[:, 0], [0.0])
+    plain = Algorithm(advantage="grpo_leave_one_out", normalize_std=False)
+    close(adv.estimate(plain, R, ONE_GROUP, MASK).advantages, adv.rloo(R, ONE_GROUP, MASK))
+
+
+@settings(max_examples=50, deadline=None)
+@given(rewards=st.lists(st.sampled_from([0.0, 0.1, 0.25, 1.0, 3.0]), min_size=3, max_size=8))
+def test_d_leave_one_out_is_that_of_the_statistics_module(rewards):
+    size = len(rewards)
+    actual = adv.grpo_leave_one_out(
+        torch.tensor(rewards), torch.zeros(size, dtype=torch.int), torch.ones(size, 1).bool()
+    )[:, 0]
+    for i, advantage in enumerate(actual.tolist()):
+        others = rewards[:i] + rewards[i + 1 :]
+        deviation = statistics.stdev(others) if len(set(others)) > 1 else 1.0
+        expected = (rewards[i] - statistics.fmean(others)) / deviation
+        assert advantage == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("gamma", "lam", "position", "expected"),
     [
@@ -210,12 +257,14 @@ def test_reinforce_pp_is_whitened_returns(batch, gamma):
 
 ESTIMATORS = [
     Algorithm(advantage="gae", lam=0.9, gamma=0.95),
+    Algorithm(advantage="gdpo", gdpo_whitening="episodes"),
     *(
         Algorithm(advantage=name)
         for name in (
             "grpo",
             "mean_only",
             "rloo",
+            "grpo_leave_one_out",
             "reinforce_pp",
             "reinforce_pp_baseline",
             "opo",
@@ -224,7 +273,7 @@ ESTIMATORS = [
         )
     ),
 ]
-ids = [algorithm.advantage for algorithm in ESTIMATORS]
+ids = [f"{algorithm.advantage}-{algorithm.gdpo_whitening}" for algorithm in ESTIMATORS]
 
 
 def estimate(algorithm, rewards, groups, mask, tokens, **options):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from search_env.agents.algorithms import losses
 from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.algorithms.presets import get_preset
 from search_env.errors import ConfigurationError
 
 HERE = torch.ones(1, 1, dtype=torch.bool)
@@ -210,6 +211,7 @@ def test_far_log_ratios_stay_finite():
     gspo = Algorithm(surrogate="gspo")
     close(losses.surrogate(one(500), one(0), one(-1), HERE, gspo).loss, [[math.exp(10)]], 1e-2)
     assert losses.kl(one(-500), one(0), HERE, "k3").item() == 10.0
+    assert math.isfinite(losses.kl(one(-500), one(0), HERE, "k3", k3_limit=None).item())
     assert losses.kl(one(500), one(0), HERE, "k1").item() == 20.0
 
 
@@ -300,6 +302,41 @@ def test_misspelt_choices_are_named():
         losses.kl(one(0), one(0), HERE, "K3")
     with pytest.raises(ConfigurationError, match="Expected correction to be one of none, tis"):
         losses.importance_weights(one(0), one(0), HERE, "tiss")
+
+
+@pytest.mark.parametrize(
+    ("limit", "loss", "gradient"),
+    [
+        (10.0, 10.0, 0.0),
+        (25.0, math.exp(3) - 4, 1 - math.exp(3)),
+        (None, math.exp(3) - 4, 1 - math.exp(3)),
+    ],
+)
+def test_d_k3_pulls_back_beyond_its_limit_only_without_one(limit, loss, gradient):
+    """At a log-ratio of -3 k3 is e^3 - 4 = 16.1, and its gradient 1 - e^3."""
+    algorithm = Algorithm(kl="loss", kl_coefficient=1.0, k3_limit=limit)
+    log_probs = one(-3.0).requires_grad_()
+    actual, sums = losses.policy_loss(
+        algorithm,
+        log_probs=log_probs,
+        old_log_probs=one(-3.0),
+        advantages=one(0.0),
+        ref_log_probs=one(0.0),
+        mask=HERE,
+        weights=one(1.0),
+    )
+    actual.backward()
+    close(actual.detach(), torch.tensor(loss), 1e-4)
+    close(sums["kl"], torch.tensor(loss), 1e-4)
+    close(log_probs.grad, one(gradient), 1e-4)
+
+
+def test_d_the_published_limits_of_k3_are_in_the_presets():
+    assert get_preset("grpo").k3_limit is None  # paper, TRL
+    assert get_preset("search-r1-grpo").k3_limit == Algorithm().k3_limit == 10.0  # verl
+    for value in (0.0, -1.0, math.nan, math.inf, True, "10"):
+        with pytest.raises(ConfigurationError, match="k3_limit to be None or a finite number"):
+            Algorithm(k3_limit=value)
 
 
 # ------------------------------------------------------------------------------------ all of it

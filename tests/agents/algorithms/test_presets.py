@@ -18,6 +18,8 @@ BAD = {
     "advantage": "gro",
     "surrogate": "PPO",
     "aggregation": None,
+    "gdpo_whitening": "rollouts",
+    "k3_limit": 0.0,
     "horizon": 0,
     "prompts": 0,
     "group_size": 2.0,

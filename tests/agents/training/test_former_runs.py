@@ -38,7 +38,12 @@ def _config(**changes) -> TrainConfig:
     settings = {
         "model": "base",
         "algorithm": replace(
-            get_preset("grpo"), prompts=4, group_size=4, minibatch=None, learning_rate=0.01
+            get_preset("grpo"),
+            prompts=4,
+            group_size=4,
+            minibatch=None,
+            learning_rate=0.01,
+            k3_limit=10.0,  # which no setting could change then
         ),
         "env_id": "SearchQA-Toy-v0",
         "env_options": {"tokenizer": "toy"},
