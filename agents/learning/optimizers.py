@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from search_env.agents.algorithms.config import check_choice, check_field
 from search_env.errors import ConfigurationError
+from search_env.validation import check_fields
 
 __all__ = ["OptimizerConfig"]
 
@@ -70,17 +71,22 @@ class OptimizerConfig:
     optimizer: OptimizerName = "adamw"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check types and ranges."""
+        check_fields(self)
         check_choice("schedule", self.schedule, Schedule)
         check_choice("optimizer", self.optimizer, OptimizerName)
         reachable = (self.total_steps or 0) > self.warmup_steps or self.schedule == "constant"
         values = asdict(self)
         for name, valid, expected in (
-            ("learning_rate", self.learning_rate >= 0.0, "0 or more"),
-            ("value_learning_rate", (self.value_learning_rate or 0.0) >= 0.0, "0 or more"),
+            ("learning_rate", 0.0 <= self.learning_rate < math.inf, "0 or more"),
+            (
+                "value_learning_rate",
+                0.0 <= (self.value_learning_rate or 0.0) < math.inf,
+                "0 or more",
+            ),
             ("betas", all(0.0 <= beta < 1.0 for beta in self.betas), "from 0 to below 1"),
-            ("weight_decay", self.weight_decay >= 0.0, "0 or more"),
-            ("eps", self.eps > 0.0, "above 0"),
+            ("weight_decay", 0.0 <= self.weight_decay < math.inf, "0 or more"),
+            ("eps", 0.0 < self.eps < math.inf, "above 0"),
             ("max_grad_norm", self.max_grad_norm > 0.0, "above 0"),
             ("warmup_steps", self.warmup_steps >= 0, "0 or more"),
             ("floor", 0.0 <= self.floor <= 1.0, "from 0 to 1"),

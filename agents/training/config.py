@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
@@ -10,12 +12,13 @@ from typing import Any, Literal
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import DTYPES, Dtype
-from search_env.agents.rollouts.curriculum import USED_LEVELS
+from search_env.agents.rollouts.curriculum import LEVELS, USED_LEVELS
 from search_env.envs.registration import arguments_of
 from search_env.envs.splits import splits_of
 from search_env.errors import ConfigurationError
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
-from search_env.validation import check_choice, check_count
+from search_env.rewards.phases import PhaseRule
+from search_env.validation import build, check_choice, check_count, check_fields
 
 __all__ = ["Phase", "TrainConfig"]
 
@@ -34,8 +37,10 @@ class Phase:
     levels: tuple[str, ...] = USED_LEVELS  # difficulties of its questions, if they are labelled
 
     def __post_init__(self) -> None:
-        """Copy the changes to a dict, which can be written as JSON."""
-        object.__setattr__(self, "changes", dict(self.changes))
+        """Check the fields; the changes become a dict, which can be written as JSON."""
+        check_fields(self)
+        for level in self.levels:
+            check_choice("levels of a phase", level, LEVELS)
 
     def rewards(self) -> tuple[Reward, GroupReward | None]:
         """Return the reward and the group reward of these names.
@@ -64,10 +69,12 @@ class TrainConfig:
         model: Folder or hub name of a causal language model of transformers.
         algorithm: Advantages and loss, questions a step, group size and learning rate.
         env_id: Id of the environment.
-        env_options: Arguments of the environment.
-        eval_options: Arguments that differ in evaluation. Without a ``split`` here or above, the
-            splits to train on and to evaluate on are those of the dataset
-            (:func:`~search_env.envs.splits.splits_of`).
+        imports: Modules that register environments, rewards, retrievers or protocols; they are
+            imported when the configuration is made.
+        env_options: Arguments of the environment, JSON values.
+        eval_options: Arguments that differ in evaluation and in the final test, for example another
+            ``dataset``. Without a ``split`` here or above, the splits to train on and to evaluate
+            on are those of the dataset (:func:`~search_env.envs.splits.splits_of`).
         max_tokens: Context of the environment and of the engine's cache.
         phases: Phases in order.
         phase_episodes: Most valid episodes of a phase; None: no limit.
@@ -105,6 +112,7 @@ class TrainConfig:
     model: str
     algorithm: Algorithm
     env_id: str = "SearchQA-v0"
+    imports: tuple[str, ...] = ()
     env_options: Mapping[str, Any] = field(default_factory=dict)
     eval_options: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 1024
@@ -138,6 +146,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what no other constructor checks."""
+        check_fields(self)
+        for module in self.imports:
+            import_module(module)
         for name, value, least in (
             ("max_tokens", self.max_tokens, 2),
             ("steps", self.steps, 0),
@@ -151,10 +162,13 @@ class TrainConfig:
             ("keep_checkpoints", self.keep_checkpoints, 1),
             ("record_every", self.record_every, 0),
             ("processes", self.processes, 1),
+            ("phase_window", self.phase_window, 1),
+            ("phase_episodes", 1 if self.phase_episodes is None else self.phase_episodes, 1),
+            ("threads", 1 if self.threads is None else self.threads, 1),
         ):
             check_count(name, value, least)
         check_choice("dtype", self.dtype, DTYPES)
-        if self.minutes is not None and not self.minutes > 0:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigurationError(
                 f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."
             )
@@ -165,8 +179,27 @@ class TrainConfig:
             )
         if not self.phases:
             raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
+        for name, share in (
+            ("phase_search_rate", self.phase_search_rate),
+            ("phase_format_rate", self.phase_format_rate),
+        ):
+            if share is not None and not 0.0 <= share <= 1.0:
+                raise ConfigurationError(
+                    f"Expected {name} from 0 to 1, got {share!r}. Pass None for no such limit."
+                )
+        self.phase_rule()
         for phase in range(len(self.phases)):
             self.algorithm_of(phase)
+
+    def phase_rule(self) -> PhaseRule:
+        """Return the rule that ends phases."""
+        return PhaseRule(
+            len(self.phases),
+            self.phase_episodes,
+            self.phase_search_rate,
+            self.phase_format_rate,
+            self.phase_window,
+        )
 
     def algorithm_of(self, phase: int) -> Algorithm:
         """Return the algorithm with the changes of a phase.
@@ -219,22 +252,12 @@ class TrainConfig:
         try:
             if is_former(settings):
                 settings = from_former(settings)
-            phases = (
-                Phase(**{**phase, "levels": tuple(phase["levels"])}) for phase in settings["phases"]
-            )
-            optimizer = settings["optimizer"]
-            nested = {
-                "algorithm": Algorithm(**settings["algorithm"]),
-                "optimizer": OptimizerConfig(**{**optimizer, "betas": tuple(optimizer["betas"])}),
-                "phases": tuple(phases),
-                "hops": tuple((step, most) for step, most in settings["hops"]),
-            }
-            return cls(**{**settings, **nested})
         except (KeyError, TypeError) as error:
             raise ConfigurationError(
                 f"Expected the settings of a run by this version, got others ({error}). Begin a "
                 "new run."
             ) from error
+        return build(cls, settings)
 
     def resume_settings(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share, as JSON values."""
@@ -251,7 +274,7 @@ class TrainConfig:
 # Settings that may change when a run is resumed: limits, and where and how often to write.
 _FREE = frozenset(
     {"steps", "minutes", "eval_every", "eval_questions", "checkpoint_every", "keep_checkpoints"}
-    | {"out", "processes", "threads", "device", "record_every"}
+    | {"out", "processes", "threads", "device", "record_every", "imports"}
 )
 
 # Fields of the algorithm that checkpoints of before 2026-11-30 do not have: their defaults are what
@@ -259,12 +282,26 @@ _FREE = frozenset(
 _NEW = frozenset({"gdpo_whitening", "k3_limit"})
 
 # Settings that files written before 2026-11-30 have under another name.
-_FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
+FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
+
+
+def import_module(name: str) -> None:
+    """Import a module that registers names.
+
+    Raises:
+        ConfigurationError: There is no such module.
+    """
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Expected a module to import, got {name!r}: {error}. Run in its folder, or install it."
+        ) from error
 
 
 def is_former(settings: Mapping[str, Any]) -> bool:
     """Return whether the settings of a run were written before 2026-11-30."""
-    return not _FORMER_NAMES.keys().isdisjoint(settings)
+    return not FORMER_NAMES.keys().isdisjoint(settings)
 
 
 def from_former(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +321,7 @@ def from_former(settings: Mapping[str, Any]) -> dict[str, Any]:
     if evaluation.get("split") == "validation":
         del evaluation["split"]
     return {
-        **{_FORMER_NAMES.get(name, name): value for name, value in settings.items()},
+        **{FORMER_NAMES.get(name, name): value for name, value in settings.items()},
         "phases": [{"group_reward": None, **phase} for phase in settings["phases"]],
         "env_options": {"tokenizer": tokenizer, **settings["env_options"]},
         "eval_options": evaluation,
