@@ -18,7 +18,7 @@ LAW = {
         "errors",
         "types",
         "paths provenance validation",
-        "hub registry",
+        "hub registry typed_values",
         "metrics protocols tokens retrieval datasets",
         "rewards rendering",
         "core worlds",

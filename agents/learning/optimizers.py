@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from search_env.agents.algorithms.config import check_choice, check_field
 from search_env.errors import ConfigurationError
-from search_env.validation import check_fields
+from search_env.typed_values import check_fields
 
 __all__ = ["OptimizerConfig"]
 

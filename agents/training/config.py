@@ -18,7 +18,8 @@ from search_env.envs.splits import splits_of
 from search_env.errors import ConfigurationError
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 from search_env.rewards.phases import PhaseRule
-from search_env.validation import build, check_choice, check_count, check_fields
+from search_env.typed_values import build, check_fields
+from search_env.validation import check_choice, check_count
 
 __all__ = ["Phase", "TrainConfig"]
 

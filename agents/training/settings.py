@@ -25,7 +25,8 @@ from search_env.agents.learning.precision import resolve_dtype
 from search_env.agents.training import default_run
 from search_env.agents.training.config import FORMER_NAMES, PHASES, Phase, TrainConfig
 from search_env.errors import ConfigurationError, DataNotFoundError, nearest
-from search_env.validation import annotations_of, build, check_choice, check_type, fits
+from search_env.typed_values import annotations_of, build, check_type, fits
+from search_env.validation import check_choice
 
 DEFAULT_PRESET = "tiny"
 PRESET_NAMES = (DEFAULT_PRESET, *PRESETS)
