@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search_env.envs.splits import published, splits_of
-from search_env.errors import ConfigurationError, IndexFormatError
+from search_env.envs.mixtures import Part, mix, parts_of
+from search_env.envs.splits import GENERATED, published, splits_of
+from search_env.errors import ConfigurationError, DataNotFoundError, IndexFormatError
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
-from search_env.retrieval.registry import CorpusChoice, get_retriever, register_corpus_retriever
+from search_env.retrieval.registry import (
+    CorpusChoice,
+    check_retriever_name,
+    get_retriever,
+    register_corpus_retriever,
+)
 from search_env.types import Document, Question
 from search_env.validation import check_choice
 from search_env.worlds.diagnostics import (
@@ -48,13 +54,48 @@ def load_questions(
     dataset: str, split: str | None, options: Mapping[str, Any] | None
 ) -> Sequence[Question]:
     """Return a dataset's questions, in an order that never changes; arguments as of EnvConfig."""
+    parts = parts_of(dataset)
+    if len(parts) == 1:
+        return _load_one(parts[0].dataset, _split_of(parts[0], split), options)
+    worlds = [part for part in parts if part.dataset == "world"]
+    if options and not worlds:
+        raise _no_options(dataset, options)
+    return mix(
+        [
+            (
+                part,
+                _load_one(part.dataset, part.split or split, options if part in worlds else None),
+            )
+            for part in parts
+        ]
+    )
+
+
+def _split_of(part: Part, split: str | None) -> str | None:
+    """Return the split of the only part of a dataset's name."""
+    if part.split is not None and split not in (None, part.split):
+        raise ConfigurationError(
+            f"Expected one split of {part.dataset}, got {str(part)!r} and split={split!r}. Leave "
+            "one of them out."
+        )
+    return part.split or split
+
+
+def _no_options(dataset: str, options: Mapping[str, Any]) -> ConfigurationError:
+    return ConfigurationError(
+        f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only 'world' "
+        "has options."
+    )
+
+
+def _load_one(
+    dataset: str, split: str | None, options: Mapping[str, Any] | None
+) -> Sequence[Question]:
+    """Return the questions of one dataset."""
     if dataset == "world":
         return _world_questions(_generated_split(dataset, split), _world_options(options))
     if options:
-        raise ConfigurationError(
-            f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only "
-            "'world' has options."
-        )
+        raise _no_options(dataset, options)
     if dataset == "toy":
         return toy_questions(_generated_split(dataset, split))
     if dataset in DIAGNOSTIC_DATASETS:
@@ -75,34 +116,96 @@ def load_retriever(
     ``corpus`` is a file of documents or an index made by ``search-env index``; None stands for the
     dataset's own. ``cassette:PATH`` only replays.
     """
+    name, choice = _choice(name, dataset, split, options, corpus)
+    return get_retriever(name, choice)
+
+
+def check_retriever(
+    name: str | None,
+    *,
+    dataset: str,
+    split: str | None,
+    options: Mapping[str, Any] | None,
+    corpus: str | None,
+) -> None:
+    """Check the arguments of :func:`load_retriever` without loading documents.
+
+    Raises:
+        ConfigurationError: An unknown retriever, or one that does not go with these documents.
+        DataNotFoundError: There is no such corpus.
+    """
+    name, choice = _choice(name, dataset, split, options, corpus)
+    check_retriever_name(name)
+    if name == "lookup":
+        _check_lookup(choice)
+    elif name == "bm25":
+        _corpus_of(choice)
+
+
+def _choice(
+    name: str | None,
+    dataset: str,
+    split: str | None,
+    options: Mapping[str, Any] | None,
+    corpus: str | None,
+) -> tuple[str, CorpusChoice]:
+    """Return the name of a retriever, and the documents that it is chosen for."""
+    parts = parts_of(dataset)
+    if len(parts) == 1:
+        dataset, split = parts[0].dataset, _split_of(parts[0], split)
     if name is None:
         name = "lookup" if dataset in _LOOKUP else "bm25"
-    return get_retriever(name, CorpusChoice(dataset, split, options, corpus))
+    return name, CorpusChoice(dataset, split, options, corpus)
 
 
 def _bm25_over(choice: CorpusChoice) -> Retriever:
-    from search_env.datasets.locate import find_corpus
-
-    dataset, corpus = choice.dataset, choice.corpus
-    if corpus is None and dataset == "world":
+    path = _corpus_of(choice)
+    if path is None:
         options = json.loads(_world_options(choice.options))
-        split = _generated_split(dataset, choice.split)
+        split = _generated_split(choice.dataset, choice.split)
         return _bm25_of_world(options["articles"], options["seed"], split)
-    if corpus is None and dataset in _LOOKUP:
-        raise ConfigurationError(
-            f"Expected a corpus for retriever='bm25' on {dataset!r}, which has none. Omit "
-            "retriever, or pass corpus=."
-        )
-    path = Path(find_corpus() if corpus is None else corpus).expanduser().absolute()
     return _bm25_from_files(path, file_key(path))
 
 
-def _lookup(choice: CorpusChoice) -> Retriever:
+def _corpus_of(choice: CorpusChoice) -> Path | None:
+    """Return the file or folder that BM25 searches; None for a world's own articles."""
+    from search_env.datasets.locate import find_corpus
+
+    dataset, corpus = choice.dataset, choice.corpus
+    if corpus is not None:
+        path = Path(corpus).expanduser().absolute()
+        if not path.exists():
+            raise DataNotFoundError(
+                f"Expected a corpus at {corpus}, got no such file or folder. Check the path."
+            )
+        return path
+    if dataset == "world":
+        return None
+    generated = [part.dataset for part in parts_of(dataset) if part.dataset in GENERATED]
+    if generated:
+        raise ConfigurationError(
+            f"Expected a corpus for retriever='bm25' on {dataset!r}, got none: "
+            f"{', '.join(generated)} has no documents in common with others. Pass corpus=, or omit "
+            "retriever where the dataset is one of these alone."
+        )
+    return find_corpus().expanduser().absolute()
+
+
+def _check_lookup(choice: CorpusChoice) -> None:
+    if choice.corpus is not None:
+        raise ConfigurationError(
+            f"Expected no corpus for retriever='lookup' on {choice.dataset!r}, got "
+            f"{choice.corpus!r}, which it would not search. Pass retriever='bm25' to search it."
+        )
     if choice.dataset not in _LOOKUP:
         raise ConfigurationError(
             f"Expected one of the datasets {list(_LOOKUP)} for retriever='lookup', got "
             f"{choice.dataset!r}. Omit retriever."
         )
+
+
+def _lookup(choice: CorpusChoice) -> Retriever:
+    _check_lookup(choice)
     split = _generated_split(choice.dataset, choice.split)
     if choice.dataset == "toy":
         return toy_retriever(split)

@@ -69,7 +69,8 @@ def splits_of(dataset: str) -> Splits:
     ``train``. A file with one split or none is evaluated and tested on its training questions.
 
     Args:
-        dataset: As ``dataset=`` of the environments. A file is read.
+        dataset: Name of a dataset or path of a file, which is read; the parts of a mixture have
+            splits of their own (:func:`~search_env.envs.mixtures.for_purpose`).
 
     Raises:
         ConfigurationError: There is no such dataset.
@@ -92,6 +93,14 @@ def splits_of(dataset: str) -> Splits:
     names = _names_in(path, stat.st_mtime_ns, stat.st_size)
     test = _first_of((_HELD_OUT[-1], *_HELD_OUT[:-1]), names)
     return Splits(dataset, names, None, _first_of(_HELD_OUT, names), test)
+
+
+def is_dataset(name: str) -> bool:
+    """Return whether a name is that of one dataset: generated, published or a file."""
+    from search_env.datasets.locate import DATASETS
+
+    names = {*GENERATED, *DATASETS, *(a for entry in DATASETS.values() for a in entry.aliases)}
+    return name in names or Path(name).expanduser().is_file()
 
 
 def published(dataset: str) -> DatasetEntry | None:

@@ -16,6 +16,7 @@ from search_env.paths import FileKey, file_key
 from search_env.registry import Registry
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.cassette import Cassette
+from search_env.validation import check_choice
 
 
 class CorpusChoice(NamedTuple):
@@ -29,9 +30,8 @@ class CorpusChoice(NamedTuple):
 
 _Entry: TypeAlias = Callable[[str, CorpusChoice], Retriever]  # from the text after the colon
 
-_RETRIEVERS: Registry[_Entry] = Registry(
-    "retriever", "Add your own with register_retriever() or register_retriever_scheme()."
-)
+_ADVICE = "Add your own with register_retriever() or register_retriever_scheme()."
+_RETRIEVERS: Registry[_Entry] = Registry("retriever", _ADVICE)
 
 
 def register_retriever(
@@ -99,6 +99,13 @@ def register_corpus_retriever(
         ConfigurationError: The name is taken and ``replace`` is False.
     """
     _RETRIEVERS.add(name, lambda rest, choice: factory(choice), replace=replace)
+
+
+def check_retriever_name(name: str) -> None:
+    """Raise a ConfigurationError if no retriever has this name and no scheme fits it."""
+    scheme, colon, _ = name.partition(":")
+    if name not in _RETRIEVERS and scheme + colon not in _RETRIEVERS:
+        check_choice("retriever", name, [*_RETRIEVERS], _ADVICE)
 
 
 def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
