@@ -7,19 +7,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from search_env.core.token_cache import TokenCache
 from search_env.errors import ProtocolError
 from search_env.protocols.protocol import Protocol
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Document, TokenIds
 
-_CACHED_PASSAGES = 16_384  # encoding one costs 0.1 to 0.2 ms, more than retrieving it
+_CACHED_BYTES = 64 << 20  # encoding a passage costs 0.1 to 0.2 ms, more than retrieving it
 
 
 class DocumentBlockWriter:
     """Writes document blocks of one protocol with one tokenizer.
 
     Frame, ranks and passages are encoded separately and joined, so that a passage has the same ids
-    everywhere and can be cached. The protocol's limit for a block must hold its frame.
+    everywhere and can be cached. Of a passage that is longer than any block, only a beginning is
+    encoded. The protocol's limit for a block must hold its frame.
     """
 
     def __init__(self, protocol: Protocol, tokenizer: Tokenizer) -> None:
@@ -33,16 +35,18 @@ class DocumentBlockWriter:
                 f"Expected max_documents_tokens of protocol {protocol.name!r} to hold the block's "
                 f"frame, {frame} tokens of {tokenizer.name!r}, got {limit}. Raise it."
             )
+        # The same for every block, so that a passage's ids do not depend on where it comes first;
+        # one more than fits tells that it was cut.
+        most = min(limit or protocol.max_tokens, protocol.max_tokens) + 1
 
-        @functools.lru_cache(maxsize=_CACHED_PASSAGES)
         def passage(title: str, text: str) -> TokenIds:
-            return tokenizer.encode(protocol.document_text(Document("", title, text)))
+            return tokenizer.encode(protocol.document_text(Document("", title, text)), limit=most)
 
         @functools.cache
         def rank(number: int) -> TokenIds:
             return tokenizer.encode(protocol.document_rank.replace("{rank}", str(number)))
 
-        self._passage, self._rank = passage, rank
+        self._passage, self._rank = TokenCache(passage, _CACHED_BYTES), rank
 
     def write(self, documents: Sequence[Document], limit: int) -> TokenIds | None:
         """Return a block of at most ``limit`` ids; None where the frame alone does not fit.

@@ -12,8 +12,8 @@ budget is spent does a row take the slow path (:meth:`Dynamics._settle`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,8 @@ _POLICY = int(Source.POLICY)
 class Dynamics:
     """N episodes of one protocol over one tokenizer.
 
-    ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`; ``automaton`` is that of the
+    ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`, or ``"chat-template"`` for the
+    tokenizer's own template, which reads ``chat_template_kwargs``; ``automaton`` is that of the
     protocol's ``tag_texts`` and is built if None; ``tables`` are for :meth:`like`.
 
     Attributes:
@@ -73,6 +74,7 @@ class Dynamics:
         *,
         rows: int = 1,
         prompt: str = "base",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         automaton: TagAutomaton | None = None,
         tables: DynamicsTables | None = None,
     ) -> None:
@@ -81,7 +83,8 @@ class Dynamics:
         self.prompt = prompt
         if tables is None:
             automaton = automaton or build_tag_automaton(tokenizer, protocol.tag_texts)
-            tables = DynamicsTables.of(protocol, tokenizer, prompt, automaton)
+            options = chat_template_kwargs or {}
+            tables = DynamicsTables.of(protocol, tokenizer, automaton, prompt, options)
         self._tables = tables
         self._tags, self._automaton = tables.tags, tables.automaton
         self._prompt_ids = tables.prompt_ids
@@ -115,8 +118,8 @@ class Dynamics:
         if len(ids) >= self.protocol.max_tokens:
             raise ConfigurationError(
                 f"Expected the prompt to leave room in max_tokens={self.protocol.max_tokens}, got "
-                f"{len(ids)} prompt tokens for question {question.id!r}. Raise max_tokens, or "
-                f"choose a tokenizer that needs fewer tokens than {self.tokenizer.name!r}."
+                f"{len(ids)} prompt tokens or more for question {question.id!r}. Raise max_tokens, "
+                f"or choose a tokenizer that needs fewer tokens than {self.tokenizer.name!r}."
             )
         written = self.length(row)
         self.tokens[row, :written] = 0

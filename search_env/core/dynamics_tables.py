@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_env.core.document_block import DocumentBlockWriter
+from search_env.core.prompts import prompt_encoder
 from search_env.protocols.protocol import Protocol
 from search_env.tokens.tag_automaton import EVENT_SHIFT, STATE_MASK, TagAutomaton
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Tag, TagPair, TokenIds, pairs_by_tag
-
-_CACHED_PROMPTS = 4096  # a group of rollouts begins many episodes with the same prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +36,14 @@ class DynamicsTables:
 
     @classmethod
     def of(
-        cls, protocol: Protocol, tokenizer: Tokenizer, prompt: str, automaton: TagAutomaton
+        cls,
+        protocol: Protocol,
+        tokenizer: Tokenizer,
+        automaton: TagAutomaton,
+        prompt: str,
+        chat_template_kwargs: Mapping[str, Any],
     ) -> DynamicsTables:
-        """Return new tables; ``prompt`` is a style, see :meth:`Protocol.prompt_pieces`."""
+        """Return new tables; the arguments are those of :class:`~.dynamics.Dynamics`."""
         table = automaton.table.ravel()
         return cls(
             tags=tuple(pairs_by_tag(protocol.tags).items()),
@@ -47,20 +51,7 @@ class DynamicsTables:
             classes=automaton.classes.astype(np.int64),
             next=(table & STATE_MASK).astype(np.int64) * automaton.table.shape[1],
             event=(table >> EVENT_SHIFT).astype(np.uint16),
-            prompt_ids=_prompt_encoder(protocol, tokenizer, prompt),
+            prompt_ids=prompt_encoder(protocol, tokenizer, prompt, chat_template_kwargs),
             notice=tokenizer.encode(protocol.notice),
             blocks=DocumentBlockWriter(protocol, tokenizer),
         )
-
-
-def _prompt_encoder(
-    protocol: Protocol, tokenizer: Tokenizer, style: str
-) -> Callable[[str], TokenIds]:
-    """Return the function from a question's text to the ids of its prompt."""
-
-    @functools.lru_cache(maxsize=_CACHED_PROMPTS)
-    def encode(question: str) -> TokenIds:
-        pieces = protocol.prompt_pieces(question, style)
-        return np.concatenate([tokenizer.encode(text, special=s) for text, s in pieces])
-
-    return encode

@@ -44,7 +44,8 @@ class EnvConfig:
     """The arguments that single and vector environment share, as plain data.
 
     The table in :class:`~search_env.envs.search_qa.SearchQAEnv` describes them; both constructors
-    list the same names with the same types and defaults. ``dataset_options`` is copied.
+    list the same names with the same types and defaults. ``dataset_options`` and
+    ``chat_template_kwargs`` are copied.
     """
 
     dataset: str = "world"
@@ -54,7 +55,10 @@ class EnvConfig:
     retriever: str | Retriever | None = None
     protocol: str = "r1-searcher"
     prompt: str = "base"
+    chat_template_kwargs: dict[str, Any] | None = None
     tokenizer: str = "world-1k"
+    bos_token: str | None = None
+    eos_token: str | Sequence[str] | None = None
     vocab_size: int | None = None
     top_k: int | None = None
     max_tokens: int | None = None
@@ -67,8 +71,9 @@ class EnvConfig:
     def __post_init__(self) -> None:
         check_choice("on_retrieval_error", self.on_retrieval_error, _ON_ERROR)
         check_choice("action_mask", self.action_mask, (False, True))
-        # The caller may change the dictionary later, which must not affect pickles and records.
-        object.__setattr__(self, "dataset_options", copy.deepcopy(self.dataset_options))
+        # The caller may change a dictionary later, which must not affect pickles and records.
+        for name in ("dataset_options", "chat_template_kwargs"):
+            object.__setattr__(self, name, copy.deepcopy(getattr(self, name)))
 
 
 class EnvComponents:
@@ -87,7 +92,12 @@ class EnvComponents:
             max_searches=config.max_searches,
         )
         check_tools(self.protocol)
-        self.tokenizer = load_tokenizer(config.tokenizer, config.vocab_size)
+        self.tokenizer = load_tokenizer(
+            config.tokenizer,
+            config.vocab_size,
+            bos_token=config.bos_token,
+            eos_token=config.eos_token,
+        )
         dataset, split, options = config.dataset, config.split, config.dataset_options
         self.questions: Sequence[Question] = load_questions(dataset, split, options)
         self.retriever: Retriever = (
@@ -117,7 +127,11 @@ class EnvComponents:
         if self._first is None:
             automaton = load_tag_automaton(self.tokenizer, self.protocol.tag_texts)
             self._first = Dynamics(
-                self.protocol, self.tokenizer, prompt=self.prompt, automaton=automaton
+                self.protocol,
+                self.tokenizer,
+                prompt=self.prompt,
+                chat_template_kwargs=self.config.chat_template_kwargs,
+                automaton=automaton,
             )
         return self._first.like(rows)
 

@@ -105,8 +105,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `corpus` | str or None | None | corpus file or saved index; None: the dataset's own |
     | `retriever` | str or None | None | `bm25`, `cassette:PATH`, a registered name or scheme |
     | `protocol` | str | `"r1-searcher"` | tags, prompt, layout, limits |
-    | `prompt` | str | `"base"` | `base`, `chatml` or `llama-3` |
-    | `tokenizer` | str | `"world-1k"` | bundled name, path or hub id |
+    | `prompt` | str | `"base"` | `base`, `chat-template` (the model's own), `chatml`, `llama-3` |
+    | `chat_template_kwargs` | dict or None | None | e.g. `{"enable_thinking": False}` |
+    | `tokenizer` | str | `"world-1k"` | bundled name, path (also of a GGUF file) or hub id |
+    | `bos_token` | str or None | None | in front of a base prompt; None: as its files say |
+    | `eos_token` | str, list or None | None | what ends a sequence; None: as its files say |
     | `vocab_size` | int or None | None | pads the ids to a model's logits |
     | `top_k` | int or None | None | documents per search; None: the protocol's |
     | `max_tokens` | int or None | None | context; None: the protocol's |
@@ -148,7 +151,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         retriever: str | Retriever | None = None,
         protocol: str = "r1-searcher",
         prompt: str = "base",
+        chat_template_kwargs: dict[str, Any] | None = None,
         tokenizer: str = "world-1k",
+        bos_token: str | None = None,
+        eos_token: str | Sequence[str] | None = None,
         vocab_size: int | None = None,
         top_k: int | None = None,
         max_tokens: int | None = None,
@@ -168,7 +174,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             retriever=retriever,
             protocol=protocol,
             prompt=prompt,
+            chat_template_kwargs=chat_template_kwargs,
             tokenizer=tokenizer,
+            bos_token=bos_token,
+            eos_token=eos_token,
             vocab_size=vocab_size,
             top_k=top_k,
             max_tokens=max_tokens,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -41,10 +41,17 @@ CHAT_MARKUP: dict[str, str] = {
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
     ),
 }
-"""Chat templates of model families, by the name that ``prompt=`` takes (beside ``"base"``)."""
+"""Chat templates of model families, by the name that ``prompt=`` takes (beside ``"base"``).
+
+Names of the vocabulary's added tokens are markers, and so is all of the form ``<...>`` without
+white space, unless it is one of the protocol's tags: a vocabulary without it is refused.
+"""
+
+CHAT_TEMPLATE = "chat-template"
+"""The style of the model's own chat template, which comes with its tokenizer."""
 
 _PAIR_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_MARKER = re.compile(r"(<\|[a-z_]+\|>)")
+_MARKER = r"(?<!<)<[^<>\s{}]+>(?!>)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,27 +227,53 @@ class Protocol:
             documents_suffix=self.documents_suffix,
         )
 
-    def prompt_pieces(self, question: str, style: str) -> list[tuple[str, bool]]:
+    def prompt_pieces(
+        self, question: str, style: str, markers: Collection[str] = ()
+    ) -> list[tuple[str, bool]]:
         """Return the prompt as ``(text, special)`` pieces.
 
-        ``style`` is ``"base"`` or a name in :data:`CHAT_MARKUP`. Only the chat template's own
-        markers are special; a marker inside a question stays text.
+        ``style`` is ``"base"`` or a name in :data:`CHAT_MARKUP`; ``markers`` are names of the
+        vocabulary's added tokens. Only the chat template's own markers are special; a marker inside
+        a question stays text.
         """
-        question = self.clean_question(question)
         if style == "base":
+            question = self.clean_question(question)
             return [(self.base_prompt.replace("{question}", question), False)]
         advice = "Add another family's template to search_env.protocols.protocol.CHAT_MARKUP."
-        check_choice("prompt", style, ["base", *CHAT_MARKUP], advice, ProtocolError)
-        user = self.chat_user.replace("{question}", question)
-        fill = {"{system}": self.chat_system, "{user}": user}
+        styles = ["base", *CHAT_MARKUP, CHAT_TEMPLATE]
+        check_choice("prompt", style, styles, advice, ProtocolError)
+        messages = self.chat_messages(question)
+        fill = {f"{{{message['role']}}}": message["content"] for message in messages}
+        fill.setdefault("{system}", "")
         pieces = []
-        for piece in _MARKER.split(CHAT_MARKUP[style]):
-            special = _MARKER.fullmatch(piece) is not None
+        for piece, special in self._split_markup(CHAT_MARKUP[style], markers):
             for slot, text in fill.items():
                 piece = piece.replace(slot, text)
             if piece:
                 pieces.append((piece, special))
         return [*pieces, (self.chat_tail, False)] if self.chat_tail else pieces
+
+    def _split_markup(self, markup: str, markers: Collection[str]) -> list[tuple[str, bool]]:
+        """Return a template's markers and the texts between them."""
+        present = sorted((m for m in markers if m in markup), key=len, reverse=True)
+        pattern = "|".join([*map(re.escape, present), _MARKER])
+        tags = frozenset(self.tag_texts) - frozenset(present)
+        pieces, text, done = [], "", 0
+        for match in re.finditer(pattern, markup):
+            text += markup[done : match.start()]
+            done = match.end()
+            if match[0] in tags:
+                text += match[0]
+            else:
+                pieces += [(text, False), (match[0], True)]
+                text = ""
+        return [*pieces, (text + markup[done:], False)]
+
+    def chat_messages(self, question: str) -> list[dict[str, str]]:
+        """Return the messages of a chat that asks a question, for a chat template."""
+        user = self.chat_user.replace("{question}", self.clean_question(question))
+        system = [{"role": "system", "content": self.chat_system}] if self.chat_system else []
+        return [*system, {"role": "user", "content": user}]
 
     def document_text(self, document: Document) -> str:
         """Return a document as it is inserted, without its rank."""

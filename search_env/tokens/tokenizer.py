@@ -1,8 +1,8 @@
-"""Token ids and their exact bytes, which is all that this package needs from a tokenizer.
+"""Token ids and their exact bytes, and the rules of the tokenizer's owner about sequences.
 
-A tokenizer is reduced to two parts: an encoder (for the environment's texts) and a table of the
-bytes of each id (for reading the policy's tokens). The bytes of a sequence are always the joined
-bytes of its ids; there is no context-dependent decoding.
+A tokenizer is reduced to an encoder (for the environment's texts), a table of the bytes of each id
+(for reading the policy's tokens), the ids that begin and end a sequence, and a chat template. The
+bytes of a sequence are always the joined bytes of its ids; there is no context-dependent decoding.
 
 Such a table exists for byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM, ...) and for
 SentencePiece-style vocabularies with byte fallback (Llama 2, Gemma, Mistral, ...); other kinds
@@ -13,56 +13,79 @@ the library does; the table is still exact.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gzip
 import hashlib
 import importlib.resources
 import json
-import lzma
 import re
-import threading
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-import tokenizers
 from numpy.typing import NDArray
 
-from search_env.errors import TokenizerError, UnsupportedTokenizerError, nearest
-from search_env.hub import hub_file
+from search_env.errors import TokenizerError, nearest
 from search_env.paths import FileKey, file_key
+from search_env.tokens.chat_template import ChatTemplate
+from search_env.tokens.files import SIDE_FILES, VOCABULARY_FILE, from_hub, read_files, side_facts
+from search_env.tokens.json_vocabulary import BYTE_ALPHABET, JsonVocabulary, read_vocabulary
 
 BUNDLED = ("world-1k", "byte", "toy")
 """Tokenizers included in the package."""
 
 END_OF_TEXT = "<|endoftext|>"
 
-# Names under which published tokenizers list their end of sequence or end of turn.
-_SEQUENCE_ENDS = (END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>")
-_TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|end|>")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name, so that a misspelt name fails at once
-_KINDS = "byte-level BPE, or BPE/Unigram with byte_fallback and all 256 <0x..> tokens"
+# Names under which published tokenizers list their end of sequence or end of turn. They count only
+# where the vocabulary calls them special: Gemma's </s> is HTML.
+_ENDS = frozenset(
+    [
+        *(END_OF_TEXT, "</s>", "<eos>", "<|end_of_text|>"),
+        *("<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|end|>"),
+    ]
+)
+# <|end|> ends a turn of Phi, but only a message of gpt-oss, whose turns of several end with this.
+_END_OF_MESSAGE, _END_OF_MESSAGES = "<|end|>", "<|return|>"
 
-# Files that transformers and inference servers read beside a tokenizer.json.
-_SIDE_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+_FIRST_PREFIX = 1024  # characters
+_LOOK_AHEAD = 256  # ids
 
 Encoder = Callable[[str, bool], Sequence[int]]
+Overrides: TypeAlias = tuple["str | None", "tuple[str, ...] | None"]  # of bos_token and eos_token
+
+
+@dataclass(frozen=True)
+class TokenizerRules:
+    """What a tokenizer's owner says of sequences.
+
+    Attributes:
+        bos_ids: Ids in front of a base prompt: of the beginning of a sequence, if it has one.
+        control: The id of each control token, by its name. None comes out of outside text.
+        chat_template: How a chat is written, or None.
+    """
+
+    bos_ids: tuple[int, ...] = ()
+    control: Mapping[str, int] = field(default_factory=dict)
+    chat_template: ChatTemplate | None = None
 
 
 class Tokenizer:
     """Ids to bytes by a table, text to ids by the tokenizer's own rules.
 
     Args:
-        name: The argument of :func:`load_tokenizer`; pickling keeps only this.
+        name: The argument of :func:`load_tokenizer`; pickling keeps only this and the arguments
+            after it.
         token_bytes: The bytes of each id, in order; b"" for ids without text (padded logits).
-        encode: ``(text, special) -> ids``; ``special`` says whether the names of special tokens
+        encode: ``(text, special) -> ids``; ``special`` says whether the names of control tokens
             in the text become those tokens.
-        eos_ids: Ids that end a sequence.
+        eos_ids: Ids that end a sequence or a turn.
         files: Texts of the files, by name, that make a folder loadable as this tokenizer; none for
             ``"toy"``, which no ``tokenizer.json`` can express.
+        rules: What the owner says of sequences beside their ends.
+        overrides: The arguments ``bos_token`` and ``eos_token`` of :func:`load_tokenizer`.
 
     Example:
         >>> tokenizer = load_tokenizer("byte")
@@ -77,34 +100,80 @@ class Tokenizer:
         encode: Encoder,
         eos_ids: Iterable[int],
         files: Mapping[str, str] = MappingProxyType({}),
+        *,
+        rules: TokenizerRules = TokenizerRules(),
+        overrides: Overrides = (None, None),
     ) -> None:
         self.name = name
         self.token_bytes = tuple(token_bytes)
         self.eos_ids = frozenset(eos_ids)
         self.files = files
+        self.rules = rules
         self._encode = encode
+        self._overrides = overrides
 
     @property
     def size(self) -> int:
         """The number of ids: the ``n`` of ``Discrete(n)``."""
         return len(self.token_bytes)
 
+    @property
+    def bos_ids(self) -> tuple[int, ...]:
+        """The ids in front of a base prompt, usually one or none."""
+        return self.rules.bos_ids
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """The id of each control token, by its name in the vocabulary."""
+        return self.rules.control
+
+    @functools.cached_property
+    def control_ids(self) -> frozenset[int]:
+        """The ids that outside text never becomes, whatever it spells."""
+        return frozenset(self.rules.control.values())
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's own chat template; its ``text`` is Jinja."""
+        return self.rules.chat_template
+
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the byte table and the end ids; equal digests mean equal actions."""
+        """SHA-256 of the byte table, the end ids and the ids in front of a prompt.
+
+        Equal digests mean equal actions, and equal prompts of equal texts.
+        """
         sha = hashlib.sha256(repr(sorted(self.eos_ids)).encode())
         sha.update(np.array([len(b) for b in self.token_bytes], np.int64).tobytes())
         sha.update(b"".join(self.token_bytes))
+        if self.bos_ids:
+            sha.update(f"bos {self.bos_ids}".encode())
         return sha.hexdigest()
 
-    def encode(self, text: str, *, special: bool = False) -> NDArray[np.int32]:
+    def encode(
+        self, text: str, *, special: bool = False, limit: int | None = None
+    ) -> NDArray[np.int32]:
         """Return the ids of a text, int32 ``(T,)``, without added special tokens.
 
         Args:
             text: Any text; lone surrogates become question marks.
-            special: Whether a special token's name in the text becomes that token. Must be False
+            special: Whether a control token's name in the text becomes that token. Must be False
                 for external text such as documents, which could otherwise inject one.
+            limit: The number of ids to return at most; of a long text, only as much is encoded as
+                they need. They are the first ids of the whole text, provided that no id depends on
+                text that is more than 256 ids away, within one word of that length for example.
         """
+        if limit is None:
+            return self._ids(text, special)
+        length = _FIRST_PREFIX + 8 * limit
+        while length < len(text):
+            ids = self._ids(text[:length], special)
+            if len(ids) >= limit + _LOOK_AHEAD:
+                return ids[:limit].copy()
+            length *= 4
+        return self._ids(text, special)[:limit].copy()
+
+    def _ids(self, text: str, special: bool) -> NDArray[np.int32]:
         if not text.isascii():
             text = text.encode("utf-8", "replace").decode("utf-8")
         return np.array(self._encode(text, special), dtype=np.int32)
@@ -131,17 +200,30 @@ class Tokenizer:
                 f"Expected vocab_size of at least {self.size} for tokenizer {self.name!r}, got "
                 f"{size}. Pass the model's number of logits, or omit it."
             )
-        table = self.token_bytes + (b"",) * (size - self.size)
-        return Tokenizer(self.name, table, self._encode, self.eos_ids, self.files)
+        return Tokenizer(
+            self.name,
+            self.token_bytes + (b"",) * (size - self.size),
+            self._encode,
+            self.eos_ids,
+            self.files,
+            rules=self.rules,
+            overrides=self._overrides,
+        )
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, size={self.size})"
 
-    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[str, int]]:
-        return load_tokenizer, (self.name, self.size)
+    def __reduce__(self) -> tuple[Callable[..., Tokenizer], tuple[object, ...]]:
+        return _load, (self.name, self.size, self._overrides)
 
 
-def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
+def load_tokenizer(
+    name: str,
+    size: int | None = None,
+    *,
+    bos_token: str | None = None,
+    eos_token: str | Sequence[str] | None = None,
+) -> Tokenizer:
     """Return a tokenizer by bundled name, path or hub id.
 
     The same arguments return the same object until one of its files changes.
@@ -149,65 +231,128 @@ def load_tokenizer(name: str, size: int | None = None) -> Tokenizer:
     Args:
         name: ``"world-1k"`` (byte-level BPE of about 1,000 ids trained on the procedural world),
             ``"byte"`` (an id for each byte) or ``"toy"``; a ``tokenizer.json`` (also ``.xz`` or
-            ``.gz``) or a folder that holds one; or a hub id such as ``"Qwen/Qwen2.5-7B"``.
+            ``.gz``) or a folder that holds one; a ``.gguf`` file (read by transformers); or a hub
+            id such as ``"Qwen/Qwen2.5-7B"``.
         size: Number of ids to pad to, see :meth:`Tokenizer.padded`.
+        bos_token: The token in front of a base prompt, ``""`` for none. None: as the files say.
+        eos_token: The token or tokens that end a sequence, ``()`` for none. None: those that the
+            files name.
 
     Raises:
-        TokenizerError: No such tokenizer, or the file cannot be read.
+        TokenizerError: No such tokenizer, a file that cannot be read, or no such token.
         UnsupportedTokenizerError: A kind whose ids have no exact bytes.
+
+    Warns:
+        UserWarning: No file says which token ends a sequence.
     """
+    ends = (eos_token,) if isinstance(eos_token, str) else eos_token
+    return _load(name, size, (bos_token, None if ends is None else tuple(ends)))
+
+
+def _load(name: str, size: int | None, overrides: Overrides) -> Tokenizer:
     if name in BUNDLED:
-        return _cached(name, size, None, ())
+        return _cached(name, size, overrides, None, ())
     path = Path(name).expanduser()
     if path.is_dir():
-        path = path / "tokenizer.json"
+        path = path / VOCABULARY_FILE
     if not path.is_file():
-        path = _from_hub(name)
-    sides = [path.parent / side for side in _SIDE_FILES]
-    return _cached(name, size, path.absolute(), file_key(path, *sides))
+        path = from_hub(name, BUNDLED)
+    sides = [path.parent / side for side in SIDE_FILES]
+    return _cached(name, size, overrides, path.absolute(), file_key(path, *sides))
 
 
 @functools.lru_cache(maxsize=8)
-def _cached(name: str, size: int | None, path: Path | None, files: FileKey) -> Tokenizer:
+def _cached(
+    name: str, size: int | None, overrides: Overrides, path: Path | None, files: FileKey
+) -> Tokenizer:
     """Return a tokenizer, read once; ``path`` is None for a bundled one."""
     if size is not None:
-        return _cached(name, None, path, files).padded(size)
-    if name == "byte":
-        return _byte_tokenizer()
+        return _cached(name, None, overrides, path, files).padded(size)
     if name == "toy":
         return _symbol_tokenizer("toy", TOY_SYMBOLS)
-    if path is None:
+    if name == "byte":
+        texts = {VOCABULARY_FILE: json.dumps(_BYTES)}
+    elif path is None:
         asset = importlib.resources.files("search_env.tokens") / "world_1k.json"
-        return _from_json(name, asset.read_text("utf-8"))
-    sides = {side: path.parent / side for side in _SIDE_FILES}
-    texts = {side: _read_text(file) for side, file in sides.items() if file.is_file()}
-    return _from_json(name, _read_text(path), _configured_ends(path.parent), texts)
+        texts = {VOCABULARY_FILE: asset.read_text("utf-8")}
+    else:
+        texts = read_files(path)
+    return _from_files(name, texts, overrides)
 
 
-def _byte_tokenizer() -> Tokenizer:
-    table = [bytes([b]) for b in range(256)] + [END_OF_TEXT.encode()]
+def _from_files(name: str, files: Mapping[str, str], overrides: Overrides) -> Tokenizer:
+    """Build a tokenizer from the texts of its files."""
+    facts = side_facts(files)
+    vocabulary = read_vocabulary(
+        name, files[VOCABULARY_FILE], facts.added_tokens, facts.special_names
+    )
+    bos_token, eos_tokens = overrides
+    bos_ids = vocabulary.prefix_ids
+    if bos_token is not None:
+        bos_ids = (_id_of("bos_token", name, vocabulary, bos_token),) if bos_token else ()
+    elif facts.adds_bos is not None:
+        own = vocabulary.ids.get(facts.tokens.get("bos_token", ""))
+        bos_ids = (own,) if facts.adds_bos and own is not None else ()
+    if eos_tokens is None:
+        eos_ids = _ends(name, vocabulary, facts.tokens.get("eos_token"), facts.end_ids)
+    else:
+        eos_ids = {_id_of("eos_token", name, vocabulary, token) for token in eos_tokens}
+    template = None
+    if facts.chat_template is not None:
+        template = ChatTemplate(
+            facts.chat_template, facts.tokens, vocabulary.encoder, vocabulary.control
+        )
+    return Tokenizer(
+        name,
+        vocabulary.token_bytes,
+        vocabulary.encoder,
+        eos_ids,
+        files,
+        rules=TokenizerRules(bos_ids, vocabulary.control, template),
+        overrides=overrides,
+    )
 
-    def encode(text: str, special: bool) -> list[int]:
-        if not special:
-            return list(text.encode())
-        ids: list[int] = []
-        for i, part in enumerate(text.split(END_OF_TEXT)):
-            ids += ([256] if i else []) + list(part.encode())
-        return ids
 
-    end = {"id": 256, "content": END_OF_TEXT, "normalized": False, "special": True}
-    spec = {
-        "version": "1.0",
-        "added_tokens": [{**end, "single_word": False, "lstrip": False, "rstrip": False}],
-        "pre_tokenizer": _BYTE_LEVEL,
-        "decoder": _BYTE_LEVEL,
-        "model": {"type": "BPE", "vocab": _BYTE_OF_CHARACTER, "merges": []},
-    }
-    return Tokenizer("byte", table, encode, [256], {"tokenizer.json": json.dumps(spec)})
+def _id_of(argument: str, name: str, vocabulary: JsonVocabulary, token: str) -> int:
+    if token not in vocabulary.ids:
+        raise TokenizerError(
+            f"Expected {argument} to be a token of {name!r}, got {token!r}. "
+            f"{nearest(token, vocabulary.control)}Pass a name from its tokenizer.json."
+        )
+    return vocabulary.ids[token]
+
+
+def _ends(
+    name: str, vocabulary: JsonVocabulary, configured: str | None, listed: Iterable[int]
+) -> set[int]:
+    """Return all ids that end a sequence or a turn."""
+    names = _ENDS & vocabulary.special
+    if _END_OF_MESSAGES in vocabulary.special:
+        names -= {_END_OF_MESSAGE}
+    names |= {configured} & vocabulary.ids.keys()
+    ends = {vocabulary.ids[token] for token in names}
+    ends |= {i for i in listed if i < len(vocabulary.token_bytes)}
+    if not ends:
+        warnings.warn(
+            f"No file of tokenizer {name!r} says which token ends a sequence, so episodes end by "
+            "their tags and budgets only. Pass eos_token= with the token's name, or put the "
+            "model's tokenizer_config.json and generation_config.json beside the file.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return ends
 
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False}
 _BYTE_LEVEL |= {"trim_offsets": True, "use_regex": False}
+_FLAGS = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip"), False)
+_BYTES = {
+    "version": "1.0",
+    "added_tokens": [{"id": 256, "content": END_OF_TEXT, "special": True, **_FLAGS}],
+    "pre_tokenizer": _BYTE_LEVEL,
+    "decoder": _BYTE_LEVEL,
+    "model": {"type": "BPE", "vocab": BYTE_ALPHABET, "merges": []},
+}
 
 # One id per symbol; words include the following space, so that decoded text is readable.
 TOY_SYMBOLS = (
@@ -228,170 +373,3 @@ def _symbol_tokenizer(name: str, symbols: Sequence[str]) -> Tokenizer:
         return [index[symbol] for symbol in pattern.findall(text)]
 
     return Tokenizer(name, [s.encode() for s in symbols], encode, [0])
-
-
-def _from_json(
-    name: str,
-    text: str,
-    ends: frozenset[str] = frozenset(),
-    files: Mapping[str, str] = MappingProxyType({}),
-) -> Tokenizer:
-    """Build a tokenizer from the text of a ``tokenizer.json`` and of the files beside it."""
-    try:
-        spec = json.loads(text)
-        added, vocabulary = spec.get("added_tokens") or [], spec["model"]["vocab"]
-        if isinstance(vocabulary, list):  # of a Unigram model, with scores
-            vocabulary = [(token, i) for i, (token, _) in enumerate(vocabulary)]
-        vocabulary = dict(vocabulary)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenizerError(
-            f"Expected {name!r} to be a tokenizers JSON with a 'model' and its 'vocab', got "
-            f"{type(error).__name__}: {error}. Save it with tokenizer.save('tokenizer.json')."
-        ) from error
-    to_bytes = _byte_rule(name, spec, vocabulary)
-    added_ids = {entry["id"] for entry in added}
-    size = 1 + max([*vocabulary.values(), *added_ids])
-    table = [b""] * size
-    for token, i in vocabulary.items():
-        if i not in added_ids:
-            table[i] = to_bytes(token)
-    for entry in added:
-        table[entry["id"]] = entry["content"].encode()
-    end_names = {*_SEQUENCE_ENDS, *_TURN_ENDS, *ends}
-    eos = [entry["id"] for entry in added if entry["content"] in end_names]
-    return Tokenizer(name, table, _encoder(name, spec), eos, {**files, "tokenizer.json": text})
-
-
-def _byte_rule(
-    name: str, spec: dict[str, Any], vocabulary: dict[str, int]
-) -> Callable[[str], bytes]:
-    """Return the function from a vocabulary entry to its bytes, or raise where there is none."""
-    model = spec["model"]
-    # Old files omit the type; only BPE has merges.
-    kind = model.get("type") or ("BPE" if "merges" in model else "unknown")
-    components = json.dumps([spec.get("pre_tokenizer"), spec.get("decoder")])
-    if kind == "BPE" and '"ByteLevel"' in components:
-        return functools.partial(_byte_level_bytes, name)
-    if kind in ("BPE", "Unigram") and model.get("byte_fallback"):
-        if all(f"<0x{b:02X}>" in vocabulary for b in range(256)):
-            return _fallback_bytes
-        kind = f"{kind} with byte_fallback but without all 256 <0x..> tokens"
-    raise UnsupportedTokenizerError(
-        f"Expected {name!r} to be {_KINDS}; got {kind}, whose ids have no exact bytes. "
-        f"Use a tokenizer of those kinds, or a bundled one: {', '.join(BUNDLED)}."
-    )
-
-
-# GPT-2's printable stand-in for each byte (openai/gpt-2: src/encoder.py, bytes_to_unicode).
-_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-_OTHERS = sorted({*range(256)} - {*_PRINTABLE})
-_BYTE_OF_CHARACTER = {chr(b): b for b in _PRINTABLE}
-_BYTE_OF_CHARACTER |= {chr(256 + i): b for i, b in enumerate(_OTHERS)}
-
-
-def _byte_level_bytes(name: str, token: str) -> bytes:
-    try:
-        return bytes([_BYTE_OF_CHARACTER[c] for c in token])
-    except KeyError as error:
-        raise UnsupportedTokenizerError(
-            f"Expected every token of {name!r} to be written in GPT-2's byte alphabet, got "
-            f"{token!r}. List tokens of other text under 'added_tokens'."
-        ) from error
-
-
-def _fallback_bytes(token: str) -> bytes:
-    if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
-        return bytes([int(token[3:5], 16)])
-    return token.replace("\u2581", " ").encode()  # SentencePiece writes a space as U+2581
-
-
-def _encoder(name: str, spec: dict[str, Any]) -> Encoder:
-    """Return the encoding function of a ``tokenizers`` JSON, without added tokens or spaces."""
-    plain = {**spec, "post_processor": None, "truncation": None, "padding": None}
-    for part in ("normalizer", "pre_tokenizer"):
-        plain[part] = _without_prefix_space(spec.get(part))
-    try:
-        backend = tokenizers.Tokenizer.from_str(json.dumps(plain))
-    except Exception as error:  # the library raises bare Exception
-        raise TokenizerError(
-            f"Expected {name!r} to load with the tokenizers library {tokenizers.__version__}, got: "
-            f"{error}. Save it again with a current version of that library."
-        ) from error
-    lock = threading.Lock()  # encode_special_tokens is a setting of the shared object
-
-    def encode(text: str, special: bool) -> Sequence[int]:
-        with lock:
-            backend.encode_special_tokens = not special
-            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
-            return ids
-
-    return encode
-
-
-def _without_prefix_space(part: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Remove components that prefix a text with a space: texts are inserted into other text."""
-    if part is None:
-        return None
-    kind = part.get("type")
-    if kind == "Sequence":
-        key = "normalizers" if "normalizers" in part else "pretokenizers"
-        components = [_without_prefix_space(p) for p in part[key]]
-        return {**part, key: [p for p in components if p is not None]}
-    if kind == "Prepend":
-        return None
-    if kind == "ByteLevel":
-        return {**part, "add_prefix_space": False}
-    if kind == "Metaspace":
-        rest = {k: v for k, v in part.items() if k != "add_prefix_space"}
-        return {**rest, "prepend_scheme": "never"}
-    return part
-
-
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-        if path.suffix == ".xz":
-            raw = lzma.decompress(raw)
-        elif path.suffix == ".gz":
-            raw = gzip.decompress(raw)
-        return raw.decode("utf-8")
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
-        raise TokenizerError(
-            f"Expected {path} to be a readable tokenizer.json (plain, .gz or .xz), got "
-            f"{type(error).__name__}: {error}. Download or save the file again."
-        ) from error
-
-
-def _configured_ends(folder: Path) -> frozenset[str]:
-    """Return the end token of a ``tokenizer_config.json`` beside the tokenizer, if any."""
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return frozenset()
-    try:
-        token = json.loads(config.read_text("utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise TokenizerError(
-            f"Expected {config} to be a JSON object, got {error}. Download the file again."
-        ) from error
-    content = token.get("content") if isinstance(token, dict) else token
-    return frozenset({content} if isinstance(content, str) else ())
-
-
-@functools.lru_cache(maxsize=8)  # a hub request takes a connection
-def _from_hub(name: str) -> Path:
-    """Return the path of a hub repository's ``tokenizer.json``, downloaded unless cached."""
-    hint = nearest(name, BUNDLED)
-    expected = f"a bundled name ({', '.join(BUNDLED)}), a path to a tokenizer.json, or a hub id"
-    if not _HUB_ID.fullmatch(name) or name.endswith((".json", ".xz", ".gz")):
-        raise TokenizerError(f"Expected {expected}; got {name!r}, which is no file. {hint}")
-    try:
-        path = hub_file(name, "tokenizer.json")
-    except (ImportError, OSError, ValueError) as error:
-        raise TokenizerError(
-            f"Expected {expected}; got {name!r}, whose tokenizer.json could not be downloaded "
-            f"({type(error).__name__}). {hint}Offline, pass the path of the file instead."
-        ) from error
-    for side in _SIDE_FILES:  # optional: they name the end token and the chat template
-        with contextlib.suppress(OSError, ValueError):
-            hub_file(name, side)
-    return path

@@ -49,7 +49,7 @@ def test_constructors_show_the_arguments_of_the_configuration(kind):
     own = {name: theirs.pop(name) for name in list(theirs) if name in OWN[kind]}
     assert own.keys() == OWN[kind]
     assert theirs == shown(EnvConfig)
-    assert len(theirs) == 16
+    assert len(theirs) == 19
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -61,8 +61,11 @@ def test_each_argument_arrives(kind):
         "corpus": None,
         "retriever": FakeRetriever(),
         "protocol": "search-r1",
-        "prompt": "chatml",
+        "prompt": "base",
+        "chat_template_kwargs": {},
         "tokenizer": "byte",
+        "bos_token": "<|endoftext|>",
+        "eos_token": ["<|endoftext|>"],
         "vocab_size": 300,
         "top_k": 2,
         "max_tokens": 3000,
@@ -79,7 +82,8 @@ def test_each_argument_arrives(kind):
     assert (protocol.name, protocol.top_k, protocol.max_tokens) == ("search-r1", 2, 3000)
     assert (protocol.max_policy_tokens, protocol.max_searches) == (70, 3)
     assert (len(components.questions), components.questions[0].split) == (5, "test")
-    assert (components.size, components.prompt, components.reward) == (300, "chatml", EXACT_MATCH)
+    assert (components.size, components.prompt, components.reward) == (300, "base", EXACT_MATCH)
+    assert components.tokenizer.bos_ids == (256,)
     assert components.retriever is arguments["retriever"]
     assert components.truncate_on_error
     assert components.action_mask
