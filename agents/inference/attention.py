@@ -70,6 +70,7 @@ class Plan:
     pages: slice | Tensor  # the p other pages that the runs of one read
     slots: Tensor  # int64 (p,): the run of one that sees each of these pages
     firsts: Tensor  # int64 (p,): position of each page's first token
+    dtype: torch.dtype | None = None  # of the results; None for that of the query
     calls: int = 0  # layers that have used the attention
     windows: int = 0  # those of them with a sliding window
     run_seconds: float = 0.0  # host seconds of attention for the longer runs
@@ -224,13 +225,14 @@ def ragged_attention(
                 "Use a model without it."
             )
     ragged.calls += 1
+    dtype = ragged.dtype or query.dtype
     ragged.windows += sliding_window is not None
     batch, heads, length, width = query.shape
     tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)  # (S, h, D)
     if not ragged.runs:
-        out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(query.dtype)
+        out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(dtype)
         return out.view(batch, length, heads, -1), None
-    out = query.new_empty(length, heads, value.shape[-1])  # (S, h, D)
+    out = query.new_empty(length, heads, value.shape[-1], dtype=dtype)  # (S, h, D)
     begin = time.perf_counter()
     singles = ragged.singles
     if singles is not None and len(singles):
@@ -239,7 +241,8 @@ def ragged_attention(
     middle = time.perf_counter()
     for run in ragged.runs:
         part = slice(run.offset, run.offset + run.count)
-        out[part] = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
+        prefilled = _prefill(tokens[part], key, value, ragged, run, sliding_window, softcap)
+        out[part] = prefilled.to(dtype)
     ragged.single_seconds += middle - begin
     ragged.run_seconds += time.perf_counter() - middle
     return out[None], None

@@ -143,7 +143,9 @@ class Engine:
         self._written: Index = np.zeros(rows + 1, np.int64)
         self._tokens: Index = np.zeros((rows + 1, max_tokens), np.int64)
         self._uniforms: NDArray[np.float32] = np.zeros((rows, max_tokens), np.float32)
-        self._cache = RaggedCache(rows, max_tokens, _PAGE_SIZES.get(self._device.type, 128))
+        page_size = _PAGE_SIZES.get(self._device.type, 128)
+        is_latent = hasattr(model.config.get_text_config(decoder=True), "kv_lora_rank")
+        self._cache = RaggedCache(rows, max_tokens, page_size, widens=not is_latent)
         self._forward_pass = ForwardPass(model, self._cache, sampling or Sampling(), value_head)
         cuda = self._device.type == "cuda"
         self._plan: Plan | None = None  # of the last packed pass

@@ -66,6 +66,7 @@ class ForwardPass:
         Returns logits ``(n, V)``, and with a critic values float32 ``(n,)``, of the tokens
         ``keep``: indices ``(n,)`` into S, or the number of last ones.
         """
+        plan.dtype = self.model.dtype  # some models compute queries in float32
         self.cache.write_pages, self.cache.write_places = plan.write_pages, plan.write_places
         caught: AbstractContextManager[list[Tensor]] = nullcontext([])
         if self.value_head is not None:

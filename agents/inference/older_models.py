@@ -56,6 +56,5 @@ def _call(
     if isinstance(module, GPTNeoSelfAttention):
         scaling = 1.0
         window = module.config.window_size if module.attention_type == "local" else None
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary positions are in float32
     output, _ = attend(module, query, key, value, None, scaling=scaling, sliding_window=window)
     return output.transpose(1, 2), None

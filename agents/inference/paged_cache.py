@@ -33,14 +33,14 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     keys: Tensor
     values: Tensor
 
-    def __init__(self, pages: int, page_size: int) -> None:
+    def __init__(self, pages: int, page_size: int, *, widens: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._pages, self._page_size = pages, page_size
+        self._pages, self._page_size, self._widens = pages, page_size, widens
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate the memory, with the heads and width of the first states."""
         self.keys, self.values = (  # (A, k, z, D) each
-            _zeros(new, (self._pages, new.shape[1], self._page_size, new.shape[3]))
+            _zeros(new, (self._pages, new.shape[1], self._page_size, new.shape[3]), self._widens)
             for new in (key_states, value_states)
         )
         self.is_initialized = True
@@ -73,14 +73,19 @@ class RaggedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
 
 class RaggedCache(Cache):
-    """Per-row cache of all layers, for ``rows`` sequences of at most ``max_tokens``."""
+    """Per-row cache of all layers, for ``rows`` sequences of at most ``max_tokens``.
+
+    With ``widens`` states are float32 on a CPU, whatever the model's type: not for models that
+    compute keys and values from what they cache (latent attention), with weights of their type.
+    """
 
     write_pages: Tensor  # int64 (S,): page of each token of the next forward pass; set it before
     write_places: Tensor  # int64 (S,): place of each token in its page
     layers: list[RaggedLayer]  # type: ignore[assignment]
 
-    def __init__(self, rows: int, max_tokens: int, page_size: int) -> None:
+    def __init__(self, rows: int, max_tokens: int, page_size: int, *, widens: bool = True) -> None:
         super().__init__(layers=[])
+        self._widens = widens
         pages_per_row = -(-max_tokens // page_size)
         pages = (rows + 1) * pages_per_row
         self.page_size = page_size
@@ -161,18 +166,19 @@ class RaggedCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Write one layer's new tokens and return all of its pages."""
         while len(self.layers) <= layer_idx:
-            self.layers.append(RaggedLayer(len(self.owners), self.page_size))
+            layer = RaggedLayer(len(self.owners), self.page_size, widens=self._widens)
+            self.layers.append(layer)
         return self.layers[layer_idx].update(
             key_states, value_states, self.write_pages, self.write_places
         )
 
 
-def _zeros(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return zeros of the model's type; on the CPU in float32, and not touched before use.
+def _zeros(like: Tensor, shape: tuple[int, ...], widens: bool) -> Tensor:
+    """Return zeros of the model's type; if it widens on the CPU in float32, not touched before use.
 
     A CPU multiplies bfloat16 vectors and matrices several times slower than float32 ones, and
     ``torch.zeros`` writes to all of the memory.
     """
-    if like.device.type == "cpu":
+    if like.device.type == "cpu" and (widens or like.dtype == torch.float32):
         return torch.from_numpy(np.zeros(shape, np.float32))
     return like.new_zeros(shape)

@@ -227,6 +227,7 @@ def _attend(
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))  # (N, heads, D or E)
     if key_index is not None:  # (M, key heads, D or E)
         key, value = key.index_select(0, key_index), value.index_select(0, key_index)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # some have rotary ones in float32
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     bounds, longest = (cu_seq_lens_q, cu_seq_lens_k), (max_length_q, max_length_k)
     output = attend(
