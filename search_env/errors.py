@@ -45,21 +45,39 @@ class DataFormatError(DataError, ValueError):
 
     @classmethod
     def at(
-        cls, path: object, line: int | None, field: str, expected: str, got: object
+        cls,
+        path: object,
+        place: int | str | None,
+        field: str,
+        expected: str,
+        got: object,
+        remedy: str = "Fix or remove the row.",
     ) -> DataFormatError:
         """Return the error for one bad place; ``got`` is cut to 80 characters.
 
-        ``line`` counts lines (or records, where a file is one JSON list) from 1 and is None for the
-        whole file; ``field`` is a dotted name, or "" for the whole row.
+        ``place`` is the number of a physical line, from 1, or says in words what the row is
+        (``"record 3"``), and is None for the whole file; ``field`` is a dotted name, or "" for the
+        whole row; ``remedy`` is a sentence with the next step.
 
         Example:
             >>> print(DataFormatError.at("q.jsonl", 3, "answers", "a list", None))
             q.jsonl, line 3, field 'answers': expected a list, got None. Fix or remove the row.
         """
-        where = f"{path}" + (f", line {line}" if line is not None else "")
+        where = f"{path}"
+        if place is not None:
+            where += f", {place}" if isinstance(place, str) else f", line {place}"
         where += f", field {field!r}" if field else ""
-        shown = repr(got) if len(repr(got)) <= 80 else repr(got)[:77] + "..."
-        return cls(f"{where}: expected {expected}, got {shown}. Fix or remove the row.")
+        return cls(f"{where}: expected {expected}, got {_shown(got)}. {remedy}")
+
+
+def _shown(value: object) -> str:
+    """Return a value as Python writes it, in 80 characters at most, whatever its size."""
+    try:
+        text = repr(value[:80] if isinstance(value, str | bytes) else value)
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply to show"
+    is_cut = len(text) > 80 or (isinstance(value, str | bytes) and len(value) > 80)
+    return text[:77] + "..." if is_cut else text
 
 
 class EpisodeFileError(DataFormatError):

@@ -20,17 +20,47 @@ def register(app: typer.Typer) -> None:
 
 def index_command(
     corpus: Annotated[
-        Path, typer.Argument(help="Passages in any supported layout, also .gz or .xz.")
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder to write the index to.")],
+        Path | None,
+        typer.Argument(
+            help="Passages in any supported layout: JSON lines, JSON, CSV, TSV (also .gz, .xz, "
+            ".bz2), Parquet, or a folder of such files."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(help="Folder to write the index to.")] = None,
     format: Annotated[
         str | None, typer.Option(help="Layout; by default detected from the first record.")
     ] = None,
     k1: Annotated[float, typer.Option(help="Term-frequency saturation.")] = 0.9,
     b: Annotated[float, typer.Option(help="Length normalisation.")] = 0.4,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing index.")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Only verify an index: every byte against the stored checksums."),
+    ] = None,
 ) -> None:
-    """Build a BM25 index of a corpus, to be used as corpus= of any environment."""
+    """Build a BM25 index of a corpus, to be used as corpus= of any environment, or check one."""
+    if check is not None and corpus is None and out is None:
+        _check(check)
+    elif check is None and corpus is not None and out is not None:
+        _build(corpus.expanduser(), out.expanduser(), format, k1=k1, b=b, force=force)
+    else:
+        given = [str(path) for path in (corpus, out, check) if path is not None]
+        raise ConfigurationError(
+            f"Expected `search-env index CORPUS OUT` or `search-env index --check FOLDER`, got "
+            f"{given or 'neither'}. Name a corpus and a folder to write to, or an index to check."
+        )
+
+
+def _check(folder: Path) -> None:
+    from search_env.retrieval.bm25.retriever import BM25Retriever
+
+    index = BM25Retriever.load(folder, verify=True)
+    say(f"{folder}: as it was written, {len(index):,} passages, digest {index.digest}")
+
+
+def _build(
+    corpus: Path, out: Path, format: str | None, *, k1: float, b: float, force: bool
+) -> None:
     from search_env.datasets.detect import read_documents
     from search_env.retrieval.bm25.retriever import BM25Retriever
 

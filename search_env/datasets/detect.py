@@ -1,16 +1,21 @@
 """Layouts by name, the one reader of all of them, and the rules that detect a file's layout.
 
-The layout is that of the first rule below whose fields the first row of the file has; a name from
-the caller always wins.
+The layout is that of the first rule below whose fields the first row of the file has; where there
+is none, ``native`` reads any row with a question and answers, or with a text, under the names that
+:mod:`~search_env.datasets.loaders.native` knows. A name from the caller always wins.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
+from search_env.datasets.containers import files_of, rows_of, split_of
 from search_env.datasets.loaders import (
     bamboogle,
     flashrag,
@@ -19,17 +24,12 @@ from search_env.datasets.loaders import (
     musique,
     native,
     r1_searcher,
+    squad,
     twowiki,
+    verl,
 )
-from search_env.datasets.rows import Row, unique_documents, unique_questions
-from search_env.datasets.streaming import (
-    file_fault,
-    is_csv,
-    is_mapping,
-    iter_csv,
-    iter_json_mapping,
-    iter_rows,
-)
+from search_env.datasets.rows import Row, unique_documents, unique_questions, without_repeats
+from search_env.datasets.streaming import file_fault
 from search_env.errors import DataFormatError
 from search_env.registry import Registry
 from search_env.types import Document, Question
@@ -51,6 +51,8 @@ QUESTION_FORMATS: Registry[Callable[[Row], Question]] = Registry(
         "musique": musique.parse_question,
         "native": native.parse_question,
         "r1_searcher": r1_searcher.parse_question,
+        "squad": squad.parse_question,
+        "verl": verl.parse_question,
     },
 )
 """Parsers of a row of a question file, by layout."""
@@ -65,12 +67,14 @@ CORPUS_FORMATS: Registry[Callable[[Row], Iterable[Document]]] = Registry(
         "hotpotqa": hotpotqa.parse_documents,
         "musique": musique.parse_documents,
         "native": native.parse_documents,
+        "squad": squad.parse_documents,
     },
 )
 """Parsers of the passages of a row, by layout."""
 
 _QUESTION_RULES = (
     ({"golden_answers"}, "flashrag"),
+    ({"title", "context", "question", "answers"}, "squad"),
     ({"question", "answers"}, "native"),
     ({"paragraphs", "id", "question_decomposition"}, "musique"),
     ({"paragraphs"}, "hipporag"),
@@ -78,92 +82,212 @@ _QUESTION_RULES = (
     ({"context", "supporting_facts"}, "hotpotqa"),
     ({"Question", "Answer"}, "bamboogle"),
     ({"question", "answer"}, "r1_searcher"),
+    ({"reward_model"}, "verl"),
 )
 """Fields of a question row, and its layout."""
 _CORPUS_RULES = (
     ({"contents"}, "flashrag"),
     ({"title", "text"}, "native"),
-    ({"title", "sentences"}, "hipporag"),  # a row of one JSON object from titles to sentences
+    ({"title", "sentences"}, "hipporag"),  # of a mapping from titles to sentences
 )
 """Fields of a passage row, and its layout; question rows with passages have their own."""
 _ONE_PASSAGE_A_ROW = ("flashrag", "native")
-"""Corpora with ids of their own, read in constant memory without a check for repeats."""
+"""Corpora whose rows mostly have ids of their own, which are read without a check for repeats."""
+_NATIVE = {"questions": "id, question, answers", "passages": "id, title, text"}
+_QUESTION_FILES, _CORPUS_FILES = ("questions", "queries"), ("corpus", "passages", "documents")
+"""Names of files that count alone in a folder, as of BEIR."""
 
 
 def read_questions(path: str | Path, format: str | None = None) -> Iterator[Question]:
-    """Yield the questions of a file.
+    """Yield the questions of a file, or of all files of a folder.
+
+    Blank rows are left out, and a warning tells their number when the file is read. The name of a
+    file in a folder (``train-00000-of-00002.parquet``) says the split of rows that name none.
 
     Args:
-        path: The file; plain, gzip or xz.
+        path: JSON lines, JSON, CSV, TSV (plain, gzip, xz or bzip2) or Parquet; or a folder of such.
         format: A key of :data:`QUESTION_FORMATS`; None detects it from the first row.
 
     Raises:
-        ConfigurationError: No such layout.
+        ConfigurationError: No such layout, or Parquet without pyarrow.
         DataNotFoundError: There is no readable file.
         DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
-    path = Path(path)
-    parse = QUESTION_FORMATS[format or question_format(path)]
-    return _hinted(unique_questions(_rows(path), parse), path, format, question_format)
+    path = Path(path).expanduser()
+    files, skipped = files_of(path, _QUESTION_FILES), _Skipped(path)
+    parse = QUESTION_FORMATS[format or question_format(files[0])]
+
+    def of_shard(row: Row) -> Question:
+        question = parse(row)
+        return question if question.split else replace(question, split=split_of(row.path))
+
+    rows = chain.from_iterable(_answered(file, skipped) for file in files)
+    questions = unique_questions(rows, of_shard if path.is_dir() else parse)
+    return _hinted(skipped.told_after(questions), files[0], format, question_format)
 
 
 def read_documents(path: str | Path, format: str | None = None) -> Iterator[Document]:
     """Yield the passages of a corpus, or of a question file that carries passages.
 
+    Passages without title and text are left out, and a warning tells their number when the file is
+    read. A passage without an id that occurs again is left out too.
+
     Args:
-        path: The file; plain, gzip or xz.
+        path: JSON lines, JSON, CSV, TSV (plain, gzip, xz or bzip2) or Parquet; or a folder of such.
         format: A key of :data:`CORPUS_FORMATS`; None detects it from the first row.
 
     Raises:
-        ConfigurationError: No such layout.
+        ConfigurationError: No such layout, or Parquet without pyarrow.
         DataNotFoundError: There is no readable file.
         DataFormatError: The layout is none of the known ones, a row is bad, or the file is damaged.
     """
-    path = Path(path)
-    layout = format or corpus_format(path)
+    path = Path(path).expanduser()
+    files, skipped = corpus_files(path), _Skipped(path)
+    layout = format or corpus_format(files[0])
     parse = CORPUS_FORMATS[layout]
-    rows = _rows(path, mapping=layout == "hipporag")
-    documents: Iterator[Document] = chain.from_iterable(map(parse, rows))
-    if layout not in _ONE_PASSAGE_A_ROW:
-        documents = unique_documents(documents)
-    return _hinted(documents, path, format, corpus_format)
+
+    def passages() -> Iterator[Document]:
+        for row in chain.from_iterable(map(rows_of, files)):
+            documents = [] if row.is_blank() else list(parse(row))
+            filled = [d for d in documents if d.title.strip() or d.text.strip()]
+            if not filled:
+                skipped.add(row, "without a passage")
+            yield from filled
+
+    unique = without_repeats if layout in _ONE_PASSAGE_A_ROW else unique_documents
+    return _hinted(skipped.told_after(unique(passages())), files[0], format, corpus_format)
+
+
+def corpus_files(path: Path) -> list[Path]:
+    """Return the files of a corpus: the file itself, or those of a folder."""
+    return files_of(path, _CORPUS_FILES)
 
 
 def question_format(path: Path) -> str:
     """Return the name of a question file's layout by the rules above."""
-    fields = _first_fields(path)
-    if layout := _first_match(_QUESTION_RULES, fields):
+    first = _first_row(path)
+    fields = frozenset(first.data)
+    if not first.name_of(native.QUESTIONS) and not _has_golds(first):
+        if _passage_layout(first):
+            raise file_fault(
+                path,
+                "questions",
+                "a corpus of passages, or queries without answers",
+                "A corpus is passed as corpus= and read by read_documents.",
+            )
+        raise _unknown(path, "questions", fields, QUESTION_FORMATS)
+    answered = next(_answered(path, _Skipped(path)))
+    if layout := _first_match(_QUESTION_RULES, frozenset(answered.data)):
         return layout
-    if _first_match(_CORPUS_RULES, fields):
-        raise file_fault(path, "questions", "a corpus of passages", "Use read_documents.")
+    if answered.name_of(native.QUESTIONS):
+        return "native"
     raise _unknown(path, "questions", fields, QUESTION_FORMATS)
 
 
 def corpus_format(path: Path) -> str:
     """Return the name of a corpus file's layout by the rules above."""
-    fields = _first_fields(path)
-    if layout := _first_match(_CORPUS_RULES, fields):
-        return layout
+    first = _first_row(path)
+    fields = frozenset(first.data)
     as_questions = _first_match(_QUESTION_RULES, fields)
     if as_questions in CORPUS_FORMATS and fields & {"paragraphs", "context"}:
         return as_questions
-    if as_questions:
+    if as_questions or first.name_of(native.QUESTIONS):
         raise file_fault(
-            path, "passages", f"questions ({as_questions}) without any", "Use read_questions."
+            path,
+            "passages",
+            f"questions ({as_questions or 'native'}) without any",
+            "Questions are passed as dataset= and read by read_questions.",
         )
+    if layout := _passage_layout(first):
+        return layout
     raise _unknown(path, "passages", fields, CORPUS_FORMATS)
 
 
-def _rows(path: Path, *, mapping: bool = False) -> Iterator[Row]:
-    """Return the rows of a file; ``mapping`` splits one JSON object from titles to sentences."""
-    if is_csv(path):
-        return iter_csv(path)
-    return iter_json_mapping(path) if mapping and is_mapping(path) else iter_rows(path)
+def _passage_layout(row: Row) -> str:
+    layout = _first_match(_CORPUS_RULES, frozenset(row.data))
+    return layout or ("native" if row.name_of(native.TEXTS) else "")
 
 
-def _first_fields(path: Path) -> frozenset[str]:
-    """Return the field names of the first row."""
-    return frozenset(next(_rows(path, mapping=True)).data)
+def _answered(path: Path, skipped: _Skipped) -> Iterator[Row]:
+    """Yield the rows of a question file that have content; of a whole file, some have answers."""
+    is_answered = False
+    for row in rows_of(path):
+        if row.is_blank():
+            skipped.add(row, "that are blank")
+            continue
+        if not _has_golds(row):
+            if "context" in row.data and _is_span(row.data.get("answers")):
+                skipped.add(row, "without an answer")  # SQuAD 2.0
+                continue
+            if not is_answered and not any(map(_has_golds, rows_of(path))):
+                raise _unanswered(row)
+        is_answered = True
+        yield row
+
+
+def _is_span(answers: object) -> bool:
+    return answers == [] or (isinstance(answers, dict) and "answer_start" in answers)
+
+
+def _has_golds(row: Row) -> bool:
+    """Return whether a row has gold answers, or what its parser will refuse as such."""
+    name = row.name_of(native.ANSWERS)
+    holder, field = (row, name) if name else (verl.nested(row, "reward_model"), "ground_truth")
+    try:
+        return bool(holder.golds(field))
+    except DataFormatError:
+        return True
+
+
+def _unanswered(row: Row) -> DataFormatError:
+    field = row.name_of(native.ANSWERS)
+    return DataFormatError.at(
+        row.path,
+        row.where,
+        field,
+        "at least one answer",
+        row.data[field] if field else sorted(row.data),
+        "No row of the file has one: it is a split without answers, as the test splits of MuSiQue, "
+        "HotpotQA and 2WikiMultiHopQA are published. Use the train or the dev split.",
+    )
+
+
+class _Skipped:
+    """Counts the rows that a reader leaves out; one warning tells of them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._first: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, row: Row, reason: str) -> None:
+        """Count a row."""
+        self._first.setdefault(reason, row.where)
+        self._counts[reason] += 1
+
+    def told_after(self, items: Iterator[_Item]) -> Iterator[_Item]:
+        """Yield the items, of which there must be one, and then warn about the others."""
+        is_empty = True
+        for item in items:
+            is_empty = False
+            yield item
+        if not self._counts:
+            return
+        reasons = [f"{n} {why} (first: {self._first[why]})" for why, n in self._counts.items()]
+        listed = f"{self._counts.total()} rows: {', '.join(reasons)}"
+        if is_empty:
+            raise file_fault(self._path, "a row with content", listed, "Pass another file.")
+        warnings.warn(f"{self._path}: left out {listed}.", stacklevel=2)
+
+
+def _first_row(path: Path) -> Row:
+    """Return the first row that is not blank."""
+    for row in rows_of(path):
+        if not row.is_blank():
+            return row
+    raise file_fault(
+        path, "rows in a known layout", "rows without any content", "Pass another file."
+    )
 
 
 def _first_match(rules: tuple[tuple[set[str], str], ...], fields: frozenset[str]) -> str:
@@ -177,7 +301,7 @@ def _unknown(
         path,
         f"{what} in a known layout ({', '.join(layouts)})",
         f"a first row with the fields {', '.join(sorted(fields))}",
-        "Pass format= if it is one of them, or write the file in the native layout.",
+        f"Rename the fields to those of the native layout ({_NATIVE[what]}).",
     )
 
 

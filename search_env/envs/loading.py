@@ -10,15 +10,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search_env.envs.mixtures import Part, mix, parts_of
 from search_env.envs.splits import GENERATED, published, splits_of
-from search_env.errors import ConfigurationError, DataNotFoundError, IndexFormatError
+from search_env.errors import (
+    ConfigurationError,
+    DataFormatError,
+    DataNotFoundError,
+    IndexFormatError,
+)
+from search_env.metrics.answers import normalize_r1_searcher, normalize_squad
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
+from search_env.retrieval.digests import file_digest
 from search_env.retrieval.registry import (
     CorpusChoice,
     check_retriever_name,
@@ -48,6 +57,7 @@ WORLD_OPTIONS: dict[str, Any] = {
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
+_MAY_BE_EMPTY = re.compile(r"(?:[\W_]|\b(?:a|an|the)\b)*", re.I)  # once it is normalised
 
 
 def load_questions(
@@ -259,7 +269,7 @@ def _questions_from_files(dataset: str, split: str | None) -> Sequence[Question]
 def _published_questions(dataset: str, split: str | None, files: FileKey) -> Sequence[Question]:
     from search_env.datasets import locate
 
-    return tuple(locate.load_questions(dataset, split))
+    return _warned(locate.load_questions(dataset, split), dataset)
 
 
 @functools.lru_cache(maxsize=8)
@@ -273,7 +283,26 @@ def _questions_from_path(path: Path, split: str | None, files: FileKey) -> Seque
             f"Expected questions of split {split!r} in {path}, which holds "
             f"{sorted({q.split for q in rows})}. Choose one of these, or omit split."
         )
-    return questions
+    return _warned(questions, path)
+
+
+def _warned(questions: Sequence[Question], source: object) -> Sequence[Question]:
+    """Return the questions, with a warning where a gold is equal to an empty answer."""
+    empty = [(q.id, gold) for q in questions for gold in q.answers if _is_empty(gold)]
+    if empty:
+        first_id, first_gold = empty[0]
+        warnings.warn(
+            f"{source}: {len(empty)} gold answers are nothing but articles and punctuation, which "
+            f"scores ignore: an empty answer is right there. The first is {first_gold!r} of the "
+            f"question {first_id!r}. Leave these questions out.",
+            stacklevel=2,
+        )
+    return tuple(questions)
+
+
+def _is_empty(gold: str) -> bool:
+    may_be = _MAY_BE_EMPTY.fullmatch(gold)
+    return may_be is not None and not (normalize_squad(gold) and normalize_r1_searcher(gold))
 
 
 @functools.lru_cache(maxsize=4)
@@ -287,16 +316,24 @@ def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
 
 @functools.lru_cache(maxsize=4)
 def _bm25_from_files(path: Path, files: FileKey) -> Retriever:
-    from search_env.datasets.detect import read_documents
+    from search_env.datasets.detect import corpus_files, read_documents
+    from search_env.retrieval.bm25.array_folder import is_index
     from search_env.retrieval.bm25.retriever import BM25Retriever
 
-    if path.is_dir():
+    if is_index(path):
         return BM25Retriever.load(path)
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            sha.update(piece)
-    return _bm25(sha.hexdigest(), lambda: read_documents(path), _CACHE_INDEX_FROM)
+    content = [file_digest(file) for file in corpus_files(path)]
+    key = content[0] if len(content) == 1 else hashlib.sha256("".join(content).encode()).hexdigest()
+
+    def documents() -> Iterator[Document]:
+        yield from read_documents(path)
+        if file_key(path) != files:
+            raise DataFormatError(
+                f"{path}: expected a corpus that stays as it is while it is read, got another one. "
+                "Load it again when its writer is done."
+            )
+
+    return _bm25(key, documents, _CACHE_INDEX_FROM)
 
 
 def _bm25(key: str, documents: Callable[[], Iterable[Document]], size: int) -> Retriever:
@@ -309,5 +346,14 @@ def _bm25(key: str, documents: Callable[[], Iterable[Document]], size: int) -> R
     try:
         return BM25Retriever.load(path)
     except (IndexFormatError, FileNotFoundError):
-        BM25Retriever.build(documents(), progress=True).save(path)
-        return BM25Retriever.load(path)
+        built = BM25Retriever.build(documents(), progress=True)
+    try:
+        built.save(path)
+    except OSError as error:
+        warnings.warn(
+            f"The index is not cached in {path.parent}, and built again by the next process: "
+            f"{error}. Set $SEARCH_ENV_CACHE to a folder with space.",
+            stacklevel=2,
+        )
+        return built
+    return BM25Retriever.load(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_env.errors import ConfigurationError, nearest
+from search_env.paths import FileKey, file_key
 from search_env.types import SPLITS
 from search_env.worlds.diagnostics import DIAGNOSTIC_DATASETS
 
@@ -88,9 +89,8 @@ def splits_of(dataset: str) -> Splits:
     if entry is not None:
         names, default = tuple(entry.files), entry.default_split
         return Splits(dataset, names, default, _first_of(_HELD_OUT, names), default)
-    path = Path(dataset).expanduser()
-    stat = path.stat()
-    names = _names_in(path, stat.st_mtime_ns, stat.st_size)
+    path = Path(dataset).expanduser().absolute()
+    names = _names_in(path, file_key(path))
     test = _first_of((_HELD_OUT[-1], *_HELD_OUT[:-1]), names)
     return Splits(dataset, names, None, _first_of(_HELD_OUT, names), test)
 
@@ -104,13 +104,13 @@ def is_dataset(name: str) -> bool:
 
 
 def published(dataset: str) -> DatasetEntry | None:
-    """Return the entry of a published dataset; None for a file; an error for anything else."""
+    """Return the entry of a published dataset; None for a path; an error for anything else."""
     from search_env.datasets.locate import DATASETS
 
     for name, entry in DATASETS.items():
         if dataset in (name, *entry.aliases):
             return entry
-    if Path(dataset).expanduser().is_file():
+    if Path(dataset).expanduser().exists():
         return None
     names = [*GENERATED, *DATASETS, *(a for e in DATASETS.values() for a in e.aliases)]
     raise ConfigurationError(
@@ -126,8 +126,8 @@ def _first_of(preferred: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 @functools.lru_cache(maxsize=8)
-def _names_in(path: Path, mtime: int, size: int) -> tuple[str, ...]:
-    """Return the splits that a file's rows name, in order; time and size key the cache."""
+def _names_in(path: Path, files: FileKey) -> tuple[str, ...]:
+    """Return the splits that the rows of a file or folder name, in order."""
     from search_env.datasets.detect import read_questions
 
     return tuple(dict.fromkeys(q.split for q in read_questions(path) if q.split))

@@ -1,9 +1,10 @@
-"""Fingerprint of a sequence of documents, by which a replay detects changes."""
+"""Fingerprints of documents, by which a replay detects changes, and of files."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 from search_env.types import Document
 
@@ -23,4 +24,13 @@ def digest(documents: Iterable[Document]) -> str:
         for field in (document.id, document.title, document.text):
             content = field.encode("utf-8", "surrogatepass")
             total.update(len(content).to_bytes(8, "little") + content)
+    return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
     return total.hexdigest()

@@ -29,6 +29,19 @@ QUESTIONS = {
     "hotpotqa": HOTPOT,
     "bamboogle": {"Question": "q", "Answer": "a"},
     "r1_searcher": {"idx": 1, "question": "q", "answer": "a"},
+    "squad": {
+        "id": "1",
+        "title": "T",
+        "context": "x",
+        "question": "q",
+        "answers": {"text": ["a"], "answer_start": [0]},
+    },
+    "verl": {
+        "data_source": "nq",
+        "prompt": [{"role": "user", "content": "Question: q"}],
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["a"]}},
+        "extra_info": {"index": 0, "split": "train", "question": "q"},
+    },
 }
 PASSAGES = {
     "flashrag": {"id": "1", "contents": '"T"\nx'},
@@ -36,6 +49,7 @@ PASSAGES = {
     "musique": MUSIQUE,
     "2wikimultihopqa": QUESTIONS["2wikimultihopqa"],
     "hotpotqa": HOTPOT,
+    "squad": QUESTIONS["squad"],
 }
 
 
@@ -107,7 +121,9 @@ def test_questions_read_as_a_corpus(write, name):
 def test_a_csv_file_may_have_any_layout(write):
     path = write("r.csv", "question,answer\nq,a\n")
     assert question_format(path) == "r1_searcher"
-    assert [(q.id, q.text, q.answers) for q in read_questions(path)] == [("2", "q", ("a",))]
+    assert [(q.id, q.text, q.answers) for q in read_questions(path)] == [
+        ("22ea1c649c82", "q", ("a",))
+    ]
 
 
 @pytest.mark.parametrize("read", [read_questions, read_documents])
@@ -131,7 +147,7 @@ def test_the_wrong_layout_is_named(write):
 def test_a_named_layout_wins_over_the_rules(write):
     path = write("b.jsonl", [{"question": "q", "answer": "a"}])
     assert [q.id for q in read_questions(path, "bamboogle")] == ["bamboogle_1"]
-    assert [q.id for q in read_questions(path)] == ["1"]
+    assert [q.id for q in read_questions(path)] == ["22ea1c649c82"]
 
 
 def test_a_later_bad_row_is_raised_as_it_is(write):
@@ -141,4 +157,4 @@ def test_a_later_bad_row_is_raised_as_it_is(write):
     with pytest.raises(DataFormatError, match="line 2, field 'answers'"):
         next(stream)
     with pytest.raises(DataFormatError, match=r"line 1, field 'answers'.*Fix or remove the row\.$"):
-        read_questions(write("bad.jsonl", [QUESTIONS["native"] | {"answers": []}]), "native")
+        read_questions(write("bad.jsonl", [QUESTIONS["native"] | {"answers": [""]}]), "native")

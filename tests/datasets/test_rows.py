@@ -39,11 +39,11 @@ def test_identifier(bad):
         row(id=bad).identifier("id")
 
 
-@pytest.mark.parametrize("bad", ["Paris", [""], ["a", None], {"a": 1}, [["a"]]])
+@pytest.mark.parametrize("bad", [[""], ["a", None], {"a": 1}, [["a"]], 1.5, True])
 def test_texts_and_answers(bad):
     assert row(answers=["b", "a", "b"]).answers("answers") == ("b", "a")
     assert row().texts("answers") == ()
-    with pytest.raises(DataFormatError, match="list of non-empty strings"):
+    with pytest.raises(DataFormatError, match="non-empty strings"):
         row(answers=bad).answers("answers")
 
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env.datasets import streaming as files
+from search_env.datasets import json_stream as files
+from search_env.datasets.containers import MAPPING, object_kind
 from search_env.datasets.streaming import (
     first_character,
-    is_mapping,
-    iter_csv,
     iter_json_lines,
     iter_json_list,
     iter_json_mapping,
     iter_rows,
 )
+from search_env.datasets.tables import iter_table
 from search_env.errors import DataFormatError, DataNotFoundError
 
 JSON = st.recursive(
@@ -43,7 +43,7 @@ def test_list_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, rows, 
     path = tmp_path_factory.mktemp("list") / "rows.json"
     path.write_text(json.dumps(rows, **layout), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_CHUNK", chunk)
+        patch.setattr(files, "CHUNK", chunk)
         stream = list(iter_json_list(path))
     assert [row.data for row in stream] == rows
     assert [row.line for row in stream] == list(range(1, len(rows) + 1))
@@ -54,7 +54,7 @@ def test_mapping_stream_equals_json_load_at_any_chunk_size(tmp_path_factory, pai
     path = tmp_path_factory.mktemp("mapping") / "pairs.json"
     path.write_text(json.dumps(pairs, indent=1), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "_CHUNK", chunk)
+        patch.setattr(files, "CHUNK", chunk)
         rows = list(iter_json_mapping(path))
     assert [(row.data["title"], row.data["sentences"]) for row in rows] == list(pairs.items())
 
@@ -64,7 +64,7 @@ def test_numbers_may_be_cut_anywhere(tmp_path, monkeypatch, number):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps({"one": number, "two": [number], "three": number}))
     for chunk in range(1, 60):
-        monkeypatch.setattr(files, "_CHUNK", chunk)
+        monkeypatch.setattr(files, "CHUNK", chunk)
         assert [row.data["sentences"] for row in iter_json_mapping(path)] == [
             number,
             [number],
@@ -94,7 +94,7 @@ def test_byte_order_marks_blank_lines_and_odd_separators(write):
     assert [r.data for r in iter_rows(write("rows.json", '\ufeff [{"a": 1}] \n'))] == [{"a": 1}]
 
 
-@pytest.mark.parametrize("read", [iter_rows, iter_json_list, iter_json_lines, iter_csv])
+@pytest.mark.parametrize("read", [iter_rows, iter_json_list, iter_json_lines, iter_table])
 def test_missing_file_and_folder(tmp_path, read):
     for path in (tmp_path / "none.jsonl", tmp_path):
         with pytest.raises(DataNotFoundError, match="Check the path"):
@@ -108,20 +108,20 @@ def test_missing_file_and_folder(tmp_path, read):
         (" \n\n", "an empty file"),
         ("[]", r"at least one row, got \[\]"),
         ("Question,Answer\n", "starts with 'Q'"),
-        ('[{"a": 1}, 2]', "line 2: expected a JSON object, got 2"),
-        ('[{"a": 1}, [1]]', "line 2: expected a JSON object"),
+        ('[{"a": 1}, 2]', "record 2: expected a JSON object, got 2"),
+        ('[{"a": 1}, [1]]', "record 2: expected a JSON object"),
         ('[{"a": 1} {"a": 2}]', r"expected ',' at row 1, got '\{'"),
-        ('[{"a": 1},]', "line 2: expected valid JSON"),
+        ('[{"a": 1},]', "record 2: expected a value after the comma.*Remove the comma"),
         ('[{"a": 1}', "got the end of the file"),
-        ('[{"a": 1}, {"a": "xyz', "line 2: expected valid JSON"),
+        ('[{"a": 1}, {"a": "xyz', "record 2: expected valid JSON"),
         ('[{"a": 1}] [', "expected one JSON value"),
-        ('[{"a": tru}]', "line 1: expected valid JSON"),
+        ('[{"a": tru}]', "record 1: expected valid JSON"),
         ('{"a": 1}\n{"a": \n', r"line 2: expected JSON on one line"),
         ('{"a": 1}\n[1]\n', "line 2: expected a JSON object"),
         ('{"a": ' + "9" * 5000 + "}", "line 1: expected JSON on one line"),
-        ('[{"a": ' + "9" * 5000 + "}]", "line 1: expected valid JSON"),
+        ('[{"a": ' + "9" * 5000 + "}]", "record 1: expected valid JSON"),
         ('{"a": ' + "[" * 100_000 + "}", "line 1: expected JSON on one line"),
-        ("[" * 100_000, "line 1"),
+        ("[" * 100_000, "record 1.*nested too deeply"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "line 2: expected UTF-8 text"),
         (b'[{"a": "\xff"}]', "expected UTF-8 text, got the byte 0xff"),
     ],
@@ -158,22 +158,22 @@ def test_damaged_archives(write, compress, rows):
 )
 def test_damaged_csv(write, content, message):
     with pytest.raises(DataFormatError, match=message):
-        list(iter_csv(write("rows.csv", content)))
+        list(iter_table(write("rows.csv", content)))
 
 
 def test_csv_quotes_newlines_and_byte_order_mark(write):
     path = write("rows.csv", '\ufeffQuestion,Answer\r\n"Who, then\nwhere?","say ""x"""\r\n')
-    (row,) = iter_csv(path)
+    (row,) = iter_table(path)
     assert row.data == {"Question": "Who, then\nwhere?", "Answer": 'say "x"'}
     assert row.line == 3
 
 
 def test_a_mapping_is_no_file_of_lines(write):
-    assert is_mapping(write("corpus.json", {"Title": ["Sentence."]}))
-    assert is_mapping(write("corpus.json.xz", {"Title": []}))
-    assert not is_mapping(write("rows.json", '{"title": "Title", "text": ["x"]}'))
-    assert not is_mapping(write("rows.jsonl", '{"titles": ["x"]}'))
-    assert not is_mapping(write("list.json", [{"a": [1]}]))
+    assert object_kind(write("corpus.json", {"Title": ["Sentence."]})) == MAPPING
+    assert object_kind(write("corpus.json.xz", {"Title": []})) == MAPPING
+    assert object_kind(write("rows.json", '{"title": "Title", "text": ["x"]}')) != MAPPING
+    assert object_kind(write("rows.jsonl", '{"titles": ["x"]}')) != MAPPING
+    assert object_kind(write("list.json", [{"a": [1]}])) != MAPPING
 
 
 @pytest.mark.parametrize("content", ['{"a": [1], 2: [3]}', '{"a": [1], "b" [3]}', '{"a": [1]'])
@@ -214,7 +214,7 @@ def test_an_error_early_in_a_long_list_is_raised_before_the_rest_is_read(tmp_pat
     path.write_text('[{"a": 1}, {"a" 2}, ' + '{"a": 3}, ' * 2_000_000 + "{}]", encoding="utf-8")
     tracemalloc.start()
     try:
-        with pytest.raises(DataFormatError, match="line 2: expected valid JSON"):
+        with pytest.raises(DataFormatError, match="record 2: expected valid JSON"):
             list(iter_json_list(path))
         peak = tracemalloc.get_traced_memory()[1]
     finally:

@@ -20,7 +20,7 @@ def parse_question(row: Row) -> Question:
     return Question(
         id="",
         text=row.text(question),
-        answers=(row.text(answer),),
+        answers=row.answers(answer),
         dataset="bamboogle",
         split="test",
     )

@@ -8,11 +8,10 @@ text}``, or one JSON object from title to sentences, each with its own leading s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from search_env.datasets.loaders import hotpotqa, musique, twowiki
-from search_env.datasets.rows import Row, is_text, make_document
+from search_env.datasets.rows import Row, is_text, make_document, question_id
 from search_env.types import Document, Question
 
 
@@ -30,8 +29,7 @@ def parse_question(row: Row) -> Question:
 def _id(row: Row) -> str:
     if "id" in row.data:
         return row.identifier("id")
-    digest = hashlib.sha1(row.text("question").encode(), usedforsecurity=False)
-    return digest.hexdigest()[:12]
+    return question_id(row.text("question"))
 
 
 def parse_documents(row: Row) -> Iterable[Document]:
@@ -47,4 +45,4 @@ def parse_documents(row: Row) -> Iterable[Document]:
         if not isinstance(sentences, list) or not all(map(is_text, sentences)):
             raise row.fault("sentences", "a list of sentences")
         return [make_document(row.optional_text("title"), "".join(sentences))]
-    return [make_document(row.optional_text("title"), row.text("text"))]
+    return [make_document(row.optional_text("title"), row.body("text"))]

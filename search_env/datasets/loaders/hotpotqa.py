@@ -24,7 +24,7 @@ def parse_question(row: Row) -> Question:
     return Question(
         id=row.identifier("_id" if "_id" in row.data else "id"),
         text=row.text("question"),
-        answers=(row.text("answer"),),
+        answers=row.answers("answer"),
         dataset="hotpotqa",
         kind=row.optional_text("type"),
         supporting=supporting_ids(row, parse_documents(row)),

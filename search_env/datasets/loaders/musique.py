@@ -64,7 +64,7 @@ def _paragraphs(row: Row) -> dict[int, Document]:
         index = paragraph.data.get("idx", position)
         if not isinstance(index, int) or index in documents:
             raise paragraph.fault("idx", "a whole number that no earlier paragraph has")
-        text = paragraph.text("paragraph_text" if "paragraph_text" in paragraph.data else "text")
+        text = paragraph.body("paragraph_text" if "paragraph_text" in paragraph.data else "text")
         documents[index] = make_document(paragraph.optional_text("title"), text)
     return documents
 
@@ -83,7 +83,7 @@ def build_question(row: Row, question_id: str, dataset: str) -> Question:
     return Question(
         id=question_id,
         text=row.text("question"),
-        answers=tuple(dict.fromkeys((row.text("answer"), *row.texts("answer_aliases")))),
+        answers=tuple(dict.fromkeys((*row.answers("answer"), *row.golds("answer_aliases")))),
         dataset=dataset,
         kind=question_id.partition("__")[0] if "__" in question_id else "",
         supporting=tuple(dict.fromkeys((*in_hop_order, *marked))),

@@ -34,7 +34,7 @@ def parse_question(row: Row) -> Question:
     return Question(
         id=row.identifier("_id" if "_id" in row.data else "id"),
         text=row.text("question"),
-        answers=(row.text("answer"),),
+        answers=row.answers("answer"),
         dataset="2wikimultihopqa",
         kind=row.optional_text("type"),
         supporting=supporting,
@@ -58,7 +58,7 @@ def _decoded(row: Row) -> Row:
         if isinstance(value, str):
             try:
                 decoded[field] = json.loads(value)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise row.fault(field, "a list, or a list as a string of JSON") from error
     return replace(row, data=row.data | decoded) if decoded else row
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from search_env.retrieval.bm25.array_folder import (
     rejected,
     write_index,
 )
+from search_env.retrieval.bm25.array_folder import verify as verify_files
 from search_env.retrieval.bm25.passages import Passages
 from search_env.retrieval.bm25.postings import Postings, build_postings
 from search_env.retrieval.bm25.string_table import StringTable
@@ -141,15 +142,24 @@ class BM25Retriever:
         return cls(passages, vocabulary, postings, k1=k1, b=b, stopwords=terms.stopwords)
 
     @classmethod
-    def load(cls, path: str | Path) -> BM25Retriever:
-        """Open a saved index. Only the manifest and the headers of the arrays are read.
+    def load(cls, path: str | Path, *, verify: bool = False) -> BM25Retriever:
+        """Open a saved index. Only the manifest and the ends of the arrays are read.
+
+        Args:
+            path: The folder.
+            verify: Compare the content of all files with the checksums stored by :meth:`save`,
+                which reads the whole index. Without it, bits that flipped in a file give wrong
+                results, or an error when a search comes upon them.
 
         Raises:
-            IndexFormatError: The index is missing, damaged, or of another format version.
+            IndexFormatError: The index is missing, damaged, or of another format version; with
+                ``verify``, also if it was written without checksums.
         """
-        path = Path(path).absolute()
+        path = Path(path).expanduser().absolute()
         manifest = read_manifest(path)
-        passages, vocabulary, postings = _map_parts(path)
+        if verify:
+            verify_files(path, manifest)
+        passages, vocabulary, postings = _map_parts(path, manifest)
         try:
             parameters = manifest["parameters"]
             retriever = cls(
@@ -161,7 +171,7 @@ class BM25Retriever:
                 stopwords=[str(word) for word in parameters["stopwords"]],
             )
             retriever.digest = str(manifest["digest"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise rejected(path, f"a format.json with a bad {error}") from error
         retriever._path = path
         return retriever
@@ -220,6 +230,14 @@ class BM25Retriever:
 
     def _search(self, query: str, k: int) -> list[Document]:
         """Return the best passages for one query."""
+        try:
+            return self._best(query, k)
+        except (IndexError, ValueError) as error:  # a pointer to nowhere, bytes that are no text
+            if self._path is None:
+                raise
+            raise rejected(self._path, f"damaged contents ({error})") from error
+
+    def _best(self, query: str, k: int) -> list[Document]:
         counts = Counter(self._terms(query))
         weights = ((self._find_term(term), count) for term, count in counts.items())
         lists = self._postings.lists({term: n for term, n in weights if term is not None})
@@ -283,8 +301,8 @@ def _reopen(path: Path, expected: str) -> BM25Retriever:
     return retriever
 
 
-def _map_parts(path: Path) -> tuple[Passages, StringTable, Postings]:
-    """Map the arrays of an index and check that their lengths agree."""
+def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, StringTable, Postings]:
+    """Map the arrays of an index and check that their lengths and ends agree."""
     passages = _map_table(path, "passages")
     vocabulary = _map_table(path, "vocabulary")
     postings = Postings(
@@ -296,10 +314,18 @@ def _map_parts(path: Path) -> tuple[Passages, StringTable, Postings]:
     consistent = (
         len(passages) % 3 == 0
         and len(vocabulary) == len(postings.bounds) == len(postings.starts) - 1
-        and len(postings.documents) == len(postings.impacts) == postings.starts[-1]
+        and len(postings.documents) == len(postings.impacts)
     )
     if not consistent:
         raise rejected(path, "arrays whose lengths disagree")
+    _check_ends(path, "postings.starts", postings.starts, len(postings.documents))
+    counts = {
+        "passages": len(passages) // 3,
+        "terms": len(vocabulary),
+        "postings": len(postings.documents),
+    }
+    if manifest.get("counts") != counts:
+        raise rejected(path, f"{counts} in its arrays, {manifest.get('counts')} in format.json")
     return Passages(passages), vocabulary, postings
 
 
@@ -307,9 +333,16 @@ def _map_table(path: Path, name: str) -> StringTable:
     """Map one table of strings."""
     blob = map_array(path, f"{name}.blob", np.uint8)
     offsets = map_array(path, f"{name}.offsets", np.int64)
-    if len(offsets) == 0 or offsets[-1] != len(blob):
-        raise rejected(path, f"{name}.offsets.npy that do not fit {name}.blob.npy")
+    _check_ends(path, f"{name}.offsets", offsets, len(blob))
     return StringTable(blob, offsets)
+
+
+def _check_ends(path: Path, name: str, pointers: Array, last: int) -> None:
+    """Check pointers at their ends: they rise from 0 to the length of what they point into."""
+    first, final = pointers[:2], pointers[-2:]
+    rises = len(pointers) and first[0] == 0 and final[-1] == last
+    if not (rises and 0 <= first[-1] <= last and 0 <= final[0] <= last):
+        raise rejected(path, f"a {name}.npy that does not fit the other arrays")
 
 
 def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterator[T]:

@@ -284,8 +284,12 @@ def test_an_interrupted_save_leaves_the_old_index(saved, monkeypatch):
 
 
 def edit_manifest(path, **changes):
+    """Change the manifest of an index as an earlier version wrote it: without checksums."""
     file = path / "format.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    content = json.loads(file.read_text()) | changes
+    for name in ("checksum", "checksums"):
+        content.pop(name, None)
+    file.write_text(json.dumps(content))
 
 
 def sizes(path):
@@ -339,7 +343,7 @@ def mixed(path):
         (garbage, "unreadable postings.starts.npy"),
         (other_dtype, r"int32 \(\d+,\) in postings.impacts.npy"),
         (pickled, "unreadable postings.starts.npy"),
-        (mixed, "vocabulary.offsets.npy that do not fit"),
+        (mixed, "vocabulary.offsets.npy that does not fit"),
     ],
 )
 def test_a_damaged_index_is_rejected_with_a_remedy(saved, damage, message):
