@@ -47,6 +47,7 @@ class Trajectory:
         scores: ``exact_match``, ``f1``, ``cover_exact_match`` of the answer.
         hops: Single-hop steps of the question, 0 if unknown.
         kind: The dataset's question type.
+        dataset: Name of the set that the question is from.
         version: Version of the engine's weights at the beginning: number of updates before it.
     """
 
@@ -68,6 +69,7 @@ class Trajectory:
     kind: str
     version: int = 0
     queries: tuple[str, ...] = field(default=())
+    dataset: str = ""
 
     @property
     def policy(self) -> NDArray[np.bool_]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -9,6 +13,26 @@ from search_env.errors import ConfigurationError
 from search_env.validation import check_choice
 
 T = TypeVar("T")
+
+
+def import_module(name: str) -> None:
+    """Import a module that registers names, also one in the working directory.
+
+    Raises:
+        ConfigurationError: There is no such module.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # no such package around it, or a name like "a..b"
+        found = None
+    if found is None:
+        raise ConfigurationError(
+            f"Expected --import (imports) to name a module, got {name!r}. Run in the module's "
+            "folder, or set PYTHONPATH."
+        )
+    importlib.import_module(name)
 
 
 class Registry(Mapping[str, T]):

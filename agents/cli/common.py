@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,18 +17,15 @@ if TYPE_CHECKING:
 
 _NEEDED = ("torch", "transformers", "safetensors")
 
-TokenizerName = Annotated[
+ModelName = Annotated[
     str | None,
-    typer.Option(help="Bundled name, path to a tokenizer.json, or hub id; else the model's own."),
+    typer.Option(
+        "--model",
+        help="tiny-base, tiny-trained, or the folder or hub id of a causal language model.",
+    ),
 ]
-ProtocolName = Annotated[str | None, typer.Option(help="Tags, prompt and limits.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of torch.")]
-
-
-def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def need_agents(command: str) -> None:
@@ -49,11 +45,6 @@ def need_agents(command: str) -> None:
 def count_ids(model: PreTrainedModel) -> int:
     """Return the number of ids that a model samples from."""
     return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-
-
-def is_main() -> bool:
-    """Return whether this is the main process of torchrun, or the only process."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -7,23 +7,28 @@ Modules that need torch are imported inside the functions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from search_env.agents.cli.common import Seed, Threads, TokenizerName, count_ids, need_agents
+from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents
+from search_env.cli import options
 from search_env.errors import ConfigurationError
 from search_env.validation import check_choice
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from search_env.agents.learning.optimizers import OptimizerConfig
     from search_env.agents.types import Example
     from search_env.envs.search_qa import SearchQAEnv
+    from search_env.rewards import Reward
     from search_env.tokens.tokenizer import Tokenizer
+
+    _Source = Callable[[Tokenizer], Iterable[Example]]
 
 _WINDOW = 512  # tokens of articles in one example
 _CARDS = 4  # reading cards for each of them
@@ -66,12 +71,13 @@ def pretrain_command(
     threads: Threads = None,
 ) -> None:
     """Language modelling on articles, and single-hop reading: find a sentence, copy from it."""
-    options = _Options(out, steps, tokens_per_step, learning_rate, optimizer, dtype, seed, threads)
-    base = _load_base("pretrain", model, None, options)
+    run = _Run(out, steps, tokens_per_step, learning_rate, optimizer, dtype, seed, threads)
+    _check("pretrain", run)
+    base = _load_base(model, None, run)
     reading = partial(_readings, articles, documents, seed, base.tokenizer)
     held_out = list(itertools.islice(reading(worlds), _NUM_HELD_OUT))
     examples = [example for world in range(worlds) for example in reading(world)]
-    _imitate(base, examples, held_out, options)
+    _imitate(base, examples, held_out, run)
 
 
 def sft_command(
@@ -80,7 +86,7 @@ def sft_command(
         list[Path] | None,
         typer.Argument(help="Files of RecordEpisodes; by default, oracle episodes of --env."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Folder or name of a model.")] = "tiny-base",
+    model: ModelName = "tiny-base",
     env: Annotated[
         str, typer.Option(help="Id whose oracle episodes are imitated.")
     ] = "SearchQA-v0",
@@ -88,7 +94,16 @@ def sft_command(
     least: Annotated[
         float | None, typer.Option(help="Leave out recorded episodes with a lower reward.")
     ] = None,
-    tokenizer: TokenizerName = None,
+    reward: options.RewardName = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
+    corpus: options.Corpus = None,
+    retriever: options.RetrieverName = None,
+    top_k: options.TopK = None,
+    protocol: options.ProtocolName = None,
+    tokenizer: options.TokenizerName = None,
+    max_tokens: options.MaxTokens = None,
+    modules: options.Modules = None,
     steps: Steps = 100,
     tokens_per_step: TokensPerStep = 16384,
     learning_rate: LearningRate = 5e-4,
@@ -97,24 +112,34 @@ def sft_command(
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
-    """Imitate episodes; only the policy's own tokens count, documents are read."""
-    options = _Options(out, steps, tokens_per_step, learning_rate, optimizer, dtype, seed, threads)
-    base = _load_base("sft", model, tokenizer, options)
-    examples = list(
-        _recorded(episodes, least, base.tokenizer)
-        if episodes
-        else _oracle(env, count, base.tokenizer)
-    )
+    """Imitate episodes; only the policy's own tokens count, documents are read.
+
+    --reward is what --least compares in place of the recorded reward. The options of the questions
+    and documents belong to oracle episodes.
+    """
+    run = _Run(out, steps, tokens_per_step, learning_rate, optimizer, dtype, seed, threads)
+    _check("sft", run)
+    options.import_modules(modules)
+    task = {
+        **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
+        **{"top_k": top_k, "protocol": protocol, "max_tokens": max_tokens},
+    }
+    if episodes:
+        source = _check_recorded(episodes, least, reward, task)
+    else:
+        source = _check_oracle(env, count, least, reward, {**task, "tokenizer": tokenizer})
+    base = _load_base(model, tokenizer, run)
+    examples = list(source(base.tokenizer))
     if not examples:
         raise ConfigurationError(
             f"Expected episodes to imitate, got none in {[str(p) for p in episodes or ()]}. Lower "
             "--least, or name other files."
         )
     num_held_out = max(1, min(_NUM_HELD_OUT, len(examples) // 10))
-    _imitate(base, examples[num_held_out:] or examples, examples[:num_held_out], options)
+    _imitate(base, examples[num_held_out:] or examples, examples[:num_held_out], run)
 
 
-class _Options(NamedTuple):
+class _Run(NamedTuple):
     """Options that both commands have."""
 
     out: Path
@@ -135,10 +160,33 @@ class _Base(NamedTuple):
     name: str
 
 
-def _load_base(command: str, model: str | None, tokenizer: str | None, options: _Options) -> _Base:
-    """Check the options; return the model of this name, or a new tiny one for None."""
+def _check(command: str, run: _Run) -> None:
+    """Check the options of both commands, before anything is loaded."""
     need_agents(command)
     from search_env.agents.learning.precision import DTYPES
+    from search_env.agents.reporting.logs import JsonLinesLog
+    from search_env.agents.training.checks import check_folder
+
+    check_choice("--dtype", run.dtype, DTYPES)
+    _optimizer(run)
+    check_folder(run.out)
+    JsonLinesLog(run.out / "metrics.jsonl")  # refuses the folder of another run
+
+
+def _optimizer(run: _Run) -> OptimizerConfig:
+    from search_env.agents.learning.optimizers import OptimizerConfig
+
+    return OptimizerConfig(
+        learning_rate=run.learning_rate,
+        warmup_steps=min(30, run.steps // 4),
+        schedule="linear",
+        total_steps=run.steps,
+        optimizer=run.optimizer,  # type: ignore[arg-type]  # checked there
+    )
+
+
+def _load_base(model: str | None, tokenizer: str | None, run: _Run) -> _Base:
+    """Return the model of this name, or a new tiny one for None."""
     from search_env.agents.models import (
         check_fits,
         load_model,
@@ -148,15 +196,50 @@ def _load_base(command: str, model: str | None, tokenizer: str | None, options: 
     )
     from search_env.tokens.tokenizer import load_tokenizer
 
-    check_choice("optimizer", options.optimizer, ("adamw", "muon"))
-    check_choice("dtype", options.dtype, DTYPES)
     if model is None:
-        return _Base(untrained(tiny_config(), options.seed), load_tokenizer("world-1k"), "new")
+        return _Base(untrained(tiny_config(), run.seed), load_tokenizer("world-1k"), "new")
     loaded = load_model(model)
     own = load_tokenizer(with_tokenizer({"tokenizer": tokenizer}, loaded)["tokenizer"])
     own = own.padded(max(count_ids(loaded), own.size))
     check_fits(loaded, own)
     return _Base(loaded, own, model)
+
+
+def _check_recorded(
+    files: Sequence[Path], least: float | None, reward: str | None, task: Mapping[str, Any]
+) -> _Source:
+    """Check recorded episodes; return what yields them as examples."""
+    from search_env.recording.files import read_episodes
+    from search_env.rewards import get_reward
+
+    given = [name for name, value in task.items() if value is not None]
+    if given or (reward is not None and least is None):
+        wrong = ", ".join(given) or "reward"
+        raise ConfigurationError(
+            f"Expected options of recorded episodes, which keep their questions and documents, got "
+            f"{wrong}. "
+            + (f"Leave {wrong} out." if given else "Pass --least, which --reward is compared with.")
+        )
+    for file in files:
+        next(iter(read_episodes(file)), None)
+    scored_by = None if reward is None else get_reward(reward)
+    return partial(_recorded, files, least, scored_by)
+
+
+def _check_oracle(
+    env_id: str, count: int, least: float | None, reward: str | None, task: Mapping[str, Any]
+) -> _Source:
+    """Check the environment of oracle episodes; return what yields them as examples."""
+    from search_env.envs.checks import check_arguments
+
+    if least is not None or reward is not None:
+        raise ConfigurationError(
+            f"Expected recorded episodes with {'--least' if reward is None else '--reward'}, got "
+            "none. Name files of RecordEpisodes, or leave the option out."
+        )
+    arguments = options.arguments_for(env_id, "train", **task)
+    check_arguments(env_id, arguments, "the options")
+    return partial(_oracle, env_id, count, arguments)
 
 
 def _readings(
@@ -180,7 +263,7 @@ def _readings(
 
 
 def _recorded(
-    files: Sequence[Path], least: float | None, tokenizer: Tokenizer
+    files: Sequence[Path], least: float | None, reward: Reward | None, tokenizer: Tokenizer
 ) -> Iterator[Example]:
     """Yield recorded episodes as examples, if their ids are the model's."""
     import numpy as np
@@ -196,59 +279,54 @@ def _recorded(
             if episode.tokenizer.digest not in checked:
                 check_same_ids(tokenizer, episode.tokenizer.load())
                 checked.add(episode.tokenizer.digest)
-            if least is None or episode.score.total >= least:
-                transcript = episode.transcript
+            transcript = episode.transcript
+            score = episode.score if reward is None else reward(transcript)
+            if least is None or score.total >= least:
                 weights = (transcript.sources == Source.POLICY).astype(np.float32)
                 yield Example(transcript.tokens, weights)
 
 
-def _oracle(env_id: str, count: int, tokenizer: Tokenizer) -> Iterator[Example]:
+def _oracle(
+    env_id: str, count: int, arguments: Mapping[str, Any], tokenizer: Tokenizer
+) -> Iterator[Example]:
     from search_env.agents.imitation.demonstrations import oracle_example
 
-    env = _make_env(env_id, tokenizer)
+    env = _make_env(env_id, tokenizer, **arguments)
     for index in range(min(count, len(env.questions))):
         yield oracle_example(env, index)
 
 
-def _make_env(env_id: str, tokenizer: Tokenizer, **options: Any) -> SearchQAEnv:
+def _make_env(env_id: str, tokenizer: Tokenizer, **arguments: Any) -> SearchQAEnv:
     import gymnasium as gym
 
     from search_env.envs.search_qa import bare_env
 
-    options |= {"tokenizer": tokenizer.name, "vocab_size": tokenizer.size}
-    return bare_env(gym.make(env_id, **options))
+    arguments |= {"tokenizer": tokenizer.name, "vocab_size": tokenizer.size}
+    return bare_env(gym.make(env_id, **arguments))
 
 
 def _imitate(
-    base: _Base, examples: Sequence[Example], held_out: Sequence[Example], options: _Options
+    base: _Base, examples: Sequence[Example], held_out: Sequence[Example], run: _Run
 ) -> None:
     """Train on examples, show the progress, save the model."""
     import torch
 
     from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
     from search_env.agents.learning.learner import Learner
-    from search_env.agents.learning.optimizers import OptimizerConfig
     from search_env.agents.learning.precision import resolve_dtype
     from search_env.agents.models import save_model
     from search_env.agents.reporting.dashboard import Dashboard
     from search_env.agents.reporting.logs import JsonLinesLog, Observers
 
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    steps, out = options.steps, options.out
-    optimizer = OptimizerConfig(
-        learning_rate=options.learning_rate,
-        warmup_steps=min(30, steps // 4),
-        schedule="linear",
-        total_steps=steps,
-        optimizer=options.optimizer,  # type: ignore[arg-type]  # checked before
-    )
-    precision = resolve_dtype(options.dtype, base.model.device)
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    steps, out, optimizer = run.steps, run.out, _optimizer(run)
+    precision = resolve_dtype(run.dtype, base.model.device)
     learner = Learner(base.model, optimizer, dtype=precision)
     observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
     description = {"model": base.name, "tokenizer": base.tokenizer.name, "dtype": precision}
     observer.begin(steps, {**description, "examples": str(len(examples))})
-    config = SupervisedConfig(steps, options.tokens_per_step, options.seed, max(1, steps // 5))
+    config = SupervisedConfig(steps, run.tokens_per_step, run.seed, max(1, steps // 5))
     reason = "it failed"
     try:
         observer.evaluated(0, measure(learner, held_out))

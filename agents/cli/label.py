@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from search_env.agents.cli.common import (
-    ProtocolName,
-    Seed,
-    Threads,
-    TokenizerName,
-    count_ids,
-    need_agents,
-    progress,
-    without_none,
-)
-from search_env.cli.console import say
+from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents, progress
+from search_env.cli import options
+from search_env.cli.console import check_output, say
+from search_env.validation import check_choice
 
 
 def register(app: typer.Typer) -> None:
@@ -31,19 +24,22 @@ def register(app: typer.Typer) -> None:
 
 def label_command(
     out: Annotated[Path, typer.Option(help="File to write; an existing one is continued.")],
-    model: Annotated[
-        str, typer.Option(help="Bundled name, folder or hub id of a causal language model.")
-    ] = "tiny-base",
-    env_id: Annotated[str, typer.Argument(help="Id of the environment.")] = "SearchQA-v0",
-    split: Annotated[str | None, typer.Option(help="Split of the questions.")] = None,
+    env_id: options.EnvId = "SearchQA-v0",
+    model: ModelName = "tiny-base",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     rollouts: Annotated[int, typer.Option(min=1, help="Most rollouts of a question.")] = 21,
     right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 1.0,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Context in tokens.")] = 4096,
-    protocol: ProtocolName = None,
-    tokenizer: TokenizerName = None,
+    dataset: options.Dataset = None,
+    split: options.Split = None,
+    corpus: options.Corpus = None,
+    retriever: options.RetrieverName = None,
+    top_k: options.TopK = None,
+    protocol: options.ProtocolName = None,
+    tokenizer: options.TokenizerName = None,
+    max_tokens: options.MaxTokens = 4096,
+    modules: options.Modules = None,
     seed: Seed = 0,
     threads: Threads = None,
 ) -> None:
@@ -55,19 +51,28 @@ def label_command(
     from search_env.agents.inference.sampling import Sampling
     from search_env.agents.models import check_fits, load_model, with_tokenizer
     from search_env.agents.rollouts.collect import make_envs
-    from search_env.agents.rollouts.curriculum import LEVELS, label_difficulty
+    from search_env.agents.rollouts.curriculum import LEVELS, RIGHT, label_difficulty
+    from search_env.envs.checks import check_arguments
 
+    options.import_modules(modules)
+    check_choice("--right", right, RIGHT)
+    sampling = Sampling(temperature=temperature)
+    named = options.arguments_for(
+        env_id,
+        "train",
+        **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
+        **{"top_k": top_k, "protocol": protocol, "tokenizer": tokenizer, "max_tokens": max_tokens},
+    )
+    check_arguments(env_id, named, "the options")
+    check_output(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_model(model)
-    options: dict[str, Any] = {"split": split, "protocol": protocol, "tokenizer": tokenizer}
-    options["max_tokens"] = max_tokens
-    options = with_tokenizer(without_none(options), loaded)
-    envs = make_envs(env_id, num_envs=num_envs, vocabulary=count_ids(loaded), options=options)
+    loaded = load_model(str(model))
+    arguments = with_tokenizer(named, loaded)
+    envs = make_envs(env_id, num_envs=num_envs, vocabulary=count_ids(loaded), options=arguments)
     check_fits(loaded, envs.tokenizer)
-    engine = Engine(
-        loaded, rows=num_envs, max_tokens=max_tokens, sampling=Sampling(temperature=temperature)
-    )
+    length = envs.protocol.max_tokens
+    engine = Engine(loaded, rows=num_envs, max_tokens=length, sampling=sampling)
     count = len(envs.questions) if limit is None else min(limit, len(envs.questions))
     with progress("label", count) as advance:
         labels = label_difficulty(
@@ -82,7 +87,8 @@ def label_command(
         )
     levels = [label.level for label in labels.values()]
     shares = ", ".join(f"{levels.count(level):,} {level}" for level in LEVELS)
+    questions = "" if dataset is None else f"--dataset {shlex.quote(dataset)} "
     say(
         f"{len(levels):,} questions: {shares}.\n"
-        f"Use it: search-env train {env_id} --difficulties {shlex.quote(str(out))}"
+        f"Use it: search-env train {env_id} {questions}--difficulties {shlex.quote(str(out))}"
     )

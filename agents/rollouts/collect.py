@@ -380,6 +380,7 @@ class _Collector:
             kind=transcript.question.kind,
             version=int(self._versions[row]),
             queries=tuple(search.query for search in transcript.searches),
+            dataset=transcript.question.dataset,
         )
 
     def _begin_next(self, rows: list[int]) -> None:

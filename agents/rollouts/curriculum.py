@@ -37,7 +37,7 @@ USED_LEVELS = ("medium", "difficult")
 """R1-Searcher learns nothing from easy questions."""
 
 _FIRST_MEDIUM, _LAST_MEDIUM = 10, 20
-_RIGHT = ("exact_match", "cover_exact_match")
+RIGHT = ("exact_match", "cover_exact_match")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def label_difficulty(
         ConfigurationError: A bad argument.
         DataFormatError: The file is no file of labels.
     """
-    check_choice("right", right, _RIGHT)
+    check_choice("right", right, RIGHT)
     check_count("rollouts", rollouts, 1)
     check_count("at_once", at_once, 1)
     file = Path(path)

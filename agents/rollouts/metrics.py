@@ -1,7 +1,8 @@
 """Metrics of a policy's episodes, by name.
 
 Pure functions of trajectories, no torch. Names are ``group/name``; shares lie between 0 and 1.
-Episodes in which retrieval failed are counted and otherwise left out.
+Episodes in which retrieval failed are counted and otherwise left out. Of questions from several
+sets, ``exact_match_on_NAME`` and ``f1_on_NAME`` are the scores for each.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def rollout_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "stop/truncated": _average(t.truncated for t in valid),
         "answer/words": _answer_words(valid),
         **{f"answer/{name}": _average(t.scores[name] for t in valid) for name in SCORES},
+        **{f"answer/{name}": value for name, value in _by_dataset(valid).items()},
         "tokens/policy": float(sum(t.num_policy_tokens for t in trajectories)),
         "tokens/total": float(sum(len(t.tokens) for t in trajectories)),
         "episodes/valid": float(len(valid)),
@@ -66,7 +68,22 @@ def evaluation_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     for hops in sorted({t.hops for t in valid if t.hops}):
         members = [t for t in valid if t.hops == hops]
         metrics[f"exact_match_{hops}_hops"] = _average(t.scores["exact_match"] for t in members)
+    metrics |= _by_dataset(valid)
     return {f"eval/{name}": value for name, value in metrics.items()}
+
+
+def _by_dataset(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Return scores for each set of questions, where there are several."""
+    names = sorted({trajectory.dataset for trajectory in trajectories})
+    if len(names) < 2:
+        return {}
+    return {
+        f"{score}_on_{name or 'others'}": _average(
+            t.scores[score] for t in trajectories if t.dataset == name
+        )
+        for name in names
+        for score in ("exact_match", "f1")
+    }
 
 
 def _answer_words(trajectories: Iterable[Trajectory]) -> float:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+import torch
+
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.optimizers import OptimizerConfig
-from search_env.agents.learning.precision import DTYPES, Dtype
+from search_env.agents.learning.precision import Dtype
 from search_env.agents.rollouts.curriculum import LEVELS, USED_LEVELS
+from search_env.envs.mixtures import for_purpose, parts_of
 from search_env.envs.registration import arguments_of
-from search_env.envs.splits import splits_of
 from search_env.errors import ConfigurationError
+from search_env.registry import import_module
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 from search_env.rewards.phases import PhaseRule
 from search_env.typed_values import build, check_fields
@@ -75,7 +77,8 @@ class TrainConfig:
         env_options: Arguments of the environment, JSON values.
         eval_options: Arguments that differ in evaluation and in the final test, for example another
             ``dataset``. Without a ``split`` here or above, the splits to train on and to evaluate
-            on are those of the dataset (:func:`~search_env.envs.splits.splits_of`).
+            on are those of the dataset, or of each part of a mixture
+            (:mod:`search_env.envs.mixtures`).
         max_tokens: Context of the environment and of the engine's cache.
         phases: Phases in order.
         phase_episodes: Most valid episodes of a phase; None: no limit.
@@ -168,16 +171,29 @@ class TrainConfig:
             ("threads", 1 if self.threads is None else self.threads, 1),
         ):
             check_count(name, value, least)
-        check_choice("dtype", self.dtype, DTYPES)
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ConfigurationError(
-                f"Expected minutes above 0, got {self.minutes!r}. Pass None for no limit."
+                f"Expected minutes above 0, got {self.minutes!r}. Leave it out for no limit."
             )
+        self._check_device()
+        self._check_phases()
+
+    def _check_device(self) -> None:
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError as error:
+                raise ConfigurationError(
+                    f"Expected device to be auto, cpu, cuda or cuda:N, got {self.device!r}. Change "
+                    "device."
+                ) from error
         if self.processes > 1 and (self.sharded or self.device not in ("auto", "cpu")):
             raise ConfigurationError(
                 f"Expected whole models on the CPU with processes={self.processes}, got "
                 f"device={self.device!r}, sharded={self.sharded}. Start the processes by torchrun."
             )
+
+    def _check_phases(self) -> None:
         if not self.phases:
             raise ConfigurationError("Expected at least one phase, got none. Pass phases.")
         for name, share in (
@@ -216,7 +232,8 @@ class TrainConfig:
     def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
         """Return the arguments of the environment for training, evaluation or the final test.
 
-        A split of the id or in ``env_options`` is used for training only.
+        A split of the id or in ``env_options`` is used for training only, one in ``eval_options``
+        for evaluation only; the test is on the dataset's own test split.
 
         Raises:
             ConfigurationError: No such id or dataset, or one without a split to train on.
@@ -226,16 +243,28 @@ class TrainConfig:
         options: dict[str, Any] = {"split": registered.get("split"), "max_tokens": self.max_tokens}
         options |= self.env_options
         if purpose != "train":
-            options["split"] = None
+            options |= {**self.eval_options, "split": None}
         if purpose == "evaluation":
-            options.update(self.eval_options)
+            options["split"] = self.eval_options.get("split")
         if options["split"] is None:
-            splits = splits_of(options.get("dataset", registered.get("dataset", "world")))
-            if purpose == "train":
-                options["split"] = splits.train
-            else:
-                options["split"] = splits.test if purpose == "test" else splits.evaluation
+            dataset = options.get("dataset", registered.get("dataset", "world"))
+            keep = purpose == "train" or "dataset" in self.eval_options
+            chosen, options["split"] = for_purpose(dataset, purpose, keep=keep)
+            if chosen != dataset:
+                options["dataset"] = chosen
         return options
+
+    def is_held_out(self, purpose: Literal["evaluation", "test"]) -> bool:
+        """Return whether evaluation or test have no set of questions that is trained on."""
+        return self._sets("train").isdisjoint(self._sets(purpose))
+
+    def _sets(self, purpose: Literal["train", "evaluation", "test"]) -> set[tuple[str, ...]]:
+        registered, options = arguments_of(self.env_id), self.options_for(purpose)
+        dataset = options.get("dataset", registered.get("dataset", "world"))
+        world = str(options.get("dataset_options", registered.get("dataset_options")))
+        return {
+            (part.dataset, str(part.split or options["split"]), world) for part in parts_of(dataset)
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return all settings as JSON values."""
@@ -284,20 +313,6 @@ _NEW = frozenset({"gdpo_whitening", "k3_limit"})
 
 # Settings that files written before 2026-11-30 have under another name.
 FORMER_NAMES = {"rows": "num_envs", "micro_tokens": "max_tokens_per_micro_batch"}
-
-
-def import_module(name: str) -> None:
-    """Import a module that registers names.
-
-    Raises:
-        ConfigurationError: There is no such module.
-    """
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"Expected a module to import, got {name!r}: {error}. Run in its folder, or install it."
-        ) from error
 
 
 def is_former(settings: Mapping[str, Any]) -> bool:

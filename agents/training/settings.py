@@ -22,8 +22,9 @@ from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.algorithms.presets import PRESETS, get_preset
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import resolve_dtype
-from search_env.agents.training import default_run
+from search_env.agents.training import default_run, run_folder
 from search_env.agents.training.config import FORMER_NAMES, PHASES, Phase, TrainConfig
+from search_env.envs.config import EnvConfig
 from search_env.errors import ConfigurationError, DataNotFoundError, nearest
 from search_env.typed_values import annotations_of, build, check_type, fits
 from search_env.validation import check_choice
@@ -74,6 +75,15 @@ def configure(
     draft.assign([*(values or {}).items(), *map(_split, texts)])
     config = draft.config()
     return replace(config, dtype=resolve_dtype(config.dtype, config.device))
+
+
+def resumed(out: str | Path, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of the run in a folder, with new limits where there are any.
+
+    Raises:
+        ConfigurationError: There is no run, its settings are damaged, or a limit is not valid.
+    """
+    return replace(run_folder.load_settings(out), **changes, out=str(out))
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -179,10 +189,12 @@ class _Draft:
             part = next((part for part in _PARTS if first in annotations_of(_PARTS[part])), None)
             first, rest = (first, rest) if part is None else (part, [first])
         if first not in annotations:
+            is_option = first in {field.name for field in fields(EnvConfig)}
+            hint = f"Did you mean 'env_options.{first}'? " if is_option and not rest else ""
             raise ConfigurationError(
                 f"Expected the name of a setting{source}, got {name!r}. "
-                f"{nearest(name, setting_names())}Names are fields of TrainConfig, of Algorithm "
-                "and OptimizerConfig, or dotted, such as env_options.top_k."
+                f"{hint or nearest(name, setting_names())}Names are fields of TrainConfig, of "
+                "Algorithm and OptimizerConfig, or dotted, such as env_options.top_k."
             )
         place = _Place((first,), annotations[first])
         for part in rest:

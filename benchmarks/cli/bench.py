@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
+from search_env.benchmarks.harness.ablations import ABLATIONS
 from search_env.cli.console import check_output, open_console, progress_bar, say
+from search_env.cli.options import Modules, import_modules
+from search_env.errors import ConfigurationError
+from search_env.validation import check_choice
 
 if TYPE_CHECKING:
     from search_env.benchmarks.harness.results_file import EpisodeResult, Results
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from search_env.benchmarks.players.base import BenchmarkAgent
 
 _INTERRUPTED = 130
+_OWN, _MODEL, _ENDPOINT = "In place of the protocol's, named in the id", "Model", "Endpoint"
 
 
 def register(app: typer.Typer) -> None:
@@ -49,21 +54,52 @@ def bench_command(
     temperature: Annotated[float, Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, Option(help="Share of the probability that is kept.")] = 1.0,
     seed: Annotated[int, Option(min=0, help="Seed of environment and agent.")] = 0,
-    corpus: Annotated[str | None, Option(help="Your own corpus, named in the id.")] = None,
-    questions: Annotated[str | None, Option(help="Your own questions, named in the id.")] = None,
+    questions: Annotated[
+        str | None,
+        Option(
+            "--questions",
+            "--dataset",
+            help="Other questions: a file, DATASET:SPLIT, or a mixture of them.",
+            rich_help_panel=_OWN,
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None, Option(help="Corpus file, or index of search-env index.", rich_help_panel=_OWN)
+    ] = None,
+    retriever: Annotated[
+        str | None,
+        Option(help="cassette:PATH, or one that --import registers.", rich_help_panel=_OWN),
+    ] = None,
+    modules: Modules = None,
     trained_on: Annotated[
         list[str] | None, Option(help="Questions it was trained on, DATASET:SPLIT or a file.")
     ] = None,
-    tokenizer: Annotated[str | None, Option(help="Tokenizer of a model or an endpoint.")] = None,
-    max_tokens: Annotated[int | None, Option(help="Context of a model.")] = None,
-    prompt: Annotated[str | None, Option(help="Prompt of a model: base or its family.")] = None,
-    num_envs: Annotated[int | None, Option(help="Episodes of a model side by side.")] = None,
-    dtype: Annotated[str | None, Option(help="Type of a model: fp32 or bf16.")] = None,
-    model: Annotated[str | None, Option(help="Name of an endpoint's model.")] = None,
-    api: Annotated[str | None, Option(help="An endpoint's: completions, chat or tokens.")] = None,
-    concurrency: Annotated[int | None, Option(help="Episodes of an endpoint at a time.")] = None,
-    timeout: Annotated[float | None, Option(help="Seconds for a reply of an endpoint.")] = None,
-    retries: Annotated[int | None, Option(help="Further tries with an endpoint.")] = None,
+    tokenizer: Annotated[
+        str | None, Option(help="Tokenizer, also of an endpoint.", rich_help_panel=_MODEL)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, Option(help="Size of the context in tokens.", rich_help_panel=_MODEL)
+    ] = None,
+    prompt: Annotated[
+        str | None, Option(help="Style of the prompt, base by default.", rich_help_panel=_MODEL)
+    ] = None,
+    num_envs: Annotated[
+        int | None, Option(help="Episodes side by side.", rich_help_panel=_MODEL)
+    ] = None,
+    dtype: Annotated[str | None, Option(help="fp32 or bf16.", rich_help_panel=_MODEL)] = None,
+    model: Annotated[
+        str | None, Option(help="Name of its model.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    api: Annotated[
+        str | None, Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    concurrency: Annotated[
+        int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    timeout: Annotated[
+        float | None, Option(help="Seconds for a reply.", rich_help_panel=_ENDPOINT)
+    ] = None,
+    retries: Annotated[int | None, Option(help="Further tries.", rich_help_panel=_ENDPOINT)] = None,
     judge: Annotated[str | None, Option(help="Chat endpoint that judges, http://HOST/v1.")] = None,
     judge_model: Annotated[str | None, Option(help="Name of the judge's model.")] = None,
 ) -> None:
@@ -71,6 +107,14 @@ def bench_command(
     if protocol_id is None:
         _list()
         return
+    import_modules(modules)
+    check_choice("--ablation", ablation, [None, *ABLATIONS])
+    if judge is not None and judge_model is None:
+        raise ConfigurationError(
+            f"Expected the name of the judge at {judge}, got none. Pass --judge-model."
+        )
+    check_output(out)
+    check_output(episodes)
     from search_env.benchmarks.players.base import Decoding
     from search_env.benchmarks.players.factory import make_agent
     from search_env.benchmarks.question_sets.registry import get_benchmark
@@ -78,6 +122,8 @@ def bench_command(
     protocol = get_benchmark(protocol_id)
     protocol = protocol if questions is None else protocol.over_questions(questions)
     protocol = protocol if corpus is None else protocol.over_corpus(corpus)
+    protocol = protocol if retriever is None else protocol.over_retriever(retriever)
+    _warn_of_overlap(protocol, trained_on or [])
     decoding = Decoding(temperature, top_p, samples)
     if agent.startswith("model:"):  # say what to install where torch is not there
         from search_env.agents.cli.common import need_agents
@@ -89,11 +135,9 @@ def bench_command(
         **{"timeout": timeout, "retries": retries},
     }
     benchmark_agent = make_agent(agent, protocol, seed=seed, **agent_options)
-    _warn_of_overlap(protocol, trained_on or [])
     name = str(benchmark_agent.description["name"])
     path = out or default_path(protocol, name, decoding.label, ablation, limit)
     check_output(path)
-    check_output(episodes)
     results = play(
         protocol,
         benchmark_agent,
@@ -101,7 +145,7 @@ def bench_command(
         **{"ablation": ablation, "decoding": decoding, "limit": limit, "seed": seed},
         **{"command": context.obj or "", "episodes": episodes},
     )
-    if judge is not None:
+    if judge is not None and judge_model is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
 
@@ -140,17 +184,12 @@ def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **optio
     return results
 
 
-def _judge(results: Results, url: str, model: str | None) -> Results:
+def _judge(results: Results, url: str, model: str) -> Results:
     """Have the answers judged behind a progress bar."""
     from search_env.benchmarks.harness.results_file import with_verdicts
     from search_env.benchmarks.players.judge import Judge, prompt_digest
     from search_env.benchmarks.players.openai_endpoint import Endpoint
-    from search_env.errors import ConfigurationError
 
-    if model is None:
-        raise ConfigurationError(
-            f"Expected the name of the judge at {url}, got none. Pass --judge-model."
-        )
     with progress_bar() as bar:
         task = bar.add_task("judge", total=len(results.episodes))
         records, tally = Judge(Endpoint(url, model, api="chat"), model).judge(
@@ -189,8 +228,7 @@ def _warn_of_overlap(protocol: BenchmarkProtocol, trained_on: list[str]) -> None
 
     questions = EnvComponents(EnvConfig(**protocol.environment())).questions if trained_on else ()
     for source in trained_on:
-        dataset, _, split = (source, "", "") if Path(source).is_file() else source.partition(":")
-        shared = overlap(load_questions(dataset, split or None, None), questions)
+        shared = overlap(load_questions(source, None, None), questions)
         if shared:
             say(
                 f"Warning: {len(shared):,} of the {len(questions):,} questions are in {source}, "

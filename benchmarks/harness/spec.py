@@ -97,6 +97,15 @@ class BenchmarkProtocol:
         digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
         return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
+    def over_retriever(self, name: str) -> BenchmarkProtocol:
+        """Return the protocol with a registered retriever, or ``cassette:PATH``, and another id."""
+        arguments = {**self.arguments, "retriever": name}
+        kind = name.partition(":")[0]
+        protocol = replace(self, retrieval=kind, arguments=arguments, corpus_digest="")
+        digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
+        pinned = f"{kind}-{digest[:DIGITS]}" if digest else kind
+        return replace(protocol, retrieval=pinned, corpus_digest=digest)
+
     def over_questions(self, questions: str) -> BenchmarkProtocol:
         """Return the protocol with a file of somebody's own questions, with an id of its own."""
         arguments = {**self.arguments, "dataset": questions, "split": None}

@@ -75,8 +75,12 @@ def check_output(path: Path | None) -> None:
     """
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_writable = not path.is_dir() and os.access(path.parent, os.W_OK)
+    except OSError:  # a file in place of a folder, or a folder that is not writable
+        is_writable = False
+    if not is_writable:
         raise ConfigurationError(
             f"Expected --out to be a file that can be written, got {path}. Choose another path."
         )

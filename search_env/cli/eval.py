@@ -29,14 +29,18 @@ def eval_command(
     agent: Annotated[
         list[str] | None, typer.Option(help="Baseline to run, repeatable; all five by default.")
     ] = None,
+    dataset: options.Dataset = None,
     split: options.Split = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of environment, agents and bootstrap.")] = 0,
     top_k: options.TopK = None,
     corpus: options.Corpus = None,
+    retriever: options.RetrieverName = None,
+    reward: options.RewardName = None,
     protocol: options.ProtocolName = None,
     tokenizer: options.TokenizerName = None,
     max_tokens: options.MaxTokens = None,
+    modules: options.Modules = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
 ) -> None:
     """Run scripted agents on every question once; show scores and retrieval."""
@@ -45,17 +49,15 @@ def eval_command(
     from search_env.evaluation import tables
     from search_env.evaluation.evaluate import summarise
 
+    options.import_modules(modules)
     agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
-    check_output(out)
     env = options.make_env(
         env_id,
-        split=split,
-        top_k=top_k,
-        corpus=corpus,
-        protocol=protocol,
-        tokenizer=tokenizer,
-        max_tokens=max_tokens,
+        **{"dataset": dataset, "split": split, "top_k": top_k, "corpus": corpus},
+        **{"retriever": retriever, "reward": reward, "protocol": protocol},
+        **{"tokenizer": tokenizer, "max_tokens": max_tokens},
     )
+    check_output(out)
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
     say(tables.describe_run(env, count, seed))

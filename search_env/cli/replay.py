@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from search_env.cli.console import open_console, open_table, progress_bar, say
-from search_env.cli.options import EpisodeFile, Modules, TornTail
-from search_env.errors import ConfigurationError
+from search_env.cli.options import EpisodeFile, Modules, TornTail, import_modules
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,7 +30,7 @@ def replay_command(
     from search_env.recording.files import read_episodes
     from search_env.recording.replay import replay_episodes
 
-    _import(modules)
+    import_modules(modules)
     episodes = read_episodes(file, torn_tail=torn_tail)
     with file.open("rb") as lines, progress_bar() as bar:
         total = sum(1 for _ in lines)
@@ -60,7 +56,7 @@ def rescore_command(
     """Score recorded episodes by other rewards, without executing them."""
     from search_env.recording.replay import rescore
 
-    _import(modules)
+    import_modules(modules)
     results = [
         rescore(file, name, group_reward=group_reward, group_by=group_by, torn_tail=torn_tail)
         for name in dict.fromkeys(reward)
@@ -70,19 +66,6 @@ def rescore_command(
     say(f"Means over {valid:,} episodes.", "dim")
     if invalid:
         say(f"{invalid:,} left out because retrieval failed.", "dim")
-
-
-def _import(modules: Sequence[str] | None) -> None:
-    """Import modules of the user, which may be in the current folder."""
-    for name in modules or ():
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        if importlib.util.find_spec(name) is None:
-            raise ConfigurationError(
-                f"Expected --import to name a module, got {name!r}. Run the command in the "
-                "module's folder, or set PYTHONPATH."
-            )
-        importlib.import_module(name)
 
 
 def _rescore_table(results: Sequence[Rescored]) -> Table:

@@ -150,6 +150,8 @@ def check_retriever(
         _check_lookup(choice)
     elif name == "bm25":
         _corpus_of(choice)
+    elif name.startswith("cassette:"):
+        get_retriever(name, choice)
 
 
 def _choice(

@@ -57,8 +57,8 @@ class Splits:
             return self.evaluation
         raise ConfigurationError(
             f"Expected a dataset with a split to train on, got {self.dataset!r} with "
-            f"{', '.join(self.names)}. Train on another dataset, or name the split: "
-            'split="..." among the arguments of the environment.'
+            f"{', '.join(self.names)}. Train on another dataset, or name the split: --split "
+            '(split="..." among the arguments of the environment).'
         )
 
 

@@ -1,0 +1,80 @@
+"""A run checked before its model is loaded and anything is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from search_env.agents.learning.optimizers import OptimizerConfig
+from search_env.agents.rollouts.curriculum import read_difficulties
+from search_env.agents.training.config import TrainConfig
+from search_env.envs.checks import check_arguments, check_names
+from search_env.errors import ConfigurationError
+
+_RATES = ("learning_rate", "value_learning_rate", "warmup_steps")
+
+
+def check_run(config: TrainConfig) -> None:
+    """Check what a configuration names: rewards, questions, corpus, retriever, device, folder.
+
+    Questions and tokenizer are loaded, model and documents are not.
+
+    Raises:
+        ConfigurationError: A name that is not registered, a value that cannot work, or a folder
+            that cannot be written.
+        DataError: Questions, a corpus or labels are missing or damaged.
+    """
+    _check_gpu(config.device)
+    _check_rates(config.optimizer)
+    check_folder(Path(config.out))
+    for phase in config.phases:
+        phase.rewards()
+    check_names(config.env_id, config.env_options, "env_options")
+    check_names(config.env_id, config.eval_options, "eval_options")
+    for purpose in ("train", "evaluation", "test"):
+        options = config.options_for(purpose)
+        given = "env_options" if purpose == "train" else "eval_options"
+        questions = check_arguments(config.env_id, options, given)
+        if purpose == "train" and config.hops and not all(q.hops for q in questions):
+            raise ConfigurationError(
+                "Expected questions with known hops for a schedule of hops, got some without. "
+                "Leave hops out, or label the questions' difficulty (search-env label)."
+            )
+    if config.difficulties is not None:
+        read_difficulties(config.difficulties)
+
+
+def _check_gpu(device: str) -> None:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"Expected a device that is here, got {device!r}: torch sees no GPU. Use device='auto'."
+        )
+
+
+def _check_rates(optimizer: OptimizerConfig) -> None:
+    """Check that rates are not given where a run does not read them."""
+    default = OptimizerConfig()
+    given = (optimizer.learning_rate, optimizer.value_learning_rate, optimizer.warmup_steps)
+    usual = (default.learning_rate, default.value_learning_rate, default.warmup_steps)
+    for name, value, unused in zip(_RATES, given, usual, strict=True):
+        if value != unused:
+            raise ConfigurationError(
+                f"Expected {name} among the settings of the algorithm, got "
+                f"optimizer.{name}={value!r}, which a run does not read. Set algorithm.{name}."
+            )
+
+
+def check_folder(out: Path) -> None:
+    """Check that a folder can be made or written; make nothing.
+
+    Raises:
+        ConfigurationError: It is a file, or not writable.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ConfigurationError(
+            f"Expected out to be a folder that can be written, got {out}: {existing} is "
+            f"{'not writable' if existing.is_dir() else 'a file'}. Choose another folder."
+        )

@@ -1,0 +1,64 @@
+"""The report of a finished run: scores before and after training, curves, episodes to read."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from search_env.agents.models import load_model, with_tokenizer
+from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
+from search_env.agents.rollouts.collect import make_envs
+from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.run import TrainResult
+from search_env.agents.types import Trajectory
+from search_env.cli.console import PIPE_WIDTH, open_console, say
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.paths import atomic_path
+
+
+def write_report(config: TrainConfig, result: TrainResult, count: int) -> None:
+    """Play test questions with the base and the trained model; show and write what came of it.
+
+    ``count`` is the most questions. ``report.txt`` and, where matplotlib is installed,
+    ``training.png`` are written to the folder of the run.
+    """
+    envs, before, after = _play_test(config, result, count)
+    seen = "never seen in training" if config.is_held_out("test") else "trained on"
+    out = Path(config.out)
+    report = out / "report.txt"
+    with atomic_path(report) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for console in (open_console(), Console(file=file, width=PIPE_WIDTH, highlight=False)):
+            console.print(f"\n{len(after):,} questions {seen}:\n", markup=False)
+            console.print(results_table({"before training": before, "after training": after}))
+            show_episodes(
+                select_samples(after, before), envs.tokenizer, envs.questions, console=console
+            )
+    files = [str(result.model), str(report), str(out / "metrics.jsonl")]
+    if importlib.util.find_spec("matplotlib") is not None and result.steps:
+        from search_env.agents.reporting.plots import training_figure
+
+        training_figure([out / "metrics.jsonl"], out / "training.png")
+        files.append(str(out / "training.png"))
+    say("\nWrote " + ", ".join(files))
+    recorded = sorted((out / "episodes").glob("step-*.jsonl"))
+    if recorded:
+        say(f"Episodes of the training: search-env view {shlex.join(map(str, recorded))} --open")
+
+
+def _play_test(
+    config: TrainConfig, result: TrainResult, count: int
+) -> tuple[SearchQAVectorEnv, list[Trajectory], list[Trajectory]]:
+    """Return the test environment, and the greedy episodes of the base and the trained model."""
+    base = load_model(config.model)
+    ids = len(base.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+    options = with_tokenizer(config.options_for("test"), base)
+    envs = make_envs(config.env_id, num_envs=config.num_envs, vocabulary=ids, options=options)
+    last = len(envs.questions) - 1
+    indices = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
+    before = play_questions(base, envs, indices)
+    return envs, before, play_questions(load_model(str(result.model)), envs, indices)
