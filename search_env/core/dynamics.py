@@ -175,8 +175,8 @@ class Dynamics:
         limit = min(room, self.protocol.max_documents_tokens or room)
         block = self._blocks.write(documents, limit)
         if block is None:
-            self._fault(row, FaultKind.UNANSWERED_QUERY)
             self._end(row, StopReason.MAX_TOKENS)
+            self._fault(row, FaultKind.UNANSWERED_QUERY, before_end=True)
             return
         episode.num_searches += 1
         end = start + len(block)
@@ -187,8 +187,8 @@ class Dynamics:
     def fail_retrieval(self, row: int) -> None:
         """End the row's episode because its pending query could not be run."""
         self.episodes[row].pending = None
-        self._fault(row, FaultKind.UNANSWERED_QUERY)
         self._end(row, StopReason.RETRIEVAL_ERROR)
+        self._fault(row, FaultKind.UNANSWERED_QUERY, before_end=True)
 
     def save(self, row: int) -> EpisodeSnapshot:
         """Return a copy of one row's state, in time proportional to its tokens."""

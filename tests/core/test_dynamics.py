@@ -463,3 +463,24 @@ def test_dynamics_of_the_same_rules_share_tables_and_no_rows():
     assert (len(one.episodes), len(other.episodes)) == (2, 3)
     with pytest.raises(AttributeError):
         one._tables.notice = None
+
+
+@pytest.mark.parametrize("consequence", list(Consequence))
+@pytest.mark.parametrize("reason", [StopReason.RETRIEVAL_ERROR, StopReason.MAX_TOKENS])
+def test_an_episode_ends_once_where_a_query_cannot_be_run(consequence, reason):
+    """The fault is recorded, but what ended the episode is the failed search or the context."""
+    faults = {FaultKind.UNANSWERED_QUERY: consequence}
+    ids = BYTE.encode(f"{B}q{E}").tolist()
+    context = len(played(R1).tokens) + len(ids) + 10  # too little for the tags of a block
+    protocol = dataclasses.replace(R1, name="own", faults=faults, notice="!", max_tokens=context)
+    dynamics = rules(protocol)
+    dynamics.begin(0, QUESTION)
+    feed(dynamics, ids[:-1])
+    dynamics.append(ALL, np.array(ids[-1:]))
+    if reason is StopReason.MAX_TOKENS:
+        dynamics.insert_documents(0, [DOCUMENT])
+    else:
+        dynamics.fail_retrieval(0)
+    *_, fault, ended = dynamics.transcript(0).events
+    assert (fault.kind, ended.reason) == (FaultKind.UNANSWERED_QUERY, reason)
+    assert sum(isinstance(event, Ended) for event in dynamics.transcript(0).events) == 1
