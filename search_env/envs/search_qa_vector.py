@@ -244,7 +244,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             raise self._not_ready()
         self._seed(rows, seed)
         self._blocked = _INTERRUPTED
-        if self._rows.groups is not None:
+        # Without a seed or a choice, each row goes on with the questions that it has left.
+        if self._rows.groups is not None and (seed is not None or chosen):
             self._rows.groups.reset_together(rows)
         for row in rows:
             self._rows.begin(row, chosen)

@@ -1,8 +1,9 @@
 """The groups of a vector environment's episodes, and the rewards of complete groups.
 
 Rows form blocks of ``group_size`` neighbours. The k-th episodes of a block's rows, counted from
-their last common reset, are one group. It is complete in the step in which its last member ends;
-other rows may then be episodes ahead. Transcripts of finished members are stored until then.
+their last common reset with a seed or a chosen question, are one group. It is complete in the step
+in which its last member ends; other rows may then be episodes ahead. Transcripts of finished
+members are stored until then.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Groups:
     def reset_together(self, rows: Sequence[int]) -> None:
         """Drop the groups of blocks whose rows are all reset; their rows begin together again.
 
-        Numbers continue within a block; after a reset of all rows they begin with 0.
+        For resets with a seed or a chosen question. Numbers continue within a block; after such a
+        reset of all rows they begin with 0.
         """
         reset = set(rows)
         if len(reset) == len(self._counts):

@@ -275,3 +275,19 @@ def test_names_and_refusals():
     assert env.unwrapped.reward_name != "taken"
     with pytest.raises(TypeError, match="unexpected keyword argument 'group_reward'"):
         gym.make("SearchQA-Toy-v0", group_reward="test-fewest-searches")
+
+
+def test_rows_of_a_group_that_happen_to_end_together_keep_their_own_questions():
+    """The usual loop resets what has ended: sometimes a whole group, whose rows are not level."""
+    env = disabled(2, 2)
+    env.reset(seed=0)
+    write(env, SCRIPTS[0], SCRIPTS[3])  # the first row ends long before the second
+    resets(env, 0)
+    asked = [env.transcript(row).question.id for row in range(2)]
+    assert asked[0] != asked[1]
+    write(env, SCRIPTS[0], None)
+    resets(env, 0, 1)  # row 0 begins its third episode, row 1 its second
+    assert env.transcript(1).question.id == asked[0]
+    env.reset()  # as the loop above, in all rows
+    infos = env.reset(seed=3)[1]
+    assert infos["question_id"][0] == infos["question_id"][1]
