@@ -34,6 +34,7 @@ LAW = {
         "models inference reporting",
         "learning rollouts",
         "training imitation bridges",
+        "doctor",
         "cli examples",
         FACE,
     ),

@@ -160,6 +160,11 @@ class Engine:
         return self._forward_pass.sampling
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache when all rows are full; 0 before the first token."""
+        return self._cache.nbytes
+
+    @property
     def prefill_seconds(self) -> float:
         """Seconds for tokens that no token was sampled from, since timings were reset."""
         return self.timings.prefill_seconds

@@ -101,6 +101,12 @@ class RaggedCache(Cache):
         self._free = list(range(pages))
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all pages of the layers that have begun."""
+        layers = [layer for layer in self.layers if layer.is_initialized]
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+    @property
     def used_pages(self) -> int:
         """One more than the highest page with an owner."""
         owned = np.flatnonzero(self.owners >= 0)

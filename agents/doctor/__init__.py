@@ -1,0 +1,1 @@
+"""What ``search-env doctor`` examines before a long run."""
