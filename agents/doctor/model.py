@@ -11,6 +11,7 @@ from search_env.agents.models import check_fits
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
 _SECTION = Section("Model")
+_FIT = Section("Environment")
 
 
 def examine_model(model: PreTrainedModel, dtype: str) -> Iterator[Finding]:
@@ -30,16 +31,16 @@ def examine_model(model: PreTrainedModel, dtype: str) -> Iterator[Finding]:
 def examine_fit(model: PreTrainedModel, envs: SearchQAVectorEnv) -> Iterator[Finding]:
     """Yield whether a model's ids and context are those of an environment."""
     check_fits(model, envs.tokenizer)
-    yield _SECTION.ok(f"it samples the environment's {envs.tokenizer.size:,} ids and no others")
+    yield _FIT.ok(f"the model samples the environment's {envs.tokenizer.size:,} ids and no others")
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
     size = envs.protocol.max_tokens
     if context is None:
-        yield _SECTION.ok(f"episodes of {size:,} tokens; its configuration names no limit")
+        yield _FIT.ok(f"episodes of {size:,} tokens; its configuration names no limit")
     elif size > context:
-        yield _SECTION.error(
-            f"episodes may grow to {size:,} tokens, more than its context of {context:,}",
+        yield _FIT.error(
+            f"episodes may grow to {size:,} tokens, more than the model's context of {context:,}",
             f"Pass --max-tokens {context} or less.",
         )
     else:
-        yield _SECTION.ok(f"episodes of {size:,} tokens fit its context of {context:,}")
+        yield _FIT.ok(f"episodes of {size:,} tokens fit the model's context of {context:,}")

@@ -30,6 +30,7 @@ COMMANDS = {
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
     "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
+    "doctor": ("search_env.agents.cli.doctor", "Try every part of a training run once, before it."),
     "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
     "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
     "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),

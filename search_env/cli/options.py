@@ -66,6 +66,14 @@ ProtocolName = Annotated[
         help="Tags, prompt and limits: r1-searcher, search-r1 or toy.", rich_help_panel=TASK
     ),
 ]
+PromptStyle = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        help="base, chat-template (the model's own), or a family's, such as chatml.",
+        rich_help_panel=TASK,
+    ),
+]
 TokenizerName = Annotated[
     str | None,
     typer.Option(

@@ -81,7 +81,7 @@ def test_a_model_that_is_not_there_is_an_error_not_an_exception(tmp_path):
 def test_a_context_that_is_too_short_is_found_before_the_run(tmp_path):
     config = toy_config(tmp_path, max_tokens=64)  # the tiny model has 32 positions
     findings = list(examine(config, model=tiny_model(), episodes=2))
-    assert "more than its context of 32" in text_of(findings, "error")
+    assert "more than the model's context of 32" in text_of(findings, "error")
 
 
 def test_a_bad_number_of_episodes_is_refused(tmp_path):
@@ -138,9 +138,10 @@ def test_golds_without_words_are_named(tmp_path):
     rows += [{"id": "b", "question": "What?", "golden_answers": ["42"]}]
     file = tmp_path / "q.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    envs = gym.make_vec(
-        "SearchQA-v0", num_envs=1, dataset=str(file), retriever=FakeRetriever({})
-    ).unwrapped
+    with pytest.warns(UserWarning, match="gold answers"):
+        envs = gym.make_vec(
+            "SearchQA-v0", num_envs=1, dataset=str(file), retriever=FakeRetriever({})
+        ).unwrapped
     findings = list(examine_questions(envs, envs))
     assert "1 questions have no gold answer" in text_of(findings, "warning")
 
