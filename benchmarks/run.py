@@ -19,6 +19,7 @@ from search_env.datasets.rows import one_line
 from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.provenance import run_provenance
 from search_env.recording.files import EpisodeWriter
+from search_env.redaction import redacted
 from search_env.retrieval.registry import register_retriever
 from search_env.types import Question
 from search_env.validation import check_choice
@@ -77,7 +78,7 @@ def run(
         "decoding": {"temperature": decoding.temperature, "top_p": decoding.top_p},
         "ablation": ablation,
         "seed": seed,
-        "command": command,
+        "command": redacted(command),
         **run_provenance(),
     }
     with ResultsWriter(path, header) as writer:

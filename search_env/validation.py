@@ -7,6 +7,7 @@ import operator
 from collections.abc import Collection
 
 from search_env.errors import ConfigurationError, nearest
+from search_env.redaction import redacted
 
 
 def check_amount(name: str, value: float) -> float:
@@ -48,4 +49,5 @@ def check_choice(
     if value not in choices:
         texts = [choice for choice in choices if isinstance(choice, str)]
         hint = f"{nearest(str(value), texts)}{advice}"
-        raise error(f"Expected {name} among {list(choices)}, got {value!r}. {hint}")
+        got = redacted(repr(value))
+        raise error(f"Expected {name} among {list(choices)}, got {got}. {hint}")

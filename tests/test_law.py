@@ -15,7 +15,7 @@ EDGES = edges(ROOT)
 
 LAW = {
     "search_env": (
-        "errors",
+        "errors redaction",
         "types",
         "paths provenance validation",
         "hub registry typed_values",

@@ -19,6 +19,7 @@ from search_env.benchmarks.harness.spec import BenchmarkProtocol
 from search_env.benchmarks.players.base import BenchmarkAgent, TokenAgent
 from search_env.errors import ConfigurationError, nearest
 from search_env.protocols.registry import get_protocol
+from search_env.redaction import redacted, without_user
 
 
 def make_agent(
@@ -46,14 +47,15 @@ def make_agent(
         _check_options(agent, options, "model api tokenizer concurrency max_tokens timeout retries")
         if "model" not in options:
             raise ConfigurationError(
-                f"Expected the name of a model at {agent}, got none. Pass --model as the endpoint "
-                "names it."
+                f"Expected the name of a model at {redacted(agent)}, got none. Pass --model as the "
+                "endpoint names it."
             )
         rules = get_protocol(str(protocol.environment()["protocol"]))
         return endpoint_agent(agent, protocol=rules, **options)
     names = [*BASELINES, "model:NAME", "python:MODULE:NAME", "http://HOST/v1"]
     raise ConfigurationError(
-        f"Expected an agent among {', '.join(names)}, got {agent!r}. {nearest(agent, names)}"
+        f"Expected an agent among {', '.join(names)}, got {without_user(agent)!r}. "
+        f"{nearest(agent, names)}"
         "Agents of your own run with search_env.benchmarks.run.run."
     )
 
@@ -64,6 +66,6 @@ def _check_options(agent: str, options: dict[str, Any], names: str = "") -> None
     for name in options:
         if name not in allowed:
             raise ConfigurationError(
-                f"Expected options of {agent} among {', '.join(allowed) or 'none'}, got {name}. "
-                "Leave it out."
+                f"Expected options of {redacted(agent)} among {', '.join(allowed) or 'none'}, got "
+                f"{name}. Leave it out."
             )

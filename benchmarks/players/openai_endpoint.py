@@ -10,16 +10,20 @@
                    token, with the model's own tokenizer in the environment
 =================  ===========================================================================
 
-Time limits and repeated tries are the openai client's, which waits longer each time and heeds
-``Retry-After``.
+Time limits are for whole replies (:mod:`search_env.benchmarks.players.patience`).
 """
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import logging
+import math
 import os
 from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from search_env.benchmarks.harness.errors import (
     EndpointError,
@@ -27,21 +31,33 @@ from search_env.benchmarks.harness.errors import (
     EndpointReplyError,
     EndpointTimeoutError,
 )
+from search_env.benchmarks.players.patience import Patience
 from search_env.benchmarks.players.text import Completion, CompletionRequest, TextAgent
 from search_env.errors import ConfigurationError
+from search_env.evaluation.gold_answers import whole_text
 from search_env.protocols.protocol import Protocol
+from search_env.redaction import RedactingFilter, redacted, secrets_of, without
 from search_env.types import Source
-from search_env.validation import check_choice
+from search_env.validation import check_choice, check_count
 
 APIS = ("completions", "chat", "tokens")
 KEY = "OPENAI_API_KEY"
+
+_BUSY = (408, 409, 429)
+_NO_COMPLETION = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+_LOGGERS = ("httpx", "httpx2", "openai._base_client")
+"""They log the addresses of requests."""
+_LOG_FILTER = RedactingFilter()
 
 
 class Endpoint:
     """An endpoint that completes texts, such as ``http://localhost:8000/v1``.
 
-    ``protocol`` is whose messages a chat begins with; ``retries`` count where it was not reached,
-    was busy or failed; ``extra`` are further fields of every request.
+    Credentials of the address (``http://name:password@host``, ``?api-key=...``) and the key in
+    ``$OPENAI_API_KEY`` go with the requests; no message and no file holds them. ``protocol`` is
+    whose messages a chat begins with; ``timeout`` is in seconds, for a whole reply; ``retries``
+    count where it was not reached, was busy or failed; ``extra`` are further fields of every
+    request.
     """
 
     def __init__(
@@ -56,6 +72,11 @@ class Endpoint:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("api", api, APIS)
+        check_count("retries", retries)
+        if not timeout > 0 or not math.isfinite(timeout):
+            raise ConfigurationError(
+                f"Expected a time limit of more than 0 seconds, got {timeout!r}. Raise --timeout."
+            )
         try:
             import openai
         except ImportError as error:
@@ -63,65 +84,86 @@ class Endpoint:
                 "Expected the openai package for an endpoint, got none. Run "
                 '`pip install "search-env[endpoints]"`.'
             ) from error
-        self._openai, self._url, self._model, self._api = openai, url, model, api
+        self._openai, self._url, self._model, self._api = openai, redacted(url), model, api
         self._protocol, self._extra = protocol, dict(extra or {})
         self._timeout = timeout
-        self._client: Any = openai.OpenAI(
-            base_url=url,
-            api_key=os.environ.get(KEY) or "none",
-            timeout=timeout,
-            max_retries=retries,
-        )
+        key = os.environ.get(KEY)
+        self._secrets = secrets_of(url) | ({key} if key else set())
+        self._client = _client(openai, url, key or "none", timeout)
+        self._patience = Patience(timeout, retries, self._pause_after, self._client.close)
 
     def __call__(self, request: CompletionRequest) -> Completion:
         """Return the next piece; errors of the client become those of ``harness.errors``."""
+        result = self._piece(request)
+        if isinstance(result, EndpointError):
+            raise result  # outside of any handler: the client's errors hold whole requests
+        return result
+
+    def _piece(self, request: CompletionRequest) -> Completion | EndpointError:
         openai = self._openai
         try:
             return self._chat(request) if self._api == "chat" else self._complete(request)
-        except openai.APITimeoutError as error:
-            raise EndpointTimeoutError(
-                f"Expected a reply from {self._url} within {self._timeout:g} s, got none. Raise "
-                "--timeout, or lower --concurrency."
-            ) from error
+        except EndpointError as error:
+            return type(error)(without(str(error), self._secrets))
+        except (openai.APITimeoutError, asyncio.TimeoutError):
+            return EndpointTimeoutError(
+                f"Expected a whole reply from {self._url} within {self._timeout:g} s, got none. "
+                "Raise --timeout, or lower --concurrency."
+            )
         except openai.APIConnectionError as error:
-            raise EndpointError(
-                f"Expected an endpoint at {self._url}, got no connection ({error.__cause__}). "
+            cause = without(str(error.__cause__), self._secrets)
+            return EndpointError(
+                f"Expected an endpoint at {self._url}, got no connection ({cause}). "
                 "Start it, or correct the address; it usually ends in /v1."
-            ) from error
+            )
         except openai.APIStatusError as error:
             kind = EndpointRefusedError if error.status_code < 500 else EndpointError
-            raise kind(
+            message = shorten(without(error.message, self._secrets), 200)
+            return kind(
                 f"Expected {self._url} to go on with a text, got status {error.status_code}: "
-                f"{shorten(error.message, 200)} {_remedy(error.status_code)}"
-            ) from error
-        except (openai.APIResponseValidationError, ValueError, TypeError, AttributeError) as error:
-            raise EndpointReplyError(
+                f"{message} {_remedy(error.status_code)}"
+            )
+        except (*_NO_COMPLETION, openai.OpenAIError) as error:
+            message = shorten(without(str(error), self._secrets), 200)
+            return EndpointReplyError(
                 f"Expected a completion from {self._url}, got something else "
-                f"({type(error).__name__}: {shorten(str(error), 200)}). Check that the address is "
+                f"({type(error).__name__}: {message}). Check that the address is "
                 "that of an OpenAI-compatible API, and --api."
-            ) from error
+            )
+
+    def _pause_after(self, error: BaseException) -> float | None:
+        """Return the pause that a server asks for, 0 for the usual one, None for no further try."""
+        openai = self._openai
+        if isinstance(error, openai.APIStatusError):
+            if error.status_code not in _BUSY and error.status_code < 500:
+                return None
+            return _seconds(error.response.headers.get("retry-after", ""))
+        return 0.0 if isinstance(error, openai.APIConnectionError | asyncio.TimeoutError) else None
 
     def _complete(self, request: CompletionRequest) -> Completion:
         by_tokens = self._api == "tokens"
         extra = {"return_token_ids": True, "include_stop_str_in_output": True} if by_tokens else {}
-        reply = self._client.completions.create(
-            model=self._model,
-            prompt=request.tokens.tolist() if by_tokens else request.prompt,
-            **self._common(request, extra),
-        )
+        prompt = request.tokens.tolist() if by_tokens else request.prompt
+        fields = {"model": self._model, "prompt": prompt, **self._common(request, extra)}
+        reply = self._patience.call(lambda: self._client.completions.create(**fields))
         choice = _first(reply)
         ids = getattr(choice, "token_ids", None)
-        if by_tokens and not (isinstance(ids, list) and all(isinstance(i, int) for i in ids)):
+        if by_tokens and ids is None:
             raise EndpointReplyError(
                 f"Expected {self._url} to return token ids, got none. It takes text alone: pass "
                 "--api completions."
             )
+        if by_tokens and not (isinstance(ids, list) and all(type(i) is int for i in ids)):
+            raise EndpointReplyError(
+                f"Expected {self._url} to return a list of token ids, got {str(ids)[:80]}. Update "
+                "the server, or pass --api completions."
+            )
         return self._completion(choice, choice.text, reply, ids if by_tokens else None)
 
     def _chat(self, request: CompletionRequest) -> Completion:
-        reply = self._client.chat.completions.create(
-            model=self._model, messages=self._messages(request), **self._common(request, {})
-        )
+        messages = self._messages(request)
+        fields = {"model": self._model, "messages": messages, **self._common(request, {})}
+        reply = self._patience.call(lambda: self._client.chat.completions.create(**fields))
         choice = _first(reply)
         # A refusal is what the model has to say: it ends the episode without an answer.
         return self._completion(choice, choice.message.content or "", reply, None)
@@ -145,11 +187,21 @@ class Endpoint:
                 f"Expected text from {self._url}, got {type(text).__name__}. Check --api."
             )
         usage = getattr(reply, "usage", None)
-        cost = {
-            "prompt": getattr(usage, "prompt_tokens", None) or 0,
-            "completion": getattr(usage, "completion_tokens", None) or 0,
-        }
-        return Completion(text, ids, ended=choice.finish_reason != "length", cost=cost)
+        cost = {kind: self._tokens(usage, f"{kind}_tokens") for kind in ("prompt", "completion")}
+        return Completion(whole_text(text), ids, choice.finish_reason != "length", cost)
+
+    def _tokens(self, usage: object, name: str) -> int:
+        """Return a count of tokens; 0 where the endpoint does not say it."""
+        count = None if usage is None else getattr(usage, name, None)
+        if count is None and (usage is None or hasattr(usage, "model_fields_set")):
+            return 0
+        if type(count) is not int or count < 0:
+            got = usage if count is None else count
+            raise EndpointReplyError(
+                f"Expected a count of tokens as usage.{name} from {self._url}, got "
+                f"{str(got)[:80]!r}. Update the server."
+            )
+        return count
 
     def _messages(self, request: CompletionRequest) -> list[dict[str, str]]:
         """Return the episode so far as messages."""
@@ -189,6 +241,45 @@ def endpoint_agent(
     return TextAgent(
         endpoint, description, tokenizer=tokenizer, concurrency=concurrency, max_tokens=max_tokens
     )
+
+
+def _client(openai: Any, url: str, key: str, timeout: float) -> Any:
+    """Return a client whose address has no credentials: they go as a header and parameters."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    if not host:
+        raise ConfigurationError(
+            f"Expected the address of an endpoint, got {redacted(url)!r}. Write it as "
+            "http://HOST/v1."
+        )
+    headers = {}
+    if user:
+        pair = base64.b64encode(unquote(user).encode()).decode()
+        headers["Authorization"] = f"Basic {pair}"
+    for name in _LOGGERS if parts.query else ():
+        logging.getLogger(name).addFilter(_LOG_FILTER)  # parameters are part of what is logged
+    return openai.AsyncOpenAI(
+        base_url=urlunsplit((parts.scheme, host, parts.path, "", "")),
+        api_key=key,
+        default_headers=headers,
+        default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
+        timeout=timeout,
+        max_retries=0,
+    )
+
+
+def _seconds(text: str) -> float:
+    """Return the seconds that a header asks for, 0 where it asks for none.
+
+    Example:
+        >>> _seconds("2"), _seconds("Mon, 01 Jan 2029"), _seconds("nan"), _seconds("-1")
+        (2.0, 0.0, 0.0, 0.0)
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        return 0.0
+    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def _first(reply: Any) -> Any:

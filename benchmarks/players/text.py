@@ -19,7 +19,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.benchmarks.harness.errors import BenchmarkError, EndpointError
+from search_env.benchmarks.harness.errors import (
+    BenchmarkError,
+    EndpointError,
+    EndpointReplyError,
+)
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.players.base import (
     Decoding,
@@ -190,6 +194,12 @@ def _completion_ids(
     """Return what a piece writes; an end that was meant becomes an end-of-sequence id."""
     if completion.tokens is not None:
         ids, stopped = list(completion.tokens), completion.text.rstrip().endswith(request.stop)
+        odd = next((i for i in ids if not 0 <= i < env.tokenizer.size), None)
+        if odd is not None:
+            raise EndpointReplyError(
+                f"Expected token ids below {env.tokenizer.size}, got {odd}. Pass the model's own "
+                "tokenizer as --tokenizer."
+            )
     else:
         source, before = request.segments[-1]  # what the policy wrote since documents came in
         text = with_stop(before if source == Source.POLICY else "", completion.text, env)

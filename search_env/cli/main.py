@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from search_env.cli.console import INTERRUPTED, say
 from search_env.errors import SearchEnvError, nearest
+from search_env.redaction import redacted
 
 COMMANDS = {
     "eval": ("search_env.cli.eval", "Run scripted agents on every question once; show scores."),
@@ -63,14 +64,14 @@ class _Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Store the command line, which results of a run include."""
-        ctx.obj = shlex.join(["search-env", *args])
+        ctx.obj = redacted(shlex.join(["search-env", *args]))
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (SearchEnvError, gym.error.Error, OSError) as error:
-            say(f"Error: {error}", "red", stderr=True)
+            say(f"Error: {redacted(str(error))}", "red", stderr=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt:
             say("Interrupted.", "yellow", stderr=True)

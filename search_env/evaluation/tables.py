@@ -16,6 +16,7 @@ from search_env.evaluation.evaluate import EpisodeMeasures, Summary
 from search_env.metrics.statistics import RESAMPLES, Interval
 from search_env.paths import atomic_path
 from search_env.provenance import run_provenance, versions
+from search_env.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -97,18 +98,18 @@ def run_record(
     bare, spec = bare_env(env), env.spec
     installed = versions(_PACKAGES)
     return {
-        "command": command,
+        "command": redacted(command),
         "date": run_provenance()["date"],
         "platform": platform.platform(),
         "python": installed["python"],
         "packages": {name: installed.get(name) for name in _PACKAGES},
-        "env_spec": json.loads(spec.to_json()) if spec is not None else None,
+        "env_spec": json.loads(redacted(spec.to_json())) if spec is not None else None,
         "seed": seed,
         "protocol": bare.protocol.name,
         "tokenizer": {"name": bare.tokenizer.name, "digest": bare.tokenizer.digest},
         "retriever": {
             "class": type(bare.retriever).__name__,
-            "name": getattr(bare.retriever, "name", None),
+            "name": redacted(str(getattr(bare.retriever, "name", None) or "")) or None,
             "digest": getattr(bare.retriever, "digest", None),
         },
         "agents": {

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from search_env.errors import InvalidRetrievalError, RetrievalError
+from search_env.redaction import redacted
 from search_env.types import Document
 
 
@@ -131,9 +132,9 @@ def retrieve_each(
 
 
 def backend_name(retriever: Retriever) -> str:
-    """Return a retriever's ``name``, or else the name of its class."""
+    """Return a retriever's ``name``, or else the name of its class; never with credentials."""
     name = getattr(retriever, "name", None)
-    return name if isinstance(name, str) else type(retriever).__name__
+    return redacted(name) if isinstance(name, str) else type(retriever).__name__
 
 
 def _describe(value: object) -> str:

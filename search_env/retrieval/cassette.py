@@ -26,6 +26,7 @@ from search_env.errors import (
     DataNotFoundError,
     nearest,
 )
+from search_env.redaction import redacted
 from search_env.retrieval.base import Retriever, backend_name, retrieve
 from search_env.types import Document
 
@@ -70,7 +71,7 @@ class Cassette:
         self.path = Path(path).absolute() if path is not None else None
         self.inner = inner
         recordings = _read(self.path, must_exist=inner is None)
-        self.name = backend or _backend(inner, recordings)
+        self.name = redacted(backend or _backend(inner, recordings))
         self._results = recordings.get(self.name, {})
 
     @classmethod
