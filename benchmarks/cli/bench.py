@@ -6,6 +6,7 @@ so whatever needs torch or an endpoint's client is imported inside the functions
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,7 @@ from typer import Option
 from search_env.benchmarks.harness.ablations import ABLATIONS
 from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.cli.options import Modules, import_modules
+from search_env.datasets.rows import one_line
 from search_env.errors import ConfigurationError
 from search_env.validation import check_choice
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _OWN, _MODEL, _ENDPOINT = "In place of the protocol's, named in the id", "Model", "Endpoint"
+_LONGEST_STEM = 160  # bytes of a file's name; systems allow 255
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +100,7 @@ def bench_command(
         int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)
     ] = None,
     timeout: Annotated[
-        float | None, Option(help="Seconds for a reply.", rich_help_panel=_ENDPOINT)
+        float | None, Option(help="Seconds for a whole reply.", rich_help_panel=_ENDPOINT)
     ] = None,
     retries: Annotated[int | None, Option(help="Further tries.", rich_help_panel=_ENDPOINT)] = None,
     judge: Annotated[str | None, Option(help="Chat endpoint that judges, http://HOST/v1.")] = None,
@@ -157,7 +160,7 @@ def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **optio
     failed = 0
     try:
         with progress_bar() as bar:
-            task = bar.add_task(str(agent.description["name"])[:17], total=None)
+            task = bar.add_task(one_line(str(agent.description["name"]))[:17], total=None)
 
             def begin(done: int, total: int) -> None:
                 bar.update(task, total=total, completed=done)
@@ -208,6 +211,7 @@ def _list() -> None:
     """Show every protocol."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     from search_env.benchmarks.question_sets.registry import all_benchmarks
 
@@ -215,7 +219,7 @@ def _list() -> None:
     table.add_column("protocol", no_wrap=True)
     table.add_column("note", overflow="fold")
     for protocol in all_benchmarks().values():
-        table.add_row(protocol.id, protocol.note)
+        table.add_row(protocol.id, Text(protocol.note))
     open_console().print(table)
     say("\nPlay one: search-env bench PROTOCOL --agent AGENT")
 
@@ -244,9 +248,11 @@ def default_path(
     """Return the file of results that a run has where none is named."""
     parts = [agent, decoding, ablation or "", f"first{limit}" if limit else ""]
     name = "+".join(part for part in parts if part)
-    return Path("runs", "bench", *protocol.id.split("/")) / (
-        re.sub(r"[^\w.+-]+", "_", name).strip("_") + ".jsonl"
-    )
+    stem = re.sub(r"[^\w.+-]+", "_", name).strip("_")
+    if not stem.strip(".") or len(stem.encode()) > _LONGEST_STEM:
+        digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
+        stem = f"{stem[: _LONGEST_STEM // 4]}-{digest}"
+    return Path("runs", "bench", *protocol.id.split("/")) / f"{stem}.jsonl"
 
 
 def _show(results: Results, name: str) -> None:

@@ -13,6 +13,7 @@ import typer
 from typer import Option
 
 from search_env.cli.console import check_output, say
+from search_env.datasets.streaming import open_binary
 
 if TYPE_CHECKING:
     from search_env.viewer.page import Tab
@@ -68,7 +69,7 @@ def report_command(
     )
     if markdown is not None:
         text = f"# {title}\n\n{pages.LEGEND}\n\n{pages.report_markdown(scored)}"
-        markdown.write_text(text, "utf-8")
+        markdown.write_text(text, "utf-8", "replace")
         say(f"Wrote {markdown}")
     if open_page:
         webbrowser.open(out.resolve().as_uri())
@@ -85,7 +86,7 @@ def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
             raise DataNotFoundError(
                 f"Expected a run at {run}, got no such file or folder. Check the path."
             )
-        for path in sorted(run.rglob("*.jsonl")) if run.is_dir() else [run]:
+        for path in _files_in(run) if run.is_dir() else [run]:
             kind = kind_of(path)
             if kind is None and path == run:
                 raise ResultsError(
@@ -97,9 +98,14 @@ def classify(runs: list[Path]) -> tuple[list[Path], list[Path], list[Path]]:
     return kinds["results"], kinds["episodes"], kinds["training"]
 
 
+def _files_in(folder: Path) -> list[Path]:
+    suffixes = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+    return sorted(p for p in folder.rglob("*.jsonl*") if p.name.endswith(suffixes) and p.is_file())
+
+
 def kind_of(path: Path) -> str | None:
     """Return what a file is, by its first bytes and its name."""
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         head = file.read(64)
     if head.startswith(b'{"search_env_results"'):
         return "results"

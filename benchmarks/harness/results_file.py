@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +26,9 @@ from search_env.paths import atomic_path
 
 VERSION = 1
 _MARK = "search_env_results"
+
+LONGEST_LINE = 1 << 26
+"""Bytes of a line that is still read; a compressed file can hold much longer ones."""
 
 IDENTITY = ("protocol", "digests", "agent", "decoding", "ablation", "seed")
 """Fields of a header that two runs must share for one to go on with the other's file."""
@@ -112,10 +116,34 @@ class ResultsWriter(AbstractContextManager["ResultsWriter"]):
 
 
 def read_results(path: Path) -> Results:
-    """Read a file of results; a last line that is cut off is left out with a warning."""
+    """Read a file of results; a last line that is cut off is left out with a warning.
+
+    Raises:
+        DataNotFoundError: There is no readable file.
+        ResultsError: A line is damaged or of another kind.
+    """
+    lines: list[bytes] = []
     with open_binary(path) as file:
-        content = file.read()
+        while line := file.readline(LONGEST_LINE + 1):
+            if len(line) > LONGEST_LINE:
+                raise ResultsError(
+                    f"{path}, line {len(lines) + 1}: expected a line of at most "
+                    f"{LONGEST_LINE >> 20} MiB, got a longer one. It is no file of results."
+                )
+            if not lines:
+                _check_mark(path, line)
+            lines.append(line)
+    content = b"".join(lines)
     return _parse(path, _whole_lines(path, content, "left out; run the same command again", 3))
+
+
+def _check_mark(path: Path, line: bytes) -> None:
+    """Refuse another kind of file by its first line, before all of it is read."""
+    if not line.lstrip().startswith(b"{"):
+        raise ResultsError(
+            f"Expected {path} to be a file of results of version {VERSION}, got another kind of "
+            "file. Write one with search-env bench."
+        )
 
 
 def _whole_lines(path: Path, content: bytes, consequence: str, stacklevel: int) -> bytes:
@@ -152,6 +180,7 @@ def _parse(path: Path, content: bytes) -> Results:
             f"Expected {path} to be a file of results of version {VERSION}, got "
             f"{header.get(_MARK, 'another kind of file')}. Write one with search-env bench."
         )
+    check_header(f"{path}, line 1", header)
     header = with_current_rules(path, header)
     episodes = [_played(path, n, _decode(path, n, line)) for n, line in enumerate(lines[1:], 2)]
     by_key = {(result.index, result.sample): result for result in episodes}
@@ -161,6 +190,41 @@ def _parse(path: Path, content: bytes) -> Results:
             f"{len(by_key)} episodes. It was joined from several files; delete the copies."
         )
     return Results(path, header, tuple(by_key[key] for key in sorted(by_key)))
+
+
+_HEADER: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "protocol": ("a protocol id", lambda value: isinstance(value, str)),
+    "digests": ("an object of texts", lambda value: _is_object(value, str)),
+    "agent": ("an object with a name", lambda value: isinstance(value.get("name"), str)),
+}
+_OPTIONAL: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "ablation": ("a name", lambda value: isinstance(value, str)),
+    "command": ("a text", lambda value: isinstance(value, str)),
+    "date": ("a text", lambda value: isinstance(value, str)),
+    "formerly": ("an object of texts", lambda value: _is_object(value, str)),
+    "judge": ("an object with a model", lambda value: isinstance(value.get("model"), str)),
+}
+
+
+def check_header(place: str, header: Mapping[str, Any]) -> None:
+    """Check the fields of a header that readers use; ``place`` is for the message."""
+    for name, (expected, is_right) in {**_HEADER, **_OPTIONAL}.items():
+        value = header.get(name)
+        if value is None and name in _OPTIONAL:
+            continue
+        try:
+            right = is_right(value)
+        except AttributeError:
+            right = False
+        if not right:
+            raise ResultsError(
+                f"{place}, field {name!r}: expected {expected}, got {value!r:.80}. Restore the "
+                "line, or run anew into another file."
+            )
+
+
+def _is_object(value: object, kind: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, kind) for each in value.values())
 
 
 def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +245,7 @@ def with_current_rules(path: Path, header: dict[str, Any]) -> dict[str, Any]:
 def _decode(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultsError(
             f"{path}, line {number}: expected JSON, got {line[:60]!r} ({error}). Delete the line; "
             "its episode is played again."
@@ -209,7 +273,19 @@ def _played(path: Path, number: int, row: dict[str, Any]) -> EpisodeResult:
             f"{path}, line {number}: expected a finished episode, got a line without "
             f"{', '.join(missing)}. Delete the line, or run anew into another file."
         )
-    record = EpisodeMeasures.from_json(row)
+    try:
+        record = EpisodeMeasures.from_json(row)
+        counts = {"index": row["index"], "sample": row["sample"], **row.get("cost", {})}
+        for name, count in counts.items():
+            if type(count) is not int or count < 0:
+                raise TypeError(f"{count!r:.80} as {name}, which is a count")
+        if type(row["seconds"]) not in (int, float) or not math.isfinite(row["seconds"]):
+            raise TypeError(f"{row['seconds']!r:.80} as seconds, which is a number")
+    except (TypeError, ValueError) as error:
+        raise ResultsError(
+            f"{path}, line {number}: expected the measures of an episode, got {error}. Delete the "
+            "line, or run anew into another file."
+        ) from error
     return EpisodeResult(row["index"], row["sample"], record, row["seconds"], row.get("cost", {}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,17 @@ def retrieval_figure(results: Mapping[str, Results]) -> Figure | None:
     figure, (axes,) = _figure(1)
     for (name, (x, y)), marker in zip(points.items(), _MARKERS * 9, strict=False):
         axes.errorbar(
-            x.mean, y.mean, xerr=_whiskers(x), yerr=_whiskers(y), fmt=marker, label=name, capsize=2
+            x.mean,
+            y.mean,
+            xerr=_whiskers(x),
+            yerr=_whiskers(y),
+            fmt=marker,
+            label=_label(name),
+            capsize=2,
         )
     axes.set(xlabel=f"share of questions: {label}", ylabel="exact match")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-    axes.legend(fontsize=8)
+    _legend(axes)
     return figure
 
 
@@ -55,17 +62,32 @@ def hops_figure(results: Mapping[str, Results]) -> Figure | None:
             values = {hops: value for hops, own in scores.items() if (value := own[measure])}
             whiskers = np.array([_whiskers(value) for value in values.values()])[..., 0].T
             means = [value.mean for value in values.values()]
-            axis.errorbar(list(values), means, yerr=whiskers, marker=marker, label=name, capsize=2)
+            axis.errorbar(
+                list(values), means, yerr=whiskers, marker=marker, label=_label(name), capsize=2
+            )
     axes[0].set(xlabel="hops", ylabel="exact match", ylim=(-0.03, 1.03))
     axes[1].set(xlabel="hops", ylabel="searches an episode")
-    axes[0].legend(fontsize=8)
+    _legend(axes[0])
     return figure
+
+
+def _legend(axes: Any) -> None:
+    """Show the names of agents as they are: a dollar sign starts no formula."""
+    for text in axes.legend(fontsize=8).get_texts():
+        text.set_parse_math(False)
+
+
+def _label(name: str) -> str:
+    """Return a name that a legend shows; it hides those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def as_png(figure: Figure) -> bytes:
     """Return a picture as the bytes of a PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings():  # names may have letters that the font lacks: boxes do
+        warnings.filterwarnings("ignore", r"Glyph .* missing from|Matplotlib currently does not")
+        figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 

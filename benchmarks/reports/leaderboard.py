@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from search_env.benchmarks.harness.errors import ResultsError
-from search_env.benchmarks.harness.results_file import IDENTITY, Results, with_current_rules
+from search_env.benchmarks.harness.results_file import (
+    IDENTITY,
+    Results,
+    check_header,
+    with_current_rules,
+)
 from search_env.benchmarks.harness.scores import MEASURES, score
-from search_env.benchmarks.reports.measurement_page import table
+from search_env.benchmarks.reports.measurement_page import code_block, plain, table
 from search_env.benchmarks.reports.tables import agent_label, digests_line, score_rows
 from search_env.metrics.statistics import Interval
 from search_env.paths import atomic_path
@@ -109,14 +114,14 @@ def leaderboard(entries: Sequence[Entry]) -> str:
     for id in dict.fromkeys(entry.header["protocol"] for entry in entries):
         played = [entry for entry in entries if entry.header["protocol"] == id]
         played.sort(key=lambda entry: -(em.mean if (em := entry.measures["EM"]) else 0.0))
-        labels = [(agent_label(e.header), e.questions, e.measures) for e in played]
+        labels = [(plain(agent_label(e.header)), e.questions, e.measures) for e in played]
         head, *rows = score_rows(labels, "agent", list(MEASURES))
         dates = [str(entry.header["date"])[:10] for entry in played]
         dated = [[*row, date] for row, date in zip(rows, dates, strict=True)]
         digests = "\n".join(dict.fromkeys(digests_line(entry.header) for entry in played))
         commands = "\n".join(str(entry.header["command"]) for entry in played)
-        parts.append(f"## {id}\n\n{digests}\n\n{table([*head, 'date'], dated)}\n")
-        parts.append(f"```\n{commands}\n```\n")
+        parts.append(f"## {plain(id)}\n\n{digests}\n\n{table([*head, 'date'], dated)}\n")
+        parts.append(code_block(commands))
     head = ["system", "metric", "setting", "MuSiQue", "Bamboogle", "source"]
     reported = [[x if isinstance(x, str) else f"{x:.3f}" for x in row] for row in PUBLISHED]
     return "\n".join([*parts, f"## {PUBLISHED_TITLE}\n\n{table(head, reported)}\n"])
@@ -135,14 +140,21 @@ def _entry(path: Path, number: int, line: str) -> Entry:
     try:
         row = json.loads(line)
         measures = {
-            name: None if value is None else Interval(*value)
+            name: None if value is None else Interval(*map(_number, value))
             for name, value in row.pop("measures").items()
         }
         questions = int(row.pop("questions"))
-        row["agent"]["name"], row["protocol"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        row["date"], row["command"], measures["EM"]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ResultsError(
             f"{path}, line {number}: expected scores as the leaderboard writes "
             f"them, got {line[:60]!r} ({type(error).__name__}). Delete the line and score again."
         ) from error
+    check_header(f"{path}, line {number}", row)
     return Entry(with_current_rules(path, row), questions, measures)
+
+
+def _number(value: Any) -> Any:
+    if type(value) not in (int, float):
+        raise TypeError(f"{value!r} where a number belongs")
+    return value

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -79,8 +80,30 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         | step | 5.7 |
     """
     ruler = f"|---|{'---:|' * (len(columns) - 1)}"
-    head, *body = (f"| {' | '.join(cells)} |" for cells in (columns, *rows))
+    head, *body = (f"| {' | '.join(map(_cell, cells))} |" for cells in (columns, *rows))
     return "\n".join([head, ruler, *body])
+
+
+def _cell(text: str) -> str:
+    """Return a cell whose text ends neither itself nor its row."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\|", r"\1\|", " ".join(text.splitlines()))
+
+
+def plain(text: str) -> str:
+    r"""Return a text on one line as Markdown that shows it as it is.
+
+    Example:
+        >>> print(plain("a|b <c> $x$"))
+        a\|b \<c\> \$x\$
+    """
+    return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", " ".join(text.split()))
+
+
+def code_block(text: str) -> str:
+    """Return a block of code that its text cannot end."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}\n"
 
 
 def interval(values: Sequence[float], digits: int = 3) -> str:

@@ -16,6 +16,7 @@ from search_env.benchmarks.harness.results_file import Results
 from search_env.benchmarks.harness.scores import MEASURES, question_scores, score
 from search_env.benchmarks.question_sets.registry import all_benchmarks
 from search_env.benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
+from search_env.benchmarks.reports.measurement_page import code_block, plain
 from search_env.benchmarks.reports.measurement_page import table as markdown_table
 from search_env.benchmarks.reports.tables import (
     GROUPED,
@@ -76,10 +77,11 @@ def report_markdown(results: Mapping[str, Mapping[str, Results]]) -> str:
     """Return the same scores as Markdown, without the legend."""
     parts = []
     for id, agents in results.items():
-        parts.append(f"## {id}\n\n{_note(agents)}\n")
-        for caption, (head, *rows) in _tables(agents):
-            parts.append(f"{caption}:\n\n{markdown_table(head, rows)}\n")
-        parts.append(f"```\n{_commands(agents)}\n```\n")
+        parts.append(f"## {plain(id)}\n\n{_note(agents)}\n")
+        for caption, rows in _tables(agents):
+            head, *body = [[plain(first), *rest] for first, *rest in rows]
+            parts.append(f"{plain(caption)}:\n\n{markdown_table(head, body)}\n")
+        parts.append(code_block(_commands(agents)))
     return "\n".join(parts)
 
 

@@ -12,22 +12,24 @@ from search_env.benchmarks.harness.scores import MEASURES, Scores, group, majori
 from search_env.benchmarks.question_sets.registry import question_set_of
 from search_env.evaluation.tables import count_cell, score_cell
 from search_env.metrics.statistics import Interval
+from search_env.rendering.spans import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Row: TypeAlias = tuple[str, int, Mapping[str, Interval | None]]
 COUNTS = ("searches", "policy tokens")  # measures that are no shares
+_LONGEST_NAME = 80
 _BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
 GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
 """Measures that are shown of groups of questions."""
 
 
 def agent_label(header: Mapping[str, Any]) -> str:
-    """Return what an agent is called in a table: its name, with its ablation."""
-    agent = header["agent"]
-    name = str(agent["name"]) if isinstance(agent, dict) else str(agent)
-    return f"{name}, {header['ablation']}" if header.get("ablation") else name
+    """Return what an agent is called in a table: its name on one line, with its ablation."""
+    name = one_line(str(header["agent"]["name"])) or "(no name)"
+    name = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+    return f"{name}, {one_line(header['ablation'])}" if header.get("ablation") else name
 
 
 def digests_line(header: Mapping[str, Any]) -> str:
@@ -133,7 +135,7 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
 
     columns = _measured(rows_of(scores), measures)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(first, overflow="fold", min_width=10)
+    table.add_column(Text(first), overflow="fold", min_width=10)
     for name in ("n", *columns):
         table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for name, row in scores.items():

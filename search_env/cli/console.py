@@ -44,7 +44,7 @@ def progress_bar() -> Progress:
     from rich import progress
 
     return progress.Progress(
-        progress.TextColumn("{task.description:<17}"),
+        progress.TextColumn("{task.description:<17}", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
@@ -58,10 +58,11 @@ def open_table(*names: str, numbers: Sequence[str]) -> Table:
     """Return an empty table with columns of text, which may fold, and of numbers."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -27,13 +27,13 @@ def replay_command(
     file: EpisodeFile, torn_tail: TornTail = "raise", modules: Modules = None
 ) -> None:
     """Execute recorded episodes again and compare all results with the record."""
-    from search_env.recording.files import read_episodes
+    from search_env.recording.files import count_lines, read_episodes
     from search_env.recording.replay import replay_episodes
 
     import_modules(modules)
     episodes = read_episodes(file, torn_tail=torn_tail)
-    with file.open("rb") as lines, progress_bar() as bar:
-        total = sum(1 for _ in lines)
+    with progress_bar() as bar:
+        total = count_lines(file)
         replayed = list(bar.track(replay_episodes(episodes), total=total, description="replay"))
     say(
         f"{len(replayed):,} episodes, {sum(r.observations for r in replayed):,} observations and "

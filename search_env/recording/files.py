@@ -12,12 +12,15 @@ import mmap
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.errors import DataNotFoundError, EpisodeFileError
+from search_env.datasets.streaming import open_binary
+from search_env.errors import DataError, DataFormatError, DataNotFoundError, EpisodeFileError
 from search_env.recording.record import (
     LINE_START,
     Recordable,
@@ -34,12 +37,15 @@ from search_env.validation import check_choice
 
 __all__ = ["EpisodeWriter", "RecordedEpisode", "RecordedGroup", "read_episodes"]
 
+_LONGEST_LINE = 1 << 27
+"""Bytes of a line that is still read; a compressed file can hold much longer ones."""
+
 
 def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[RecordedEpisode]:
     """Read recorded episodes one at a time, each checked against its checksum.
 
     Args:
-        path: The file.
+        path: The file; plain, gzip or xz.
         torn_tail: Treatment of a last line that its writer did not complete: ``"raise"``, or
             ``"skip"`` to read the complete lines before it. Damage elsewhere is always an error.
 
@@ -59,9 +65,15 @@ def read_episodes(path: str | Path, *, torn_tail: str = "raise") -> Iterator[Rec
 
 def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
     number = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with _opened(path) as file:
+        while line := file.readline(_LONGEST_LINE + 1):
+            number += 1
             place = f"{path}, line {number}"
+            if len(line) > _LONGEST_LINE:
+                raise EpisodeFileError(
+                    f"{place}: expected an episode of at most {_LONGEST_LINE >> 20} MiB, got a "
+                    "longer line. It is no file of recorded episodes."
+                )
             if _is_torn(line):
                 if skip_torn:
                     return
@@ -74,6 +86,26 @@ def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
         raise EpisodeFileError(
             f"{path}: expected recorded episodes, got an empty file. Record one first."
         )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with open_binary(path) as file:
+            yield file
+    except EpisodeFileError:
+        raise
+    except DataFormatError as error:  # a damaged archive
+        raise EpisodeFileError(str(error)) from error
+
+
+def count_lines(path: Path) -> int:
+    """Return the number of lines of a file, plain or compressed; 0 where it cannot be read."""
+    try:
+        with open_binary(path) as file:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    except DataError:
+        return 0
 
 
 class EpisodeWriter:

@@ -23,6 +23,7 @@ from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError, EpisodeFileError, ProtocolError, TokenizerError
 from search_env.protocols.registry import get_protocol
 from search_env.provenance import package_version, versions
+from search_env.redaction import redacted
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.digests import digest
 from search_env.rewards import Reward, Score, get_reward, reward_names
@@ -215,7 +216,7 @@ def _json_value(name: str, value: Any) -> Any:
     if isinstance(value, Reward):
         return reward_name(value)
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(redacted(json.dumps(value)))
     except (TypeError, ValueError):
         hint = "Pass a name, a path as text, or another JSON value"
     if isinstance(value, Retriever):
@@ -318,7 +319,13 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
             f"{place}: expected format version 1 or {VERSION}, got {row[_MARK]!r}. Read it with "
             "the version of search-env that wrote it."
         )
-    stated, computed = row.pop("sha256", None), _checksum(row)
+    try:
+        stated, computed = row.pop("sha256", None), _checksum(row)
+    except RecursionError:
+        raise EpisodeFileError(
+            f"{place}: expected a recorded episode, got values inside values inside values. "
+            "Restore the line from a copy of the file, or remove it."
+        ) from None
     if stated != computed:
         raise EpisodeFileError(
             f"{place}: expected checksum {computed[:12]}, got {str(stated)[:12]}: the line was "
@@ -334,7 +341,7 @@ def decode(place: str, line: bytes) -> RecordedEpisode:
 
 
 def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
-    tokenizer = RecordedTokenizer(**row["tokenizer"])
+    tokenizer = _tokenizer(**row["tokenizer"])
     runs, reward = row["tokens"], row["reward"]
     sources = np.array([Source(source) for source, _ in runs], np.int8)
     tokens = np.array([_natural(i) for _, ids in runs for i in ids], np.int32)
@@ -351,22 +358,32 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
     if transcript.stop_reason is None or not transcript.num_policy_tokens:
         raise ValueError("an episode that has not ended")
     signals = {k: np.array(values, np.float32) for k, values in row.get("signals", {}).items()}
-    if any(len(values) != transcript.num_policy_tokens for values in signals.values()):
-        raise ValueError("signals for another number of tokens")
+    shape = (transcript.num_policy_tokens,)
+    if any(v.shape != shape or not np.isfinite(v).all() for v in signals.values()):
+        raise ValueError("signals for another number of tokens, or no numbers")
+    spec, seed = row["spec"], row["seed"]
     return RecordedEpisode(
         place=place,
-        env_id=row["spec"]["id"],
-        arguments=row["spec"]["kwargs"],
-        seed=row["seed"],
+        env_id=None if spec["id"] is None else _text(spec["id"]),
+        arguments=dict(**spec["kwargs"]),
+        seed=None if seed is None else _natural(seed),
         transcript=transcript,
         digests=tuple(fields[6] for fields in row["events"] if fields[0] == "search"),
         reward=_text(reward["name"]),
         score=Score(_number(reward["total"]), {k: _number(v) for k, v in reward["parts"].items()}),
         tokenizer=tokenizer,
-        versions=row["versions"],
+        versions={name: _text(version) for name, version in row["versions"].items()},
         signals=signals,
-        group=RecordedGroup(*row["group"]) if "group" in row else None,
+        group=_group(*row["group"]) if "group" in row else None,
     )
+
+
+def _tokenizer(name: str, size: int, digest: str) -> RecordedTokenizer:
+    return RecordedTokenizer(_text(name), _natural(size), _text(digest))
+
+
+def _group(id: str, size: int) -> RecordedGroup:
+    return RecordedGroup(_text(id), _natural(size))
 
 
 def _markup(protocol: str) -> Markup | None:

@@ -11,6 +11,8 @@ import base64
 import html
 import importlib.resources
 import json
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +56,16 @@ def write_page(
         TokenizerError: The tokenizer of an episode is missing or has changed.
     """
     index = _Index()
-    blocks = [index.add(entry) for entry in episodes]
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        _write(file, title, index, blocks, tabs)
-    return len(blocks)
+    with tempfile.TemporaryFile("w+", encoding="ascii") as blocks:
+        for entry in episodes:
+            blocks.write(f"{index.add(entry)}\n")
+        blocks.seek(0)
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="replace") as file,
+        ):
+            _write(file, title, index, blocks, tabs)
+    return len(index.rows)
 
 
 class _Index:
@@ -168,11 +176,9 @@ def _packed(content: Mapping[str, Any]) -> str:
     return base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 6)).decode()
 
 
-def _write(
-    file: TextIO, title: str, index: _Index, blocks: Sequence[str], tabs: Sequence[Tab]
-) -> None:
+def _write(file: TextIO, title: str, index: _Index, blocks: TextIO, tabs: Sequence[Tab]) -> None:
     sections = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
-    sections += [("viewer", "Episodes")] if blocks else []
+    sections += [("viewer", "Episodes")] if index.rows else []
     buttons = "".join(
         f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
         f"{html.escape(text)}</button>"
@@ -190,13 +196,13 @@ def _write(
     for n, tab in enumerate(tabs):
         hidden = " hidden" if n else ""
         file.write(f'<section class="tab" id="tab-{n}"{hidden}>{tab.body}</section>\n')
-    file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not blocks else ""))
+    file.write(_VIEWER.replace("HIDDEN", "hidden" if tabs or not index.rows else ""))
     # Without any "<": a text could otherwise end the script or open a comment in it.
     safe = content.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     file.write(f'<script type="application/json" id="index">{safe}</script>\n')
     file.write(f"<script>{_asset('page.js')}</script>\n")
     file.write('<script type="text/plain" id="blocks">\n')
-    file.writelines(f"{block}\n" for block in blocks)
+    shutil.copyfileobj(blocks, file)
     file.write("</script>\n</body></html>\n")
 
 

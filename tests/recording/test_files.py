@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gzip
 import hashlib
 import json
+import lzma
 import operator
 import pickle
 import re
@@ -36,6 +38,7 @@ from search_env.rewards.answer import COVER_EXACT_MATCH, EXACT_MATCH
 from search_env.rewards.evidence import passages_seen
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Document, Ended, Source
+from tests.work import peak_bytes
 
 SETTINGS = [
     ("r1-searcher", "byte", 2048),
@@ -526,6 +529,16 @@ def test_a10_rewards_and_pages_read_each_text(tmp_path):
     assert answer_recall(dataclasses.replace(transcript, question=question)) == 1.0
 
 
+def test_b5_recorded_arguments_hold_no_credentials(tmp_path):
+    search_env.register_retriever_scheme("web", lambda rest: Twins(), replace=True)
+    url = "web:http://me:pa55word@host/search?key=k3y"
+    env = SearchQAEnv(dataset="toy", retriever=url, protocol="toy", tokenizer="toy")
+    play(env, env.tokenizer.encode("<a>value0 </a>").tolist(), seed=0)
+    EpisodeWriter(tmp_path / "e.jsonl", env).write(env.transcript(), seed=0)
+    (episode,) = read_episodes(tmp_path / "e.jsonl")
+    assert episode.arguments["retriever"] == "web:http://***@host/search?***"
+
+
 def test_a_file_of_version_1_is_read(three):
     """It named documents by id and held their last scores."""
     row = json.loads(three.read_text().splitlines()[0])
@@ -541,3 +554,38 @@ def test_a_file_of_version_1_is_read(three):
     (before,) = read_episodes(three)
     assert transcripts_are_equal(before.transcript, now.transcript)
     assert before.digests == now.digests
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress])
+def test_compressed_files_are_read(three, tmp_path, pack):
+    packed = tmp_path / "episodes.jsonl.packed"
+    packed.write_bytes(pack(three.read_bytes()))
+    assert [episode.seed for episode in read_episodes(packed)] == [0, 1, 2]
+    packed.write_bytes(pack(three.read_bytes())[:-30])
+    with pytest.raises(EpisodeFileError, match=r"an intact archive|cut off"):
+        list(read_episodes(packed))
+
+
+@pytest.mark.parametrize("start", [b"", b'{"search_env_episode":2,"x":"'])
+def test_a_line_that_unpacks_to_very_much_is_refused(tmp_path, start, monkeypatch):
+    monkeypatch.setattr("search_env.recording.files._LONGEST_LINE", 1 << 20)
+    bomb = tmp_path / "bomb.jsonl.xz"
+    with lzma.open(bomb, "wb", preset=0) as file:
+        file.write(start)
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+
+    def read():
+        with pytest.raises(EpisodeFileError, match=r"line 1: expected an episode of at most 1 MiB"):
+            list(read_episodes(bomb))
+
+    assert peak_bytes(read) < 12 << 20  # of 64 MiB
+
+
+@pytest.mark.parametrize("depth", [500, 990, 1100, 100_000])
+def test_values_inside_values(three, depth):
+    row = json.loads(three.read_text().splitlines()[0])
+    deep = json.dumps(row)[:-1] + ', "x": ' + "[" * depth + "]" * depth + "}\n"
+    three.write_text(deep)
+    with pytest.raises(EpisodeFileError, match=r"line 1: expected"):
+        list(read_episodes(three))

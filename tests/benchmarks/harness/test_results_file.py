@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 
@@ -189,3 +190,99 @@ def test_lines_are_json_without_nan(tmp_path, records):
         writer.write(played(records, (0, 0))[0])
     for line in path.read_text("utf-8").splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(name))
+
+
+# Files that others wrote: named errors with file, line and field.
+
+
+def lines_of(path, records):
+    with ResultsWriter(path, HEADER) as writer:
+        for episode in played(records, (0, 0), (1, 0)):
+            writer.write(episode)
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+ODD = [[], {}, 3, "x", None, True, float("nan"), [[[]]], -1, 1.5, {"a": []}, ["a"], "\ud800"]
+READ = {  # the values of each field that are right although they are odd
+    **{key: [3] for key in ("index", "sample")},
+    **{key: [3, None] for key in ("hops", "searches", "policy_tokens")},
+    **{key: ["x", "\ud800"] for key in ("question_id", "question", "kind", "stop_reason")},
+    **{key: [3, -1, 1.5] for key in ("exact_match", "f1", "cover_exact_match", "seconds")},
+    "contiguous_cover_exact_match": [3, -1, 1.5],
+    **{key: [3, -1, 1.5, None] for key in ("episode_return", "supporting_recall", "all_supports")},
+    **{key: [3, -1, 1.5, None] for key in ("answer_recall", "judged")},
+    "answer": ["x", "\ud800", None],
+    "golds": [["a"]],
+    **{key: [[], ["a"]] for key in ("format_faults", "queries")},
+    "document_ids": [[], [["a"]]],
+    "valid": [True],
+    "cost": [{}],
+}
+
+
+def is_among(value, values):
+    return any(type(value) is type(each) and value == each for each in values)
+
+
+@pytest.mark.parametrize("field", READ)
+def test_c7_fields_of_wrong_types_are_named(tmp_path, records, field):
+    path = tmp_path / "r.jsonl"
+    header, first, second = lines_of(path, records)
+    for odd in ODD:
+        rows = [header, first, {**second, field: odd}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        if is_among(odd, READ[field]) or (field == "document_ids" and odd == [[[]]]):
+            continue
+        with pytest.raises(ResultsError, match=r"r.jsonl, line 3: expected ") as caught:
+            read_results(path)
+        assert "Delete the line" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("protocol", 3),
+        ("protocol", None),
+        ("digests", None),
+        ("digests", {"rules": 3}),
+        ("digests", ["a"]),
+        ("agent", "oracle"),
+        ("agent", {}),
+        ("agent", {"name": ["x"]}),
+        ("ablation", 3),
+        ("command", ["a"]),
+        ("judge", {"model": 3}),
+        ("judge", "gpt"),
+        ("formerly", {"rules": 1}),
+        ("date", 20261130),
+    ],
+)
+def test_c7_headers_of_wrong_types_are_named(tmp_path, records, field, value):
+    path = tmp_path / "r.jsonl"
+    header, *rows = lines_of(path, records)
+    rows = [{**header, field: value}, *rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with pytest.raises(ResultsError, match=rf"r.jsonl, line 1, field '{field}': expected "):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    "line", [b"[" * 100_000, b"null", b"[]", b"\xff", b"{'a': 1}", b"{}", b'{"index": 1e999}']
+)
+def test_c7_lines_that_are_no_episode_are_numbered(tmp_path, records, line):
+    path = tmp_path / "r.jsonl"
+    lines_of(path, records)
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(ResultsError, match=r"r.jsonl, line 4: expected"):
+        read_results(path)
+
+
+@pytest.mark.parametrize("start", [b"", b'{"search_env_results": 1, "x": "'])
+def test_c7_a_compressed_file_is_not_unpacked_at_once(tmp_path, start):
+    bomb = tmp_path / "r.jsonl.gz"
+    with gzip.open(bomb, "wb", compresslevel=1) as file:
+        file.write(start)
+        for _ in range(96):
+            file.write(bytes(1 << 20))
+    with pytest.raises(ResultsError, match=r"at most 64 MiB|another kind of file"):
+        read_results(bomb)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from search_env.agents.baselines.scripted import make_baseline
+from search_env.benchmarks.cli.bench import default_path
 from search_env.benchmarks.harness.errors import ResultsError
 from search_env.benchmarks.harness.results_file import EpisodeResult, read_results
 from search_env.benchmarks.harness.scores import group, majority, pass_at, question_scores, score
@@ -21,10 +26,11 @@ from search_env.benchmarks.question_sets.registry import get_benchmark
 from search_env.benchmarks.reports import leaderboard as store
 from search_env.benchmarks.reports.leaderboard import PUBLISHED, leaderboard
 from search_env.benchmarks.reports.pages import by_protocol, comparison_rows, report_markdown
-from search_env.benchmarks.reports.tables import agent_label
+from search_env.benchmarks.reports.tables import agent_label, score_table
 from search_env.benchmarks.run import run
 from search_env.benchmarks.studies import sweep
 from search_env.benchmarks.studies.sweep import play_row
+from search_env.cli.console import open_table
 from search_env.cli.main import app
 from search_env.envs.loading import _published_questions
 
@@ -315,3 +321,106 @@ def test_scripted_agents_need_no_torch(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert "oracle" in result.stdout
+
+
+# Names that somebody else chose.
+
+NAMES = [
+    "$\\frac$",
+    "$x^{",
+    "a|b",
+    "a\\|b",
+    "<script>alert(1)</script>",
+    "two\nlines\r\n| x |",
+    "[red]x",
+    "[/red]",
+    "[link](javascript:x)",
+    "`code` ```",
+    "long " * 400,
+    "\u202eRTL \u05d0\u05d1\u05d2 \u0639\u0631\u0628\u064a",
+    "\x1b[31mred\x07",
+    "",
+    "_hidden",
+    "\U0001f600 \u4e2d\u6587",
+    "../../etc/passwd",
+    "# heading",
+    "&amp; \\",
+    "half \ud800",
+]
+
+
+@pytest.fixture(scope="module")
+def named(runs, tmp_path_factory):
+    """The oracle's results under every name."""
+    folder = tmp_path_factory.mktemp("named")
+    header, *rows = (runs / "oracle.jsonl").read_text("utf-8").splitlines()
+    for number, name in enumerate(NAMES):
+        head = {**json.loads(header), "agent": {"name": name}, "command": f"bench {name} ```"}
+        text = "\n".join([json.dumps(head), *rows]) + "\n"
+        (folder / f"{number:02}.jsonl").write_text(text, "utf-8")
+    return folder
+
+
+def test_c7_any_name_stands_in_a_report(named, tmp_path):
+    out, markdown = tmp_path / "out.html", tmp_path / "out.md"
+    result = call("report", named, "--out", out, "--markdown", markdown)
+    assert result.exit_code == 0, result.output
+    page = out.read_text("utf-8")
+    assert "<script>alert" not in page
+    assert '<img class="plot"' in page
+    lines = markdown.read_text("utf-8").splitlines()
+    fences = [number for number, line in enumerate(lines) if set(line) == {"`"}]
+    tables = [line for line in lines[: fences[0]] if line.startswith("| ")]
+    widths = {len(re.findall(r"(?<!\\)\|", line.replace("\\\\", ""))) for line in tables}
+    assert len(widths) <= 3  # all, compared, grouped: no name breaks a row
+    assert not [line for line in lines if "<script>" in line and not line.startswith("bench")]
+    assert len(fences) == 2  # one block of commands
+
+
+@pytest.mark.parametrize("number", range(len(NAMES)), ids=lambda n: repr(NAMES[n][:12]))
+def test_c7_any_name_stands_in_the_terminal(named, number):
+    results = read_results(named / f"{number:02}.jsonl")
+    label = agent_label(results.header)
+    assert label
+    assert label.isprintable() or "\u05d0" in label
+    assert len(label) <= 80
+    console = Console(file=io.StringIO(), width=100)
+    console.print(score_table({label: results}))
+    console.print(open_table(f"against {label}", numbers=[]))
+    assert "\x1b" not in console.file.getvalue()
+    path = default_path(WORLD, NAMES[number], "", None, None)
+    assert path.parent == Path("runs/bench", *ID.split("/"))
+    assert 0 < len(path.name.encode()) < 200
+    assert not path.name.startswith(".jsonl")
+
+
+def test_c7_a_store_with_ill_typed_lines(runs, tmp_path):
+    path = tmp_path / "scores.jsonl"
+    store.add(path, [store.entry_of(read_results(runs / "oracle.jsonl"))])
+    row = json.loads(path.read_text("utf-8"))
+    for change in (
+        {"measures": {"EM": ["a", 1, 2, 3]}},
+        {"measures": {}},
+        {"measures": [1]},
+        {"questions": "many"},
+        {"agent": "x"},
+        {"digests": {"rules": 1}},
+        {"date": None},
+    ):
+        changed = {**row, **change}
+        path.write_text(json.dumps(changed) + "\n", "utf-8")
+        if change == {"date": None}:
+            continue
+        with pytest.raises(ResultsError, match=r"scores.jsonl, line 1"):
+            store.read(path)
+
+
+def test_c7_compressed_runs_are_reported(runs, tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    for name in ("oracle", "episodes"):
+        content = (runs / f"{name}.jsonl").read_bytes()
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(content))
+    (folder / "folder.jsonl").mkdir()
+    result = call("report", folder, "--out", tmp_path / "out.html")
+    assert "1 results, 0 trainings, 20 episodes" in result.output
