@@ -15,14 +15,19 @@ from search_env.validation import check_choice
 T = TypeVar("T")
 
 
+def search_here() -> None:
+    """Let modules in the working directory be imported, after all others; scripts do not."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
+
 def import_module(name: str) -> None:
     """Import a module that registers names, also one in the working directory.
 
     Raises:
         ConfigurationError: There is no such module.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    search_here()
     try:
         found = importlib.util.find_spec(name)
     except (ImportError, ValueError):  # no such package around it, or a name like "a..b"

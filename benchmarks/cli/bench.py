@@ -19,6 +19,7 @@ from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.cli.options import Modules, import_modules
 from search_env.datasets.rows import one_line
 from search_env.errors import ConfigurationError
+from search_env.redaction import redacted
 from search_env.validation import check_choice
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def bench_command(
     check_choice("--ablation", ablation, [None, *ABLATIONS])
     if judge is not None and judge_model is None:
         raise ConfigurationError(
-            f"Expected the name of the judge at {judge}, got none. Pass --judge-model."
+            f"Expected the name of the judge at {redacted(judge)}, got none. Pass --judge-model."
         )
     check_output(out)
     check_output(episodes)

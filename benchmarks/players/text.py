@@ -35,6 +35,7 @@ from search_env.benchmarks.players.base import (
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.evaluation.evaluate import measure_episode
+from search_env.registry import search_here
 from search_env.types import Source, TagPair, TagRole
 
 _FAILURES = 3
@@ -243,13 +244,24 @@ def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:
 def function_agent(name: str, *, tokenizer: str = "world-1k", concurrency: int = 1) -> TextAgent:
     """Return the agent of ``MODULE:FUNCTION``, a ``(prompt, stop) -> text`` called from threads."""
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigurationError(
+            f"Expected python:MODULE:FUNCTION, got python:{name}. Name both, with a colon between."
+        )
+    search_here()
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module may raise anything
         raise ConfigurationError(
-            f"Expected python:MODULE:FUNCTION that can be imported, got python:{name} ({error}). "
+            f"Expected python:MODULE:FUNCTION that can be imported, got python:{name} "
+            f"({type(error).__name__}: {error}). "
             "Run the command in the module's folder, or set PYTHONPATH."
         ) from error
+    if not callable(function):
+        raise ConfigurationError(
+            f"Expected python:{name} to be a function (prompt, stop) -> text, got "
+            f"{type(function).__name__}. Name the function after the second colon."
+        )
 
     def complete(request: CompletionRequest) -> Completion:
         text = function(request.prompt, request.stop)

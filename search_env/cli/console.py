@@ -5,6 +5,7 @@ rich is imported only when it is used, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,13 @@ def progress_bar() -> Progress:
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+def print_any_text() -> None:
+    """Print "?" for characters that the encoding of the terminal or pipe lacks."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def open_table(*names: str, numbers: Sequence[str]) -> Table:

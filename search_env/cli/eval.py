@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,8 @@ import typer
 
 from search_env.cli import options
 from search_env.cli.console import INTERRUPTED, check_output, open_console, progress_bar, say
+from search_env.errors import ConfigurationError
+from search_env.redaction import redacted
 
 if TYPE_CHECKING:
     from search_env.evaluation.agent import Agent
@@ -50,6 +52,7 @@ def eval_command(
     from search_env.evaluation.evaluate import summarise
 
     options.import_modules(modules)
+    _check_are_baselines(agent or (), BASELINES)
     agents = {name: make_baseline(name, seed) for name in agent or BASELINES}
     env = options.make_env(
         env_id,
@@ -80,6 +83,18 @@ def eval_command(
         f"Next: play the policy yourself with `search-env play {env_id}`, or write your own agent: "
         "two methods, see agents/baselines/scripted.py."
     )
+
+
+def _check_are_baselines(names: Sequence[str], baselines: Collection[str]) -> None:
+    """Check the agents; the error about those of ``search-env bench`` says so."""
+    for name in names:
+        if ":" in name and name not in baselines:
+            raise ConfigurationError(
+                f"Expected --agent among the baselines {', '.join(baselines)}, got "
+                f"{redacted(name)!r}. Models, functions and endpoints play with search-env bench: "
+                f"search-env bench PROTOCOL --agent {redacted(name)}. Without arguments it lists "
+                "the protocols."
+            )
 
 
 def _evaluate(

@@ -17,7 +17,7 @@ import gymnasium as gym
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from search_env.cli.console import INTERRUPTED, say
+from search_env.cli.console import INTERRUPTED, print_any_text, say
 from search_env.errors import SearchEnvError, nearest
 from search_env.redaction import redacted
 
@@ -97,4 +97,5 @@ def _about() -> None:
 
 def main() -> None:
     """Run the command line."""
+    print_any_text()
     app()

@@ -17,6 +17,7 @@ from search_env.rendering.palette import (
     Style,
     paint,
     score_style,
+    wants_plain_text,
 )
 from search_env.rendering.spans import one_line, spans
 from search_env.types import StopReason
@@ -24,16 +25,18 @@ from search_env.types import StopReason
 _RULE = "─" * 72
 
 
-def render_ansi(frame: Frame, *, color: bool = True) -> str:
+def render_ansi(frame: Frame, *, color: bool | None = None) -> str:
     """Return the episode as text.
 
     Args:
         frame: The episode. Gold answers appear only after its end.
         color: Whether to use 24-bit ANSI colours; without, newline is the only control character.
+            None uses them unless ``NO_COLOR`` is set or the terminal is "dumb".
 
     Returns:
         Header, text and, after the end, footer of the episode; each ends with a newline.
     """
+    color = not wants_plain_text() if color is None else color
     body = "".join(paint(span.text, span.style, color=color) for span in spans(frame.transcript))
     body += "\n" if body and not body.endswith("\n") else ""
     return header(frame, color=color) + body + footer(frame, color=color)

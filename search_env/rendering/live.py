@@ -6,14 +6,13 @@ follow the stream and ``NO_COLOR`` (https://no-color.org).
 
 from __future__ import annotations
 
-import os
 from typing import TextIO
 
 import numpy as np
 
 from search_env.rendering.ansi import budget_row, footer, header
 from search_env.rendering.frame import Frame
-from search_env.rendering.palette import paint
+from search_env.rendering.palette import paint, wants_plain_text
 from search_env.rendering.spans import Span, SpanStream
 
 
@@ -86,5 +85,4 @@ class LiveTerminal:
 
 def _wants_color(stream: TextIO) -> bool:
     """Return whether the stream is a terminal whose user does not request plain text."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return not plain and stream.isatty()
+    return not wants_plain_text() and stream.isatty()

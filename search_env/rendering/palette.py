@@ -8,6 +8,7 @@ are also underlined, so that no meaning depends on colour alone.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -86,6 +87,11 @@ def sgr(style: Style) -> str:
     codes = ["1"] * style.bold + ["4"] * style.underline
     codes.append("39" if style.native else "38;2;{};{};{}".format(*style.rgb))
     return f"\x1b[{';'.join(codes)}m"
+
+
+def wants_plain_text() -> bool:
+    """Return whether the user asks for text without colours (https://no-color.org)."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def paint(text: str, style: Style, *, color: bool) -> str:

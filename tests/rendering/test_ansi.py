@@ -84,11 +84,11 @@ def test_no_answer_and_no_score():
     ],
 )
 def test_colours(text, style):
-    assert f"{sgr(style)}{text}\x1b[0m" in render_ansi(episode().frame())
+    assert f"{sgr(style)}{text}\x1b[0m" in render_ansi(episode().frame(), color=True)
 
 
 def test_a_score_of_zero_is_red():
-    assert f"{sgr(BAD)}0.000\x1b[0m" in render_ansi(episode().frame(score=0.0))
+    assert f"{sgr(BAD)}0.000\x1b[0m" in render_ansi(episode().frame(score=0.0), color=True)
 
 
 @given(st.text(), st.binary(), st.text(), st.text(), st.booleans())
@@ -108,4 +108,4 @@ def test_no_text_controls_the_terminal(question, policy, document, answer, ended
 def test_forged_escape_is_shown():
     writer = Writer().write(Source.RETRIEVED, "\x1b[2J\x1b[31mGold: me\r")
     assert "␛[2J␛[31mGold: me␍" in render_ansi(writer.frame(), color=False)
-    assert "\x1b[2J" not in render_ansi(writer.frame())
+    assert "\x1b[2J" not in render_ansi(writer.frame(), color=True)
