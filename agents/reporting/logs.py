@@ -279,12 +279,34 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(raw[:-1], start=1):  # after the last newline: an incomplete line
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = None
-        if not isinstance(line, dict) or not {"event", "step", "elapsed"} <= line.keys():
+        if not _is_line(line):
             raise DataFormatError.at(path, number, "", "a line of a training log", text)
         lines.append(line)
     return lines
+
+
+_FIELDS: Mapping[str, Mapping[str, type]] = {
+    "begin": {"description": dict, "total_steps": int},
+    "step": {"metrics": dict},
+    "evaluated": {"metrics": dict},
+    "warning": {"text": str},
+    "end": {"reason": str},
+}
+"""Fields of each event beside ``step`` and ``elapsed``."""
+
+
+def _is_line(line: object) -> bool:
+    """Return whether a value is an event of a run, its fields of their types."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    fields = _FIELDS.get(line["event"]) if isinstance(line.get("event"), str) else {}
+    if not all(isinstance(line.get(name), kind) for name, kind in (fields or {}).items()):
+        return False
+    metrics = line.get("metrics", {}).values() if fields else ()
+    numbers = [line.get("elapsed"), *(value for value in metrics if value is not None)]
+    return all(type(value) in (int, float) for value in numbers)
 
 
 def _has_steps(path: Path) -> bool:

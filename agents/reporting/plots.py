@@ -300,6 +300,10 @@ def _save(figure: Figure, path: str | Path) -> None:
         raise ConfigurationError(
             f"Expected a figure's path to end in .png, .svg or .pdf, got {path}. Rename it."
         )
+    legends = [*figure.legends, *(axis.get_legend() for axis in figure.axes)]
+    for legend in filter(None, legends):  # a dollar sign in a name starts no formula
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind)
 

@@ -96,6 +96,7 @@ def output_format(path: Path) -> str:
 _REQUIRED_FIELDS = (
     ({"search_env_results"}, "bench"),
     ({"search_env_episode"}, "episodes"),
+    ({"agents"}, "run"),
     ({"question", "answer", "pred_ans"}, "r1-searcher"),
     ({"golden_answers", "output"}, "flashrag"),
     ({"input", "output", "gts"}, "verl"),
@@ -403,9 +404,9 @@ def _golds(record: Row, name: str) -> tuple[str, ...]:
     """Return gold answers from a text or number, a list, or a dictionary; also printed ones."""
     try:
         golds = gold_answers(record.data.get(name))
-    except ValueError:
+    except (ValueError, RecursionError):
         golds = ()
-    if not golds:
+    if not any(gold.strip() for gold in golds):
         raise _fault(record, name, "a gold answer or a list of them")
     return golds
 

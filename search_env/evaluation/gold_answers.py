@@ -33,7 +33,7 @@ def gold_answers(value: object) -> tuple[str, ...]:
         >>> gold_answers("{'target': array(['Georges Bizet'], dtype=object)}")
         ('Georges Bizet',)
     """
-    return tuple(dict.fromkeys(_answers(_unprinted(value) if isinstance(value, str) else value)))
+    return tuple(dict.fromkeys(_answers(value)))
 
 
 def answer_text(value: object) -> str:
@@ -66,15 +66,17 @@ def whole_text(text: str) -> str:
 
 
 def _answers(value: object) -> Iterator[str]:
+    value = _unprinted(value) if isinstance(value, str) else value
     if isinstance(value, dict):
         key = next((key for key in _KEYS if key in value), None)
         if key is None:
             raise ValueError(f"a dictionary without any of {', '.join(_KEYS)}")
-        value = value[key]
-        if isinstance(value, dict):  # {"ground_truth": {"target": [...]}}
-            yield from _answers(value)
-            return
-    for item in value if isinstance(value, list | tuple | set) else [value]:
+        yield from _answers(value[key])
+        return
+    items = value if isinstance(value, list | tuple) else [value]
+    if len(items) == 1 and isinstance(items[0], str):  # a list of one printed list
+        items = [_unprinted(items[0])]
+    for item in items:
         for text in item if isinstance(item, list | tuple) else [item]:
             yield answer_text(text)
 
@@ -90,7 +92,7 @@ def _unprinted(text: str) -> object:
         value = _evaluated(plain)
     if isinstance(value, dict):
         return value if any(key in value for key in _KEYS) else text
-    return value if isinstance(value, list | tuple | set) and value else text
+    return value if isinstance(value, list) and value else text
 
 
 def _evaluated(text: str) -> object:

@@ -158,7 +158,7 @@ def test_wrong_files_are_named(tmp_path):
     for read in (read_log, lambda file: JsonLinesLog(file, resume_step=1)):
         with pytest.raises(DataNotFoundError, match=r"metrics\.jsonl"):
             read(path)
-    path.write_text('{"event": "begin", "step": 0, "elapsed": 0}\nnot json\n')
+    path.write_text('{"event": "end", "step": 0, "elapsed": 0, "reason": "x"}\nnot json\n')
     for read in (read_log, lambda file: JsonLinesLog(file, resume_step=1)):
         with pytest.raises(DataFormatError, match="line 2"):
             read(path)
@@ -204,3 +204,27 @@ def test_no_torch_is_imported_for_logs_displays_and_pictures():
         "assert not {'torch', 'tensorboard', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"event": "step", "step": 1, "elapsed": 1.0, "metrics": {"a": "b"}}',
+        '{"event": "step", "step": 1, "elapsed": 1.0, "metrics": [1]}',
+        '{"event": "step", "step": 1, "elapsed": 1.0}',
+        '{"event": "step", "step": "1", "elapsed": 1.0, "metrics": {}}',
+        '{"event": "step", "step": 1, "elapsed": null, "metrics": {}}',
+        '{"event": "begin", "step": 0, "elapsed": 0.0, "description": 3, "total_steps": 1}',
+        '{"event": "end", "step": 0, "elapsed": 0.0, "reason": ["x"]}',
+        '{"event": 3, "step": true, "elapsed": 0.0}',
+    ],
+    ids=lambda odd: odd[:40],
+)
+def test_c7_lines_of_wrong_types_are_numbered(tmp_path, odd):
+    path = tmp_path / "metrics.jsonl"
+    good = '{"event": "step", "step": 1, "elapsed": 1.0, "metrics": {"a": 1.0, "b": null}}'
+    path.write_text(f"{good}\n{odd}\n", "utf-8")
+    with pytest.raises(DataFormatError, match=r"metrics.jsonl, line 2: expected a line of a train"):
+        read_log(path)
