@@ -410,11 +410,14 @@ def _documents_of(row: Mapping[str, Any]) -> _DocumentsOf:
     """Return the function that reads the documents of a search."""
     rows = row["documents"]
     if row[_MARK] == 1:
-        return lambda ids: tuple(_document(key, *rows[key]) for key in ids)
-    return lambda ranked: tuple(_document(*rows[_natural(place)], score) for place, score in ranked)
+        return lambda ids: tuple(_document([key, *rows[key]]) for key in ids)
+    return lambda ranked: tuple(
+        _document([*rows[_natural(place)], score]) for place, score in ranked
+    )
 
 
-def _document(id: str, title: str, text: str, score: float) -> Document:
+def _document(fields: list[Any]) -> Document:
+    id, title, text, score = fields
     return Document(_text(id), _text(title), _text(text), _number(score))
 
 
