@@ -16,7 +16,7 @@ from search_env.protocols.protocol import Consequence, Protocol
 from search_env.protocols.r1_searcher import R1_SEARCHER
 from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.tokens.tokenizer import Tokenizer
-from search_env.types import Document, FaultKind, Source, TagRole, TagWritten, Transcript
+from search_env.types import Document, FaultKind, Searched, Source, TagRole, TagWritten, Transcript
 
 DATA = Path(__file__).parent / "data"
 PROTOCOLS = ("r1-searcher", "search-r1", "toy")
@@ -157,11 +157,16 @@ def as_text(transcript: Transcript, tokenizer: Tokenizer) -> list[list[str]]:
 
 
 def events_of(transcript: Transcript) -> list[dict]:
-    """Return the events as JSON values."""
+    """Return the events as JSON values, of documents the ids."""
     rows = []
     for event in transcript.events:
-        tag = {"tag": str(event.tag)} if isinstance(event, TagWritten) else {}
-        rows.append({"event": type(event).__name__, **asdict(event), **tag})
+        row = {"event": type(event).__name__, **asdict(event)}
+        if isinstance(event, TagWritten):
+            row["tag"] = str(event.tag)
+        if isinstance(event, Searched):
+            del row["documents"]
+            row["document_ids"] = event.document_ids
+        rows.append(row)
     return json.loads(json.dumps(rows))
 
 
