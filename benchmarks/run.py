@@ -17,6 +17,7 @@ from search_env.benchmarks.harness.spec import BenchmarkProtocol
 from search_env.benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
 from search_env.datasets.rows import one_line
 from search_env.envs.config import EnvComponents, EnvConfig
+from search_env.interrupts import watch_signals
 from search_env.provenance import run_provenance
 from search_env.recording.files import EpisodeWriter
 from search_env.redaction import redacted
@@ -27,6 +28,7 @@ from search_env.validation import check_choice
 __all__ = ["run"]
 
 GREEDY = Decoding()
+_STOPPING = "Stopping after this episode ..."
 
 
 def run(
@@ -81,7 +83,7 @@ def run(
         "command": redacted(command),
         **run_provenance(),
     }
-    with ResultsWriter(path, header) as writer:
+    with ResultsWriter(path, header) as writer, watch_signals(_STOPPING) as interrupts:
         missing = [key for key in keys if key not in writer.done]
         recorder = _Recorder(episodes)
         if begin is not None:
@@ -89,8 +91,10 @@ def run(
 
         def on_episode(result: EpisodeResult, episode: EpisodeToRecord) -> None:
             if result.record.valid:
-                writer.write(result)
-                recorder.write(episode)
+                with interrupts.blocked():
+                    recorder.write(episode)
+                    writer.write(result)
+                interrupts.check()
             if progress is not None:
                 progress(result)
 
@@ -124,6 +128,7 @@ class _Recorder:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._writers: dict[EnvComponents, EpisodeWriter] = {}
+        self._is_first = True
 
     def write(self, episode: EpisodeToRecord) -> None:
         if self._path is None:
@@ -131,9 +136,14 @@ class _Recorder:
         components = episode.env.components
         if components not in self._writers:
             self._writers[components] = EpisodeWriter(self._path, episode.env)
+        # An episode is recorded before it is scored: a run killed between the two left it here.
         self._writers[components].write(
-            episode.transcript, seed=episode.seed, signals=episode.signals
+            episode.transcript,
+            seed=episode.seed,
+            signals=episode.signals,
+            unless_last=self._is_first,
         )
+        self._is_first = False
 
 
 def _registered(ablation: str, protocol: BenchmarkProtocol, components: EnvComponents) -> str:

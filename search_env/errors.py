@@ -80,6 +80,10 @@ def _shown(value: object) -> str:
     return text[:77] + "..." if is_cut else text
 
 
+class StorageError(SearchEnvError, OSError):
+    """A file cannot be written: the disk is full, read-only or gone; the old content stays."""
+
+
 class EpisodeFileError(DataFormatError):
     """A file of recorded episodes is damaged, cut off or of another version."""
 

@@ -6,16 +6,20 @@ indexes and tables that can be deleted at any time.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
+
+from search_env.errors import SearchEnvError, StorageError
 
 FileKey: TypeAlias = tuple[tuple[str, tuple[int, ...], bytes], ...]
 
@@ -75,66 +79,188 @@ def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it on success; remove it on failure.
 
-    Readers therefore see the old file or the complete new one, even after Ctrl-C.
+    Readers therefore see the old file or the complete new one, whenever the process or the machine
+    stops. What killed processes left is removed by the next call.
+
+    Raises:
+        StorageError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(_permissions(path))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        with _temporary(path, _make_file) as temporary:
+            try:
+                yield temporary
+                temporary.chmod(_permissions(path))
+                sync(temporary)
+                os.replace(temporary, path)
+                sync(path.parent)
+            finally:
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` on success and is removed on failure.
 
-    An existing folder is replaced by two renames. After an error or Ctrl-C, the old or the new
-    folder is in place. A process killed between the renames leaves the old folder beside ``path``;
-    the next call restores it, and removes what killed processes left.
+    Whenever the process or the machine stops, the old or the new folder is in place, and the next
+    call removes what killed processes left. Where the system cannot swap two folders (Linux can, on
+    most file systems), an existing one is replaced by two renames; a process that is killed between
+    them leaves the old folder beside ``path``, and the next call restores it.
+
+    Raises:
+        StorageError: The folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(path)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    new, old = scratch / "new", scratch / "old"
-    with _locked(scratch):
-        try:
-            new.mkdir()
-            yield new
-            if path.exists():
-                os.replace(path, old)
-            os.replace(new, path)
-        finally:
-            if old.exists() and not path.exists():
-                os.replace(old, path)  # if this fails too, the old folder stays in scratch
-            shutil.rmtree(scratch)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        with _temporary(path, _make_folder) as scratch:
+            new, old = scratch / "new", scratch / "old"
+            try:
+                new.mkdir()
+                yield new
+                for entry in (*new.rglob("*"), new):
+                    sync(entry)
+                if not path.exists():
+                    os.replace(new, path)
+                elif not _swap(new, path):
+                    os.replace(path, old)
+                    os.replace(new, path)
+                sync(path.parent)
+            finally:
+                if old.exists() and not path.exists():
+                    os.replace(old, path)  # if this fails too, the old folder stays in scratch
+                shutil.rmtree(scratch)
 
 
-def _clear_leftovers(path: Path) -> None:
-    """Restore a folder that a killed process had moved away, and remove what it wrote."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
-    for scratch in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
-        if not scratch.is_dir():
-            continue  # a file of atomic_path
-        with _locked(scratch) as is_free:
-            if not is_free:
-                continue  # another process is writing this folder now
-            if (scratch / "old").exists() and not path.exists():
-                os.replace(scratch / "old", path)
-            shutil.rmtree(scratch)
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is never found half removed, whenever the process stops."""
+    clear_leftovers(path)
+    with _temporary(path, _make_folder) as scratch:
+        os.replace(path, scratch / "removed")
+        shutil.rmtree(scratch)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append bytes to a file in a single write: all of them or, after an error, none.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
+    with storage_errors(path), path.open("ab", buffering=0) as file:
+        append_to(file, data)
+
+
+def append_to(file: BinaryIO, data: bytes) -> None:
+    """Append bytes to a file that is open without a buffer, all of them or none."""
+    start = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except BaseException:
+        file.truncate(start)
+        raise
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder, at most until the process ends; yield whether the lock was free."""
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise the system's refusals to write ``path``, or beside it, as errors that name it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SearchEnvError) or not _is_refusal(error, path.parent):
+            raise
+        raise StorageError(
+            f"Expected to write {path}, got: {error.strerror or error}. What was there before is "
+            "unchanged. Free some space or set the permissions right, or choose another place."
+        ) from error
+
+
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+def _is_refusal(error: OSError, folder: Path) -> bool:
+    """Return whether an error is of writing below a folder: a block may raise others, too."""
+    if error.filename is not None:
+        return Path(os.fsdecode(error.filename)).is_relative_to(folder)
+    return error.errno in _REFUSALS or str(error).endswith(" written")  # the latter is NumPy's
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    if sys.platform == "win32" and path.is_dir():  # cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two folders in one system call; return whether the system could."""
+    if sys.platform != "linux":
+        return False
+    library = ctypes.CDLL(None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of <linux/fs.h>
+    try:
+        failed = library.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange)
+    except AttributeError:  # an old C library
+        return False
+    return not failed
+
+
+def _make_file(path: Path) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    return Path(name)
+
+
+def _make_folder(path: Path) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[[Path], Path]) -> Iterator[Path]:
+    """Yield a new temporary file or folder, locked so that no other process clears it away."""
+    while True:
+        temporary = make(path)
+        with _locked(temporary) as is_ours:
+            # Another process may have taken it for a leftover before it was locked.
+            if sys.platform == "win32" or (is_ours and temporary.exists()):
+                yield temporary
+                return
+
+
+def clear_leftovers(path: Path) -> None:
+    """Restore a folder that a killed process had moved away, and remove what it wrote.
+
+    The functions above do so by themselves before they write ``path``.
+    """
+    if not path.parent.is_dir():
+        return
+    name = re.compile(rf"\.{re.escape(path.name)}\.[^.]+\.tmp")
+    for leftover in [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]:
+        with _locked(leftover) as is_free:
+            if not is_free:
+                continue  # another process is writing it now
+            if (leftover / "old").exists() and not path.exists():
+                os.replace(leftover / "old", path)
+            with suppress(OSError):  # a leftover does no harm
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Lock a file or folder, at most until the process ends; yield whether it was free."""
     if sys.platform == "win32":  # no such locks: leftovers stay
         yield False
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # it is gone, or another user's
+        yield False
+        return
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ LAW = {
     "search_env": (
         "errors redaction",
         "types",
-        "paths provenance validation",
+        "interrupts paths provenance validation",
         "hub registry typed_values",
         "metrics protocols tokens retrieval datasets",
         "rewards rendering",

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from search_env import paths
 from search_env.paths import atomic_folder, atomic_path
 
 
@@ -54,6 +55,12 @@ class Faults:
         self._real(source, target)
 
 
+@pytest.fixture
+def no_swap(monkeypatch):
+    """As on systems that cannot exchange two folders."""
+    monkeypatch.setattr(paths, "_swap", lambda *_: False)
+
+
 def write_folder(path, text: str) -> None:
     with atomic_folder(path) as new:
         (new / "file").write_text(text)
@@ -70,6 +77,7 @@ def test_a_folder_replaces_another(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError("full")])
 @pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.usefixtures("no_swap")
 def test_a_fault_leaves_the_old_folder(tmp_path, monkeypatch, error, failing):
     path = tmp_path / "model"
     write_folder(path, "old")
@@ -95,6 +103,7 @@ def test_a_fault_behind_the_renames_leaves_the_new_folder(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.usefixtures("no_swap")
 def test_where_not_even_the_old_folder_can_be_put_back_the_next_call_does(tmp_path, monkeypatch):
     path = tmp_path / "model"
     write_folder(path, "old")
@@ -112,7 +121,9 @@ def test_where_not_even_the_old_folder_can_be_put_back_the_next_call_does(tmp_pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from search_env import paths
 from search_env.paths import atomic_folder
+paths._swap = lambda *_: False
 real, calls = os.replace, []
 def replace(source, target):
     calls.append(source)

@@ -16,7 +16,9 @@ import typer
 
 from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents
 from search_env.cli import options
+from search_env.cli.console import say
 from search_env.errors import ConfigurationError
+from search_env.interrupts import exit_code
 from search_env.validation import check_choice
 
 if TYPE_CHECKING:
@@ -308,7 +310,9 @@ def _make_env(env_id: str, tokenizer: Tokenizer, **arguments: Any) -> SearchQAEn
 def _imitate(
     base: _Base, examples: Sequence[Example], held_out: Sequence[Example], run: _Run
 ) -> None:
-    """Train on examples, show the progress, save the model."""
+    """Train on examples, show the progress, save the model; go on with an interrupted run."""
+    from dataclasses import asdict
+
     import torch
 
     from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
@@ -317,25 +321,37 @@ def _imitate(
     from search_env.agents.models import save_model
     from search_env.agents.reporting.dashboard import Dashboard
     from search_env.agents.reporting.logs import JsonLinesLog, Observers
+    from search_env.agents.training.supervised_saves import SupervisedSaves, digest_examples
 
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     steps, out, optimizer = run.steps, run.out, _optimizer(run)
     precision = resolve_dtype(run.dtype, base.model.device)
     learner = Learner(base.model, optimizer, dtype=precision)
-    observer = Observers([JsonLinesLog(out / "metrics.jsonl"), Dashboard()])
+    every = max(1, steps // 5)
+    config = SupervisedConfig(steps, run.tokens_per_step, run.seed, every, every)
+    settings = {**asdict(optimizer), **asdict(config), "model": base.name, "dtype": precision}
+    settings["examples"] = digest_examples([*held_out, *examples])
+    saves = SupervisedSaves(learner, out, settings)
+    log = JsonLinesLog(out / "metrics.jsonl", resume_step=saves.step)
+    observer = Observers([log, Dashboard(spent=log.spent)])
+    before = None if saves.step else measure(learner, held_out)
     description = {"model": base.name, "tokenizer": base.tokenizer.name, "dtype": precision}
-    observer.begin(steps, {**description, "examples": str(len(examples))})
-    config = SupervisedConfig(steps, run.tokens_per_step, run.seed, max(1, steps // 5))
     reason = "it failed"
     try:
-        observer.evaluated(0, measure(learner, held_out))
-        fit(learner, examples, config, held_out=held_out, observer=observer)
+        observer.begin(steps, {**description, "examples": str(len(examples))})
+        if before is not None:
+            observer.evaluated(0, before)
+        fit(learner, examples, config, held_out=held_out, observer=observer, save=saves.save)
         reason = "all steps are made"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         reason = "interrupted"
-        raise
+        say(f"Interrupted. Run the same command to go on with {out}.", "yellow", stderr=True)
+        raise typer.Exit(exit_code(error)) from None
     finally:
         observer.end(learner.updates, reason)
-        save_model(learner.model, out / "model", tokenizer=base.tokenizer)
+        if learner.updates:
+            saves.save()
+            save_model(learner.model, out / "model", tokenizer=base.tokenizer)
+    saves.finish()
     typer.echo(f"Wrote {out / 'model'}")

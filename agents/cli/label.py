@@ -11,6 +11,7 @@ import typer
 from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents, progress
 from search_env.cli import options
 from search_env.cli.console import check_output, say
+from search_env.interrupts import exit_code
 from search_env.validation import check_choice
 
 
@@ -74,17 +75,21 @@ def label_command(
     length = envs.protocol.max_tokens
     engine = Engine(loaded, rows=num_envs, max_tokens=length, sampling=sampling)
     count = len(envs.questions) if limit is None else min(limit, len(envs.questions))
-    with progress("label", count) as advance:
-        labels = label_difficulty(
-            envs,
-            engine,
-            out,
-            indices=range(count),
-            rollouts=rollouts,
-            right=right,
-            seed=seed,
-            progress=advance,
-        )
+    try:
+        with progress("label", count) as advance:
+            labels = label_difficulty(
+                envs,
+                engine,
+                out,
+                indices=range(count),
+                rollouts=rollouts,
+                right=right,
+                seed=seed,
+                progress=advance,
+            )
+    except KeyboardInterrupt as error:
+        say(f"Interrupted. Run the same command to go on with {out}.", "yellow", stderr=True)
+        raise typer.Exit(exit_code(error)) from None
     levels = [label.level for label in labels.values()]
     shares = ", ".join(f"{levels.count(level):,} {level}" for level in LEVELS)
     questions = "" if dataset is None else f"--dataset {shlex.quote(dataset)} "

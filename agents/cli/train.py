@@ -17,9 +17,10 @@ import typer
 from search_env.agents.algorithms.presets import PRESETS
 from search_env.agents.cli.common import ModelName, need_agents
 from search_env.cli import options
-from search_env.cli.console import INTERRUPTED, say
+from search_env.cli.console import say
 from search_env.cli.options import TASK, without_none
 from search_env.errors import ConfigurationError
+from search_env.interrupts import exit_code
 
 _LEARNING, _LIMITS = "Learning", "Limits and machine"
 _PRESET_NAMES = ", ".join(("tiny", *PRESETS))
@@ -155,12 +156,12 @@ def train_command(
         run_config = configure(preset=preset, file=config, values=values, texts=texts)
     try:
         run_training(run_config, resume=resume, test_questions=test_questions)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not run_folder.holds_run(run_config.out):
             raise  # the run had not begun
         folder = shlex.quote(run_config.out)
         say(f"Interrupted. Go on with: search-env train --resume --out {folder}")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(error)) from None
 
 
 def _was_passed(context: typer.Context, name: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +20,11 @@ from search_env.agents.learning.packing import packed_logits
 from search_env.agents.reporting.logs import Observer, Observers
 from search_env.agents.types import Example
 from search_env.errors import ConfigurationError
+from search_env.interrupts import watch_signals
 from search_env.validation import check_count
 
 _SILENT = Observers(())
+_STOPPING = "Stopping after this step ... Once more (Ctrl-C or SIGTERM) to stop without it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,14 @@ class SupervisedConfig:
     tokens_per_step: int = 4096
     seed: int = 0  # of the order of examples
     eval_every: int = 0  # updates between evaluations on held-out examples; 0 for none
+    save_every: int = 0  # updates between saves; 0 for none
 
     def __post_init__(self) -> None:
         """Check the counts."""
         check_count("steps", self.steps)
         check_count("tokens_per_step", self.tokens_per_step)
+        check_count("eval_every", self.eval_every, 0)
+        check_count("save_every", self.save_every, 0)
 
 
 def fit(
@@ -48,36 +53,51 @@ def fit(
     *,
     held_out: Sequence[Example] = (),
     observer: Observer = _SILENT,
+    save: Callable[[], None] = lambda: None,
 ) -> None:
     """Train on examples, from the learner's update count on to ``config.steps``.
 
     Processes that train together share each batch; all of them get the same examples. The observer
-    receives ``loss`` (nats a weighted token), and :func:`measure` of held-out examples.
+    receives ``loss`` (nats a weighted token), and :func:`measure` of held-out examples. ``save`` is
+    called every ``save_every`` updates. Ctrl-C and SIGTERM end the training after the present
+    update, a second one before it.
 
     Raises:
         ConfigurationError: No example has weights.
         NonFiniteError: The loss is NaN or infinite; the weights are those of the last good update.
     """
     done = learner.updates
-    for step, batch in zip(range(config.steps), _batches(examples, config), strict=False):
-        if step < done:
-            continue
-        start = time.perf_counter()
-        by_length = sorted(batch, key=lambda example: len(example.tokens))
-        share = learner.ranks.split(by_length)  # about as many tokens for each rank
-        loss = learner.ranks.sum([learner.accumulate_examples(share)])[0]
-        norm = learner.step()
-        tokens = sum(len(example.tokens) for example in batch)
-        metrics = {
-            "loss": loss,
-            "policy/grad_norm": norm,
-            "policy/learning_rate": learner.learning_rate,
-            "tokens/total": float(tokens),
-            "time/step": time.perf_counter() - start,
-        }
-        observer.step(step + 1, metrics, ())
-        if config.eval_every and (step + 1) % config.eval_every == 0 and held_out:
-            observer.evaluated(step + 1, measure(learner, held_out))
+
+    def evaluate(step: int) -> None:
+        if config.eval_every and step % config.eval_every == 0 and held_out:
+            observer.evaluated(step, measure(learner, held_out))
+
+    with watch_signals(_STOPPING) as interrupts:
+        if done:
+            evaluate(done)  # it may be what was interrupted
+        for step, batch in zip(range(config.steps), _batches(examples, config), strict=False):
+            if step < done:
+                continue
+            start = time.perf_counter()
+            by_length = sorted(batch, key=lambda example: len(example.tokens))
+            share = learner.ranks.split(by_length)  # about as many tokens for each rank
+            with interrupts.finishing():
+                loss = learner.ranks.sum([learner.accumulate_examples(share)])[0]
+                with interrupts.blocked():  # weights, and the step's row in the logs
+                    metrics = {
+                        "loss": loss,
+                        "policy/grad_norm": learner.step(),
+                        "policy/learning_rate": learner.learning_rate,
+                        "tokens/total": float(sum(len(example.tokens) for example in batch)),
+                        "time/step": time.perf_counter() - start,
+                    }
+                    observer.step(step + 1, metrics, ())
+            interrupts.check()
+            evaluate(step + 1)
+            if config.save_every and (step + 1) % config.save_every == 0:
+                with interrupts.blocked():
+                    save()
+        interrupts.check()
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ raised there.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import socket
 import sys
@@ -94,8 +95,11 @@ def _start(task: _Task) -> _Worker:
 
 
 def _run(reports: Connection, task: _Task) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; rank 0 decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # exits with cleanup, without warnings
+    # Ctrl-C and a SIGTERM to the group reach all processes; rank 0 decides when to end them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda *_: sys.exit())  # with cleanup, without warnings
     torch.set_num_threads(task.threads)
     reports.send(None)
     try:
@@ -106,12 +110,16 @@ def _run(reports: Connection, task: _Task) -> None:
             with suppress(OSError):  # rank 0 has closed the pipe
                 reports.send(error)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is exiting anyway
+        if sys.platform != "win32":
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is exiting anyway
 
 
 def _end(process: BaseProcess) -> None:
-    """Terminate a process, and kill it if it does not exit."""
-    process.terminate()
+    """Ask a process to exit, and kill it if it does not."""
+    if sys.platform == "win32":
+        process.terminate()
+    elif process.is_alive() and process.pid is not None:
+        os.kill(process.pid, signal.SIGUSR1)
     process.join(_EXIT_SECONDS)
     process.kill()
     process.join()

@@ -13,15 +13,21 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from search_env.agents.types import Trajectory
-from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
-from search_env.paths import atomic_path
+from search_env.errors import (
+    ConfigurationError,
+    DataFormatError,
+    DataNotFoundError,
+    StorageError,
+)
+from search_env.paths import append, atomic_path
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -95,7 +101,9 @@ class JsonLinesLog(Silent):
 
     Nothing is written before :meth:`begin`. It creates a missing folder, and removes an incomplete
     last line and the lines after ``resume_step``, the step whose checkpoint the run is resumed
-    from; None is for a new run, which replaces the file of one that made no step.
+    from; None is for a new run, which replaces the file of one that made no step. A line that
+    cannot be written does not end the run: it is written with the next one, at the latest with the
+    last, whose failure is an error.
 
     Raises:
         ConfigurationError: A new run would overwrite another's file.
@@ -107,6 +115,7 @@ class JsonLinesLog(Silent):
         self.path = Path(path)
         self._is_open = self._has_begun = False
         self._started = time.monotonic()
+        self._unwritten = b""  # lines that the disk had no room for
         self._kept: list[dict[str, Any]] = []  # lines of earlier parts of the run
         if resume_step:
             lines = _lines(self.path)
@@ -157,14 +166,24 @@ class JsonLinesLog(Silent):
                 f"Expected begin() before {event!r} of step {step}, got none. Call begin() first."
             )
         elapsed = round(self._spent + time.monotonic() - self._started, 3)
-        with self.path.open("a", encoding="utf-8") as file:  # closed at once, in case of SIGKILL
-            file.write(_text({"event": event, "step": step, "elapsed": elapsed, **content}))
+        line = {"event": event, "step": step, "elapsed": elapsed, **content}
+        self._unwritten += _text(line).encode()
+        try:
+            append(self.path, self._unwritten)
+        except StorageError as error:
+            if event == "end":
+                raise
+            warnings.warn(f"{error} The line is kept until the next is written.", stacklevel=3)
+        else:
+            self._unwritten = b""
 
 
 class TensorBoardLog(Silent):
     """Writes metrics as TensorBoard scalars, warnings and the description as texts.
 
     With ``resume_step``, as for :class:`JsonLinesLog`, TensorBoard hides the old later steps.
+
+    If its files cannot be written, it warns and writes nothing more.
 
     Raises:
         ConfigurationError: TensorBoard is not installed.
@@ -184,9 +203,10 @@ class TensorBoardLog(Silent):
 
     def begin(self, total_steps: int, description: Mapping[str, str]) -> None:
         """Open the files; write the description."""
-        self._writer = self._open()
         lines = [f"total steps: {total_steps}", *(f"{k}: {v}" for k, v in description.items())]
-        self._writer.add_text("description", "  \n".join(lines))
+        with self._disk():
+            self._writer = self._open()
+            self._writer.add_text("description", "  \n".join(lines))
 
     def step(self, step: int, metrics: Mapping[str, float], samples: Sequence[Trajectory]) -> None:
         """Write the step's metrics."""
@@ -199,21 +219,32 @@ class TensorBoardLog(Silent):
     def warn(self, step: int, text: str) -> None:
         """Write the warning."""
         if self._writer is not None:
-            self._writer.add_text("warnings", text, step)
+            with self._disk():
+                self._writer.add_text("warnings", text, step)
 
     def end(self, step: int, reason: str) -> None:
         """Write the reason and close the files, if :meth:`begin` was called."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.add_text("end", reason, step)
-            writer.close()
+            with self._disk():
+                writer.add_text("end", reason, step)
+                writer.close()
 
     def _scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         if self._writer is not None:
-            for name, value in metrics.items():
-                if math.isfinite(value):
-                    self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+            with self._disk():
+                for name, value in metrics.items():
+                    if math.isfinite(value):
+                        self._writer.add_scalar(name, value, step)
+                self._writer.flush()
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            warnings.warn(f"TensorBoard's files cannot be written: {error}.", stacklevel=4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from search_env.agents.rollouts.collect import collect
 from search_env.agents.types import by_group
 from search_env.errors import ConfigurationError, DataFormatError, DataNotFoundError
+from search_env.paths import append
 from search_env.types import Question
 from search_env.validation import check_choice, check_count
 
@@ -190,6 +191,7 @@ def label_difficulty(
     Raises:
         ConfigurationError: A bad argument.
         DataFormatError: The file is no file of labels.
+        StorageError: The file cannot be written; labels written before are kept.
     """
     check_choice("right", right, RIGHT)
     check_count("rollouts", rollouts, 1)
@@ -199,16 +201,15 @@ def label_difficulty(
     indices = range(len(envs.questions)) if indices is None else list(indices)
     left = [i for i in indices if envs.questions[i].id not in labels]
     batch = max(1, envs.num_envs // at_once) * 4  # enough that few rows wait for the last ones
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as out:
-        for start in range(0, len(left), batch):
-            chunk = left[start : start + batch]
-            for label in _labels(envs, engine, chunk, rollouts, at_once, right, seed):
-                labels[label.question_id] = label
-                out.write(json.dumps(asdict(label), ensure_ascii=False) + "\n")
-                out.flush()
-            if progress is not None:
-                progress(len(indices) - len(left) + start + len(chunk), len(indices))
+    for start in range(0, len(left), batch):
+        chunk = left[start : start + batch]
+        played = _labels(envs, engine, chunk, rollouts, at_once, right, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for label in played:
+            labels[label.question_id] = label
+            append(file, (json.dumps(asdict(label), ensure_ascii=False) + "\n").encode())
+        if progress is not None:
+            progress(len(indices) - len(left) + start + len(chunk), len(indices))
     return labels
 
 

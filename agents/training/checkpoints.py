@@ -2,8 +2,9 @@
 
 ``step-000120/`` holds ``weights.safetensors`` (the trained weights by name), ``state.safetensors``
 (all other tensors: optimizer, critic) and ``state.json`` (everything else, the format's version,
-and size and CRC-32 of the tensor files). A checkpoint is written under another name, forced to the
-disk and then renamed, so a run that is killed at any moment leaves the previous one.
+size and CRC-32 of the tensor files, and a checksum of all this). A checkpoint is written under
+another name, forced to the disk and then renamed, so a run that is killed at any moment leaves the
+previous one. One that was changed in any way is refused; the error names the newest whole one.
 
 The state is any tree of dictionaries, lists, tuples, numbers, strings and tensors. It holds no
 random generator, because none is kept from step to step: draws depend on the run's seed and the
@@ -12,18 +13,16 @@ number of the step.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import threading
+import warnings
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -34,6 +33,8 @@ from torch import Tensor
 from search_env.agents.errors import CheckpointError
 from search_env.agents.learning.precision import Precision, resolve_dtype
 from search_env.agents.training.config import from_former, is_former
+from search_env.errors import StorageError
+from search_env.paths import atomic_folder, remove_folder
 
 FORMAT = 1
 """Version of the layout; other versions are refused."""
@@ -60,33 +61,32 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, keep_last: int = 2) -> P
     replaced.
     """
     root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(".step-*"):  # a run was killed while it wrote
-        shutil.rmtree(leftover)
-    final = root / f"step-{checkpoint.step:06d}"
-    temporary = root / f".{final.name}"
-    temporary.mkdir()
     tensors: dict[str, Tensor] = {}
     tree = _extract_tensors(checkpoint.state, "state", tensors)
-    save_file(_contiguous(checkpoint.weights), temporary / _WEIGHTS)
-    save_file(_contiguous(tensors), temporary / _TENSORS)
-    record = {
-        "format": FORMAT,
-        "step": checkpoint.step,
-        "config": checkpoint.config,
-        "state": tree,
-        "files": {name: _fingerprint(temporary / name) for name in (_WEIGHTS, _TENSORS)},
-    }
-    (temporary / _STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-    for file in (*temporary.iterdir(), temporary):
-        _sync(file)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    _sync(root)
+    root.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(root)
+    final = root / f"step-{checkpoint.step:06d}"
+    with atomic_folder(final) as new:
+        for name, content in ((_WEIGHTS, checkpoint.weights), (_TENSORS, tensors)):
+            _save_tensors(_contiguous(content), new / name)
+        record = {
+            "format": FORMAT,
+            "step": checkpoint.step,
+            "config": checkpoint.config,
+            "state": tree,
+            "files": {name: _fingerprint(new / name) for name in (_WEIGHTS, _TENSORS)},
+        }
+        text = json.dumps({**record, "checksum": _checksum(record)}, indent=1)
+        (new / _STATE).write_text(text, encoding="utf-8")
     for old in _sorted_checkpoints(root)[:-keep_last]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return final
+
+
+def clear_leftovers(folder: str | Path) -> None:
+    """Remove what runs that were killed left beside the checkpoints of a folder."""
+    for leftover in Path(folder).glob(".step-*"):
+        shutil.rmtree(leftover)
 
 
 def latest(folder: str | Path) -> Path | None:
@@ -97,11 +97,21 @@ def latest(folder: str | Path) -> Path | None:
 def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkpoint:
     """Read a checkpoint, and check that it was saved with these settings, if any are given.
 
+    One of a former version, whose ``state.json`` has no checksum, is read with a warning.
+
     Raises:
         CheckpointError: It is damaged, incomplete, of another version or of another run. The
-            message names the file and what to do.
+            message names the file, and the newest whole checkpoint beside it.
     """
     folder = Path(path)
+    try:
+        checkpoint = _load(folder, config)
+    except _DamagedError as error:
+        raise CheckpointError(f"{error} {_advice(folder)}") from error
+    return checkpoint
+
+
+def _load(folder: Path, config: Mapping[str, Any] | None) -> Checkpoint:
     record = _read_record(folder)
     for name, expected in record["files"].items():
         file = folder / name
@@ -112,14 +122,30 @@ def load(path: str | Path, *, config: Mapping[str, Any] | None = None) -> Checkp
     try:
         weights, tensors = load_file(folder / _WEIGHTS), load_file(folder / _TENSORS)
         state = _insert_tensors(record["state"], tensors)
-    except (SafetensorError, KeyError) as error:
-        raise _damaged(folder, str(error)) from error
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    if not isinstance(state, dict):
+        raise _damaged(folder / _STATE, "its state is no dictionary")
     return Checkpoint(record["step"], weights, state, record["config"])
+
+
+def _advice(folder: Path) -> str:
+    """Return what to do instead of using a damaged checkpoint."""
+    for other in reversed(_sorted_checkpoints(folder.parent)):
+        if other.name != folder.name:
+            with suppress(CheckpointError, _DamagedError, OSError):
+                _load(other, None)
+                return f"Delete {folder} to go on from {other}, which is whole."
+    return "There is no whole checkpoint beside it: begin a new run in another folder."
 
 
 def settings(path: str | Path) -> dict[str, Any]:
     """Return the settings of the run that wrote a checkpoint."""
-    config: dict[str, Any] = _read_record(Path(path))["config"]
+    folder = Path(path)
+    try:
+        config: dict[str, Any] = _read_record(folder)["config"]
+    except _DamagedError as error:
+        raise CheckpointError(f"{error} {_advice(folder)}") from error
     return config
 
 
@@ -134,8 +160,11 @@ def _sorted_checkpoints(root: Path) -> list[Path]:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
+    """Return the content of ``state.json``, checked as far as it goes without the tensors."""
     file = folder / _STATE
     if not file.is_file():
+        if (folder / _WEIGHTS).exists() or (folder / _TENSORS).exists():
+            raise _damaged(file, "it is missing")
         raise CheckpointError(
             f"Expected a checkpoint at {folder}, got no {_STATE} there. Name a folder such as "
             "runs/train/checkpoints/step-000120."
@@ -143,16 +172,42 @@ def _read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version = record["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(file, str(error)) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(file, f"{type(error).__name__}: {error}") from error
     if version != FORMAT:
         raise CheckpointError(
-            f"Expected a checkpoint of format {FORMAT}, got format {version} in {file}. Go on with "
-            "the version of this package that wrote it, or begin a new run from its weights."
+            f"Expected a checkpoint of format {FORMAT}, got format {version!r} in {file}. Go on "
+            "with the version of this package that wrote it, or begin a new run from its weights."
         )
-    if not {"step", "config", "state", "files"} <= record.keys():
-        raise _damaged(file, "entries are missing")
+    _check_record(file, record)
     return record
+
+
+def _check_record(file: Path, record: dict[str, Any]) -> None:
+    """Check types, checksum and the step; remove the checksum from the record."""
+    kinds = {"step": int, "config": dict, "files": dict}
+    if not {"state", *kinds} <= record.keys():
+        raise _damaged(file, "entries are missing")
+    for name, kind in kinds.items():
+        if type(record[name]) is not kind:
+            raise _damaged(file, f"its {name!r} is {record[name]!r:.80}")
+    if record["files"].keys() != {_WEIGHTS, _TENSORS}:
+        raise _damaged(file, f"its 'files' are {sorted(record['files'])}")
+    if "checksum" not in record:
+        warnings.warn(
+            f"{file} was written by a former version and has no checksum: whether it was changed "
+            "is not known. The next checkpoint will have one.",
+            stacklevel=4,
+        )
+    elif record.pop("checksum") != _checksum(record):
+        raise _damaged(file, "its checksum is not that of its content")
+    if _NAME.fullmatch(file.parent.name) and step_of(file.parent) != record["step"]:
+        raise _damaged(file, f"it is of step {record['step']}")
+
+
+def _checksum(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record, however its JSON is laid out."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _check_config(folder: Path, saved: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -171,12 +226,12 @@ def _check_config(folder: Path, saved: Mapping[str, Any], config: Mapping[str, A
         )
 
 
-def _damaged(file: Path, why: str) -> CheckpointError:
-    folder = file if file.is_dir() else file.parent
-    return CheckpointError(
-        f"Expected a whole checkpoint, got a damaged file {file} ({why}). Delete {folder} to go on "
-        "from the checkpoint before it."
-    )
+class _DamagedError(Exception):
+    """A checkpoint is not what was written; what to do depends on the others beside it."""
+
+
+def _damaged(file: Path, why: str) -> _DamagedError:
+    return _DamagedError(f"Expected a whole checkpoint, got a damaged file {file} ({why}).")
 
 
 def _fingerprint(file: Path) -> list[int]:
@@ -188,12 +243,14 @@ def _fingerprint(file: Path) -> list[int]:
     return [size, crc]
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        save_file({**tensors}, file)
+    except SafetensorError as error:  # for example a full disk
+        raise StorageError(
+            f"Expected to write {file}, got: {error}. The checkpoints before it are unchanged. "
+            "Free some space, then resume the run."
+        ) from error
 
 
 def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -237,30 +294,3 @@ def dtype_of_run(dtype: str, device: torch.device | str, newest: Path | None) ->
     if dtype == "auto" and newest is not None:
         dtype = settings(newest).get("dtype", dtype)
     return resolve_dtype(dtype, device)
-
-
-@contextmanager
-def defer_sigint() -> Iterator[None]:
-    """Defer Ctrl-C until the block is done; a second Ctrl-C interrupts the block.
-
-    Does nothing if SIGINT has another handler, or outside the main thread.
-    """
-    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not is_default or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed = False
-
-    def on_sigint(number: int, frame: FrameType | None) -> None:
-        nonlocal pressed
-        if pressed:
-            raise KeyboardInterrupt
-        pressed = True
-
-    signal.signal(signal.SIGINT, on_sigint)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt

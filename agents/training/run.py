@@ -9,7 +9,7 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from search_env.agents.training.record_episodes import Recording
 from search_env.agents.training.run_folder import holds_run
 from search_env.agents.types import Trajectory, by_group
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
-from search_env.errors import ConfigurationError
+from search_env.errors import ConfigurationError, StorageError
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
 
 __all__ = ["TrainResult"]
@@ -53,6 +53,16 @@ class TrainResult:
     model: Path  # folder of the trained model
     evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, metrics), of this part alone
     switches: tuple[PhaseSwitch, ...]  # all changes of phase
+
+
+class Rollout(NamedTuple):
+    """The episodes of a step, before they are learnt from."""
+
+    started: float  # clock, in seconds
+    played: list[Trajectory]  # by this rank
+    chosen: list[Trajectory]  # those to learn from
+    measured: dict[str, float]
+    recording: Recording | None
 
 
 class TrainingRun:
@@ -117,7 +127,8 @@ class TrainingRun:
         )
         self.phases = self.rule.start()
         self.monitors = Monitors(Limits(drift=DRIFT_LIMITS[config.dtype]))
-        self.step, self.evaluated = 0, -1
+        self.step = 0
+        self.evaluated = -1  # the last step after which an evaluation was reported
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self._seconds_before = 0.0  # seconds of the parts of the run before this one
         self._started = time.monotonic()
@@ -125,35 +136,45 @@ class TrainingRun:
         self._enter_phase()
         self._last_step = self._progress()
 
-    def train_step(self) -> tuple[dict[str, float], list[Trajectory], list[str]]:
-        """Play, learn, measure; return metrics, the episodes of all ranks, and warnings."""
+    def play(self) -> Rollout:
+        """Play the episodes of a step."""
         started = time.perf_counter()
-        phase = self.phases.phase
-        algorithm = self.config.algorithm_of(phase)
         every = self.config.record_every
         recording = Recording(self.envs) if every and (self.step + 1) % every == 0 else None
-        played, chosen, measured = self._play(algorithm, recording)
+        played, chosen, measured = self._play(self.algorithm, recording)
         measured["time/rollout"] = time.perf_counter() - started
-        with checkpoints.defer_sigint():
-            learnt = update(
-                self.learner,
-                chosen,
-                algorithm,
-                seed=self._seed(1),
-                on_advantages=None if recording is None else recording.learnt,
-            )
-            self.engine.update_weights(self.learner.weights, self.learner.updates)
-            episodes = [t for part in self.ranks.gather(played) for t in part]
-            metrics = {**rollout_metrics(episodes), **measured, **learnt, "phase": phase + 1.0}
-            metrics["time/step"] = time.perf_counter() - started
-            warnings = self.monitors.update(metrics)
-            self.step += 1
-            self._count_episodes(episodes)
-            self._last_step = self._progress()
+        return Rollout(started, played, chosen, measured, recording)
+
+    def learn(self, rollout: Rollout) -> tuple[dict[str, float], list[Trajectory], list[str]]:
+        """Learn and measure; return metrics, the episodes of all ranks, and warnings."""
+        recording, phase = rollout.recording, self.phases.phase
+        learnt = update(
+            self.learner,
+            rollout.chosen,
+            self.algorithm,
+            seed=self._seed(1),
+            on_advantages=None if recording is None else recording.learnt,
+        )
+        self.publish_weights()
+        episodes = [t for part in self.ranks.gather(rollout.played) for t in part]
+        metrics = {**rollout_metrics(episodes), **rollout.measured, **learnt, "phase": phase + 1.0}
+        metrics["time/step"] = time.perf_counter() - rollout.started
+        warnings = self.monitors.update(metrics)
+        self.step += 1
+        self._count_episodes(episodes)
+        self._last_step = self._progress()
         if recording is not None:
             file = Path(self.config.out) / "episodes" / f"step-{self.step:06d}.jsonl"
-            recording.write(file, self.ranks)
+            try:
+                recording.write(file, self.ranks)
+            except StorageError as error:  # they are for reading only: the run can do without
+                warnings.append(f"The episodes of this step are not recorded. {error}")
         return metrics, episodes, warnings
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm of the present phase."""
+        return self.config.algorithm_of(self.phases.phase)
 
     def _play(
         self, algorithm: Algorithm, recording: Recording | None
@@ -223,7 +244,6 @@ class TrainingRun:
         metrics = evaluation_metrics([t for part in self.ranks.gather(episodes) for t in part])
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
-        self.evaluated = self.step
         return metrics
 
     @property

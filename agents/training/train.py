@@ -7,14 +7,15 @@ itself is in :mod:`search_env.agents.training.run`.
 
 Everything random is drawn from the seed and the number of the step, and no episode outlasts its
 step. A run that was killed and resumed therefore gives the same result as an uninterrupted one: on
-one thread, in fp32, the same weights to the last bit. Ctrl-C is deferred while weights change.
+one thread, in fp32, the same weights to the last bit. Ctrl-C and SIGTERM end a run after the
+present step; a second one ends it at once, but never while weights change or files are written.
 Several processes share the questions: those of torchrun, or ``processes`` of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,12 @@ from search_env.agents.training import checkpoints, run_folder
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.run import TrainingRun, TrainResult, uses_gpu
 from search_env.errors import ConfigurationError
+from search_env.interrupts import Interrupts, watch_signals
 
 __all__ = ["train"]
+
+_INTERRUPTED = "interrupted"
+_STOPPING = "Stopping after this step ... Once more (Ctrl-C or SIGTERM) to stop without it."
 
 
 def train(
@@ -48,7 +53,8 @@ def train(
     Nothing is written before models, environments and the checkpoint to resume from are loaded and
     checked. Then the settings are written to ``config.json`` in ``config.out``; a run that fails
     before its first step takes them away again. After Ctrl-C or an error the last complete step is
-    saved before the exception is raised.
+    saved before the exception is raised; after SIGTERM it is
+    :class:`~search_env.interrupts.Terminated`, a KeyboardInterrupt.
 
     Args:
         config: Settings of the run.
@@ -91,7 +97,8 @@ def _train_as_member(
 ) -> None:
     """Train in a process that another one started, without output."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
+    with suppress(KeyboardInterrupt):  # of the main process, which tells the others
+        _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
 
 
 def _train_together(
@@ -112,17 +119,26 @@ def _train_together(
         run.resume()
     run.publish_weights()
     reason = "it failed"
-    with _settings_of(run), ExitStack() as last:
-        last.callback(lambda: observers.end(run.step, reason))
+    with watch_signals(_STOPPING) as interrupts, _settings_of(run), ExitStack() as last:
+        last.callback(lambda: _end(observers, run.step, reason, interrupts))
         observers.begin(config.steps, run.description)
         try:
-            reason = _train(run, config, observers)
+            reason = _train(run, config, observers, interrupts)
+            if reason == _INTERRUPTED:
+                raise interrupts.received or KeyboardInterrupt  # by another rank
         except KeyboardInterrupt:
-            reason = "interrupted"
+            reason = _INTERRUPTED
             raise
         finally:
-            run.save()
+            with interrupts.blocked():
+                run.save()
+    interrupts.check()
     return run.result(reason)
+
+
+def _end(observer: Observer, step: int, reason: str, interrupts: Interrupts) -> None:
+    with interrupts.blocked():
+        observer.end(step, reason)
 
 
 @contextmanager
@@ -138,25 +154,40 @@ def _settings_of(run: TrainingRun) -> Iterator[None]:
         raise
 
 
-def _train(run: TrainingRun, config: TrainConfig, observer: Observer) -> str:
+def _train(
+    run: TrainingRun, config: TrainConfig, observer: Observer, interrupts: Interrupts
+) -> str:
     """Make the remaining steps; return why they end."""
+
+    def end_reason() -> str | None:
+        reason = run.end_reason()
+        # All ranks stop after the same step, whichever of them was interrupted.
+        stops = run.ranks.sum([float(interrupts.received is not None)])[0]
+        return _INTERRUPTED if reason is None and stops else reason
 
     def evaluate() -> None:
         due = reason is not None or run.step % config.eval_every == 0
-        if due and run.evaluated != run.step:
-            observer.evaluated(run.step, run.evaluate())
+        if due and reason != _INTERRUPTED and run.evaluated != run.step:
+            metrics = run.evaluate()
+            with interrupts.blocked():
+                observer.evaluated(run.step, metrics)
+                run.evaluated = run.step
 
-    reason = run.end_reason()
+    reason = end_reason()
     if config.eval_every:
         evaluate()
-    while reason is None:
-        metrics, episodes, warnings = run.train_step()
-        observer.step(run.step, metrics, episodes)
-        for warning in warnings:
-            observer.warn(run.step, warning)
-        reason = run.end_reason()
+    while (reason := reason or end_reason()) is None:
+        with interrupts.finishing():
+            rollout = run.play()
+            with interrupts.blocked():  # weights, and the step's row in the logs
+                metrics, episodes, warnings = run.learn(rollout)
+                observer.step(run.step, metrics, episodes)
+                for warning in warnings:
+                    observer.warn(run.step, warning)
+        reason = end_reason()
         if config.eval_every:
             evaluate()
         if run.step % config.checkpoint_every == 0:
-            run.save()
+            with interrupts.blocked():
+                run.save()
     return reason

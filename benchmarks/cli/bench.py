@@ -19,6 +19,7 @@ from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.cli.options import Modules, import_modules
 from search_env.datasets.rows import one_line
 from search_env.errors import ConfigurationError
+from search_env.interrupts import exit_code
 from search_env.redaction import redacted
 from search_env.validation import check_choice
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from search_env.benchmarks.harness.spec import BenchmarkProtocol
     from search_env.benchmarks.players.base import BenchmarkAgent
 
-_INTERRUPTED = 130
 _OWN, _MODEL, _ENDPOINT = "In place of the protocol's, named in the id", "Model", "Endpoint"
 _LONGEST_STEM = 160  # bytes of a file's name; systems allow 255
 
@@ -175,9 +175,9 @@ def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **optio
                 failed += not result.record.valid
 
             results = run(protocol, agent, path, begin=begin, progress=progress, **options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         say(f"Interrupted. Run the same command to go on with {path}.", "yellow", stderr=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(exit_code(error)) from None
     if failed:
         say(
             f"Retrieval failed in {failed:,} episodes; they are not scored. Run the same "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,7 +21,7 @@ from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchEr
 from search_env.benchmarks.harness.rules import DIGITS, FORMER_RULES_DIGESTS
 from search_env.datasets.streaming import open_binary
 from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import atomic_path
+from search_env.paths import append_to, atomic_path, storage_errors
 
 VERSION = 1
 _MARK = "search_env_results"
@@ -63,12 +62,16 @@ class Results:
 
 
 class ResultsWriter(AbstractContextManager["ResultsWriter"]):
-    """Appends episodes to a file, new or begun by a run with the same :data:`IDENTITY`."""
+    """Appends episodes to a file, new or begun by a run with the same :data:`IDENTITY`.
+
+    A block that fails before its first episode leaves no file.
+    """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = path.open("a+b", buffering=0)
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b", buffering=0)
         try:
             _lock(self._file, path)
             self.done = {(result.index, result.sample) for result in self._begun(header)}
@@ -91,7 +94,9 @@ class ResultsWriter(AbstractContextManager["ResultsWriter"]):
         """Close the file."""
         self._file.close()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not self.done:
+            self.path.unlink(missing_ok=True)
         self.close()
 
     def _begun(self, header: Mapping[str, Any]) -> tuple[EpisodeResult, ...]:
@@ -99,7 +104,8 @@ class ResultsWriter(AbstractContextManager["ResultsWriter"]):
         self._file.seek(0)
         content = self._file.read()
         whole = _whole_lines(self.path, content, "removed; that episode is played again", 5)
-        self._file.truncate(len(whole))
+        with storage_errors(self.path):
+            self._file.truncate(len(whole))
         if not whole:
             self._append({_MARK: VERSION, **header})
             return ()
@@ -108,11 +114,8 @@ class ResultsWriter(AbstractContextManager["ResultsWriter"]):
         return results.episodes
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        line = _line(row)
-        start = self._file.seek(0, os.SEEK_END)
-        if self._file.write(line) != len(line):  # the disk is full
-            self._file.truncate(start)
-            raise OSError(f"Expected room for {len(line)} bytes in {self.path}, got less.")
+        with storage_errors(self.path):
+            append_to(self._file, _line(row))
 
 
 def read_results(path: Path) -> Results:

@@ -24,7 +24,7 @@ from search_env.benchmarks.players.base import Decoding
 from search_env.benchmarks.players.openai_endpoint import Endpoint
 from search_env.benchmarks.players.text import CompletionRequest
 from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import cache_dir
+from search_env.paths import append, cache_dir
 from search_env.types import Source
 
 PROMPT = """\
@@ -119,8 +119,7 @@ class Judge:
     def _keep(self, key: str, verdict: float) -> None:
         self._verdicts[key] = verdict
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "verdict": verdict}) + "\n")
+        append(self._path, json.dumps({"key": key, "verdict": verdict}).encode() + b"\n")
 
 
 def prompt_digest() -> str:

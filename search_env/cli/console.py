@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
     from rich.table import Table
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT."""
-
 PIPE_WIDTH = 100
 """Columns of output that is not a terminal."""
 
@@ -77,19 +74,15 @@ def open_table(*names: str, numbers: Sequence[str]) -> Table:
 
 
 def check_output(path: Path | None) -> None:
-    """Check before the work starts that an output file can be written; create its folder.
+    """Check before the work starts that an output file can be written; make nothing.
 
     Raises:
         ConfigurationError: The path is a folder, or its folder is not writable.
     """
     if path is None:
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_writable = not path.is_dir() and os.access(path.parent, os.W_OK)
-    except OSError:  # a file in place of a folder, or a folder that is not writable
-        is_writable = False
-    if not is_writable:
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ConfigurationError(
             f"Expected --out to be a file that can be written, got {path}. Choose another path."
         )

@@ -10,8 +10,9 @@ import gymnasium as gym
 import typer
 
 from search_env.cli import options
-from search_env.cli.console import INTERRUPTED, check_output, open_console, progress_bar, say
+from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.errors import ConfigurationError
+from search_env.interrupts import exit_code
 from search_env.redaction import redacted
 
 if TYPE_CHECKING:
@@ -64,17 +65,18 @@ def eval_command(
     total = len(bare_env(env).questions)
     count = total if limit is None else min(limit, total)
     say(tables.describe_run(env, count, seed))
-    episodes, finished = _evaluate(env, agents, count, seed)
+    episodes, interrupt = _evaluate(env, agents, count, seed)
     summaries = {name: summarise(measures, seed=seed) for name, measures in episodes.items()}
     open_console().print(tables.summary_table(summaries))
     for note in tables.notes(summaries):
         say(note, "dim")
-    if not finished:
+    if interrupt is not None:
         name, measures = list(episodes.items())[-1]
         text = f"Interrupted in {name} after {len(measures):,} of {count:,} questions."
         text += f" {out} was not written." if out is not None else ""
+        text += " Run the same command to begin again."
         say(text, "yellow", stderr=True)
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_code(interrupt))
     if out is not None:
         record = tables.run_record(env, summaries, episodes, command=context.obj, seed=seed)
         tables.write_json(out, record)
@@ -99,8 +101,8 @@ def _check_are_baselines(names: Sequence[str], baselines: Collection[str]) -> No
 
 def _evaluate(
     env: gym.Env[Any, Any], agents: Mapping[str, Agent], count: int, seed: int
-) -> tuple[dict[str, list[EpisodeMeasures]], bool]:
-    """Run agents on the first questions; return their measures, and whether all finished.
+) -> tuple[dict[str, list[EpisodeMeasures]], KeyboardInterrupt | None]:
+    """Run agents on the first questions; return their measures, and what interrupted them.
 
     Each episode is stored at once: after Ctrl-C only the last agent is incomplete.
     """
@@ -119,8 +121,8 @@ def _evaluate(
                     bar.advance(tasks[name])
 
                 evaluate(env, agent, range(count), seed=seed, progress=collect)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if not episodes:
             raise
-        return episodes, False
-    return episodes, True
+        return episodes, error
+    return episodes, None

@@ -3,7 +3,8 @@
 A command is a module with ``register(app)`` and ``<name>_command``, imported when it is called; its
 dependencies are imported inside its functions, so that ``--help`` is fast. This table is the only
 place where ``search_env`` refers to its agents and benchmarks. Exit codes: 0, 2 after an expected
-error with a message, 130 after Ctrl-C. Results go to standard output, progress and errors to
+error with a message, 130 after Ctrl-C, 143 after
+SIGTERM. Results go to standard output, progress and errors to
 standard error.
 """
 
@@ -17,8 +18,9 @@ import gymnasium as gym
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from search_env.cli.console import INTERRUPTED, print_any_text, say
+from search_env.cli.console import print_any_text, say
 from search_env.errors import SearchEnvError, nearest
+from search_env.interrupts import exit_code, sigterm_interrupts
 from search_env.redaction import redacted
 
 COMMANDS = {
@@ -69,13 +71,15 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with sigterm_interrupts():
+                return super().invoke(ctx)
         except (SearchEnvError, gym.error.Error, OSError) as error:
             say(f"Error: {redacted(str(error))}", "red", stderr=True)
             raise typer.Exit(2) from error
-        except KeyboardInterrupt:
-            say("Interrupted.", "yellow", stderr=True)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as error:
+            text = "Interrupted. Run the same command again; nothing is left to clean up."
+            say(text, "yellow", stderr=True)
+            raise typer.Exit(exit_code(error)) from None
 
 
 app = typer.Typer(

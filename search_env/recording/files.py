@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from search_env.datasets.streaming import open_binary
 from search_env.errors import DataError, DataFormatError, DataNotFoundError, EpisodeFileError
+from search_env.paths import append
 from search_env.recording.record import (
     LINE_START,
     Recordable,
@@ -143,6 +144,7 @@ class EpisodeWriter:
         reward: Reward | None = None,
         signals: Mapping[str, NDArray[np.float32]] | None = None,
         group: RecordedGroup | None = None,
+        unless_last: bool = False,
     ) -> None:
         """Append one finished episode.
 
@@ -153,23 +155,31 @@ class EpisodeWriter:
             signals: Values per policy token by name, such as ``log_prob``; rounded to four
                 significant digits.
             group: Group that the episode was played in; None for an episode played alone.
+            unless_last: Append nothing if the file's last line is the same: a run that was stopped
+                had recorded the episode, and plays it again.
 
         Raises:
             ConfigurationError: The episode has not ended, the reward is not registered, a signal
                 does not fit the policy's tokens, or the group has no id or no size.
             RewardError: The reward function failed.
+            StorageError: The file cannot be written; it is as before.
         """
         reward = self._env.reward if reward is None else reward
         line = encode(
             self._common, transcript, seed=seed, reward=reward, signals=signals, group=group
         )
-        with self.path.open("ab", buffering=0) as file:
-            start = file.tell()
-            if file.write(line) != len(line):  # the disk is full
-                file.truncate(start)
-                raise OSError(
-                    f"Expected room for {len(line)} bytes in {self.path}, got less. Free some."
-                )
+        if not (unless_last and _ends_with(self.path, line)):
+            append(self.path, line)
+
+
+def _ends_with(path: Path, line: bytes) -> bool:
+    """Return whether a line is the last one of a file."""
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        start = file.seek(0, os.SEEK_END) - len(line) - 1
+        file.seek(max(0, start))
+        return file.read() in (line, b"\n" + line)
 
 
 def _repair(path: Path) -> None:

@@ -84,9 +84,7 @@ def test_weights_steps_and_names(tmp_path):
 
 def test_a_write_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, _checkpoint(1))
-    monkeypatch.setattr(
-        checkpoints.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full"))
-    )
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         checkpoints.save(tmp_path, _checkpoint(2))
     assert checkpoints.latest(tmp_path).name == "step-000001"
