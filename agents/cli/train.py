@@ -79,7 +79,7 @@ def train_command(
     phases: Annotated[
         str | None,
         typer.Option(
-            help="both (default), 1 (search), 2 (answer), or names of rewards, separated by commas.",
+            help="both (default), 1 (search), 2 (answer), or names of rewards with commas.",
             rich_help_panel=_LEARNING,
         ),
     ] = None,
