@@ -246,6 +246,11 @@ class _Draft:
                 f"Expected phases to be {names}, or a list of names of rewards or of objects with "
                 f"the fields of a phase, got {value!r}. Change phases."
             )
+        if "" in value:
+            raise ConfigurationError(
+                f"Expected names of rewards, separated by commas, got {value!r}. Name a "
+                "reward for each phase."
+            )
         items = [{"reward": item} if isinstance(item, str) else item for item in value]
         return [_plain(build(Phase, item, f"phases.{i}.")) for i, item in enumerate(items)]
 
