@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium as gym
 import pytest
@@ -14,7 +15,10 @@ from typer.testing import CliRunner
 from search_env.agents.reporting.logs import read_log
 from search_env.agents.rollouts.curriculum import read_difficulties
 from search_env.agents.training import checkpoints
+from search_env.agents.training.run_training import run_training
+from search_env.agents.training.settings import configure
 from search_env.cli.main import app
+from search_env.errors import ConfigurationError
 from tests.agents.toy_runs import tiny_model
 
 TOY = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--num-envs", "8")
@@ -89,6 +93,72 @@ def test_train_leaves_a_model_a_log_and_a_report(tmp_path, model):
     refused(run("train", "--resume", "--out", out), "config.json", "Restore the file")
 
 
+BOTH = """
+from search_env import Document
+from search_env.retrieval import register_retriever
+
+class Nothing:
+    def search(self, queries, k):
+        return [[] for _ in queries]
+
+register_retriever("nothing-for-both", Nothing)
+"""
+
+
+def test_a_mixture_a_retriever_of_ones_own_and_three_phases(tmp_path, model, monkeypatch):
+    (tmp_path / "retriever_for_both.py").write_text(BOTH)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = tmp_path / "run.toml"
+    settings.write_text("phase_episodes = 16\nphase_window = 8\nsteps = 5\nphases.x = 1\n")
+    command = (
+        *("train", *TOY, "--model", model, "--out", tmp_path / "run", *SMALL),
+        *("--dataset", "toy+must-search", "--retriever", "nothing-for-both"),
+        *("--import", "retriever_for_both", "--eval-dataset", "2*toy:test+must-search:test"),
+        *("--phases", "f1,exact-match,f1", "--config", settings),
+    )
+    refused(run(*command), "phases", "'phases.x'")
+    settings.write_text("phase_episodes = 16\nphase_window = 8\nsteps = 3\n")
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    log = read_log(tmp_path / "run" / "metrics.jsonl")
+    assert [row.metrics["phase"] for row in log.steps] == [1.0, 2.0, 3.0]
+    for name in ("exact_match_on_toy", "f1_on_must-search"):
+        assert all(f"answer/{name}" in row.metrics for row in log.steps)
+        assert all(f"eval/{name}" in row.metrics for row in log.evaluations)
+    again = run("train", "--config", tmp_path / "run" / "config.json", "--out", tmp_path / "two")
+    assert again.exit_code == 0, again.output
+    first, second = (json.loads((tmp_path / n / "config.json").read_text()) for n in ("run", "two"))
+    assert {**first, "out": ""} == {**second, "out": ""}
+    assert first["env_options"]["dataset"] == "toy+must-search"
+
+
+def test_python_makes_the_run_that_the_command_makes(tmp_path, model):
+    command = ("train", *TOY, "--model", model, "--steps", 2, *SMALL)
+    assert run(*command, "--out", tmp_path / "a").exit_code == 0
+    values = {"model": str(model), "env_id": "SearchQA-Toy-v0", "env_options.tokenizer": "toy"}
+    values |= {"max_tokens": 16, "num_envs": 8, "threads": 1, "steps": 2}
+    texts = [word for word in SMALL if "=" in str(word)]
+    config = configure(preset="grpo", values={**values, "out": str(tmp_path / "b")}, texts=texts)
+    result = run_training(config, test_questions=12)
+    assert result.steps == 2
+    parts = [
+        {path.relative_to(tmp_path / n) for path in (tmp_path / n).rglob("*") if path.is_file()}
+        for n in "ab"
+    ]
+    first, second = ({p for p in part if p.parts[0] != "tensorboard"} for part in parts)
+    assert first == second
+    for name in ("report.txt", "model/model.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    logs = [read_log(tmp_path / n / "metrics.jsonl") for n in "ab"]
+    rewards = [[row.metrics["reward/mean"] for row in log.steps] for log in logs]
+    assert rewards[0] == rewards[1]
+    with pytest.raises(ConfigurationError, match="holds a run"):
+        run_training(config)
+    more = run_training(replace(config, steps=3), resume=True, test_questions=0)
+    assert more.steps == 3
+
+
 def _is_step(line, child):
     """Press Ctrl-C once a step is shown."""
     if "/1000 " in line:
@@ -120,7 +190,7 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path, model):
     ("arguments", "parts"),
     [
         (["--preset", "grop"], ["'grop'", "Did you mean 'grpo'"]),
-        (["--phases", "3"], ["--phases", "'3'"]),
+        (["--phases", "3"], ["reward", "'3'"]),
         (["--set", "learning_rates=1"], ["Did you mean 'learning_rate'"]),
         (["--set", "seed"], ["NAME=VALUE"]),
         (["--set", "group_size=1"], ["group_size", "at least 2"]),
@@ -173,7 +243,9 @@ def train_on(monkeypatch, tmp_path, model):
         gym.registry.pop("Mine-v0")
         return (begun[-1] if begun else None), result
 
-    monkeypatch.setattr("search_env.agents.training.train.train", begin)
+    monkeypatch.setattr("search_env.agents.training.run_training.train", begin)
+    # The questions of published datasets may not be here.
+    monkeypatch.setattr("search_env.agents.training.run_training.check_run", lambda config: None)
     return train
 
 
