@@ -37,7 +37,13 @@ def import_module(name: str) -> None:
             f"Expected --import (imports) to name a module, got {name!r}. Run in the module's "
             "folder, or set PYTHONPATH."
         )
-    importlib.import_module(name)
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"Expected --import (imports) to name a module that can be imported, got {name!r}: "
+            f"{error}. Correct the module."
+        ) from error
 
 
 class Registry(Mapping[str, T]):

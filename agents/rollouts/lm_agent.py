@@ -26,6 +26,7 @@ from search_env.envs.search_qa import Observation, SearchQAEnv
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import EpisodeOverError
 from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import Question
 
 __all__ = ["LanguageModelAgent", "play_questions"]
 
@@ -75,6 +76,32 @@ class LanguageModelAgent:
         decoded = self._engine.decode([0])
         self._length = int(self._engine.lengths[0])
         return int(decoded.ids[0])
+
+
+def spread(questions: Sequence[Question], count: int) -> list[int]:
+    """Return the indices of at most ``count`` questions, in order, spread evenly over each set.
+
+    Evenly over all of them could pass over a set of a mixture, whose sets alternate.
+
+    Example:
+        >>> mixture = [Question(str(i), "?", ("a",), dataset="ab"[i % 2]) for i in range(8)]
+        >>> spread(mixture, 4)
+        [0, 1, 6, 7]
+    """
+    by_set: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        by_set.setdefault(question.dataset, []).append(index)
+    count = min(count, len(questions))
+    quotas = {name: count * len(members) / len(questions) for name, members in by_set.items()}
+    sizes = {name: int(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: sizes[name] - quotas[name])
+    for name in by_remainder[: count - sum(sizes.values())]:
+        sizes[name] += 1
+    return sorted(
+        members[place]
+        for name, members in by_set.items()
+        for place in np.linspace(0, len(members) - 1, sizes[name]).round().astype(int).tolist()
+    )
 
 
 def play_questions(

@@ -6,13 +6,12 @@ import importlib.util
 import shlex
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from search_env.agents.models import load_model, with_tokenizer
 from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
 from search_env.agents.rollouts.collect import make_envs
-from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.run import TrainResult
 from search_env.agents.types import Trajectory
@@ -58,7 +57,6 @@ def _play_test(
     ids = len(base.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
     options = with_tokenizer(config.options_for("test"), base)
     envs = make_envs(config.env_id, num_envs=config.num_envs, vocabulary=ids, options=options)
-    last = len(envs.questions) - 1
-    indices = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
+    indices = spread(envs.questions, count)
     before = play_questions(base, envs, indices)
     return envs, before, play_questions(load_model(str(result.model)), envs, indices)

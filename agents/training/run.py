@@ -29,7 +29,7 @@ from search_env.agents.learning.update import update, useful
 from search_env.agents.models import check_fits, load_model, save_model, with_lora, with_tokenizer
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, read_difficulties
-from search_env.agents.rollouts.lm_agent import play_questions
+from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
 from search_env.agents.training import checkpoints
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
@@ -234,10 +234,7 @@ class TrainingRun:
     def evaluate(self) -> dict[str, float]:
         """Return metrics of greedy episodes on held-out questions."""
         started = time.perf_counter()
-        total = len(self.held_out.questions)
-        count = min(self.config.eval_questions, total)
-        indices = np.linspace(0, total - 1, count).round().astype(int).tolist()
-        questions = self.ranks.split(indices)
+        questions = self.ranks.split(spread(self.held_out.questions, self.config.eval_questions))
         engine = self._engine_for(self.held_out, GREEDY)
         engine.update_weights(self.learner.weights, self.learner.updates)
         episodes = play_questions(engine, self.held_out, questions) if questions else []

@@ -156,7 +156,8 @@ class _Draft:
             place = self._find(name, source)
             if isinstance(value, _Text):
                 value = _parse(value.text, place.annotation)
-            if isinstance(value, Mapping) and place.has_names:
+            # TOML reads phases.0.reward = "f1" as nested names.
+            if isinstance(value, Mapping) and (place.has_names or place.path == ("phases",)):
                 left += [(f"{name}.{part}", inner) for part, inner in reversed(value.items())]
                 continue
             for other, spelling in seen.items():

@@ -95,7 +95,7 @@ def test_train_leaves_a_model_a_log_and_a_report(tmp_path, model):
 
 BOTH = """
 from search_env import Document
-from search_env.retrieval import register_retriever
+from search_env.retrieval.registry import register_retriever
 
 class Nothing:
     def search(self, queries, k):

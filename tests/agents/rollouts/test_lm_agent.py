@@ -6,17 +6,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import search_env  # noqa: F401
 from search_env.agents.errors import ContextLengthError, ModelMismatchError
 from search_env.agents.inference.sampling import GREEDY, Sampling
-from search_env.agents.rollouts.lm_agent import LanguageModelAgent, play_questions
+from search_env.agents.rollouts.lm_agent import LanguageModelAgent, play_questions, spread
 from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, EpisodeOverError
 from search_env.evaluation.evaluate import evaluate, measure_episode
 from search_env.tokens.tokenizer import load_tokenizer
-from search_env.types import Source
+from search_env.types import Question, Source
 
 TOY = "SearchQA-Toy-v0"
 IDS = load_tokenizer("toy").size
@@ -126,3 +128,20 @@ def test_wrong_use_is_named(model):
         LanguageModelAgent(model).act({})
     with pytest.raises(ConfigurationError, match="question"):
         play_questions(model, vector(), [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=3), st.integers(1, 60))
+def test_questions_are_spread_over_each_set(sizes, count):
+    """A single set as before; of a mixture, whose sets alternate, none is passed over."""
+    keys = sorted(((i + 0.5) / n, str(s)) for s, n in enumerate(sizes) for i in range(n))
+    questions = [Question(str(i), "?", ("a",), dataset=s) for i, (_, s) in enumerate(keys)]
+    chosen = spread(questions, count)
+    total, count = len(questions), min(count, len(questions))
+    assert len(set(chosen)) == len(chosen) == count
+    assert chosen == sorted(chosen)
+    if len(sizes) == 1:
+        assert chosen == np.linspace(0, total - 1, count).round().astype(int).tolist()
+    for number, size in enumerate(sizes):
+        found = sum(questions[i].dataset == str(number) for i in chosen)
+        assert abs(found - count * size / total) < 1

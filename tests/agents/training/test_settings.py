@@ -346,6 +346,8 @@ def test_phases_by_name_and_a_preset_in_a_file(tmp_path):
     assert [phase.reward for phase in three] == ["f1", "exact-match", "f1"]
     assert [dict(phase.changes) for phase in three] == [{}, {}, {"learning_rate": 0.5}]
     file = tmp_path / "run.toml"
+    file.write_text('phases.1.reward = "f1"\n')
+    assert [phase.reward for phase in configure(file=file).phases] == ["r1-searcher-stage1", "f1"]
     file.write_text('preset = "rloo"\nphases = "f1"\n')
     assert configure(file=file).algorithm.advantage == "rloo"
     assert configure(preset="gspo", file=file).algorithm.surrogate == "gspo"
