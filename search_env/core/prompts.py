@@ -98,13 +98,12 @@ def _template_encoder(
     tail = protocol.chat_tail
 
     def encode(question: str) -> TokenIds:
-        messages = protocol.chat_messages(question)
-        longest = max((message["content"] for message in messages), key=len)
-        if len(longest) > protocol.max_tokens:  # rendering costs more than this look
-            beginning = tokenizer.encode(longest, limit=protocol.max_tokens)
+        question = protocol.clean_question(question)
+        if len(question) > protocol.max_tokens:  # rendering costs more than this look
+            beginning = tokenizer.encode(question, limit=protocol.max_tokens)
             if len(beginning) == protocol.max_tokens:
                 return beginning
-        ids = np.array(template.encode(messages, options), np.int32)
+        ids = np.array(template.encode(protocol.chat_messages, question, options), np.int32)
         # A template may open the thought itself. The tail is the environment's own text, so its
         # tags are the model's own tokens where there are such.
         if not tail or tokenizer.decode(ids[-len(tail.encode()) - 8 :]).rstrip().endswith(tail):

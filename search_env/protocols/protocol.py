@@ -242,7 +242,7 @@ class Protocol:
         advice = "Add another family's template to search_env.protocols.protocol.CHAT_MARKUP."
         styles = ["base", *CHAT_MARKUP, CHAT_TEMPLATE]
         check_choice("prompt", style, styles, advice, ProtocolError)
-        messages = self.chat_messages(question)
+        messages = self.chat_messages(self.clean_question(question))
         fill = {f"{{{message['role']}}}": message["content"] for message in messages}
         fill.setdefault("{system}", "")
         pieces = []
@@ -270,8 +270,8 @@ class Protocol:
         return [*pieces, (text + markup[done:], False)]
 
     def chat_messages(self, question: str) -> list[dict[str, str]]:
-        """Return the messages of a chat that asks a question, for a chat template."""
-        user = self.chat_user.replace("{question}", self.clean_question(question))
+        """Return the messages of a chat that asks a cleaned question, for a chat template."""
+        user = self.chat_user.replace("{question}", question)
         system = [{"role": "system", "content": self.chat_system}] if self.chat_system else []
         return [*system, {"role": "user", "content": user}]
 

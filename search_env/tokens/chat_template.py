@@ -1,22 +1,22 @@
 """The model's own chat template: Jinja text, rendered by transformers, encoded exactly.
 
 What the template writes is encoded as transformers encodes it, with the control tokens that it
-names. A message stays text, whatever it spells: its characters never become part of a control
-token. Which characters of the rendered text are a message's is found by rendering twice, the second
-time with the characters of control tokens replaced inside the messages.
+names. A question stays text, whatever it spells: its characters never become part of a control
+token. Which characters of the rendered text are the question's is found by rendering twice, the
+second time with a question in which the characters of control tokens are replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from search_env.errors import ConfigurationError
 from search_env.tokens.json_vocabulary import JsonEncoder
 
 _PRIVATE = 0xF0000  # the first character of a plane for private use
 
-Message = Mapping[str, str]
+Messages: TypeAlias = Sequence[Mapping[str, str]]
 
 
 class ChatTemplate:
@@ -39,7 +39,7 @@ class ChatTemplate:
         self._mask = {ord(c): _PRIVATE + i for i, c in enumerate(letters)}
         self._unmask = {private: letter for letter, private in self._mask.items()}
 
-    def render(self, messages: Sequence[Message], options: Mapping[str, Any]) -> str:
+    def render(self, messages: Messages, options: Mapping[str, Any]) -> str:
         """Return the text of a chat up to where the model writes.
 
         Raises:
@@ -68,16 +68,18 @@ class ChatTemplate:
             ) from error
         return str(rendered[0][0])
 
-    def encode(self, messages: Sequence[Message], options: Mapping[str, Any]) -> list[int]:
+    def encode(
+        self, chat: Callable[[str], Messages], question: str, options: Mapping[str, Any]
+    ) -> list[int]:
         """Return the ids of a chat up to where the model writes.
 
-        They are those of ``apply_chat_template(messages, add_generation_prompt=True)``, except
-        that control tokens which a message spells are encoded as text.
+        They are those of ``apply_chat_template(chat(question), add_generation_prompt=True)``,
+        except that control tokens which the question spells are encoded as text.
 
         Raises:
             ConfigurationError: As of :meth:`render`, or the template leaves a message out.
         """
-        hidden = [{**m, "content": m["content"].translate(self._mask)} for m in messages]
+        hidden = chat(question.translate(self._mask))
         masked = self.render(hidden, options)
         for message in hidden:
             if message["content"].strip() not in masked:
@@ -85,7 +87,7 @@ class ChatTemplate:
                     f"Expected the model's chat template to write the {message['role']} message, "
                     f"got a prompt without it. {_ADVICE}"
                 )
-        text = self.render(messages, options)
+        text = self.render(chat(question), options)
         if masked.translate(self._unmask) == text:
             spans = self._encoder.spans(text)
             if not any(
@@ -113,5 +115,5 @@ _ADVICE = (
 )
 
 
-def _roles(messages: Sequence[Message]) -> str:
+def _roles(messages: Messages) -> str:
     return " and ".join(f"a {message['role']} message" for message in messages)
