@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.registry import Registry
-from search_env.types import Transcript
-from search_env.validation import check_choice
+from search_env.types import Markup, Transcript
+from search_env.validation import check_choice, is_finite
 
 RewardFunction = Callable[[Transcript], Mapping[str, float]]
+ProtocolCheck = Callable[[str, Markup], None]
 
 
 class Score(NamedTuple):
@@ -37,6 +39,8 @@ class Reward:
         parts: Names of the parts, in order; the same for every episode.
         function: Returns a number for each part. A function that can be pickled keeps the
             environment picklable.
+        check: Called with the name and the markup of a protocol before any episode of it; raises a
+            ConfigurationError if the function cannot read them. None: it reads any protocol.
 
     Example:
         >>> from search_env.rewards import F1, search_cost
@@ -50,6 +54,7 @@ class Reward:
     name: str
     parts: tuple[str, ...]
     function: RewardFunction
+    check: ProtocolCheck | None = None
 
     def __post_init__(self) -> None:
         check_parts(f"reward {self.name!r}", self.parts)
@@ -73,19 +78,23 @@ class Reward:
         if not isinstance(other, Reward):
             return NotImplemented
         total = _Sum(self.function, other.function)
-        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total)
+        checks = tuple(check for check in (self.check, other.check) if check is not None)
+        check = _Checks(checks) if len(checks) == 2 else next(iter(checks), None)
+        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total, check)
 
     def __mul__(self, weight: float) -> Reward:
         """Return the reward with every part multiplied by a finite weight."""
-        if not isinstance(weight, int | float):
+        if not isinstance(weight, numbers.Real) or isinstance(weight, bool):
             return NotImplemented
-        if not math.isfinite(weight):
+        if not is_finite(weight):
             raise ConfigurationError(
                 f"Expected a finite weight for reward {self.name!r}, got {weight!r}. Multiply by "
                 "a number."
             )
         name = f"({self.name})" if " " in self.name else self.name
-        return Reward(f"{weight:g}*{name}", self.parts, _Weighted(self.function, weight))
+        weight = float(weight)
+        function = _Weighted(self.function, weight)
+        return Reward(f"{weight:g}*{name}", self.parts, function, self.check)
 
     __rmul__ = __mul__
 
@@ -111,7 +120,7 @@ class Reward:
         if not parts:
             return dataclasses.replace(self, name=name)
         new = tuple(parts.get(part, part) for part in self.parts)
-        return Reward(name, new, _Renamed(self.function, parts))
+        return Reward(name, new, _Renamed(self.function, parts), self.check)
 
 
 def check_parts(reward: str, parts: tuple[str, ...]) -> None:
@@ -170,6 +179,15 @@ class _Sum:
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
         return {**self.first(transcript), **self.second(transcript)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Checks:
+    checks: tuple[ProtocolCheck, ...]
+
+    def __call__(self, protocol: str, markup: Markup) -> None:
+        for check in self.checks:
+            check(protocol, markup)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.registry import Registry
-from search_env.rewards.base import Reward, Score, check_parts, checked_score
+from search_env.rewards.base import ProtocolCheck, Reward, Score, check_parts, checked_score
 from search_env.types import Transcript
 
 GroupRewardFunction = Callable[[Sequence[Transcript]], Sequence[Mapping[str, float]]]
@@ -36,6 +36,7 @@ class GroupReward:
         function: Takes the valid members, at least one, and returns a number for each part of each
             member, in their order. A member's score must not depend on that order. A function
             that can be pickled keeps the objects that hold it picklable.
+        check: As of :class:`~search_env.rewards.base.Reward`.
 
     Example:
         >>> from search_env.testing import sample_episodes
@@ -50,6 +51,7 @@ class GroupReward:
     name: str
     parts: tuple[str, ...]
     function: GroupRewardFunction
+    check: ProtocolCheck | None = None
 
     def __post_init__(self) -> None:
         check_parts(f"group reward {self.name!r}", self.parts)

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from search_env.errors import ConfigurationError
 from search_env.metrics.answers import cover_exact_match, token_f1
 from search_env.protocols.r1_searcher import R1_SEARCHER
-from search_env.rewards.base import Reward, register_reward
+from search_env.rewards.base import Reward, RewardFunction, register_reward
 from search_env.rewards.r1_searcher import GARBLED
-from search_env.types import Source, Transcript
+from search_env.types import Markup, Source, Transcript
 
 _BLOCKS = re.compile(r"<\|begin_of_documents\|>.*?<\|end_of_documents\|>", re.DOTALL)
 _COUNTED = (
@@ -39,6 +39,14 @@ _RETRIEVAL = "<|end_of_query|>\n\n<|begin_of_documents|>\n"
 _MAX_ANSWER_WORDS = 10
 
 
+def _check_tags(protocol: str, markup: Markup) -> None:
+    if markup.tags != R1_SEARCHER.tags:
+        raise ConfigurationError(
+            f"Expected a protocol with R1-Searcher's tags, got {protocol!r}. Choose a reward by "
+            "events, such as 'r1-searcher-stage2', which reads any protocol."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Text:
     """The text and the gold answer that the servers read."""
@@ -48,11 +56,7 @@ class _Text:
 
     @classmethod
     def of(cls, transcript: Transcript) -> _Text:
-        if transcript.required_markup().tags != R1_SEARCHER.tags:
-            raise ConfigurationError(
-                f"Expected a protocol with R1-Searcher's tags, got {transcript.protocol!r}. Choose "
-                "a reward by events, such as 'r1-searcher-stage2', which reads any protocol."
-            )
+        _check_tags(transcript.protocol, transcript.required_markup())
         solution = transcript.text(Source.POLICY, Source.RETRIEVED, Source.NOTICE)
         return cls(solution, transcript.question.answers[0])
 
@@ -127,27 +131,36 @@ def _qwen_zero(transcript: Transcript) -> dict[str, float]:
     return {"answer": text.f1, "format": 0.0 if text.qwen_format else -2.0}
 
 
-R1_SEARCHER_TEXT_STAGE1_PAPER = register_reward(
-    Reward("r1-searcher-text-stage1-paper", ("retrieval", "format"), _stage1_paper)
+def _registered(name: str, parts: tuple[str, ...], function: RewardFunction) -> Reward:
+    return register_reward(Reward(name, parts, function, _check_tags))
+
+
+R1_SEARCHER_TEXT_STAGE1_PAPER = _registered(
+    "r1-searcher-text-stage1-paper", ("retrieval", "format"), _stage1_paper
 )
 """Phase 1 with the paper's amounts, by text: 0.5 for a search, 0.5 for the format; [0, 1]."""
 
 R1_SEARCHER_TEXT_STAGE1_RELEASED = register_reward(
-    Reward("r1-searcher-text-stage1-released", ("answer", "retrieval", "format"), _stage1_released)
+    Reward(
+        "r1-searcher-text-stage1-released",
+        ("answer", "retrieval", "format"),
+        _stage1_released,
+        _check_tags,
+    )
 )
 """The Llama server of stage 1: cover exact match as +1 or -1, plus twice 0.5; [-1, 2]."""
 
-R1_SEARCHER_TEXT_STAGE2_PAPER = register_reward(
-    Reward("r1-searcher-text-stage2-paper", ("answer", "format"), _stage2_paper)
+R1_SEARCHER_TEXT_STAGE2_PAPER = _registered(
+    "r1-searcher-text-stage2-paper", ("answer", "format"), _stage2_paper
 )
 """Phase 2 with the paper's amounts, by text: F1, less 2 for the wrong format; [-2, 1]."""
 
-R1_SEARCHER_TEXT_STAGE2_LLAMA = register_reward(
-    Reward("r1-searcher-text-stage2-llama-released", ("answer", "format"), _stage2_llama)
+R1_SEARCHER_TEXT_STAGE2_LLAMA = _registered(
+    "r1-searcher-text-stage2-llama-released", ("answer", "format"), _stage2_llama
 )
 """The Llama server of stage 2: F1, less 1 for the wrong format; [-1, 1]."""
 
-R1_SEARCHER_TEXT_QWEN_ZERO = register_reward(
-    Reward("r1-searcher-text-qwen-zero-released", ("answer", "format"), _qwen_zero)
+R1_SEARCHER_TEXT_QWEN_ZERO = _registered(
+    "r1-searcher-text-qwen-zero-released", ("answer", "format"), _qwen_zero
 )
 """The Qwen server, which has no stages: F1, less 2 for the wrong format; [-2, 1]."""

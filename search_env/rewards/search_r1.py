@@ -19,7 +19,7 @@ from search_env.metrics.answers import SQUAD, exact_match, normalize_squad
 from search_env.protocols.grammar import prompt_thoughts
 from search_env.rewards.base import Reward, register_reward
 from search_env.rewards.evidence import passages_seen
-from search_env.types import Side, Source, TagPair, TagRole, Transcript, pairs_by_tag
+from search_env.types import Markup, Side, Source, TagPair, TagRole, Transcript, pairs_by_tag
 from search_env.validation import check_amount
 
 # The state machine of v0.3: for each state, what may follow, and the next state. Tags are the
@@ -70,7 +70,8 @@ def search_r1_format(
     """
     amounts = {"structure": structure, "final": final, "retrieval": retrieval}
     function = _Format(**{name: check_amount(name, value) for name, value in amounts.items()})
-    return Reward("search-r1-format", ("answer", "format", "retrieval"), function)
+    parts = ("answer", "format", "retrieval")
+    return Reward("search-r1-format", parts, function, check_thoughts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +98,9 @@ def structure_is_right(transcript: Transcript) -> bool:
 
     Where the prompt opened a thought (R1-Searcher's does), the first one begins there.
     """
-    tags = transcript.required_markup().tags
-    if not any(pair.role is TagRole.REASON for pair in tags):
-        raise ConfigurationError(
-            f"Expected a protocol with tags for thoughts, got {transcript.protocol!r}. Without "
-            "them no structure is right; choose 'search-r1-em' or 'r1-searcher-stage2'."
-        )
-    by_text, pattern = _tags(tags)
+    markup = transcript.required_markup()
+    check_thoughts(transcript.protocol, markup)
+    by_text, pattern = _tags(markup.tags)
     thoughts = prompt_thoughts(transcript)
     state, inside = ("in thought", thoughts[-1]) if thoughts else ("start", "")
     for source, text in transcript.segments():
@@ -125,6 +122,15 @@ def structure_is_right(transcript: Transcript) -> bool:
                 return False
             state = _NEXT[state][symbol]
     return state == "answer"
+
+
+def check_thoughts(protocol: str, markup: Markup) -> None:
+    """Raise a ConfigurationError for a protocol without tags for thoughts."""
+    if not any(pair.role is TagRole.REASON for pair in markup.tags):
+        raise ConfigurationError(
+            f"Expected a protocol with tags for thoughts, got {protocol!r}. Without them no "
+            "structure is right; choose reward 'search-r1-em' or 'r1-searcher-stage2'."
+        )
 
 
 @functools.lru_cache(maxsize=64)
