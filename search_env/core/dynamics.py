@@ -22,6 +22,7 @@ from search_env.core.dynamics_tables import DynamicsTables
 from search_env.core.episode_state import EpisodeSnapshot, EpisodeState, Opening, Query, no_episode
 from search_env.errors import ConfigurationError
 from search_env.protocols.protocol import Consequence, Protocol
+from search_env.retrieval.base import checked_documents
 from search_env.tokens.tag_automaton import Ends, TagAutomaton, build_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import (
@@ -161,15 +162,20 @@ class Dynamics:
     def insert_documents(self, row: int, documents: Sequence[Document]) -> None:
         """Insert the documents of the row's pending query, truncated inside their frame to fit.
 
-        Where the frame does not fit, nothing is inserted and the context counts as full.
+        Where the frame does not fit, nothing is inserted and the context counts as full. Documents
+        that are none are an InvalidRetrievalError, and the row still waits.
         """
         episode = self.episodes[row]
-        query, episode.pending = episode.pending, None
+        query = episode.pending
         if query is None:
             raise ConfigurationError(
                 f"Expected a row that waits for documents, got row {row}. Insert documents only "
                 "for queries that append() returned."
             )
+        if isinstance(documents, tuple):
+            documents = list(documents)
+        documents = checked_documents("the caller", query, documents)
+        episode.pending = None
         start = self.length(row)
         room = self.protocol.max_tokens - start
         limit = min(room, self.protocol.max_documents_tokens or room)

@@ -7,12 +7,18 @@ retries and time limits belong to the retriever (:mod:`search_env.retrieval.retr
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from search_env.errors import InvalidRetrievalError, RetrievalError
 from search_env.redaction import redacted
 from search_env.types import Document
+from search_env.validation import is_finite
 
 
 @runtime_checkable
@@ -75,33 +81,9 @@ def retrieve(retriever: Retriever, queries: Sequence[str], k: int) -> list[list[
         RetrievalError: Raised by the retriever; its other exceptions are wrapped in one.
         InvalidRetrievalError: The answer has the wrong length or is not made of documents.
     """
-    name = type(retriever).__name__
-    try:
-        results = retriever.search(list(queries), k)
-    except RetrievalError:
-        raise
-    except Exception as error:
-        raise RetrievalError(
-            f"Expected {name}.search to return documents, it raised {error!r}. See the cause "
-            "above; RetryingRetriever retries, on_retrieval_error='truncate' ends the episode."
-        ) from error
-    if not isinstance(results, list) or len(results) != len(queries):
-        raise InvalidRetrievalError(
-            f"Expected {name}.search to return a list of {len(queries)} lists, got "
-            f"{_describe(results)}. Return one list for each query."
-        )
-    for documents in results:
-        if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
-            raise InvalidRetrievalError(
-                f"Expected {name}.search to return lists of Document, got {_describe(documents)}. "
-                "Build search_env.types.Document objects; return [] for a query without a hit."
-            )
-        if len(documents) > k:
-            raise InvalidRetrievalError(
-                f"Expected at most k={k} documents from {name}.search, got {len(documents)}. "
-                "Cut the list to k."
-            )
-    return [list(documents) for documents in results]
+    name = f"{type(retriever).__name__}.search"
+    results = _search(retriever, queries, k)
+    return [checked_documents(name, q, r, k) for q, r in zip(queries, results, strict=True)]
 
 
 def retrieve_each(
@@ -122,19 +104,119 @@ def retrieve_each(
     distinct = list(dict.fromkeys(queries))
     results: Sequence[list[Document] | RetrievalError]
     try:
-        results = retrieve(retriever, distinct, k)
+        found = _search(retriever, distinct, k)
     except RetrievalError as error:
         alone = len(distinct) == 1
         results = [error] if alone else [retrieve_each(retriever, [q], k)[0] for q in distinct]
+    else:
+        name = f"{type(retriever).__name__}.search"
+        results = [
+            _documents_or_error(name, *pair, k) for pair in zip(distinct, found, strict=True)
+        ]
     by_query = dict(zip(distinct, results, strict=True))
     answers = [by_query[query] for query in queries]
     return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share no list
+
+
+def checked_documents(
+    source: str, query: str, documents: object, k: int | None = None
+) -> list[Document]:
+    """Return the documents of one query as a new list, with scores as plain numbers.
+
+    Texts may hold lone surrogates, as JSON files do. ``source`` says for the error where the
+    documents come from; ``k`` is their largest number, None for any.
+
+    Raises:
+        InvalidRetrievalError: Not a list of documents with strings and a finite score.
+    """
+    if not isinstance(documents, list):
+        raise InvalidRetrievalError(
+            f"Expected {source} to return lists of Document, got {_describe(documents)} for query "
+            f"{shown(query)}. Build search_env.types.Document objects; return [] for a query "
+            "without a hit."
+        )
+    documents = list(documents)
+    if k is not None and len(documents) > k:
+        raise InvalidRetrievalError(
+            f"Expected at most k={k} documents from {source}, got {len(documents)} for query "
+            f"{shown(query)}. Cut the list to k."
+        )
+    for position, document in enumerate(documents):
+        if not (
+            type(document) is Document
+            and type(document.id) is type(document.title) is type(document.text) is str
+            and type(document.score) is float
+            and math.isfinite(document.score)
+        ):
+            documents[position] = _repaired(source, query, position, document)
+    return documents
+
+
+def _search(retriever: Retriever, queries: Sequence[str], k: int) -> list[object]:
+    """Return what a retriever returned for each query, unchecked."""
+    name = type(retriever).__name__
+    try:
+        results: object = retriever.search(list(queries), k)
+    except RetrievalError:
+        raise
+    except Exception as error:
+        raise RetrievalError(
+            f"Expected {name}.search to return documents, it raised {error!r}. See the cause "
+            "above; RetryingRetriever retries, on_retrieval_error='truncate' ends the episode."
+        ) from error
+    if not isinstance(results, list) or len(results) != len(queries):
+        raise InvalidRetrievalError(
+            f"Expected {name}.search to return a list of {len(queries)} lists, got "
+            f"{_describe(results)}. Return one list for each query."
+        )
+    return list(results)
+
+
+def _documents_or_error(
+    source: str, query: str, documents: object, k: int
+) -> list[Document] | RetrievalError:
+    try:
+        return checked_documents(source, query, documents, k)
+    except InvalidRetrievalError as error:
+        return error
+
+
+def _repaired(source: str, query: str, position: int, document: object) -> Document:
+    """Return a document that needs a closer look, its score converted from NumPy's numbers."""
+    place = f"documents[{position}]"
+    if not isinstance(document, Document):
+        raise _invalid(source, query, place, "a Document", document)
+    for field, text in (("id", document.id), ("title", document.title), ("text", document.text)):
+        if not isinstance(text, str):
+            raise _invalid(source, query, f"{place}.{field}", "a string", text)
+    score: object = document.score
+    is_number = isinstance(score, int | float | np.integer | np.floating)
+    if not is_number or isinstance(score, bool) or not is_finite(score):
+        raise _invalid(source, query, f"{place}.score", "a finite number", score)
+    if isinstance(score, np.generic):
+        return dataclasses.replace(document, score=float(score))
+    return document
+
+
+def _invalid(
+    source: str, query: str, place: str, expected: str, got: object
+) -> InvalidRetrievalError:
+    return InvalidRetrievalError(
+        f"Expected {place} from {source} for query {shown(query)} to be {expected}, got "
+        f"{shown(got)} ({type(got).__name__}). Convert it where the documents are created."
+    )
 
 
 def backend_name(retriever: Retriever) -> str:
     """Return a retriever's ``name``, or else the name of its class; never with credentials."""
     name = getattr(retriever, "name", None)
     return redacted(name) if isinstance(name, str) else type(retriever).__name__
+
+
+def shown(value: object) -> str:
+    """Return a value for an error, cut to about 80 characters: it may be huge."""
+    text = repr(value[:80]) if isinstance(value, str | bytes) else reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _describe(value: object) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,11 @@ from search_env.errors import (
 from search_env.redaction import redacted
 from search_env.retrieval.base import Retriever, backend_name, retrieve
 from search_env.types import Document
+from search_env.validation import check_count, is_finite
 
 _ROW = {"backend": str, "query": str, "k": int, "documents": list}
 _DOCUMENT = {"id": str, "title": str, "text": str, "score": (float, int)}
-_TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", (float, int): "a number"}
+_TYPE_NAMES = {str: "a string", int: "an integer", list: "a list", (float, int): "a finite number"}
 _NEAREST_AMONG = 10_000  # comparing a missed query with more recordings would take seconds
 
 
@@ -71,7 +71,13 @@ class Cassette:
         self.path = Path(path).absolute() if path is not None else None
         self.inner = inner
         recordings = _read(self.path, must_exist=inner is None)
-        self.name = redacted(backend or _backend(inner, recordings))
+        name = backend or _backend(inner, recordings)
+        if not isinstance(name, str):
+            raise ConfigurationError(
+                f"Expected backend to be the name of a backend, got {backend!r}. Pass a string, or "
+                "omit it."
+            )
+        self.name = redacted(name)
         self._results = recordings.get(self.name, {})
 
     @classmethod
@@ -98,7 +104,14 @@ class Cassette:
         Raises:
             CassetteMissError: Replay only, and a query is not recorded with this ``k``.
             RetrievalError: The inner retriever failed; nothing of the call is recorded.
+            ConfigurationError: A query is not a string, or ``k`` is not an integer.
         """
+        k = check_count("k", k, 1)  # NumPy's, which JSON cannot hold, become plain ones
+        for query in queries:
+            if not isinstance(query, str):
+                raise ConfigurationError(
+                    f"Expected queries to be strings, got {query!r}. Convert them."
+                )
         missing = [query for query in dict.fromkeys(queries) if (query, k) not in self._results]
         if missing:
             self._record(missing, k)
@@ -112,7 +125,8 @@ class Cassette:
         for query, documents in zip(queries, results, strict=True):
             row = {"backend": self.name, "query": query, "k": k}
             if self.path is not None:
-                _append(self.path, row | {"documents": [asdict(item) for item in documents]})
+                items = [{name: getattr(item, name) for name in _DOCUMENT} for item in documents]
+                _append(self.path, row | {"documents": items})
             # Another thread may have recorded it first; the file's first recording counts.
             self._results.setdefault((query, k), documents)
 
@@ -166,7 +180,7 @@ def _is_json(line: bytes) -> bool:
     """Whether a last line without a newline is a complete JSON value."""
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -175,7 +189,7 @@ def _parse(path: Path, number: int, line: bytes) -> tuple[str, str, int, list[Do
     """Return backend, query, k and documents of one line."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DataFormatError.at(path, number, "", "a JSON object", line) from None
     _check(path, number, "", row, _ROW)
     for i, fields in enumerate(row["documents"]):
@@ -190,7 +204,8 @@ def _check(path: Path, number: int, place: str, value: Any, kinds: Mapping[str, 
         fields = ", ".join(kinds)
         raise DataFormatError.at(path, number, place, f"an object with the fields {fields}", value)
     for name, kind in kinds.items():
-        if not isinstance(value[name], kind):
+        fits = isinstance(value[name], kind) and not isinstance(value[name], bool)
+        if not fits or (name == "score" and not is_finite(value[name])):
             field = f"{place}.{name}".lstrip(".")
             raise DataFormatError.at(path, number, field, _TYPE_NAMES[kind], value[name])
 

@@ -38,7 +38,7 @@ def test_retrieve_returns_valid_answers():
         ([[], []], "got list of length 2"),
         (([],), "got tuple of length 1"),
         (["text"], "lists of Document, got str of length 4"),
-        ([["text"]], "lists of Document, got list of length 1"),
+        ([["text"]], r"documents\[0\] from Returning.search for query 'q' to be a Document"),
         ([(ULM,)], "lists of Document, got tuple"),
         ([[ULM, PARIS]], "at most k=1 documents from Returning.search, got 2"),
     ],

@@ -158,7 +158,7 @@ def test_pickles(tmp_path):
 
 
 TEXT = st.text(st.characters(exclude_categories=()))
-SCORE = st.floats(allow_nan=False, width=32)
+SCORE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
 
 @given(
