@@ -79,6 +79,15 @@ def check_text(name: str, value: object, advice: str) -> None:
         raise ConfigurationError(f"Expected {name} to be a string, got {value!r}. {hint}{advice}")
 
 
+def check_mapping(name: str, value: object, example: str) -> None:
+    """Check that a value is a dictionary or None; ``example`` is one."""
+    if value is not None and not isinstance(value, dict):
+        raise ConfigurationError(
+            f"Expected {name} to be a dictionary or None, got {value!r}. Pass {example}, for "
+            "example."
+        )
+
+
 def check_choice(
     name: str,
     value: object,

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import copy
 import functools
-import operator
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, Space
 
 from search_env.core.dynamics import Dynamics
 from search_env.core.episode_state import EpisodeState
+from search_env.envs.infos import stable_info
 from search_env.envs.loading import load_questions, load_retriever
 from search_env.errors import ConfigurationError, InvalidActionError, nearest
 from search_env.metrics.answers import score_answer
@@ -24,16 +25,25 @@ from search_env.protocols.grammar import format_violations
 from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import Retriever
-from search_env.rewards import Reward, get_reward
+from search_env.rewards import GroupReward, Reward, get_reward
 from search_env.tokens.tag_automaton import load_tag_automaton
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import SEARCH, FormatFault, Question, Source, TagRole, Transcript
-from search_env.validation import check_choice
+from search_env.validation import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_index,
+    check_limit,
+    check_mapping,
+    check_text,
+)
 
 if TYPE_CHECKING:
     from search_env.core.action_mask import ActionMasks
 
 Info = dict[str, Any]
+R = TypeVar("R", Reward, GroupReward)
 
 _ON_ERROR = ("raise", "truncate")
 _OPTIONS = ("question_id", "index")
@@ -65,15 +75,55 @@ class EnvConfig:
     max_policy_tokens: int | None = None
     max_searches: int | None = None
     reward: str | Reward = "f1"
-    action_mask: bool = False
+    action_mask: bool | str = False
     on_retrieval_error: str = "raise"
+    box_length: bool = False
+    stable_infos: bool = False
 
     def __post_init__(self) -> None:
+        self._check_names()
+        self._set("vocab_size", check_limit("vocab_size", self.vocab_size))
+        self._set("top_k", check_limit("top_k", self.top_k))
+        self._set("max_tokens", check_limit("max_tokens", self.max_tokens))
+        limit = check_limit("max_policy_tokens", self.max_policy_tokens)
+        self._set("max_policy_tokens", limit)
+        self._set("max_searches", check_limit("max_searches", self.max_searches, 0))
+        if not isinstance(self.action_mask, str) or self.action_mask != "observation":
+            advice = "Pass 'observation' for a mask in the observations."
+            self._set("action_mask", check_flag("action_mask", self.action_mask, advice))
+        self._set("box_length", check_flag("box_length", self.box_length))
+        self._set("stable_infos", check_flag("stable_infos", self.stable_infos))
         check_choice("on_retrieval_error", self.on_retrieval_error, _ON_ERROR)
-        check_choice("action_mask", self.action_mask, (False, True))
         # The caller may change a dictionary later, which must not affect pickles and records.
-        for name in ("dataset_options", "chat_template_kwargs"):
-            object.__setattr__(self, name, copy.deepcopy(getattr(self, name)))
+        self._set("dataset_options", copy.deepcopy(self.dataset_options))
+        self._set("chat_template_kwargs", copy.deepcopy(self.chat_template_kwargs))
+
+    def _check_names(self) -> None:
+        """Check the types of the arguments that name something."""
+        check_text("dataset", self.dataset, "Name a dataset or a file of questions.")
+        if self.split is not None:
+            check_text("split", self.split, "Name one, or pass None for the default.")
+        check_mapping("dataset_options", self.dataset_options, "{'questions': 100}")
+        check_mapping(
+            "chat_template_kwargs", self.chat_template_kwargs, "{'enable_thinking': False}"
+        )
+        if self.corpus is not None:
+            check_text("corpus", self.corpus, "Name a file or an index, or pass None.")
+        if self.retriever is not None and not isinstance(self.retriever, str):
+            _check_retriever(self.retriever)
+            if self.corpus is not None:
+                raise ConfigurationError(
+                    "Expected no corpus beside a Retriever object, which has its own documents, "
+                    f"got {self.corpus!r}. Omit one of them."
+                )
+        check_text("protocol", self.protocol, "Name one, such as 'search-r1'.")
+        check_text("prompt", self.prompt, "Name a style, such as 'base'.")
+        check_text("tokenizer", self.tokenizer, "Name one, a path or a hub id.")
+        if not isinstance(self.reward, Reward):
+            check_text("reward", self.reward, "Name one, or pass a Reward.")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # frozen
 
 
 class EnvComponents:
@@ -100,6 +150,11 @@ class EnvComponents:
         )
         dataset, split, options = config.dataset, config.split, config.dataset_options
         self.questions: Sequence[Question] = load_questions(dataset, split, options)
+        if not self.questions:
+            raise ConfigurationError(
+                f"Expected questions in dataset {dataset!r}, got none with split={split!r} and "
+                f"dataset_options={options}. Choose others."
+            )
         self.retriever: Retriever = (
             load_retriever(
                 config.retriever,
@@ -111,8 +166,12 @@ class EnvComponents:
             if isinstance(config.retriever, str | None)
             else config.retriever
         )
-        self.prompt, self.action_mask = config.prompt, config.action_mask
-        self.reward = get_reward(config.reward)
+        self.prompt = config.prompt
+        self.protocol.prompt_pieces(self.questions[0].text, self.prompt)  # an unknown style raises
+        self.action_mask = config.action_mask is True  # in infos
+        self.observed_mask = config.action_mask == "observation"
+        self.box_length, self.stable_infos = config.box_length, config.stable_infos
+        self.reward = self.readable(get_reward(config.reward))
         self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
         # Not cached properties, which would slow down every attribute that a step reads.
@@ -144,6 +203,26 @@ class EnvComponents:
             self._masks = ActionMasks(self.dynamics(1))
         return self._masks
 
+    @functools.cached_property
+    def origin(self) -> dict[str, object]:
+        """The facts that a saved state must share with the environment that continues from it."""
+        protocol, questions = self.protocol, hashlib.sha256()
+        for question in self.questions:
+            questions.update(repr((question.id, question.text)).encode())
+        return {
+            "questions": questions.hexdigest(),
+            "protocol": protocol.name,
+            "markup of the protocol": protocol.markup,
+            "max_tokens": protocol.max_tokens,
+            "max_policy_tokens": protocol.max_policy_tokens,
+            "max_searches": protocol.max_searches,
+            "top_k": protocol.top_k,
+            "prompt": self.prompt,
+            "tokenizer": self.tokenizer.name,
+            "number of ids": self.size,
+            "digest of the tokenizer": self.tokenizer.digest,
+        }
+
     def action_space(self) -> Discrete:
         """Return a new space of token ids."""
         return Discrete(self.size)
@@ -151,13 +230,28 @@ class EnvComponents:
     def observation_space(self) -> Dict:
         """Return a new space of the observations of one row."""
         length = self.protocol.max_tokens
-        return Dict(
-            {
-                "tokens": Box(0, self.size - 1, (length,), np.int32),
-                "length": Discrete(length + 1),
-                "sources": Box(0, max(Source), (length,), np.int8),
-            }
-        )
+        spaces: dict[str, Space[Any]] = {
+            "tokens": Box(0, self.size - 1, (length,), np.int32),
+            "length": Box(0, length, (1,), np.int64) if self.box_length else Discrete(length + 1),
+            # A plain number: before 1.4, Gymnasium refuses members of an IntEnum.
+            "sources": Box(0, int(max(Source)), (length,), np.int8),
+        }
+        if self.observed_mask:
+            spaces["action_mask"] = Box(0, 1, (self.size,), np.int8)
+        return Dict(spaces)
+
+    def observation(self, dynamics: Dynamics, row: int) -> dict[str, Any]:
+        """Return the observation of one row, a copy."""
+        # Gymnasium's checker rejects a reused buffer, and final observations must not change.
+        length = dynamics.length(row)
+        observation = {
+            "tokens": dynamics.tokens[row].copy(),
+            "length": np.array([length]) if self.box_length else length,
+            "sources": dynamics.sources[row].copy(),
+        }
+        if self.observed_mask:
+            observation["action_mask"] = self.masks.of(dynamics, row)
+        return observation
 
     def choose(self, options: Mapping[str, Any], random: np.random.Generator) -> Question:
         """Return the question chosen by the options of ``reset``, or a random one."""
@@ -166,7 +260,7 @@ class EnvComponents:
         count = len(self.questions)
         if "question_id" in options:
             question_id = options["question_id"]
-            if question_id not in self._by_id:
+            if not isinstance(question_id, str) or question_id not in self._by_id:
                 raise ConfigurationError(
                     f"Expected the id of one of {count} questions, got {question_id!r}. "
                     f"{nearest(str(question_id), self._by_id)}Ids are in env.unwrapped.questions."
@@ -174,12 +268,7 @@ class EnvComponents:
             return self._by_id[question_id]
         if "index" not in options:
             return self.questions[int(random.integers(count))]
-        index = operator.index(options["index"])
-        if not 0 <= index < count:
-            raise ConfigurationError(
-                f"Expected index from 0 to {count - 1}, got {index}. Choose one of these."
-            )
-        return self.questions[index]
+        return self.questions[check_index("index", options["index"], count)]
 
     @functools.cached_property
     def _by_id(self) -> dict[str, Question]:
@@ -199,6 +288,56 @@ class EnvComponents:
             info["action_mask"] = self.masks.of(dynamics, row)
         return info
 
+    def complete(self, info: Info, reward: Reward) -> Info:
+        """Return the info of one row in the form that the configuration asks for."""
+        return stable_info(info, reward, self.protocol.top_k) if self.stable_infos else info
+
+    def readable(self, reward: R) -> R:
+        """Return a reward after a check that it can read episodes of the protocol."""
+        if reward.check is not None:
+            reward.check(self.protocol.name, self.protocol.markup)
+        return reward
+
+
+def _check_retriever(retriever: object) -> None:
+    """Check that an argument is a retriever, not its class or another object."""
+    is_retriever = isinstance(retriever, Retriever) and callable(retriever.search)
+    if isinstance(retriever, type) or not is_retriever:
+        raise ConfigurationError(
+            f"Expected retriever to be a name or an object with search(queries, k), got "
+            f"{retriever!r}. Pass 'bm25', 'cassette:PATH' or such an object."
+        )
+
+
+def check_options(options: object) -> dict[str, Any]:
+    """Return a copy of the options of ``reset``."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(
+            f"Expected options to be a dictionary or None, got {options!r}. Pass {{'index': 0}}, "
+            "for example."
+        )
+    return dict(options)
+
+
+def check_seed(seed: object) -> int | None:
+    """Return a seed as a plain integer; Gymnasium refuses those of NumPy."""
+    return None if seed is None else check_count("seed", seed, 0)  # type: ignore[arg-type]
+
+
+def check_origin(saved: dict[str, object], own: dict[str, object]) -> None:
+    """Check that a saved state comes from an environment with the same rules."""
+    if saved is own:
+        return
+    for name, value in own.items():
+        if saved.get(name) != value:
+            raise ConfigurationError(
+                f"Expected a state of an environment with the same {name}, {value!r:.80}, got "
+                f"one with {saved.get(name)!r:.80}. Restore it in an environment with the same "
+                "arguments."
+            )
+
 
 def check_tools(protocol: Protocol) -> None:
     """Check that each tool of a protocol is the one that environments have a retriever for."""
@@ -210,16 +349,6 @@ def check_tools(protocol: Protocol) -> None:
                 "Omit the pair, or use search_env.core.dynamics.Dynamics, whose queries name "
                 "their tool."
             )
-
-
-def observation_of(dynamics: Dynamics, row: int) -> dict[str, Any]:
-    """Return the observation of one row, a copy."""
-    # Gymnasium's checker rejects a reused buffer, and final observations must not change.
-    return {
-        "tokens": dynamics.tokens[row].copy(),
-        "length": dynamics.length(row),
-        "sources": dynamics.sources[row].copy(),
-    }
 
 
 def episode_info(episode: EpisodeState) -> Info:

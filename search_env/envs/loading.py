@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from search_env.envs.mixtures import Part, mix, parts_of
 from search_env.envs.splits import GENERATED, published, splits_of
 from search_env.errors import (
@@ -35,7 +37,7 @@ from search_env.retrieval.registry import (
     register_corpus_retriever,
 )
 from search_env.types import Document, Question
-from search_env.validation import check_choice
+from search_env.validation import check_choice, check_count
 from search_env.worlds.diagnostics import (
     DIAGNOSTIC_DATASETS,
     diagnostic_questions,
@@ -240,7 +242,20 @@ def _world_options(options: Mapping[str, Any] | None) -> str:
     options = dict(options or {})
     for key in options:
         check_choice("dataset_options of 'world'", key, WORLD_OPTIONS)
-    return json.dumps({**WORLD_OPTIONS, **options}, sort_keys=True)
+    chosen = {**WORLD_OPTIONS, **options}
+    chosen["articles"] = check_count("articles", chosen["articles"])
+    chosen["questions"] = check_count("questions", chosen["questions"], 1)
+    chosen["seed"] = check_count("seed", chosen["seed"])
+    return json.dumps(chosen, sort_keys=True, default=_listed)
+
+
+def _listed(value: object) -> Any:
+    """Return an array of NumPy as a list; other values that JSON lacks are refused."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise ConfigurationError(
+        f"Expected dataset_options of numbers, strings and lists, got {value!r}. Pass those."
+    )
 
 
 @functools.lru_cache(maxsize=4)

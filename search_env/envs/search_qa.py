@@ -17,9 +17,11 @@ from search_env.envs.config import (
     EnvComponents,
     EnvConfig,
     Info,
+    check_options,
+    check_origin,
+    check_seed,
     final_result,
     new_faults,
-    observation_of,
 )
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.retrieval.base import Retriever, retrieve
@@ -46,6 +48,7 @@ class EnvState:
     random: dict[str, Any]
     running: bool
     reward: Reward
+    origin: dict[str, object]
 
 
 class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
@@ -68,6 +71,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `tokens`  | `Box(0, n-1, (L,), int32)` | prompt, policy's and inserted ids; then 0     |
     | `length`  | `Discrete(L+1)`         | the number of ids                                |
     | `sources` | `Box(0, 4, (L,), int8)` | who wrote each (`search_env.Source`)             |
+
+    With `action_mask="observation"` also `action_mask`, `Box(0, 1, (n,), int8)`; with
+    `box_length=True`, `length` is `Box(0, L, (1,), int64)`.
 
     `tokens[previous_length:length]` are the ids that are new since the last step.
 
@@ -96,6 +102,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     end `answer`, `f1`, `exact_match`, `cover_exact_match`, `well_formed`, `valid` and, where
     valid, `reward_parts`. With `action_mask=True` always `action_mask`.
 
+    With `stable_infos=True` every info has all of these keys (0, False or empty where they have no
+    value), numbers as NumPy scalars, `document_ids` as a tuple of `top_k` strings, and
+    `format_faults` as counts of each `FaultKind`.
+
     ## Arguments
     | Parameter | Type | Default | Description |
     |---|---|---|---|
@@ -116,8 +126,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     | `max_policy_tokens` | int or None | None | policy tokens per episode; None: the protocol's |
     | `max_searches` | int or None | None | searches per episode; None: the protocol's |
     | `reward` | str | `"f1"` | name of a reward, see `search_env.rewards` |
-    | `action_mask` | bool | False | whether infos hold the mask of well-formed actions |
+    | `action_mask` | bool or str | False | True: infos hold the mask of well-formed actions; \
+`"observation"`: observations do |
     | `on_retrieval_error` | str | `"raise"` | or `"truncate"` |
+    | `box_length` | bool | False | whether `length` is a box |
+    | `stable_infos` | bool | False | whether every info has every key |
     | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
 
     `Retriever` and `Reward` objects also work in place of names, but then the `EnvSpec` cannot be
@@ -161,8 +174,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         max_policy_tokens: int | None = None,
         max_searches: int | None = None,
         reward: str | Reward = "f1",
-        action_mask: bool = False,
+        action_mask: bool | str = False,
         on_retrieval_error: str = "raise",
+        box_length: bool = False,
+        stable_infos: bool = False,
         render_mode: str | None = None,
     ) -> None:
         check_choice("render_mode", render_mode, (None, *self.metadata["render_modes"]))
@@ -186,6 +201,8 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             reward=reward,
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
+            box_length=box_length,
+            stable_infos=stable_infos,
         )
         self._assemble(EnvComponents(config), render_mode)
 
@@ -212,12 +229,13 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         Raises:
             ConfigurationError: Unknown option or question, or a prompt that does not fit.
         """
-        super().reset(seed=seed)
-        self._dynamics.begin(0, self.components.choose(options or {}, self.np_random))
+        chosen = check_options(options)
+        super().reset(seed=check_seed(seed))
+        self._dynamics.begin(0, self.components.choose(chosen, self.np_random))
         self._running = True
         if self.render_mode == "human":
             self.render()
-        return self._observation(), self.components.row_info(self._dynamics, 0)
+        return self._observation(), self._complete(self.components.row_info(self._dynamics, 0))
 
     def step(
         self, action: int | np.integer[Any]
@@ -250,7 +268,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             info.update(final)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, terminated, truncated, info
+        return self._observation(), reward, terminated, truncated, self._complete(info)
 
     def render(self) -> Any:
         """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
@@ -281,9 +299,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         """Use another reward from now on, for the current episode too.
 
         Raises:
-            ConfigurationError: No reward of that name.
+            ConfigurationError: No reward of that name, or one that cannot read the protocol.
         """
-        self.reward = get_reward(reward)
+        self.reward = self.components.readable(get_reward(reward))
 
     @property
     def reward_name(self) -> str:
@@ -305,13 +323,26 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     def get_state(self) -> EnvState:
         """Return the complete state, in time proportional to the episode's tokens."""
         random = dict(self.np_random.bit_generator.state)
-        return EnvState(self._dynamics.save(0), random, self._running, self.reward)
+        origin = self.components.origin
+        return EnvState(self._dynamics.save(0), random, self._running, self.reward, origin)
 
     def set_state(self, state: EnvState) -> None:
         """Restore a saved state; the environment continues as the one that saved it would have.
 
-        The state must come from an environment with the same arguments.
+        Retriever, reward and render mode may be others.
+
+        Raises:
+            ConfigurationError: The state comes from an environment with other questions, protocol,
+                limits, prompt or tokenizer.
         """
+        if not isinstance(state, EnvState):
+            raise ConfigurationError(
+                f"Expected a state of get_state(), got {type(state).__name__}. Pass one."
+            )
+        check_origin(state.origin, self.components.origin)
+        self._restore(state)
+
+    def _restore(self, state: EnvState) -> None:
         self._dynamics.restore(0, state.episode)
         self.np_random.bit_generator.state = state.random
         self._running = state.running
@@ -337,11 +368,11 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         components, render_mode, self.spec, state = parts
         self.np_random = np.random.Generator(np.random.PCG64(0))  # set_state restores its state
         self._assemble(components, render_mode)
-        self.set_state(state)
+        self._restore(state)
 
     def _checked(self, action: int | np.integer[Any]) -> int:
         try:
-            token = operator.index(action)
+            token = -1 if action is True or action is False else operator.index(action)
         except TypeError:
             token = -1
         if 0 <= token < self.components.size:
@@ -362,7 +393,10 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         return {"query": query, "document_ids": [document.id for document in documents]}
 
     def _observation(self) -> Observation:
-        return observation_of(self._dynamics, 0)
+        return self.components.observation(self._dynamics, 0)
+
+    def _complete(self, info: Info) -> Info:
+        return self.components.complete(info, self.reward)
 
 
 def bare_env(env: gym.Env[Any, Any]) -> SearchQAEnv:

@@ -8,8 +8,8 @@ queries closed in the same step are retrieved together, and with :meth:`SearchQA
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,18 +20,35 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from search_env.core.episode_state import Query
-from search_env.envs.config import EnvComponents, EnvConfig, Info
+from search_env.envs.config import (
+    EnvComponents,
+    EnvConfig,
+    Info,
+    check_options,
+    check_origin,
+)
 from search_env.envs.search_qa import Observation
+from search_env.envs.vector_calls import (
+    check_actions,
+    check_reset_mask,
+    check_rows,
+    check_seeds,
+)
 from search_env.envs.vector_groups import Groups, check_group_size
 from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows
+from search_env.envs.vector_searches import VectorSearches
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
-from search_env.retrieval.async_search import BackgroundSearch, Ticket
-from search_env.retrieval.base import Retriever, retrieve_each
+from search_env.retrieval.base import Retriever
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
 from search_env.types import Document, Transcript
-from search_env.validation import check_choice, check_count
+from search_env.validation import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_index,
+    check_limit,
+)
 
 if TYPE_CHECKING:
     from search_env.rendering.renderer import Renderer
@@ -48,6 +65,8 @@ class VectorState:
     under_way: NDArray[np.bool_]
     random: dict[str, Any]
     reward: Reward
+    blocked: str
+    origin: dict[str, object]
 
 
 class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -62,7 +81,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     ## Observation Space
     The single environment's, batched: `tokens` int32 `(N, L)`, `length` int64 `(N,)`, `sources`
-    int8 `(N, L)`. With `copy=False` they are views of the environment's memory, valid until its
+    int8 `(N, L)`, and with the arguments for them `length` `(N, 1)` and `action_mask` int8
+    `(N, n)`. With `copy=False` they are views of the environment's memory, valid until its
     next call: suitable for a policy that reads them at once, unsuitable for storing.
 
     ## Rewards
@@ -99,6 +119,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     `step` waits for all documents. `send(actions, rows)` does not: queries go to background
     threads, and `recv(min_ready)` returns once that many rows have their result. All waiting
     queries go to the retriever in one call, from one thread unless `retrieval_threads` is larger.
+    The retriever never runs in more calls at once: `step` waits for a search in the background,
+    also for one whose row was reset meanwhile. Threads end with `close()`, or when the environment
+    is no longer referenced; a forked process has its own.
 
     ## Arguments
     Those of `SearchQAEnv`, and:
@@ -113,7 +136,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     | `retrieval_threads` | int | 1 | simultaneous calls of the retriever after `send` |
     | `max_episode_steps` | int or None | None | as `max_policy_tokens` |
     | `render_mode` | str or None | None | `ansi`, `human` or `rgb_array` |
-    | `render_row` | int | 0 | the row that `render` draws; an attribute too |
+    | `render_row` | int | 0 | the row that mode `human` shows; an attribute too |
 
     ## References
     * `send` and `recv` in the manner of EnvPool: Weng et al., 2022, arXiv 2206.10558.
@@ -157,9 +180,14 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         max_policy_tokens: int | None = None,
         max_searches: int | None = None,
         reward: str | Reward = "f1",
-        action_mask: bool = False,
+        action_mask: bool | str = False,
         on_retrieval_error: str = "raise",
+        box_length: bool = False,
+        stable_infos: bool = False,
     ) -> None:
+        num_envs = check_count("num_envs", num_envs, 1)
+        max_policy_tokens = check_limit("max_policy_tokens", max_policy_tokens)
+        max_episode_steps = check_limit("max_episode_steps", max_episode_steps)
         # Steps are policy tokens.
         limits = [n for n in (max_policy_tokens, max_episode_steps) if n is not None]
         config = EnvConfig(
@@ -182,22 +210,30 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             reward=reward,
             action_mask=action_mask,
             on_retrieval_error=on_retrieval_error,
+            box_length=box_length,
+            stable_infos=stable_infos,
         )
-        self._use_components(EnvComponents(config), check_count("num_envs", num_envs, 1))
-        check_choice("copy", copy, (True, False))
+        copy = check_flag("copy", copy)
         check_choice("autoreset_mode", autoreset_mode, _MODES)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
-        mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": mode}
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.group_size = check_group_size(group_size, num_envs)
+        threads = check_count("retrieval_threads", retrieval_threads, 1)
+        self.render_mode, self._render_row = (
+            render_mode,
+            check_index("render_row", render_row, num_envs),
+        )
+        self._use_components(EnvComponents(config), num_envs)
         groups = None
         if group_reward is not None:
-            groups = Groups(get_group_reward(group_reward), group_size, num_envs)
-        self._rows = VectorRows(self.components, num_envs, mode, copy=copy, groups=groups)
+            checked = self.components.readable(get_group_reward(group_reward))
+            groups = Groups(checked, self.group_size, num_envs)
+        self._rows = VectorRows(
+            self.components, num_envs, self.autoreset_mode, copy=copy, groups=groups
+        )
         self.set_reward(self.components.reward)
-        self.render_mode, self.render_row = render_mode, render_row
-        self._threads = check_count("retrieval_threads", retrieval_threads, 1)
-        self._search: BackgroundSearch | None = None
+        self._searches = VectorSearches(self.protocol.top_k, threads)
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, but not received
         self._num_under_way = 0
@@ -236,13 +272,17 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         Raises:
             ConfigurationError: A bad seed, option, question or mask.
         """
-        chosen = dict(options or {})
-        mask = self._reset_mask(chosen.pop("reset_mask", None))
+        chosen = check_options(options)
+        mask = check_reset_mask(chosen.pop("reset_mask", None), self.num_envs)
         rows = mask.nonzero()[0].tolist()
         partial = len(rows) < self.num_envs
         if partial and self._blocked:
             raise self._not_ready()
-        self._seed(rows, seed)
+        seeds = check_seeds(seed, self.num_envs, self.group_size)
+        if isinstance(seed, int | np.integer):
+            self._np_random, self._np_random_seed = seeding.np_random(int(seed))
+        if seed is not None or None in self._rows.random:
+            self._rows.seed(rows, seeds, self.group_size, self.np_random)
         self._blocked = _INTERRUPTED
         # Without a seed or a choice, each row goes on with the questions that it has left.
         if self._rows.groups is not None and (seed is not None or chosen):
@@ -256,44 +296,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._blocked = ""
         if self.render_mode == "human":
             self.render()
-        infos = self._rows.some_infos(rows) if partial else self._rows.episode_infos()
-        return self._rows.observations(), infos
-
-    def _seed(self, rows: Iterable[int], seed: int | Sequence[int | None] | None) -> None:
-        """Seed the generators of some rows; without a seed, those that have no generator yet."""
-        seeds: Sequence[int | None]
-        if isinstance(seed, int | np.integer):
-            self._np_random, self._np_random_seed = seeding.np_random(int(seed))
-            seeds = [int(seed) + row // self.group_size for row in range(self.num_envs)]
-        else:
-            seeds = [None] * self.num_envs if seed is None else seed
-        if len(seeds) != self.num_envs:
-            raise ConfigurationError(
-                f"Expected a seed for each of {self.num_envs} rows, got {len(seeds)}. Pass one "
-                "number, or a list with one for each row."
-            )
-        if seed is None and None not in self._rows.random:
-            return
-        drawn: dict[int, int] = {}  # by group, whose rows share a seed
-        for row in rows:
-            row_seed, group = seeds[row], row // self.group_size
-            if row_seed is None and self._rows.random[row] is None:
-                if group not in drawn:
-                    drawn[group] = int(self.np_random.integers(2**31))
-                row_seed = drawn[group]
-            if row_seed is not None:
-                self._rows.random[row] = seeding.np_random(row_seed)[0]
-
-    def _reset_mask(self, mask: Any) -> NDArray[np.bool_]:
-        if mask is None:
-            return np.ones(self.num_envs, np.bool_)
-        is_mask = isinstance(mask, np.ndarray) and mask.dtype == np.bool_
-        if not is_mask or mask.shape != (self.num_envs,) or not mask.any():
-            raise ConfigurationError(
-                f"Expected options['reset_mask'] to be a bool array of shape ({self.num_envs},) "
-                f"with at least one True, got {mask!r}. Pass terminations | truncations."
-            )
-        return np.asarray(mask)
+        return self._rows.observations(), self._rows.reset_infos(rows, self.reward)
 
     # Steps.
 
@@ -307,7 +310,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
             RetrievalError: A search failed and ``on_retrieval_error="raise"``.
             RewardError: The reward function failed.
         """
-        tokens = self._rows.check_actions(actions, self.num_envs)
+        tokens = check_actions(actions, self.num_envs, self.components)
         if self._blocked or self._num_under_way:
             raise self._not_ready()
         queries = self._rows.advance(None, tokens)
@@ -315,10 +318,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         if settled:
             self._blocked = _INTERRUPTED
         if queries:
-            texts = [query.text for query in queries]
-            results = retrieve_each(self.retriever, texts, self.protocol.top_k)
-            for query, documents in zip(queries, results, strict=True):
-                self._receive(query.row, documents)
+            for row, documents in self._searches.run(self.retriever, queries):
+                self._receive(row, documents)
         return self._result(settled)
 
     def send(self, actions: NDArray[np.int64], rows: Sequence[int] | Rows | None = None) -> None:
@@ -331,8 +332,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         Raises:
             EpisodeOverError, InvalidActionError: As for :meth:`step`, or a row is under way.
         """
-        chosen = np.arange(self.num_envs) if rows is None else self._rows.check_rows(rows)
-        tokens = self._rows.check_actions(actions, len(chosen))
+        chosen = np.arange(self.num_envs) if rows is None else check_rows(rows, self.num_envs)
+        tokens = check_actions(actions, len(chosen), self.components)
         if self._blocked:
             raise self._not_ready()
         busy = chosen[self._under_way[chosen]]
@@ -345,7 +346,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._settled.update(self._rows.dynamics.settled)
         self._under_way[chosen] = True
         self._num_under_way += len(chosen)
-        self._submit(queries)
+        self._searches.submit(self.retriever, queries, self._rows.serial)
 
     def recv(self, min_ready: int = 1) -> StepResult:
         """Return once ``min_ready`` of the rows under way (or all of them) have their result.
@@ -388,27 +389,12 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         episodes = self._rows.dynamics.episodes
         return {row for row in self._settled if episodes[row].pending is not None}
 
-    def _submit(self, queries: Sequence[Query]) -> None:
-        """Start to retrieve documents in the background."""
-        if not queries:
-            return
-        if self._search is None:
-            self._search = BackgroundSearch(self.retriever, self.protocol.top_k, self._threads)
-        serial = self._rows.serial
-        self._search.submit([(Ticket(q.row, serial[q.row]), q.text) for q in queries])
-
     def _collect(self, count: int) -> None:
         """Receive finished searches; wait until ``count`` rows have their result."""
         waiting = self._waiting()
-        while waiting and self._search is not None:
-            missing = count - (self._num_under_way - len(waiting))
-            for (row, serial), documents in self._search.collect(wait=missing > 0):
-                if serial == self._rows.serial[row] and row in waiting:  # else reset meanwhile
-                    waiting.discard(row)
-                    missing -= 1
-                    self._receive(row, documents)
-            if missing <= 0:
-                return
+        least = count - (self._num_under_way - len(waiting))
+        for row, documents in self._searches.collect(waiting, self._rows.serial, least):
+            self._receive(row, documents)
 
     # Access and changes.
 
@@ -416,10 +402,10 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         """Use another reward from now on, in all rows.
 
         Raises:
-            ConfigurationError: No reward of that name, or the group reward has a part of the same
-                name.
+            ConfigurationError: No reward of that name, one that cannot read the protocol, or the
+                group reward has a part of the same name.
         """
-        reward = get_reward(reward)
+        reward = self.components.readable(get_reward(reward))
         if self._rows.groups is not None:
             get_group_reward(self._rows.groups.reward, beside=reward)
         self.reward = reward
@@ -435,10 +421,19 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     def transcript(self, row: int) -> Transcript:
         """Return the transcript of a row's episode so far."""
-        return self._rows.dynamics.transcript(operator.index(row))
+        return self._rows.dynamics.transcript(check_index("row", row, self.num_envs))
+
+    @property
+    def render_row(self) -> int:
+        """The row that mode ``human`` shows."""
+        return self._render_row
+
+    @render_row.setter
+    def render_row(self, row: int) -> None:
+        self._render_row = check_index("render_row", row, self.num_envs)
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return the frame of row ``render_row`` as a tuple of one; see ``SearchQAEnv.render``."""
+        """Return the frames of all rows; in mode ``human`` show row ``render_row``, return None."""
         if self.render_mode is None:
             gym.logger.warn(
                 "render() was called without a render mode. Pass render_mode= to gym.make_vec."
@@ -449,35 +444,59 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
         if self._renderer is None:
             self._renderer = Renderer(self.render_mode)
-        frame = self._renderer.draw(Frame.of(self.protocol, self.transcript(self.render_row)))
-        return None if frame is None else (frame,)
+        is_human = self.render_mode == "human"
+        rows = [self.render_row] if is_human else range(self.num_envs)
+        frames = [Frame.of(self.protocol, self.transcript(row)) for row in rows]
+        drawn = tuple(self._renderer.draw(frame) for frame in frames)
+        return None if is_human else drawn
 
     def get_state(self) -> VectorState:
         """Return the complete state; searches under way will be run again."""
         random = dict(self.np_random.bit_generator.state)
-        return VectorState(self._rows.get_state(), self._under_way.copy(), random, self.reward)
+        rows, under_way = self._rows.get_state(), self._under_way.copy()
+        return VectorState(rows, under_way, random, self.reward, self._blocked, self._origin)
+
+    @functools.cached_property
+    def _origin(self) -> dict[str, object]:
+        return {
+            "num_envs": self.num_envs,
+            "autoreset_mode": self.autoreset_mode.value,
+            "group_size": self.group_size,
+            "group_reward": self._rows.groups is not None,
+            **self.components.origin,
+        }
 
     def set_state(self, state: VectorState) -> None:
         """Restore a saved state; the environment continues as the one that saved it would have.
 
+        One that could not step, since it was not reset or a step was interrupted, still cannot.
+        Searches under way are run again. Retriever, rewards and rendering may be others.
+
         Raises:
-            ConfigurationError: The state has another number of rows.
+            ConfigurationError: The state comes from an environment with other rows, autoreset mode,
+                questions, protocol, limits, prompt or tokenizer.
         """
+        if not isinstance(state, VectorState):
+            raise ConfigurationError(
+                f"Expected a state of get_state(), got {type(state).__name__}. Pass one."
+            )
+        check_origin(state.origin, self._origin)
         self._rows.set_state(state.rows)
         self.np_random.bit_generator.state = state.random
         self.reward = state.reward
         self._under_way = state.under_way.copy()
         self._num_under_way = int(self._under_way.sum())
         self._settled = set(np.flatnonzero(self._under_way).tolist())
-        self._blocked = ""
-        queries = [self._rows.dynamics.pending(row) for row in sorted(self._settled)]
-        self._submit([query for query in queries if query is not None])
+        self._blocked = state.blocked
+        if not self._blocked:
+            pending = [self._rows.dynamics.pending(row) for row in sorted(self._settled)]
+            queries = [query for query in pending if query is not None]
+            self._searches.submit(self.retriever, queries, self._rows.serial)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Stop the background threads."""
-        if self._search is not None:
-            self._search.close()
-            self._search = None
+        """Stop the background threads; a search that runs is left to itself."""
+        self._blocked = "it has been closed"
+        self._searches.close()
 
     def _not_ready(self, otherwise: str = "rows are under way: call recv() first") -> Exception:
         if self._blocked:

@@ -115,7 +115,7 @@ def published(dataset: str) -> DatasetEntry | None:
     names = [*GENERATED, *DATASETS, *(a for e in DATASETS.values() for a in e.aliases)]
     raise ConfigurationError(
         f"Expected dataset to be a file or one of {names}, got {dataset!r}. "
-        f"{nearest(dataset, names)}"
+        f"{nearest(dataset, names)}Choose one of them."
     )
 
 

@@ -22,20 +22,15 @@ from search_env.envs.config import (
     episode_info,
     final_result,
     new_faults,
-    observation_of,
 )
+from search_env.envs.infos import stable_infos
 from search_env.envs.search_qa import Observation
+from search_env.envs.vector_calls import Rows, row_options
 from search_env.envs.vector_groups import Groups, GroupsState
-from search_env.errors import (
-    ConfigurationError,
-    EpisodeOverError,
-    InvalidActionError,
-    RetrievalError,
-)
+from search_env.errors import EpisodeOverError, RetrievalError
 from search_env.rewards import Reward
 from search_env.types import Document, Transcript
 
-Rows = NDArray[np.intp]
 StepResult = tuple[Observation, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], Info]
 
 _ALL = slice(None)
@@ -86,12 +81,30 @@ class VectorRows:
         all_rows = np.ones(count, np.bool_)
         self._episode_infos.update({f"_{key}": all_rows for key in list(self._episode_infos)})
 
+    def seed(
+        self,
+        rows: Sequence[int],
+        seeds: Sequence[int | None],
+        group_size: int,
+        random: np.random.Generator,
+    ) -> None:
+        """Seed the generators of some rows; without a seed, those that have no generator yet."""
+        drawn: dict[int, int] = {}  # by group, whose rows share a seed
+        for row in rows:
+            seed, group = seeds[row], row // group_size
+            if seed is None and self.random[row] is None:
+                if group not in drawn:
+                    drawn[group] = int(random.integers(2**31))
+                seed = drawn[group]
+            if seed is not None:
+                self.random[row] = seeding.np_random(seed)[0]
+
     def begin(self, row: int, options: Mapping[str, Any]) -> None:
         """Start an episode with the question that the options of ``reset`` choose for the row."""
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
-        question = self.components.choose(_row_options(options, row, self.count), random)
+        question = self.components.choose(row_options(options, row, self.count), random)
         if self.groups is not None:
             self.groups.begin(row, question)
         self.dynamics.begin(row, question)
@@ -156,20 +169,22 @@ class VectorRows:
                 if self.groups is not None:
                     final["group"] = self.groups.end(row, transcript)
                 terminated[row], truncated[row] = stop.terminated, not stop.terminated
-                info = self._end(row, {**info, **final})
+                info = self._end(row, {**info, **final}, reward)
             if info:
                 _add_info(special, info, row, count)
         for row, info in () if self.groups is None else self.groups.take_complete():
             _add_info(special, info, row, count)
-        infos = self.episode_infos()
+        infos = self._episode_infos_of_all()
         infos.update(special)
+        infos = self._complete(infos, reward)
         return self.observations(), rewards, terminated, truncated, infos
 
-    def _end(self, row: int, info: Info) -> Info:
+    def _end(self, row: int, info: Info, reward: Reward) -> Info:
         """Record the end of an episode; return the row's info in the form of the autoreset mode."""
         if self.mode is AutoresetMode.SAME_STEP:
             final = {**self.components.row_info(self.dynamics, row), **info}
-            observation = observation_of(self.dynamics, row)
+            final = self.components.complete(final, reward)
+            observation = self.components.observation(self.dynamics, row)
             self.begin(row, {})
             return {"final_obs": observation, "final_info": final}
         self._stop_reason[row] = episode_info(self.dynamics.episodes[row])["stop_reason"]
@@ -177,7 +192,22 @@ class VectorRows:
         self._num_ended += 1
         return info
 
-    def episode_infos(self) -> Info:
+    def reset_infos(self, rows: Sequence[int], reward: Reward) -> Info:
+        """Return the infos of a reset of some rows."""
+        if len(rows) == self.count:
+            return self._complete(self._episode_infos_of_all(), reward)
+        infos: Info = {}
+        for row in rows:
+            info = self.components.row_info(self.dynamics, row)
+            _add_info(infos, self.components.complete(info, reward), row, self.count)
+        return infos
+
+    def _complete(self, infos: Info, reward: Reward) -> Info:
+        if not self.components.stable_infos:
+            return infos
+        return stable_infos(infos, reward, self.components.protocol.top_k)
+
+    def _episode_infos_of_all(self) -> Info:
         """Return the keys that the infos of every step have, for all rows."""
         infos = dict(self._episode_infos)
         if self.copy:
@@ -187,46 +217,20 @@ class VectorRows:
             infos["_action_mask"] = np.ones(self.count, np.bool_)
         return infos
 
-    def some_infos(self, rows: Sequence[int]) -> Info:
-        """Return the keys that the infos of every step have, for some rows only."""
-        infos: Info = {}
-        for row in rows:
-            _add_info(infos, self.components.row_info(self.dynamics, row), row, self.count)
-        return infos
-
     def observations(self) -> Observation:
         """Return the batched observation."""
         dynamics = self.dynamics
         tokens, sources = dynamics.tokens, dynamics.sources
         if self.copy:
             tokens, sources = tokens.copy(), sources.copy()
-        return {"tokens": tokens, "length": dynamics.lengths(), "sources": sources}
-
-    def check_actions(self, actions: Any, count: int) -> NDArray[np.int64]:
-        """Return actions as int64 ``(count,)``."""
-        array = np.asarray(actions)
-        if array.shape != (count,) or array.dtype.kind not in "iu":
-            raise InvalidActionError(
-                f"Expected an integer array of {count} token ids, got shape {array.shape} of "
-                f"{array.dtype}. Pass one id for each row."
-            )
-        tokens = array.astype(np.int64, copy=False)
-        unsigned = tokens.view(np.uint64)  # in which negative ids are the largest
-        if unsigned.item(unsigned.argmax()) >= self._size:
-            invalid = (tokens < 0) | (tokens >= self._size)
-            raise self.components.invalid_action(int(tokens[invalid][0]))
-        return tokens
-
-    def check_rows(self, rows: Sequence[int] | Rows) -> Rows:
-        """Return row numbers as an array."""
-        array = np.asarray(rows)
-        is_list = array.ndim == 1 and array.dtype.kind in "iu" and len(array)
-        if not is_list or array[0] < 0 or array[-1] >= self.count or (np.diff(array) <= 0).any():
-            raise InvalidActionError(
-                f"Expected ascending row numbers from 0 to {self.count - 1}, got {rows!r}. "
-                "Pass np.flatnonzero(infos['ready'])."
-            )
-        return array.astype(np.intp, copy=False)
+        lengths: NDArray[np.int64] = dynamics.lengths()
+        if self.components.box_length:
+            lengths = lengths[:, None]
+        observations = {"tokens": tokens, "length": lengths, "sources": sources}
+        if self.components.observed_mask:
+            masks = self.components.masks.batch(dynamics, range(self.count))
+            observations["action_mask"] = masks
+        return observations
 
     def get_state(self) -> RowsState:
         """Return a copy of the state, in time proportional to the rows' tokens."""
@@ -240,17 +244,7 @@ class VectorRows:
         )
 
     def set_state(self, state: RowsState) -> None:
-        """Restore a saved state."""
-        if len(state.episodes) != self.count:
-            raise ConfigurationError(
-                f"Expected a state of {self.count} rows, got one of {len(state.episodes)}. "
-                "Restore it in an environment with the same arguments."
-            )
-        if (state.groups is None) != (self.groups is None):
-            raise ConfigurationError(
-                "Expected a state with groups where the environment has a group_reward, and "
-                "without otherwise. Restore it in an environment with the same arguments."
-            )
+        """Restore a state that rows of the same arguments saved."""
         if self.groups is not None and state.groups is not None:
             self.groups.set_state(state.groups)
         for row, saved in enumerate(state.episodes):
@@ -290,28 +284,13 @@ def _add_info(infos: Info, info: Info, row: int, count: int) -> None:
 def _empty(key: str, value: Any, count: int) -> Any:
     """Return what holds the values of a key: an array for all rows, or a dictionary."""
     kind = type(value)
-    if kind is str or kind is list or key == "final_obs":
+    if kind is str or kind is list or kind is tuple or key == "final_obs":
         return np.empty(count, object)  # of None
     if kind is dict:
         return {}
     if isinstance(value, np.ndarray):
         return np.zeros((count, *value.shape), value.dtype)
     return np.zeros(count, kind)
-
-
-def _row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, Any]:
-    """Return the options of one row; sequences hold one value for each row."""
-    chosen = {}
-    for key, value in options.items():
-        if isinstance(value, list | tuple | np.ndarray):
-            if len(value) != count:
-                raise ConfigurationError(
-                    f"Expected options[{key!r}] to be one value or {count}, got {len(value)}. "
-                    "Pass one for each row."
-                )
-            value = value[row]
-        chosen[key] = value
-    return chosen
 
 
 def _generator(state: dict[str, Any] | None) -> np.random.Generator | None:

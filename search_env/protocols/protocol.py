@@ -16,7 +16,7 @@ from enum import Enum
 
 from search_env.errors import ProtocolError
 from search_env.types import SEARCH, Document, FaultKind, Markup, TagPair, TagRole, pairs_by_tag
-from search_env.validation import check_choice
+from search_env.validation import check_choice, check_limit
 
 
 class Consequence(str, Enum):
@@ -206,8 +206,10 @@ class Protocol:
         max_searches: int | None = None,
     ) -> Protocol:
         """Return this protocol with its limits replaced by those that are not None."""
-        limits = {"top_k": top_k, "max_tokens": max_tokens}
-        limits |= {"max_policy_tokens": max_policy_tokens, "max_searches": max_searches}
+        limits = {"top_k": check_limit("top_k", top_k)}
+        limits["max_tokens"] = check_limit("max_tokens", max_tokens)
+        limits["max_policy_tokens"] = check_limit("max_policy_tokens", max_policy_tokens)
+        limits["max_searches"] = check_limit("max_searches", max_searches, 0)
         return dataclasses.replace(self, **{k: v for k, v in limits.items() if v is not None})  # type: ignore[arg-type]
 
     @property

@@ -53,14 +53,17 @@ class _Staged:
         format_rate: float | None,
         window: int,
     ) -> None:
-        if isinstance(phases, str | Reward):
+        if isinstance(phases, str | Reward) or not isinstance(phases, Sequence):
             raise ConfigurationError(
                 f"Expected phases to be a sequence of rewards, got {phases!r}. Pass a list."
             )
         self.phases: tuple[str | Reward, ...] = tuple(phases)
         self._names = tuple(get_reward(reward).name for reward in self.phases)
         self._rule = PhaseRule(len(self.phases), after_episodes, search_rate, format_rate, window)
-        self.set_phase_state(self._rule.start(phase))
+        start = self._rule.start(phase)
+        for reward in self.phases:
+            self._set_reward(reward)  # the environment refuses what cannot read its protocol
+        self.set_phase_state(start)
 
     @property
     def phase(self) -> int:
@@ -166,8 +169,8 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
         phase: Index of the first phase.
 
     Raises:
-        ConfigurationError: An unknown reward or phase, a value out of range, or an environment
-            without ``set_reward``.
+        ConfigurationError: An unknown reward or phase, a reward that cannot read the environment's
+            protocol, a value out of range, or an environment without ``set_reward``.
 
     Example:
         >>> import gymnasium as gym
@@ -219,7 +222,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
         observation, reward, terminated, truncated, info = self.env.step(action)
         info = {**info, "phase": self.phase, "phase_name": self.phase_name}
         if terminated or truncated:
-            if "valid" not in info:
+            if "valid" not in info or info.get("stop_reason") == "":
                 raise _truncated_by_wrapper()
             outcome = EpisodeOutcome(info["num_searches"], info["well_formed"], info["valid"])
             info.update(zip(_PROGRESS, self._count([outcome])[0], strict=True))
@@ -337,7 +340,9 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
     def _add_progress(self, ended: NDArray[np.bool_], infos: Info) -> None:
         """Count the episodes that ended in some rows, and add the progress to the infos."""
         final: Info = infos.get("final_info", infos)
-        has_outcome = final.get("_valid", np.zeros(self.num_envs, np.bool_))
+        has_outcome = final.get("_valid", np.zeros(self.num_envs, np.bool_)).copy()
+        if "stop_reason" in final:  # every info has 'valid' if its structure is stable
+            has_outcome &= final["stop_reason"] != ""
         if not has_outcome[ended].all():
             raise _truncated_by_wrapper()
         if final is not infos:

@@ -6,6 +6,7 @@ box as magnitudes. As ``MultiDiscrete`` they become one-hot tokens. The sources 
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import gymnasium as gym
@@ -121,16 +122,19 @@ class _Window:
                 "token window below the wrapper that changes them."
             )
         context = tokens.shape[0]
-        size = context if size is None else size
-        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= context:
+        try:
+            places = operator.index(context if size is None else size)
+        except TypeError:
+            places = 0
+        if isinstance(size, bool) or not 1 <= places <= context:
             raise ConfigurationError(
                 f"Expected size to be an integer from 1 to {context}, the context, got {size!r}. "
                 "Pass one of these, or None for all."
             )
         check_choice("keep", keep, KEEP)
-        self._size, self._empty = size, int(tokens.high.max()) + 1
+        self._size, self._empty = places, int(tokens.high.max()) + 1
         self._last = keep == "last"
-        self.space = spaces.MultiDiscrete(np.full(size, self._empty + 1))
+        self.space = spaces.MultiDiscrete(np.full(places, self._empty + 1))
 
     def of_row(self, observation: dict[str, Any]) -> Tokens:
         window: Tokens = self(observation["tokens"][None], [observation["length"]])[0]
@@ -138,7 +142,7 @@ class _Window:
 
     def __call__(self, tokens: NDArray[np.integer[Any]], lengths: Any) -> Tokens:
         """Return int64 ``(rows, size)`` for tokens ``(rows, context)`` and lengths ``(rows,)``."""
-        lengths, places = np.asarray(lengths)[:, None], np.arange(self._size)
+        lengths, places = np.reshape(lengths, (-1, 1)), np.arange(self._size)
         if not self._last:
             return np.where(places < lengths, tokens[:, : self._size], np.int64(self._empty))
         places = lengths - self._size + places

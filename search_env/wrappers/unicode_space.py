@@ -111,7 +111,7 @@ class RandomPolicy:
 
     def __call__(self, observation: Any) -> int:
         """Return a token id."""
-        random = np.random.default_rng((self.seed, int(observation["length"])))
+        random = np.random.default_rng((self.seed, int(np.max(observation["length"]))))
         if self.end_ids and random.random() < _END_PROBABILITY:
             return self.end_ids[int(random.integers(len(self.end_ids)))]
         return int(random.integers(self.size))

@@ -49,7 +49,7 @@ def test_constructors_show_the_arguments_of_the_configuration(kind):
     own = {name: theirs.pop(name) for name in list(theirs) if name in OWN[kind]}
     assert own.keys() == OWN[kind]
     assert theirs == shown(EnvConfig)
-    assert len(theirs) == 19
+    assert len(theirs) == 21
 
 
 @pytest.mark.parametrize("kind", OWN)
@@ -74,6 +74,8 @@ def test_each_argument_arrives(kind):
         "reward": EXACT_MATCH,
         "action_mask": True,
         "on_retrieval_error": "truncate",
+        "box_length": True,
+        "stable_infos": True,
     }
     assert arguments.keys() == shown(EnvConfig).keys()
     components = kind(**arguments).components
@@ -87,6 +89,8 @@ def test_each_argument_arrives(kind):
     assert components.retriever is arguments["retriever"]
     assert components.truncate_on_error
     assert components.action_mask
+    assert components.box_length
+    assert components.stable_infos
 
 
 def test_a_configuration_is_plain_and_checked():

@@ -605,7 +605,7 @@ def test_a_search_under_way_is_asked_again_after_a_restore():
     other = SearchQAVectorEnv(2, retriever=Moody(), **TOY)
     other.set_state(state)
     assert_same_step(other.recv(2), env.recv(2))
-    with pytest.raises(ConfigurationError, match="state of 3 rows, got one of 2"):
+    with pytest.raises(ConfigurationError, match="the same num_envs, 3, got one with 2"):
         SearchQAVectorEnv(3, **TOY).set_state(state)
     env.close()
     other.close()
