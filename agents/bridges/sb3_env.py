@@ -99,21 +99,19 @@ class SearchQAVecEnv(VecEnv):
         self.envs.close()
 
     def get_images(self) -> Sequence[NDArray[Any] | None]:
-        """Return the frame of the row that the environment draws."""
+        """Return the frame of each row."""
         frames: Any = self.envs.render()
         return list(frames or ())
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return the environment's attribute, once for each row asked for."""
-        envs: Any = self.envs
-        while not hasattr(envs, attr_name) and hasattr(envs, "env"):
-            envs = envs.env  # Gymnasium's vector wrappers do not hand attributes on
+        envs = self._holder(attr_name)
         return [getattr(envs, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environment, that is of all rows; some only are refused."""
         self._check_all(attr_name, indices)
-        setattr(self.envs, attr_name, value)
+        setattr(self._holder(attr_name), attr_name, value)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
@@ -132,6 +130,13 @@ class SearchQAVecEnv(VecEnv):
     ) -> list[bool]:
         """Return that no row is: wrappers of single environments are none of a vector's."""
         return [False for _ in self._get_indices(indices)]
+
+    def _holder(self, name: str) -> Any:
+        """Return the outermost environment with an attribute, else the innermost."""
+        envs: Any = self.envs
+        while not hasattr(envs, name) and hasattr(envs, "env"):
+            envs = envs.env  # Gymnasium's vector wrappers do not hand attributes on
+        return envs
 
     def _check_all(self, name: str, indices: Any) -> None:
         if indices is not None:

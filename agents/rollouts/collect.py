@@ -324,7 +324,7 @@ class _Collector:
     ) -> None:
         """Pass inserted tokens to the engine; close episodes that ended and begin the next."""
         ready: NDArray[np.bool_] = infos["ready"]
-        length, is_running = obs["length"], ready & ~ended
+        length, is_running = obs["length"].ravel(), ready & ~ended
         has_documents = np.flatnonzero(is_running & (length > self._length + 1))
         if len(has_documents):
             inserted = [
@@ -399,7 +399,7 @@ class _Collector:
     def _begin(
         self, rows: list[int], episodes: Sequence[_PlannedEpisode], obs: Mapping[str, Any]
     ) -> None:
-        self._length[rows] = obs["length"][rows]
+        self._length[rows] = obs["length"].ravel()[rows]
         self._versions[rows] = self._engine.weights_version
         self._log_probs[rows] = np.nan
         if self._values is not None:

@@ -145,7 +145,7 @@ def play_questions(
 
 def _tokens(observation: Observation) -> NDArray[np.int32]:
     """Return the tokens of an observation without its padding."""
-    tokens: NDArray[np.int32] = observation["tokens"][: int(observation["length"])]
+    tokens: NDArray[np.int32] = observation["tokens"][: int(np.max(observation["length"]))]
     return tokens
 
 

@@ -451,6 +451,7 @@ def test_attributes_and_methods_of_all_rows():
     np.testing.assert_array_equal(masks, envs.unwrapped.action_masks())
     rows.set_attr("render_row", 1)
     assert rows.get_attr("render_row") == [1, 1, 1]
+    assert envs.unwrapped.render_row == 1
     assert rows.render().ndim == 3
     assert rows.env_is_wrapped(gym.Wrapper, [1]) == [False]
     with pytest.raises(ConfigurationError, match="for all rows"):
