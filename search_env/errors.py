@@ -105,7 +105,17 @@ class RetrievalTimeoutError(RetrievalError, TimeoutError):
 
 
 class InvalidRetrievalError(RetrievalError, ValueError):
-    """A retriever returned something other than lists of documents."""
+    """A retriever returned something other than lists of documents.
+
+    Attributes:
+        query: The query whose answer is wrong; None where the whole answer is.
+        position: Index of the wrong document in its list, else None.
+        field: Name of the document's wrong field, else "".
+    """
+
+    query: str | None = None
+    position: int | None = None
+    field: str = ""
 
 
 class CassetteMissError(RetrievalError, LookupError):

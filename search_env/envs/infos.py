@@ -25,8 +25,9 @@ _FLAGS = ("well_formed", "valid")
 def stable_info(info: Mapping[str, Any], reward: Reward, top_k: int) -> dict[str, Any]:
     """Return the info of one row with all keys; absent values are 0, False or empty.
 
-    Numbers become NumPy's. ``document_ids`` is a tuple of ``top_k`` strings, ``format_faults``
-    counts each kind, int64 ``(len(FaultKind),)``, and ``reward_parts`` has the reward's parts.
+    Numbers and flags become NumPy's. ``document_ids`` is a tuple of ``top_k`` strings,
+    ``format_faults`` counts each kind, int64 ``(len(FaultKind),)``, and ``reward_parts`` has the
+    reward's parts.
     """
     ids, parts = info.get("document_ids", ()), info.get("reward_parts", {})
     stable = {
@@ -38,7 +39,7 @@ def stable_info(info: Mapping[str, Any], reward: Reward, top_k: int) -> dict[str
     }
     stable |= {key: info.get(key, "") for key in _TEXTS}
     stable |= {key: np.float64(info.get(key, 0.0)) for key in _NUMBERS}
-    stable |= {key: bool(info.get(key, False)) for key in _FLAGS}
+    stable |= {key: np.bool_(info.get(key, False)) for key in _FLAGS}
     return stable
 
 

@@ -460,9 +460,9 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
     def _origin(self) -> dict[str, object]:
         return {
             "num_envs": self.num_envs,
+            "group_reward": self._rows.groups is not None,
             "autoreset_mode": self.autoreset_mode.value,
             "group_size": self.group_size,
-            "group_reward": self._rows.groups is not None,
             **self.components.origin,
         }
 

@@ -200,12 +200,26 @@ class VectorRows:
         for row in rows:
             info = self.components.row_info(self.dynamics, row)
             _add_info(infos, self.components.complete(info, reward), row, self.count)
-        return infos
+        return {**self._no_groups(), **infos}
 
     def _complete(self, infos: Info, reward: Reward) -> Info:
         if not self.components.stable_infos:
             return infos
+        infos = {**self._no_groups(), **infos}
         return stable_infos(infos, reward, self.components.protocol.top_k)
+
+    def _no_groups(self) -> Info:
+        """Return the keys that stable infos have of groups, without a value for any row."""
+        if self.groups is None or not self.components.stable_infos:
+            return {}
+        count, parts = self.count, self.groups.reward.parts
+        infos: Info = {"complete_group": np.zeros(count, np.int64), "group_reward": np.zeros(count)}
+        if self.mode is not AutoresetMode.SAME_STEP:  # there it is in final_info
+            infos["group"] = np.zeros(count, np.int64)
+        nested: Info = {part: np.zeros(count) for part in parts}
+        nested.update({f"_{part}": np.zeros(count, np.bool_) for part in parts})
+        infos["group_reward_parts"] = nested
+        return {**infos, **{f"_{key}": np.zeros(count, np.bool_) for key in infos}}
 
     def _episode_infos_of_all(self) -> Info:
         """Return the keys that the infos of every step have, for all rows."""

@@ -130,17 +130,21 @@ def checked_documents(
         InvalidRetrievalError: Not a list of documents with strings and a finite score.
     """
     if not isinstance(documents, list):
-        raise InvalidRetrievalError(
+        error = InvalidRetrievalError(
             f"Expected {source} to return lists of Document, got {_describe(documents)} for query "
             f"{shown(query)}. Build search_env.types.Document objects; return [] for a query "
             "without a hit."
         )
+        error.query = query
+        raise error
     documents = list(documents)
     if k is not None and len(documents) > k:
-        raise InvalidRetrievalError(
+        error = InvalidRetrievalError(
             f"Expected at most k={k} documents from {source}, got {len(documents)} for query "
             f"{shown(query)}. Cut the list to k."
         )
+        error.query, error.position = query, k
+        raise error
     for position, document in enumerate(documents):
         if not (
             type(document) is Document
@@ -183,28 +187,30 @@ def _documents_or_error(
 
 def _repaired(source: str, query: str, position: int, document: object) -> Document:
     """Return a document that needs a closer look, its score converted from NumPy's numbers."""
-    place = f"documents[{position}]"
     if not isinstance(document, Document):
-        raise _invalid(source, query, place, "a Document", document)
+        raise _invalid(source, query, position, "", "a Document", document)
     for field, text in (("id", document.id), ("title", document.title), ("text", document.text)):
         if not isinstance(text, str):
-            raise _invalid(source, query, f"{place}.{field}", "a string", text)
+            raise _invalid(source, query, position, field, "a string", text)
     score: object = document.score
     is_number = isinstance(score, int | float | np.integer | np.floating)
     if not is_number or isinstance(score, bool) or not is_finite(score):
-        raise _invalid(source, query, f"{place}.score", "a finite number", score)
+        raise _invalid(source, query, position, "score", "a finite number", score)
     if isinstance(score, np.generic):
         return dataclasses.replace(document, score=float(score))
     return document
 
 
 def _invalid(
-    source: str, query: str, place: str, expected: str, got: object
+    source: str, query: str, position: int, field: str, expected: str, got: object
 ) -> InvalidRetrievalError:
-    return InvalidRetrievalError(
+    place = f"documents[{position}]" + (f".{field}" if field else "")
+    error = InvalidRetrievalError(
         f"Expected {place} from {source} for query {shown(query)} to be {expected}, got "
         f"{shown(got)} ({type(got).__name__}). Convert it where the documents are created."
     )
+    error.query, error.position, error.field = query, position, field
+    return error
 
 
 def backend_name(retriever: Retriever) -> str:

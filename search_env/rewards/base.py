@@ -54,7 +54,7 @@ class Reward:
     name: str
     parts: tuple[str, ...]
     function: RewardFunction
-    check: ProtocolCheck | None = None
+    check: ProtocolCheck | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_parts(f"reward {self.name!r}", self.parts)
@@ -80,7 +80,7 @@ class Reward:
         total = _Sum(self.function, other.function)
         checks = tuple(check for check in (self.check, other.check) if check is not None)
         check = _Checks(checks) if len(checks) == 2 else next(iter(checks), None)
-        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total, check)
+        return Reward(f"{self.name} + {other.name}", self.parts + other.parts, total, check=check)
 
     def __mul__(self, weight: float) -> Reward:
         """Return the reward with every part multiplied by a finite weight."""
@@ -94,7 +94,7 @@ class Reward:
         name = f"({self.name})" if " " in self.name else self.name
         weight = float(weight)
         function = _Weighted(self.function, weight)
-        return Reward(f"{weight:g}*{name}", self.parts, function, self.check)
+        return Reward(f"{weight:g}*{name}", self.parts, function, check=self.check)
 
     __rmul__ = __mul__
 
@@ -120,7 +120,7 @@ class Reward:
         if not parts:
             return dataclasses.replace(self, name=name)
         new = tuple(parts.get(part, part) for part in self.parts)
-        return Reward(name, new, _Renamed(self.function, parts), self.check)
+        return Reward(name, new, _Renamed(self.function, parts), check=self.check)
 
 
 def check_parts(reward: str, parts: tuple[str, ...]) -> None:

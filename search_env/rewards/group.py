@@ -13,7 +13,7 @@ environments with ``group_size``, and in files of recorded episodes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from search_env.errors import ConfigurationError, RewardError
 from search_env.registry import Registry
@@ -51,7 +51,7 @@ class GroupReward:
     name: str
     parts: tuple[str, ...]
     function: GroupRewardFunction
-    check: ProtocolCheck | None = None
+    check: ProtocolCheck | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         check_parts(f"group reward {self.name!r}", self.parts)

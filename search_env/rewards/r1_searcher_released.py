@@ -132,7 +132,7 @@ def _qwen_zero(transcript: Transcript) -> dict[str, float]:
 
 
 def _registered(name: str, parts: tuple[str, ...], function: RewardFunction) -> Reward:
-    return register_reward(Reward(name, parts, function, _check_tags))
+    return register_reward(Reward(name, parts, function, check=_check_tags))
 
 
 R1_SEARCHER_TEXT_STAGE1_PAPER = _registered(
@@ -140,13 +140,8 @@ R1_SEARCHER_TEXT_STAGE1_PAPER = _registered(
 )
 """Phase 1 with the paper's amounts, by text: 0.5 for a search, 0.5 for the format; [0, 1]."""
 
-R1_SEARCHER_TEXT_STAGE1_RELEASED = register_reward(
-    Reward(
-        "r1-searcher-text-stage1-released",
-        ("answer", "retrieval", "format"),
-        _stage1_released,
-        _check_tags,
-    )
+R1_SEARCHER_TEXT_STAGE1_RELEASED = _registered(
+    "r1-searcher-text-stage1-released", ("answer", "retrieval", "format"), _stage1_released
 )
 """The Llama server of stage 1: cover exact match as +1 or -1, plus twice 0.5; [-1, 2]."""
 

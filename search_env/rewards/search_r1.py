@@ -71,7 +71,7 @@ def search_r1_format(
     amounts = {"structure": structure, "final": final, "retrieval": retrieval}
     function = _Format(**{name: check_amount(name, value) for name, value in amounts.items()})
     parts = ("answer", "format", "retrieval")
-    return Reward("search-r1-format", parts, function, check_thoughts)
+    return Reward("search-r1-format", parts, function, check=check_thoughts)
 
 
 @dataclass(frozen=True, slots=True)

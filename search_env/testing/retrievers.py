@@ -111,8 +111,9 @@ def _search(retriever: Retriever, queries: Sequence[str], k: int) -> Results:
     try:
         return retrieve(answered, queries, k)
     except InvalidRetrievalError as error:
+        rule, got = "fields" if error.field else "result", f"this: {error}".rstrip(".")
         advice = "Correct what search() returns."
-        raise broken("result", "lists of documents", f"this: {error}", advice) from error
+        raise broken(rule, "lists of documents", got, advice) from error
 
 
 def _check_documents(query: str, documents: Sequence[Document], scored: bool) -> None:

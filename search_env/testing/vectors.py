@@ -52,12 +52,15 @@ def check_vector_env(
     seed: int = 0,
     choose: Choose | None = None,
     copy: bool = True,
+    stable_infos: bool = False,
 ) -> None:
     """Check that a vector environment keeps Gymnasium's contract in each autoreset mode.
 
-    Rules, by the name that an error begins with: ``warnings``, ``attributes``, ``metadata``
-    (the mode, as an enum, not shared between instances), ``arrays`` (shapes and types of all
-    results, observations in their space), ``infos`` (each key with a bool mask ``_key``),
+    Rules, by the name that an error begins with: ``warnings``, ``attributes`` (``autoreset_mode``
+    too, as Gymnasium's have it), ``metadata`` (the mode, as an enum, not shared between instances),
+    ``render`` (a frame of each row, if ``make`` chose a render mode), ``action-mask`` (of an
+    observation space that has one), ``stable-infos`` (if asked for), ``arrays`` (shapes and types
+    of all results, observations in their space), ``infos`` (each key with a bool mask ``_key``),
     ``info-types`` (the type of a key's array never changes), ``seed`` (row i of ``seed`` is row 0
     of ``seed + i``; lists), ``reset-mask``, ``next-step``, ``same-step``, ``disabled``,
     ``deterministic`` (including infos), ``single`` (each row equals the single environment),
@@ -74,6 +77,8 @@ def check_vector_env(
         choose: ``(env, observations) -> actions``; None draws from the action space.
         copy: Whether observations and infos must stay unchanged. False for environments that are
             documented to return views.
+        stable_infos: Whether the infos of all calls must have the same keys, apart from the
+            ``final_obs`` and ``final_info`` of SAME_STEP.
 
     Raises:
         ConformanceError: A rule is broken.
@@ -95,11 +100,14 @@ def check_vector_env(
                 check.attributes(env)
                 check.seeds(env)
                 check.reset_masks(env)
+                check.render(env)
             check.bad_actions()
             with check.environment() as env:
                 sample = choose or (lambda env, observations: env.action_space.sample())
                 calls = make_calls(env, mode, seed, steps, sample)
                 check.run(calls, copy)
+                if stable_infos:
+                    check.stable_infos(calls)
             with check.environment() as env:
                 check.deterministic(repeat_calls(env, calls, seed), calls)
             if mode is AutoresetMode.DISABLED:
@@ -139,6 +147,9 @@ class _Check:
             value = getattr(env, name, ...)
             require(isinstance(value, kind), "attributes", f"{name}: {kind}", value, advice)
         require(env.closed is False, "attributes", "closed to be False", True, advice)
+        mode = getattr(env.unwrapped, "autoreset_mode", None)
+        expected = f"autoreset_mode to be {self._mode}"
+        require(mode is self._mode, "attributes", expected, repr(mode), advice)
         self._metadata(env)
 
     def _metadata(self, env: AnyVectorEnv) -> None:
@@ -216,6 +227,47 @@ class _Check:
             expected = f"no info of row {row}, which was not reset"
             require(not info, "reset-mask", expected, info, "Leave its masks False.")
 
+    def render(self, env: AnyVectorEnv) -> None:
+        """Check the frames: one for each row, of that row."""
+        if env.render_mode is None:
+            return
+        frames = self._frames(env, self._seed)
+        if env.render_mode == "human" or frames is None:
+            return
+        kinds = {"ansi": str, "rgb_array": np.ndarray}
+        kind = kinds.get(env.render_mode, object)
+        wrong = [type(frame).__name__ for frame in frames if not isinstance(frame, kind)]
+        expected = f"frames of {kind.__name__} in mode {env.render_mode!r}"
+        require(not wrong, "render", expected, wrong, "Return the single environment's frames.")
+        later = self._frames(env, self._seed + 1)
+        expected = f"the frame of row i + 1 of seed {self._seed} to be that of row i of the next"
+        advice = "Draw each row from its own state."
+        require_same(frames[1:], later[:-1], "render", expected, advice)
+
+    def _frames(self, env: AnyVectorEnv, seed: int) -> Any:
+        env.reset(seed=seed)
+        frames = env.render()
+        if env.render_mode == "human":
+            is_shown = frames is None or all(frame is None for frame in frames)
+            advice = "Draw on the screen."
+            require(is_shown, "render", "no frames in mode 'human'", f"{frames!r:.80}", advice)
+            return None
+        fits = isinstance(frames, tuple) and len(frames) == self._n
+        got = f"{len(frames)} in {type(frames)}" if isinstance(frames, Sequence) else repr(frames)
+        advice = "As SyncVectorEnv does; RecordVideo needs them all."
+        require(fits, "render", f"a tuple of {self._n} frames from render()", got, advice)
+        return frames
+
+    def stable_infos(self, calls: list[Call]) -> None:
+        """Check that the infos of all calls have the same keys."""
+        first = _keys(calls[0].copied[-1])
+        for number, call in enumerate(calls):
+            keys = _keys(call.copied[-1])
+            expected = f"the infos of call {number} to have the keys of the first"
+            got = f"{sorted(keys - first)} more and {sorted(first - keys)} less"
+            advice = "Add every key to every info, with a neutral value where there is none."
+            require(keys == first, "stable-infos", expected, got, advice)
+
     def bad_actions(self) -> None:
         """Check that invalid actions raise, each in a new environment, which may not survive."""
         with self.environment() as env:
@@ -290,7 +342,19 @@ class _Check:
         elif isinstance(values, np.ndarray) and values.dtype != space.dtype:
             raise broken("arrays", f"{where} of {space.dtype}", values.dtype, "Use the space's.")
         advice = "Correct the observations or the space."
+        if where == "observations['action_mask']" and isinstance(values, np.ndarray):
+            self._check_action_mask(values)
         require(values in space, "arrays", f"{where} in {space}", f"{values!r:.200}", advice)
+
+    def _check_action_mask(self, masks: NDArray[Any]) -> None:
+        """Check the masks in observations by the form that Discrete.sample takes."""
+        advice = "Use int8, 1 for the actions that are allowed, at least one."
+        size = getattr(self._actions, "nvec", np.zeros(self._n))[0]
+        fits = masks.dtype == np.int8 and masks.shape == (self._n, size)
+        expected = f"action_mask as int8 ({self._n}, {size})"
+        require(fits, "action-mask", expected, f"{masks.dtype}{masks.shape}", advice)
+        fits = np.isin(masks, (0, 1)).all() and masks.any(axis=1).all()
+        require(fits, "action-mask", "a mask of 0 and 1 that allows something", masks, advice)
 
     def _check_infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
         expected, advice = f"infos{where} to be a dict", "Use VectorEnv._add_info."
@@ -385,3 +449,14 @@ class _Check:
         if call.mask is None:
             return reference.reset(seed=self._seed + row)
         return reference.reset() if call.mask[row] else None
+
+
+def _keys(infos: Mapping[str, Any], where: str = "") -> set[str]:
+    """Return the keys of infos, nested ones too, without those of SAME_STEP's ends."""
+    keys = set()
+    for key, values in infos.items():
+        if key.removeprefix("_") not in ("final_obs", "final_info"):
+            keys.add(where + key)
+            if isinstance(values, Mapping):
+                keys |= _keys(values, f"{where}{key}.")
+    return keys

@@ -21,6 +21,7 @@ from search_env.envs.config import Info
 from search_env.errors import ConfigurationError
 from search_env.rewards import Reward, get_reward
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch, Progress
+from search_env.wrappers.vector_base import AnyVectorWrapper
 
 _StepResult = tuple[Any, Any, Any, Any, Info]  # of a vector environment
 _PROGRESS = ("phase_episodes", "search_rate", "format_rate", "phase_switched")  # as in Progress
@@ -242,7 +243,7 @@ class StagedReward(_Staged, gym.utils.RecordConstructorArgs, gym.Wrapper[Any, An
         return method
 
 
-class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorStagedReward(_Staged, AnyVectorWrapper):
     """Sets the reward of a phase in all rows and switches phases; R1-Searcher's two by default.
 
     :class:`StagedReward` for vector environments: ``SearchQAVectorEnv``, Gymnasium's
@@ -289,7 +290,7 @@ class VectorStagedReward(_Staged, VectorWrapper[Any, Any, Any, Any, Any]):
         window: int = 256,
         phase: int = 0,
     ) -> None:
-        VectorWrapper.__init__(self, env)
+        AnyVectorWrapper.__init__(self, env)
         self._init_phases(phases, phase, after_episodes, search_rate, format_rate, window)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, Info]:

@@ -13,12 +13,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
 from search_env.validation import check_choice
+from search_env.wrappers.vector_base import AnyVectorWrapper
 
 Tokens = NDArray[np.int64]
 
@@ -67,7 +68,7 @@ class TokenWindow(gym.ObservationWrapper[Tokens, Any, Any], RecordConstructorArg
         return self._window.of_row(observation)
 
 
-class VectorTokenWindow(VectorWrapper[Any, Any, Any, Any, Any]):
+class VectorTokenWindow(AnyVectorWrapper):
     """:class:`TokenWindow` for vector environments: int64 ``(num_envs, size)``.
 
     Same arguments, in each autoreset mode; ``infos["final_obs"]`` holds windows too.

@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from typing import Any
 
-from gymnasium.vector import AsyncVectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv
 
 from search_env.errors import ConfigurationError, WorkerDiedError
+from search_env.wrappers.vector_base import AnyVectorWrapper
 
 _CHECK_S = 0.1  # interval of checks for dead processes while waiting for an answer
 _GRACE_S = 5.0  # time for a process to exit after its pipe broke, or after SIGTERM
 
 
-class WorkerFaults(VectorWrapper[Any, Any, Any, Any, Any]):
+class WorkerFaults(AnyVectorWrapper):
     """Raises :class:`~search_env.errors.WorkerDiedError` when a worker process dies.
 
     Wraps an ``AsyncVectorEnv`` directly, below other vector wrappers. Every method but ``close``

@@ -636,18 +636,32 @@ def test_transcripts_of_ended_episodes_are_at_hand():
     assert env.transcripts == {}
 
 
-def test_a_chosen_row_is_rendered():
-    env = gym.make_vec("SearchQA-Toy-v0", num_envs=3, render_mode="ansi", render_row=1)
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
+def test_c9_each_row_is_rendered(mode):
+    env = gym.make_vec("SearchQA-Toy-v0", num_envs=3, render_mode=mode)
     env.reset(seed=0)
-    (frame,) = env.render()
-    alone = gym.make("SearchQA-Toy-v0", render_mode="ansi")
+    frames = env.render()
+    assert type(frames) is tuple
+    alone = gym.make("SearchQA-Toy-v0", render_mode=mode)
+    for row in range(3):
+        alone.reset(seed=row)
+        np.testing.assert_array_equal(frames[row], alone.render())
+
+
+def test_c9_a_chosen_row_is_shown(capsys):
+    alone = gym.make("SearchQA-Toy-v0", render_mode="human")
     alone.reset(seed=1)
-    assert frame == alone.render()
-    env.render_row = 2
-    assert env.render() != (frame,)
-    pixels = gym.make_vec("SearchQA-Toy-v0", num_envs=2, render_mode="rgb_array")
-    pixels.reset(seed=0)
-    assert pixels.render()[0].dtype == np.uint8
+    shown = capsys.readouterr().out
+    env = gym.make_vec("SearchQA-Toy-v0", num_envs=3, render_mode="human", render_row=1)
+    env.reset(seed=0)
+    assert env.render() is None
+    assert shown in capsys.readouterr().out
+    env.unwrapped.render_row = 2
+    env.reset(seed=0)
+    assert shown not in capsys.readouterr().out
+
+
+def test_c9_without_a_mode_nothing_is_rendered():
     silent = gym.make_vec("SearchQA-Toy-v0", num_envs=2)
     silent.reset(seed=0)
     with pytest.warns(UserWarning, match="render mode"):

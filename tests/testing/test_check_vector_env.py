@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 
@@ -76,6 +77,30 @@ def test_ours_with_views_and_with_masks():
     check_vector_env(ours(copy=False), single=single(TOY), copy=False, **arguments)
     masked = {"single": lambda: gym.make(TOY, action_mask=True), **arguments}
     check_vector_env(ours(action_mask=True), **masked)
+
+
+STABLE = {"action_mask": "observation", "box_length": True, "stable_infos": True}
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_c9_ours_with_frames_masks_boxes_and_stable_infos(mode):
+    arguments = {"modes": [mode], "choose": with_boxes, "stable_infos": True, "steps": 60}
+    for make in (ours(render_mode="ansi", **STABLE), sync_of_ours):
+        check_vector_env(make, single=lambda: gym.make(TOY, **STABLE), **arguments)
+
+
+def with_boxes(env, observations):
+    return mostly_right(env, {**observations, "length": observations["length"][:, 0]})
+
+
+def sync_of_ours(num_envs, autoreset_mode):
+    make = functools.partial(gym.make, TOY, render_mode="rgb_array", **STABLE)
+    return SyncVectorEnv([make] * num_envs, autoreset_mode=autoreset_mode)
+
+
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array", "human"])
+def test_c9_frames_of_ours(mode, capsys):
+    check_vector_env(ours(render_mode=mode), modes=[SAME], steps=30)
 
 
 def test_the_scripted_actions_do_search_and_are_paid():
@@ -344,7 +369,74 @@ class RowsMixed(Good):
         return super().step(actions[::-1])
 
 
+class Rendering(Good):
+    """With frames; the broken ones draw too few, or the wrong ones."""
+
+    arguments = {}  # noqa: RUF012
+
+    def __init__(self, num_envs, autoreset_mode):
+        makes = [lambda: gym.make(TOY, render_mode="ansi")] * num_envs
+        SyncVectorEnv.__init__(self, makes, autoreset_mode=autoreset_mode)
+
+    def render(self):
+        return self.drawn(super().render())
+
+    def drawn(self, frames):
+        return frames
+
+
+def drawing(change):
+    """Return an environment that draws other frames."""
+    return type("Drawing", (Rendering,), {"drawn": lambda self, frames: change(frames)})
+
+
+class ShowsFrames(Rendering):
+    """Returns frames in mode human."""
+
+    def made(self):
+        pass
+
+    def __init__(self, num_envs, autoreset_mode):
+        super().__init__(num_envs, autoreset_mode)
+        self.render_mode = "human"
+
+
+class Masked(Good):
+    """With a mask in its observations."""
+
+    env_id = TOY
+
+    def __init__(self, num_envs, autoreset_mode):
+        makes = [lambda: gym.make(TOY, action_mask="observation")] * num_envs
+        SyncVectorEnv.__init__(self, makes, autoreset_mode=autoreset_mode)
+
+    def step(self, actions):
+        observations, *rest = super().step(actions)
+        return {**observations, "action_mask": self.mask(observations["action_mask"])}, *rest
+
+    def mask(self, masks):
+        return masks
+
+
+def masking(change):
+    return type("Masking", (Masked,), {"mask": lambda self, masks: change(masks)})
+
+
 BROKEN = [
+    (with_attribute("autoreset_mode", None), NEXT, "attributes"),
+    (with_attribute("autoreset_mode", AutoresetMode.DISABLED), NEXT, "attributes"),
+    (with_attribute("autoreset_mode", "NextStep"), NEXT, "attributes"),
+    (drawing(lambda frames: frames[:1]), NEXT, "render"),
+    (drawing(lambda frames: frames[0]), NEXT, "render"),
+    (drawing(lambda frames: None), NEXT, "render"),
+    (drawing(list), NEXT, "render"),
+    (drawing(lambda frames: (frames[0],) * N), SAME, "render"),
+    (drawing(lambda frames: frames[::-1]), DISABLED, "render"),
+    (drawing(lambda frames: tuple(np.zeros((2, 2, 3), np.uint8) for _ in frames)), NEXT, "render"),
+    (ShowsFrames, NEXT, "render"),
+    (masking(np.zeros_like), NEXT, "action-mask"),
+    (masking(lambda masks: masks * np.int8(2)), NEXT, "action-mask"),
+    (masking(lambda masks: masks[:, 1:]), NEXT, "action-mask"),
     (with_attribute("num_envs", 2), NEXT, "attributes"),
     (with_attribute("action_space", gym.spaces.MultiDiscrete([3] * N)), NEXT, "attributes"),
     (with_attribute("spec", "CartPole-v1"), NEXT, "attributes"),
@@ -416,6 +508,18 @@ BROKEN = [
 def test_each_rule_can_break(kind, mode, rule):
     with pytest.raises(ConformanceError, match=rf"^\[{rule}\] Expected (.|\n)+, got "):
         check_vector_env(kind, single=single(kind.env_id), modes=[mode], num_envs=N)
+
+
+def test_c9_unbroken_ones_pass():
+    for kind in (Rendering, Masked):
+        check_vector_env(kind, modes=[NEXT], num_envs=N)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_c9_infos_that_come_and_go_are_not_stable(mode):
+    check_vector_env(sync(TOY), modes=[mode])
+    with pytest.raises(ConformanceError, match=r"^\[stable-infos\] Expected"):
+        check_vector_env(sync(TOY), modes=[mode], stable_infos=True)
 
 
 def test_documented_views_pass():
