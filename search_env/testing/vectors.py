@@ -85,11 +85,9 @@ def check_vector_env(
         ConfigurationError: No episode ended within ``steps``, or ``num_envs`` is below 2.
 
     Example:
-        >>> import functools
-        >>> cartpole = functools.partial(gym.make_vec, "CartPole-v1", vectorization_mode="sync")
         >>> def make(num_envs, autoreset_mode):
-        ...     return cartpole(num_envs, vector_kwargs={"autoreset_mode": autoreset_mode})
-        >>> check_vector_env(make, single=lambda: gym.make("CartPole-v1"))
+        ...     return gym.make_vec("SearchQA-Toy-v0", num_envs, autoreset_mode=autoreset_mode)
+        >>> check_vector_env(make, single=lambda: gym.make("SearchQA-Toy-v0"), steps=30)
     """
     if num_envs < 2:
         raise ConfigurationError(f"Expected num_envs of at least 2, got {num_envs}. Pass 3.")

@@ -28,9 +28,16 @@ def single(env_id: str):
 def sync(env_id: str):
     def make(num_envs, autoreset_mode):
         arguments = {"autoreset_mode": autoreset_mode}
-        return gym.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=arguments)
+        env = gym.make_vec(env_id, num_envs, vectorization_mode="sync", vector_kwargs=arguments)
+        return unshared(env)
 
     return make
+
+
+def unshared(env):
+    """Give an environment metadata of its own: Gymnasium's share theirs before 1.4."""
+    env.metadata = dict(env.metadata)
+    return env
 
 
 def ours(**arguments):
@@ -95,7 +102,7 @@ def with_boxes(env, observations):
 
 def sync_of_ours(num_envs, autoreset_mode):
     make = functools.partial(gym.make, TOY, render_mode="rgb_array", **STABLE)
-    return SyncVectorEnv([make] * num_envs, autoreset_mode=autoreset_mode)
+    return unshared(SyncVectorEnv([make] * num_envs, autoreset_mode=autoreset_mode))
 
 
 @pytest.mark.parametrize("mode", ["ansi", "rgb_array", "human"])
@@ -126,7 +133,7 @@ class Good(SyncVectorEnv):
     def __init__(self, num_envs, autoreset_mode):
         mode = self.inner_mode or autoreset_mode
         super().__init__([single(self.env_id)] * num_envs, autoreset_mode=mode, **self.arguments)
-        self.metadata["autoreset_mode"] = autoreset_mode
+        unshared(self).metadata["autoreset_mode"] = autoreset_mode
         self.made()
 
     def made(self):
@@ -377,6 +384,7 @@ class Rendering(Good):
     def __init__(self, num_envs, autoreset_mode):
         makes = [lambda: gym.make(TOY, render_mode="ansi")] * num_envs
         SyncVectorEnv.__init__(self, makes, autoreset_mode=autoreset_mode)
+        unshared(self)
 
     def render(self):
         return self.drawn(super().render())
@@ -409,6 +417,7 @@ class Masked(Good):
     def __init__(self, num_envs, autoreset_mode):
         makes = [lambda: gym.make(TOY, action_mask="observation")] * num_envs
         SyncVectorEnv.__init__(self, makes, autoreset_mode=autoreset_mode)
+        unshared(self)
 
     def step(self, actions):
         observations, *rest = super().step(actions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import signal
 import threading
@@ -131,6 +132,10 @@ def test_an_unnoticed_death_does_not_stop_close(envs):
     kill(envs, 1)  # the fixture closes
 
 
+@pytest.mark.skipif(
+    "max_concurrency" not in inspect.signature(AsyncVectorEnv).parameters,
+    reason="Gymnasium limits concurrency from 1.4 on",
+)
 def test_a_worker_that_dies_with_the_permit_does_not_block_the_others():
     """Bare, this never returns: the dead worker holds the only permit to run."""
     envs = WorkerFaults(AsyncVectorEnv([make] * 3, context="fork", max_concurrency=1))
