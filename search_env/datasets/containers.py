@@ -6,6 +6,7 @@ lines, one JSON list, one JSON object around a list or from names to rows, CSV, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def files_of(path: Path, names: tuple[str, ...] = ()) -> list[Path]:
         DataNotFoundError: The folder has no files of rows.
         DataFormatError: It has files of several kinds, or one that is a link to another folder.
     """
-    if not path.is_dir():
+    if not os.path.isdir(path):  # also False for a path that cannot exist
         return [path]
     files = {file: _kind(file) for file in sorted(path.iterdir()) if _kind(file)}
     named = {file: kind for file, kind in files.items() if _stem(file) in names}

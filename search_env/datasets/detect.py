@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from search_env.datasets.containers import files_of, rows_of, split_of
+from search_env.datasets.containers import MAPPING, files_of, object_kind, rows_of, split_of
 from search_env.datasets.loaders import (
     bamboogle,
     flashrag,
@@ -30,6 +30,7 @@ from search_env.datasets.loaders import (
 )
 from search_env.datasets.rows import Row, unique_documents, unique_questions, without_repeats
 from search_env.datasets.streaming import file_fault
+from search_env.datasets.tables import is_table
 from search_env.errors import DataFormatError
 from search_env.registry import Registry
 from search_env.types import Document, Question
@@ -166,22 +167,29 @@ def corpus_files(path: Path) -> list[Path]:
 def question_format(path: Path) -> str:
     """Return the name of a question file's layout by the rules above."""
     first = _first_row(path)
-    fields = frozenset(first.data)
     if not first.name_of(native.QUESTIONS) and not _has_golds(first):
-        if _passage_layout(first):
-            raise file_fault(
-                path,
-                "questions",
-                "a corpus of passages, or queries without answers",
-                "A corpus is passed as corpus= and read by read_documents.",
-            )
-        raise _unknown(path, "questions", fields, QUESTION_FORMATS)
-    answered = next(_answered(path, _Skipped(path)))
-    if layout := _first_match(_QUESTION_RULES, frozenset(answered.data)):
-        return layout
-    if answered.name_of(native.QUESTIONS):
-        return "native"
-    raise _unknown(path, "questions", fields, QUESTION_FORMATS)
+        raise _no_questions(path, first)
+    answered = next(_answered(path, _Skipped(path)), None)
+    if answered is None:
+        raise _unanswered(first)
+    layout = _first_match(_QUESTION_RULES, frozenset(answered.data))
+    if layout == "bamboogle" and answered.name_of(native.QUESTION_IDS):
+        return "native"  # TriviaQA's own files have the same two names
+    if layout or answered.name_of(native.QUESTIONS):
+        return layout or "native"
+    raise _unknown(answered, "questions", QUESTION_FORMATS)
+
+
+def _no_questions(path: Path, first: Row) -> DataFormatError:
+    """Return the error for a file without questions, which says what it has."""
+    if object_kind(path) == MAPPING:
+        got = "a corpus of titles and sentences (one JSON object from names to lists)"
+    elif _passage_layout(first):
+        got = "a corpus of passages, or queries without answers"
+    else:
+        return _unknown(first, "questions", QUESTION_FORMATS)
+    remedy = "A corpus is passed as corpus= and read by read_documents; questions are rows with "
+    return file_fault(path, "questions", got, f"{remedy}{_NATIVE['questions']}.")
 
 
 def corpus_format(path: Path) -> str:
@@ -200,7 +208,7 @@ def corpus_format(path: Path) -> str:
         )
     if layout := _passage_layout(first):
         return layout
-    raise _unknown(path, "passages", fields, CORPUS_FORMATS)
+    raise _unknown(first, "passages", CORPUS_FORMATS)
 
 
 def _passage_layout(row: Row) -> str:
@@ -213,7 +221,7 @@ def _answered(path: Path, skipped: _Skipped) -> Iterator[Row]:
     is_answered = False
     for row in rows_of(path):
         if row.is_blank():
-            skipped.add(row, "that are blank")
+            skipped.add(row, "without content")
             continue
         if not _has_golds(row):
             if "context" in row.data and _is_span(row.data.get("answers")):
@@ -240,15 +248,13 @@ def _has_golds(row: Row) -> bool:
 
 
 def _unanswered(row: Row) -> DataFormatError:
-    field = row.name_of(native.ANSWERS)
-    return DataFormatError.at(
-        row.path,
-        row.where,
-        field,
-        "at least one answer",
-        row.data[field] if field else sorted(row.data),
-        "No row of the file has one: it is a split without answers, as the test splits of MuSiQue, "
-        "HotpotQA and 2WikiMultiHopQA are published. Use the train or the dev split.",
+    name = row.name_of(native.ANSWERS)
+    got = repr(row.data[name]) if name else "none"
+    return DataFormatError(
+        f"{row.path}, {row.where}: expected at least one answer, got {got:.80} in the fields "
+        f"{', '.join(row.data)}. No row of the file has one: it is a split without answers, as the "
+        "test splits of MuSiQue, HotpotQA and 2WikiMultiHopQA are published. Use the train or the "
+        "dev split."
     )
 
 
@@ -273,11 +279,14 @@ class _Skipped:
             yield item
         if not self._counts:
             return
-        reasons = [f"{n} {why} (first: {self._first[why]})" for why, n in self._counts.items()]
-        listed = f"{self._counts.total()} rows: {', '.join(reasons)}"
+        reasons = [
+            f"{count} row{'s' * (count > 1)} {why} (first: {self._first[why]})"
+            for why, count in self._counts.items()
+        ]
         if is_empty:
-            raise file_fault(self._path, "a row with content", listed, "Pass another file.")
-        warnings.warn(f"{self._path}: left out {listed}.", stacklevel=2)
+            got = ", ".join(reasons)
+            raise file_fault(self._path, "a row with content", got, "Pass another file.")
+        warnings.warn(f"{self._path}: left out {', '.join(reasons)}.", stacklevel=2)
 
 
 def _first_row(path: Path) -> Row:
@@ -294,15 +303,15 @@ def _first_match(rules: tuple[tuple[set[str], str], ...], fields: frozenset[str]
     return next((layout for required, layout in rules if required <= fields), "")
 
 
-def _unknown(
-    path: Path, what: str, fields: frozenset[str], layouts: Mapping[str, object]
-) -> DataFormatError:
-    return file_fault(
-        path,
-        f"{what} in a known layout ({', '.join(layouts)})",
-        f"a first row with the fields {', '.join(sorted(fields))}",
-        f"Rename the fields to those of the native layout ({_NATIVE[what]}).",
-    )
+def _unknown(row: Row, what: str, layouts: Mapping[str, object]) -> DataFormatError:
+    """Return the error for a file in no known layout."""
+    names = ", ".join(sorted(row.data))
+    if is_table(row.path):
+        got, remedy = f"a header with the columns {names}", "Write a first line with the names "
+    else:
+        got, remedy = f"a first row with the fields {names}", "Rename the fields to those "
+    expected = f"{what} in a known layout ({', '.join(layouts)})"
+    return file_fault(row.path, expected, got, f"{remedy}of the native layout ({_NATIVE[what]}).")
 
 
 def _hinted(

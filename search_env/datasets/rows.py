@@ -59,7 +59,7 @@ class Row:
         for name in names:
             if name in self.data:
                 return name
-        by_lower = {name.strip().lower(): name for name in reversed(self.data)}
+        by_lower = {n.strip().lower().replace(" ", "_"): n for n in reversed(self.data)}
         return next((by_lower[name] for name in names if name in by_lower), "")
 
     def text(self, field: str) -> str:
@@ -119,7 +119,7 @@ class Row:
         """
         golds = gold_texts(self.data.get(field))
         if golds is None or not all(is_text(gold) and gold.strip() for gold in golds):
-            raise self.fault(field, "an answer, or a list of non-empty strings")
+            raise self.fault(field, "a text, a whole number, or a list of non-empty strings")
         return tuple(dict.fromkeys(str(gold) for gold in golds))
 
     def answers(self, field: str) -> tuple[str, ...]:

@@ -20,15 +20,16 @@ from search_env.datasets.rows import Row
 from search_env.datasets.streaming import PARQUET, file_fault, open_binary, open_text, plain_name
 from search_env.errors import ConfigurationError, DataFormatError
 
-_ENDINGS = {".csv": ",\t;", ".tsv": "\t,;", ".tab": "\t,;"}
-"""Endings of tables of text, with the delimiters to look for, the likeliest first."""
+_ENDINGS = (".csv", ".tsv", ".tab")
+_DELIMITERS = "\t,;"
+"""In the order in which the first line is searched for them: names and numbers hold no tabs."""
 _BATCH_BYTES, _BATCH_ROWS = 1 << 24, 1024
 _ROW_GROUP_BYTES = 1 << 33
 
 
 def is_table(path: Path) -> bool:
     """Return whether a file is a table of text by its name, compressed or not."""
-    return plain_name(path).endswith(tuple(_ENDINGS))
+    return plain_name(path).endswith(_ENDINGS)
 
 
 def is_parquet(path: Path) -> bool:
@@ -44,7 +45,7 @@ def iter_table(path: Path) -> Iterator[Row]:
         first = next((line for line in lines if line.strip()), "")
         if not first:
             raise file_fault(path, "a header and rows", "none", "Download the file again.")
-        delimiter = _delimiter(path, first)
+        delimiter = next((d for d in _DELIMITERS if d in first), ",")
         names = _headless(next(csv.reader([first], delimiter=delimiter, quoting=csv.QUOTE_NONE)))
         is_plain = bool(names) and names[0] == "id"
         reader = csv.reader(
@@ -77,7 +78,8 @@ def _table_rows(
             raise DataFormatError.at(path, place, "", expected, cells)
         yield Row(path, lines.number, dict(zip(names, cells, strict=True)), place=place)
     if not number:
-        raise file_fault(path, "a header and rows", "none", "Download the file again.")
+        got = f"only a header ({', '.join(names)})"
+        raise file_fault(path, "a header and rows", got, "Download the file again.")
 
 
 class _Lines:
@@ -98,12 +100,6 @@ class _Lines:
         if len(line) > json_stream.LONGEST_ROW:
             raise too_long(self._path, self.number, line)
         return line
-
-
-def _delimiter(path: Path, first: str) -> str:
-    """Return the first likely delimiter that the first line has."""
-    ending = next(ending for ending in _ENDINGS if plain_name(path).endswith(ending))
-    return next((d for d in _ENDINGS[ending] if d in first), _ENDINGS[ending][0])
 
 
 def _headless(cells: list[str]) -> list[str]:
@@ -183,4 +179,4 @@ def _batches(path: Path, file: Any, columns: list[str]) -> Iterator[Any]:
 def _is_vector(pyarrow: Any, kind: Any) -> bool:
     types = pyarrow.types
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return is_list and types.is_floating(kind.value_type)
+    return bool(is_list and types.is_floating(kind.value_type))

@@ -7,6 +7,7 @@ Generated datasets have the splits of :data:`~search_env.types.SPLITS`, publishe
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def published(dataset: str) -> DatasetEntry | None:
     for name, entry in DATASETS.items():
         if dataset in (name, *entry.aliases):
             return entry
-    if Path(dataset).expanduser().exists():
+    if os.path.exists(Path(dataset).expanduser()):  # also False for a path that cannot exist
         return None
     names = [*GENERATED, *DATASETS, *(a for e in DATASETS.values() for a in e.aliases)]
     raise ConfigurationError(

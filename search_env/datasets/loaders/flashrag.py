@@ -2,10 +2,11 @@ r"""FlashRAG's layouts, which Search-R1 and many others share.
 
 Questions are JSON lines ``{id, question, golden_answers, metadata?}``; of the metadata only a
 ``type`` is read, as ``kind``. Search-R1's merged files name the source of each row in
-``data_source``: ids are unique in one source only. A corpus is JSON lines ``{id, contents}``
-where contents is the title in double quotes, a newline, and the text (``"\"Aaron\"\nAaron is ..."``,
-as in ``wiki-18.jsonl``). Text without a newline has no title but that of a field ``title``. Texts
-are kept unchanged, since ids are the file's own.
+``data_source``: ids are unique in one source only.
+
+A corpus is JSON lines ``{id, contents}`` where contents is the title in double quotes, a newline,
+and the text (``"\"Aaron\"\nAaron is ..."``, as in ``wiki-18.jsonl``). Text without a newline has no
+title but that of a field ``title``. Texts are kept unchanged, since ids are the file's own.
 """
 
 from __future__ import annotations
