@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from search_env.datasets import json_stream
 from search_env.datasets.json_stream import too_long
+from search_env.datasets.loaders.native import ANSWERS
 from search_env.datasets.rows import Row
 from search_env.datasets.streaming import PARQUET, file_fault, open_binary, open_text, plain_name
 from search_env.errors import ConfigurationError, DataFormatError
@@ -147,7 +148,11 @@ def iter_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with parquet.ParquetFile(path) as file:
-            columns = [f.name for f in file.schema_arrow if not _is_vector(pyarrow, f.type)]
+            columns = [
+                f.name
+                for f in file.schema_arrow
+                if f.name.lower() in ANSWERS or not _is_vector(pyarrow, f.type)
+            ]
             for batch in _batches(path, file, columns):
                 for data in batch.to_pylist():
                     number += 1
