@@ -338,10 +338,16 @@ def test_two_texts_of_one_document_in_an_episode(path, env_arguments):
     assert replay_episode(episode).searches == 2
     passages["a"] = [Document("page", "P", "three")]
     with pytest.raises(ReplayMismatchError, match="retrieved"):
-        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(passages)))
+        replay_episode(
+            episode,
+            SearchQAEnv(**env_arguments | {"corpus": None}, retriever=FakeRetriever(passages)),
+        )
     passages["a"], passages["b"] = [Document("page", "P", "one")], [Document("page", "P", "2")]
     with pytest.raises(ReplayMismatchError, match="query 'b' retrieved to have digest"):
-        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(passages)))
+        replay_episode(
+            episode,
+            SearchQAEnv(**env_arguments | {"corpus": None}, retriever=FakeRetriever(passages)),
+        )
 
 
 def test_text_that_was_cut_off_in_the_context_is_compared_too(path, env_arguments):
@@ -353,7 +359,10 @@ def test_text_that_was_cut_off_in_the_context_is_compared_too(path, env_argument
     assert replay_episode(episode).searches == 1
     documents["a"] = [Document("1", "", "x" * 8999 + "y")]
     with pytest.raises(ReplayMismatchError, match="query 'a' retrieved to have digest"):
-        replay_episode(episode, SearchQAEnv(**env_arguments, retriever=FakeRetriever(documents)))
+        replay_episode(
+            episode,
+            SearchQAEnv(**env_arguments | {"corpus": None}, retriever=FakeRetriever(documents)),
+        )
 
 
 class Tampering(SearchQAEnv):
