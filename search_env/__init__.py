@@ -12,7 +12,8 @@ Importing this package registers its ids with Gymnasium:
 
 from search_env.envs.registration import register_environments
 from search_env.envs.search_qa import EnvState, SearchQAEnv
-from search_env.envs.search_qa_vector import SearchQAVectorEnv, VectorState
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.envs.vector_rows import VectorState
 from search_env.errors import SearchEnvError
 from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol, register_protocol

@@ -1,28 +1,36 @@
-"""Checks of arguments: an impossible value is a ConfigurationError that names the argument."""
+"""Checks of arguments and of documents: an impossible value is an error that names its place."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import operator
 import os
-from collections.abc import Collection
+import reprlib
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from search_env.errors import ConfigurationError, nearest
+from search_env.errors import ConfigurationError, InvalidRetrievalError, nearest
 from search_env.redaction import redacted
+from search_env.types import Document
 
 
 def check_amount(name: str, value: float) -> float:
     """Return an amount, a finite number of at least 0, as a float."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not is_finite(value) or value < 0:
+    if not is_real(value) or value < 0:
         raise ConfigurationError(
             f"Expected {name} to be a finite number of at least 0, got {value!r}. Pass the "
             "amount without a sign; -reward negates a reward."
         )
     return float(value)
+
+
+def is_real(value: object) -> bool:
+    """Return whether a value is a finite number, Python's or NumPy's, and no bool."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and is_finite(value)  # type: ignore[arg-type]
 
 
 def is_finite(number: float) -> bool:
@@ -108,3 +116,81 @@ def check_choice(
         hint = f"{nearest(str(value), texts)}{advice}"
         got = redacted(repr(value))
         raise error(f"Expected {name} among {list(choices)}, got {got}. {hint}")
+
+
+def checked_documents(
+    source: str, query: str, documents: object, k: int | None = None
+) -> list[Document]:
+    """Return the documents of one query as a new list, with scores as plain numbers.
+
+    Texts may hold lone surrogates, as JSON files do. ``source`` says for the error where the
+    documents come from; ``k`` is their largest number, None for any.
+
+    Raises:
+        InvalidRetrievalError: Not a list of documents with strings and a finite score.
+    """
+    if not isinstance(documents, list):
+        error = InvalidRetrievalError(
+            f"Expected {source} to return lists of Document, got {describe(documents)} for query "
+            f"{shown(query)}. Build search_env.types.Document objects; return [] for a query "
+            "without a hit."
+        )
+        error.query = query
+        raise error
+    documents = list(documents)
+    if k is not None and len(documents) > k:
+        error = InvalidRetrievalError(
+            f"Expected at most k={k} documents from {source}, got {len(documents)} for query "
+            f"{shown(query)}. Cut the list to k."
+        )
+        error.query, error.position = query, k
+        raise error
+    for position, document in enumerate(documents):
+        if not (
+            type(document) is Document
+            and type(document.id) is type(document.title) is type(document.text) is str
+            and type(document.score) is float
+            and math.isfinite(document.score)
+        ):
+            documents[position] = _repaired(source, query, position, document)
+    return documents
+
+
+def _repaired(source: str, query: str, position: int, document: object) -> Document:
+    """Return a document that needs a closer look, its score converted from NumPy's numbers."""
+    if not isinstance(document, Document):
+        raise _invalid(source, query, position, "", "a Document", document)
+    for field, text in (("id", document.id), ("title", document.title), ("text", document.text)):
+        if not isinstance(text, str):
+            raise _invalid(source, query, position, field, "a string", text)
+    score: object = document.score
+    is_number = isinstance(score, int | float | np.integer | np.floating)
+    if not is_number or not is_real(score):
+        raise _invalid(source, query, position, "score", "a finite number", score)
+    if isinstance(score, np.generic):
+        return dataclasses.replace(document, score=float(score))
+    return document
+
+
+def _invalid(
+    source: str, query: str, position: int, field: str, expected: str, got: object
+) -> InvalidRetrievalError:
+    place = f"documents[{position}]" + (f".{field}" if field else "")
+    error = InvalidRetrievalError(
+        f"Expected {place} from {source} for query {shown(query)} to be {expected}, got "
+        f"{shown(got)} ({type(got).__name__}). Convert it where the documents are created."
+    )
+    error.query, error.position, error.field = query, position, field
+    return error
+
+
+def shown(value: object) -> str:
+    """Return a value for an error, cut to about 80 characters: it may be huge."""
+    text = repr(value[:80]) if isinstance(value, str | bytes) else reprlib.repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def describe(value: object) -> str:
+    """Return a value's type and length; the value itself may be huge."""
+    size = f" of length {len(value)}" if isinstance(value, Sequence) else ""
+    return f"{type(value).__name__}{size}"

@@ -22,7 +22,6 @@ from search_env.core.dynamics_tables import DynamicsTables
 from search_env.core.episode_state import EpisodeSnapshot, EpisodeState, Opening, Query, no_episode
 from search_env.errors import ConfigurationError
 from search_env.protocols.protocol import Consequence, Protocol
-from search_env.retrieval.base import checked_documents
 from search_env.tokens.tag_automaton import Ends, TagAutomaton, build_tag_automaton
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import (
@@ -42,6 +41,7 @@ from search_env.types import (
     TokenIds,
     Transcript,
 )
+from search_env.validation import checked_documents
 
 Rows: TypeAlias = slice | NDArray[np.intp]
 

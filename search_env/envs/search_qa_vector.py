@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -29,13 +28,14 @@ from search_env.envs.config import (
 )
 from search_env.envs.search_qa import Observation
 from search_env.envs.vector_calls import (
+    Rows,
     check_actions,
     check_reset_mask,
     check_rows,
     check_seeds,
 )
 from search_env.envs.vector_groups import Groups, check_group_size
-from search_env.envs.vector_rows import Rows, RowsState, StepResult, VectorRows
+from search_env.envs.vector_rows import StepResult, VectorRows, VectorState
 from search_env.envs.vector_searches import VectorSearches
 from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalError
 from search_env.rendering.renderer import RENDER_MODES
@@ -55,18 +55,6 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = "an error interrupted the last step"
 _MODES = [*AutoresetMode, *(mode.value for mode in AutoresetMode)]
-
-
-@dataclass(frozen=True, slots=True)
-class VectorState:
-    """The complete state of a vector environment. Plain data, picklable."""
-
-    rows: RowsState
-    under_way: NDArray[np.bool_]
-    random: dict[str, Any]
-    reward: Reward
-    blocked: str
-    origin: dict[str, object]
 
 
 class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]]):
@@ -216,38 +204,37 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         copy = check_flag("copy", copy)
         check_choice("autoreset_mode", autoreset_mode, _MODES)
         check_choice("render_mode", render_mode, (None, *RENDER_MODES))
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
-        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.autoreset_mode = mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": mode}
         self.group_size = check_group_size(group_size, num_envs)
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.render_row = render_row
         threads = check_count("retrieval_threads", retrieval_threads, 1)
-        self.render_mode, self._render_row = (
-            render_mode,
-            check_index("render_row", render_row, num_envs),
-        )
-        self._use_components(EnvComponents(config), num_envs)
-        groups = None
-        if group_reward is not None:
-            checked = self.components.readable(get_group_reward(group_reward))
-            groups = Groups(checked, self.group_size, num_envs)
-        self._rows = VectorRows(
-            self.components, num_envs, self.autoreset_mode, copy=copy, groups=groups
-        )
-        self.set_reward(self.components.reward)
+        self._use_components(EnvComponents(config))
         self._searches = VectorSearches(self.protocol.top_k, threads)
+        groups = self._groups(group_reward)
+        self._rows = VectorRows(self.components, num_envs, mode, copy=copy, groups=groups)
+        self.set_reward(self.components.reward)
         self._renderer: Renderer | None = None
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, but not received
         self._num_under_way = 0
         self._settled: set[int] = set()  # rows under way that did more than grow by a token
         self._blocked = "reset() has not been called"
 
-    def _use_components(self, components: EnvComponents, num_envs: int) -> None:
-        self.components, self.num_envs = components, num_envs
+    def _use_components(self, components: EnvComponents) -> None:
+        self.components, self.questions = components, components.questions
         self.protocol, self.tokenizer = components.protocol, components.tokenizer
-        self.questions, self.retriever = components.questions, components.retriever
+        self.retriever = components.retriever
         self.single_action_space = components.action_space()
         self.single_observation_space = components.observation_space()
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def _groups(self, group_reward: str | GroupReward | None) -> Groups | None:
+        if group_reward is None:
+            return None
+        checked = self.components.readable(get_group_reward(group_reward))
+        return Groups(checked, self.group_size, self.num_envs)
 
     @property
     def transcripts(self) -> dict[int, Transcript]:

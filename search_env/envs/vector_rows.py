@@ -48,6 +48,18 @@ class RowsState:
     groups: GroupsState | None
 
 
+@dataclass(frozen=True, slots=True)
+class VectorState:
+    """The complete state of a vector environment. Plain data, picklable."""
+
+    rows: RowsState
+    under_way: NDArray[np.bool_]
+    random: dict[str, Any]
+    reward: Reward
+    blocked: str
+    origin: dict[str, object]
+
+
 class VectorRows:
     """N rows of the same components; ``copy`` is whether observations and infos are copies."""
 

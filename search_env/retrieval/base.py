@@ -7,18 +7,13 @@ retries and time limits belong to the retriever (:mod:`search_env.retrieval.retr
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
-
-import numpy as np
 
 from search_env.errors import InvalidRetrievalError, RetrievalError
 from search_env.redaction import redacted
 from search_env.types import Document
-from search_env.validation import is_finite
+from search_env.validation import checked_documents, describe
 
 
 @runtime_checkable
@@ -118,44 +113,6 @@ def retrieve_each(
     return [list(a) if isinstance(a, list) else a for a in answers]  # equal queries share no list
 
 
-def checked_documents(
-    source: str, query: str, documents: object, k: int | None = None
-) -> list[Document]:
-    """Return the documents of one query as a new list, with scores as plain numbers.
-
-    Texts may hold lone surrogates, as JSON files do. ``source`` says for the error where the
-    documents come from; ``k`` is their largest number, None for any.
-
-    Raises:
-        InvalidRetrievalError: Not a list of documents with strings and a finite score.
-    """
-    if not isinstance(documents, list):
-        error = InvalidRetrievalError(
-            f"Expected {source} to return lists of Document, got {_describe(documents)} for query "
-            f"{shown(query)}. Build search_env.types.Document objects; return [] for a query "
-            "without a hit."
-        )
-        error.query = query
-        raise error
-    documents = list(documents)
-    if k is not None and len(documents) > k:
-        error = InvalidRetrievalError(
-            f"Expected at most k={k} documents from {source}, got {len(documents)} for query "
-            f"{shown(query)}. Cut the list to k."
-        )
-        error.query, error.position = query, k
-        raise error
-    for position, document in enumerate(documents):
-        if not (
-            type(document) is Document
-            and type(document.id) is type(document.title) is type(document.text) is str
-            and type(document.score) is float
-            and math.isfinite(document.score)
-        ):
-            documents[position] = _repaired(source, query, position, document)
-    return documents
-
-
 def _search(retriever: Retriever, queries: Sequence[str], k: int) -> list[object]:
     """Return what a retriever returned for each query, unchecked."""
     name = type(retriever).__name__
@@ -171,7 +128,7 @@ def _search(retriever: Retriever, queries: Sequence[str], k: int) -> list[object
     if not isinstance(results, list) or len(results) != len(queries):
         raise InvalidRetrievalError(
             f"Expected {name}.search to return a list of {len(queries)} lists, got "
-            f"{_describe(results)}. Return one list for each query."
+            f"{describe(results)}. Return one list for each query."
         )
     return list(results)
 
@@ -185,47 +142,7 @@ def _documents_or_error(
         return error
 
 
-def _repaired(source: str, query: str, position: int, document: object) -> Document:
-    """Return a document that needs a closer look, its score converted from NumPy's numbers."""
-    if not isinstance(document, Document):
-        raise _invalid(source, query, position, "", "a Document", document)
-    for field, text in (("id", document.id), ("title", document.title), ("text", document.text)):
-        if not isinstance(text, str):
-            raise _invalid(source, query, position, field, "a string", text)
-    score: object = document.score
-    is_number = isinstance(score, int | float | np.integer | np.floating)
-    if not is_number or isinstance(score, bool) or not is_finite(score):
-        raise _invalid(source, query, position, "score", "a finite number", score)
-    if isinstance(score, np.generic):
-        return dataclasses.replace(document, score=float(score))
-    return document
-
-
-def _invalid(
-    source: str, query: str, position: int, field: str, expected: str, got: object
-) -> InvalidRetrievalError:
-    place = f"documents[{position}]" + (f".{field}" if field else "")
-    error = InvalidRetrievalError(
-        f"Expected {place} from {source} for query {shown(query)} to be {expected}, got "
-        f"{shown(got)} ({type(got).__name__}). Convert it where the documents are created."
-    )
-    error.query, error.position, error.field = query, position, field
-    return error
-
-
 def backend_name(retriever: Retriever) -> str:
     """Return a retriever's ``name``, or else the name of its class; never with credentials."""
     name = getattr(retriever, "name", None)
     return redacted(name) if isinstance(name, str) else type(retriever).__name__
-
-
-def shown(value: object) -> str:
-    """Return a value for an error, cut to about 80 characters: it may be huge."""
-    text = repr(value[:80]) if isinstance(value, str | bytes) else reprlib.repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _describe(value: object) -> str:
-    """Return a value's type and length; the value itself may be huge."""
-    size = f" of length {len(value)}" if isinstance(value, Sequence) else ""
-    return f"{type(value).__name__}{size}"

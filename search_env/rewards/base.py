@@ -17,7 +17,7 @@ from typing import NamedTuple
 from search_env.errors import ConfigurationError, RewardError
 from search_env.registry import Registry
 from search_env.types import Markup, Transcript
-from search_env.validation import check_choice, is_finite
+from search_env.validation import check_choice, is_real
 
 RewardFunction = Callable[[Transcript], Mapping[str, float]]
 ProtocolCheck = Callable[[str, Markup], None]
@@ -84,9 +84,10 @@ class Reward:
 
     def __mul__(self, weight: float) -> Reward:
         """Return the reward with every part multiplied by a finite weight."""
-        if not isinstance(weight, numbers.Real) or isinstance(weight, bool):
+        is_number = isinstance(weight, numbers.Real)
+        if not is_number or weight is True or weight is False:
             return NotImplemented
-        if not is_finite(weight):
+        if not is_real(weight):
             raise ConfigurationError(
                 f"Expected a finite weight for reward {self.name!r}, got {weight!r}. Multiply by "
                 "a number."

@@ -351,7 +351,7 @@ class _Check:
         fits = masks.dtype == np.int8 and masks.shape == (self._n, size)
         expected = f"action_mask as int8 ({self._n}, {size})"
         require(fits, "action-mask", expected, f"{masks.dtype}{masks.shape}", advice)
-        fits = np.isin(masks, (0, 1)).all() and masks.any(axis=1).all()
+        fits = bool(np.isin(masks, (0, 1)).all() and masks.any(axis=1).all())
         require(fits, "action-mask", "a mask of 0 and 1 that allows something", masks, advice)
 
     def _check_infos(self, infos: Any, dtypes: dict[str, Any], where: str) -> None:
