@@ -133,14 +133,20 @@ class Good(SyncVectorEnv):
     def __init__(self, num_envs, autoreset_mode):
         mode = self.inner_mode or autoreset_mode
         super().__init__([single(self.env_id)] * num_envs, autoreset_mode=mode, **self.arguments)
-        unshared(self).metadata["autoreset_mode"] = autoreset_mode
+        unshared(self).metadata["autoreset_mode"] = self.autoreset_mode = autoreset_mode
         self.made()
 
     def made(self):
         pass
 
     def step(self, actions):
-        return self.changed(*super().step(actions))
+        said = self.autoreset_mode
+        self.autoreset_mode = self.inner_mode or said
+        try:
+            result = super().step(actions)
+        finally:
+            self.autoreset_mode = said
+        return self.changed(*result)
 
     def changed(self, *result):
         return result
