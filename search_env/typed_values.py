@@ -16,8 +16,13 @@ from search_env.validation import check_choice
 
 T = TypeVar("T")
 
-annotations_of = functools.cache(typing.get_type_hints)
-"""The annotations of a class or function by name, resolved."""
+
+def annotations_of(annotated: Any) -> dict[str, Any]:
+    """Return the annotations of a class or function by name, resolved."""
+    return _annotations(annotated)
+
+
+_annotations: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def check_type(name: str, value: Any, annotation: Any) -> Any:
@@ -117,9 +122,11 @@ _WORDS = {
 
 
 def _is_number(kind: type) -> Callable[[Any], bool]:
-    return lambda value: (
-        isinstance(value, kind) and not isinstance(value, bool) and not math.isnan(value)
-    )
+    def check(value: Any) -> bool:
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        return is_number and not math.isnan(value)
+
+    return check
 
 
 _SCALARS: dict[Any, tuple[Callable[[Any], bool], Callable[[Any], Any]]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from search_env.agents.algorithms.presets import PRESETS
 from search_env.agents.cli.common import ModelName, need_agents
@@ -26,6 +27,57 @@ _LEARNING, _LIMITS = "Learning", "Limits and machine"
 _PRESET_NAMES = ", ".join(("tiny", *PRESETS))
 
 
+Out = Annotated[
+    Path | None, Option(help="Folder of everything the run writes; runs/train by default.")
+]
+Resume = Annotated[bool, Option("--resume", help="Continue the run in the folder.")]
+Config = Annotated[
+    Path | None, Option(help="TOML, YAML or JSON file of settings; config.json of a run is one.")
+]
+Settings = Annotated[
+    list[str] | None,
+    Option("--set", help="Any setting, NAME=VALUE, repeatable: env_options.top_k=5."),
+]
+EvalDataset = Annotated[
+    str | None,
+    Option(
+        help="Questions to evaluate and test on, if others; as --dataset.", rich_help_panel=TASK
+    ),
+]
+EvalSplit = Annotated[str | None, Option(help="Split to evaluate on.", rich_help_panel=TASK)]
+Preset = Annotated[
+    str | None,
+    Option(help=f"Algorithm, tiny by default: {_PRESET_NAMES}.", rich_help_panel=_LEARNING),
+]
+Phases = Annotated[
+    str | None,
+    Option(
+        help="both (default), 1 (search), 2 (answer), or names of rewards with commas.",
+        rich_help_panel=_LEARNING,
+    ),
+]
+Difficulties = Annotated[
+    Path | None,
+    Option(help="File of search-env label: ask by difficulty.", rich_help_panel=_LEARNING),
+]
+Steps = Annotated[int | None, Option(help="Training steps.", rich_help_panel=_LIMITS)]
+Minutes = Annotated[
+    float | None, Option(help="End after so many minutes.", rich_help_panel=_LIMITS)
+]
+TestQuestions = Annotated[
+    int, Option(min=0, help="Unseen questions for the table at the end.", rich_help_panel=_LIMITS)
+]
+NumEnvs = Annotated[int | None, Option(help="Episodes side by side.", rich_help_panel=_LIMITS)]
+Dtype = Annotated[
+    str | None, Option(help="auto, fp32, or bf16 with float32 weights.", rich_help_panel=_LIMITS)
+]
+Seed = Annotated[int | None, Option(help="Seed of everything random.", rich_help_panel=_LIMITS)]
+Processes = Annotated[
+    int | None, Option(help="Processes that share the work, on CPUs.", rich_help_panel=_LIMITS)
+]
+Threads = Annotated[int | None, Option(help="Threads of torch.", rich_help_panel=_LIMITS)]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("train", epilog="Example: search-env train --minutes 10 --out runs/first")(
@@ -37,32 +89,14 @@ def train_command(
     context: typer.Context,
     env_id: options.EnvId = "SearchQA-v0",
     model: ModelName = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of everything the run writes; runs/train by default."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the folder.")
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML, YAML or JSON file of settings; config.json of a run is one."),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any setting, NAME=VALUE, repeatable: env_options.top_k=5."),
-    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    config: Config = None,
+    settings: Settings = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
-    eval_dataset: Annotated[
-        str | None,
-        typer.Option(
-            help="Questions to evaluate and test on, if others; as --dataset.", rich_help_panel=TASK
-        ),
-    ] = None,
-    eval_split: Annotated[
-        str | None, typer.Option(help="Split to evaluate on.", rich_help_panel=TASK)
-    ] = None,
+    eval_dataset: EvalDataset = None,
+    eval_split: EvalSplit = None,
     corpus: options.Corpus = None,
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
@@ -70,55 +104,18 @@ def train_command(
     tokenizer: options.TokenizerName = None,
     max_tokens: options.MaxTokens = None,
     modules: options.Modules = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Algorithm, tiny by default: {_PRESET_NAMES}.", rich_help_panel=_LEARNING
-        ),
-    ] = None,
-    phases: Annotated[
-        str | None,
-        typer.Option(
-            help="both (default), 1 (search), 2 (answer), or names of rewards with commas.",
-            rich_help_panel=_LEARNING,
-        ),
-    ] = None,
+    preset: Preset = None,
+    phases: Phases = None,
     reward: options.RewardName = None,
-    difficulties: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of search-env label: ask by difficulty.", rich_help_panel=_LEARNING
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Training steps.", rich_help_panel=_LIMITS)
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="End after so many minutes.", rich_help_panel=_LIMITS)
-    ] = None,
-    test_questions: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Unseen questions for the table at the end.", rich_help_panel=_LIMITS
-        ),
-    ] = 200,
-    num_envs: Annotated[
-        int | None, typer.Option(help="Episodes side by side.", rich_help_panel=_LIMITS)
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="auto, fp32, or bf16 with float32 weights.", rich_help_panel=_LIMITS),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of everything random.", rich_help_panel=_LIMITS)
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(help="Processes that share the work, on CPUs.", rich_help_panel=_LIMITS),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of torch.", rich_help_panel=_LIMITS)
-    ] = None,
+    difficulties: Difficulties = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    test_questions: TestQuestions = 200,
+    num_envs: NumEnvs = None,
+    dtype: Dtype = None,
+    seed: Seed = None,
+    processes: Processes = None,
+    threads: Threads = None,
 ) -> None:
     """Train a language model to search and to answer; compare it with the base model.
 

@@ -70,4 +70,10 @@ def load_settings(out: str | Path) -> TrainConfig:
         raise ConfigurationError(
             f"Expected JSON in {record}, got: {error}. Restore the file, or begin a new run."
         ) from error
-    return TrainConfig.from_json(settings)
+    try:
+        return TrainConfig.from_json(settings)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"Expected the settings of a run by this version in {record}, got others: {error} "
+            "Restore the file, or begin a new run."
+        ) from error

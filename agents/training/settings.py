@@ -158,7 +158,7 @@ class _Draft:
                 value = _parse(value.text, place.annotation)
             # TOML reads phases.0.reward = "f1" as nested names.
             if isinstance(value, Mapping) and (place.has_names or place.path == ("phases",)):
-                left += [(f"{name}.{part}", inner) for part, inner in reversed(value.items())]
+                left += [(f"{name}.{part}", inner) for part, inner in reversed([*value.items()])]
                 continue
             for other, spelling in seen.items():
                 if f"{other}.".startswith(f"{place.name}."):
@@ -339,7 +339,7 @@ def _with_null(value: Any) -> Any:
 def _yaml(text: str) -> Any:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # it has no annotations
         """Refuses names given twice, and takes 1e-4 for a number, as YAML 1.2 does."""
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,41 @@ if TYPE_CHECKING:
 
 _OWN, _MODEL, _ENDPOINT = "In place of the protocol's, named in the id", "Model", "Endpoint"
 _LONGEST_STEM = 160  # bytes of a file's name; systems allow 255
+
+
+Questions = Annotated[
+    str | None,
+    Option(
+        "--questions",
+        "--dataset",
+        help="Other questions: a file, DATASET:SPLIT, or a mixture of them.",
+        rich_help_panel=_OWN,
+    ),
+]
+Corpus = Annotated[
+    str | None, Option(help="Corpus file, or index of search-env index.", rich_help_panel=_OWN)
+]
+Retriever = Annotated[
+    str | None, Option(help="cassette:PATH, or one that --import registers.", rich_help_panel=_OWN)
+]
+Tokenizer = Annotated[
+    str | None, Option(help="Tokenizer, also of an endpoint.", rich_help_panel=_MODEL)
+]
+MaxTokens = Annotated[
+    int | None, Option(help="Size of the context in tokens.", rich_help_panel=_MODEL)
+]
+Prompt = Annotated[
+    str | None, Option(help="Style of the prompt, base by default.", rich_help_panel=_MODEL)
+]
+NumEnvs = Annotated[int | None, Option(help="Episodes side by side.", rich_help_panel=_MODEL)]
+Dtype = Annotated[str | None, Option(help="fp32 or bf16.", rich_help_panel=_MODEL)]
+Model = Annotated[str | None, Option(help="Name of its model.", rich_help_panel=_ENDPOINT)]
+Api = Annotated[str | None, Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)]
+Concurrency = Annotated[int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)]
+Timeout = Annotated[
+    float | None, Option(help="Seconds for a whole reply.", rich_help_panel=_ENDPOINT)
+]
+Retries = Annotated[int | None, Option(help="Further tries.", rich_help_panel=_ENDPOINT)]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,52 +94,23 @@ def bench_command(
     temperature: Annotated[float, Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, Option(help="Share of the probability that is kept.")] = 1.0,
     seed: Annotated[int, Option(min=0, help="Seed of environment and agent.")] = 0,
-    questions: Annotated[
-        str | None,
-        Option(
-            "--questions",
-            "--dataset",
-            help="Other questions: a file, DATASET:SPLIT, or a mixture of them.",
-            rich_help_panel=_OWN,
-        ),
-    ] = None,
-    corpus: Annotated[
-        str | None, Option(help="Corpus file, or index of search-env index.", rich_help_panel=_OWN)
-    ] = None,
-    retriever: Annotated[
-        str | None,
-        Option(help="cassette:PATH, or one that --import registers.", rich_help_panel=_OWN),
-    ] = None,
+    questions: Questions = None,
+    corpus: Corpus = None,
+    retriever: Retriever = None,
     modules: Modules = None,
     trained_on: Annotated[
         list[str] | None, Option(help="Questions it was trained on, DATASET:SPLIT or a file.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, Option(help="Tokenizer, also of an endpoint.", rich_help_panel=_MODEL)
-    ] = None,
-    max_tokens: Annotated[
-        int | None, Option(help="Size of the context in tokens.", rich_help_panel=_MODEL)
-    ] = None,
-    prompt: Annotated[
-        str | None, Option(help="Style of the prompt, base by default.", rich_help_panel=_MODEL)
-    ] = None,
-    num_envs: Annotated[
-        int | None, Option(help="Episodes side by side.", rich_help_panel=_MODEL)
-    ] = None,
-    dtype: Annotated[str | None, Option(help="fp32 or bf16.", rich_help_panel=_MODEL)] = None,
-    model: Annotated[
-        str | None, Option(help="Name of its model.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    api: Annotated[
-        str | None, Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    concurrency: Annotated[
-        int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    timeout: Annotated[
-        float | None, Option(help="Seconds for a whole reply.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    retries: Annotated[int | None, Option(help="Further tries.", rich_help_panel=_ENDPOINT)] = None,
+    tokenizer: Tokenizer = None,
+    max_tokens: MaxTokens = None,
+    prompt: Prompt = None,
+    num_envs: NumEnvs = None,
+    dtype: Dtype = None,
+    model: Model = None,
+    api: Api = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     judge: Annotated[str | None, Option(help="Chat endpoint that judges, http://HOST/v1.")] = None,
     judge_model: Annotated[str | None, Option(help="Name of the judge's model.")] = None,
 ) -> None:
@@ -111,14 +118,8 @@ def bench_command(
     if protocol_id is None:
         _list()
         return
+    _check(ablation, judge, judge_model, (out, episodes))
     import_modules(modules)
-    check_choice("--ablation", ablation, [None, *ABLATIONS])
-    if judge is not None and judge_model is None:
-        raise ConfigurationError(
-            f"Expected the name of the judge at {redacted(judge)}, got none. Pass --judge-model."
-        )
-    check_output(out)
-    check_output(episodes)
     from search_env.benchmarks.players.base import Decoding
     from search_env.benchmarks.players.factory import make_agent
     from search_env.benchmarks.question_sets.registry import get_benchmark
@@ -152,6 +153,22 @@ def bench_command(
     if judge is not None and judge_model is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
+
+
+def _check(
+    ablation: str | None,
+    judge: str | None,
+    judge_model: str | None,
+    outputs: Sequence[Path | None],
+) -> None:
+    """Check options that need nothing else."""
+    check_choice("--ablation", ablation, [None, *ABLATIONS])
+    if judge is not None and judge_model is None:
+        raise ConfigurationError(
+            f"Expected the name of the judge at {redacted(judge)}, got none. Pass --judge-model."
+        )
+    for path in outputs:
+        check_output(path)
 
 
 def play(protocol: BenchmarkProtocol, agent: BenchmarkAgent, path: Path, **options: Any) -> Results:

@@ -67,7 +67,11 @@ def check_names(env_id: str, arguments: Mapping[str, Any], where: str = "argumen
     parameters = inspect.signature(creator).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    annotations = annotations_of(creator.__init__ if isinstance(creator, type) else creator)
+    try:
+        constructor = creator.__init__ if isinstance(creator, type) else creator  # type: ignore[misc]
+        annotations = annotations_of(constructor)
+    except NameError:  # somebody else's, with names that are imported for type checkers alone
+        annotations = {}
     names = [name for name in parameters if name not in _NOT_OPTIONS]
     for name, value in arguments.items():
         check_choice(f"names of {where}", name, names)
@@ -92,11 +96,9 @@ def _check_values(config: EnvConfig) -> tuple[Question, ...]:
     )
     get_reward(config.reward)
     load_tokenizer(config.tokenizer, config.vocab_size)
-    documents = {
-        "dataset": config.dataset,
-        "split": config.split,
-        "options": config.dataset_options,
-    }
+    dataset, split, options = config.dataset, config.split, config.dataset_options
     if isinstance(config.retriever, str | None):
-        check_retriever(config.retriever, **documents, corpus=config.corpus)
-    return tuple(load_questions(**documents))
+        check_retriever(
+            config.retriever, dataset=dataset, split=split, options=options, corpus=config.corpus
+        )
+    return tuple(load_questions(dataset, split, options))
