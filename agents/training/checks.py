@@ -10,8 +10,11 @@ import torch
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.rollouts.curriculum import read_difficulties
 from search_env.agents.training.config import TrainConfig
-from search_env.envs.checks import check_arguments, check_names
+from search_env.envs.checks import check_arguments, check_names, check_readable
+from search_env.envs.config import EnvConfig
+from search_env.envs.registration import arguments_of
 from search_env.errors import ConfigurationError
+from search_env.protocols.registry import get_protocol
 
 _RATES = ("learning_rate", "value_learning_rate", "warmup_steps")
 
@@ -29,10 +32,12 @@ def check_run(config: TrainConfig) -> None:
     _check_gpu(config.device)
     _check_rates(config.optimizer)
     check_folder(Path(config.out))
-    for phase in config.phases:
-        phase.rewards()
     check_names(config.env_id, config.env_options, "env_options")
     check_names(config.env_id, config.eval_options, "eval_options")
+    arguments = {**arguments_of(config.env_id), **config.env_options}
+    protocol = get_protocol(arguments.get("protocol", EnvConfig.protocol))
+    for phase in config.phases:
+        check_readable(protocol, *phase.rewards())
     for purpose in ("train", "evaluation", "test"):
         options = config.options_for(purpose)
         given = "env_options" if purpose == "train" else "eval_options"

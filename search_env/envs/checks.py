@@ -18,8 +18,9 @@ from search_env.envs.config import EnvConfig
 from search_env.envs.loading import check_retriever, load_questions
 from search_env.envs.registration import arguments_of
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
+from search_env.protocols.protocol import Protocol
 from search_env.protocols.registry import get_protocol
-from search_env.rewards import get_reward
+from search_env.rewards import GroupReward, Reward, get_reward
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.typed_values import annotations_of, check_type
 from search_env.types import Question
@@ -78,6 +79,17 @@ def check_names(env_id: str, arguments: Mapping[str, Any], where: str = "argumen
         check_type(f"{where}.{name}", value, annotations.get(name, Any))
 
 
+def check_readable(protocol: Protocol, *rewards: Reward | GroupReward | None) -> None:
+    """Check that rewards can read the episodes of a protocol.
+
+    Raises:
+        ConfigurationError: One of them cannot.
+    """
+    for reward in rewards:
+        if reward is not None and reward.check is not None:
+            reward.check(protocol.name, protocol.markup)
+
+
 def _creator(env_id: str) -> Any:
     """Return the class or function that makes an id's vector environment, or its single one."""
     arguments_of(env_id)  # imports the module of the id, and raises for an unknown one
@@ -88,13 +100,13 @@ def _creator(env_id: str) -> Any:
 
 def _check_values(config: EnvConfig) -> tuple[Question, ...]:
     """Check what a configuration names; return its questions."""
-    get_protocol(config.protocol).limited(
+    protocol = get_protocol(config.protocol).limited(
         top_k=config.top_k,
         max_tokens=config.max_tokens,
         max_policy_tokens=config.max_policy_tokens,
         max_searches=config.max_searches,
     )
-    get_reward(config.reward)
+    check_readable(protocol, get_reward(config.reward))
     load_tokenizer(config.tokenizer, config.vocab_size)
     dataset, split, options = config.dataset, config.split, config.dataset_options
     if isinstance(config.retriever, str | None):

@@ -22,7 +22,7 @@ def _questions(count: int, dataset: str = "") -> list[Question]:
 
 def _file(folder, name: str, splits: dict[str, int]) -> str:
     rows = [
-        {"id": f"{split}-{i}", "question": f"{name} {split} {i}?", "answers": ["a"], "split": split}
+        {"id": f"{split}-{i}", "question": f"{name} {split} {i}?", "answers": ["x"], "split": split}
         for split, count in splits.items()
         for i in range(count)
     ]

@@ -14,6 +14,8 @@ WORLD = "bench world-2hop/r1-searcher/bm25-world1k/v1 --agent model:tiny-trained
 LINES = {
     "train --phases 3": ["reward", "'3'"],
     "train --phases f1,f-1": ["Did you mean 'f1'"],
+    "train --phases f1,r1-searcher-text-stage1-paper --protocol search-r1": ["R1-Searcher's tags"],
+    "eval --reward r1-searcher-text-stage1-paper --protocol search-r1": ["R1-Searcher's tags"],
     "train --phases f1,": ["separated by commas"],
     "train --reward exact-mach": ["Did you mean 'exact-match'"],
     "train --reward f1 --phases 1": ["--phases or --reward"],
