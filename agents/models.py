@@ -1,6 +1,6 @@
 """Loading and saving models, and checks that a model fits an environment.
 
-Only the file formats of transformers are used, with safetensors; no code from a hub is ever run.
+Only the file formats of transformers are used, and ``.gguf`` files; no code from a hub is ever run.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import copy
 import itertools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +21,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwe
 from transformers.models.auto import tokenization_auto
 
 from search_env.agents.errors import ModelMismatchError
-from search_env.errors import ConfigurationError, UnsupportedTokenizerError, nearest
-from search_env.hub import hub_file
+from search_env.agents.model_files.folders import check_config, check_folder, similar
+from search_env.agents.model_files.gguf import load_gguf
+from search_env.errors import ConfigurationError, SearchEnvError, UnsupportedTokenizerError
+from search_env.hub import hub_file, hub_reachable, quiet_client
 from search_env.paths import atomic_folder
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -31,6 +34,8 @@ BUNDLED = ("tiny-base", "tiny-trained")
 """Names of models that ship with the package."""
 
 _ASSETS = Path(__file__).parent / "assets"
+# Buffers: attention masks of GPT-2 and its likes, rotary frequencies.
+_BUFFERS = re.compile(r"\.(attn|attention)\.(masked_)?bias$|\.inv_freq$")
 _SHARPNESS = 5.0  # of the heads that look back: 0.9 of their attention is on the right token
 
 
@@ -99,46 +104,80 @@ def load_model(
     """Return a causal language model, ready to sample from.
 
     Args:
-        name_or_path: A folder with ``config.json`` and safetensors files, a name in
-            :data:`BUNDLED`, or a repository on the Hugging Face hub (taken from its cache, or
-            downloaded).
+        name_or_path: A folder with ``config.json`` and weights, a ``.gguf`` file (dequantised,
+            which takes a while: :func:`save_model` makes it a folder), a name in :data:`BUNDLED`,
+            or a repository on the Hugging Face hub (taken from its cache, or downloaded).
         dtype: Type of the parameters.
         device: Where they are.
 
     Raises:
-        ConfigurationError: There is no such model, or it cannot be downloaded; the message says
-            which files to put where.
-        ModelMismatchError: The weights do not match ``config.json``.
+        ConfigurationError: There is no such model, it cannot be downloaded or read, or it is
+            quantised otherwise; the message says what to do.
+        ModelMismatchError: The weights do not match ``config.json``, or it is no causal language
+            model.
     """
-    source = _source(str(name_or_path))
+    name = str(name_or_path)
+    if name.endswith(".gguf") and Path(name).expanduser().is_file():
+        model = load_gguf(Path(name).expanduser().absolute(), dtype)
+    else:
+        model = _load(_source(name), dtype)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return model
+
+
+def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model of a folder or a hub id."""
+    folder = Path(source)
+    is_local = folder.is_dir()
     loaded: Any
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # reported, and refused below
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        safe = check_folder(folder) if is_local else _check_repository(source)
+        with quiet_client():
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=safe,  # PyTorch's own files are read without running their code
+                trust_remote_code=False,
+                local_files_only=is_local or not hub_reachable(),
+                ignore_mismatched_sizes=True,  # reported, and refused below
+                output_loading_info=True,
+            )
+    except (SearchEnvError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds, by what the files have
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigurationError(
             f"Expected a causal language model at {source}, got an error: {reason} "
-            f"{nearest(str(source), BUNDLED)}Pass a folder with config.json and model.safetensors, "
-            f"one of {', '.join(BUNDLED)}, or the id of a repository on the Hugging Face hub. "
-            "Without a network, run `hf download ID --local-dir FOLDER` on a machine with one and "
-            "pass FOLDER."
+            f"{similar(source, BUNDLED)}Pass a folder with config.json and model.safetensors, a "
+            f".gguf file, one of {', '.join(BUNDLED)}, or the id of a repository on the Hugging "
+            "Face hub. Without a network, run `hf download ID --local-dir FOLDER` on a machine "
+            "with one and pass FOLDER."
         ) from error
     model: PreTrainedModel
     model, report = loaded
-    problems = [f"{kind}: {', '.join(map(str, names))}" for kind, names in report.items() if names]
+    found = {kind: [n for n in names if not _is_buffer(kind, n)] for kind, names in report.items()}
+    problems = [f"{kind}: {', '.join(map(str, names))}" for kind, names in found.items() if names]
     if problems:
         raise ModelMismatchError(
             f"Expected weights that match config.json, got others ({'; '.join(problems)}). Use "
             "config and weights of the same model."
         )
-    model.to(torch.device(device))  # type: ignore[arg-type]
     return model
+
+
+def _is_buffer(kind: str, name: object) -> bool:
+    """Return whether a weight is one that old checkpoints have and no model reads."""
+    return kind == "unexpected_keys" and bool(_BUFFERS.search(str(name)))
+
+
+def _check_repository(name: str) -> bool:
+    """Check a hub repository by its config, and return whether its weights are in safetensors."""
+    check_config(hub_file(name, "config.json"), name)
+    for file in ("model.safetensors", "model.safetensors.index.json"):
+        with contextlib.suppress(OSError):
+            hub_file(name, file)
+            return True
+    return False
 
 
 def save_model(
@@ -191,13 +230,15 @@ def save_model(
 def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
     """Return the name of a model's own tokenizer, for :func:`load_tokenizer`.
 
-    ``"world-1k"`` for bundled models; the folder or hub id if it has a ``tokenizer.json``; None if
-    there is none, or it could not be downloaded.
+    ``"world-1k"`` for bundled models; a ``.gguf`` file, which has its own; the folder or hub id if
+    it has a ``tokenizer.json``; None if there is none, or it could not be downloaded.
     """
     name = _name_of(model)
     folder = Path(name)
     if name in BUNDLED or folder.parent == _ASSETS:
         return "world-1k"
+    if name.endswith(".gguf"):
+        return name if folder.expanduser().is_file() else None
     if not name or folder.is_dir():
         return name if name and (folder / "tokenizer.json").is_file() else None
     try:
@@ -306,19 +347,15 @@ def with_lora(
 
 def _source(name: str) -> str:
     """Return the folder of a bundled or local model, or the id of one on the hub."""
-    folder = _ASSETS / name if name in BUNDLED else Path(name)
+    folder = _ASSETS / name if name in BUNDLED else Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigurationError(
-                f"Expected config.json in {folder}, got none. Pass the folder that save_model or "
-                "save_pretrained wrote."
-            )
         return str(folder.absolute())
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if name in BUNDLED or looks_local:
+    is_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if name in BUNDLED or is_path or name.endswith(".gguf"):
+        hint = "" if name in BUNDLED else similar(name, BUNDLED)
+        advice = "reinstall the package" if name in BUNDLED else "pass an existing path"
         raise ConfigurationError(
-            f"Expected a folder with a model, got {name}, which does not exist. Check the path"
-            f"{', or reinstall the package' if name in BUNDLED else ''}."
+            f"Expected a model, got {name}, which does not exist. {hint}Check it, or {advice}."
         )
     return name
 

@@ -31,6 +31,7 @@ LAW = {
     ),
     "agents": (
         "types errors algorithms baselines",
+        "model_files",
         "models inference reporting",
         "learning rollouts",
         "training imitation bridges",

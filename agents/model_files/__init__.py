@@ -1,0 +1,1 @@
+"""Model files as they are found: folders of transformers, and ``.gguf`` files."""
