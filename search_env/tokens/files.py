@@ -174,12 +174,36 @@ def _read_gguf(path: Path) -> dict[str, str]:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            return read_files(Path(folder) / VOCABULARY_FILE)
+            return _without_invented_tokens(read_files(Path(folder) / VOCABULARY_FILE))
     except Exception as error:  # several kinds, by what is wrong with the file
         raise TokenizerError(
             f"Expected a tokenizer in {path}, got {type(error).__name__}: {error}. Pass the "
             "tokenizer.json of the same model."
         ) from error
+
+
+def _without_invented_tokens(files: Mapping[str, str]) -> dict[str, str]:
+    """Return files without the added tokens that transformers appends to a ``.gguf`` file's own.
+
+    Its class for Llama adds ``<unk>`` to vocabularies without one: an id that the model lacks.
+    """
+    spec = json.loads(files[VOCABULARY_FILE])
+    size = len(spec["model"]["vocab"])
+    spec["added_tokens"] = [entry for entry in spec["added_tokens"] if entry["id"] < size]
+    config = json.loads(files.get("tokenizer_config.json", "{}"))
+    decoder = config.get("added_tokens_decoder", {})
+    names = {entry["content"] for entry in spec["added_tokens"]} | set(spec["model"]["vocab"])
+    config = {
+        key: value
+        for key, value in config.items()
+        if not key.endswith("_token") or not isinstance(value, str) or value in names
+    }
+    if decoder:
+        config["added_tokens_decoder"] = {i: e for i, e in decoder.items() if int(i) < size}
+    texts = {VOCABULARY_FILE: json.dumps(spec, ensure_ascii=False)}
+    if "tokenizer_config.json" in files:
+        texts["tokenizer_config.json"] = json.dumps(config, ensure_ascii=False, indent=2)
+    return {**files, **texts}
 
 
 @functools.lru_cache(maxsize=8)  # a hub request takes a connection

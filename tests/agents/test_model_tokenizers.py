@@ -92,7 +92,7 @@ def agrees(folder, tokenizer) -> None:
 
 @pytest.mark.parametrize("kind", ["world-1k", "byte", "made-up"])
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
+def test_a3_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
     tokenizer = load_tokenizer(str(made_up) if kind == "made-up" else kind)
     model = small_model(tokenizer.size + 3)
     if family == "llama":
@@ -109,7 +109,7 @@ def test_saved_models_keep_their_tokenizer(tmp_path, made_up, kind, family):
 
 
 @pytest.mark.parametrize("name", search_env.agents.models.BUNDLED)
-def test_bundled_models_ship_theirs(name):
+def test_a3_bundled_models_ship_theirs(name):
     asset = Path(search_env.__file__).parent / "tokens" / "world_1k.json"
     assert (ASSETS / name / "tokenizer.json").read_bytes() == asset.read_bytes()
     agrees(ASSETS / name, load_tokenizer("world-1k"))
@@ -131,7 +131,7 @@ def test_a_tokenizer_without_a_file_format_writes_no_file(tmp_path):
     assert own_tokenizer(folder) is None
 
 
-def test_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, made_up):
+def test_a2_a_tokenizer_that_is_not_the_models_is_refused(tmp_path, made_up):
     base = load_model("tiny-base")
     with pytest.raises(
         ModelMismatchError, match=r"'world-1k', in which id 0 .*'byte'.*--tokenizer"
@@ -165,7 +165,7 @@ def test_adapters_do_not_hide_where_a_model_is_from():
         check_fits(adapted, load_tokenizer("byte", 1024))
 
 
-def test_the_models_own_is_the_default(tmp_path, made_up, monkeypatch):
+def test_a2_the_models_own_is_the_default(tmp_path, made_up, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert with_tokenizer({"top_k": 1}, "tiny-base") == {"top_k": 1, "tokenizer": "world-1k"}
     assert with_tokenizer({"tokenizer": "byte"}, "tiny-base") == {"tokenizer": "byte"}
@@ -177,7 +177,7 @@ def test_the_models_own_is_the_default(tmp_path, made_up, monkeypatch):
     assert with_tokenizer({"tokenizer": "toy"}, bare) == {"tokenizer": "toy"}
 
 
-def test_commands_say_that_a_tokenizer_is_missing_or_another_ones(tmp_path):
+def test_a2_commands_say_that_a_tokenizer_is_missing_or_another_ones(tmp_path):
     bare = save_model(tiny_model(), tmp_path / "bare")
     toy = ("SearchQA-Toy-v0", "--model", bare, "--max-tokens", 16)
     for words in (
@@ -212,7 +212,7 @@ def test_bench_plays_with_the_models_own(tmp_path, made_up):
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_a_folder_is_trained_on_its_own_ids(tmp_path, made_up, data_dir, large):
+def test_a2_a_folder_is_trained_on_its_own_ids(tmp_path, made_up, data_dir, large):
     source, ids = made_up, 264
     if large:
         source, ids = tmp_path / "qwen2" / "tokenizer.json", 151_936
