@@ -33,7 +33,7 @@ class ChatTemplate:
         self, text: str, tokens: Mapping[str, str], encoder: JsonEncoder, control: Mapping[str, int]
     ) -> None:
         self.text = text
-        self._tokens, self._encoder = tokens, encoder
+        self.tokens, self._encoder = tokens, encoder
         self._control = frozenset(control.values())
         letters = sorted({c for name in control for c in name if not c.isspace()})
         self._mask = {ord(c): _PRIVATE + i for i, c in enumerate(letters)}
@@ -53,7 +53,7 @@ class ChatTemplate:
                 f"Expected transformers for prompt='chat-template', got no {error.name}. Run: "
                 'pip install "search-env[agents]"'
             ) from error
-        variables = {**self._tokens, **options}
+        variables = {**self.tokens, **options}
         try:
             rendered: Any = render_jinja_template(
                 conversations=[[dict(message) for message in messages]],

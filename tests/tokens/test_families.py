@@ -178,8 +178,8 @@ def test_a5_the_table_is_the_librarys_decoding_of_each_id_of_real_files(name):
             "type": "Sequence",
             "decoders": [
                 {"type": "Replace", "pattern": {"Regex": "▁|_"}, "content": " "},
-                {"type": "ByteFallback"},
                 {"type": "Strip", "content": "x", "start": 1, "stop": 0},
+                {"type": "ByteFallback"},
                 {"type": "Fuse"},
             ],
         },
