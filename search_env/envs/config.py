@@ -171,6 +171,7 @@ class EnvComponents:
         self.action_mask = config.action_mask is True  # in infos
         self.observed_mask = config.action_mask == "observation"
         self.box_length, self.stable_infos = config.box_length, config.stable_infos
+        self._is_plain = not (self.box_length or self.observed_mask)
         self.reward = self.readable(get_reward(config.reward))
         self.truncate_on_error = config.on_retrieval_error == "truncate"
         self.size = self.tokenizer.size
@@ -243,12 +244,15 @@ class EnvComponents:
     def observation(self, dynamics: Dynamics, row: int) -> dict[str, Any]:
         """Return the observation of one row, a copy."""
         # Gymnasium's checker rejects a reused buffer, and final observations must not change.
-        length = dynamics.length(row)
-        observation = {
+        observation: dict[str, Any] = {
             "tokens": dynamics.tokens[row].copy(),
-            "length": np.array([length]) if self.box_length else length,
+            "length": dynamics.length(row),
             "sources": dynamics.sources[row].copy(),
         }
+        if self._is_plain:
+            return observation
+        if self.box_length:
+            observation["length"] = np.array([observation["length"]])
         if self.observed_mask:
             observation["action_mask"] = self.masks.of(dynamics, row)
         return observation

@@ -212,7 +212,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
         self.retriever, self.reward = components.retriever, components.reward
         self._dynamics = components.dynamics(1)
         self._action = np.zeros(1, np.int64)
-        self._running = False
+        self._running, self._stable = False, components.stable_infos
         self._renderer: Renderer | None = None
         self.action_space = components.action_space()
         self.observation_space = components.observation_space()
@@ -268,7 +268,9 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
             info.update(final)
         if self.render_mode == "human":
             self.render()
-        return self._observation(), reward, terminated, truncated, self._complete(info)
+        if self._stable:
+            info = self._complete(info)
+        return self._observation(), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """Return the frame in the render mode: str, uint8 (H, W, 3), or None for ``human``."""
