@@ -32,6 +32,7 @@ SIDE_FILES = (
 """Files beside a ``tokenizer.json`` that this package, transformers and inference servers read."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name, so that a misspelt name fails at once
+_GGUF_ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 
 
@@ -163,7 +164,7 @@ def read_text(path: Path) -> str:
 def _read_gguf(path: Path) -> dict[str, str]:
     """Return the files that transformers writes for the tokenizer inside a ``.gguf`` file."""
     try:
-        import gguf  # noqa: F401 - transformers reads the file with it
+        import gguf  # transformers reads the file with it
         from transformers import AutoTokenizer
     except ImportError as error:
         raise TokenizerError(
@@ -174,7 +175,22 @@ def _read_gguf(path: Path) -> dict[str, str]:
         tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         with tempfile.TemporaryDirectory() as folder:
             tokenizer.save_pretrained(folder)
-            return _without_invented_tokens(read_files(Path(folder) / VOCABULARY_FILE))
+            files = _without_invented_tokens(read_files(Path(folder) / VOCABULARY_FILE))
+        # Transformers keeps neither whether a sequence has a beginning nor the ends of turns.
+        fields = gguf.GGUFReader(path).fields
+        facts = {
+            name: fields[f"tokenizer.ggml.{name}"].contents()
+            for name in ("add_bos_token", *_GGUF_ENDS)
+            if f"tokenizer.ggml.{name}" in fields
+        }
+        ends = sorted({facts[name] for name in _GGUF_ENDS if name in facts})
+        if "add_bos_token" in facts:
+            config = json.loads(files.get("tokenizer_config.json", "{}"))
+            config["add_bos_token"] = bool(facts["add_bos_token"])
+            files["tokenizer_config.json"] = json.dumps(config, indent=2)
+        if ends:
+            files["generation_config.json"] = json.dumps({"eos_token_id": ends})
+        return files
     except Exception as error:  # several kinds, by what is wrong with the file
         raise TokenizerError(
             f"Expected a tokenizer in {path}, got {type(error).__name__}: {error}. Pass the "

@@ -191,7 +191,7 @@ OPTIONS += [{"question_id": 3}, {"question_id": None}, {"question_id": {}}, {"in
 OPTIONS += [{"question_id": b"x"}, {"index": math.nan}, {"index": 10**30}]
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda value: type(value).__name__)
 def test_c6_options_of_reset(options):
     for env in (SearchQAEnv(**TOY), SearchQAVectorEnv(2, **TOY)):
         env.reset(seed=0)
