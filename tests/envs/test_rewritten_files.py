@@ -29,7 +29,7 @@ def corpus_file(path, town):
     path.write_text(json.dumps({"id": "1", "title": town, "text": "a town on a river"}) + "\n")
 
 
-def tokenizer_file(path, word, added="<x>"):
+def tokenizer_file(path, word, added="</s>"):
     vocabulary = {chr(33 + i): i for i in range(94)} | {word: 94}
     added = [{"id": 95, "content": added, "special": True, "single_word": False}]
     added = [{**a, "lstrip": False, "rstrip": False, "normalized": False} for a in added]
