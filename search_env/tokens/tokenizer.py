@@ -294,7 +294,7 @@ def _from_files(name: str, files: Mapping[str, str], overrides: Overrides) -> To
         own = vocabulary.ids.get(facts.tokens.get("bos_token", ""))
         bos_ids = (own,) if facts.adds_bos and own is not None else ()
     if eos_tokens is None:
-        eos_ids = _ends(name, vocabulary, facts.tokens.get("eos_token"), facts.end_ids)
+        eos_ids = _ends(name, vocabulary, facts.tokens.get("eos_token", ""), facts.end_ids)
     else:
         eos_ids = {_id_of("eos_token", name, vocabulary, token) for token in eos_tokens}
     template = None
@@ -323,13 +323,14 @@ def _id_of(argument: str, name: str, vocabulary: JsonVocabulary, token: str) -> 
 
 
 def _ends(
-    name: str, vocabulary: JsonVocabulary, configured: str | None, listed: Iterable[int]
+    name: str, vocabulary: JsonVocabulary, configured: str, listed: Iterable[int]
 ) -> set[int]:
     """Return all ids that end a sequence or a turn."""
     names = _ENDS & vocabulary.special
     if _END_OF_MESSAGES in vocabulary.special:
         names -= {_END_OF_MESSAGE}
-    names |= {configured} & vocabulary.ids.keys()
+    if configured in vocabulary.ids:
+        names |= {configured}
     ends = {vocabulary.ids[token] for token in names}
     ends |= {i for i in listed if i < len(vocabulary.token_bytes)}
     if not ends:
