@@ -249,12 +249,12 @@ def _has_golds(row: Row) -> bool:
 
 def _unanswered(row: Row) -> DataFormatError:
     name = row.name_of(native.ANSWERS)
-    got = repr(row.data[name]) if name else "none"
+    place = f"{row.where}, field {name!r}" if name else row.where
+    got = repr(row.data[name]) if name else f"only the fields {', '.join(row.data)}"
     return DataFormatError(
-        f"{row.path}, {row.where}: expected at least one answer, got {got:.80} in the fields "
-        f"{', '.join(row.data)}. No row of the file has one: it is a split without answers, as the "
-        "test splits of MuSiQue, HotpotQA and 2WikiMultiHopQA are published. Use the train or the "
-        "dev split."
+        f"{row.path}, {place}: expected at least one answer, got {got:.200}. No row of the file "
+        "has one: it is a split without answers, as the test splits of MuSiQue, HotpotQA and "
+        "2WikiMultiHopQA are published. Use the train or the dev split."
     )
 
 
