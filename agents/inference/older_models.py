@@ -34,7 +34,8 @@ def replace_attention(model: PreTrainedModel, attend: Attend) -> None:
 def restore_attention(model: PreTrainedModel) -> None:
     """Let the attention modules of an older model call their own method again."""
     for module in _modules(model):
-        module.__dict__.pop("_attn", None)
+        if "_attn" in vars(module):
+            del module._attn
 
 
 def _modules(model: PreTrainedModel) -> list[_Module]:

@@ -169,7 +169,8 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     _check_complete(path, header, model, report)
     _scale_rotary(path, header, model)
     # The weights are not quantised any more, and where they are from is the file.
-    model.config.__dict__.pop("quantization_config", None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     model.hf_quantizer = None
     model.name_or_path = model.config.name_or_path = str(path)
     return model
