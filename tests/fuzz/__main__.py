@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="drawn if not given")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--small", action="store_true", help="without the real vocabularies")
+    parser.add_argument("--seconds", type=float, help="stop after that many")
     parser.add_argument("--keep-going", action="store_true", help="count failures, print each")
     arguments = parser.parse_args()
     os.environ.setdefault("SEARCH_ENV_CACHE", tempfile.mkdtemp(prefix="search-env-fuzz-cache-"))
@@ -46,8 +47,9 @@ def _play(arguments: argparse.Namespace, counts: Counter[str]) -> None:
     columns = (BarColumn(), TextColumn("{task.completed:,.0f} of {task.total:,.0f} steps"))
     with Progress(*columns, TimeRemainingColumn(), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("", total=total)
-        number = arguments.first
-        while counts["steps"] < total:
+        number, start = arguments.first, time.monotonic()
+        limit = arguments.seconds or float("inf")
+        while counts["steps"] < total and time.monotonic() - start < limit:
             try:
                 chosen = {"scenario": arguments.scenario, "large": not arguments.small}
                 play_case(arguments.seed, number, counts, **chosen)

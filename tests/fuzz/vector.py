@@ -323,6 +323,9 @@ def play_background(rng: random.Random, drawn: Drawn, budget: Budget) -> None:
             rows.reset_some(mask)
         elif rng.random() < 0.02:
             mask = _some(rng, rows.count)
+            for row in np.flatnonzero(mask & rows.over).tolist():
+                if row in sent and rows.mode is AutoresetMode.NEXT_STEP:
+                    rows.rows[row].step(0)  # sending has begun the row's next episode
             rows.reset_some(mask)  # what is under way in these rows is dropped
             sent = {row: token for row, token in sent.items() if not mask[row]}
         elif rng.random() < 0.03:
