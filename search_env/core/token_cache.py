@@ -22,8 +22,8 @@ class TokenCache:
 
     Example:
         >>> import numpy as np
-        >>> cache = TokenCache(lambda text: np.frombuffer(text.encode(), np.int8), 1000)
-        >>> cache("ab") is cache("ab"), cache("a" * 500) is cache("a" * 500)
+        >>> cache = TokenCache(lambda text: np.frombuffer(text.encode(), np.int8), 4000)
+        >>> cache("ab") is cache("ab"), cache("a" * 999) is cache("a" * 999)
         (True, False)
     """
 
