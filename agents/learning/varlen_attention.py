@@ -67,6 +67,7 @@ def attend(
         width = value.shape[-1]
         value = pad(value, (0, key.shape[-1] - width))  # the kernel has one width
         output = varlen.varlen_attn(query, key, value, *bounds, *longest, scale=scale, **options)
+        assert isinstance(output, Tensor)
         return output[..., :width]
     shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window, softcap)
     output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
