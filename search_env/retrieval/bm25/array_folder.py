@@ -42,35 +42,26 @@ def write_index(path: Path, arrays: Mapping[str, Array], manifest: Mapping[str, 
 
     Raises:
         ConfigurationError: The folder is another one.
-        OSError: The folder cannot be written to, or the disk is full; nothing is left behind.
+        StorageError: The folder cannot be written to, or the disk is full; nothing is left behind.
     """
     if path.exists() and not is_index(path) and (not path.is_dir() or any(path.iterdir())):
         raise ConfigurationError(
             f"Expected a new path, an empty folder or an old index to write to, got {path}. "
             "Choose another path, or move the contents away."
         )
-    try:
-        with atomic_folder(path) as new:
-            for name, array in arrays.items():
-                np.save(new / f"{name}.npy", array, allow_pickle=False)
-            files = sorted(new.iterdir())
-            content = {
-                "format": FORMAT,
-                "version": VERSION,
-                **manifest,
-                "files": {file.name: file.stat().st_size for file in files},
-                "checksums": {file.name: file_digest(file) for file in files},
-            }
-            content["checksum"] = _checksum(content)
-            (new / _MANIFEST).write_text(_as_text(content), encoding="utf-8")
-    except OSError as error:
-        size = sum(array.nbytes for array in arrays.values())
-        raise OSError(
-            error.errno,
-            f"Expected to write an index of {size / 1e6:,.1f} MB, got: {error.strerror or error}. "
-            "Make space or choose another folder; an index that was there is unchanged",
-            str(path),
-        ) from error
+    with atomic_folder(path) as new:
+        for name, array in arrays.items():
+            np.save(new / f"{name}.npy", array, allow_pickle=False)
+        files = sorted(new.iterdir())
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            **manifest,
+            "files": {file.name: file.stat().st_size for file in files},
+            "checksums": {file.name: file_digest(file) for file in files},
+        }
+        content["checksum"] = _checksum(content)
+        (new / _MANIFEST).write_text(_as_text(content), encoding="utf-8")
 
 
 def _as_text(content: Mapping[str, object]) -> str:
