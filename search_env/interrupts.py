@@ -59,6 +59,7 @@ class Interrupts:
     def __init__(self) -> None:
         self.received: KeyboardInterrupt | None = None  # the first one
         self.reaction: _Reaction = "raise"
+        self.waits = False  # whether one was received that did not raise
         self._process = os.getpid()
 
     @contextmanager
@@ -94,6 +95,7 @@ class Interrupts:
         forked = os.getpid() != self._process  # a child with our handlers
         if forked or self.reaction == "raise" or (self.reaction == "finish" and not is_first):
             _raise(number, frame)
+        self.waits = True
 
 
 @contextmanager
@@ -134,7 +136,7 @@ def _announcing(interrupts: Interrupts, message: str) -> Iterator[None]:
         told = False
         while number := os.read(reader, 1)[0]:  # 0 at the end of the block
             if number in (signal.SIGINT, signal.SIGTERM) and not told:
-                told = interrupts.reaction != "raise"
+                told = interrupts.waits or interrupts.reaction != "raise"
                 if told:
                     print(message, file=sys.stderr, flush=True)
 

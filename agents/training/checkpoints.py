@@ -78,9 +78,15 @@ def save(folder: str | Path, checkpoint: Checkpoint, *, keep_last: int = 2) -> P
         }
         text = json.dumps({**record, "checksum": _checksum(record)}, indent=1)
         (new / _STATE).write_text(text, encoding="utf-8")
-    for old in _sorted_checkpoints(root)[:-keep_last]:
-        remove_folder(old)
+    prune(root, keep_last)
     return final
+
+
+def prune(folder: str | Path, keep_last: int) -> None:
+    """Remove all but the newest checkpoints, and what runs that were killed left beside them."""
+    clear_leftovers(folder)
+    for old in _sorted_checkpoints(Path(folder))[:-keep_last]:
+        remove_folder(old)
 
 
 def clear_leftovers(folder: str | Path) -> None:

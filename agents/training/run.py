@@ -280,6 +280,8 @@ class TrainingRun:
         newest = checkpoints.latest(self.folder)
         if newest is not None:
             self._restore(checkpoints.load(newest, config=self.config.resume_settings()))
+            if self.ranks.is_main:  # a run that was killed may not have come to it
+                checkpoints.prune(self.folder, self.config.keep_checkpoints)
         elif not holds_run(self.config.out):
             raise CheckpointError(
                 f"Expected a checkpoint to resume from in {self.folder}, got none. Start the run "

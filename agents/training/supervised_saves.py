@@ -32,6 +32,7 @@ class SupervisedSaves:
     def __init__(self, learner: Learner, out: Path, settings: Mapping[str, Any]) -> None:
         self._learner, self._folder = learner, out / "checkpoints"
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+        clear_leftovers(self._folder)
         newest = checkpoints.latest(self._folder)
         self.step = 0
         if newest is not None:
@@ -61,7 +62,6 @@ class SupervisedSaves:
         """Remove the checkpoints of a run whose model is written."""
         if self._folder.exists():
             remove_folder(self._folder)
-        clear_leftovers(self._folder)
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
