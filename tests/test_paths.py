@@ -312,7 +312,7 @@ def test_a_disk_that_is_full_is_named(tmp_path):
     code = (
         "import resource, sys, numpy as np\nfrom pathlib import Path\n"
         "from search_env.errors import StorageError\n"
-        "from search_env.paths import atomic_folder, atomic_path\n"
+        "from search_env.paths import append, atomic_folder, atomic_path\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "root = Path(sys.argv[1])\n"
         "def file():\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -128,3 +129,105 @@ def test_what_is_no_plain_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(TypeError, match=r"state\.x"):
         checkpoints.save(tmp_path, _checkpoint(x=object()))
     assert checkpoints.latest(tmp_path) is None
+
+
+def _same(one: Checkpoint, other: Checkpoint) -> bool:
+    tensors = one.weights.keys() == other.weights.keys() and all(
+        torch.equal(one.weights[name], other.weights[name]) for name in one.weights
+    )
+    state = repr(one.state) == repr(other.state)
+    return tensors and state and (one.step, one.config) == (other.step, other.config)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A folder of two checkpoints."""
+    folder = tmp_path_factory.mktemp("pair")
+    for step in (12, 24):
+        checkpoints.save(folder, _checkpoint(step, rate=0.1 * step, t=torch.full((3,), step)))
+    return folder
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_b8_any_corruption_is_named_or_changes_nothing(pair, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    shutil.copytree(pair, folder)
+    path = folder / "step-000024"
+    before = checkpoints.load(path)
+    file = path / data.draw(st.sampled_from(sorted(f.name for f in path.iterdir())))
+    content = bytearray(file.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    harm = data.draw(st.sampled_from(["byte", "cut", "remove", "swap", "insert", "json"]))
+    if harm == "byte":
+        content[at] = data.draw(st.integers(0, 255))
+    elif harm == "cut":
+        del content[at:]
+    elif harm == "insert":
+        content[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+    elif harm == "json" and file.name == "state.json":
+        record = json.loads(content)
+        name = data.draw(st.sampled_from(sorted(record)))
+        record[name] = data.draw(_TREES.map(lambda tree: json.loads(json.dumps(repr(tree)))))
+        content = bytearray(json.dumps(record).encode())
+    elif harm == "swap":
+        content = bytearray((folder / "step-000012" / file.name).read_bytes())
+    file.write_bytes(content)
+    if harm == "remove":
+        file.unlink()
+    loaded, said = None, ""
+    try:
+        loaded = checkpoints.load(path)
+    except CheckpointError as error:
+        said = str(error)
+    if loaded is not None:
+        assert _same(loaded, before)
+    else:
+        assert "step-000024" in said
+        assert f"go on from {folder / 'step-000012'}" in said or "format" in said
+    assert checkpoints.load(folder / "step-000012").step == 12
+
+
+@pytest.mark.parametrize("change", [{"step": 23}, {"config": {"seed": 2}}, {"state": 7}])
+def test_b8_a_changed_value_is_refused(pair, tmp_path, change):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(pair, folder)
+    file = folder / "step-000024" / "state.json"
+    record = {**json.loads(file.read_text()), **change}
+    file.write_text(json.dumps(record))
+    for read in (checkpoints.load, checkpoints.settings):
+        with pytest.raises(CheckpointError, match=r"checksum.*go on from .*step-000012"):
+            read(file.parent)
+    shutil.rmtree(folder / "step-000012")
+    with pytest.raises(CheckpointError, match="no whole checkpoint beside it"):
+        checkpoints.load(file.parent)
+
+
+def test_b8_a_checkpoint_under_another_name_is_refused(pair, tmp_path):
+    shutil.copytree(pair / "step-000012", tmp_path / "step-000024")
+    with pytest.raises(CheckpointError, match="it is of step 12"):
+        checkpoints.load(tmp_path / "step-000024")
+
+
+@pytest.mark.parametrize("change", [{}, {"step": "24"}, {"files": []}, {"state": {"x": 1}}])
+def test_b8_one_without_a_checksum_is_read_with_a_notice(pair, tmp_path, monkeypatch, change):
+    shutil.copytree(pair / "step-000024", tmp_path / "step-000024")
+    file = tmp_path / "step-000024" / "state.json"
+    record = {**json.loads(file.read_text()), **change}
+    del record["checksum"]
+    file.write_text(json.dumps(record))
+    if not change:
+        with pytest.warns(UserWarning, match="no checksum"):
+            assert _same(checkpoints.load(file.parent), checkpoints.load(pair / "step-000024"))
+    else:
+        monkeypatch.setattr("warnings.warn", lambda *_, **__: None)
+        with pytest.raises(CheckpointError):
+            checkpoints.load(file.parent)
+
+
+def test_b4_a_run_that_was_killed_leaves_nothing_to_the_next(pair, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(pair, folder)
+    (folder / ".step-000099.abc.tmp" / "new").mkdir(parents=True)
+    checkpoints.prune(folder, 1)
+    assert [path.name for path in folder.iterdir()] == ["step-000024"]
