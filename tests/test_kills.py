@@ -1,4 +1,4 @@
-"""A short form of ``scripts/kill_tests.py``: every rename of an index, an evaluation, a benchmark."""
+"""A short form of ``scripts/kill_tests.py``: every rename of an index, evaluation, benchmark."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def is_older(model: PreTrainedModel) -> bool:
 def replace_attention(model: PreTrainedModel, attend: Attend) -> None:
     """Let the attention modules of an older model call ``attend``; others are left alone."""
     for module in _modules(model):
-        module._attn = functools.partial(_call, module, attend)
+        module._attn = functools.partial(_call, module, attend)  # type: ignore[method-assign]
 
 
 def restore_attention(model: PreTrainedModel) -> None:

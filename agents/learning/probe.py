@@ -65,7 +65,7 @@ def probe(model: PreTrainedModel, layers: Sequence[nn.Module], *, backward: bool
 
 def _watched(model: PreTrainedModel) -> list[nn.Parameter]:
     """Return the first trained parameters after the embedding."""
-    embeddings = model.get_input_embeddings().weight  # type: ignore[union-attr]
+    embeddings = model.get_input_embeddings().weight
     trained = (p for p in model.parameters() if p.requires_grad and p is not embeddings)
     return list(itertools.islice(trained, _WATCHED))
 

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -122,12 +122,12 @@ def read_header(path: Path) -> Header:
 
 
 def _check_whole(header: Header, size: int) -> None:
-    from gguf import GGML_QUANT_SIZES
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if header.settings.get("split.count", 1) > 1:
         return
     for name, (shape, kind, place) in header.tensors.items():
-        block, width = GGML_QUANT_SIZES[kind]
+        block, width = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         end = header.data + place + math.prod(shape) // block * width
         if end > size:
             raise ValueError(f"{size} bytes, while {name} ends at {end}")
@@ -164,7 +164,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
             f"Expected transformers to read {path} ({header.architecture}), got "
             f"{type(error).__name__}: {error} Pass the original model's folder or hub id."
         ) from error
-    model: PreTrainedModel
+    model: Any
     model, report = loaded
     _check_complete(path, header, model, report)
     _scale_rotary(path, header, model)
@@ -173,7 +173,7 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         del model.config.quantization_config
     model.hf_quantizer = None
     model.name_or_path = model.config.name_or_path = str(path)
-    return model
+    return cast(PreTrainedModel, model)
 
 
 def _dequantised() -> dict[str, Any]:
@@ -256,4 +256,5 @@ def _llama3_divisors(parameters: Mapping[str, Any], count: int) -> Tensor:
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     turns = parameters["original_max_position_embeddings"] / wavelengths
     smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return (1.0 / ((1.0 - smooth) / parameters["factor"] + smooth)).float()
+    divisors: Tensor = 1.0 / ((1.0 - smooth) / parameters["factor"] + smooth)
+    return divisors.float()
