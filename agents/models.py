@@ -381,7 +381,8 @@ def _own(model: PreTrainedModel) -> Tokenizer | None:
 def _write_tokenizer(tokenizer: Tokenizer, model_type: str, folder: Path) -> None:
     """Write a tokenizer's files into a model's folder, and its end ids into generation_config."""
     for name, text in tokenizer.files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        if name != _GENERATION:  # the model's own has more than ends
+            (folder / name).write_text(text, encoding="utf-8")
     ends = sorted(tokenizer.eos_ids)
     if tokenizer.files and "tokenizer_config.json" not in tokenizer.files:
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
@@ -391,11 +392,13 @@ def _write_tokenizer(tokenizer: Tokenizer, model_type: str, folder: Path) -> Non
         if model_type in getattr(tokenization_auto, _REBUILT, ()):
             config["auto_map"] = {"AutoTokenizer": [_NO_CODE, _NO_CODE]}
         _write_json(folder / "tokenizer_config.json", config)
-    generation = folder / "generation_config.json"
+    generation = folder / _GENERATION
     if ends and generation.is_file():
         settings = json.loads(generation.read_text(encoding="utf-8"))
         _write_json(generation, {**settings, "eos_token_id": ends if len(ends) > 1 else ends[0]})
 
+
+_GENERATION = "generation_config.json"
 
 # For models of these types (Qwen2 is one) transformers 5 takes only vocabulary and merges from
 # tokenizer.json and splits text by the rules of the type's usual tokenizer. It reads the whole file

@@ -10,8 +10,6 @@ import gymnasium as gym
 
 from search_env.errors import SearchEnvError
 
-__all__ = ["Finding", "Level"]
-
 Level = Literal["OK", "warning", "error"]
 
 EXPECTED = (SearchEnvError, gym.error.Error, OSError)

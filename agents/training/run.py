@@ -41,8 +41,6 @@ from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError, StorageError
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
 
-__all__ = ["TrainResult"]
-
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:

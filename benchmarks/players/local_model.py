@@ -18,6 +18,7 @@ from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
 from search_env.evaluation.evaluate import measure_episode
+from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Transcript
 from search_env.validation import check_choice, check_count
 
@@ -59,6 +60,7 @@ class ModelAgent:
             "weights": weights_digest(self._model),
             "dtype": dtype,
             "prompt": prompt,
+            "tokenizer": self._tokenizer_digest(),
             "max_tokens": max_tokens,
         }
 
@@ -90,6 +92,10 @@ class ModelAgent:
 
             questions = [index for index, of in keys if of == sample]
             collect(envs, engine, questions, seed=evaluation.seed + sample, on_episode=hand_on)
+
+    def _tokenizer_digest(self) -> str:
+        """Return the start of the digest of bytes, beginning and ends: the tokenizer's policy."""
+        return load_tokenizer(self._options["tokenizer"]).digest[:12]
 
     def _context(self, evaluation: Evaluation) -> int:
         """Return the context that the agent asks for, or the longest that both can have."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from typer.testing import CliRunner
 
 from search_env.cli.main import app
@@ -29,13 +27,11 @@ def test_the_bundled_model_passes_and_nothing_is_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_gives_exit_code_1_and_the_next_step(tmp_path):
-    corpus = tmp_path / "c.jsonl"
-    corpus.write_text(json.dumps({"id": "1", "title": "", "text": "zzz"}) + "\n")
-    result = run("tiny-base", *SMALL, "--corpus", str(corpus))
+def test_an_error_gives_exit_code_1_and_the_next_step():
+    result = run("tiny-base", *SMALL, "--max-tokens", "8192")
     assert result.exit_code == 1, result.output
-    assert "none of 16 questions finds a document" in result.output
-    assert "--corpus" in result.output
+    assert "more than the model's context of 4,096" in result.output
+    assert "Pass --max-tokens 4096 or less." in result.output
 
 
 def test_a_model_that_does_not_exist_is_a_finding():
