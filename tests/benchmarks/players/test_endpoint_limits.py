@@ -298,9 +298,10 @@ def test_b5_no_message_and_no_file_holds_a_credential(tmp_path, monkeypatch, fai
         toy = gym.make("SearchQA-Toy-v0", split="test")
         with pytest.raises(EndpointError) as judged:
             judge.judge(evaluate(toy, make_baseline("oracle"), [0]))
-    texts = [said(caught.value), path.read_text("utf-8"), said(judged.value)]
+    files = [file.read_text("utf-8") for file in tmp_path.rglob("*") if file.is_file()]
+    texts = [said(caught.value), said(judged.value), *files]
     assert not [secret for secret in SECRETS for text in texts if secret in text]
-    assert "http://***@127.0.0.1" in texts[1]
+    assert any("http://***@127.0.0.1" in text for text in texts)
 
 
 def test_b5_an_endpoint_that_is_not_there():

@@ -93,7 +93,8 @@ def test_verdicts_before_a_failure_are_kept(tmp_path, records):
 
 
 def test_verdicts_go_into_the_file(tmp_path, records):
-    header = dict.fromkeys(("protocol", "digests", "agent", "decoding", "ablation", "seed"))
+    header = {"protocol": "p", "digests": {}, "agent": {"name": "a"}, "decoding": {}}
+    header |= {"ablation": None, "seed": 0}
     with ResultsWriter(tmp_path / "r.jsonl", header) as writer:
         for index, record in enumerate(records):
             writer.write(EpisodeResult(index, 0, record))
