@@ -121,16 +121,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 yield new
                 for entry in (*new.rglob("*"), new):
                     sync(entry)
-                if not path.exists():
-                    os.replace(new, path)
-                elif not _swap(new, path):
-                    os.replace(path, old)
-                    os.replace(new, path)
+                _put_in_place(new, path, old)
                 sync(path.parent)
             finally:
                 if old.exists() and not path.exists():
                     os.replace(old, path)  # if this fails too, the old folder stays in scratch
                 shutil.rmtree(scratch)
+
+
+def _put_in_place(new: Path, path: Path, old: Path) -> None:
+    """Move a folder to ``path``; one that is there already goes to ``old`` or takes its place."""
+    if not path.exists():
+        try:
+            os.replace(new, path)
+        except OSError:
+            if not path.exists():
+                raise
+            # another process has made it meanwhile
+        else:
+            return
+    if not _swap(new, path):
+        os.replace(path, old)
+        os.replace(new, path)
 
 
 def remove_folder(path: Path) -> None:

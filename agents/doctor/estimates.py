@@ -130,7 +130,7 @@ def _duration(seconds: float) -> str:
     """Return a duration in words.
 
     Example:
-        >>> _duration(0.25), _duration(75), _duration(7300)
+        >>> _duration(0.25), _duration(75), _duration(7330)
         ('0.25 s', '1 min 15 s', '2 h 2 min')
     """
     if seconds < 60:

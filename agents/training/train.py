@@ -159,11 +159,10 @@ def _train(
 ) -> str:
     """Make the remaining steps; return why they end."""
 
-    def end_reason() -> str | None:
-        reason = run.end_reason()
+    def interrupted() -> str | None:
         # All ranks stop after the same step, whichever of them was interrupted.
         stops = run.ranks.sum([float(interrupts.received is not None)])[0]
-        return _INTERRUPTED if reason is None and stops else reason
+        return _INTERRUPTED if stops else None
 
     def evaluate() -> None:
         due = reason is not None or run.step % config.eval_every == 0
@@ -173,10 +172,12 @@ def _train(
                 observer.evaluated(run.step, metrics)
                 run.evaluated = run.step
 
-    reason = end_reason()
+    reason = run.end_reason() or interrupted()
     if config.eval_every:
         evaluate()
-    while (reason := reason or end_reason()) is None:
+    # Asked again, since evaluation and saving take long; the clock is not: it would end the run
+    # without its last evaluation.
+    while (reason := reason or interrupted()) is None:
         with interrupts.finishing():
             rollout = run.play()
             with interrupts.blocked():  # weights, and the step's row in the logs
@@ -184,7 +185,7 @@ def _train(
                 observer.step(run.step, metrics, episodes)
                 for warning in warnings:
                     observer.warn(run.step, warning)
-        reason = end_reason()
+        reason = run.end_reason() or interrupted()
         if config.eval_every:
             evaluate()
         if run.step % config.checkpoint_every == 0:

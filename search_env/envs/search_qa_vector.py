@@ -207,8 +207,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self.autoreset_mode = mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": mode}
         self.group_size = check_group_size(group_size, num_envs)
-        self.num_envs, self.render_mode = num_envs, render_mode
-        self.render_row = render_row
+        self.num_envs, self.render_mode, self.render_row = num_envs, render_mode, render_row
         threads = check_count("retrieval_threads", retrieval_threads, 1)
         self._use_components(EnvComponents(config))
         self._searches = VectorSearches(self.protocol.top_k, threads)

@@ -245,8 +245,20 @@ def load_tokenizer(
     Warns:
         UserWarning: No file says which token ends a sequence.
     """
-    ends = (eos_token,) if isinstance(eos_token, str) else eos_token
-    return _load(name, size, (bos_token, None if ends is None else tuple(ends)))
+    if bos_token is not None and not isinstance(bos_token, str):
+        raise TokenizerError(
+            f"Expected bos_token to be the name of a token or None, got {bos_token!r}. Pass '' for "
+            "none."
+        )
+    ends: object = (eos_token,) if isinstance(eos_token, str) else eos_token
+    if ends is None:
+        return _load(name, size, (bos_token, None))
+    if not isinstance(ends, Sequence) or not all(isinstance(end, str) for end in ends):
+        raise TokenizerError(
+            f"Expected eos_token to be a name, a sequence of names or None, got {eos_token!r}. "
+            "Pass the tokens that end a turn, such as '<|im_end|>'."
+        )
+    return _load(name, size, (bos_token, tuple(ends)))
 
 
 def _load(name: str, size: int | None, overrides: Overrides) -> Tokenizer:
@@ -269,6 +281,11 @@ def _cached(
     if size is not None:
         return _cached(name, None, overrides, path, files).padded(size)
     if name == "toy":
+        if overrides != (None, None):
+            raise TokenizerError(
+                f"Expected no bos_token and eos_token for tokenizer 'toy', whose symbols are "
+                f"fixed, got {overrides}. Omit them."
+            )
         return _symbol_tokenizer("toy", TOY_SYMBOLS)
     if name == "byte":
         texts = {VOCABULARY_FILE: json.dumps(_BYTES)}

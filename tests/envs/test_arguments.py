@@ -87,8 +87,8 @@ def _fits(kind, name, value):
         return is_count and value >= (0 if name == "max_searches" else 1)
     if name == "render_row":
         return is_count and value == 0
-    if name == "dataset_options":
-        return value == {}  # none for the toy
+    if name in ("dataset_options", "chat_template_kwargs"):
+        return value == {}  # none for the toy and its prompt
     return False
 
 

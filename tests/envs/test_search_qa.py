@@ -240,7 +240,7 @@ def test_actions_outside_the_vocabulary(action):
         ({"vocab_size": 3}, "at least 24"),
         ({"dataset_options": {"articles": 10}}, "Only 'world'"),
         ({"max_tokens": 2}, "Raise max_tokens"),
-        ({"retriever": "bm25"}, "pass corpus="),
+        ({"retriever": "bm25"}, "Pass corpus="),
     ],
 )
 def test_bad_values_say_what_to_do(arguments, message):

@@ -32,6 +32,8 @@ UNREADABLE = {
 }
 REFUSED = "Expected a protocol with (tags for thoughts|R1-Searcher's tags), got 'toy'"
 
+NAMES = reward_names()  # before other tests register their own
+
 
 def two(group):
     return [{"two": 2.0} for _ in group]
@@ -83,7 +85,7 @@ def test_c5_every_reward_scores_an_answer_of_each_protocol_that_it_accepts():
     for protocol in ("toy", "search-r1", "r1-searcher"):
         env = SearchQAEnv(dataset="toy", protocol=protocol, tokenizer="byte", max_tokens=4000)
         answer = env.protocol.pair(TagRole.ANSWER)
-        for name in reward_names():
+        for name in NAMES:
             try:
                 env.set_reward(name)
             except ConfigurationError:

@@ -277,7 +277,7 @@ def test_bad_names():
         load_questions("must-search", "tst", None)
     with pytest.raises(ConfigurationError, match="Only 'world'"):
         load_questions("must-search", None, {"hops": [1]})
-    with pytest.raises(ConfigurationError, match="pass corpus="):
+    with pytest.raises(ConfigurationError, match="Pass corpus="):
         load_retriever("bm25", dataset="distractors", split=None, options=None, corpus=None)
 
 

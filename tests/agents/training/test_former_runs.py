@@ -23,6 +23,8 @@ from search_env.agents.training.train import train
 from search_env.cli.main import app
 from search_env.errors import ConfigurationError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no checksum:UserWarning")
+
 FORMER = Path(__file__).parent / "data" / "former_run"
 
 
