@@ -23,6 +23,7 @@ from search_env.errors import (
 from search_env.recording.files import read_episodes
 from search_env.recording.replay import replay_episodes
 from search_env.retrieval.base import retrieve
+from search_env.types import FaultKind
 from search_env.wrappers import (
     EpisodeAction,
     RecordEpisodes,
@@ -202,7 +203,9 @@ class _Player:
         token = twin.action_space.sample(mask=mask)
         result, _ = caught(lambda: twin.step(token))
         if result is not None and mask.sum() < len(mask):
-            assert "format_faults" not in result[-1], result[-1]
+            faults = result[-1].get("format_faults", [])
+            # The mask does not plan: the segment's limit may be reached without an action.
+            assert set(faults) <= {FaultKind.NO_ACTION.value}, faults
 
     def _compare_with_a_twin(self) -> None:
         """Play on in a copy of some kind, and in this one again: all must be equal."""
