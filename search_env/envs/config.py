@@ -17,6 +17,7 @@ from gymnasium.spaces import Box, Dict, Discrete, Space
 
 from search_env.core.dynamics import Dynamics
 from search_env.core.episode_state import EpisodeState
+from search_env.core.prompts import prompt_encoder
 from search_env.envs.infos import stable_info
 from search_env.envs.loading import load_questions, load_retriever
 from search_env.errors import ConfigurationError, InvalidActionError, nearest
@@ -167,7 +168,9 @@ class EnvComponents:
             else config.retriever
         )
         self.prompt = config.prompt
-        self.protocol.prompt_pieces(self.questions[0].text, self.prompt)  # an unknown style raises
+        kwargs = config.chat_template_kwargs or {}
+        # A style that does not fit raises now, not at the first reset.
+        prompt_encoder(self.protocol, self.tokenizer, self.prompt, kwargs)(self.questions[0].text)
         self.action_mask = config.action_mask is True  # in infos
         self.observed_mask = config.action_mask == "observation"
         self.box_length, self.stable_infos = config.box_length, config.stable_infos
