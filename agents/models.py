@@ -227,6 +227,11 @@ def save_model(
     return final
 
 
+def count_ids(model: PreTrainedModel) -> int:
+    """Return the number of ids that a model samples from."""
+    return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+
+
 def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:
     """Return the name of a model's own tokenizer, for :func:`load_tokenizer`.
 

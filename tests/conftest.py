@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
+from tests.tokens.families import FAMILIES
 
 # Workers of `pytest -n` share the cores: a thread each, or those of torch wait for one another.
 # Set before torch is imported, for it is read then.
@@ -63,3 +64,14 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if name in REAL_TOKENIZERS:
         name = str(request.getfixturevalue("data_dir") / "tokenizers" / name)
     return load_tokenizer(name)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The folder of each small tokenizer, by the name of its family."""
+    root = tmp_path_factory.mktemp("families")
+    folders = {}
+    for name, family in FAMILIES.items():
+        (root / name).mkdir()
+        folders[name] = family.write(root / name)
+    return folders

@@ -6,6 +6,7 @@ it passes depends on what the thread does, and a failure ends after a while.
 
 from __future__ import annotations
 
+import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -24,11 +25,14 @@ def count_calls(work: Callable[[], Any]) -> int:
         calls += event in ("call", "c_call")
 
     before = sys.getprofile()
+    gc.collect()
+    gc.disable()  # finalizers of what other tests left behind would be counted
     sys.setprofile(count)
     try:
         work()
     finally:
         sys.setprofile(before)
+        gc.enable()
     return calls
 
 

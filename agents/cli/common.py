@@ -5,15 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from search_env.cli.console import open_console
 from search_env.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _NEEDED = ("torch", "transformers", "safetensors")
 
@@ -40,11 +37,6 @@ def need_agents(command: str) -> None:
 
     # Progress bars of loading and writing would break the display.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def count_ids(model: PreTrainedModel) -> int:
-    """Return the number of ids that a model samples from."""
-    return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents
+from search_env.agents.cli.common import ModelName, Seed, Threads, need_agents
 from search_env.cli import options
 from search_env.cli.console import say
 from search_env.errors import ConfigurationError
@@ -191,6 +191,7 @@ def _load_base(model: str | None, tokenizer: str | None, run: _Run) -> _Base:
     """Return the model of this name, or a new tiny one for None."""
     from search_env.agents.models import (
         check_fits,
+        count_ids,
         load_model,
         tiny_config,
         untrained,

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from search_env.agents.cli.common import ModelName, Seed, Threads, count_ids, need_agents, progress
+from search_env.agents.cli.common import ModelName, Seed, Threads, need_agents, progress
 from search_env.cli import options
 from search_env.cli.console import check_output, say
 from search_env.interrupts import exit_code
@@ -38,6 +38,7 @@ def label_command(
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
     protocol: options.ProtocolName = None,
+    prompt: options.PromptStyle = None,
     tokenizer: options.TokenizerName = None,
     max_tokens: options.MaxTokens = 4096,
     modules: options.Modules = None,
@@ -50,7 +51,7 @@ def label_command(
 
     from search_env.agents.inference.engine import Engine
     from search_env.agents.inference.sampling import Sampling
-    from search_env.agents.models import check_fits, load_model, with_tokenizer
+    from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
     from search_env.agents.rollouts.collect import make_envs
     from search_env.agents.rollouts.curriculum import LEVELS, RIGHT, label_difficulty
     from search_env.envs.checks import check_arguments
@@ -62,7 +63,8 @@ def label_command(
         env_id,
         "train",
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
-        **{"top_k": top_k, "protocol": protocol, "tokenizer": tokenizer, "max_tokens": max_tokens},
+        **{"top_k": top_k, "protocol": protocol, "prompt": prompt, "tokenizer": tokenizer},
+        max_tokens=max_tokens,
     )
     check_arguments(env_id, named, "the options")
     check_output(out)

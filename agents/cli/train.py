@@ -101,6 +101,7 @@ def train_command(
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
     protocol: options.ProtocolName = None,
+    prompt: options.PromptStyle = None,
     tokenizer: options.TokenizerName = None,
     max_tokens: options.MaxTokens = None,
     modules: options.Modules = None,
@@ -146,7 +147,7 @@ def train_command(
             **{"env_options.dataset": dataset, "env_options.split": split},
             **{"env_options.corpus": corpus, "env_options.retriever": retriever},
             **{"env_options.top_k": top_k, "env_options.protocol": protocol},
-            "env_options.tokenizer": tokenizer,
+            **{"env_options.prompt": prompt, "env_options.tokenizer": tokenizer},
             **{"eval_options.dataset": eval_dataset, "eval_options.split": eval_split},
         }
         values, texts = without_none(named), settings or ()

@@ -6,12 +6,12 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from search_env.agents.doctor.findings import Finding, Section
+from search_env.agents.rollouts.lm_agent import spread
 from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
-from search_env.metrics.answers import R1_SEARCHER, contains_words, exact_match
+from search_env.metrics.answers import is_empty_gold
+from search_env.metrics.golds_in_text import any_gold_in
 from search_env.retrieval.base import backend_name, retrieve
 from search_env.types import Document, Question
 
@@ -32,8 +32,8 @@ def examine_questions(train: SearchQAVectorEnv, held_out: SearchQAVectorEnv) -> 
             f"{min(shared)!r}",
             "Evaluate on another split: --eval-split.",
         )
-    chosen = _spread(questions, _PROMPTS)
-    empty = [q for q in questions if not any(map(_has_words, q.answers))]
+    chosen = [questions[i] for i in spread(questions, _PROMPTS)]
+    empty = [q for q in questions if all(map(is_empty_gold, q.answers))]
     if empty:
         yield _DATA.warning(
             f"{len(empty):,} questions have no gold answer with a word or number, such as "
@@ -46,7 +46,7 @@ def examine_questions(train: SearchQAVectorEnv, held_out: SearchQAVectorEnv) -> 
 def examine_retrieval(envs: SearchQAVectorEnv) -> Iterator[Finding]:
     """Yield a retriever's latency, how much it finds, and the room that its documents take."""
     retriever, k = envs.components.retriever, envs.protocol.top_k
-    chosen = _spread(envs.questions, _QUERIES)
+    chosen = [envs.questions[i] for i in spread(envs.questions, _QUERIES)]
     queries = [question.text for question in chosen]
     retrieve(retriever, queries[:1], k)  # the first call may open files or connections
     seconds, results = [], []
@@ -65,8 +65,8 @@ def examine_retrieval(envs: SearchQAVectorEnv) -> Iterator[Finding]:
     if together != results:
         yield _RETRIEVAL.warning(
             "a query alone and in a batch finds other documents",
-            "Episodes then depend on how many run side by side. See RetrievalError and ties in "
-            "the retriever.",
+            "Episodes then depend on how many run side by side. Let the retriever order equal "
+            "scores in one way, whatever else is in the call.",
         )
     yield _found(chosen, results, k)
     yield _block_lengths(envs, results)
@@ -82,7 +82,7 @@ def _found(questions: Sequence[Question], results: Sequence[Sequence[Document]],
             "other queries only, as the toy's does.",
         )
     right = sum(
-        any(_contains_gold(document, question) for document in documents)
+        bool(any_gold_in((f"{d.title} {d.text}" for d in documents), question.answers))
         for question, documents in zip(questions, results, strict=True)
     )
     return _RETRIEVAL.checked(
@@ -124,21 +124,3 @@ def _prompt_lengths(envs: SearchQAVectorEnv, questions: Sequence[Question]) -> F
         f"prompts of {min(lengths):,} to {max(lengths):,} tokens in a context of {size:,}",
         "Raise --max-tokens: more than half of it is prompt.",
     )
-
-
-def _contains_gold(document: Document, question: Question) -> bool:
-    golds = {R1_SEARCHER.normalize(gold) for gold in question.answers}
-    text = R1_SEARCHER.normalize(f"{document.title} {document.text}")
-    return any(contains_words(text, gold) for gold in golds - {"", *R1_SEARCHER.closed_answers})
-
-
-def _has_words(gold: str) -> bool:
-    """Return whether a gold answer differs from an empty one under the scores' normalisation."""
-    return exact_match("", [gold]) == 0.0
-
-
-def _spread(questions: Sequence[Question], count: int) -> list[Question]:
-    """Return questions from all parts of a set."""
-    last = len(questions) - 1
-    places = np.linspace(0, last, min(count, last + 1)).round().astype(int)
-    return [questions[place] for place in places]

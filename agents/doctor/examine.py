@@ -31,10 +31,8 @@ from search_env.agents.doctor.trial import (
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.precision import resolve_dtype
-from search_env.agents.models import load_model, with_lora, with_tokenizer
-from search_env.agents.rollouts.collect import make_envs
 from search_env.agents.training.config import TrainConfig
-from search_env.agents.training.run import uses_gpu
+from search_env.agents.training.run import environment_for, load_policy
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.validation import check_count
 
@@ -93,10 +91,10 @@ def _stages(
 ) -> Iterator[tuple[str, Iterator[Finding]]]:
     """Yield sections and their findings; those that later ones need raise their errors."""
     yield "Model", iter(())
-    model = _load(config) if model is None else model
+    model = load_policy(config) if model is None else model
     yield "Model", examine_model(model, config.dtype)
     yield "Environment", iter(())
-    train, held_out = _environments(config, model)
+    train, held_out = (environment_for(config, model, purpose) for purpose in PURPOSES)
     yield "Environment", examine_fit(model, train)
     style = train.components.prompt
     for section, findings in (
@@ -137,31 +135,6 @@ def _trial(
     memory = Memory(weights, engine.cache_bytes, meter.growth() * _scale(config, measured))
     yield "Estimates", estimate_memory(config, memory, model.device)
     yield "Estimates", estimate_time(config, measured)
-
-
-def _load(config: TrainConfig) -> PreTrainedModel:
-    device = config.device
-    if device == "auto":
-        device = "cuda" if uses_gpu(config) else "cpu"
-    model = load_model(config.model, device=device)
-    return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
-
-
-def _environments(
-    config: TrainConfig, model: PreTrainedModel
-) -> tuple[SearchQAVectorEnv, SearchQAVectorEnv]:
-    """Return the environments of training and evaluation."""
-    ids = len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-    train, held_out = (
-        make_envs(
-            config.env_id,
-            num_envs=config.num_envs,
-            vocabulary=ids,
-            options=with_tokenizer(config.options_for(purpose), model),
-        )
-        for purpose in PURPOSES
-    )
-    return train, held_out
 
 
 def _scale(config: TrainConfig, measured: Measured) -> float:

@@ -19,6 +19,7 @@ from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.micro_batches import Outputs
 from search_env.agents.rollouts.collect import Rollouts, collect
+from search_env.agents.rollouts.lm_agent import spread
 from search_env.agents.rollouts.metrics import rollout_metrics
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS
 from search_env.agents.training.config import TrainConfig
@@ -68,8 +69,7 @@ def play(
     """Return episodes sampled as the run would in its first phase, and their seconds."""
     size = min(config.algorithm.group_size, episodes)
     count = max(1, episodes // size)
-    last = len(envs.questions) - 1
-    questions = np.linspace(0, last, min(count, last + 1)).round().astype(int).tolist()
+    questions = spread(envs.questions, count)
     reward, group_reward = config.phases[0].rewards()
     envs.set_reward(reward)
     started = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from search_env.envs.checks import check_arguments, check_names, check_readable
 from search_env.envs.config import EnvConfig
 from search_env.envs.registration import arguments_of
 from search_env.errors import ConfigurationError
+from search_env.paths import is_writable
 from search_env.protocols.registry import get_protocol
 
 _RATES = ("learning_rate", "value_learning_rate", "warmup_steps")
@@ -77,9 +77,8 @@ def check_folder(out: Path) -> None:
     Raises:
         ConfigurationError: It is a file, or not writable.
     """
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    if not is_writable(out):
         raise ConfigurationError(
-            f"Expected out to be a folder that can be written, got {out}: {existing} is "
-            f"{'not writable' if existing.is_dir() else 'a file'}. Choose another folder."
+            f"Expected out to be a folder that can be written, got {out}, which is a file, or in a "
+            "folder that is not writable. Choose another folder."
         )

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from search_env.agents.models import load_model, with_tokenizer
+from search_env.agents.models import load_model
 from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
-from search_env.agents.rollouts.collect import make_envs
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training.config import TrainConfig
-from search_env.agents.training.run import TrainResult
+from search_env.agents.training.run import TrainResult, environment_for
 from search_env.agents.types import Trajectory
 from search_env.cli.console import PIPE_WIDTH, open_console, say
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
@@ -54,9 +53,7 @@ def _play_test(
 ) -> tuple[SearchQAVectorEnv, list[Trajectory], list[Trajectory]]:
     """Return the test environment, and the greedy episodes of the base and the trained model."""
     base = load_model(config.model)
-    ids = len(base.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-    options = with_tokenizer(config.options_for("test"), base)
-    envs = make_envs(config.env_id, num_envs=config.num_envs, vocabulary=ids, options=options)
+    envs = environment_for(config, base, "test")
     indices = spread(envs.questions, count)
     before = play_questions(base, envs, indices)
     return envs, before, play_questions(load_model(str(result.model)), envs, indices)

@@ -26,7 +26,14 @@ from search_env.agents.learning.master_weights import arrange
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import dtype_in_words
 from search_env.agents.learning.update import update, useful
-from search_env.agents.models import check_fits, load_model, save_model, with_lora, with_tokenizer
+from search_env.agents.models import (
+    check_fits,
+    count_ids,
+    load_model,
+    save_model,
+    with_lora,
+    with_tokenizer,
+)
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, read_difficulties
 from search_env.agents.rollouts.lm_agent import play_questions, spread
@@ -37,6 +44,7 @@ from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
 from search_env.agents.training.run_folder import holds_run
 from search_env.agents.types import Trajectory, by_group
+from search_env.envs.mixtures import Purpose
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError, StorageError
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
@@ -74,7 +82,8 @@ class TrainingRun:
         engine: EngineFactory | None,
     ) -> None:
         self.config, self.ranks = config, ranks
-        model = _load_model(config, ranks) if model is None else model
+        if model is None:
+            model = load_policy(config, str(ranks.device) if ranks.size > 1 else None)
         # Sampling needs the whole model, also if the learner has split its own.
         self.sampler = copy.deepcopy(model) if config.sharded else model
         algorithms = [config.algorithm_of(phase) for phase in range(len(config.phases))]
@@ -99,16 +108,8 @@ class TrainingRun:
         )
         if config.sharded:
             arrange(self.sampler, config.dtype, sharded=False)
-        ids = len(self.sampler.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
-        self.envs, self.held_out = (
-            make_envs(
-                config.env_id,
-                num_envs=config.num_envs,
-                vocabulary=ids,
-                options=with_tokenizer(config.options_for(purpose), self.sampler),
-            )
-            for purpose in ("train", "evaluation")
-        )
+        self.envs = environment_for(config, self.sampler, "train")
+        self.held_out = environment_for(config, self.sampler, "evaluation")
         check_fits(self.sampler, self.envs.tokenizer)
         self._make_engine = engine or partial(
             Engine, value_head=self.learner.value_head, shares_weights=not config.sharded
@@ -345,14 +346,28 @@ class TrainingRun:
         return int(sequence.generate_state(1)[0])
 
 
-def _load_model(config: TrainConfig, ranks: Ranks) -> PreTrainedModel:
-    """Load the model to the device that it is trained on."""
+def load_policy(config: TrainConfig, own_device: str | None = None) -> PreTrainedModel:
+    """Load the model of a run, with its adapters, to the device that it is trained on.
+
+    ``own_device`` is that of one of several processes, where the configuration leaves it open.
+    """
     device = config.device
     if device == "auto":
-        gpu = "cuda" if uses_gpu(config) else "cpu"
-        device = str(ranks.device) if ranks.size > 1 else gpu
+        device = own_device or ("cuda" if uses_gpu(config) else "cpu")
     model = load_model(config.model, device=device)
     return with_lora(model, config.lora_rank, 2 * config.lora_rank) if config.lora_rank else model
+
+
+def environment_for(
+    config: TrainConfig, model: PreTrainedModel, purpose: Purpose
+) -> SearchQAVectorEnv:
+    """Return the environment in which a run trains, is evaluated or tested."""
+    return make_envs(
+        config.env_id,
+        num_envs=config.num_envs,
+        vocabulary=count_ids(model),
+        options=with_tokenizer(config.options_for(purpose), model),
+    )
 
 
 def _curricula(config: TrainConfig, envs: SearchQAVectorEnv) -> list[Curriculum]:

@@ -24,6 +24,7 @@ from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import resolve_dtype
 from search_env.agents.training import default_run, run_folder
 from search_env.agents.training.config import FORMER_NAMES, PHASES, Phase, TrainConfig
+from search_env.datasets.json_stream import unique_keys
 from search_env.envs.config import EnvConfig
 from search_env.errors import ConfigurationError, DataNotFoundError, nearest
 from search_env.typed_values import annotations_of, build, check_type, fits
@@ -308,16 +309,7 @@ def _parse(text: str, annotation: Any) -> Any:
 
 
 def _json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique)
-
-
-def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} twice")
-    return content
+    return json.loads(text, object_pairs_hook=unique_keys)
 
 
 def _toml(text: str) -> Any:
@@ -344,7 +336,7 @@ def _yaml(text: str) -> Any:
 
     def mapping(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         loader.flatten_mapping(node)
-        return _unique(loader.construct_pairs(node, deep=True))
+        return unique_keys(loader.construct_pairs(node, deep=True))
 
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.sampling import Sampling
-from search_env.agents.models import check_fits, load_model, with_tokenizer
+from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
@@ -48,8 +48,7 @@ class ModelAgent:
         check_count("num_envs", num_envs, 1)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model = load_model(name, dtype=_DTYPES[dtype], device=chosen)
-        head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        self._ids = len(head.weight)
+        self._ids = count_ids(self._model)
         self._num_envs, self._max_tokens = num_envs, max_tokens
         self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
         if prompt != "base":

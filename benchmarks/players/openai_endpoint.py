@@ -33,8 +33,8 @@ from search_env.benchmarks.harness.errors import (
 )
 from search_env.benchmarks.players.patience import Patience
 from search_env.benchmarks.players.text import Completion, CompletionRequest, TextAgent
+from search_env.datasets.rows import whole_text
 from search_env.errors import ConfigurationError
-from search_env.evaluation.gold_answers import whole_text
 from search_env.protocols.protocol import Protocol
 from search_env.redaction import RedactingFilter, redacted, secrets_of, without
 from search_env.types import Source

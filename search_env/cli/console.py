@@ -6,13 +6,13 @@ rich is imported only when it is used, so that ``--help`` is fast.
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_env.errors import ConfigurationError
+from search_env.paths import is_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,8 +81,7 @@ def check_output(path: Path | None) -> None:
     """
     if path is None:
         return
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    if path.is_dir() or not is_writable(path.parent):
         raise ConfigurationError(
             f"Expected --out to be a file that can be written, got {path}. Choose another path."
         )

@@ -119,7 +119,7 @@ class Row:
         """
         golds = gold_texts(self.data.get(field))
         if golds is None or not all(is_text(gold) and gold.strip() for gold in golds):
-            raise self.fault(field, "a text, a whole number, or a list of non-empty strings")
+            raise self.fault(field, "a text, a number, or a list of non-empty ones")
         return tuple(dict.fromkeys(str(gold) for gold in golds))
 
     def answers(self, field: str) -> tuple[str, ...]:
@@ -153,6 +153,18 @@ def is_text(value: object) -> TypeGuard[str]:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def whole_text(text: str) -> str:
+    """Return a text with U+FFFD for the half characters that JSON can contain and files cannot.
+
+    Example:
+        >>> whole_text("a" + chr(0xD83D) + chr(0xDE00) + chr(0xD83D)) == "a" + chr(0x1F600) + "�"
+        True
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def one_line(text: str) -> str:

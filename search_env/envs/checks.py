@@ -14,14 +14,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 
-from search_env.envs.config import EnvConfig
+from search_env.envs.config import EnvConfig, protocol_of, tokenizer_of
 from search_env.envs.loading import check_retriever, load_questions
 from search_env.envs.registration import arguments_of
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.protocols.protocol import Protocol
-from search_env.protocols.registry import get_protocol
 from search_env.rewards import GroupReward, Reward, get_reward
-from search_env.tokens.tokenizer import load_tokenizer
 from search_env.typed_values import annotations_of, check_type
 from search_env.types import Question
 from search_env.validation import check_choice
@@ -56,6 +54,8 @@ def check_arguments(
         return ()
     names = {field.name for field in dataclasses.fields(EnvConfig)}
     merged = {**arguments_of(env_id), **arguments}
+    if "tokenizer" not in arguments:  # a model may bring its own, which these tokens belong to
+        merged = {n: v for n, v in merged.items() if n not in ("bos_token", "eos_token")}
     return _check_values(EnvConfig(**{n: v for n, v in merged.items() if n in names}))
 
 
@@ -100,14 +100,8 @@ def _creator(env_id: str) -> Any:
 
 def _check_values(config: EnvConfig) -> tuple[Question, ...]:
     """Check what a configuration names; return its questions."""
-    protocol = get_protocol(config.protocol).limited(
-        top_k=config.top_k,
-        max_tokens=config.max_tokens,
-        max_policy_tokens=config.max_policy_tokens,
-        max_searches=config.max_searches,
-    )
-    check_readable(protocol, get_reward(config.reward))
-    load_tokenizer(config.tokenizer, config.vocab_size)
+    check_readable(protocol_of(config), get_reward(config.reward))
+    tokenizer_of(config)
     dataset, split, options = config.dataset, config.split, config.dataset_options
     if isinstance(config.retriever, str | None):
         check_retriever(

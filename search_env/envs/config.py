@@ -28,7 +28,7 @@ from search_env.protocols.registry import get_protocol
 from search_env.retrieval.base import Retriever
 from search_env.rewards import GroupReward, Reward, get_reward
 from search_env.tokens.tag_automaton import load_tag_automaton
-from search_env.tokens.tokenizer import load_tokenizer
+from search_env.tokens.tokenizer import Tokenizer, load_tokenizer
 from search_env.types import SEARCH, FormatFault, Question, Source, TagRole, Transcript
 from search_env.validation import (
     check_choice,
@@ -127,6 +127,26 @@ class EnvConfig:
         object.__setattr__(self, name, value)  # frozen
 
 
+def protocol_of(config: EnvConfig) -> Protocol:
+    """Return the protocol of a configuration, with its limits."""
+    return get_protocol(config.protocol).limited(
+        top_k=config.top_k,
+        max_tokens=config.max_tokens,
+        max_policy_tokens=config.max_policy_tokens,
+        max_searches=config.max_searches,
+    )
+
+
+def tokenizer_of(config: EnvConfig) -> Tokenizer:
+    """Return the tokenizer of a configuration, with its size, beginning and ends."""
+    return load_tokenizer(
+        config.tokenizer,
+        config.vocab_size,
+        bos_token=config.bos_token,
+        eos_token=config.eos_token,
+    )
+
+
 class EnvComponents:
     """The objects that a configuration names; pickling keeps only ``config``.
 
@@ -136,19 +156,9 @@ class EnvComponents:
 
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
-        self.protocol = get_protocol(config.protocol).limited(
-            top_k=config.top_k,
-            max_tokens=config.max_tokens,
-            max_policy_tokens=config.max_policy_tokens,
-            max_searches=config.max_searches,
-        )
+        self.protocol = protocol_of(config)
         check_tools(self.protocol)
-        self.tokenizer = load_tokenizer(
-            config.tokenizer,
-            config.vocab_size,
-            bos_token=config.bos_token,
-            eos_token=config.eos_token,
-        )
+        self.tokenizer = tokenizer_of(config)
         dataset, split, options = config.dataset, config.split, config.dataset_options
         self.questions: Sequence[Question] = load_questions(dataset, split, options)
         if not self.questions:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from search_env.errors import (
     DataNotFoundError,
     IndexFormatError,
 )
-from search_env.metrics.answers import normalize_r1_searcher, normalize_squad
+from search_env.metrics.answers import is_empty_gold
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.digests import file_digest
@@ -59,7 +58,6 @@ WORLD_OPTIONS: dict[str, Any] = {
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
-_MAY_BE_EMPTY = re.compile(r"(?:[\W_]|\b(?:a|an|the)\b)*", re.I)  # once it is normalised
 
 
 def load_questions(
@@ -305,7 +303,7 @@ def _questions_from_path(path: Path, split: str | None, files: FileKey) -> Seque
 
 def _warned(questions: Sequence[Question], source: object) -> Sequence[Question]:
     """Return the questions, with a warning where a gold is equal to an empty answer."""
-    empty = [(q.id, gold) for q in questions for gold in q.answers if _is_empty(gold)]
+    empty = [(q.id, gold) for q in questions for gold in q.answers if is_empty_gold(gold)]
     if empty:
         first_id, first_gold = empty[0]
         warnings.warn(
@@ -315,11 +313,6 @@ def _warned(questions: Sequence[Question], source: object) -> Sequence[Question]
             stacklevel=2,
         )
     return tuple(questions)
-
-
-def _is_empty(gold: str) -> bool:
-    may_be = _MAY_BE_EMPTY.fullmatch(gold)
-    return may_be is not None and not (normalize_squad(gold) and normalize_r1_searcher(gold))
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,13 +22,12 @@ from search_env.evaluation.agent import Agent
 from search_env.metrics.answers import (
     R1_SEARCHER,
     ScoringRule,
-    contains_words,
     contiguous_cover_exact_match,
     cover_exact_match,
     exact_match,
     token_f1,
 )
-from search_env.metrics.gold_spans import open_golds
+from search_env.metrics.golds_in_text import any_gold_in
 from search_env.metrics.statistics import RESAMPLES, Interval, bootstrap_mean
 from search_env.types import Transcript
 
@@ -303,11 +302,8 @@ def answer_recall(transcript: Transcript) -> float | None:
 
 def answer_recall_in(texts: Iterable[str], golds: Sequence[str]) -> float | None:
     """Return :attr:`EpisodeMeasures.answer_recall` for the title and text of each document."""
-    wanted = open_golds(golds)
-    if not wanted:
-        return None
-    normalised_texts = map(R1_SEARCHER.normalize, texts)
-    return float(any(contains_words(text, g) for text in normalised_texts for g in wanted))
+    found = any_gold_in(texts, golds)
+    return None if found is None else float(found)
 
 
 def summarise(

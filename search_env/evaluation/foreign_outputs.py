@@ -32,7 +32,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from search_env.datasets.rows import Row
+from search_env.datasets.golds import gold_texts, text_of
+from search_env.datasets.rows import Row, whole_text
 from search_env.datasets.streaming import file_fault, iter_rows, open_text
 from search_env.errors import DataFormatError
 from search_env.evaluation.evaluate import (
@@ -41,7 +42,6 @@ from search_env.evaluation.evaluate import (
     answer_recall_in,
     measure_episode,
 )
-from search_env.evaluation.gold_answers import answer_text, gold_answers, whole_text
 from search_env.evaluation.trajectory_text import Search, read_trajectory
 from search_env.metrics.answers import HOTPOTQA, R1_SEARCHER, SQUAD, ScoringRule
 from search_env.recording.files import read_episodes
@@ -395,7 +395,7 @@ def _answer(record: Row, name: str) -> str | None:
     if value is None and name in record.data:
         return None
     try:
-        return answer_text(value)
+        return whole_text(text_of(value))
     except ValueError:
         raise _fault(record, name, "an answer: a text, a number, or null for none") from None
 
@@ -403,12 +403,13 @@ def _answer(record: Row, name: str) -> str | None:
 def _golds(record: Row, name: str) -> tuple[str, ...]:
     """Return gold answers from a text or number, a list, or a dictionary; also printed ones."""
     try:
-        golds = gold_answers(record.data.get(name))
-    except (ValueError, RecursionError):
-        golds = ()
-    if not any(gold.strip() for gold in golds):
+        golds = gold_texts(record.data.get(name)) or []
+    except RecursionError:
+        golds = []
+    texts = [whole_text(gold) for gold in golds if isinstance(gold, str)]
+    if len(texts) < len(golds) or not any(text.strip() for text in texts):
         raise _fault(record, name, "a gold answer or a list of them")
-    return golds
+    return tuple(dict.fromkeys(texts))
 
 
 def _is_one_object(path: Path) -> bool:

@@ -234,6 +234,21 @@ def _contains(text: str, gold: str, rule: ScoringRule) -> float:
     return float(gold in text if gold else not text)
 
 
+def is_empty_gold(gold: str) -> bool:
+    """Return whether a rule of scoring takes a gold answer for an empty one.
+
+    Example:
+        >>> is_empty_gold("The"), is_empty_gold("?!"), is_empty_gold("the A-ha")
+        (True, True, False)
+    """
+    if _MAY_BE_EMPTY.fullmatch(gold) is None:  # quicker, for sets of 100,000 questions
+        return False
+    return not all(rule.normalize(gold) for rule in (R1_SEARCHER, SQUAD))
+
+
+_MAY_BE_EMPTY = re.compile(r"(?:[\W_]|\b(?:a|an|the)\b)*", re.I)
+
+
 def contains_words(text: str, words: str) -> bool:
     """Return whether a normalised text contains normalised words contiguously, as full words.
 

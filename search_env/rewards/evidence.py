@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_env.metrics.answers import R1_SEARCHER
+from search_env.metrics.golds_in_text import any_gold_in
 from search_env.rewards.base import Reward, register_reward
 from search_env.types import Transcript
 from search_env.validation import check_amount
@@ -74,10 +74,7 @@ class _AnswerFound:
     amount: float
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
-        golds = {R1_SEARCHER.normalize(gold) for gold in transcript.question.answers}
-        golds -= {"", *R1_SEARCHER.closed_answers}
-        texts = [f" {R1_SEARCHER.normalize(text)} " for text in passages_seen(transcript)]
-        retrieved = any(f" {gold} " in text for gold in golds for text in texts)
+        retrieved = any_gold_in(passages_seen(transcript), transcript.question.answers)
         return {"answer_found": self.amount if retrieved else 0.0}
 
 

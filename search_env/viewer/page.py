@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from search_env.evaluation.evaluate import measure_episode
-from search_env.metrics.gold_spans import gold_spans, marked_parts
+from search_env.metrics.golds_in_text import gold_spans, marked_parts
 from search_env.paths import atomic_path
 from search_env.recording.record import RecordedEpisode
 from search_env.tokens.tokenizer import Tokenizer

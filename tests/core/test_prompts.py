@@ -25,17 +25,6 @@ CASES = sorted(FAMILIES)
 QUESTIONS = ("Who wrote it?", "  the\n\nwho \n", "Zo\u00eb, \u6771\u4eac", "a <tag> & {b}", "")
 
 
-@pytest.fixture(scope="session")
-def written(tmp_path_factory) -> dict[str, str]:
-    """The folder of each family."""
-    root = tmp_path_factory.mktemp("families")
-    folders = {}
-    for name, family in FAMILIES.items():
-        (root / name).mkdir()
-        folders[name] = family.write(root / name)
-    return folders
-
-
 def encoder(protocol: Protocol, folder: str, style: str, **options):
     return prompt_encoder(protocol, load_tokenizer(folder), style, options)
 

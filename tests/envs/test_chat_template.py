@@ -8,20 +8,14 @@ import pytest
 import search_env  # noqa: F401 - registers the ids
 from search_env.core.prompts import prompt_encoder
 from search_env.errors import ConfigurationError
-from tests.tokens.families import FAMILIES
 
 SMALL = {"dataset": "toy", "prompt": "chat-template", "protocol": "search-r1", "max_tokens": 2048}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    pytest.importorskip("transformers")
-    return FAMILIES["qwen"].write(tmp_path_factory.mktemp("qwen"))
-
-
 @pytest.mark.parametrize("kwargs", [None, {"enable_thinking": False}])
-def test_a7_environments_begin_with_the_models_own_template(folder, kwargs):
-    arguments = {**SMALL, "tokenizer": folder, "chat_template_kwargs": kwargs}
+def test_a7_environments_begin_with_the_models_own_template(written, kwargs):
+    pytest.importorskip("transformers")
+    arguments = {**SMALL, "tokenizer": written["qwen"], "chat_template_kwargs": kwargs}
     env = gym.make("SearchQA-v0", **arguments).unwrapped
     envs = gym.make_vec("SearchQA-v0", num_envs=2, **arguments).unwrapped
     observation, _ = env.reset(seed=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -64,11 +63,9 @@ def no_thread_left() -> Iterator[None]:
     """Check that no thread that a block started outlives it."""
     before = set(threading.enumerate())
     yield
-    deadline = time.monotonic() + HANGS_AFTER
-    while left := set(threading.enumerate()) - before:
-        assert time.monotonic() < deadline, f"threads left after close(): {left}"
-        for thread in left:
-            thread.join(0.05)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(HANGS_AFTER)
+        assert not thread.is_alive(), f"left after close(): {thread}"
 
 
 class Watched:

@@ -20,17 +20,6 @@ from tests.tokens.families import FAMILIES, TEXT, added, byte_level, sentencepie
 CASES = sorted(FAMILIES)
 
 
-@pytest.fixture(scope="session")
-def written(tmp_path_factory) -> dict[str, str]:
-    """The folder of each family."""
-    root = tmp_path_factory.mktemp("families")
-    folders = {}
-    for name, family in FAMILIES.items():
-        (root / name).mkdir()
-        folders[name] = family.write(root / name)
-    return folders
-
-
 def real_tokenizers() -> list[str]:
     """Real files: the data folder's, and those in the folders of $SEARCH_ENV_TOKENIZERS."""
     paths = []

@@ -1,4 +1,4 @@
-"""Where gold answers occur in a text, by the rule by which retrieval is scored."""
+"""Whether and where texts hold gold answers: the one rule by which retrieval is scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import TypeAlias
 
-from search_env.metrics.answers import R1_SEARCHER, mapped_for_r1_searcher
+from search_env.metrics.answers import R1_SEARCHER, contains_words, mapped_for_r1_searcher
 
 Span: TypeAlias = tuple[int, int]
 
@@ -23,10 +23,27 @@ def open_golds(golds: Iterable[str]) -> list[str]:
     return [gold for gold in normalised if gold and gold not in R1_SEARCHER.closed_answers]
 
 
+def any_gold_in(texts: Iterable[str], golds: Iterable[str]) -> bool | None:
+    """Return whether a text holds a gold answer as full words, both normalised.
+
+    None where no gold is looked for in texts (:func:`open_golds`).
+
+    Example:
+        >>> any_gold_in(["in New-York"], ["New York"]), any_gold_in(["smart"], ["art"])
+        (True, False)
+    """
+    wanted = open_golds(golds)
+    if not wanted:
+        return None
+    normalised = map(R1_SEARCHER.normalize, texts)
+    return any(contains_words(text, gold) for text in normalised for gold in wanted)
+
+
 def gold_spans(text: str, golds: Sequence[str]) -> list[Span]:
     """Return the characters of a text that are a gold answer: full words, both normalised.
 
-    There is a span exactly where answer recall finds one; spans that touch or overlap are joined.
+    There is a span exactly where :func:`any_gold_in` finds a gold; spans that touch or overlap are
+    joined.
 
     Example:
         >>> gold_spans("Unknown art of the New-York school", ["no", "New York", "Art"])

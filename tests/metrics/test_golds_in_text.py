@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from search_env.evaluation.evaluate import answer_recall_in
 from search_env.metrics.answers import R1_SEARCHER
-from search_env.metrics.gold_spans import gold_spans, marked_parts
+from search_env.metrics.golds_in_text import gold_spans, marked_parts
 
 PIECES = ["the", "a", "no", "known", "New", "York", "Art", "é", "İ", "ΟΔΟΣ", "C++", "U.S.", "ß"]
 pieces = st.lists(st.sampled_from([*PIECES, " ", "-", ", ", "’", "–", "\n"]), max_size=12).map(
