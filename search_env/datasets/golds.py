@@ -21,6 +21,7 @@ _UNKNOWN = "<unk>"  # TriviaQA's test split
 _LITERAL = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CLOSING = {"[": "]", "{": "}", "a": ")", "n": ")"}  # of lists, objects, array(...), np.array(...)
 _ARRAYS = ("array", "list", "tuple", "set")
+_LEVELS = 8  # of lists, objects and printed ones inside each other; published files have four
 
 
 def gold_texts(value: object) -> list[object] | None:
@@ -35,19 +36,25 @@ def gold_texts(value: object) -> list[object] | None:
         >>> gold_texts("{'target': array(['Georges Bizet'], dtype=object)}")
         ['Georges Bizet']
     """
+    return _golds(value, _LEVELS)
+
+
+def _golds(value: object, levels: int) -> list[object] | None:
     if value is None:
         return []
     if isinstance(value, str):
         if not value.strip():
             return []
         printed = _printed(value)
-        return [value] if printed is None else gold_texts(printed)
+        return [value] if printed is None else _golds(printed, levels - 1)
     if _is_number(value):
         return [text_of(value)]
-    if isinstance(value, list | tuple):
-        return None if Ellipsis in value else [gold for item in value for gold in _of_item(item)]
+    if levels < 1:
+        return None
+    if isinstance(value, list | tuple) and Ellipsis not in value:
+        return [gold for item in value for gold in _of_item(item, levels - 1)]
     if isinstance(value, Mapping):
-        return _of_object({str(name).lower(): item for name, item in value.items()})
+        return _of_object({str(name).lower(): item for name, item in value.items()}, levels - 1)
     return None
 
 
@@ -74,26 +81,27 @@ def _is_number(value: object) -> bool:
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
 
 
-def _of_item(item: object) -> list[object]:
+def _of_item(item: object, levels: int) -> list[object]:
     """Return the golds of one element of a list, where "[1]" is a text and no list of numbers."""
-    if isinstance(item, str) and item.strip() and _has_number(_printed(item)):
+    if isinstance(item, str) and item.strip() and _has_number(_printed(item), levels):
         return [item]
-    return gold_texts(item) or [item]
+    return _golds(item, levels) or [item]
 
 
-def _has_number(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_number, value.values()))
-    return any(map(_has_number, value)) if isinstance(value, list) else _is_number(value)
+def _has_number(value: object, levels: int) -> bool:
+    if levels < 1 or not isinstance(value, Mapping | list):
+        return _is_number(value)
+    items = value.values() if isinstance(value, Mapping) else value
+    return any(_has_number(item, levels - 1) for item in items)
 
 
-def _of_object(value: Mapping[str, object]) -> list[object] | None:
+def _of_object(value: Mapping[str, object], levels: int) -> list[object] | None:
     name = next((name for name in _NAMES if name in value), "")
-    golds = gold_texts(value[name]) if name else None
+    golds = _golds(value[name], levels) if name else None
     if golds is None:
         return None
     for alias in _ALIASES:
-        golds += gold_texts(value.get(alias)) or []
+        golds += _golds(value.get(alias), levels) or []
     return [gold for gold in golds if gold != _UNKNOWN]
 
 
@@ -107,7 +115,7 @@ def _printed(text: str) -> object:
     except (ValueError, RecursionError):
         value = _evaluated(plain)
     if isinstance(value, Mapping):
-        return value if _of_object(value) else None
+        return value if _of_object(value, _LEVELS) else None
     is_list = isinstance(value, list) and all(
         isinstance(item, str | Mapping) or item is ... or _is_number(item) for item in value
     )

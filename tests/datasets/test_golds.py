@@ -77,6 +77,20 @@ def test_a8_other_elements_are_left_for_the_caller_to_refuse(element):
     assert gold_texts(["a", element]) == ["a", element]
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else "a"
+
+
+def test_a8_depth_is_bounded():
+    assert gold_texts(nested(8)) == ["a"]
+    assert gold_texts({"target": json.dumps([{"text": [["a"]]}])}) == ["a"]
+    for value in (nested(9), nested(800)):
+        (refused,) = gold_texts(value)
+        assert not isinstance(refused, str)
+    deep = json.dumps({"text": ["a"], "more": json.loads('{"a":' * 900 + "1" + "}" * 900)})
+    assert gold_texts([deep]) == ["a"]
+
+
 @pytest.mark.parametrize("value", [True, None, [], ["a"], {}, float("nan"), float("inf")])
 def test_a8_what_is_no_answer(value):
     with pytest.raises(ValueError, match="neither a text nor a number"):

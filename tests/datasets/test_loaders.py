@@ -240,7 +240,7 @@ class TestFlashRAG:
             Document("4", 'A "B" C', ""),
         ]
 
-    @pytest.mark.parametrize("bad", [[], [""], None, [1.5], True])
+    @pytest.mark.parametrize("bad", [[], [""], None, [True], True])
     def test_bad_answers(self, write, bad):
         path = write("f.jsonl", [{"id": "0", "question": "Who?", "golden_answers": bad}])
         reject(read_questions, "flashrag", path, "line 1, field 'golden_answers'")
@@ -347,7 +347,7 @@ BAD_ROWS = {
         ({"answerable": False}, "'answerable'.*MuSiQue-Full"),
         ({"answer": ""}, "'answer'"),
         ({"answer_aliases": [""]}, "'answer_aliases'"),
-        ({"answer_aliases": 1.5}, "'answer_aliases'"),
+        ({"answer_aliases": True}, "'answer_aliases'"),
         ({"question": None}, "'question'"),
         ({"id": None}, "'id'"),
         ({"paragraphs": []}, "'paragraphs'"),

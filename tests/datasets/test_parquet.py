@@ -83,7 +83,7 @@ def test_c4_damaged_parquet(save):
         with pytest.raises(DataFormatError, match="an intact Parquet file"):
             list(read_questions(path))
     with pytest.raises(DataFormatError, match="record 1, field 'answers'"):
-        list(read_questions(save("n.parquet", [{"id": "1", "question": "Q?", "answers": [1.5]}])))
+        list(read_questions(save("n.parquet", [{"id": "1", "question": "Q?", "answers": [True]}])))
 
 
 def test_c4_row_groups_of_many_gigabytes_are_refused(save, monkeypatch):

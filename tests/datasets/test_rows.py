@@ -39,11 +39,12 @@ def test_identifier(bad):
         row(id=bad).identifier("id")
 
 
-@pytest.mark.parametrize("bad", [[""], ["a", None], {"a": 1}, [["a"]], 1.5, True])
+@pytest.mark.parametrize("bad", [[""], ["a", None], {"a": 1}, [[]], [["a", None]], True])
 def test_texts_and_answers(bad):
     assert row(answers=["b", "a", "b"]).answers("answers") == ("b", "a")
+    assert row(answers=[["b"], 1.5]).answers("answers") == ("b", "1.5")
     assert row().texts("answers") == ()
-    with pytest.raises(DataFormatError, match="non-empty strings"):
+    with pytest.raises(DataFormatError, match="a text, a number, or a list of non-empty ones"):
         row(answers=bad).answers("answers")
 
 
