@@ -58,10 +58,12 @@ def file_key(*paths: Path) -> FileKey:
     return tuple(entry for path in paths for entry in _entries(path.expanduser().resolve()))
 
 
-def is_writable(folder: Path) -> bool:
-    """Return whether a folder can be written, or made where it is not there yet; make nothing."""
+def why_not_writable(folder: Path) -> str:
+    """Return what keeps a folder from being made or written; "" where nothing does."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK)
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    return "" if os.access(existing, os.W_OK) else f"{existing} is not writable"
 
 
 def _entries(path: Path) -> Iterator[tuple[str, tuple[int, ...], bytes]]:

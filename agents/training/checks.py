@@ -13,7 +13,7 @@ from search_env.envs.checks import check_arguments, check_names, check_readable
 from search_env.envs.config import EnvConfig
 from search_env.envs.registration import arguments_of
 from search_env.errors import ConfigurationError
-from search_env.paths import is_writable
+from search_env.paths import why_not_writable
 from search_env.protocols.registry import get_protocol
 
 _RATES = ("learning_rate", "value_learning_rate", "warmup_steps")
@@ -77,8 +77,8 @@ def check_folder(out: Path) -> None:
     Raises:
         ConfigurationError: It is a file, or not writable.
     """
-    if not is_writable(out):
+    if reason := why_not_writable(out):
         raise ConfigurationError(
-            f"Expected out to be a folder that can be written, got {out}, which is a file, or in a "
-            "folder that is not writable. Choose another folder."
+            f"Expected out to be a folder that can be written, got {out}: {reason}. Choose another "
+            "folder."
         )

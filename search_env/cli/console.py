@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_env.errors import ConfigurationError
-from search_env.paths import is_writable
+from search_env.paths import why_not_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +81,9 @@ def check_output(path: Path | None) -> None:
     """
     if path is None:
         return
-    if path.is_dir() or not is_writable(path.parent):
+    reason = "it is a folder" if path.is_dir() else why_not_writable(path.parent)
+    if reason:
         raise ConfigurationError(
-            f"Expected --out to be a file that can be written, got {path}. Choose another path."
+            f"Expected --out to be a file that can be written, got {path}: {reason}. Choose "
+            "another path."
         )
