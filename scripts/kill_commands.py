@@ -126,11 +126,10 @@ def _content(path: Path) -> Any:
         if path.name == "metrics.jsonl":  # one begin and one end for each part of a run
             lines = [line for line in lines if line["event"] not in ("begin", "end")]
         return lines
-    if path.name == "state.json":
-        record = json.loads(path.read_text())
-        return record["step"], record["config"]
     if path.suffix == ".json":
-        return _timeless(json.loads(path.read_text()))
+        record = _row(path.read_text())
+        whole = path.name == "state.json" and isinstance(record, dict)
+        return (record["step"], record["config"]) if whole else record
     if path.suffix == ".png" or path.name.startswith("events.out"):
         return "a picture or TensorBoard's"
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -70,9 +70,12 @@ class Points:
             return
         if not moment.seconds:
             os.kill(os.getpid(), moment.signal)
-        elif not os.fork():
+            return
+        target = os.getpid()
+        if not os.fork():
             time.sleep(moment.seconds)
-            os.kill(os.getppid(), moment.signal)
+            if os.getppid() == target:  # it has not ended
+                os.kill(target, moment.signal)
             os._exit(0)
 
     def write_trace(self) -> None:
@@ -92,7 +95,7 @@ class Points:
     def _concerns(self, target: Any) -> bool:
         if isinstance(target, int):
             target = os.readlink(f"/proc/self/fd/{target}")
-        return os.path.abspath(os.fsdecode(target)).startswith(self._folder)
+        return os.path.abspath(os.fsdecode(target)).startswith(self._folder + os.sep)
 
     def _wrapped(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(target: Any, *arguments: Any, **options: Any) -> Any:
@@ -108,8 +111,8 @@ class Points:
     def _torn(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(file: Any, data: bytes) -> None:
             self.passed("before append")
-            moment, number = self._moment, len(self._passed)
-            if moment and moment.number == number and moment.signal == signal.SIGKILL:
+            dies_here = Moment(len(self._passed), 0.0, signal.SIGKILL)
+            if self._moment == dies_here:
                 file.write(data[: len(data) // 2])
             self.passed("in append")
             original(file, data)
@@ -135,7 +138,7 @@ class Ended(NamedTuple):
 
     code: int
     output: str
-    points: list[Point]
+    points: list[Point]  # of a run that was not disturbed
 
 
 def run(arguments: list[str], folder: Path, moment: Moment | None = None) -> Ended:
@@ -146,7 +149,7 @@ def run(arguments: list[str], folder: Path, moment: Moment | None = None) -> End
     if not child:
         _become(arguments, folder, report, Points(folder, moment, trace))
     code = _wait(child)
-    passed = json.loads(trace.read_text()) if trace.exists() else []
+    passed = json.loads(trace.read_text()) if moment is None else []
     points = [Point(*point) for point in passed]
     return Ended(code, report.read_text(errors="replace"), points)
 
@@ -170,10 +173,14 @@ def _become(arguments: list[str], folder: Path, report: Path, points: Points) ->
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        points.write_trace()
-        os._exit(code)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            points.write_trace()
+        finally:  # a signal that comes now must not raise in the caller's frames
+            os._exit(code)
 
 
 def _wait(child: int) -> int:

@@ -166,13 +166,13 @@ def _check(command: str, run: _Run) -> None:
     """Check the options of both commands, before anything is loaded."""
     need_agents(command)
     from search_env.agents.learning.precision import DTYPES
-    from search_env.agents.reporting.logs import JsonLinesLog
     from search_env.agents.training.checks import check_folder
+    from search_env.agents.training.supervised_saves import check_unfinished
 
     check_choice("--dtype", run.dtype, DTYPES)
     _optimizer(run)
     check_folder(run.out)
-    JsonLinesLog(run.out / "metrics.jsonl")  # refuses the folder of another run
+    check_unfinished(run.out)
 
 
 def _optimizer(run: _Run) -> OptimizerConfig:
@@ -257,7 +257,7 @@ def _readings(
     world_seed = _FIRST_WORLD + 1000 * seed + world_number
     world = World(articles, world_seed)
     world_options = {"articles": articles, "seed": world_seed}
-    env = _make_env("SearchQA-v0", tokenizer, dataset_options=world_options)
+    env = _make_env("SearchQA-v0", tokenizer, {"dataset_options": world_options})
     lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
     cards = reading_examples(env, lookups, np.random.default_rng(world_seed), documents)
     for window in article_examples(list(world.documents()), env.tokenizer, _WINDOW):
@@ -294,18 +294,18 @@ def _oracle(
 ) -> Iterator[Example]:
     from search_env.agents.imitation.demonstrations import oracle_example
 
-    env = _make_env(env_id, tokenizer, **arguments)
+    env = _make_env(env_id, tokenizer, arguments)
     for index in range(min(count, len(env.questions))):
         yield oracle_example(env, index)
 
 
-def _make_env(env_id: str, tokenizer: Tokenizer, **arguments: Any) -> SearchQAEnv:
+def _make_env(env_id: str, tokenizer: Tokenizer, arguments: Mapping[str, Any]) -> SearchQAEnv:
     import gymnasium as gym
 
     from search_env.envs.search_qa import bare_env
 
-    arguments |= {"tokenizer": tokenizer.name, "vocab_size": tokenizer.size}
-    return bare_env(gym.make(env_id, **arguments))
+    own = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.size}
+    return bare_env(gym.make(env_id, **{**arguments, **own}))
 
 
 def _imitate(

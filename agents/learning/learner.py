@@ -127,14 +127,20 @@ class Learner:
         self.sampling, self.ranks = sampling, ranks
         self.value_head = _zero_value_head(model) if value_head else None
         self._max_tokens, self._sharded = max_tokens_per_micro_batch, sharded
+        self._recomputed_layers = checkpoint_layers(model) if gradient_checkpointing else []
+        if model.dtype == torch.float32 and not sharded:  # gradients in bfloat16 agree too roughly
+            self._probe(backward=True)
         self._reference = Reference(model, dtype, enabled=reference, sharded=sharded)
         self._masters = MasterWeights(model, dtype, sharded=sharded)
         self._optimizers = make_optimizers(
             self.config, self._masters.parameters, embedding_names(model), self.value_head
         )
-        self._recomputed_layers = checkpoint_layers(model) if gradient_checkpointing else []
+        if model.dtype != torch.float32 or sharded:
+            self._probe(backward=False)
+
+    def _probe(self, *, backward: bool) -> None:
         with self._memory_errors():
-            probe(model, self._recomputed_layers, backward=not sharded)
+            probe(self.model, self._recomputed_layers, backward=backward)
 
     @property
     def device(self) -> torch.device:

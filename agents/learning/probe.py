@@ -35,7 +35,8 @@ def probe(model: PreTrainedModel, layers: Sequence[nn.Module], *, backward: bool
         model: A model in evaluation mode.
         layers: Those that are recomputed in the backward pass.
         backward: Whether to compare gradients, too. They belong to several processes where a model
-            is split, which then compares the forward pass alone.
+            is split, which then compares the forward pass alone. In bfloat16 they say nothing: on
+            ids in no order, those of SmolLM2 differ by 2.7 of their norm between two right passes.
 
     Raises:
         ModelMismatchError: The model does not run packed, or computes something else then.

@@ -32,7 +32,7 @@ class SupervisedSaves:
     def __init__(self, learner: Learner, out: Path, settings: Mapping[str, Any]) -> None:
         self._learner, self._folder = learner, out / "checkpoints"
         self._settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
-        clear_leftovers(self._folder)
+        check_unfinished(out)
         newest = checkpoints.latest(self._folder)
         self.step = 0
         if newest is not None:
@@ -40,11 +40,6 @@ class SupervisedSaves:
             state = {**checkpoint.state["learner"], "weights": checkpoint.weights}
             learner.load_state_dict(state)
             self.step = checkpoint.step
-        elif (out / "model").exists() or (out / "config.json").exists():
-            raise ConfigurationError(
-                f"Expected a new folder or an interrupted run's, got {out}, which holds a finished "
-                "or another run. Choose another folder."
-            )
         self._saved = self.step
 
     def save(self) -> None:
@@ -62,6 +57,23 @@ class SupervisedSaves:
         """Remove the checkpoints of a run whose model is written."""
         if self._folder.exists():
             remove_folder(self._folder)
+
+
+def check_unfinished(out: Path) -> None:
+    """Check that a folder holds no run, or a supervised one that was interrupted.
+
+    What a killed run was about to remove is removed.
+
+    Raises:
+        ConfigurationError: It holds a finished run, or one of another kind.
+    """
+    clear_leftovers(out / "checkpoints")
+    is_done = (out / "model").exists() or (out / "config.json").exists()
+    if is_done and checkpoints.latest(out / "checkpoints") is None:
+        raise ConfigurationError(
+            f"Expected a new folder or an interrupted run's, got {out}, which holds a finished "
+            "or another run. Choose another folder."
+        )
 
 
 def digest_examples(examples: Iterable[Example]) -> str:

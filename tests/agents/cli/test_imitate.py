@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from search_env.agents.baselines.scripted import make_baseline
+from search_env.agents.learning.learner import Learner
 from search_env.agents.models import load_model, save_model
 from search_env.agents.reporting.logs import read_log
 from search_env.cli.main import app
@@ -49,6 +50,32 @@ def test_sft_on_recorded_episodes_makes_them_likelier(tmp_path, base):
     assert losses[-1] < 0.7 * losses[0]
     before, after = (load_model(f).state_dict() for f in (base, tmp_path / "sft" / "model"))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_b4_an_interrupted_sft_goes_on_to_the_same_model(tmp_path, base, monkeypatch):
+    words = ("sft", "--model", base, "--env", "SearchQA-Toy-v0", "--tokenizer", "toy")
+    words += ("--steps", 10, "--tokens-per-step", 60, "--dtype", "fp32", "--threads", 1, "--out")
+    assert _run(*words, tmp_path / "whole").exit_code == 0
+    step = Learner.step
+
+    def stopped(learner):
+        if learner.updates == 7:
+            raise KeyboardInterrupt
+        return step(learner)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "step", stopped)
+        done = _run(*words, tmp_path / "parts")
+    assert done.exit_code == 130, done.output
+    assert "Run the same command to go on" in done.stderr.replace("\n", " ")
+    done = _run(*words, tmp_path / "parts")
+    assert done.exit_code == 0, done.output
+    whole, parts = (load_model(tmp_path / out / "model").state_dict() for out in ("whole", "parts"))
+    assert all(np.array_equal(whole[name], parts[name]) for name in whole)
+    assert not (tmp_path / "parts" / "checkpoints").exists()
+    done = _run(*words, tmp_path / "parts")
+    assert done.exit_code == 2
+    assert "finished" in done.stderr
 
 
 def test_pretrain_makes_a_new_tiny_model(tmp_path):

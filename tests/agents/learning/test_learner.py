@@ -16,11 +16,14 @@ from search_env.agents.errors import (
     CheckpointError,
     ContextLengthError,
     DeviceMemoryError,
+    ModelMismatchError,
     NonFiniteError,
 )
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.optimizers import OptimizerConfig
+from search_env.agents.learning.probe import probe
+from search_env.agents.models import tiny_config, untrained
 from search_env.agents.types import Example, Trajectory
 from search_env.errors import ConfigurationError
 from search_env.types import Source, StopReason
@@ -501,3 +504,15 @@ def test_an_empty_batch_is_nothing():
     learner = Learner(make_model())
     assert learner.accumulate([], loss_of_all) == {}
     assert learner.score([]).mask.shape == (0, 0)
+
+
+def test_c1_gradients_are_compared_before_they_are_rounded():
+    """In bfloat16 the gradients of two right passes can differ by more than a wrong one's."""
+    model = untrained(tiny_config(), seed=1).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("proj.weight"):
+                parameter.mul_(20)
+    with pytest.raises(ModelMismatchError, match="gradients of its own"):
+        probe(copy.deepcopy(model).bfloat16(), [], backward=True)
+    Learner(model, dtype="bf16")
