@@ -128,6 +128,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 new.mkdir()
                 yield new
                 for entry in (*new.rglob("*"), new):
+                    if entry.is_file():  # safetensors makes private ones
+                        entry.chmod(_usual_permissions())
                     sync(entry)
                 _put_in_place(new, path, old)
                 sync(path.parent)
@@ -293,9 +295,12 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _permissions(path: Path) -> int:
-    """Return the permissions of a file made by ``open``; temporary files are private."""
-    if path.exists():
-        return path.stat().st_mode & 0o777
+    """Return the permissions that a file has, or has once it is made; temporary ones are private."""
+    return path.stat().st_mode & 0o777 if path.exists() else _usual_permissions()
+
+
+def _usual_permissions() -> int:
+    """Return the permissions of a file made by ``open``."""
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

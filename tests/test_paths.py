@@ -70,6 +70,13 @@ def write_folder(path, text: str) -> None:
         (new / "file").write_text(text)
 
 
+def test_a_folders_files_have_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").write_text("x")
+    with atomic_folder(tmp_path / "new") as new:
+        (new / "private").touch(0o600)
+    assert (tmp_path / "new" / "private").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_folder_replaces_another(tmp_path):
     path = tmp_path / "deep" / "model"
     write_folder(path, "old")
