@@ -295,7 +295,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 
 def _permissions(path: Path) -> int:
-    """Return the permissions that a file has, or has once it is made; temporary ones are private."""
+    """Return the permissions of a file, made or not: temporary ones are private."""
     return path.stat().st_mode & 0o777 if path.exists() else _usual_permissions()
 
 
