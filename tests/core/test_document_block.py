@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -91,7 +92,8 @@ def test_b13_the_cache_is_bounded_in_bytes():
     assert calls.count("000") == 2
     huge = "big" + "x" * 400_000
     assert cache(huge) is not cache(huge)  # larger than a quarter
-    assert cache._bytes == sum(256 + len(k[0]) + 49 + v.nbytes for k, v in cache._results.items())
+    kept = cache._results.items()
+    assert cache._bytes == sum(256 + sys.getsizeof(key[0]) + ids.nbytes for key, ids in kept)
 
 
 def test_the_cache_serves_several_threads():
