@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from search_env.errors import SearchEnvError, StorageError
+from search_env.errors import ConfigurationError, SearchEnvError, StorageError
 
 FileKey: TypeAlias = tuple[tuple[str, tuple[int, ...], bytes], ...]
 
@@ -270,6 +270,23 @@ def clear_leftovers(path: Path) -> None:
                 os.replace(leftover / "old", path)
             with suppress(OSError):  # a leftover does no harm
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+@contextmanager
+def used_alone(folder: Path) -> Iterator[None]:
+    """Make a folder if it is missing, and hold it against other processes of this machine.
+
+    Raises:
+        ConfigurationError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder) as is_ours:
+        if not is_ours and sys.platform != "win32":
+            raise ConfigurationError(
+                f"Expected a folder that no other process writes, got {folder}, where a run is "
+                "under way. Wait until it has ended, or choose another folder."
+            )
+        yield
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from search_env import paths
-from search_env.errors import StorageError
-from search_env.paths import atomic_folder, atomic_path, remove_folder
+from search_env.errors import ConfigurationError, StorageError
+from search_env.paths import atomic_folder, atomic_path, remove_folder, used_alone
 
 
 def write_half(path):
@@ -348,3 +348,12 @@ def test_errors_of_other_work_in_the_block_stay_as_they_are(tmp_path):
         Path("/no/such/file").read_text()
     with pytest.raises(StorageError, match="vanished"), atomic_path(tmp_path / "vanished") as new:
         new.unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_b4_a_folder_is_used_by_one_at_a_time(tmp_path):
+    refused = pytest.raises(ConfigurationError, match="no other process writes")
+    with used_alone(tmp_path / "run"), refused, used_alone(tmp_path / "run"):
+        pytest.fail("used twice")
+    with used_alone(tmp_path / "run"):
+        pass

@@ -19,6 +19,7 @@ from search_env.cli import options
 from search_env.cli.console import say
 from search_env.errors import ConfigurationError
 from search_env.interrupts import exit_code
+from search_env.paths import used_alone
 from search_env.validation import check_choice
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def pretrain_command(
     reading = partial(_readings, articles, documents, seed, base.tokenizer)
     held_out = list(itertools.islice(reading(worlds), _NUM_HELD_OUT))
     examples = [example for world in range(worlds) for example in reading(world)]
-    _imitate(base, examples, held_out, run)
+    with used_alone(run.out):
+        _imitate(base, examples, held_out, run)
 
 
 def sft_command(
@@ -138,7 +140,8 @@ def sft_command(
             "--least, or name other files."
         )
     num_held_out = max(1, min(_NUM_HELD_OUT, len(examples) // 10))
-    _imitate(base, examples[num_held_out:] or examples, examples[:num_held_out], run)
+    with used_alone(run.out):
+        _imitate(base, examples[num_held_out:] or examples, examples[:num_held_out], run)
 
 
 class _Run(NamedTuple):

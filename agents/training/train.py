@@ -33,6 +33,7 @@ from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.run import TrainingRun, TrainResult, uses_gpu
 from search_env.errors import ConfigurationError
 from search_env.interrupts import Interrupts, watch_signals
+from search_env.paths import used_alone
 
 __all__ = ["train"]
 
@@ -144,14 +145,17 @@ def _end(observer: Observer, step: int, reason: str, interrupts: Interrupts) -> 
 @contextmanager
 def _settings_of(run: TrainingRun) -> Iterator[None]:
     """Write the settings of a run that can start; remove them if it fails before its first step."""
-    if run.ranks.is_main:
-        run_folder.save_settings(run.config)
-    try:
+    if not run.ranks.is_main:
         yield
-    except Exception:
-        if run.ranks.is_main and not run.step:
-            run_folder.remove_settings(run.config.out)
-        raise
+        return
+    with used_alone(Path(run.config.out)):
+        run_folder.save_settings(run.config)
+        try:
+            yield
+        except Exception:
+            if not run.step:
+                run_folder.remove_settings(run.config.out)
+            raise
 
 
 def _train(

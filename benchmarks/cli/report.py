@@ -14,6 +14,7 @@ from typer import Option
 
 from search_env.cli.console import check_output, say
 from search_env.datasets.streaming import open_binary
+from search_env.paths import atomic_path
 
 if TYPE_CHECKING:
     from search_env.viewer.page import Tab
@@ -69,7 +70,8 @@ def report_command(
     )
     if markdown is not None:
         text = f"# {title}\n\n{pages.LEGEND}\n\n{pages.report_markdown(scored)}"
-        markdown.write_text(text, "utf-8", "replace")
+        with atomic_path(markdown) as temporary:
+            temporary.write_text(text, "utf-8", "replace")
         say(f"Wrote {markdown}")
     if open_page:
         webbrowser.open(out.resolve().as_uri())

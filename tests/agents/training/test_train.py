@@ -29,6 +29,7 @@ from search_env.agents.training.config import Phase, TrainConfig
 from search_env.agents.training.train import train
 from search_env.agents.types import by_group
 from search_env.errors import ConfigurationError, RetrievalError
+from search_env.paths import used_alone
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.registry import register_retriever
 from search_env.rewards.phases import PhaseSwitch
@@ -202,6 +203,14 @@ def test_failed_retrieval_reaches_no_loss(tmp_path):
     train(config, model=tiny_model(), observer=told)
     assert sum(m["episodes/invalid"] for m in told.metrics) > 0
     assert all(m["search/rate"] == 0.0 for m in told.metrics)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks of folders")
+def test_b4_a_folder_in_use_is_not_trained_in(tmp_path):
+    config = toy_config(tmp_path / "run", steps=1)
+    with used_alone(Path(config.out)), pytest.raises(ConfigurationError, match="under way"):
+        train(config, model=tiny_model())
+    assert not any(Path(config.out).iterdir())
 
 
 @pytest.mark.parametrize("name", ["ppo", "search-r1-grpo", "r1-searcher-llama-stage1"])
