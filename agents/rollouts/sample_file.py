@@ -320,11 +320,10 @@ def _differences(
 
 def _parse_settings(path: Path, line: bytes) -> dict[str, Any]:
     try:
-        begun: dict[str, Any] = json.loads(line)
-        version = begun.pop(_MARK, None)
-    except (ValueError, AttributeError, RecursionError):
-        version = None
-    if version != _VERSION:
+        begun = json.loads(line)
+    except (ValueError, RecursionError):
+        begun = None
+    if not isinstance(begun, dict) or begun.pop(_MARK, None) != _VERSION:
         expected = f"the settings of a sample of version {_VERSION}"
         remedy = "Choose another file for the episodes, or remove both."
         raise DataFormatError.at(path, 1, "", expected, line, remedy)
