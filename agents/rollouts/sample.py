@@ -68,6 +68,7 @@ def sample_episodes(
         StorageError: The files cannot be written; what was written before is kept.
     """
     indices = range(len(envs.questions)) if indices is None else list(dict.fromkeys(indices))
+    indices = [int(index) for index in indices]  # NumPy's are no JSON
     sampling = dataclasses.asdict(engine.sampling)
     own = {"sampling": sampling, "seed": seed, **settings}
     with SampleFile(path, envs, rule, rollouts=rollouts, settings=own) as file:

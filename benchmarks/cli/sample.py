@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from search_env.agents.cli.common import Seed, Threads, need_agents, progress
+from search_env.benchmarks.cli.bench import Api, Concurrency, Dtype, NumEnvs, Retries, Timeout
 from search_env.cli import options
 from search_env.cli.console import check_output, say
 from search_env.interrupts import exit_code
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
     from search_env.envs.search_qa_vector import SearchQAVectorEnv
     from search_env.types import Transcript
 
-_MODEL, _ENDPOINT = "Model", "Endpoint"
 _MAX_TOKENS = 4096  # of an id that says nothing of it
+
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="right (the default), cover-right, well-formed or all; repeatable: all must hold."
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -55,12 +62,7 @@ def sample_command(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     rollouts: Annotated[int, typer.Option(min=1, help="Rollouts of each question.")] = 8,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="right (the default), cover-right, well-formed or all; repeatable, and all hold."
-        ),
-    ] = None,
+    keep: Keep = None,
     least: Annotated[float | None, typer.Option(help="Lowest reward that is kept.")] = None,
     most: Annotated[
         int | None, typer.Option(min=1, help="Most that is kept of a question: fewest searches.")
@@ -78,23 +80,13 @@ def sample_command(
     tokenizer: options.TokenizerName = None,
     max_tokens: options.MaxTokens = None,
     modules: options.Modules = None,
-    num_envs: Annotated[
-        int | None, typer.Option(min=1, help="Episodes side by side.", rich_help_panel=_MODEL)
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32 or bf16.", rich_help_panel=_MODEL)] = None,
+    num_envs: NumEnvs = None,
+    dtype: Dtype = None,
     threads: Threads = None,
-    api: Annotated[
-        str | None, typer.Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    concurrency: Annotated[
-        int | None, typer.Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    timeout: Annotated[
-        float | None, typer.Option(help="Seconds for a whole reply.", rich_help_panel=_ENDPOINT)
-    ] = None,
-    retries: Annotated[
-        int | None, typer.Option(help="Further tries.", rich_help_panel=_ENDPOINT)
-    ] = None,
+    api: Api = None,
+    concurrency: Concurrency = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
     seed: Seed = 0,
 ) -> None:
     """Play rollouts of each question and keep those that a rule selects, to imitate them.
@@ -164,10 +156,9 @@ def _make_player(
     from search_env.benchmarks.players.factory import make_agent
 
     decoding = evaluation.decoding
-    if agent in BASELINES:
-        given["tokenizer"] = None
     if not agent.startswith("model:"):
-        given["max_tokens"] = None
+        own = evaluation.protocol.environment().get("tokenizer")
+        given |= {"tokenizer": None if agent in BASELINES else own, "max_tokens": None}
     else:
         need_agents("sample")
         import torch

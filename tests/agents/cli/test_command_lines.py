@@ -102,9 +102,9 @@ def _must_not_load(*arguments, **options):
 
 @pytest.mark.parametrize("line", LINES)
 def test_b7_wrong_lines_are_refused_before_anything_is_loaded(line, tmp_path, monkeypatch):
-    for module in ("training.run", "models"):
-        monkeypatch.setattr(f"search_env.agents.{module}.load_model", _must_not_load)
-    monkeypatch.setattr("search_env.benchmarks.players.local_model.load_model", _must_not_load)
+    # The home of the function last: a module that is imported here takes it from there.
+    for module in ("benchmarks.players.local_model", "agents.training.run", "agents.models"):
+        monkeypatch.setattr(f"search_env.{module}.load_model", _must_not_load)
     words = shlex.split(line.replace("OUT", str(tmp_path / "out")))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("x")

@@ -6,6 +6,7 @@ import json
 from functools import partial
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from search_env.agents.rollouts.collect import collect
@@ -180,7 +181,7 @@ def test_what_was_written_of_a_question_before_a_kill_is_removed(tmp_path, whole
 def test_more_questions_may_follow_but_no_other_settings(tmp_path, whole):
     path = tmp_path / "kept.jsonl"
     _sample(path, KEEP, indices=range(4))
-    counts = _sample(path, KEEP, indices=[3, 3, 4, 5, 6, 7, 8])
+    counts = _sample(path, KEEP, indices=np.array([3, 3, 4, 5, 6, 7, 8]))
     assert _files(tmp_path) == whole
     assert counts.questions == 9
     others = [

@@ -97,8 +97,19 @@ def test_an_endpoint_is_sampled_and_goes_on_after_failures(tmp_path):
         return text_reply("<a>" + "a" * (request["seed"] % 2))
 
     with serving(reply) as (url, requests):
-        words = (*TOY, "--agent", url, "--model", "m", "--rollouts", 2, "--keep", "all")
-        words += ("--concurrency", 1, "--retries", 0, "--out", out)
+        words = (*TOY[:2], "--limit", 6, "--agent", url, "--model", "m")
+        words += (
+            "--rollouts",
+            2,
+            "--keep",
+            "all",
+            "--concurrency",
+            1,
+            "--retries",
+            0,
+            "--out",
+            out,
+        )
         failed = _run(*words)
         assert failed.exit_code == 2
         assert "Run the same command again" in " ".join(failed.stderr.split())
