@@ -34,6 +34,7 @@ class Trajectory:
 
     Attributes:
         group: Number of its prompt group, unique within one collection.
+        member: Number of the episode in its group, from 0.
         tokens: int32 ``(T,)``, prompt included.
         sources: int8 ``(T,)`` of :class:`~search_env.types.Source`.
         log_probs: float32 ``(T,)``: log-probability of each token under the distribution it was
@@ -68,6 +69,7 @@ class Trajectory:
     hops: int
     kind: str
     version: int = 0
+    member: int = 0
     queries: tuple[str, ...] = field(default=())
     dataset: str = ""
 

@@ -25,7 +25,8 @@ from search_env.types import Document
 for _module in (  # so that a forked run does not import them anew
     *("agents.cli.imitate", "agents.cli.label", "agents.cli.train", "agents.imitation.sft"),
     *("agents.imitation.demonstrations", "agents.reporting.plots", "agents.reporting.summary"),
-    *("agents.training.supervised_saves", "agents.training.train", "benchmarks.cli.bench"),
+    *("agents.rollouts.sample", "agents.training.supervised_saves", "agents.training.train"),
+    *("benchmarks.cli.bench", "benchmarks.cli.sample", "benchmarks.players.local_model"),
     *("benchmarks.players.factory", "benchmarks.reports.tables", "cli.eval", "cli.index"),
     *("cli.main", "evaluation.tables"),
 ):
@@ -218,6 +219,15 @@ COMMANDS = {
                 *("--threads", "1", "--out", "labels.jsonl"),
             ],
             "labels.jsonl",
+        ),
+        Command(
+            "sample",
+            [
+                *("sample", *_TOY, "--num-envs", "8", "--limit", "12", "--rollouts", "24"),
+                *("--keep", "well-formed", "--most", "2", "--threads", "1"),
+                *("--out", "kept.jsonl"),
+            ],
+            "kept.jsonl",
         ),
     )
 }

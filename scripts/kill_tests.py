@@ -1,12 +1,13 @@
 """Kill commands at every moment, go on, and compare with a run that nobody disturbed.
 
 ``python -m scripts.kill_tests COUNT [COMMAND ...]``: each command (``train``, ``sft``, ``bench``,
-``eval``, ``index``, ``label``) runs for about a second, COUNT times with SIGINT, COUNT times with
-SIGTERM and three times COUNT with SIGKILL; then SIGKILL before and after each of its renames.
-Half of the moments are write points (opening, appending, forcing to the disk, renaming, removing;
-before, after and, for an append, in the middle), the others lie between two of them. The run is
-then gone on with as its message says, and must leave the same files: nothing lost, doubled or left
-behind. A table is printed; the exit code is the number of kills that went wrong, at most 100.
+``eval``, ``index``, ``label``, ``sample``) runs for about a second, COUNT times with SIGINT, COUNT
+times with SIGTERM and three times COUNT with SIGKILL; then SIGKILL before and after each of its
+renames. Half of the moments are write points (opening, appending, forcing to the disk, renaming,
+removing; before, after and, for an append, in the middle), the others lie between two of them. The
+run is then gone on with as its message says, and must leave the same files: nothing lost, doubled
+or left behind. A table is printed; the exit code is the number of kills that went wrong, at most
+100.
 
 Runs are forked from a process that has imported everything. POSIX only; single-threaded.
 """
@@ -72,11 +73,14 @@ class Points:
             os.kill(os.getpid(), moment.signal)
             return
         target = os.getpid()
+        reader, writer = os.pipe()
         if not os.fork():
+            os.read(reader, 1)  # what others do at a fork swallows errors: it comes after that
             time.sleep(moment.seconds)
             if os.getppid() == target:  # it has not ended
                 os.kill(target, moment.signal)
             os._exit(0)
+        os.write(writer, b"\0")
 
     def write_trace(self) -> None:
         """Write the points for the process that draws moments from them."""

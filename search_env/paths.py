@@ -184,6 +184,25 @@ def append_to(file: BinaryIO, data: bytes) -> None:
         raise
 
 
+def lock(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed; return False if another process has, where it shows."""
+    if sys.platform == "win32":  # no such locks
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def busy(path: Path) -> str:
+    """Return what to tell the user where :func:`lock` found a file locked."""
+    return (
+        f"Expected {path} to be free, got a file that another process writes to. Wait for it, or "
+        "choose another file."
+    )
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Raise the system's refusals to write ``path``, or beside it, as errors that name it."""

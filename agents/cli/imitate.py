@@ -271,7 +271,7 @@ def _readings(
 def _recorded(
     files: Sequence[Path], least: float | None, reward: Reward | None, tokenizer: Tokenizer
 ) -> Iterator[Example]:
-    """Yield recorded episodes as examples, if their ids are the model's."""
+    """Yield recorded episodes in which retrieval worked, if their ids are the model's."""
     import numpy as np
 
     from search_env.agents.models import check_same_ids
@@ -287,7 +287,7 @@ def _recorded(
                 checked.add(episode.tokenizer.digest)
             transcript = episode.transcript
             score = episode.score if reward is None else reward(transcript)
-            if least is None or score.total >= least:
+            if episode.valid and (least is None or score.total >= least):
                 weights = (transcript.sources == Source.POLICY).astype(np.float32)
                 yield Example(transcript.tokens, weights)
 

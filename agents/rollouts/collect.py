@@ -177,6 +177,7 @@ class _PlannedEpisode(NamedTuple):
 
     order: int  # its place among all episodes
     group: int
+    member: int  # its number in the group
     question: int
     seed: int
 
@@ -203,7 +204,8 @@ class _EpisodeQueue:
                 seed_sequence = np.random.SeedSequence((seed, question, repeats[question], member))
                 number = int(seed_sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
                 order = group * group_size + member
-                episodes.append(_PlannedEpisode(order, first_group + group, question, number))
+                planned = _PlannedEpisode(order, first_group + group, member, question, number)
+                episodes.append(planned)
             repeats[question] += 1
         if not episodes:
             raise ConfigurationError(
@@ -343,7 +345,7 @@ class _Collector:
 
     def _finish(self, row: int, reward: float, infos: Mapping[str, Any]) -> None:
         episode, transcript = self._episodes.pop(row), self._envs.transcripts[row]
-        trajectory = self._trajectory(row, episode.group, transcript, reward, infos)
+        trajectory = self._trajectory(row, episode, transcript, reward, infos)
         self._num_finished += 1
         self._num_faults += trajectory.valid * len(transcript.faults)
         if self._progress is not None:
@@ -355,7 +357,12 @@ class _Collector:
                 self._on_episode(question, transcript, trajectory)
 
     def _trajectory(
-        self, row: int, group: int, transcript: Transcript, reward: float, infos: Mapping[str, Any]
+        self,
+        row: int,
+        episode: _PlannedEpisode,
+        transcript: Transcript,
+        reward: float,
+        infos: Mapping[str, Any],
     ) -> Trajectory:
         """Return a finished episode for the learner, with what the infos have on its row."""
         length = len(transcript.tokens)
@@ -363,7 +370,8 @@ class _Collector:
         parts = infos.get("reward_parts", {}) if valid else {}
         return Trajectory(
             question_id=transcript.question.id,
-            group=group,
+            group=episode.group,
+            member=episode.member,
             tokens=transcript.tokens,
             sources=transcript.sources,
             log_probs=self._log_probs[row, :length].copy(),

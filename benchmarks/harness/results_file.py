@@ -21,7 +21,7 @@ from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchEr
 from search_env.benchmarks.harness.rules import DIGITS, FORMER_RULES_DIGESTS
 from search_env.datasets.streaming import open_binary
 from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import append_to, atomic_path, storage_errors
+from search_env.paths import append_to, atomic_path, busy, lock, storage_errors
 
 VERSION = 1
 _MARK = "search_env_results"
@@ -73,7 +73,8 @@ class ResultsWriter(AbstractContextManager["ResultsWriter"]):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = path.open("a+b", buffering=0)
         try:
-            _lock(self._file, path)
+            if not lock(self._file):
+                raise ResultsError(busy(path))
             self.done = {(result.index, result.sample) for result in self._begun(header)}
         except BaseException:
             self.close()
@@ -300,21 +301,6 @@ def _check_same(path: Path, header: Mapping[str, Any], expected: Mapping[str, An
                 f"Expected {path} to hold results of {name} {values[0]}, got {values[1]}. Choose "
                 "another file, or delete this one."
             )
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Refuse a file that another process writes to, where the system can tell."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ResultsError(
-            f"Expected {path} to be free, got a file that another process writes to. Wait for it, "
-            "or choose another file."
-        ) from error
 
 
 def by_question(episodes: Iterable[EpisodeResult]) -> dict[int, list[EpisodeResult]]:

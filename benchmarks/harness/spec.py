@@ -19,7 +19,7 @@ from search_env.benchmarks.harness.errors import DigestMismatchError
 from search_env.benchmarks.harness.rules import DIGITS, json_digest, rules_digest
 from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.envs.loading import load_questions
-from search_env.envs.registration import ENVIRONMENTS
+from search_env.envs.registration import arguments_of
 from search_env.errors import ConfigurationError, DataNotFoundError
 from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import DATA_VARIABLE, data_dir
@@ -56,7 +56,7 @@ class BenchmarkProtocol:
         (at most the protocol's) and ``on_retrieval_error``; None is the protocol's.
         """
         agents = {name: value for name, value in agents.items() if value is not None}
-        arguments = {**ENVIRONMENTS[self.env_id], **self.arguments}
+        arguments = {**arguments_of(self.env_id), **self.arguments}
         if self.retrieval == NO_CORPUS:
             raise ConfigurationError(
                 f"Expected a corpus for {self.id}, got none. Pass one as --corpus."

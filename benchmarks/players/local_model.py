@@ -17,6 +17,7 @@ from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.evaluation.evaluate import measure_episode
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Transcript
@@ -67,18 +68,7 @@ class ModelAgent:
         self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
     ) -> None:
         """Play the episodes, as many side by side as there are rows."""
-        context = self._context(evaluation)
-        options = evaluation.arguments(**self._options, max_tokens=context)
-        envs = make_envs(
-            evaluation.protocol.env_id,
-            num_envs=min(self._num_envs, len(keys)),
-            vocabulary=self._ids,
-            options=options,
-        )
-        check_fits(self._model, envs.tokenizer)
-        decoding = evaluation.decoding
-        sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p)
-        engine = Engine(self._model, rows=envs.num_envs, max_tokens=context, sampling=sampling)
+        envs, engine = self.make_rows(evaluation, len(keys))
         for sample in sorted({sample for _, sample in keys}):
             start = time.perf_counter()
 
@@ -91,6 +81,23 @@ class ModelAgent:
 
             questions = [index for index, of in keys if of == sample]
             collect(envs, engine, questions, seed=evaluation.seed + sample, on_episode=hand_on)
+
+    def make_rows(
+        self, evaluation: Evaluation, episodes: int | None = None
+    ) -> tuple[SearchQAVectorEnv, Engine]:
+        """Return an environment and an engine, of no more rows than there are episodes."""
+        context = self._context(evaluation)
+        envs = make_envs(
+            evaluation.protocol.env_id,
+            num_envs=min(self._num_envs, episodes or self._num_envs),
+            vocabulary=self._ids,
+            options=evaluation.arguments(**self._options, max_tokens=context),
+        )
+        check_fits(self._model, envs.tokenizer)
+        decoding = evaluation.decoding
+        sampling = Sampling(temperature=decoding.temperature, top_p=decoding.top_p)
+        engine = Engine(self._model, rows=envs.num_envs, max_tokens=context, sampling=sampling)
+        return envs, engine
 
     def _tokenizer_digest(self) -> str:
         """Return the start of the digest of bytes, beginning and ends: the tokenizer's policy."""

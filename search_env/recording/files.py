@@ -75,7 +75,7 @@ def _episodes(path: Path, *, skip_torn: bool) -> Iterator[RecordedEpisode]:
                     f"{place}: expected an episode of at most {_LONGEST_LINE >> 20} MiB, got a "
                     "longer line. It is no file of recorded episodes."
                 )
-            if _is_torn(line):
+            if is_torn(line):
                 if skip_torn:
                     return
                 raise EpisodeFileError(
@@ -192,7 +192,7 @@ def _repair(path: Path) -> None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             end = view.rfind(b"\n") + 1
             tail = view[end:]
-        if _is_torn(tail):
+        if is_torn(tail):
             warnings.warn(
                 f"Expected {path} to end with a whole episode, got {len(tail)} bytes of one whose "
                 "writer was stopped. They were removed; no action is needed.",
@@ -206,7 +206,7 @@ def _repair(path: Path) -> None:
 
 
 def _check_is_episode(path: Path, place: str, line: bytes) -> None:
-    if _is_torn(line):
+    if is_torn(line):
         return
     try:
         decode(f"{path}, {place}", line)
@@ -217,7 +217,7 @@ def _check_is_episode(path: Path, place: str, line: bytes) -> None:
         ) from error
 
 
-def _is_torn(line: bytes) -> bool:
+def is_torn(line: bytes) -> bool:
     """Return whether a line is an incomplete beginning of an episode's line."""
     if not line or line.endswith(b"\n") or not line.startswith(LINE_START[: len(line)]):
         return False

@@ -61,6 +61,18 @@ LINES = {
     "label --out OUT --dataset bamboogle": ["a split to train on"],
     "label --out OUT --retriever x": ["retriever", "'x'"],
     "label --out /dev/null/labels": ["--out", "written"],
+    "sample --out OUT --keep rihgt": ["Did you mean 'right'"],
+    "sample --out OUT --least nan": ["least to be a finite number"],
+    "sample --out OUT --dataset wrld": ["Did you mean 'world'"],
+    "sample --out OUT --reward exact-mach": ["Did you mean 'exact-match'"],
+    "sample --out OUT --temperature 0": ["temperature above 0"],
+    "sample --out OUT --top-p 2": ["top_p", "at most 1"],
+    "sample --out OUT --dtype fp23": ["dtype", "'fp23'"],
+    "sample --out OUT --concurrency 3": ["got concurrency"],
+    "sample --out OUT --agent oracel": ["Did you mean 'oracle'"],
+    "sample --out OUT --agent oracle --model m": ["got model"],
+    "sample --out OUT --agent http://127.0.0.1:1/v1": ["Pass --model"],
+    "sample --out /dev/null/kept": ["--out", "written"],
     "sft --out OUT --optimizer adam": ["Did you mean 'adamw'"],
     "sft --out OUT --dtype fp23": ["Did you mean 'fp32'"],
     "sft --out OUT --dataset wrld": ["Did you mean 'world'"],
@@ -90,9 +102,9 @@ def _must_not_load(*arguments, **options):
 
 @pytest.mark.parametrize("line", LINES)
 def test_b7_wrong_lines_are_refused_before_anything_is_loaded(line, tmp_path, monkeypatch):
-    for module in ("training.run", "models"):
-        monkeypatch.setattr(f"search_env.agents.{module}.load_model", _must_not_load)
-    monkeypatch.setattr("search_env.benchmarks.players.local_model.load_model", _must_not_load)
+    # The home of the function last: a module that is imported here takes it from there.
+    for module in ("benchmarks.players.local_model", "agents.training.run", "agents.models"):
+        monkeypatch.setattr(f"search_env.{module}.load_model", _must_not_load)
     words = shlex.split(line.replace("OUT", str(tmp_path / "out")))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("x")

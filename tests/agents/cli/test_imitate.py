@@ -10,6 +10,9 @@ from search_env.agents.learning.learner import Learner
 from search_env.agents.models import load_model, save_model
 from search_env.agents.reporting.logs import read_log
 from search_env.cli.main import app
+from search_env.errors import RetrievalError
+from search_env.retrieval.base import FakeRetriever
+from search_env.retrieval.registry import register_retriever
 from search_env.wrappers.record_episodes import RecordEpisodes
 from tests.agents.toy_runs import tiny_model
 
@@ -23,8 +26,8 @@ def base(tmp_path):
     return save_model(tiny_model(), tmp_path / "base")
 
 
-def _record(path):
-    env = RecordEpisodes(gym.make("SearchQA-Toy-v0"), path)
+def _record(path, **arguments):
+    env = RecordEpisodes(gym.make("SearchQA-Toy-v0", **arguments), path)
     agent = make_baseline("oracle")
     for index in range(12):
         observation, _ = env.reset(options={"index": index})
@@ -50,6 +53,16 @@ def test_sft_on_recorded_episodes_makes_them_likelier(tmp_path, base):
     assert losses[-1] < 0.7 * losses[0]
     before, after = (load_model(f).state_dict() for f in (base, tmp_path / "sft" / "model"))
     assert any(not np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_episodes_in_which_retrieval_failed_are_not_imitated(tmp_path, base):
+    down = FakeRetriever(error=RetrievalError("down"))
+    register_retriever("down for sft", lambda: down)
+    arguments = {"retriever": "down for sft", "on_retrieval_error": "truncate"}
+    path = _record(tmp_path / "episodes.jsonl", **arguments)
+    done = _run("sft", path, "--model", base, "--tokenizer", "toy", "--out", tmp_path / "sft")
+    assert done.exit_code == 2
+    assert "Expected episodes to imitate, got none" in " ".join(done.stderr.split())
 
 
 def test_b4_an_interrupted_sft_goes_on_to_the_same_model(tmp_path, base, monkeypatch):
