@@ -124,7 +124,9 @@ SIGKILL. All have been stopped...
         except (EOFError, ConnectionError) as error:
             if None in self.env.parent_pipes:  # an environment raised it in its worker
                 raise
-            raise self._died() from error
+            # Its frames hold a buffer of the pipe, whose collection crashes Python 3.12.1
+            # (github.com/python/cpython/issues/111049) and warns in 3.13.
+            raise self._died() from error.with_traceback(None)
 
     def _await_answers(self) -> None:
         """Wait until every worker has answered or broken its pipe."""

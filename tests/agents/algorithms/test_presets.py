@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def test_fields_that_contradict_each_other(fields, message):
 
 def test_every_field_is_documented():
     for field in dataclasses.fields(Algorithm):
-        assert f"\n        {field.name}: " in Algorithm.__doc__
+        assert f"\n    {field.name}: " in inspect.cleandoc(Algorithm.__doc__)
 
 
 @pytest.mark.parametrize(
