@@ -125,7 +125,7 @@ SIGKILL. All have been stopped...
             if None in self.env.parent_pipes:  # an environment raised it in its worker
                 raise
             # Its frames hold a buffer of the pipe, whose collection crashes Python 3.12.1
-            # (github.com/python/cpython/issues/111049) and warns in 3.13.
+            # (cpython#111049) and warns in others (cpython#111331).
             raise self._died() from error.with_traceback(None)
 
     def _await_answers(self) -> None:
