@@ -40,6 +40,7 @@ from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, r
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
 from search_env.agents.training import checkpoints
+from search_env.agents.training.base_test import stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
@@ -253,7 +254,10 @@ class TrainingRun:
         """Play at most ``count`` test questions with the base and the trained model."""
         envs = environment_for(self.config, self.sampler, "test")
         questions = spread(envs.questions, count)
-        before = self._play_greedily(lambda _: self._base(), envs, questions)
+        stored = stored_episodes(self.config, envs, questions) if self.ranks.is_main else None
+        before = self.ranks.broadcast(stored)
+        if before is None:
+            before = self._play_greedily(lambda _: self._base(), envs, questions)
         return FinalTest(envs, before, self._play_greedily(self._trained, envs, questions))
 
     def _play_greedily(
