@@ -125,6 +125,11 @@ def load_model(
     return model
 
 
+def bundled_folder(name: str) -> Path | None:
+    """Return the folder of a model in :data:`BUNDLED`; None for other names."""
+    return _ASSETS / name if name in BUNDLED else None
+
+
 def _load(source: str, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model of a folder or a hub id."""
     folder = Path(source)
@@ -352,7 +357,7 @@ def with_lora(
 
 def _source(name: str) -> str:
     """Return the folder of a bundled or local model, or the id of one on the hub."""
-    folder = _ASSETS / name if name in BUNDLED else Path(name).expanduser()
+    folder = bundled_folder(name) or Path(name).expanduser()
     if folder.is_dir():
         return str(folder.absolute())
     is_path = name.startswith((".", "~", os.sep)) or name.count("/") > 1

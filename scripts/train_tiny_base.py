@@ -7,7 +7,8 @@ that nobody trains or tests on, in two rounds, each with a learning rate that fa
 In the second, tags count in full, for what is right nearly always is not good enough where a
 hundred tokens are drawn; and thoughts say after each search which steps are left, so that when to
 stop can be read there. A run that was broken off goes on after its last whole round. The seed is
-fixed; the same machine, versions, threads and processes give the same weights.
+fixed; the same machine, versions, threads and processes give the same weights. Once they are in
+``agents/assets``, run ``scripts/play_base_test.py``, whose file the default run's report reads.
 """
 
 from __future__ import annotations

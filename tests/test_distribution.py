@@ -69,7 +69,8 @@ def test_the_wheel_holds_one_package_with_all_its_modules(wheel):
             name = path.relative_to(ROOT).as_posix()
             if not name.startswith(SCRIPTS):
                 assert PurePosixPath(prefix + name) in names, name
-    for data in ("tokens/world_1k.json", "viewer/page.js", "viewer/page.css", "py.typed"):
+    base = "agents/assets/tiny-base/test_episodes.json.gz"
+    for data in ("tokens/world_1k.json", "viewer/page.js", "viewer/page.css", "py.typed", base):
         assert PurePosixPath("search_env") / data in names
 
 

@@ -321,7 +321,7 @@ def _imitate(
 
     from search_env.agents.imitation.sft import SupervisedConfig, fit, measure
     from search_env.agents.learning.learner import Learner
-    from search_env.agents.learning.precision import resolve_dtype
+    from search_env.agents.learning.precision import dtype_in_words, resolve_dtype
     from search_env.agents.models import save_model
     from search_env.agents.reporting.dashboard import Dashboard
     from search_env.agents.reporting.logs import JsonLinesLog, Observers
@@ -340,7 +340,8 @@ def _imitate(
     log = JsonLinesLog(out / "metrics.jsonl", resume_step=saves.step)
     observer = Observers([log, Dashboard(spent=log.spent)])
     before = None if saves.step else measure(learner, held_out)
-    description = {"model": base.name, "tokenizer": base.tokenizer.name, "dtype": precision}
+    dtype = dtype_in_words(precision, base.model.device)
+    description = {"model": base.name, "tokenizer": base.tokenizer.name, "dtype": dtype}
     reason = "it failed"
     try:
         observer.begin(steps, {**description, "examples": str(len(examples))})

@@ -32,6 +32,7 @@ def label_command(
     right: Annotated[str, typer.Option(help="exact_match or cover_exact_match.")] = "exact_match",
     temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature.")] = 1.0,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 64,
+    dtype: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     dataset: options.Dataset = None,
     split: options.Split = None,
     corpus: options.Corpus = None,
@@ -51,6 +52,7 @@ def label_command(
 
     from search_env.agents.inference.engine import Engine
     from search_env.agents.inference.sampling import Sampling
+    from search_env.agents.learning.precision import TORCH_DTYPES, dtype_in_words, resolve_dtype
     from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
     from search_env.agents.rollouts.collect import make_envs
     from search_env.agents.rollouts.curriculum import LEVELS, RIGHT, label_difficulty
@@ -70,7 +72,9 @@ def label_command(
     check_output(out)
     if threads is not None:
         torch.set_num_threads(threads)
-    loaded = load_model(str(model))
+    precision = resolve_dtype(dtype, "cpu")
+    say(f"Computed in {dtype_in_words(precision, 'cpu')}.", stderr=True)
+    loaded = load_model(str(model), dtype=TORCH_DTYPES[precision])
     arguments = with_tokenizer(named, loaded)
     envs = make_envs(env_id, num_envs=num_envs, vocabulary=count_ids(loaded), options=arguments)
     check_fits(loaded, envs.tokenizer)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from transformers import PreTrainedModel
 
 from search_env.agents.doctor.findings import Finding, Section
+from search_env.agents.learning.precision import dtype_in_words
 from search_env.agents.models import check_fits
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 
@@ -22,7 +23,7 @@ def examine_model(model: PreTrainedModel, dtype: str) -> Iterator[Finding]:
     some = "" if trained == parameters else f", {trained / 1e6:,.1f} M of them trained"
     yield _SECTION.ok(
         f"{model.config.model_type}, {parameters / 1e6:,.1f} M parameters{some}, "
-        f"computed in {dtype} on {model.device}"
+        f"computed on {model.device} in {dtype_in_words(dtype, model.device)}"
     )
     if not getattr(config, "use_cache", True):
         yield _SECTION.ok("its configuration turns the cache off; rollouts have their own")

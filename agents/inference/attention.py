@@ -63,7 +63,7 @@ class Plan:
     positions: Tensor  # int64 (S,): position of each token in its row
     write_pages: Tensor  # int64 (S,): page for its keys and values
     write_places: Tensor  # int64 (S,): place in that page
-    singles: Tensor | None  # int64 (n,): tokens that are runs of one; None where all are
+    singles: Tensor | None  # int64 (n,): tokens that are runs of one; None where all S are
     runs: list[TokenRun]  # the longer ones
     common: int  # number q of leading pages with the common prefix of the runs of one
     aside: Tensor | None  # bool (n,): runs of one without that prefix; None where all have it
@@ -81,12 +81,19 @@ class Plan:
 
     @classmethod
     def of(
-        cls, cache: RaggedCache, index: Index, starts: Index, counts: Index, device: torch.device
+        cls,
+        cache: RaggedCache,
+        index: Index,
+        starts: Index,
+        counts: Index,
+        device: torch.device,
+        padding: int = 0,
     ) -> Plan:
         """Plan a pass over packed runs, whose pages the cache has reserved.
 
         ``index`` has the row of each run, ``starts`` the position of its first token, ``counts``
-        the number of its tokens, 1 or more: int64 ``(runs,)`` each.
+        the number of its tokens, 1 or more: int64 ``(runs,)`` each. After them come ``padding``
+        tokens of no row, whose states are discarded.
         """
         offsets = np.cumsum(counts) - counts  # (runs,)
         rows = np.repeat(index, counts)  # (S,)
@@ -99,11 +106,15 @@ class Plan:
         def to(array: Index) -> Tensor:
             return torch.from_numpy(array).to(device)
 
+        def padded(array: Index, value: int = 0) -> Tensor:
+            return to(np.pad(array, (0, padding), constant_values=value))
+
+        unread = len(cache.owners) - 1  # the page that no row reads
         return cls(
-            positions=to(positions),
-            write_pages=to(cache.table[rows, positions // cache.page_size]),
-            write_places=to(positions % cache.page_size),
-            singles=None if single.all() else to(offsets[single]),
+            positions=padded(positions),
+            write_pages=padded(cache.table[rows, positions // cache.page_size], unread),
+            write_places=padded(positions % cache.page_size),
+            singles=None if single.all() and not padding else to(offsets[single]),
             runs=[
                 TokenRun(to(cache.pages(row, start + count)), start, count, offset)
                 for row, start, count, offset in zip(*longer, strict=True)
@@ -229,13 +240,13 @@ def ragged_attention(
     ragged.windows += sliding_window is not None
     batch, heads, length, width = query.shape
     tokens = query.transpose(1, 2).flatten(0, 1) * (scaling or width**-0.5)  # (S, h, D)
-    if not ragged.runs:
+    if ragged.singles is None:
         out = _decode(tokens, key, value, ragged, sliding_window, softcap).to(dtype)
         return out.view(batch, length, heads, -1), None
-    out = query.new_empty(length, heads, value.shape[-1], dtype=dtype)  # (S, h, D)
+    out = query.new_zeros(length, heads, value.shape[-1], dtype=dtype)  # (S, h, D)
     begin = time.perf_counter()
     singles = ragged.singles
-    if singles is not None and len(singles):
+    if len(singles):
         decoded = _decode(tokens[singles], key, value, ragged, sliding_window, softcap)  # (n, h, D)
         out[singles] = decoded.to(out.dtype)
     middle = time.perf_counter()

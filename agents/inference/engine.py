@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from search_env.agents.errors import (
@@ -49,6 +50,7 @@ from search_env.agents.inference.forward import (
 from search_env.agents.inference.paged_cache import Index, RaggedCache
 from search_env.agents.inference.rollout_engine import AnyTokenIds, Decoded, Rows, Weights
 from search_env.agents.inference.sampling import Sampling
+from search_env.agents.inference.shapes import are_rounded, rounded
 from search_env.errors import ConfigurationError
 from search_env.validation import check_count
 
@@ -375,11 +377,18 @@ class Engine:
         starts = self._written[index]
         self._cache.reserve(index, starts + counts)
         positions = packed_positions(starts, counts)
-        plan = self._plan = Plan.of(self._cache, index, starts, counts, self._device)
         ids = torch.from_numpy(self._tokens[np.repeat(index, counts), positions])  # (S,)
-        results = self._forward_pass.forward(ids[None].to(self._device), plan, keep)
+        kept = len(keep) if isinstance(keep, Tensor) else keep
+        padding = 0
+        if are_rounded(self._device, self._forward_pass.model.dtype):
+            padding = rounded(len(ids), 8) - len(ids)
+            if isinstance(keep, Tensor):
+                keep = pad(keep, (0, rounded(kept, 8) - kept))
+        plan = Plan.of(self._cache, index, starts, counts, self._device, padding)
+        self._plan, ids = plan, pad(ids, (0, padding))
+        logits, values = self._forward_pass.forward(ids[None].to(self._device), plan, keep)
         self._written[index] += counts
-        return results
+        return logits[:kept], None if values is None else values[:kept]
 
     def _checked(self, rows: Rows, sequences: int | None = None, begun: bool = False) -> Index:
         """Return the rows as an array, or raise; ``sequences`` is how many go with them."""

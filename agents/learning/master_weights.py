@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from search_env.agents.learning.distributed import shard
-from search_env.agents.learning.precision import Dtype, resolve_dtype
+from search_env.agents.learning.precision import TORCH_DTYPES, Dtype, resolve_dtype
 from search_env.errors import ConfigurationError
 
 
@@ -85,7 +85,7 @@ class MasterWeights:
 
 def arrange(model: PreTrainedModel, dtype: str, *, sharded: bool = False) -> None:
     """Cast a model to the type it computes in, and split it over ranks if ``sharded``."""
-    compute = torch.bfloat16 if resolve_dtype(dtype, model.device) == "bf16" else torch.float32
+    compute = TORCH_DTYPES[resolve_dtype(dtype, model.device)]
     for parameter in model.parameters():
         # Not model.to(): buffers, such as rotary frequencies, keep their precision.
         parameter.data = parameter.data.to(torch.float32 if sharded else compute)

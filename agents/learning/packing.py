@@ -43,6 +43,7 @@ from search_env.agents.inference.older_models import (
     replace_attention,
     restore_attention,
 )
+from search_env.agents.inference.shapes import are_rounded, rounded
 from search_env.agents.learning.varlen_attention import attend
 
 _LOGITS_AT_ONCE = 2**24  # numbers; larger outputs are done in chunks, recomputed in the backward
@@ -116,6 +117,12 @@ def packed_forward(
     """
     row, device = lay_out(sequences), model.device
     shared = len(row.index) > len(row.ids)
+    kept = row.index[keep]  # (n,)
+    ids, positions, at = row.ids, row.positions, kept
+    if are_rounded(device, model.dtype):  # what is added belongs to no sequence
+        ids, positions, at = (
+            pad(x, (0, rounded(len(x), 64) - len(x))) for x in (ids, positions, at)
+        )
     options: dict[str, Any] = {
         "cu_seq_lens_q": pad(row.new.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
         "cu_seq_lens_k": pad(row.lengths.cumsum(0), (1, 0)).int().to(device),  # (S + 1,)
@@ -127,13 +134,13 @@ def packed_forward(
     with packed_attention(model), last_hidden_state(model) as hidden:
         replace_attention(model, partial(_attend, **options))
         output = model(
-            input_ids=row.ids[None].to(device),  # (1, N)
-            position_ids=row.positions[None].to(device),  # (1, N)
-            logits_to_keep=row.index[keep].to(device),  # (n,)
+            input_ids=ids[None].to(device),  # (1, N)
+            position_ids=positions[None].to(device),  # (1, N)
+            logits_to_keep=at.to(device),  # (n,)
             use_cache=False,
             **options,
         )
-    return Packed(output.logits[0], hidden[-1][0])
+    return Packed(output.logits[0][: len(kept)], hidden[-1][0][: len(kept)])
 
 
 def packed_logits(

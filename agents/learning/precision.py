@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ Dtype: TypeAlias = Literal["auto", "fp32", "bf16"]
 """A :data:`Precision`, or ``"auto"`` for the one that suits the processor."""
 
 DTYPES: tuple[Dtype, ...] = ("auto", "fp32", "bf16")
+TORCH_DTYPES = MappingProxyType({"fp32": torch.float32, "bf16": torch.bfloat16})
 
 
 def resolve_dtype(dtype: str, device: torch.device | str = "auto") -> Precision:
@@ -36,9 +38,14 @@ def resolve_dtype(dtype: str, device: torch.device | str = "auto") -> Precision:
     return "bf16" if fast else "fp32"
 
 
-def dtype_in_words(dtype: str, device: torch.device | str, *, resumed: bool) -> str:
-    """Return a run's type for its description; of a resumed run also why it is not the default."""
+def dtype_in_words(
+    dtype: str, device: torch.device | str = "auto", *, resumed: bool = False
+) -> str:
+    """Return a resolved type for a display, and why it is this one."""
     default = resolve_dtype("auto", device)
-    if not resumed or dtype == default:
-        return dtype
+    if dtype == default:
+        products = "has" if dtype == "bf16" else "has no"
+        return f"{dtype} (this processor {products} bfloat16 products)"
+    if not resumed:
+        return f"{dtype}, as set (the default on this processor is {default})"
     return f"{dtype}, as the run began (a new run on this processor uses {default})"

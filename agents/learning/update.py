@@ -46,7 +46,7 @@ __all__ = ["update"]
 OnAdvantages = Callable[[Sequence[Trajectory], Sequence[NDArray[np.float32]]], None]
 """Called with episodes and their advantages, float32 ``(T,)`` each, NaN at tokens without loss."""
 
-_DRIFT_SAMPLE = 8  # episodes to measure the drift with when there is nothing to learn
+_DRIFT_SAMPLE = 8  # episodes of all ranks to measure the drift with when there is nothing to learn
 
 
 def update(
@@ -157,7 +157,7 @@ class _Batch:
         if self.steps * algorithm.epochs > 1 and not algorithm.uses_values:
             self._score(self.live.nonzero()[:, 0].tolist())
         if not self._on_any_rank(self.live.any()):  # the drift is measured all the same
-            self._score(everything[:_DRIFT_SAMPLE])
+            self._score(everything[: math.ceil(_DRIFT_SAMPLE / learner.ranks.size)])
 
     def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
         """Take one optimizer step on a minibatch of rows; return the gradient's norm.

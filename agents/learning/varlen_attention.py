@@ -10,7 +10,7 @@ Shapes, here and in the comment at each tensor:
 * S: segments. N: queries, M: keys of all segments.
 * D: width of a query and key. E: width of a value, D except in latent attention (DeepSeek).
 * h: query heads, k: key heads, g = h / k: query heads per key head.
-* c: queries of a chunk, m: keys that they see.
+* c: queries of a chunk, m: keys that they see, both rounded up where shapes are compiled.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
+
+from search_env.agents.inference.shapes import are_rounded, rounded
 
 try:
     from torch.nn.attention import varlen
@@ -57,7 +59,7 @@ def attend(
     From query ``(N, h, D)``, key ``(M, k, D)`` and value ``(M, k, E)`` to ``(N, h, E)``. ``bounds``
     are those of the segments in queries and in keys, int32 ``(S + 1,)`` each; a segment has at
     least as many keys as queries. ``longest`` is the largest number of queries and of keys in a
-    segment.
+    segment. Queries after the last segment get zeros.
     """
     is_half = query.is_cuda and query.dtype.itemsize == 2
     if is_half and "window_size" in _FUSED and softcap is None and value.shape[-1] <= key.shape[-1]:
@@ -69,7 +71,8 @@ def attend(
         output = varlen.varlen_attn(query, key, value, *bounds, *longest, scale=scale, **options)
         assert isinstance(output, Tensor)
         return output[..., :width]
-    shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window, softcap)
+    unit = 64 if are_rounded(query.device, query.dtype) else 1
+    shape = _Shape(bounds[0].tolist(), bounds[1].tolist(), scale, window, softcap, unit)
     output = _Attention.apply(query, key, value, shape)  # type: ignore[no-untyped-call]
     assert isinstance(output, Tensor)
     return output
@@ -83,12 +86,14 @@ class _Shape(NamedTuple):
     scale: float
     window: int | None
     softcap: float | None
+    unit: int  # of the sizes of chunks
 
 
 class _Chunk(NamedTuple):
     """Queries ``start:stop`` of one segment, and the keys ``first:last`` that they see.
 
-    The last query sees the last key; ``place`` is the first query's position among these keys.
+    The last query sees the last key; ``place`` is the first query's position among these keys. Some
+    that follow, of other segments or none, are in the products and have no effect.
     """
 
     start: int
@@ -96,6 +101,23 @@ class _Chunk(NamedTuple):
     first: int
     last: int
     place: int
+    unit: int
+
+    @property
+    def queries(self) -> slice:
+        """The c queries of the products."""
+        count = self.stop - self.start
+        return slice(
+            self.start, self.start + (count if self.unit == 1 else rounded(count, self.unit))
+        )
+
+    @property
+    def keys(self) -> slice:
+        """The m keys of the products."""
+        count = self.last - self.first
+        return slice(
+            self.first, self.first + (count if self.unit == 1 else rounded(count, self.unit))
+        )
 
 
 def _chunks(shape: _Shape) -> Iterator[_Chunk]:
@@ -107,7 +129,7 @@ def _chunks(shape: _Shape) -> Iterator[_Chunk]:
             last = last_key - (end - stop)
             place = last - (stop - start)
             first = first_key if shape.window is None else max(first_key, place + 1 - shape.window)
-            yield _Chunk(start, stop, first, last, place - first)
+            yield _Chunk(start, stop, first, last, place - first, shape.unit)
 
 
 class _Attention(torch.autograd.Function):
@@ -121,24 +143,24 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, shape: _Shape) -> Tensor:
         """Return the outputs ``(N, h, E)``."""
-        queries = _by_key_head(query, key.shape[1]).contiguous()  # (k, g, N, D)
-        keys, values = (x.transpose(0, 1).contiguous() for x in (key, value))  # (k, M, D or E)
-        output = query.new_empty(*query.shape[:2], value.shape[-1])  # (N, h, E)
+        chunks = list(_chunks(shape))
+        queries = _reaching(_by_key_head(query, key.shape[1]), [c.queries for c in chunks])
+        seen = [c.keys for c in chunks]
+        keys, values = (_reaching(x.transpose(0, 1), seen) for x in (key, value))  # (k, M, D or E)
+        output = query.new_zeros(*query.shape[:2], value.shape[-1])  # (N, h, E)
         outputs = _by_key_head(output, key.shape[1])  # (k, g, N, E), a view of it
         exact = _exact(queries, keys, shape.scale)
-        chunks = list(_chunks(shape))
         size = query.shape[1] * sum((c.stop - c.start) * (c.last - c.first) for c in chunks)
         keeps = size <= _KEPT and shape.softcap is None and any(ctx.needs_input_grad)
         kept = []
         for chunk in chunks:
             probabilities = _probabilities(exact, chunk, shape)[0].to(query.dtype)
-            part = torch.bmm(probabilities, values[:, chunk.first : chunk.last])  # (k, g c, E)
-            into = outputs[:, :, chunk.start : chunk.stop]  # (k, g, c, E)
-            into.copy_(part.view(into.shape))
+            part = torch.bmm(probabilities, values[:, chunk.keys])  # (k, g c, E)
+            _set(outputs, chunk, part)
             if keeps:
                 kept.append(probabilities)
         ctx.save_for_backward(queries, keys, values, output, *kept)
-        ctx.shape = shape
+        ctx.shape, ctx.keys = shape, len(key)
         return output
 
     @staticmethod
@@ -147,14 +169,16 @@ class _Attention(torch.autograd.Function):
         """Return the gradients of query, key and value."""
         queries, keys, values, output, *kept = ctx.saved_tensors
         shape: _Shape = ctx.shape
+        chunks = list(_chunks(shape))
         sums = _by_key_head((gradient * output).sum(-1, keepdim=True), len(keys))  # (k, g, N, 1)
-        d_outputs = _by_key_head(gradient, len(keys)).contiguous()  # (k, g, N, E)
-        d_query = gradient.new_empty(*gradient.shape[:2], keys.shape[-1])  # (N, h, D)
+        d_outputs = _by_key_head(gradient, len(keys))  # (k, g, N, E)
+        sums, d_outputs = (_reaching(x, [c.queries for c in chunks]) for x in (sums, d_outputs))
+        d_query = gradient.new_zeros(*gradient.shape[:2], keys.shape[-1])  # (N, h, D)
         d_queries = _by_key_head(d_query, len(keys))  # (k, g, N, D), a view of it
         d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)  # (k, M, D) each
         exact = _exact(queries, keys, shape.scale) if not kept else (queries, keys)
-        for number, chunk in enumerate(_chunks(shape)):
-            seen, at = slice(chunk.first, chunk.last), slice(chunk.start, chunk.stop)
+        for number, chunk in enumerate(chunks):
+            seen, at = chunk.keys, chunk.queries
             slope = None
             if kept:
                 probabilities = kept[number]  # (k, g c, m)
@@ -167,17 +191,31 @@ class _Attention(torch.autograd.Function):
             d_scores.sub_(sums[:, :, at].flatten(1, 2)).mul_(probabilities)
             if slope is not None:
                 d_scores.mul_(slope)
-            d_queries[:, :, at] = torch.bmm(d_scores, keys[:, seen]).view_as(d_queries[:, :, at])
+            _set(d_queries, chunk, torch.bmm(d_scores, keys[:, seen]))
             d_keys[:, seen].baddbmm_(d_scores.mT, queries[:, :, at].flatten(1, 2))
         d_query.mul_(shape.scale)
         d_keys.mul_(shape.scale)
-        return d_query, d_keys.transpose(0, 1), d_values.transpose(0, 1), None
+        d_key, d_value = (x[:, : ctx.keys].transpose(0, 1) for x in (d_keys, d_values))
+        return d_query, d_key, d_value, None
 
 
 def _by_key_head(heads: Tensor, count: int) -> Tensor:
     """Return ``(N, h, D or E)`` as ``(k, g, N, D or E)``, a view; ``count`` is k."""
     rows, _, width = heads.shape
     return heads.view(rows, count, -1, width).permute(1, 2, 0, 3)
+
+
+def _reaching(rows: Tensor, parts: list[slice]) -> Tensor:
+    """Return ``(..., N or M, width)``, contiguous, with zeros added up to the end of all parts."""
+    missing = max((part.stop for part in parts), default=0) - rows.shape[-2]
+    return pad(rows, (0, 0, 0, missing)) if missing > 0 else rows.contiguous()
+
+
+def _set(rows: Tensor, chunk: _Chunk, product: Tensor) -> None:
+    """Write the product ``(k, g c, width)`` of a chunk to its own rows of ``(k, g, N, width)``."""
+    own = slice(chunk.start, chunk.stop)
+    by_head = product.view(*rows.shape[:2], -1, rows.shape[-1])  # (k, g, c, width)
+    rows[:, :, own] = by_head[:, :, : chunk.stop - chunk.start]
 
 
 def _exact(queries: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -192,8 +230,8 @@ def _probabilities(
 ) -> tuple[Tensor, Tensor | None]:
     """Return the attention of a chunk, ``(k, g c, m)``, and the slope of its cap if it has one."""
     queries, keys = exact
-    part = queries[:, :, chunk.start : chunk.stop]  # (k, g, c, D)
-    scores = torch.bmm(part.flatten(1, 2), keys[:, chunk.first : chunk.last].mT)  # (k, g c, m)
+    part = queries[:, :, chunk.queries]  # (k, g, c, D)
+    scores = torch.bmm(part.flatten(1, 2), keys[:, chunk.keys].mT)  # (k, g c, m)
     slope = None
     if shape.softcap is not None:
         bounded = (scores / shape.softcap).tanh_()  # (k, g c, m)
@@ -205,4 +243,7 @@ def _probabilities(
     by_head[..., chunk.place :].masked_fill_(later, -torch.inf)
     if shape.window is not None:
         by_head.masked_fill_(ones.tril(chunk.place - shape.window), -torch.inf)
-    return scores.softmax(-1), slope
+    probabilities = scores.softmax(-1)
+    if len(ones) > chunk.stop - chunk.start:  # later queries are another chunk's, or nobody's
+        probabilities.view_as(by_head)[:, :, chunk.stop - chunk.start :] = 0.0
+    return probabilities, slope

@@ -8,24 +8,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from search_env.agents.models import load_model
 from search_env.agents.reporting.summary import results_table, select_samples, show_episodes
-from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training.config import TrainConfig
-from search_env.agents.training.run import TrainResult, environment_for
-from search_env.agents.types import Trajectory
+from search_env.agents.training.run import FinalTest, TrainResult
 from search_env.cli.console import PIPE_WIDTH, open_console, say
-from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.paths import atomic_path
 
 
-def write_report(config: TrainConfig, result: TrainResult, count: int) -> None:
-    """Play test questions with the base and the trained model; show and write what came of it.
+def write_report(config: TrainConfig, result: TrainResult, test: FinalTest) -> None:
+    """Show and write what came of a run.
 
-    ``count`` is the most questions. ``report.txt`` and, where matplotlib is installed,
+    ``report.txt`` and, where matplotlib is installed,
     ``training.png`` are written to the folder of the run.
     """
-    envs, before, after = _play_test(config, result, count)
+    envs, before, after = test
     seen = "never seen in training" if config.is_held_out("test") else "trained on"
     out = Path(config.out)
     report = out / "report.txt"
@@ -46,14 +42,3 @@ def write_report(config: TrainConfig, result: TrainResult, count: int) -> None:
     recorded = sorted((out / "episodes").glob("step-*.jsonl"))
     if recorded:
         say(f"Episodes of the training: search-env view {shlex.join(map(str, recorded))} --open")
-
-
-def _play_test(
-    config: TrainConfig, result: TrainResult, count: int
-) -> tuple[SearchQAVectorEnv, list[Trajectory], list[Trajectory]]:
-    """Return the test environment, and the greedy episodes of the base and the trained model."""
-    base = load_model(config.model)
-    envs = environment_for(config, base, "test")
-    indices = spread(envs.questions, count)
-    before = play_questions(base, envs, indices)
-    return envs, before, play_questions(load_model(str(result.model)), envs, indices)

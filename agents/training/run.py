@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from search_env.agents.learning.distributed import Ranks
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.master_weights import arrange
 from search_env.agents.learning.optimizers import OptimizerConfig
-from search_env.agents.learning.precision import dtype_in_words
+from search_env.agents.learning.precision import TORCH_DTYPES, dtype_in_words
 from search_env.agents.learning.update import update, useful
 from search_env.agents.models import (
     check_fits,
@@ -39,6 +40,7 @@ from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, r
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
 from search_env.agents.training import checkpoints
+from search_env.agents.training.base_test import stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
@@ -50,6 +52,14 @@ from search_env.errors import ConfigurationError, StorageError
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
 
 
+class FinalTest(NamedTuple):
+    """Greedy episodes of the base and of the trained model on the same questions of a test set."""
+
+    envs: SearchQAVectorEnv
+    before: list[Trajectory]
+    after: list[Trajectory]
+
+
 @dataclass(frozen=True, slots=True)
 class TrainResult:
     """Result of a run."""
@@ -59,6 +69,7 @@ class TrainResult:
     model: Path  # folder of the trained model
     evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, metrics), of this part alone
     switches: tuple[PhaseSwitch, ...]  # all changes of phase
+    test: FinalTest | None = None  # where questions were asked for
 
 
 class Rollout(NamedTuple):
@@ -233,14 +244,43 @@ class TrainingRun:
     def evaluate(self) -> dict[str, float]:
         """Return metrics of greedy episodes on held-out questions."""
         started = time.perf_counter()
-        questions = self.ranks.split(spread(self.held_out.questions, self.config.eval_questions))
-        engine = self._engine_for(self.held_out, GREEDY)
-        engine.update_weights(self.learner.weights, self.learner.updates)
-        episodes = play_questions(engine, self.held_out, questions) if questions else []
-        metrics = evaluation_metrics([t for part in self.ranks.gather(episodes) for t in part])
+        questions = spread(self.held_out.questions, self.config.eval_questions)
+        metrics = evaluation_metrics(self._play_greedily(self._trained, self.held_out, questions))
         metrics["eval/seconds"] = time.perf_counter() - started
         self.evaluations.append((self.step, metrics))
         return metrics
+
+    def test(self, count: int) -> FinalTest:
+        """Play at most ``count`` test questions with the base and the trained model."""
+        envs = environment_for(self.config, self.sampler, "test")
+        questions = spread(envs.questions, count)
+        stored = stored_episodes(self.config, envs, questions) if self.ranks.is_main else None
+        before = self.ranks.broadcast(stored)
+        if before is None:
+            before = self._play_greedily(lambda _: self._base(), envs, questions)
+        return FinalTest(envs, before, self._play_greedily(self._trained, envs, questions))
+
+    def _play_greedily(
+        self,
+        player_for: Callable[[SearchQAVectorEnv], PreTrainedModel | RolloutEngine],
+        envs: SearchQAVectorEnv,
+        questions: Sequence[int],
+    ) -> list[Trajectory]:
+        """Return the episodes of all questions, in order, each played by one of the ranks."""
+        own, player = self.ranks.split(questions), player_for(envs)
+        parts = self.ranks.gather(play_questions(player, envs, own) if own else [])
+        return [
+            parts[number % len(parts)][number // len(parts)] for number in range(len(questions))
+        ]
+
+    def _base(self) -> PreTrainedModel:
+        dtype = TORCH_DTYPES[self.config.dtype]
+        return load_model(self.config.model, dtype=dtype, device=self.sampler.device)
+
+    def _trained(self, envs: SearchQAVectorEnv) -> RolloutEngine:
+        engine = self._engine_for(envs, GREEDY)
+        engine.update_weights(self.learner.weights, self.learner.updates)
+        return engine
 
     @property
     def seconds(self) -> float:

@@ -57,9 +57,15 @@ def run_training(
     if main and not resume:
         _warn_of_one_split(config)
     observers = [*(_observers(config, resume) if main else []), *([observer] if observer else [])]
-    result = train(config, observer=Observers(observers), resume=resume, engine=engine)
-    if main and test_questions:
-        write_report(config, result, test_questions)
+    result = train(
+        config,
+        observer=Observers(observers),
+        resume=resume,
+        engine=engine,
+        test_questions=test_questions,
+    )
+    if main and result.test is not None:
+        write_report(config, result, result.test)
     return result
 
 

@@ -48,6 +48,7 @@ def train(
     observer: Observer | None = None,
     resume: bool = False,
     engine: EngineFactory | None = None,
+    test_questions: int = 0,
 ) -> TrainResult:
     """Train, evaluate and write checkpoints.
 
@@ -66,6 +67,8 @@ def train(
         engine: Makes the engine of rollouts and evaluation in each process; None for
             :class:`~search_env.agents.inference.engine.Engine` on the trained model's own weights.
             It is not saved with the settings: pass it again to resume.
+        test_questions: Most questions of the test set that all processes play at the end, with the
+            model in ``config.model`` and with the trained one; 0 for no test.
 
     Raises:
         ConfigurationError: Settings that cannot work, also with this engine, or a folder that
@@ -79,7 +82,7 @@ def train(
     config = replace(config, dtype=checkpoints.dtype_of_run(config.dtype, config.device, newest))
     if config.processes == 1 or by_torchrun():
         with init_process_group(config.device) as ranks:
-            return _train_together(ranks, config, resume, engine, model, observer)
+            return _train_together(ranks, config, resume, engine, test_questions, model, observer)
     if model is not None or uses_gpu(config):
         raise ConfigurationError(
             f"Expected a model's folder and no GPU with processes={config.processes}, got "
@@ -88,18 +91,23 @@ def train(
         )
     check_portable(engine)
     with local_processes(
-        config.processes, _train_as_member, config.to_json(), resume, engine
+        config.processes, _train_as_member, config.to_json(), resume, engine, test_questions
     ) as ranks:
-        return _train_together(ranks, config, resume, engine, None, observer)
+        return _train_together(ranks, config, resume, engine, test_questions, None, observer)
 
 
 def _train_as_member(
-    ranks: Ranks, settings: dict[str, Any], resume: bool, engine: EngineFactory | None
+    ranks: Ranks,
+    settings: dict[str, Any],
+    resume: bool,
+    engine: EngineFactory | None,
+    test_questions: int,
 ) -> None:
     """Train in a process that another one started, without output."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with suppress(KeyboardInterrupt):  # of the main process, which tells the others
-        _train_together(ranks, TrainConfig.from_json(settings), resume, engine, None, None)
+        config = TrainConfig.from_json(settings)
+        _train_together(ranks, config, resume, engine, test_questions, None, None)
 
 
 def _train_together(
@@ -107,6 +115,7 @@ def _train_together(
     config: TrainConfig,
     resume: bool,
     engine: EngineFactory | None,
+    test_questions: int,
     model: PreTrainedModel | None,
     observer: Observer | None,
 ) -> TrainResult:
@@ -134,7 +143,8 @@ def _train_together(
             with interrupts.blocked():
                 run.save()
     interrupts.check()
-    return run.result(reason)
+    result = run.result(reason)
+    return replace(result, test=run.test(test_questions)) if test_questions else result
 
 
 def _end(observer: Observer, step: int, reason: str, interrupts: Interrupts) -> None:

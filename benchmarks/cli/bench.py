@@ -16,6 +16,7 @@ import typer
 from typer import Option
 
 from search_env.benchmarks.harness.ablations import ABLATIONS
+from search_env.benchmarks.harness.results_file import agent_of
 from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.cli.options import Modules, import_modules
 from search_env.datasets.rows import one_line
@@ -58,7 +59,7 @@ Prompt = Annotated[
     str | None, Option(help="Style of the prompt, base by default.", rich_help_panel=_MODEL)
 ]
 NumEnvs = Annotated[int | None, Option(help="Episodes side by side.", rich_help_panel=_MODEL)]
-Dtype = Annotated[str | None, Option(help="fp32 or bf16.", rich_help_panel=_MODEL)]
+Dtype = Annotated[str | None, Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)]
 Model = Annotated[str | None, Option(help="Name of its model.", rich_help_panel=_ENDPOINT)]
 Api = Annotated[str | None, Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)]
 Concurrency = Annotated[int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)]
@@ -130,10 +131,9 @@ def bench_command(
     protocol = protocol if retriever is None else protocol.over_retriever(retriever)
     _warn_of_overlap(protocol, trained_on or [])
     decoding = Decoding(temperature, top_p, samples)
-    if agent.startswith("model:"):  # say what to install where torch is not there
-        from search_env.agents.cli.common import need_agents
-
-        need_agents("bench")
+    if agent.startswith("model:"):
+        where = out or default_path(protocol, agent[6:], decoding.label, ablation, limit)
+        dtype = _dtype_of_model(dtype, where)
     agent_options = {
         **{"tokenizer": tokenizer, "max_tokens": max_tokens, "prompt": prompt, "dtype": dtype},
         **{"num_envs": num_envs, "model": model, "api": api, "concurrency": concurrency},
@@ -153,6 +153,19 @@ def bench_command(
     if judge is not None and judge_model is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
+
+
+def _dtype_of_model(dtype: str | None, path: Path) -> str:
+    """Return and show the type that a model computes in: one begun in a file of results is kept."""
+    from search_env.agents.cli.common import need_agents
+
+    need_agents("bench")  # says what to install where torch is not there
+    from search_env.agents.learning.precision import dtype_in_words, resolve_dtype
+
+    begun = agent_of(path).get("dtype") if dtype in (None, "auto") else None
+    precision = resolve_dtype(str(begun or dtype or "auto"))
+    say(f"Computed in {dtype_in_words(precision, resumed=begun is not None)}.", stderr=True)
+    return precision
 
 
 def _check(

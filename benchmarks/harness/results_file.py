@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from search_env.benchmarks.harness.errors import ResultsError, ResultsMismatchError
 from search_env.benchmarks.harness.rules import DIGITS, FORMER_RULES_DIGESTS
 from search_env.datasets.streaming import open_binary
+from search_env.errors import SearchEnvError
 from search_env.evaluation.evaluate import EpisodeMeasures
 from search_env.paths import append_to, atomic_path, busy, lock, storage_errors
 
@@ -139,6 +140,16 @@ def read_results(path: Path) -> Results:
             lines.append(line)
     content = b"".join(lines)
     return _parse(path, _whole_lines(path, content, "left out; run the same command again", 3))
+
+
+def agent_of(path: Path) -> dict[str, Any]:
+    """Return a file's description of its agent; empty where there is none to read."""
+    try:
+        with open_binary(path) as file:
+            agent = json.loads(file.readline(LONGEST_LINE))["agent"]
+    except (SearchEnvError, ValueError, LookupError, TypeError, RecursionError):
+        return {}  # whoever opens the file to go on with it says what is wrong
+    return agent if isinstance(agent, dict) else {}
 
 
 def _check_mark(path: Path, line: bytes) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.sampling import Sampling
+from search_env.agents.learning.precision import TORCH_DTYPES, resolve_dtype
 from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
@@ -21,9 +22,7 @@ from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.evaluation.evaluate import measure_episode
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Transcript
-from search_env.validation import check_choice, check_count
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from search_env.validation import check_count
 
 
 class ModelAgent:
@@ -31,7 +30,8 @@ class ModelAgent:
 
     ``name`` is a bundled name, folder or hub id; ``tokenizer`` None is the one beside the model
     (``world-1k`` for bundled ones), ``prompt`` ``"base"`` or the chat template of the model's
-    family, ``max_tokens`` None the shorter of the protocol's and the model's.
+    family, ``max_tokens`` None the shorter of the protocol's and the model's, ``dtype`` as of
+    :func:`~search_env.agents.learning.precision.resolve_dtype`.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class ModelAgent:
         prompt: str = "base",
         num_envs: int = 64,
         max_tokens: int | None = None,
-        dtype: str = "fp32",
+        dtype: str = "auto",
         device: str | None = None,
     ) -> None:
-        check_choice("dtype", dtype, list(_DTYPES))
         check_count("num_envs", num_envs, 1)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = load_model(name, dtype=_DTYPES[dtype], device=chosen)
+        precision = resolve_dtype(dtype, chosen)
+        self._model = load_model(name, dtype=TORCH_DTYPES[precision], device=chosen)
         self._ids = count_ids(self._model)
         self._num_envs, self._max_tokens = num_envs, max_tokens
         self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
@@ -58,7 +58,7 @@ class ModelAgent:
             "name": name,
             "kind": "model",
             "weights": weights_digest(self._model),
-            "dtype": dtype,
+            "dtype": precision,
             "prompt": prompt,
             "tokenizer": self._tokenizer_digest(),
             "max_tokens": max_tokens,

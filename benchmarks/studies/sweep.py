@@ -70,8 +70,10 @@ def play_row(protocol: str, agent: str, ablation: str | None, limit: int | None)
     words = ["search-env", "bench", protocol, "--agent", agent]
     words += ["--ablation", ablation] if ablation else []
     words += ["--limit", str(limit)] if limit else []
+    options = {"dtype": "fp32"} if agent.startswith("model:") else {}  # the same on all machines
+    words += ["--dtype", "fp32"] if options else []
     benchmark = get_benchmark(protocol)
-    player = make_agent(agent, benchmark, seed=0)
+    player = make_agent(agent, benchmark, seed=0, **options)
     path = default_path(benchmark, str(player.description["name"]), "", ablation, limit)
     command = shlex.join(words)
     return play(benchmark, player, path, ablation=ablation, limit=limit, command=command)

@@ -149,7 +149,8 @@ def test_samples_differ_and_a_stopped_run_draws_the_same(tmp_path):
     decoding = Decoding(temperature=1.0, samples=3)
 
     def play(path, **more):
-        player = make_agent("model:tiny-base", WORLD, seed=0, num_envs=4)
+        # In bfloat16, rounding depends on how many rows are left to play.
+        player = make_agent("model:tiny-base", WORLD, seed=0, num_envs=4, dtype="fp32")
         return run(WORLD, player, path, decoding=decoding, limit=4, seed=5, **more)
 
     whole = play(tmp_path / "whole.jsonl")

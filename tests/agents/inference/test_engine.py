@@ -33,6 +33,7 @@ from search_env.agents.errors import (
     ModelMismatchError,
     NonFiniteError,
 )
+from search_env.agents.inference import engine as engine_module
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.paged_cache import RaggedLayer
 from search_env.agents.inference.sampling import GREEDY, Sampling
@@ -351,6 +352,32 @@ def test_bfloat16_stays_near_float32():
     for _ in range(10):
         journal.decode([0, 1])
     assert journal.check(model, atol=0.15) == 20
+
+
+@pytest.mark.parametrize("name", ["qwen2-sliding", "gpt2", "gemma2"])
+def test_rounded_numbers_of_tokens_change_nothing(models, monkeypatch, name):
+    model, head = models[name], nn.Linear(32, 1)
+    found = []
+    for rounds in (False, True):
+        monkeypatch.setattr(engine_module, "are_rounded", lambda *_, rounds=rounds: rounds)
+        engine = Engine(model, rows=5, max_tokens=100, value_head=head, prefill_chunk=30)
+        sizes = set()
+        hook = model.get_output_embeddings().register_forward_hook(
+            lambda _, inputs, out, sizes=sizes: sizes.add(out.shape[-2])
+        )
+        journal = Journal(engine)
+        journal.begin([0, 1, 3], [journal.ids(20), journal.ids(33), journal.ids(7)])
+        journal.decode([0, 1, 3])
+        journal.insert([1, 3], [12, 1])
+        journal.decode([3, 1])
+        journal.begin([4], [journal.ids(3)])
+        for _ in range(4):
+            journal.decode([0, 1, 3, 4])
+        hook.remove()
+        assert (sizes <= {1, 8}) == rounds  # 1 after chunks of prefill, whose logits are not read
+        assert journal.check(model, head=head) == 3 + 2 + 16
+        found.append(journal.finished)
+    assert [tokens for tokens, _ in found[0]] == [tokens for tokens, _ in found[1]]
 
 
 def test_the_model_is_left_as_it_was():

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from search_env.agents.errors import ModelMismatchError
+from search_env.agents.learning import packing, varlen_attention
 from search_env.agents.learning.packing import (
     lay_out,
     packed_attention,
@@ -111,8 +112,13 @@ def family() -> list[Tensor]:
     ],
     ids=["separate", "common prefixes"],
 )
+@pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_c1_logits_and_gradients_are_those_of_separate_passes(name, rows, keep, tolerance):
+def test_c1_logits_and_gradients_are_those_of_separate_passes(
+    name, rows, keep, tolerance, rounds, monkeypatch
+):
+    for module in (packing, varlen_attention):
+        monkeypatch.setattr(module, "are_rounded", lambda *_: rounds)
     model, keep = make(name), torch.tensor(keep)
     alone = torch.cat([model(row[None]).logits[0] for row in rows])[keep]
     weight = torch.randn(alone.shape, generator=torch.Generator().manual_seed(2))
@@ -174,6 +180,17 @@ def test_bfloat16_is_near_float32():
     rounded = packed_logits(model.bfloat16(), rows, keep)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0)
+
+
+def test_the_lengths_of_packed_rows_are_few():
+    model, sizes = make("llama").bfloat16(), set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, inputs, out: sizes.add(out.shape[1]))
+    for length in range(1, 300, 7):
+        logits = packed_logits(model, sequences((length, 2)), torch.arange(length + 2))
+        assert len(logits) == length + 2
+    assert sizes == {64, 128, 192, 256, 320}
 
 
 def test_attention_is_restored_after_an_error():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from search_env.agents.errors import CheckpointError
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.master_weights import arrange
-from search_env.agents.learning.precision import resolve_dtype
+from search_env.agents.learning.precision import dtype_in_words, resolve_dtype
 from search_env.agents.reporting.logs import Silent, read_log
 from search_env.agents.training import checkpoints
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
@@ -22,6 +22,7 @@ from search_env.cli.main import app
 from search_env.errors import ConfigurationError
 from tests.agents.toy_runs import tiny_model, toy_config
 
+HAS, HAS_NOT = (f"(this processor has {no}bfloat16 products)" for no in ("", "no "))
 KINDS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -84,12 +85,12 @@ def test_a_resumed_run_keeps_its_type_and_says_so(processor, tmp_path):
         return observer.dtype, checkpoints.settings(newest)["dtype"]
 
     processor(True)
-    assert resume(1) == ("bf16", "bf16")
+    assert resume(1) == (f"bf16 {HAS}", "bf16")
     processor(False)
     description = "bf16, as the run began (a new run on this processor uses fp32)"
     assert resume(2) == (description, "bf16")
     processor(True)
-    assert resume(3) == ("bf16", "bf16")
+    assert resume(3) == (f"bf16 {HAS}", "bf16")
     with pytest.raises(CheckpointError, match="dtype was 'bf16' and is 'fp32'"):
         resume(4, dtype="fp32")
 
@@ -108,11 +109,50 @@ def test_the_command_records_the_dtype_used(processor, tmp_path):
     toy = ("SearchQA-Toy-v0", "--tokenizer", "toy", "--max-tokens", "16", "--num-envs", "8")
     small = ("--preset", "grpo", "--steps", "1", "--threads", "1", "--set", "prompts=4")
     small += ("--set", "group_size=4", "--set", "minibatch=null", "--set", "eval_every=0")
-    assert command(*toy, *small, "--model", str(tmp_path / "base")) == "fp32"
+    assert command(*toy, *small, "--model", str(tmp_path / "base")) == f"fp32 {HAS_NOT}"
     assert json.loads((out / "config.json").read_text())["dtype"] == "fp32"
     processor(True)
     description = "fp32, as the run began (a new run on this processor uses bf16)"
     assert command("--resume", "--steps", "2") == description
+
+
+def test_a_type_that_is_set_is_said_to_be(processor):
+    processor(False)
+    assert dtype_in_words("bf16") == "bf16, as set (the default on this processor is fp32)"
+
+
+def test_a_file_of_results_keeps_its_type(processor, tmp_path):
+    processor(True)
+    path = tmp_path / "results.jsonl"
+
+    def bench(*more, file=path):
+        words = ["bench", "world-2hop/r1-searcher/bm25-world1k/v1", "--agent", "model:tiny-base"]
+        done = CliRunner().invoke(app, [*words, "--limit", "2", "--out", str(file), *more])
+        header = json.loads(file.read_bytes().splitlines()[0])
+        return done.exit_code, done.output, header["agent"]["dtype"]
+
+    assert bench("--dtype", "fp32")[::2] == (0, "fp32")
+    whole = path.read_bytes()
+    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    code, output, dtype = bench()
+    assert (code, dtype) == (0, "fp32"), output
+    assert "fp32, as the run began (a new run on this processor uses bf16)" in output
+    assert len(path.read_bytes().splitlines()) == len(whole.splitlines())
+    assert bench("--dtype", "bf16")[::2] == (2, "fp32")
+    assert bench(file=tmp_path / "new.jsonl")[::2] == (0, "bf16")
+
+
+def test_label_computes_in_the_type_that_is_named(processor, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr(
+        "search_env.agents.inference.engine.Engine.decode",
+        lambda engine, rows: computed.append(engine._forward_pass.model.dtype) or 1 / 0,
+    )
+    words = ["label", "--out", str(tmp_path / "labels.jsonl"), "--limit", "1"]
+    processor(True)
+    for more in ([], ["--dtype", "fp32"]):
+        CliRunner().invoke(app, [*words, *more])
+    assert computed == [torch.bfloat16, torch.float32]
 
 
 def test_the_drift_that_avx2_shows_is_no_alarm():

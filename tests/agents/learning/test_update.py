@@ -11,6 +11,7 @@ from search_env.agents.algorithms.advantages import estimate
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.algorithms.presets import PRESETS
 from search_env.agents.errors import NonFiniteError
+from search_env.agents.learning.distributed import Ranks
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.update import update
@@ -131,6 +132,23 @@ def test_nothing_to_learn_changes_nothing(episodes):
     assert math.isnan(metrics["policy/grad_norm"])
     assert metrics["policy/drift_max"] < 1e-5  # measured all the same
     assert update(learner, [], PLAIN)["policy/updates"] == 0
+
+
+@pytest.mark.parametrize(("size", "scored"), [(1, 8), (3, 3)])
+def test_the_drift_of_nothing_to_learn_is_of_a_few_episodes(episodes, monkeypatch, size, scored):
+    learner, counts = Learner(tiny_model()), []
+    score = learner.score
+
+    def counted(trajectories, **options):
+        counts.append(len(trajectories))
+        return score(trajectories, **options)
+
+    monkeypatch.setattr(learner, "score", counted)
+    for name, alone in (("sum", list), ("gather", lambda value: [value])):
+        monkeypatch.setattr(Ranks, name, lambda _, value, alone=alone: alone(value))
+    learner.ranks = Ranks(0, size)
+    update(learner, [replace(t, reward=0.5) for t in episodes], PLAIN)
+    assert counts == [scored]
 
 
 def test_overlong_episodes_are_left_out(episodes):

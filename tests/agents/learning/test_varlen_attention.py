@@ -86,9 +86,13 @@ segments = st.lists(
     kept=st.booleans(),
     softcap=st.none() | st.floats(0.3, 30.0),
     value_width=st.sampled_from([3, 8, 11]),
+    rounds=st.booleans(),
 )
-def test_c1_is_the_textbook_formula(segments, heads, window, chunk, kept, softcap, value_width):
+def test_c1_is_the_textbook_formula(
+    segments, heads, window, chunk, kept, softcap, value_width, rounds
+):
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(varlen, "are_rounded", lambda *_: rounds)
         patch.setattr(varlen, "_CHUNK", chunk)
         patch.setattr(varlen, "_KEPT", 2**20 if kept else 0)
         check(segments, *heads, window, softcap=softcap, value_width=value_width)
@@ -97,6 +101,31 @@ def test_c1_is_the_textbook_formula(segments, heads, window, chunk, kept, softca
 def test_several_chunks_in_float32():
     check([(300, 300), (131, 400)], 2, 1, None, torch.float32, 2e-6)
     check([(300, 300), (131, 400)], 2, 1, 150, torch.float32, 2e-6)
+
+
+@pytest.mark.parametrize("window", [None, 5, 150])
+def test_rounded_shapes_are_few_and_change_nothing(monkeypatch, window):
+    monkeypatch.setattr(varlen, "are_rounded", lambda *_: True)
+    shapes, bmm = set(), torch.bmm
+
+    def noted(left, right):
+        shapes.update((left.shape[1:], right.shape[1:]))
+        return bmm(left, right)
+
+    monkeypatch.setattr(torch, "bmm", noted)
+    check([(300, 300), (131, 400), (1, 17), (0, 9), (77, 600)], 2, 1, window)
+    # Queries of two heads, keys, and the width of a head.
+    assert {size for shape in shapes for size in shape} <= {
+        8,
+        64,
+        128,
+        192,
+        256,
+        320,
+        448,
+        512,
+        640,
+    }
 
 
 def test_gradcheck():

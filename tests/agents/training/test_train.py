@@ -23,7 +23,9 @@ from search_env.agents.errors import (
     ModelMismatchError,
     NonFiniteError,
 )
+from search_env.agents.models import load_model
 from search_env.agents.reporting.logs import JsonLinesLog, Silent, read_log
+from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training import checkpoints, run
 from search_env.agents.training.config import Phase, TrainConfig
 from search_env.agents.training.train import train
@@ -351,3 +353,44 @@ def test_two_processes_share_questions_and_a_split_model(tmp_path):
     )
     assert trained.keys() == base.keys()
     assert any(not torch.equal(trained[name], base[name]) for name in base)
+
+
+def test_all_processes_play_the_final_test(tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "base")
+    played = []
+
+    def counted(player, envs, questions):
+        played.append(len(questions))
+        return play_questions(player, envs, questions)
+
+    monkeypatch.setattr(run, "play_questions", counted)  # in this process, one of two
+    same = {"model": str(tmp_path / "base"), "env_options": {"tokenizer": "toy"}}
+    config = toy_config(tmp_path / "run", steps=3, processes=2, **same)
+    result = train(config, test_questions=7)
+    assert played == [4, 4]
+    envs, *sides = result.test
+    folders = (tmp_path / "base", result.model)
+    for folder, episodes in zip(folders, sides, strict=True):
+        alone = play_questions(load_model(folder), envs, spread(envs.questions, 7))
+        assert [t.question_id for t in episodes] == [t.question_id for t in alone]
+        assert [t.tokens.tolist() for t in episodes] == [t.tokens.tolist() for t in alone]
+    before, after = ([t.tokens.tolist() for t in side] for side in sides)
+    assert before != after
+
+
+def test_the_final_test_is_in_the_type_of_the_run(tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "base")
+    engines = []
+    original = run.Engine.__init__
+
+    def noted(engine, model, **options):
+        engines.append(model.dtype)
+        original(engine, model, **options)
+
+    monkeypatch.setattr(run.Engine, "__init__", noted)
+    same = {"model": str(tmp_path / "base"), "env_options": {"tokenizer": "toy"}}
+    config = toy_config(tmp_path / "run", steps=0, dtype="bf16", **same)
+    assert train(config).test is None
+    config = replace(config, out=str(tmp_path / "tested"))
+    assert len(train(config, test_questions=2).test.after) == 2
+    assert engines == [torch.bfloat16] * 4  # of rollouts, and again with one for each side

@@ -1,0 +1,39 @@
+"""Play the test questions of the default run with its base model, in both dtypes, and store them.
+
+python scripts/play_base_test.py
+
+To be run again whenever the base, its environment or the rules of an episode change. A run whose
+settings match reads the file instead of playing (``search_env.agents.training.base_test``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from search_env.agents.learning.precision import TORCH_DTYPES
+from search_env.agents.models import bundled_folder, load_model
+from search_env.agents.rollouts.lm_agent import play_questions, spread
+from search_env.agents.training.base_test import store_episodes
+from search_env.agents.training.default_run import tiny_run
+from search_env.agents.training.run import environment_for
+
+
+def main() -> None:
+    """Read the command line, play and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--questions", type=int, default=200, help="those of search-env train")
+    count = parser.parse_args().questions
+    parts = []
+    for dtype in ("fp32", "bf16"):
+        config = replace(tiny_run(), dtype=dtype)
+        model = load_model(config.model, dtype=TORCH_DTYPES[dtype])
+        envs = environment_for(config, model, "test")
+        parts.append((config, envs, play_questions(model, envs, spread(envs.questions, count))))
+    folder = bundled_folder(config.model)
+    assert folder is not None
+    store_episodes(parts, folder)
+
+
+if __name__ == "__main__":
+    main()
