@@ -46,8 +46,11 @@ def tiny_config(
     intermediate_size: int = 384,
     layers: int = 4,
     heads: int = 4,
+    key_value_heads: int | None = None,
 ) -> Qwen2Config:
     """Return the shape of the bundled models, a Qwen2 of 1.0 million parameters, or a similar one.
+
+    Without ``key_value_heads``, each head has keys and values of its own.
 
     Its end of sequence is id 0, as in the tokenizer ``world-1k``; it has no beginning of sequence.
     """
@@ -57,7 +60,7 @@ def tiny_config(
         intermediate_size=intermediate_size,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=heads if key_value_heads is None else key_value_heads,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -72,26 +75,25 @@ def untrained(config: Qwen2Config, seed: int = 0) -> Qwen2ForCausalLM:
     The product of two constant vectors under rotary positions depends on their distance alone, and
     Qwen2's biases of queries and keys are constant vectors.
 
-    The shape needs three key heads or more; ``seed`` is that of all other weights.
+    The shape needs three heads or more, of any number of key-value heads; ``seed`` is that of all
+    other weights.
     """
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
     attention = model.model.layers[0].self_attn
     width = config.hidden_size // config.num_attention_heads
-    key_heads = config.num_key_value_heads or config.num_attention_heads
-    shared = config.num_attention_heads // key_heads
     rotary: Any = config.rope_parameters
     pairs = 5  # of the highest frequencies, which distinguish neighbours
     angles = float(rotary["rope_theta"]) ** (-torch.arange(pairs) * 2 / width)  # (pairs,)
     with torch.no_grad():
+        key = torch.zeros(width)
+        key[:pairs] = _SHARPNESS
+        attention.k_proj.bias.view(-1, width)[:] = key
         for head, back in enumerate((1, 2, 3)):
-            query, key = torch.zeros(width), torch.zeros(width)  # (width,) each
-            query[:pairs] = _SHARPNESS
-            key[:pairs] = _SHARPNESS * torch.cos(back * angles)
-            key[width // 2 : width // 2 + pairs] = _SHARPNESS * torch.sin(back * angles)
-            first = head * shared * width
-            attention.q_proj.bias[first : first + width] = query
-            attention.k_proj.bias[head * width : (head + 1) * width] = key
+            query = torch.zeros(width)
+            query[:pairs] = _SHARPNESS * torch.cos(back * angles)
+            query[width // 2 : width // 2 + pairs] = -_SHARPNESS * torch.sin(back * angles)
+            attention.q_proj.bias[head * width : (head + 1) * width] = query
     return model
 
 

@@ -6,9 +6,12 @@ It climbs the ladder of :mod:`search_env.agents.imitation.base_model_stages` in 
 that nobody trains or tests on, in two rounds, each with a learning rate that falls over all of it.
 In the second, tags count in full, for what is right nearly always is not good enough where a
 hundred tokens are drawn; and thoughts say after each search which steps are left, so that when to
-stop can be read there. A run that was broken off goes on after its last whole round. The seed is
-fixed; the same machine, versions, threads and processes give the same weights. Once they are in
-``agents/assets``, run ``scripts/play_base_test.py``, whose file the default run's report reads.
+stop can be read there. It stops before that reads as well as it could, so that reinforcement
+learning has something to improve.
+
+Each stage leaves its model in a folder of its own, ``01-copying`` and so on. A run that was stopped
+goes on after its last hundred updates. The seed is fixed; the same machine, versions, threads and
+processes give the same weights.
 """
 
 from __future__ import annotations
@@ -16,11 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -33,38 +34,47 @@ from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
 from search_env.agents.reporting.logs import Silent
+from search_env.agents.training.supervised_saves import SupervisedSaves
 from search_env.tokens.tokenizer import load_tokenizer
 
 SEED = 9001
 ARTICLES = 1000
+SAVE_EVERY = 100
 _early = partial(BaseModelStage, recounts=False)
-_three = partial(
-    _early, updates=900, tokens=8192, worlds=18, cards=300, thoughts=100, episodes=90, documents=3
+_several = partial(
+    _early,
+    updates=900,
+    tokens=8192,
+    worlds=20,
+    cards=300,
+    thoughts=100,
+    episodes=90,
+    documents=(3, 5),
 )
 CLIMB = (
     _early("copying", 400, 2048, worlds=1, copies=6400),
     _early("reading and thinking", 1200, 2048, worlds=16, cards=300, thoughts=200),
     _early("one document", 900, 4096, worlds=18, cards=200, thoughts=100, episodes=100),
-    _three("three documents"),
-    _three("three documents, slower"),
+    _several("three and five documents"),
+    _several("three and five documents, slower"),
 )
-_whole = partial(
-    BaseModelStage,
-    updates=1500,
+WHOLE = BaseModelStage(
+    "every token",
+    updates=1200,
     tokens=8192,
     worlds=20,
-    documents=3,
+    cards=200,
+    thoughts=250,
+    branched=450,
+    episodes=130,
+    documents=(3, 5),
     tags=1.0,
     guesses=0.5,
     decisions="later",
     search_rate=0.22,
     think_on_rate=0.4,
 )
-ROUNDS = (
-    (4e-3, CLIMB),
-    (1.5e-3, (_whole("every token", cards=240, thoughts=250, branched=500, episodes=100),)),
-    (1.5e-3, (_whole("every token, again", cards=120, thoughts=300, branched=400, episodes=160),)),
-)
+ROUNDS = ((4e-3, CLIMB), (1.5e-3, (WHOLE,)))
 
 
 class Bar(Silent):
@@ -79,33 +89,56 @@ class Bar(Silent):
         self._progress.update(self._task, completed=step, description=loss)
 
 
-def train(
-    rate: float,
-    stages: tuple[BaseModelStage, ...],
-    first: int,
-    model: PreTrainedModel,
-    ranks: Ranks,
-) -> Iterator[dict[str, Any]]:
-    """Run a round; yield what the model is worth on held-out examples after each stage."""
-    total, start = sum(stage.updates for stage in stages), time.perf_counter()
+def name_of(number: int, stage: BaseModelStage) -> str:
+    """Return the name of a stage's folder; stages are counted from 1."""
+    return f"{number:02}-{stage.name.replace(',', '').replace(' ', '-')}"
+
+
+def make_learner(model: PreTrainedModel, rate: float, updates: int, ranks: Ranks) -> Learner:
+    """Return the learner of a round."""
     optimizer = OptimizerConfig(
         learning_rate=rate,
         weight_decay=0.01,
         warmup_steps=100,
         schedule="linear",
         floor=0.02,
-        total_steps=total,
+        total_steps=updates,
         optimizer="muon",
     )
-    learner = Learner(model, optimizer, dtype="auto", ranks=ranks)
+    return Learner(model, optimizer, dtype="auto", ranks=ranks)
+
+
+def train_round(number: int, first: int, model: PreTrainedModel, out: Path, ranks: Ranks) -> None:
+    """Run a round, whose stages begin with stage ``first``, or what is left of it."""
+    rate, stages = ROUNDS[number]
+    updates = sum(stage.updates for stage in stages)
+    learner = make_learner(model, rate, updates, ranks)
+    saves = SupervisedSaves(learner, out / f"round-{number + 1}", {"rate": rate, "seed": SEED})
+    save = saves.save if ranks.is_main else lambda: None
+    until = 0
     with Progress(disable=not ranks.is_main) as progress:
-        bar = Bar(progress, total)
-        for number, stage in enumerate(stages, first):
-            examples, held_out = stage_examples(number, stage, articles=ARTICLES, seed=SEED)
-            until = learner.updates + stage.updates
-            fit(learner, examples, SupervisedConfig(until, stage.tokens, SEED), observer=bar)
-            minutes = (time.perf_counter() - start) / 60
-            yield {**asdict(stage), "minutes": minutes, **measure(learner, held_out)}
+        bar = Bar(progress, updates)
+        for index, stage in enumerate(stages, first):
+            until += stage.updates
+            folder = out / name_of(index, stage)
+            if folder.exists():
+                continue
+            start = time.perf_counter()
+            examples, held_out = stage_examples(index, stage, articles=ARTICLES, seed=SEED)
+            config = SupervisedConfig(until, stage.tokens, SEED, save_every=SAVE_EVERY)
+            fit(learner, examples, config, observer=bar, save=save)
+            minutes = (
+                time.perf_counter() - start
+            ) / 60  # since the last save, where it was resumed
+            result = {**asdict(stage), "minutes": minutes, **measure(learner, held_out)}
+            if ranks.is_main:
+                save()
+                print(json.dumps(result), flush=True)
+                (out / "training.jsonl").open("a").write(json.dumps(result) + "\n")
+                save_model(learner.model, folder, tokenizer=load_tokenizer("world-1k"))
+            ranks.broadcast(None)  # nobody looks for the folder before it is written
+    if ranks.is_main:
+        saves.finish()
 
 
 def main() -> None:
@@ -113,25 +146,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     out = parser.parse_args().out
-    file = out / "training.json"
     torch.set_num_threads(1)
     with init_process_group() as ranks:
-        log = ranks.broadcast(json.loads(file.read_text()) if file.is_file() else [])
-        first = 0
-        for rate, stages in ROUNDS:
-            first += len(stages)
-            if len(log) >= first:
-                continue
-            # From the file, so that a run that was broken off is the same as one that was not.
-            model = load_model(out) if log else untrained(tiny_config(), SEED)
-            for result in train(rate, stages, first - len(stages), model, ranks):
-                log.append(result)
-                if ranks.is_main:
-                    print(json.dumps(result), flush=True)
-            if ranks.is_main:
-                save_model(model, out, tokenizer=load_tokenizer("world-1k"))
-                file.write_text(json.dumps(log, indent=1) + "\n")
-            ranks.broadcast(None)  # nobody reads before it is written
+        first, before = 1, None
+        for number, (_, stages) in enumerate(ROUNDS):
+            last = out / name_of(first + len(stages) - 1, stages[-1])
+            if not last.exists():
+                model = untrained(tiny_config(key_value_heads=1), SEED)
+                model = model if before is None else load_model(before)
+                train_round(number, first, model, out, ranks)
+            first, before = first + len(stages), last
 
 
 if __name__ == "__main__":

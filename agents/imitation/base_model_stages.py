@@ -36,7 +36,7 @@ from search_env.agents.types import Example
 from search_env.envs.search_qa import SearchQAEnv, bare_env
 from search_env.worlds.encyclopaedia import World
 
-_PROTOCOLS = ("r1-searcher", "r1-searcher", "r1-searcher", "search-r1")
+_PROTOCOLS = ("r1-searcher", "search-r1")  # worlds take turns
 _HOPS = (1, 2, 3, 4)
 _LOOKUPS = 4.4  # one-hop questions for each article: about all that a world has
 _BRANCHED = ("composition", "intersection", "comparison")
@@ -57,7 +57,7 @@ class BaseModelStage:
     thoughts: int = 0  # questions with thoughts but no documents
     branched: int = 0  # the same for compositions, intersections and comparisons: no chains
     episodes: int = 0  # questions with two episodes, one of the oracle and a hasty one
-    documents: int = 1  # of a search
+    documents: tuple[int, ...] = (1,)  # of a search; worlds take turns
     tags: float = TAGS  # weight of the tags' tokens
     guesses: float = 0.1  # weight of answers without a search
     decisions: Decisions = "none"  # those of the oracle that have weight
@@ -79,7 +79,7 @@ def world_examples(
     if stage.cards:
         world = World(articles, seed + number)
         lookups = world.questions(int(_LOOKUPS * articles), hops=(1,), kinds=["lookup"])
-        cards = reading_examples(env, lookups, random, stage.documents)
+        cards = reading_examples(env, lookups, random, _documents(number, stage))
         examples += itertools.islice(cards, stage.cards)
     thinking = np.random.default_rng([seed, number, 1])
     examples += _thoughts(env, stage.thoughts, stage, thinking)
@@ -115,9 +115,14 @@ def _world_env(
     """Return the environment of a world."""
     world: dict[str, Any] = {"articles": articles, "questions": questions, "seed": seed}
     world |= {"hops": list(_HOPS), "kinds": kinds}
-    protocol = _PROTOCOLS[number % len(_PROTOCOLS)]
-    env = gym.make("SearchQA-v0", protocol=protocol, top_k=stage.documents, dataset_options=world)
+    protocol, top_k = _PROTOCOLS[number % len(_PROTOCOLS)], _documents(number, stage)
+    env = gym.make("SearchQA-v0", protocol=protocol, top_k=top_k, dataset_options=world)
     return bare_env(env)
+
+
+def _documents(number: int, stage: BaseModelStage) -> int:
+    """Return the documents of a search in a world; each number is met under each protocol."""
+    return stage.documents[number // len(_PROTOCOLS) % len(stage.documents)]
 
 
 def _thoughts(

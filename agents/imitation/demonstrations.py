@@ -130,6 +130,21 @@ def oracle_example(
     return _example(env, index, pieces, decisions=decisions, tags=tags)
 
 
+def search_opening(env: SearchQAEnv, questions: int = 16) -> NDArray[np.int32]:
+    """Return the ids that every episode of the oracle begins with: the policy's first ones.
+
+    Forced to write them (:class:`~search_env.agents.inference.opening.OpeningEngine`), a policy
+    has decided to search, but not for what. The first ``questions`` of the environment are played.
+    """
+    openings = []
+    for index in range(min(questions, len(env.questions))):
+        example = oracle_example(env, index, tags=1.0)
+        openings.append(example.tokens[example.weights > 0])
+    shortest = min(map(len, openings))
+    alike = np.all([opening[:shortest] == openings[0][:shortest] for opening in openings], axis=0)
+    return openings[0][: shortest if alike.all() else int(alike.argmin())]
+
+
 def hasty_example(
     env: SearchQAEnv,
     index: int,
