@@ -1,4 +1,4 @@
-"""Play the test questions of the default run with its base model, in both dtypes, and store them.
+"""Play the default run's test questions with its base, free and forced to search, and store them.
 
 python scripts/play_base_test.py
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from search_env.agents.learning.precision import TORCH_DTYPES
 from search_env.agents.models import bundled_folder, load_model
 from search_env.agents.rollouts.lm_agent import play_questions, spread
-from search_env.agents.training.base_test import store_episodes
+from search_env.agents.training.base_test import forced_engine, store_episodes
 from search_env.agents.training.default_run import tiny_run
 from search_env.agents.training.run import environment_for
 
@@ -29,7 +29,10 @@ def main() -> None:
         config = replace(tiny_run(), dtype=dtype)
         model = load_model(config.model, dtype=TORCH_DTYPES[dtype])
         envs = environment_for(config, model, "test")
-        parts.append((config, envs, play_questions(model, envs, spread(envs.questions, count))))
+        questions = spread(envs.questions, count)
+        free = play_questions(model, envs, questions)
+        forced = play_questions(forced_engine(config, model, envs), envs, questions)
+        parts.append((config, envs, free, forced))
     folder = bundled_folder(config.model)
     assert folder is not None
     store_episodes(parts, folder)

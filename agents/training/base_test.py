@@ -1,6 +1,9 @@
-"""Test episodes of a bundled base model, played once and kept beside it.
+"""Test episodes of a bundled base model, free and forced to search, kept beside it.
 
-The base never changes, so a run need not play its side of the final test. Episodes are used only if
+Forced to begin as an episode that searches (:mod:`search_env.agents.inference.opening`), a base
+shows what it can do already: what training adds to that is more than the decision to search.
+
+A base never changes, so a run need not play its sides of the final test. Episodes are used only if
 weights, dtype, environment and its arguments, questions and corpus are those that they were played
 with. When the base is replaced, ``scripts/play_base_test.py`` writes the file anew.
 """
@@ -16,11 +19,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+from transformers import PreTrainedModel
 
+from search_env.agents.imitation.demonstrations import search_opening
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.opening import OpeningEngine
+from search_env.agents.inference.sampling import GREEDY
 from search_env.agents.models import bundled_folder
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.types import Trajectory
+from search_env.envs.search_qa import bare_env
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.retrieval.digests import file_digest
 from search_env.types import StopReason
@@ -29,12 +39,31 @@ FILE = "test_episodes.json.gz"
 """Name of the file in the model's folder: for each dtype the facts, and the episodes."""
 
 
+def can_be_forced(config: TrainConfig, envs: SearchQAVectorEnv) -> bool:
+    """Return whether a model is one of the package, and the questions of a kind it was taught."""
+    return bundled_folder(config.model) is not None and all(q.hops for q in envs.questions)
+
+
+def forced_engine(
+    config: TrainConfig, model: PreTrainedModel, envs: SearchQAVectorEnv
+) -> OpeningEngine:
+    """Return a greedy engine of a bundled model that is forced to search."""
+    env = bare_env(gym.make(config.env_id, **config.options_for("test")))
+    engine = Engine(model, rows=envs.num_envs, max_tokens=envs.protocol.max_tokens, sampling=GREEDY)
+    return OpeningEngine(engine, search_opening(env))
+
+
 def stored_episodes(
-    config: TrainConfig, envs: SearchQAVectorEnv, questions: Sequence[int]
+    config: TrainConfig,
+    envs: SearchQAVectorEnv,
+    questions: Sequence[int],
+    *,
+    forced: bool = False,
 ) -> list[Trajectory] | None:
     """Return the base's episodes of some test questions, or None where they have to be played.
 
-    ``config`` has its dtype resolved. Log-probabilities are not stored; they are NaN.
+    ``config`` has its dtype resolved. Log-probabilities are not stored; they are NaN. Of the forced
+    episodes there are the scores alone, without a token.
     """
     folder = bundled_folder(config.model)
     if folder is None or not (folder / FILE).is_file():
@@ -43,22 +72,26 @@ def stored_episodes(
         part = json.loads(gzip.decompress((folder / FILE).read_bytes()))[config.dtype]
         if part["facts"] != _facts(config, envs, folder):
             return None
-        rows = {row["question_id"]: row for row in part["episodes"]}
+        rows = {row["question_id"]: row for row in part["forced" if forced else "episodes"]}
         return [_trajectory(rows[envs.questions[index].id]) for index in questions]
     except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error):
         return None  # a damaged file costs the time to play, not the run
 
 
 def store_episodes(
-    parts: Sequence[tuple[TrainConfig, SearchQAVectorEnv, Sequence[Trajectory]]], folder: Path
+    parts: Sequence[
+        tuple[TrainConfig, SearchQAVectorEnv, Sequence[Trajectory], Sequence[Trajectory]]
+    ],
+    folder: Path,
 ) -> None:
-    """Write the episodes of a base, with configuration and environment for each dtype."""
+    """Write free and forced episodes of a base, with configuration and environment by dtype."""
     content = {
         config.dtype: {
             "facts": _facts(config, envs, folder),
-            "episodes": [_row(episode) for episode in episodes],
+            "episodes": [_row(episode) for episode in free],
+            "forced": [{**_row(episode), "tokens": [], "sources": []} for episode in forced],
         }
-        for config, envs, episodes in parts
+        for config, envs, free, forced in parts
     }
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     (folder / FILE).write_bytes(gzip.compress(text.encode(), mtime=0))

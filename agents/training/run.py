@@ -40,7 +40,7 @@ from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, r
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
 from search_env.agents.training import checkpoints
-from search_env.agents.training.base_test import stored_episodes
+from search_env.agents.training.base_test import can_be_forced, forced_engine, stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
@@ -58,6 +58,7 @@ class FinalTest(NamedTuple):
     envs: SearchQAVectorEnv
     before: list[Trajectory]
     after: list[Trajectory]
+    forced: list[Trajectory] | None  # of the base forced to search, where it can be
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +255,28 @@ class TrainingRun:
         """Play at most ``count`` test questions with the base and the trained model."""
         envs = environment_for(self.config, self.sampler, "test")
         questions = spread(envs.questions, count)
-        stored = stored_episodes(self.config, envs, questions) if self.ranks.is_main else None
-        before = self.ranks.broadcast(stored)
-        if before is None:
-            before = self._play_greedily(lambda _: self._base(), envs, questions)
-        return FinalTest(envs, before, self._play_greedily(self._trained, envs, questions))
+        before, forced = self._base_episodes(envs, questions, forced=False), None
+        if can_be_forced(self.config, envs):
+            forced = self._base_episodes(envs, questions, forced=True)
+        after = self._play_greedily(self._trained, envs, questions)
+        return FinalTest(envs, before, after, forced)
+
+    def _base_episodes(
+        self, envs: SearchQAVectorEnv, questions: Sequence[int], *, forced: bool
+    ) -> list[Trajectory]:
+        """Return stored episodes of the base, or play them."""
+        stored = None
+        if self.ranks.is_main:
+            stored = stored_episodes(self.config, envs, questions, forced=forced)
+        stored = self.ranks.broadcast(stored)
+        if stored is not None:
+            return stored
+
+        def player(envs: SearchQAVectorEnv) -> PreTrainedModel | RolloutEngine:
+            base = self._base()
+            return forced_engine(self.config, base, envs) if forced else base
+
+        return self._play_greedily(player, envs, questions)
 
     def _play_greedily(
         self,

@@ -9,7 +9,13 @@ import pytest
 from search_env.agents.models import bundled_folder, load_model
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training import base_test, run
-from search_env.agents.training.base_test import FILE, store_episodes, stored_episodes
+from search_env.agents.training.base_test import (
+    FILE,
+    can_be_forced,
+    forced_engine,
+    store_episodes,
+    stored_episodes,
+)
 from search_env.agents.training.default_run import tiny_run
 from search_env.agents.training.run import environment_for
 from search_env.agents.training.train import train
@@ -41,6 +47,21 @@ def test_what_is_stored_is_what_the_base_does(base, envs):
         assert len(stored_episodes(replace(CONFIG, dtype=dtype), envs, every)) == 200
 
 
+def test_forced_to_search_the_base_searches(base, envs):
+    every = spread(envs.questions, 200)
+    some = every[::50]
+    stored = stored_episodes(CONFIG, envs, some, forced=True)
+    played = play_questions(forced_engine(CONFIG, base, envs), envs, some)
+    same = [one.scores == other.scores for one, other in zip(stored, played, strict=True)]
+    assert sum(same) >= len(same) - 1  # a tie
+    assert all(episode.num_searches for episode in (*stored, *played))
+    free, forced = (stored_episodes(CONFIG, envs, every, forced=f) for f in (False, True))
+    right = [sum(t.scores["exact_match"] for t in side) for side in (free, forced)]
+    assert right[1] > right[0] + 60
+    assert can_be_forced(CONFIG, envs)
+    assert not can_be_forced(replace(CONFIG, model="somewhere/else"), envs)
+
+
 def test_it_is_used_only_if_everything_matches(base, envs, tmp_path, monkeypatch):
     indices = spread(envs.questions, 200)
     assert stored_episodes(CONFIG, envs, [1]) is None  # no such question
@@ -55,7 +76,7 @@ def test_it_is_used_only_if_everything_matches(base, envs, tmp_path, monkeypatch
     assert stored_episodes(CONFIG, envs, indices)
     (tmp_path / FILE).write_bytes((folder / FILE).read_bytes()[:-100])
     assert stored_episodes(CONFIG, envs, indices) is None
-    store_episodes([(CONFIG, envs, [])], tmp_path)
+    store_episodes([(CONFIG, envs, [], [])], tmp_path)
     assert stored_episodes(CONFIG, envs, []) == []
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
@@ -63,7 +84,7 @@ def test_it_is_used_only_if_everything_matches(base, envs, tmp_path, monkeypatch
     assert stored_episodes(CONFIG, envs, []) is None
 
 
-@pytest.mark.parametrize(("changes", "sides"), [({}, 1), ({"max_tokens": 2048}, 2)])
+@pytest.mark.parametrize(("changes", "sides"), [({}, 1), ({"max_tokens": 2048}, 3)])
 def test_a_run_plays_the_base_only_if_it_must(tmp_path, monkeypatch, changes, sides):
     played = []
 
@@ -75,5 +96,6 @@ def test_a_run_plays_the_base_only_if_it_must(tmp_path, monkeypatch, changes, si
     same = {"steps": 0, "eval_every": 0, "processes": 1, "out": str(tmp_path), "threads": 1}
     result = train(replace(CONFIG, **same, **changes), test_questions=2)
     assert played == [2] * sides
+    assert all(episode.num_searches for episode in result.test.forced)
     # Nothing was learnt.
     assert [t.answer for t in result.test.before] == [t.answer for t in result.test.after]
