@@ -27,7 +27,7 @@ PARTS = {
     ],
 }
 EXTRAS = {"all": "[dev]", "environment": ""}
-TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "moviepy")
+TEST_TOOLS = ("pytest", "pytest-xdist", "hypothesis", "moviepy", "jinja2", "transformers")
 
 
 def run(folder: Path, python: str, gymnasium: str | None, part: str, workers: str) -> str:

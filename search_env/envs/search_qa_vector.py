@@ -138,6 +138,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         "render_fps": 20,
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
+    closed = True  # until it is built: Gymnasium before 1.4 closes what it collects
 
     def __init__(
         self,
@@ -219,6 +220,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._num_under_way = 0
         self._settled: set[int] = set()  # rows under way that did more than grow by a token
         self._blocked = "reset() has not been called"
+        self.closed = False
 
     def _use_components(self, components: EnvComponents) -> None:
         self.components, self.questions = components, components.questions
