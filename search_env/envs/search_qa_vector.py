@@ -219,8 +219,7 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
         self._under_way = np.zeros(num_envs, np.bool_)  # sent, but not received
         self._num_under_way = 0
         self._settled: set[int] = set()  # rows under way that did more than grow by a token
-        self._blocked = "reset() has not been called"
-        self.closed = False
+        self._blocked, self.closed = "reset() has not been called", False
 
     def _use_components(self, components: EnvComponents) -> None:
         self.components, self.questions = components, components.questions
