@@ -21,8 +21,6 @@ from search_env.agents.inference.rollout_engine import (
 )
 from search_env.errors import ConfigurationError
 
-__all__ = ["OpeningEngine"]
-
 
 class OpeningEngine:
     """A :class:`~search_env.agents.inference.rollout_engine.RolloutEngine` around another.

@@ -19,18 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from transformers import PreTrainedModel
+from numpy.typing import NDArray
 
-from search_env.agents.imitation.demonstrations import search_opening
-from search_env.agents.inference.engine import Engine
-from search_env.agents.inference.opening import OpeningEngine
-from search_env.agents.inference.sampling import GREEDY
 from search_env.agents.models import bundled_folder
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.types import Trajectory
-from search_env.envs.search_qa import bare_env
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.retrieval.digests import file_digest
 from search_env.types import StopReason
@@ -39,18 +33,11 @@ FILE = "test_episodes.json.gz"
 """Name of the file in the model's folder: for each dtype the facts, and the episodes."""
 
 
-def can_be_forced(config: TrainConfig, envs: SearchQAVectorEnv) -> bool:
-    """Return whether a model is one of the package, and the questions of a kind it was taught."""
-    return bundled_folder(config.model) is not None and all(q.hops for q in envs.questions)
-
-
-def forced_engine(
-    config: TrainConfig, model: PreTrainedModel, envs: SearchQAVectorEnv
-) -> OpeningEngine:
-    """Return a greedy engine of a bundled model that is forced to search."""
-    env = bare_env(gym.make(config.env_id, **config.options_for("test")))
-    engine = Engine(model, rows=envs.num_envs, max_tokens=envs.protocol.max_tokens, sampling=GREEDY)
-    return OpeningEngine(engine, search_opening(env))
+def opening_of(config: TrainConfig) -> NDArray[np.int32] | None:
+    """Return the ids that a bundled base begins searching episodes with; None for other models."""
+    folder = bundled_folder(config.model)
+    content = {} if folder is None else _read(folder)
+    return np.array(content["opening"], np.int32) if "opening" in content else None
 
 
 def stored_episodes(
@@ -66,26 +53,35 @@ def stored_episodes(
     episodes there are the scores alone, without a token.
     """
     folder = bundled_folder(config.model)
-    if folder is None or not (folder / FILE).is_file():
+    part = {} if folder is None else _read(folder).get(config.dtype, {})
+    if folder is None or part.get("facts") != _facts(config, envs, folder):
         return None
     try:
-        part = json.loads(gzip.decompress((folder / FILE).read_bytes()))[config.dtype]
-        if part["facts"] != _facts(config, envs, folder):
-            return None
         rows = {row["question_id"]: row for row in part["forced" if forced else "episodes"]}
         return [_trajectory(rows[envs.questions[index].id]) for index in questions]
-    except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error):
-        return None  # a damaged file costs the time to play, not the run
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return the file's content; {} where it is missing or damaged, which costs time alone."""
+    try:
+        content = json.loads(gzip.decompress((folder / FILE).read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def store_episodes(
     parts: Sequence[
         tuple[TrainConfig, SearchQAVectorEnv, Sequence[Trajectory], Sequence[Trajectory]]
     ],
+    opening: Sequence[int],
     folder: Path,
 ) -> None:
     """Write free and forced episodes of a base, with configuration and environment by dtype."""
-    content = {
+    content: dict[str, Any] = {"opening": list(opening)}
+    content |= {
         config.dtype: {
             "facts": _facts(config, envs, folder),
             "episodes": [_row(episode) for episode in free],

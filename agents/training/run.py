@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.errors import CheckpointError
 from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.opening import OpeningEngine
 from search_env.agents.inference.rollout_engine import EngineFactory, RolloutEngine, check_engine
 from search_env.agents.inference.sampling import GREEDY, Sampling
 from search_env.agents.learning.distributed import Ranks
@@ -40,7 +42,7 @@ from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, r
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
 from search_env.agents.training import checkpoints
-from search_env.agents.training.base_test import can_be_forced, forced_engine, stored_episodes
+from search_env.agents.training.base_test import opening_of, stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
 from search_env.agents.training.record_episodes import Recording
@@ -255,26 +257,31 @@ class TrainingRun:
         """Play at most ``count`` test questions with the base and the trained model."""
         envs = environment_for(self.config, self.sampler, "test")
         questions = spread(envs.questions, count)
-        before, forced = self._base_episodes(envs, questions, forced=False), None
-        if can_be_forced(self.config, envs):
-            forced = self._base_episodes(envs, questions, forced=True)
+        before = self._base_episodes(envs, questions)
+        opening = opening_of(self.config)
+        forced = None if opening is None else self._base_episodes(envs, questions, opening)
         after = self._play_greedily(self._trained, envs, questions)
         return FinalTest(envs, before, after, forced)
 
     def _base_episodes(
-        self, envs: SearchQAVectorEnv, questions: Sequence[int], *, forced: bool
+        self,
+        envs: SearchQAVectorEnv,
+        questions: Sequence[int],
+        opening: NDArray[np.int32] | None = None,
     ) -> list[Trajectory]:
-        """Return stored episodes of the base, or play them."""
+        """Return stored episodes of the base, or play them; with an opening, forced to search."""
         stored = None
         if self.ranks.is_main:
-            stored = stored_episodes(self.config, envs, questions, forced=forced)
+            stored = stored_episodes(self.config, envs, questions, forced=opening is not None)
         stored = self.ranks.broadcast(stored)
         if stored is not None:
             return stored
 
         def player(envs: SearchQAVectorEnv) -> PreTrainedModel | RolloutEngine:
-            base = self._base()
-            return forced_engine(self.config, base, envs) if forced else base
+            base, rows, size = self._base(), envs.num_envs, envs.protocol.max_tokens
+            if opening is None:
+                return base
+            return OpeningEngine(Engine(base, rows=rows, max_tokens=size, sampling=GREEDY), opening)
 
         return self._play_greedily(player, envs, questions)
 

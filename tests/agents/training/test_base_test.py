@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium as gym
 import pytest
 
+from search_env.agents.imitation.demonstrations import search_opening
+from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.opening import OpeningEngine
+from search_env.agents.inference.sampling import GREEDY
 from search_env.agents.models import bundled_folder, load_model
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.training import base_test, run
 from search_env.agents.training.base_test import (
     FILE,
-    can_be_forced,
-    forced_engine,
+    opening_of,
     store_episodes,
     stored_episodes,
 )
 from search_env.agents.training.default_run import tiny_run
 from search_env.agents.training.run import environment_for
 from search_env.agents.training.train import train
+from search_env.envs.search_qa import bare_env
 
 CONFIG = replace(tiny_run(), dtype="fp32", num_envs=8)
 
@@ -51,15 +56,18 @@ def test_forced_to_search_the_base_searches(base, envs):
     every = spread(envs.questions, 200)
     some = every[::50]
     stored = stored_episodes(CONFIG, envs, some, forced=True)
-    played = play_questions(forced_engine(CONFIG, base, envs), envs, some)
+    opening = opening_of(CONFIG)
+    env = bare_env(gym.make(CONFIG.env_id, **CONFIG.options_for("test")))
+    assert opening.tolist() == search_opening(env).tolist()
+    engine = Engine(base, rows=8, max_tokens=envs.protocol.max_tokens, sampling=GREEDY)
+    played = play_questions(OpeningEngine(engine, opening), envs, some)
     same = [one.scores == other.scores for one, other in zip(stored, played, strict=True)]
     assert sum(same) >= len(same) - 1  # a tie
     assert all(episode.num_searches for episode in (*stored, *played))
     free, forced = (stored_episodes(CONFIG, envs, every, forced=f) for f in (False, True))
     right = [sum(t.scores["exact_match"] for t in side) for side in (free, forced)]
     assert right[1] > right[0] + 60
-    assert can_be_forced(CONFIG, envs)
-    assert not can_be_forced(replace(CONFIG, model="somewhere/else"), envs)
+    assert opening_of(replace(CONFIG, model="somewhere/else")) is None
 
 
 def test_it_is_used_only_if_everything_matches(base, envs, tmp_path, monkeypatch):
@@ -76,7 +84,8 @@ def test_it_is_used_only_if_everything_matches(base, envs, tmp_path, monkeypatch
     assert stored_episodes(CONFIG, envs, indices)
     (tmp_path / FILE).write_bytes((folder / FILE).read_bytes()[:-100])
     assert stored_episodes(CONFIG, envs, indices) is None
-    store_episodes([(CONFIG, envs, [], [])], tmp_path)
+    store_episodes([(CONFIG, envs, [], [])], [7], tmp_path)
+    assert opening_of(CONFIG).tolist() == [7]
     assert stored_episodes(CONFIG, envs, []) == []
     weights = bytearray((folder / "model.safetensors").read_bytes())
     weights[-1] ^= 1
