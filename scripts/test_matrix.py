@@ -45,7 +45,7 @@ def run(folder: Path, python: str, gymnasium: str | None, part: str, workers: st
     pip = [own, "-m", "pip", "install", "-q", "-c", str(pins), *wanted]
     if subprocess.run(pip).returncode:
         return "could not be installed"
-    command = [own, "-m", "pytest", "-q", "-n", workers, "-p", "no:cacheprovider", *PARTS[part]]
+    command = [own, "-m", "pytest", "-n", workers, "-p", "no:cacheprovider", *PARTS[part]]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     (folder / "tests.log").write_text(done.stdout + done.stderr, "utf-8")
