@@ -9,12 +9,15 @@ import operator
 import os
 import reprlib
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 
 from search_env.errors import ConfigurationError, InvalidRetrievalError, nearest
 from search_env.redaction import redacted
 from search_env.types import Document
+
+_TRUTH_VALUES = (bool, np.bool_)
 
 
 def check_amount(name: str, value: float) -> float:
@@ -41,13 +44,24 @@ def is_finite(number: float) -> bool:
         return False
 
 
+def as_integer(value: Any) -> int:
+    """Return an integer of any type as a plain one.
+
+    Raises:
+        TypeError: It is no integer; truth values are none, which NumPy before 2.4 only warns of.
+    """
+    if isinstance(value, _TRUTH_VALUES):
+        raise TypeError(f"expected an integer, got {value!r}")
+    return operator.index(value)
+
+
 def check_count(name: str, value: int, least: int = 0) -> int:
     """Return a count, an integer of at least ``least``, as a plain integer."""
     try:
-        count = operator.index(value)
+        count = as_integer(value)
     except TypeError:
         count = least - 1
-    if isinstance(value, bool) or count < least:
+    if count < least:
         raise ConfigurationError(
             f"Expected {name} to be an integer of at least {least}, got {value!r}. Pass {least} "
             "or more."
@@ -63,10 +77,10 @@ def check_limit(name: str, value: int | None, least: int = 1) -> int | None:
 def check_index(name: str, value: int, count: int) -> int:
     """Return an index below ``count``, at least 0, as a plain integer."""
     try:
-        index = operator.index(value)
+        index = as_integer(value)
     except TypeError:
         index = -1
-    if isinstance(value, bool) or not 0 <= index < count:
+    if not 0 <= index < count:
         raise ConfigurationError(
             f"Expected {name} from 0 to {count - 1}, got {value!r}. Choose one of these."
         )

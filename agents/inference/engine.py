@@ -440,7 +440,7 @@ class Engine:
             first, _, last = probes(model)
             lengths = np.minimum([len(first), len(last)], self.max_tokens)
             for row, ids, length in zip(index, (first, last), lengths, strict=True):
-                self._tokens[row, :length] = ids[:length]
+                self._tokens[row, :length] = ids[:length].numpy()
             singles = min(SUFFIX, int(lengths.min()) - 1)
             parts: list[list[Tensor]] = [[], []]  # (tokens, V) of each row
             for counts in (lengths - singles, *np.ones((singles, 2), np.int64)):

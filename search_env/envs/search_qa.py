@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,7 @@ from search_env.errors import ConfigurationError, EpisodeOverError, RetrievalErr
 from search_env.retrieval.base import Retriever, retrieve
 from search_env.rewards import Reward, get_reward
 from search_env.types import Question, Transcript
-from search_env.validation import check_choice
+from search_env.validation import as_integer, check_choice
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -374,7 +373,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
 
     def _checked(self, action: int | np.integer[Any]) -> int:
         try:
-            token = -1 if action is True or action is False else operator.index(action)
+            token = as_integer(action)
         except TypeError:
             token = -1
         if 0 <= token < self.components.size:

@@ -13,13 +13,12 @@ window is full. Invalid episodes (retrieval failed) are ignored. The rewards of 
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from search_env.errors import ConfigurationError
-from search_env.validation import check_count
+from search_env.validation import as_integer, check_count
 
 
 class EpisodeOutcome(NamedTuple):
@@ -118,7 +117,7 @@ class PhaseRule:
     def checked(self, phase: int) -> int:
         """Return the number of an existing phase as a plain integer."""
         try:
-            number = operator.index(phase)
+            number = as_integer(phase)
         except TypeError:
             number = -1
         if not 0 <= number < self.num_phases:

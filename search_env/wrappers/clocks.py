@@ -7,7 +7,6 @@ same episode at every granularity. They cannot wrap one another.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from search_env.envs.search_qa import bare_env
 from search_env.errors import ConfigurationError, EpisodeOverError, InvalidActionError
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Source
+from search_env.validation import as_integer
 from search_env.wrappers.unicode_space import Policies, Policy, Unicode
 
 _PIECES = 512  # ids whose texts make up random text: all single bytes are among the first
@@ -268,7 +268,7 @@ class EpisodeAction(_CoarseAction):
         while not (terminated or truncated):
             token = action(observation)
             observation, reward, terminated, truncated, info = self.env.step(token)
-            actions.append(operator.index(token))
+            actions.append(as_integer(token))
             rewards.append(float(reward))
             faults += info.get("format_faults", ())
         if faults:

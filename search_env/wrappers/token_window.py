@@ -6,7 +6,6 @@ box as magnitudes. As ``MultiDiscrete`` they become one-hot tokens. The sources 
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import gymnasium as gym
@@ -18,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError
-from search_env.validation import check_choice
+from search_env.validation import as_integer, check_choice
 from search_env.wrappers.vector_base import AnyVectorWrapper
 
 Tokens = NDArray[np.int64]
@@ -124,7 +123,7 @@ class _Window:
             )
         context = tokens.shape[0]
         try:
-            places = operator.index(context if size is None else size)
+            places = as_integer(context if size is None else size)
         except TypeError:
             places = 0
         if isinstance(size, bool) or not 1 <= places <= context:

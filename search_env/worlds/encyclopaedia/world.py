@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from search_env.errors import ConfigurationError
 from search_env.types import SPLITS, Document, Question
-from search_env.validation import check_choice
+from search_env.validation import as_integer, check_choice
 from search_env.worlds.encyclopaedia.articles import Writer
 from search_env.worlds.encyclopaedia.entity_names import Naming
 from search_env.worlds.encyclopaedia.facts import Facts
@@ -117,7 +116,7 @@ class World:
 def _integer(name: str, value: int, low: int, high: int) -> int:
     """Return an integer argument in its range."""
     try:
-        number = operator.index(value)
+        number = as_integer(value)
     except TypeError:
         number = low - 1
     if not low <= number <= high:

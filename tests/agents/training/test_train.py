@@ -368,7 +368,8 @@ def test_all_processes_play_the_final_test(tmp_path, monkeypatch):
     config = toy_config(tmp_path / "run", steps=3, processes=2, **same)
     result = train(config, test_questions=7)
     assert played == [4, 4]
-    envs, *sides = result.test
+    envs, *sides, forced = result.test
+    assert forced is None  # not a model of the package
     folders = (tmp_path / "base", result.model)
     for folder, episodes in zip(folders, sides, strict=True):
         alone = play_questions(load_model(folder), envs, spread(envs.questions, 7))
