@@ -48,6 +48,10 @@ from search_env.rewards.r1_searcher import R1_SEARCHER_STAGE2
 from search_env.types import Transcript
 
 STEPS = 36  # training steps of each condition
+SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"hops": (), "phase_search_rate": 0.9, "eval_every": 12, "eval_questions": 100}
+)
+"""How the run that is studied differs from the bundled one, which is shorter."""
 
 Result = Mapping[str, Any]
 SCORES = {
@@ -98,9 +102,16 @@ CONDITIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "EM as reward": {"phases": (SEARCH, Phase(reward=EXACT.name))},
     "asked one and two hops": {"env_options": {**ENV_OPTIONS, "dataset_options": {"hops": [1, 2]}}},
-    "as bundled": {"steps": tiny_run().steps, "processes": 2},
+    "as bundled": {
+        "processes": 2,
+        "steps": tiny_run().steps,
+        "hops": tiny_run().hops,
+        "phase_search_rate": tiny_run().phase_search_rate,
+        "eval_every": tiny_run().eval_every,
+        "eval_questions": tiny_run().eval_questions,
+    },
 }
-"""Changes to the bundled run: phases, fields of the run, fields of the algorithm."""
+"""Changes to the run that is studied: phases, fields of the run, fields of the algorithm."""
 
 SUPERVISED = "SFT on oracles"  # as many oracle episodes as the others play, in as many updates
 
@@ -108,7 +119,7 @@ SUPERVISED = "SFT on oracles"  # as many oracle episodes as the others play, in 
 def configure(condition: str, seed: int, folder: Path) -> TrainConfig:
     """Return the run of a condition."""
     changes = dict(CONDITIONS[condition])
-    config = replace(tiny_run(), steps=STEPS, processes=1, threads=1)
+    config = replace(tiny_run(), steps=STEPS, processes=1, threads=1, **SETTINGS)
     run = {name: changes.pop(name) for name in list(changes) if hasattr(config, name)}
     algorithm = replace(config.algorithm, **changes)
     return replace(config, algorithm=algorithm, seed=seed, out=str(folder), **run)
