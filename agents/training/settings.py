@@ -75,7 +75,15 @@ def configure(
         draft.assign(content.items(), f" in {file}")
     draft.assign([*(values or {}).items(), *map(_split, texts)])
     config = draft.config()
+    given = {*content, *(values or {}), *(_split(text)[0] for text in texts)}
+    if "hops" not in given and not _plays_the_world(config):
+        config = replace(config, hops=())  # the default schedule is for questions of known hops
     return replace(config, dtype=resolve_dtype(config.dtype, config.device))
+
+
+def _plays_the_world(config: TrainConfig) -> bool:
+    dataset = config.env_options.get("dataset")
+    return config.env_id == default_run.tiny_run().env_id and dataset in (None, "world")
 
 
 def resumed(out: str | Path, changes: Mapping[str, Any]) -> TrainConfig:

@@ -182,7 +182,8 @@ def test_every_field_can_be_set_and_comes_back(name, tmp_path):
     changes = {**BESIDE.get(name, {}), name: OTHER[name]}
     texts = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
     config = configure(texts=texts)
-    assert plain(config) == expected(changes)
+    other_questions = name in ("env_id", "env_options")  # the schedule of hops is the world's
+    assert plain(config) == expected({"hops": []} | changes if other_questions else changes)
     assert configure(values=changes) == config
     for file_name, write in WRITERS.items():
         file = tmp_path / file_name
@@ -220,6 +221,8 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_preset(
     for name in names():
         options = name == "env_options"
         wanted = base[name]
+        if name == "hops" and "env_options" in {**content, **line}:
+            wanted = []  # other questions than the world's
         for source in (content, line):
             if name in source:
                 wanted = {**wanted, **source[name]} if options else source[name]
@@ -369,6 +372,17 @@ def test_text_stays_text_where_text_is_wanted():
     assert config.difficulties == "x.jsonl"
 
 
+def test_the_schedule_of_hops_is_for_the_world():
+    assert configure().hops == configure(texts=["steps=3"]).hops == ((0, 2),)
+    for other in (
+        {"env_id": "SearchQA-Toy-v0"},
+        {"env_options": {"dataset": "hotpotqa"}},
+        {"env_options": {"dataset": "questions.jsonl"}},
+    ):
+        assert configure(values=other).hops == ()
+        assert configure(values=other, texts=["hops=[[0,3]]"]).hops == ((0, 3),)
+
+
 def test_the_default_run_is_what_it_was():
     """Its settings of 2026-11-30, with the fields that were added since at what was done then."""
     config = configure()
@@ -376,5 +390,5 @@ def test_the_default_run_is_what_it_was():
     assert (config.algorithm.k3_limit, config.algorithm.gdpo_whitening) == (10.0, "tokens")
     assert config.imports == ()
     algorithm = asdict(config.algorithm)
-    assert (algorithm["learning_rate"], algorithm["top_p"], config.steps) == (1e-4, 0.95, 24)
+    assert (algorithm["learning_rate"], algorithm["top_p"], config.steps) == (1e-4, 0.95, 14)
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config

@@ -25,7 +25,8 @@ def test_conditions_change_what_they_name_and_nothing_else(tmp_path):
         for name in CONDITIONS
     }
     assert changed.pop("both phases") == set()
-    assert changed.pop("as bundled") == {"steps", "processes"}
+    bundled = {"steps", "processes", "hops", "phase_search_rate", "eval_every", "eval_questions"}
+    assert changed.pop("as bundled") == bundled
     phases = {"phase 1 alone", "phase 2 alone", "EM as reward"}
     for name in phases:
         assert changed.pop(name) == {"phases"}
