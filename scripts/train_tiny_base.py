@@ -11,7 +11,8 @@ learning has something to improve.
 
 Each stage leaves its model in a folder of its own, ``01-copying`` and so on. A run that was stopped
 goes on after its last hundred updates. The seed is fixed; the same machine, versions, threads and
-processes give the same weights.
+processes give the same weights. Once they are in ``agents/assets``, run
+``scripts/play_base_test.py``, whose file the default run's report reads.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
 from search_env.agents.reporting.logs import Silent
 from search_env.agents.training.supervised_saves import SupervisedSaves
+from search_env.paths import append
 from search_env.tokens.tokenizer import load_tokenizer
 
 SEED = 9001
@@ -134,7 +136,7 @@ def train_round(number: int, first: int, model: PreTrainedModel, out: Path, rank
             if ranks.is_main:
                 save()
                 print(json.dumps(result), flush=True)
-                (out / "training.jsonl").open("a").write(json.dumps(result) + "\n")
+                append(out / "training.jsonl", json.dumps(result).encode() + b"\n")
                 save_model(learner.model, folder, tokenizer=load_tokenizer("world-1k"))
             ranks.broadcast(None)  # nobody looks for the folder before it is written
     if ranks.is_main:

@@ -184,7 +184,7 @@ def append_to(file: BinaryIO, data: bytes) -> None:
         raise
 
 
-def lock(file: BinaryIO) -> bool:
+def lock(file: BinaryIO | int) -> bool:
     """Lock an open file until it is closed; return False if another process has, where it shows."""
     if sys.platform == "win32":  # no such locks
         return True
@@ -299,13 +299,19 @@ def used_alone(folder: Path) -> Iterator[None]:
         ConfigurationError: Another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder) as is_ours:
-        if not is_ours and sys.platform != "win32":
+    if sys.platform == "win32":  # no such locks
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if not lock(handle):
             raise ConfigurationError(
                 f"Expected a folder that no other process writes, got {folder}, where a run is "
                 "under way. Wait until it has ended, or choose another folder."
             )
         yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -321,11 +327,10 @@ def _locked(path: Path) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+            is_free = lock(handle)
+        except OSError:  # the file system has no locks
+            is_free = False
+        yield is_free
     finally:
         os.close(handle)
 

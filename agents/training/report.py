@@ -23,8 +23,8 @@ _FORCED = "before, forced to search"
 def write_report(config: TrainConfig, result: TrainResult, test: FinalTest) -> None:
     """Show and write what came of a run.
 
-    ``report.txt`` and, where matplotlib is installed,
-    ``training.png`` are written to the folder of the run.
+    ``report.txt`` and, where matplotlib is installed, ``training.png`` are written to the folder of
+    the run.
     """
     envs, before, after, forced = test
     rows = {"before training": before, "after training": after}
