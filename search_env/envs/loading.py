@@ -12,6 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ from search_env.worlds.diagnostics import (
     diagnostic_questions,
     diagnostic_retriever,
 )
-from search_env.worlds.toy import toy_questions, toy_retriever
+from search_env.worlds.toy import ToyOptions, toy_questions, toy_retriever
 
 if TYPE_CHECKING:
     from search_env.worlds.encyclopaedia import World
@@ -53,8 +54,12 @@ WORLD_OPTIONS: dict[str, Any] = {
     "hops": (1, 2, 3, 4),
     "kinds": None,
     "seed": 0,
+    "known": 0.0,
 }
 """The ``dataset_options`` of the procedural world, with their defaults."""
+
+TOY_OPTIONS = tuple(field.name for field in fields(ToyOptions))
+"""The ``dataset_options`` of the toy."""
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
@@ -94,7 +99,7 @@ def _split_of(part: Part, split: str | None) -> str | None:
 def _no_options(dataset: str, options: Mapping[str, Any]) -> ConfigurationError:
     return ConfigurationError(
         f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only 'world' "
-        "has options."
+        "and 'toy' have options."
     )
 
 
@@ -104,10 +109,10 @@ def _load_one(
     """Return the questions of one dataset."""
     if dataset == "world":
         return _world_questions(_generated_split(dataset, split), _world_options(options))
+    if dataset == "toy":
+        return toy_questions(_generated_split(dataset, split), _toy_options(options))
     if options:
         raise _no_options(dataset, options)
-    if dataset == "toy":
-        return toy_questions(_generated_split(dataset, split))
     if dataset in DIAGNOSTIC_DATASETS:
         return diagnostic_questions(dataset, _generated_split(dataset, split))
     return _questions_from_files(dataset, split)
@@ -175,7 +180,7 @@ def _bm25_over(choice: CorpusChoice) -> Retriever:
     if path is None:
         options = json.loads(_world_options(choice.options))
         split = _generated_split(choice.dataset, choice.split)
-        return _bm25_of_world(options["articles"], options["seed"], split)
+        return _bm25_of_world(options["articles"], options["seed"], split, options["known"])
     return _bm25_from_files(path, file_key(path))
 
 
@@ -220,7 +225,7 @@ def _lookup(choice: CorpusChoice) -> Retriever:
     _check_lookup(choice)
     split = _generated_split(choice.dataset, choice.split)
     if choice.dataset == "toy":
-        return toy_retriever(split)
+        return toy_retriever(split, _toy_options(choice.options))
     return diagnostic_retriever(choice.dataset, split)
 
 
@@ -247,6 +252,13 @@ def _world_options(options: Mapping[str, Any] | None) -> str:
     return json.dumps(chosen, sort_keys=True, default=_listed)
 
 
+def _toy_options(options: Mapping[str, Any] | None) -> ToyOptions:
+    """Return the checked options of the toy."""
+    for key in options or {}:
+        check_choice("dataset_options of 'toy'", key, TOY_OPTIONS)
+    return ToyOptions(**options or {})
+
+
 def _listed(value: object) -> Any:
     """Return an array of NumPy as a list; other values that JSON lacks are refused."""
     if isinstance(value, np.ndarray | np.generic):
@@ -257,17 +269,17 @@ def _listed(value: object) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _world(articles: int, seed: int, split: str) -> World:
+def _world(articles: int, seed: int, split: str, known: float) -> World:
     from search_env.worlds.encyclopaedia import World
 
-    return World(articles=articles, seed=seed, split=split)
+    return World(articles=articles, seed=seed, split=split, known=known)
 
 
 @functools.lru_cache(maxsize=8)
 def _world_questions(split: str, options: str) -> Sequence[Question]:
     chosen = json.loads(options)
     count, seed = chosen["questions"], chosen["seed"]
-    world = _world(chosen["articles"], seed, split)
+    world = _world(chosen["articles"], seed, split, chosen["known"])
     return tuple(world.questions(count, hops=chosen["hops"], kinds=chosen["kinds"], seed=seed))
 
 
@@ -316,8 +328,8 @@ def _warned(questions: Sequence[Question], source: object) -> Sequence[Question]
 
 
 @functools.lru_cache(maxsize=4)
-def _bm25_of_world(articles: int, seed: int, split: str) -> Retriever:
-    world = _world(articles, seed, split)
+def _bm25_of_world(articles: int, seed: int, split: str, known: float) -> Retriever:
+    world = _world(articles, seed, split, known)
     # With some text: another version of the generator must not load this one's index.
     text = "".join(world.document(i).text for i in range(100))
     key = hashlib.sha256(f"{world!r}{text}".encode()).hexdigest()

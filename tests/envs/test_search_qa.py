@@ -238,7 +238,7 @@ def test_actions_outside_the_vocabulary(action):
         ({"on_retrieval_error": "raised"}, "Did you mean 'raise'"),
         ({"render_mode": "ascii"}, "Did you mean 'ansi'"),
         ({"vocab_size": 3}, "at least 24"),
-        ({"dataset_options": {"articles": 10}}, "Only 'world'"),
+        ({"dataset_options": {"articles": 10}}, "of 'toy' among"),
         ({"max_tokens": 2}, "Raise max_tokens"),
         ({"retriever": "bm25"}, "Pass corpus="),
     ],

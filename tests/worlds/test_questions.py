@@ -20,7 +20,7 @@ from search_env.worlds.encyclopaedia import World
 from search_env.worlds.encyclopaedia.facts import RELATIONS_OF
 from search_env.worlds.encyclopaedia.forms import Compare, Join, Named, Path
 from search_env.worlds.encyclopaedia.layouts import LAYOUTS
-from search_env.worlds.encyclopaedia.questions import QuestionGenerator, kinds_by_hops
+from search_env.worlds.encyclopaedia.questions import kinds_by_hops
 from search_env.worlds.encyclopaedia.sampling import SHAPES
 from search_env.worlds.encyclopaedia.schema import KINDS, PROFESSIONS
 
@@ -60,7 +60,9 @@ class Reader:
     """Knows only the titles and the sentences of the articles."""
 
     def __init__(self, world: World) -> None:
-        self.kinds = {d.title: world._facts.kind(i) for i, d in enumerate(world.documents())}
+        self.kinds = {
+            d.title: world._parts[0].facts.kind(i) for i, d in enumerate(world.documents())
+        }
         self.title_of = {i: d.title for i, d in enumerate(world.documents())}
         self.facts = {d.title: self.read(d.title, d.text) for d in world.documents()}
 
@@ -131,7 +133,7 @@ def comparable(text: str):
 
 def generate(world: World, count: int, seed: int = 0):
     """Questions with their logical forms."""
-    generator = QuestionGenerator(world._facts, world._naming, world._writer.text, world._prefix)
+    generator = world._parts[0].generator
     return list(islice(generator.generate(kinds_by_hops((1, 2, 3, 4), None), seed), count))
 
 
@@ -154,7 +156,7 @@ def test_a_reader_of_all_articles_finds_exactly_the_gold_answer(world, questions
 def test_a_reader_finds_all_facts(world):
     reader = Reader(world)
     for entity in range(len(world)):
-        facts = {relation.name for relation, _ in world._facts.of(entity)}
+        facts = {relation.name for relation, _ in world._parts[0].facts.of(entity)}
         assert set(reader.facts[world.document(entity).title]) == facts
 
 
@@ -168,7 +170,7 @@ def names_in(form):
 
 
 def test_questions_name_their_entities_unambiguously(world, questions):
-    naming = world._naming
+    naming = world._parts[0].naming
     for form, question in questions:
         for entity in names_in(form):
             name = naming.name(entity)

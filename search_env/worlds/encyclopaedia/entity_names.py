@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from search_env.types import SPLITS
 from search_env.worlds.encyclopaedia.facts import Facts
 from search_env.worlds.encyclopaedia.rng import Draws, below, key, mix, stream
 from search_env.worlds.encyclopaedia.schema import (
@@ -22,17 +23,17 @@ from search_env.worlds.encyclopaedia.schema import (
     TITLE_NOUNS,
     WORKS,
 )
-from search_env.worlds.encyclopaedia.syllables import codes, word
+from search_env.worlds.encyclopaedia.syllables import capacity, codes, word
 
 _FAMILY = 3  # people of one surname
 _NAMESAKES = {"person": 12, "city": 15, "film": 45, "opera": 12}  # percent of those possible
 
 
 class Naming:
-    """Names, titles and mentions of the entities of one world."""
+    """Names, titles and mentions of the entities of one world; none is built on ``known`` words."""
 
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+    def __init__(self, facts: Facts, known: Naming | None = None) -> None:
+        self._facts, self._known = facts, known
         self._key = key(facts.seed, facts.split, "name")
         self._people = facts.counts["person"]
         self._families = -(-self._people // _FAMILY)
@@ -141,8 +142,7 @@ class Naming:
 
     @cached_property
     def _given_words(self) -> dict[str, NDArray[np.int64]]:
-        facts = self._facts
-        return {s: codes(s, facts.seed, facts.split, self._given_count) for s in ("woman", "man")}
+        return {style: self._codes(style, self._given_count) for style in ("woman", "man")}
 
     @property
     def _given_count(self) -> int:
@@ -157,7 +157,21 @@ class Naming:
         for style in {kind.style: None for kind in KINDS.values()}:
             kinds = [name for name, kind in KINDS.items() if kind.style == style]
             total = sum(sizes[name] for name in kinds)
-            sequence = codes(style, self._facts.seed, self._facts.split, total)
+            sequence = self._codes(style, total)
             for name in kinds:
                 out[name], sequence = sequence[: sizes[name]], sequence[sizes[name] :]
         return out
+
+    def _codes(self, style: str, count: int) -> NDArray[np.int64]:
+        """Return the codes of words that the known names do not have."""
+        known = self._known.codes_of(style) if self._known else np.zeros(0, np.int64)
+        drawn = min(count + len(known), capacity(style))
+        split = self._facts.split if self._facts.split in SPLITS else SPLITS[0]
+        sequence = codes(style, self._facts.seed, split, drawn)
+        return sequence[~np.isin(sequence, known)][:count]
+
+    def codes_of(self, style: str) -> NDArray[np.int64]:
+        """Return the codes of all words of a style."""
+        if style in self._given_words:
+            return self._given_words[style]
+        return np.concatenate([c for kind, c in self._words.items() if KINDS[kind].style == style])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 from search_env.errors import ConfigurationError
-from search_env.types import Hop, Question
+from search_env.types import SPLITS, Hop, Question
 from search_env.validation import check_choice
 from search_env.worlds.encyclopaedia.english import English
 from search_env.worlds.encyclopaedia.entity_names import Naming
@@ -22,12 +22,16 @@ from search_env.worlds.encyclopaedia.forms import Compare, QuestionForm
 from search_env.worlds.encyclopaedia.rng import Draws, key
 from search_env.worlds.encyclopaedia.sampling import MAX_HOPS, SHAPES, Sampler, Shape, hops_of
 
+KNOWN = "known"
+"""Instead of a split: facts that are the same in every split."""
+
+QuestionTable = dict[int, tuple[tuple[str, Shape], ...]]
+"""Kinds of questions by number of hops, each repeated by its weight."""
+
 _ATTEMPTS = 1500  # draws for one question until the world counts as exhausted
 
 
-def kinds_by_hops(
-    hops: Sequence[int], kinds: Sequence[str] | None
-) -> dict[int, tuple[tuple[str, Shape], ...]]:
+def kinds_by_hops(hops: Sequence[int], kinds: Sequence[str] | None) -> QuestionTable:
     """Return the kinds to draw from by number of hops, each repeated by its weight.
 
     ``kinds`` are such as ``"bridge-2hop"`` or families such as ``"bridge"``; None for all.
@@ -75,20 +79,21 @@ def document_id(prefix: str, entity: int) -> str:
 
 
 class QuestionGenerator:
-    """Generates a world's questions; ``text`` is an entity's article, ids start with ``prefix``."""
+    """Generates a world's questions; ``text`` is an entity's article, ids start with ``prefix``.
+
+    The questions on known facts are shared out between the splits.
+    """
 
     def __init__(
-        self, facts: Facts, naming: Naming, text: Callable[[int], str], prefix: str
+        self, facts: Facts, naming: Naming, text: Callable[[int], str], prefix: str, split: str
     ) -> None:
-        self._facts = facts
+        self._facts, self._split = facts, split
         self._text = lru_cache(maxsize=10_000)(text)
         self._prefix = prefix
         self._english = English(facts, naming)
         self._sampler = Sampler(facts, naming)
 
-    def generate(
-        self, table: dict[int, tuple[tuple[str, Shape], ...]], seed: int
-    ) -> Iterator[tuple[QuestionForm, Question]]:
+    def generate(self, table: QuestionTable, seed: int) -> Iterator[tuple[QuestionForm, Question]]:
         """Yield different questions with their forms, by hops in rotation, until none is drawn."""
         start = key(self._facts.seed, self._facts.split, "questions", seed)
         seen: set[QuestionForm | str] = set()
@@ -118,7 +123,7 @@ class QuestionGenerator:
         """Return the question of a form, None if its answer shows before the last step."""
         steps = self._english.hops(form)
         entities = [entity for entity, _, _ in steps]
-        if len(set(entities)) != hops_of(kind):
+        if len(set(entities)) != hops_of(kind) or not self._is_of_split(steps):
             return None
         text = self._english.question(form, draws)
         answers = self._english.answers(form)
@@ -133,8 +138,15 @@ class QuestionGenerator:
             text=text,
             answers=answers,
             dataset="world",
-            split=self._facts.split,
+            split=self._split,
             kind=kind,
             supporting=tuple(ids),
             hops=tuple(Hop(query, a, i) for (_, query, a), i in zip(steps, ids, strict=True)),
         )
+
+    def _is_of_split(self, steps: Sequence[tuple[int, str, str]]) -> bool:
+        """Return whether a question with these steps is one of the split's."""
+        if self._facts.split != KNOWN:
+            return True
+        queries = sorted(query for _, query, _ in steps)
+        return SPLITS[key("split", *queries) % len(SPLITS)] == self._split
