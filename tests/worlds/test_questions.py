@@ -133,7 +133,7 @@ def comparable(text: str):
 
 def generate(world: World, count: int, seed: int = 0):
     """Questions with their logical forms."""
-    generator = world._parts[0].generator
+    generator = world._parts[0].generator()
     return list(islice(generator.generate(kinds_by_hops((1, 2, 3, 4), None), seed), count))
 
 

@@ -28,13 +28,18 @@ class _Part:
     def __init__(self, facts: Facts, known: Naming | None, split: str, prefix: str) -> None:
         self.facts, self.naming = facts, Naming(facts, known)
         self.writer = Writer(facts, self.naming)
-        self.generator = QuestionGenerator(facts, self.naming, self.writer.text, prefix, split)
-        self._prefix = prefix
+        self._prefix, self._split = prefix, split
 
     def document(self, index: int) -> Document:
         """Return the article at an index."""
         name, title = document_id(self._prefix, index), self.naming.title(index)
         return Document(id=name, title=title, text=self.writer.text(index))
+
+    def generator(self) -> QuestionGenerator:
+        """Return a generator of questions."""
+        return QuestionGenerator(
+            self.facts, self.naming, self.writer.text, self._prefix, self._split
+        )
 
 
 def _parts(articles: int, seed: int, split: str, known: int) -> Iterator[_Part]:
@@ -152,7 +157,7 @@ class World:
 
     def _all(self, table: QuestionTable, seed: int) -> Iterator[Question]:
         """Yield questions of all parts, one of each number of hops from the same part."""
-        parts = [part.generator.generate(table, seed) for part in self._parts]
+        parts = [part.generator().generate(table, seed) for part in self._parts]
         for turn in count():
             known = int((turn + 1) * self.known) > int(turn * self.known)
             block = list(islice(parts[-1 if known else 0], len(table)))
@@ -161,7 +166,7 @@ class World:
                 return
 
 
-def _share(known: object, articles: int) -> float:
+def _share(known: float, articles: int) -> float:
     """Return the share of known articles, checked."""
     valid = isinstance(known, int | float) and not isinstance(known, bool) and 0 <= known <= 1
     shared = round(known * articles) if valid else 0
