@@ -1,9 +1,9 @@
 """Bootstrap intervals of means over questions, and paired comparisons of two agents.
 
-One interval is offered, the percentile bootstrap over questions: it needs no assumption about the
-scores' distribution. Two agents that answered the same questions are compared question by question,
-which has far more power than checking whether their intervals overlap. Other sources of chance,
-such as training seeds, are not covered.
+The intervals are percentile bootstraps: over questions, or over training seeds and questions. They
+need no assumption about the scores' distribution. Two agents that answered the same questions are
+compared question by question, which has far more power than checking whether their intervals
+overlap.
 """
 
 from __future__ import annotations
@@ -69,6 +69,51 @@ def bootstrap_mean(
     means = np.concatenate([array[random.integers(count, size=s)].mean(axis=1) for s in sizes])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(array.mean()), float(low), float(high), count)
+
+
+def bootstrap_crossed(
+    values: Sequence[Sequence[float]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean over training seeds and questions, with an interval that covers both.
+
+    Each resample draws rows and columns independently (the pigeonhole bootstrap, Owen 2007, which
+    is never too narrow on average). For the difference of two agents, pass the differences of
+    their scores, cell by cell.
+
+    Args:
+        values: ``(seeds, questions)``, finite: one row for each seed, the same questions in each.
+        resamples: As for :func:`bootstrap_mean`.
+        level: As for :func:`bootstrap_mean`.
+        seed: As for :func:`bootstrap_mean`.
+
+    Raises:
+        ConfigurationError: The values are not such a table.
+
+    Example:
+        >>> bootstrap_crossed([[1.0, 1.0], [1.0, 1.0]])
+        Interval(mean=1.0, low=1.0, high=1.0, count=4)
+    """
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except ValueError:
+        array = np.zeros(0)
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        raise ConfigurationError(
+            "Expected a row of finite values for each seed, equally many in each, got an array of "
+            f"shape {array.shape}. Leave out what was not measured."
+        )
+    rows, columns = array.shape
+    random = np.random.default_rng(seed)
+    means = [
+        array[random.integers(rows, size=rows)].mean(axis=0)[random.integers(columns, size=columns)]
+        for _ in range(resamples)
+    ]
+    low, high = np.quantile(np.mean(means, axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(array.mean()), float(low), float(high), array.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import search_env.metrics.statistics
 from search_env.errors import ConfigurationError
 from search_env.metrics.statistics import (
     Interval,
+    bootstrap_crossed,
     bootstrap_mean,
     compare_paired,
     majority_vote,
@@ -157,3 +158,28 @@ def test_pass_at_k_of_numbers_that_do_not_fit(numbers):
 )
 def test_the_majority_wins_and_silence_is_no_vote(answers, winner):
     assert majority_vote(answers) == winner
+
+
+def test_an_interval_over_seeds_and_questions_covers_both():
+    """Row and column effects of known spread: the interval is as wide as both together."""
+    random = np.random.default_rng(3)
+    rows, columns = random.normal(0, 1.0, (40, 1)), random.normal(0, 2.0, (1, 400))
+    result = bootstrap_crossed((rows + columns).tolist(), resamples=4000)
+    error = np.sqrt(rows.var() / 40 + columns.var() / 400)
+    assert result.mean == pytest.approx((rows + columns).mean())
+    assert (result.high - result.low) / 2 == pytest.approx(1.96 * error, rel=0.08)
+    assert result.count == 16_000
+
+
+def test_one_seed_leaves_the_interval_over_questions():
+    values = np.random.default_rng(5).integers(2, size=300).astype(float).tolist()
+    alone, crossed = bootstrap_mean(values), bootstrap_crossed([values], resamples=4000)
+    assert crossed.low == pytest.approx(alone.low, abs=0.01)
+    assert crossed.high == pytest.approx(alone.high, abs=0.01)
+    assert bootstrap_crossed([values]) == bootstrap_crossed([values])
+
+
+@pytest.mark.parametrize("values", [[], [[]], [1.0, 2.0], [[1.0], [1.0, 2.0]], [[float("nan")]]])
+def test_other_tables_are_refused(values):
+    with pytest.raises(ConfigurationError, match="a row of finite values for each seed"):
+        bootstrap_crossed(values)
