@@ -22,7 +22,7 @@ TINY = Algorithm(
     prompts=8,
     group_size=8,
     importance_correction="tis",  # bfloat16 rollouts and learner differ by tenths on rare tokens
-    learning_rate=1e-4,
+    learning_rate=1.5e-4,
     top_p=0.95,  # a model this small puts much of its probability on nonsense, a little on each
 )
 """GRPO without division by the standard deviation, with token-level loss; the preset ``tiny``."""
@@ -56,16 +56,16 @@ def tiny_run(*, phases: str = "both", out: str = "runs/train") -> TrainConfig:
         phase_search_rate=0.85,
         phase_format_rate=0.85,
         phase_window=128,
-        # Short episodes teach the decision to search as well, in half the time.
+        # Short episodes teach to search and to go on as well, in half the time.
         hops=((0, 2),),
-        steps=14,
+        steps=18,
         num_envs=64,
         # As fast as 16,384 here, and two processes hold what they need.
         max_tokens_per_micro_batch=4096,
-        eval_every=7,
+        eval_every=9,
         eval_questions=50,
-        checkpoint_every=7,
-        record_every=7,
+        checkpoint_every=9,
+        record_every=9,
         processes=1 if torch.cuda.is_available() else min(2, torch.get_num_threads()),
         out=out,
     )
