@@ -63,10 +63,11 @@ def test_forced_to_search_the_base_searches(base, envs):
     played = play_questions(OpeningEngine(engine, opening), envs, some)
     same = [one.scores == other.scores for one, other in zip(stored, played, strict=True)]
     assert sum(same) >= len(same) - 1  # a tie
-    assert all(episode.num_searches for episode in (*stored, *played))
     free, forced = (stored_episodes(CONFIG, envs, every, forced=f) for f in (False, True))
     right = [sum(t.scores["exact_match"] for t in side) for side in (free, forced)]
-    assert right[1] > right[0] + 60
+    assert right[1] > right[0] + 25
+    assert sum(episode.num_searches > 0 for episode in forced) >= 190
+    assert not any(episode.num_searches for episode in free)
     assert opening_of(replace(CONFIG, model="somewhere/else")) is None
 
 

@@ -390,5 +390,5 @@ def test_the_default_run_is_what_it_was():
     assert (config.algorithm.k3_limit, config.algorithm.gdpo_whitening) == (10.0, "tokens")
     assert config.imports == ()
     algorithm = asdict(config.algorithm)
-    assert (algorithm["learning_rate"], algorithm["top_p"], config.steps) == (1e-4, 0.95, 14)
+    assert (algorithm["learning_rate"], algorithm["top_p"], config.steps) == (1.5e-4, 0.95, 18)
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
