@@ -22,7 +22,9 @@ import numpy as np
 from search_env.errors import ConfigurationError, IndexFormatError
 from search_env.retrieval.bm25.array_folder import (
     Array,
+    check_ends,
     map_array,
+    map_table,
     read_manifest,
     rejected,
     write_index,
@@ -303,8 +305,8 @@ def _reopen(path: Path, expected: str) -> BM25Retriever:
 
 def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, StringTable, Postings]:
     """Map the arrays of an index and check that their lengths and ends agree."""
-    passages = _map_table(path, "passages")
-    vocabulary = _map_table(path, "vocabulary")
+    passages = map_table(path, "passages")
+    vocabulary = map_table(path, "vocabulary")
     postings = Postings(
         starts=map_array(path, "postings.starts", np.int64),
         documents=map_array(path, "postings.documents", np.int32),
@@ -318,7 +320,7 @@ def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, Strin
     )
     if not consistent:
         raise rejected(path, "arrays whose lengths disagree")
-    _check_ends(path, "postings.starts", postings.starts, len(postings.documents))
+    check_ends(path, "postings.starts", postings.starts, len(postings.documents))
     counts = {
         "passages": len(passages) // 3,
         "terms": len(vocabulary),
@@ -327,22 +329,6 @@ def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, Strin
     if manifest.get("counts") != counts:
         raise rejected(path, f"{counts} in its arrays, {manifest.get('counts')} in format.json")
     return Passages(passages), vocabulary, postings
-
-
-def _map_table(path: Path, name: str) -> StringTable:
-    """Map one table of strings."""
-    blob = map_array(path, f"{name}.blob", np.uint8)
-    offsets = map_array(path, f"{name}.offsets", np.int64)
-    _check_ends(path, f"{name}.offsets", offsets, len(blob))
-    return StringTable(blob, offsets)
-
-
-def _check_ends(path: Path, name: str, pointers: Array, last: int) -> None:
-    """Check pointers at their ends: they rise from 0 to the length of what they point into."""
-    first, final = pointers[:2], pointers[-2:]
-    rises = len(pointers) and first[0] == 0 and final[-1] == last
-    if not (rises and 0 <= first[-1] <= last and 0 <= final[0] <= last):
-        raise rejected(path, f"a {name}.npy that does not fit the other arrays")
 
 
 def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterator[T]:
