@@ -1,0 +1,167 @@
+"""Texts to vectors, beside an independent forward pass with padding and masks."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModel, AutoTokenizer
+
+from search_env.errors import ConfigurationError, RetrievalError
+from search_env.retrieval.dense import encoder as module
+from search_env.retrieval.dense.card import EncoderCard
+from search_env.retrieval.dense.encoder import Encoder, batches
+from search_env.types import Document
+from tests.retrieval.dense.conftest import WORDS, documents, save_encoder
+
+TEXTS = [document.text for document in documents(40)] + ["", "ulm", "ulm " * 100, "zürich 東京"]
+
+
+def reference(folder, texts, card):
+    """Encode one padded batch with a mask, as the models' pages do."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    inputs = tokenizer(
+        texts, padding=True, truncation=True, max_length=card.max_length, return_tensors="pt"
+    )
+    with torch.no_grad():
+        hidden = model.eval()(**inputs).last_hidden_state
+    mask = inputs["attention_mask"]
+    if card.pooling == "mean":
+        masked = hidden * mask[:, :, None]
+        pooled = masked.sum(1) / mask.sum(1, keepdim=True)
+    elif card.pooling == "cls":
+        pooled = hidden[:, 0]
+    else:
+        pooled = hidden[torch.arange(len(texts)), mask.sum(1) - 1]
+    if card.normalize:
+        pooled = pooled / pooled.norm(dim=1, keepdim=True)
+    return pooled.numpy()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_equal_to_a_padded_forward_pass(model, pooling, normalize):
+    card = EncoderCard(pooling, normalize, max_length=32)
+    vectors = Encoder(model, card, batch_tokens=64).encode(TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), 32)
+    np.testing.assert_allclose(vectors, reference(model, TEXTS, card), atol=1e-5)
+
+
+def test_queries_and_passages_have_their_prefixes(model):
+    encoder = Encoder(model, EncoderCard("mean", True, "query : ", "passage : ", max_length=48))
+    ulm = Document("1", "ulm", "a town")
+    expected = encoder.encode(["query : where is ulm ?", "passage : ulm\na town"])
+    np.testing.assert_array_equal(encoder.encode_queries(["where is ulm ?"])[0], expected[0])
+    np.testing.assert_array_equal(encoder.encode_passages([ulm])[0], expected[1])
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join), max_size=6), st.integers()
+)
+def test_a_vector_does_not_depend_on_its_neighbours(encoder, texts, seed):
+    order = np.random.default_rng(seed % 2**32).permutation(len(texts))
+    together = encoder.encode([texts[i] for i in order])
+    assert together.shape == (len(texts), 32)
+    for row, i in enumerate(order):
+        np.testing.assert_allclose(together[row], encoder.encode([texts[i]])[0], atol=1e-6)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.integers(0, 20), max_size=30), st.integers(1, 60))
+def test_batches_have_one_length_and_fit(lengths, batch_tokens):
+    found = list(batches(lengths, batch_tokens))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    for batch in found:
+        assert len({lengths[i] for i in batch}) == 1
+        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= batch_tokens
+    longest = [lengths[batch[0]] for batch in found]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_equal_texts_are_encoded_once(model, monkeypatch):
+    encoder = Encoder(model)
+    rows = []
+    forward = encoder._forward
+    monkeypatch.setattr(encoder, "_forward", lambda ids: rows.append(len(ids)) or forward(ids))
+    vectors = encoder.encode(["ulm", "rome", "ulm"])
+    assert sum(rows) == 2
+    np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+def test_lone_surrogates_are_text(encoder):
+    assert np.isfinite(encoder.encode(["\udcff", "a \ud800 b"])).all()
+
+
+def test_threads_share_an_encoder(encoder):
+    expected, found = encoder.encode(TEXTS), {}
+    threads = [
+        threading.Thread(target=lambda i=i: found.update({i: encoder.encode(TEXTS)}))
+        for i in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(found[i], expected) for i in range(4))
+
+
+def test_bfloat16_is_near(model):
+    exact, near = Encoder(model).encode(TEXTS), Encoder(model, dtype="bf16").encode(TEXTS)
+    assert near.dtype == np.float32
+    assert 0 < np.abs(exact - near).max() < 0.05
+
+
+def test_numbers_that_are_not_finite_are_an_error(tmp_path):
+    folder = save_encoder(tmp_path / "broken")
+    broken = Encoder(folder, EncoderCard("mean"))
+    with torch.no_grad():
+        broken._model.embeddings.word_embeddings.weight[:] = float("nan")
+    with pytest.raises(RetrievalError, match="Expected finite vectors"):
+        broken.encode(["ulm"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "fp8"}, "Expected dtype among"),
+        ({"device": "gpu"}, "Expected a device such as"),
+        ({"batch_tokens": 0}, "Expected batch_tokens"),
+    ],
+)
+def test_bad_arguments(model, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Encoder(model, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there(model):
+    with pytest.raises(ConfigurationError, match="Expected a GPU for 'cuda:0', got none"):
+        Encoder(model, device="cuda:0")
+
+
+def test_a_folder_that_transformers_cannot_load(model, tmp_path):
+    folder = tmp_path / "torn"
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.is_file():
+            data = file.read_bytes()
+            (folder / file.name).write_bytes(data[:100] if file.suffix == ".safetensors" else data)
+    with pytest.raises(ConfigurationError, match="Expected a model that transformers loads"):
+        Encoder(folder, EncoderCard("mean"))
+
+
+def test_a_missing_package_is_named(model, monkeypatch):
+    found = module.importlib.util.find_spec
+    monkeypatch.setattr(
+        module.importlib.util, "find_spec", lambda name: None if name == "faiss" else found(name)
+    )
+    with pytest.raises(
+        ConfigurationError, match=r'no faiss. Run `pip install "search-env\[dense\]"'
+    ):
+        Encoder(model)
