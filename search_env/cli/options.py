@@ -53,7 +53,7 @@ RetrieverName = Annotated[
     str | None,
     typer.Option(
         "--retriever",
-        help="bm25, lookup, cassette:PATH, or one that --import registers.",
+        help="bm25, lookup, faiss:FOLDER, cassette:PATH, or one that --import registers.",
         rich_help_panel=TASK,
     ),
 ]

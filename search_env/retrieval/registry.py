@@ -1,7 +1,8 @@
 """Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
 
 A name is plain (``"bm25"``) or a scheme with the rest (``"cassette:PATH"``). This module registers
-the scheme ``cassette``, :mod:`search_env.envs.loading` the retrievers over a dataset's documents.
+the schemes ``cassette`` and ``faiss``, :mod:`search_env.envs.loading` the retrievers over a
+dataset's documents.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def register_retriever_scheme(
                 f"Expected text after the colon of retriever '{scheme}:', got none. Pass "
                 f"'{scheme}:...' in full."
             )
-        return build(rest, file_key(Path(rest)))
+        folder = Path(rest.partition("?")[0])  # what follows are options
+        return build(rest, file_key(Path(rest), folder))
 
     _RETRIEVERS.add(f"{scheme}:", entry, replace=replace)
 
@@ -120,4 +122,11 @@ def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
     return _RETRIEVERS[scheme + colon](rest, choice)
 
 
+def _faiss(rest: str) -> Retriever:
+    from search_env.retrieval.dense.names import dense_retriever
+
+    return dense_retriever(rest)
+
+
 register_retriever_scheme("cassette", Cassette)
+register_retriever_scheme("faiss", _faiss)

@@ -102,6 +102,16 @@ def _checksum(content: Mapping[str, object]) -> str:
     return hashlib.sha256(_as_text(content).encode()).hexdigest()
 
 
+def kind_of(path: Path) -> IndexKind | None:
+    """Return which kind of index a folder says that it is; None where it says nothing known."""
+    try:
+        with (path / _MANIFEST).open(encoding="utf-8") as file:
+            start = file.read(200)
+    except (OSError, ValueError):
+        return None
+    return next((kind for kind in (BM25, DENSE) if json.dumps(kind.format) in start), None)
+
+
 def read_manifest(path: Path, kind: IndexKind = BM25) -> dict[str, Any]:
     """Return the manifest of an index, after checking it and the length of every file."""
     file = path / _MANIFEST

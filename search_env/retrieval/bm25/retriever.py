@@ -37,7 +37,7 @@ from search_env.retrieval.bm25.terms import EnglishTerms
 from search_env.retrieval.bm25.topk import Scores, top_k
 from search_env.retrieval.digests import digest
 from search_env.types import Document
-from search_env.validation import check_count
+from search_env.validation import check_count, check_queries
 
 T = TypeVar("T")
 
@@ -221,10 +221,7 @@ class BM25Retriever:
         Raises:
             ConfigurationError: ``k`` is below 1, or ``queries`` is not a list of strings.
         """
-        if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
-            raise ConfigurationError(
-                f"Expected a list of query strings, got {queries!r:.80}. Pass [query] for one."
-            )
+        check_queries(queries)
         k = check_count("k", k, least=1)
         # Groups of rollouts often send equal queries in the same step.
         results = {query: self._search(query, k) for query in dict.fromkeys(queries)}
