@@ -103,10 +103,29 @@ def register_corpus_retriever(
     _RETRIEVERS.add(name, lambda rest, choice: factory(choice), replace=replace)
 
 
+def register_composite_scheme(
+    scheme: str, factory: Callable[[str, CorpusChoice], Retriever], *, replace: bool = False
+) -> None:
+    """Register the retrievers of all names ``scheme:rest`` that are made of other retrievers.
+
+    ``factory`` is called for every environment, with the rest and the documents that its arguments
+    choose; it gets its parts from :func:`get_retriever` and caches what is expensive to build.
+
+    Raises:
+        ConfigurationError: The scheme is taken and ``replace`` is False.
+    """
+    _RETRIEVERS.add(f"{scheme}:", factory, replace=replace)
+
+
+def is_retriever_name(name: str) -> bool:
+    """Return whether a retriever has this name, or a scheme fits it."""
+    scheme, colon, _ = name.partition(":")
+    return name in _RETRIEVERS or (bool(colon) and scheme + colon in _RETRIEVERS)
+
+
 def check_retriever_name(name: str) -> None:
     """Raise a ConfigurationError if no retriever has this name and no scheme fits it."""
-    scheme, colon, _ = name.partition(":")
-    if name not in _RETRIEVERS and scheme + colon not in _RETRIEVERS:
+    if not is_retriever_name(name):
         check_choice("retriever", name, [*_RETRIEVERS], _ADVICE)
 
 

@@ -250,6 +250,15 @@ def _prefixes(prompts: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
+def longest_of(folder: Path) -> int:
+    """Return the tokens that a model of transformers can take, at most 512.
+
+    Raises:
+        DataNotFoundError: There is no model.
+    """
+    return min(_longest(folder, _config_of(folder)), _LONGEST)
+
+
 def _longest(folder: Path, config: Mapping[str, Any]) -> int:
     """Return the tokens that a model can take; RoBERTa's positions hold two more than that."""
     path = folder / "tokenizer_config.json"

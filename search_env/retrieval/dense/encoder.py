@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.retrieval.dense.card import EncoderCard, fingerprint, read_card
+from search_env.retrieval.dense.memo import Memo
 from search_env.types import Document
 from search_env.validation import check_choice, check_count
 
@@ -30,15 +31,16 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 """Types to compute in; ``"auto"`` is fp32 on CPUs and fp16 on GPUs."""
 
 _BATCH_TOKENS = 16_384
+_REMEMBERED = 1 << 24  # numbers in the vectors of recent queries
 
 
 class Encoder:
     """Encodes queries and passages as a card says.
 
     Texts of equal length in tokens make a batch, so nothing is ever padded: no time is spent on
-    padding, and a text's vector does not depend on the lengths of its neighbours. Whether it
-    depends on their number is up to the matrix product (on the CPUs that this was tried on, it did
-    not in float32). Equal texts are encoded once. Safe to call from several threads; one at a time
+    padding, and a text's vector does not depend on the lengths of its neighbours. Their number may
+    change its last bits, as matrix products please; a query's vector is remembered, so that it
+    stays the same. Equal texts are encoded once. Safe to call from several threads; one at a time
     runs.
 
     Args:
@@ -85,6 +87,7 @@ class Encoder:
             )
         config.use_cache = False
         self.dimension = int(config.hidden_size)
+        self._queries: Memo[str, Vectors] = Memo(_REMEMBERED // self.dimension)
         self._lock = threading.Lock()
         self._no_grad = torch.inference_mode
 
@@ -94,8 +97,13 @@ class Encoder:
         return fingerprint(self.folder)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        """Return the vectors of queries, float32 ``(N, D)``; see :meth:`encode`."""
-        return self.encode([self.card.query_text(query) for query in queries])
+        """Return the vectors of queries, float32 ``(N, D)``; see :meth:`encode`.
+
+        Those of the last queries are remembered, in 64 MB.
+        """
+        texts = [self.card.query_text(query) for query in queries]
+        vectors = self._queries.get(texts, lambda missing: list(self.encode(missing)))
+        return np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
 
     def encode_passages(self, documents: Sequence[Document]) -> Vectors:
         """Return the vectors of passages, float32 ``(N, D)``; see :meth:`encode`."""
@@ -111,10 +119,10 @@ class Encoder:
         if not distinct:
             return np.zeros((0, self.dimension), np.float32)
         with self._lock, self._no_grad():
-            ids = token_ids(self._tokenizer, self.card.max_length, distinct)
+            encoded = token_ids(self._tokenizer, self.card.max_length, distinct)
             vectors = np.empty((len(distinct), self.dimension), np.float32)
-            for rows in batches([len(row) for row in ids], self.batch_tokens):
-                vectors[rows] = self._forward([ids[row] for row in rows])
+            for rows in batches([len(ids) for ids in encoded.ids], self.batch_tokens):
+                vectors[rows] = self._forward(encoded.inputs(rows))
         if not np.isfinite(vectors).all():
             bad = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
             raise RetrievalError(
@@ -124,12 +132,12 @@ class Encoder:
         row_of = {text: row for row, text in enumerate(distinct)}
         return vectors[[row_of[text] for text in texts]]
 
-    def _forward(self, ids: list[list[int]]) -> Vectors:
+    def _forward(self, inputs: dict[str, list[list[int]]]) -> Vectors:
         """Return the vectors of texts of one length."""
         import torch
 
-        tokens = torch.tensor(ids, device=self.device)  # (B, T)
-        hidden = self._model(input_ids=tokens).last_hidden_state.float()  # (B, T, D)
+        hidden = self._model(**as_tensors(inputs, self.device)).last_hidden_state  # (B, T, D)
+        hidden = hidden.float()
         pooling = self.card.pooling
         if pooling == "mean":
             pooled = hidden.mean(dim=1)
@@ -138,6 +146,13 @@ class Encoder:
         if self.card.normalize:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
         return np.asarray(pooled.cpu().numpy(), np.float32)
+
+
+def as_tensors(inputs: dict[str, list[list[int]]], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return inputs of a model as tensors, ``(B, T)``."""
+    import torch
+
+    return {name: torch.tensor(rows, device=device) for name, rows in inputs.items()}
 
 
 def need_packages() -> None:
@@ -213,15 +228,29 @@ def _without_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def token_ids(tokenizer: Any, max_length: int, *texts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of texts, or with two arguments of pairs of texts, special ones included.
+class TokenIds(NamedTuple):
+    """Texts, or pairs of texts, as ids, with their segments where the model knows segments."""
 
-    Lone surrogates, which are text in this package but not in UTF-8, become U+FFFD.
+    ids: list[list[int]]
+    segments: list[list[int]] | None
+
+    def inputs(self, rows: Sequence[int]) -> dict[str, list[list[int]]]:
+        """Return what the model's forward pass takes for some of the texts."""
+        found = {"input_ids": [self.ids[row] for row in rows]}
+        if self.segments is not None:
+            found["token_type_ids"] = [self.segments[row] for row in rows]
+        return found
+
+
+def token_ids(tokenizer: Any, max_length: int, *texts: Sequence[str]) -> TokenIds:
+    """Return the ids of texts, or with two lists of pairs of texts, special ones included.
+
+    The end of a text that is too long is cut off, of a pair that of its longer text. Lone
+    surrogates, which are text in this package but not in UTF-8, become U+FFFD.
     """
     clean = [[_utf8(text) for text in part] for part in texts]
     encoded = tokenizer(*clean, truncation=True, max_length=max_length, verbose=False)
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    return TokenIds(encoded["input_ids"], encoded.get("token_type_ids"))
 
 
 def _utf8(text: str) -> str:

@@ -54,13 +54,12 @@ def save_encoder(folder: Path, *, seed: int = 0, head: bool = False, **changes: 
 
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    size = {"hidden_size": 32, "intermediate_size": 64, **changes}
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_labels": 1, **changes}
     config = transformers.BertConfig(
         vocab_size=save_tokenizer(folder),
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,
-        num_labels=1,
         initializer_range=0.3,  # so that texts differ by much
         **size,
     )
@@ -79,10 +78,11 @@ def as_sentence_transformer(folder: Path, pooling: str = "mean_tokens") -> Path:
     kinds = ("Transformer", "Pooling", "Normalize")
     paths = ("", "1_Pooling", "2_Normalize")
     prefix = "sentence_transformers.models."
-    write(
-        folder / "modules.json",
-        [{"path": path, "type": prefix + kind} for path, kind in zip(paths, kinds, strict=True)],
-    )
+    modules = [
+        {"idx": i, "name": str(i), "path": paths[i], "type": prefix + kind}
+        for i, kind in enumerate(kinds)
+    ]
+    write(folder / "modules.json", modules)
     modes = ("mean_tokens", "cls_token", "max_tokens", "lasttoken")
     flags = {f"pooling_mode_{mode}": mode == pooling for mode in modes}
     write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **flags})
@@ -94,6 +94,12 @@ def as_sentence_transformer(folder: Path, pooling: str = "mean_tokens") -> Path:
 def model(tmp_path_factory) -> Path:
     """The folder of a tiny encoder with mean pooling."""
     return as_sentence_transformer(save_encoder(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def reranker(tmp_path_factory) -> Path:
+    """The folder of a tiny cross-encoder."""
+    return save_encoder(tmp_path_factory.mktemp("models") / "rerank", seed=5, head=True)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,12 @@ from search_env.retrieval.dense import encoder as module
 from search_env.retrieval.dense.card import EncoderCard
 from search_env.retrieval.dense.encoder import Encoder, batches
 from search_env.types import Document
-from tests.retrieval.dense.conftest import WORDS, documents, save_encoder
+from tests.retrieval.dense.conftest import (
+    WORDS,
+    as_sentence_transformer,
+    documents,
+    save_encoder,
+)
 
 TEXTS = [document.text for document in documents(40)] + ["", "ulm", "ulm " * 100, "zürich 東京"]
 
@@ -88,10 +93,23 @@ def test_equal_texts_are_encoded_once(model, monkeypatch):
     encoder = Encoder(model)
     rows = []
     forward = encoder._forward
-    monkeypatch.setattr(encoder, "_forward", lambda ids: rows.append(len(ids)) or forward(ids))
+    monkeypatch.setattr(
+        encoder, "_forward", lambda x: rows.append(len(x["input_ids"])) or forward(x)
+    )
     vectors = encoder.encode(["ulm", "rome", "ulm"])
     assert sum(rows) == 2
     np.testing.assert_array_equal(vectors[0], vectors[2])
+
+
+def test_queries_are_remembered(model, monkeypatch):
+    encoder = Encoder(model)
+    texts, encode = [], encoder.encode
+    monkeypatch.setattr(encoder, "encode", lambda missing: texts.extend(missing) or encode(missing))
+    first = encoder.encode_queries(["ulm", "rome", "ulm"])
+    again = encoder.encode_queries(["rome", "paris", "ulm"])
+    assert texts == ["ulm", "rome", "paris"]
+    np.testing.assert_array_equal(again[[2, 0]], first[:2])
+    assert encoder.encode_queries([]).shape == (0, 32)
 
 
 def test_lone_surrogates_are_text(encoder):
@@ -165,3 +183,12 @@ def test_a_missing_package_is_named(model, monkeypatch):
         ConfigurationError, match=r'no faiss. Run `pip install "search-env\[dense\]"'
     ):
         Encoder(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pooling", ["mean_tokens", "cls_token", "lasttoken"])
+def test_equal_to_sentence_transformers(tmp_path, pooling):
+    package = pytest.importorskip("sentence_transformers")
+    folder = as_sentence_transformer(save_encoder(tmp_path / "tiny"), pooling)
+    theirs = package.SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(Encoder(folder, device="cpu").encode(TEXTS), theirs, atol=1e-5)
