@@ -10,6 +10,7 @@ from typing import Any
 
 from search_env.errors import IndexFormatError
 from search_env.retrieval.bm25.array_folder import DENSE, rejected
+from search_env.retrieval.dense.card import EncoderCard
 from search_env.retrieval.dense.encoder import Encoder, need_packages
 from search_env.retrieval.dense.index import (
     DenseIndex,
@@ -32,8 +33,8 @@ class DenseRetriever:
     In an approximate index (all kinds but ``flat``) a large ``k``, above 25, looks at more
     candidates than a small one and may find better passages.
 
-    The encoder is loaded by the first search, so that opening an index is fast. Safe to use from
-    several threads.
+    The encoder is loaded by the first search, so that opening an index is fast, and shared with
+    other indexes of the same model. Safe to use from several threads.
     """
 
     def __init__(self, index: DenseIndex, path: Path, model: Path, options: dict[str, Any]) -> None:
@@ -84,12 +85,9 @@ class DenseRetriever:
 
     @functools.cached_property
     def _encoder(self) -> Encoder:
-        return Encoder(
-            self._model,
-            self._index.model.card,
-            device=self._options["device"],
-            dtype=self._options["dtype"],
-        )
+        card, _, fingerprint = self._index.model
+        device, dtype = self._options["device"], self._options["dtype"]
+        return _encoder_of(self._model, card, device, dtype, fingerprint)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return the ``k`` nearest passages of each query; see the class and ``Retriever``.
@@ -142,6 +140,14 @@ class DenseRetriever:
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle the path of the index, which is opened again."""
         return _reopen, (self._path, self.digest, self._options)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoder_of(
+    model: Path, card: EncoderCard, device: str, dtype: str, fingerprint: str
+) -> Encoder:
+    """Return the encoder that all indexes of a model share, so that it is in memory once."""
+    return Encoder(model, card, device=device, dtype=dtype)
 
 
 def _reopen(path: Path, expected: str, options: dict[str, Any]) -> DenseRetriever:

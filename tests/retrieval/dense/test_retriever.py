@@ -19,6 +19,7 @@ from search_env.errors import (
     IndexFormatError,
 )
 from search_env.retrieval.bm25.retriever import BM25Retriever
+from search_env.retrieval.dense import retriever as module
 from search_env.retrieval.dense.build import (
     KINDS,
     TARGET,
@@ -371,13 +372,13 @@ def test_a_file_of_faiss_that_does_not_fit(encoder, corpus, model, tmp_path):
         adopt([])
 
 
-def test_the_encoder_is_loaded_by_the_first_search(built, monkeypatch):
-    retriever = DenseRetriever.load(built / "flat")
-    loaded = []
-    original = Encoder.__init__
+def test_the_encoder_is_loaded_by_the_first_search_and_shared(built, monkeypatch):
+    module._encoder_of.cache_clear()
+    loaded, original = [], Encoder.__init__
     monkeypatch.setattr(
         Encoder, "__init__", lambda self, *a, **k: loaded.append(1) or original(self, *a, **k)
     )
-    retriever.search([], 1)
-    retriever.search(["ulm"], 1)
+    retrievers = [DenseRetriever.load(built / kind) for kind in ("flat", "hnsw")]
+    assert loaded == []
+    assert [len(retriever.search(["ulm"], 1)[0]) for retriever in retrievers] == [1, 1]
     assert loaded == [1]
