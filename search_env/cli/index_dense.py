@@ -11,7 +11,7 @@ import typer
 from search_env.cli.console import say
 from search_env.errors import ConfigurationError
 
-_PANEL = "Dense indexes (extra search-env[dense])"
+_PANEL = "Dense indexes (extra: dense)"
 
 Embeddings = Annotated[
     Path | None,

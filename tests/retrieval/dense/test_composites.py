@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import gymnasium as gym
 import pytest
@@ -156,3 +158,12 @@ def test_indexes_of_other_documents_are_not_fused(faiss_name, corpus, tmp_path):
     )
     with pytest.raises(ConfigurationError, match="Expected retrievers over the same documents"):
         load_retriever(**arguments(f"hybrid:bm25+{faiss_name}", str(tmp_path / "other.jsonl")))
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    code = (
+        "import sys, search_env.envs.loading, search_env.retrieval.composites;"
+        "from search_env.retrieval.dense import build, embeddings;"
+        "sys.exit(bool({'torch', 'transformers', 'faiss'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
