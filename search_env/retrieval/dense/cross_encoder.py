@@ -108,7 +108,7 @@ class CrossEncoder:
         scores = np.zeros(len(texts), np.float32)
         queries, passages = zip(*texts, strict=True)
         with self._lock, torch.inference_mode():
-            encoded = token_ids(self._tokenizer, self.max_length, queries, passages)
+            encoded = token_ids(self._tokenizer, self._model, self.max_length, queries, passages)
             for rows in batches([len(ids) for ids in encoded.ids], self.batch_tokens):
                 scores[rows] = self._forward(encoded.inputs(rows))
         if not np.isfinite(scores).all():

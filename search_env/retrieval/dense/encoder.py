@@ -6,6 +6,7 @@ torch and transformers are imported when an encoder is loaded, not before.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -119,7 +120,7 @@ class Encoder:
         if not distinct:
             return np.zeros((0, self.dimension), np.float32)
         with self._lock, self._no_grad():
-            encoded = token_ids(self._tokenizer, self.card.max_length, distinct)
+            encoded = token_ids(self._tokenizer, self._model, self.card.max_length, distinct)
             vectors = np.empty((len(distinct), self.dimension), np.float32)
             for rows in batches([len(ids) for ids in encoded.ids], self.batch_tokens):
                 vectors[rows] = self._forward(encoded.inputs(rows))
@@ -242,15 +243,18 @@ class TokenIds(NamedTuple):
         return found
 
 
-def token_ids(tokenizer: Any, max_length: int, *texts: Sequence[str]) -> TokenIds:
+def token_ids(tokenizer: Any, model: Any, max_length: int, *texts: Sequence[str]) -> TokenIds:
     """Return the ids of texts, or with two lists of pairs of texts, special ones included.
 
-    The end of a text that is too long is cut off, of a pair that of its longer text. Lone
-    surrogates, which are text in this package but not in UTF-8, become U+FFFD.
+    Segments are left out where the tokenizer returns some that the model does not take. The end of
+    a text that is too long is cut off, of a pair that of its longer text. Lone surrogates, which
+    are text in this package but not in UTF-8, become U+FFFD.
     """
     clean = [[_utf8(text) for text in part] for part in texts]
     encoded = tokenizer(*clean, truncation=True, max_length=max_length, verbose=False)
-    return TokenIds(encoded["input_ids"], encoded.get("token_type_ids"))
+    takes_segments = "token_type_ids" in inspect.signature(model.forward).parameters
+    segments = encoded.get("token_type_ids") if takes_segments else None
+    return TokenIds(encoded["input_ids"], segments)
 
 
 def _utf8(text: str) -> str:

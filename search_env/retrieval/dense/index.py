@@ -198,11 +198,22 @@ def _version(package: str) -> str:
 
 
 def _link_or_copy(file: Path, new: Path) -> None:
-    """Give a large file a second name, or a copy on another file system."""
+    """Give a large file a second name; copy it where that is impossible or would change it."""
+    file, ours = file.resolve(), new.parent / "passages.blob.npy"
+    # What is written gets the usual permissions, and a second name shares them with the first.
+    same = _owner_and_mode(file) == _owner_and_mode(ours)
     try:
-        os.link(file.resolve(), new)
+        if same:
+            os.link(file, new)
+            return
     except OSError:
-        shutil.copyfile(file, new)
+        pass  # another file system, or one without links
+    shutil.copyfile(file, new)
+
+
+def _owner_and_mode(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_uid, stat.st_mode
 
 
 def _write_vectors(path: Path, blocks: Iterable[NDArray[Any]], shape: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
@@ -21,6 +22,7 @@ from tests.retrieval.dense.conftest import (
     as_sentence_transformer,
     documents,
     save_encoder,
+    save_tokenizer,
 )
 
 TEXTS = [document.text for document in documents(40)] + ["", "ulm", "ulm " * 100, "zürich 東京"]
@@ -33,7 +35,7 @@ def reference(folder, texts, card):
         texts, padding=True, truncation=True, max_length=card.max_length, return_tensors="pt"
     )
     with torch.no_grad():
-        hidden = model.eval()(**inputs).last_hidden_state
+        hidden = model.eval()(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
     mask = inputs["attention_mask"]
     if card.pooling == "mean":
         masked = hidden * mask[:, :, None]
@@ -55,6 +57,39 @@ def test_equal_to_a_padded_forward_pass(model, pooling, normalize):
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(TEXTS), 32)
     np.testing.assert_allclose(vectors, reference(model, TEXTS, card), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Qwen3", "Roberta", "DistilBert", "MPNet", "XLMRoberta"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_other_families(tmp_path, kind, pooling):
+    count = save_tokenizer(tmp_path)
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=count,
+        intermediate_size=64,
+        max_position_embeddings=70,
+        pad_token_id=0,
+        **(
+            {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4}
+            if kind == "DistilBert"
+            else settings
+        ),
+        **({"num_key_value_heads": 2, "head_dim": 8} if kind == "Qwen3" else {}),
+    )
+    torch.manual_seed(3)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path)
+    card = EncoderCard(pooling, max_length=48)
+    vectors = Encoder(tmp_path, card).encode(TEXTS)
+    np.testing.assert_allclose(vectors, reference(tmp_path, TEXTS, card), atol=1e-5)
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path):
+    config = transformers.T5Config(
+        vocab_size=save_tokenizer(tmp_path), d_model=16, d_ff=32, num_layers=1, num_heads=2, d_kv=8
+    )
+    transformers.T5Model(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigurationError, match="got t5, which has both"):
+        Encoder(tmp_path, EncoderCard("mean"))
 
 
 def test_queries_and_passages_have_their_prefixes(model):

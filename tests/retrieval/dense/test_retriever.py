@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
@@ -346,6 +347,18 @@ def test_a_file_of_faiss_is_adopted(encoder, corpus, model, tmp_path, factory, m
     if factory == "Flat":
         ids, _ = expected(encoder, corpus, "ulm", 3)
         assert [d.id for d in retriever.search(["ulm"], 3)[0]] == [corpus[i].id for i in ids]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="other permissions")
+def test_an_adopted_file_is_left_as_it_was(built, encoder, corpus, model, tmp_path):
+    file, options = tmp_path / "f.index", {"model": model, "card": encoder.card, "dimension": 32}
+    shutil.copyfile(built / "flat" / "index.faiss", file)
+    for name, mode in (("linked", file.stat().st_mode), ("copied", 0o100600)):
+        file.chmod(mode)
+        adopt_faiss_file(corpus, file, tmp_path / name, **options)
+        assert file.stat().st_mode == mode
+        assert (tmp_path / name / "index.faiss").samefile(file) == (name == "linked")
+        assert DenseRetriever.load(tmp_path / name, verify=True).search(["ulm"], 1)[0]
 
 
 def test_a_file_of_faiss_that_does_not_fit(encoder, corpus, model, tmp_path):
