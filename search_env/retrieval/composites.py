@@ -21,9 +21,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 from search_env.errors import ConfigurationError
 from search_env.paths import FileKey, file_key
@@ -38,8 +37,6 @@ from search_env.retrieval.registry import (
     register_composite_scheme,
 )
 from search_env.retrieval.reranking import DEPTH, RerankingRetriever
-
-_Get: TypeAlias = Callable[[str], Retriever]
 
 _WEIGHT = re.compile(r"([^*:+()/]+)\*(.*)", re.DOTALL)
 _OPTIONS = {"depth": int, "device": str, "dtype": str, "max_length": int}

@@ -103,8 +103,12 @@ class Encoder:
         Those of the last queries are remembered, in 64 MB.
         """
         texts = [self.card.query_text(query) for query in queries]
-        vectors = self._queries.get(texts, lambda missing: list(self.encode(missing)))
+        vectors = self._queries.get(texts, self._copies)
         return np.stack(vectors) if vectors else np.zeros((0, self.dimension), np.float32)
+
+    def _copies(self, texts: list[str]) -> list[Vectors]:
+        """Return vectors by themselves: a row would keep the whole batch in memory."""
+        return [vector.copy() for vector in self.encode(texts)]
 
     def encode_passages(self, documents: Sequence[Document]) -> Vectors:
         """Return the vectors of passages, float32 ``(N, D)``; see :meth:`encode`."""
@@ -114,7 +118,7 @@ class Encoder:
         """Return the vectors of texts as they are, without a prefix: float32 ``(N, D)``.
 
         Raises:
-            RetrievalError: The model returned numbers that are not finite, or none.
+            RetrievalError: The model returned numbers that are not finite.
         """
         distinct = list(dict.fromkeys(texts))
         if not distinct:
