@@ -101,6 +101,15 @@ def check_text(name: str, value: object, advice: str) -> None:
         raise ConfigurationError(f"Expected {name} to be a string, got {value!r}. {hint}{advice}")
 
 
+def check_queries(queries: Any) -> None:
+    """Check that queries are a list (or another sequence) of strings, not one string."""
+    is_list = isinstance(queries, Sequence) and not isinstance(queries, str)
+    if not (is_list and all(isinstance(query, str) for query in queries)):
+        raise ConfigurationError(
+            f"Expected a list of query strings, got {queries!r:.80}. Pass [query] for one."
+        )
+
+
 def check_mapping(name: str, value: object, example: str) -> None:
     """Check that a value is a dictionary or None; ``example`` is one."""
     if value is not None and not isinstance(value, dict):

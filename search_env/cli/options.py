@@ -53,7 +53,8 @@ RetrieverName = Annotated[
     str | None,
     typer.Option(
         "--retriever",
-        help="bm25, lookup, cassette:PATH, or one that --import registers.",
+        help="bm25, lookup, faiss:FOLDER, hybrid:bm25+faiss:FOLDER, rerank:MODEL:bm25, "
+        "cassette:PATH, or one that --import registers.",
         rich_help_panel=TASK,
     ),
 ]

@@ -29,6 +29,7 @@ from search_env.errors import (
 from search_env.metrics.answers import is_empty_gold
 from search_env.paths import FileKey, cache_dir, file_key
 from search_env.retrieval.base import Retriever
+from search_env.retrieval.composites import parts_of_name
 from search_env.retrieval.digests import file_digest
 from search_env.retrieval.registry import (
     CorpusChoice,
@@ -62,6 +63,7 @@ TOY_OPTIONS = tuple(field.name for field in fields(ToyOptions))
 """The ``dataset_options`` of the toy."""
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
+_CHECKED_WHEN_BUILT = ("cassette:", "faiss:")  # fast to open
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
 
 
@@ -151,12 +153,14 @@ def check_retriever(
     """
     name, choice = _choice(name, dataset, split, options, corpus)
     check_retriever_name(name)
-    if name == "lookup":
-        _check_lookup(choice)
-    elif name == "bm25":
-        _corpus_of(choice)
-    elif name.startswith("cassette:"):
-        get_retriever(name, choice)
+    for part in parts_of_name(name):
+        check_retriever_name(part)
+        if part == "lookup":
+            _check_lookup(choice)
+        elif part == "bm25":
+            _corpus_of(choice)
+        elif part.startswith(_CHECKED_WHEN_BUILT):
+            get_retriever(part, choice)
 
 
 def _choice(

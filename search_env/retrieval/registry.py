@@ -1,7 +1,8 @@
 """Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
 
 A name is plain (``"bm25"``) or a scheme with the rest (``"cassette:PATH"``). This module registers
-the scheme ``cassette``, :mod:`search_env.envs.loading` the retrievers over a dataset's documents.
+the schemes ``cassette`` and ``faiss``, :mod:`search_env.envs.loading` the retrievers over a
+dataset's documents.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def register_retriever_scheme(
                 f"Expected text after the colon of retriever '{scheme}:', got none. Pass "
                 f"'{scheme}:...' in full."
             )
-        return build(rest, file_key(Path(rest)))
+        folder = Path(rest.partition("?")[0])  # what follows are options
+        return build(rest, file_key(Path(rest), folder))
 
     _RETRIEVERS.add(f"{scheme}:", entry, replace=replace)
 
@@ -101,10 +103,29 @@ def register_corpus_retriever(
     _RETRIEVERS.add(name, lambda rest, choice: factory(choice), replace=replace)
 
 
+def register_composite_scheme(
+    scheme: str, factory: Callable[[str, CorpusChoice], Retriever], *, replace: bool = False
+) -> None:
+    """Register the retrievers of all names ``scheme:rest`` that are made of other retrievers.
+
+    ``factory`` is called for every environment, with the rest and the documents that its arguments
+    choose; it gets its parts from :func:`get_retriever` and caches what is expensive to build.
+
+    Raises:
+        ConfigurationError: The scheme is taken and ``replace`` is False.
+    """
+    _RETRIEVERS.add(f"{scheme}:", factory, replace=replace)
+
+
+def is_retriever_name(name: str) -> bool:
+    """Return whether a retriever has this name, or a scheme fits it."""
+    scheme, colon, _ = name.partition(":")
+    return name in _RETRIEVERS or (bool(colon) and scheme + colon in _RETRIEVERS)
+
+
 def check_retriever_name(name: str) -> None:
     """Raise a ConfigurationError if no retriever has this name and no scheme fits it."""
-    scheme, colon, _ = name.partition(":")
-    if name not in _RETRIEVERS and scheme + colon not in _RETRIEVERS:
+    if not is_retriever_name(name):
         check_choice("retriever", name, [*_RETRIEVERS], _ADVICE)
 
 
@@ -120,4 +141,11 @@ def get_retriever(name: str, choice: CorpusChoice) -> Retriever:
     return _RETRIEVERS[scheme + colon](rest, choice)
 
 
+def _faiss(rest: str) -> Retriever:
+    from search_env.retrieval.dense.names import dense_retriever
+
+    return dense_retriever(rest)
+
+
 register_retriever_scheme("cassette", Cassette)
+register_retriever_scheme("faiss", _faiss)

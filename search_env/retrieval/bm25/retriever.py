@@ -22,7 +22,9 @@ import numpy as np
 from search_env.errors import ConfigurationError, IndexFormatError
 from search_env.retrieval.bm25.array_folder import (
     Array,
+    check_ends,
     map_array,
+    map_table,
     read_manifest,
     rejected,
     write_index,
@@ -35,7 +37,7 @@ from search_env.retrieval.bm25.terms import EnglishTerms
 from search_env.retrieval.bm25.topk import Scores, top_k
 from search_env.retrieval.digests import digest
 from search_env.types import Document
-from search_env.validation import check_count
+from search_env.validation import check_count, check_queries
 
 T = TypeVar("T")
 
@@ -219,10 +221,7 @@ class BM25Retriever:
         Raises:
             ConfigurationError: ``k`` is below 1, or ``queries`` is not a list of strings.
         """
-        if isinstance(queries, str) or not all(isinstance(query, str) for query in queries):
-            raise ConfigurationError(
-                f"Expected a list of query strings, got {queries!r:.80}. Pass [query] for one."
-            )
+        check_queries(queries)
         k = check_count("k", k, least=1)
         # Groups of rollouts often send equal queries in the same step.
         results = {query: self._search(query, k) for query in dict.fromkeys(queries)}
@@ -303,8 +302,8 @@ def _reopen(path: Path, expected: str) -> BM25Retriever:
 
 def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, StringTable, Postings]:
     """Map the arrays of an index and check that their lengths and ends agree."""
-    passages = _map_table(path, "passages")
-    vocabulary = _map_table(path, "vocabulary")
+    passages = map_table(path, "passages")
+    vocabulary = map_table(path, "vocabulary")
     postings = Postings(
         starts=map_array(path, "postings.starts", np.int64),
         documents=map_array(path, "postings.documents", np.int32),
@@ -318,7 +317,7 @@ def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, Strin
     )
     if not consistent:
         raise rejected(path, "arrays whose lengths disagree")
-    _check_ends(path, "postings.starts", postings.starts, len(postings.documents))
+    check_ends(path, "postings.starts", postings.starts, len(postings.documents))
     counts = {
         "passages": len(passages) // 3,
         "terms": len(vocabulary),
@@ -327,22 +326,6 @@ def _map_parts(path: Path, manifest: Mapping[str, Any]) -> tuple[Passages, Strin
     if manifest.get("counts") != counts:
         raise rejected(path, f"{counts} in its arrays, {manifest.get('counts')} in format.json")
     return Passages(passages), vocabulary, postings
-
-
-def _map_table(path: Path, name: str) -> StringTable:
-    """Map one table of strings."""
-    blob = map_array(path, f"{name}.blob", np.uint8)
-    offsets = map_array(path, f"{name}.offsets", np.int64)
-    _check_ends(path, f"{name}.offsets", offsets, len(blob))
-    return StringTable(blob, offsets)
-
-
-def _check_ends(path: Path, name: str, pointers: Array, last: int) -> None:
-    """Check pointers at their ends: they rise from 0 to the length of what they point into."""
-    first, final = pointers[:2], pointers[-2:]
-    rises = len(pointers) and first[0] == 0 and final[-1] == last
-    if not (rises and 0 <= first[-1] <= last and 0 <= final[0] <= last):
-        raise rejected(path, f"a {name}.npy that does not fit the other arrays")
 
 
 def _track(items: Iterable[T], task: str, progress: bool, total: int | None = None) -> Iterator[T]:

@@ -1,0 +1,1 @@
+"""Dense retrieval: encoders from transformers folders, embeddings in files, FAISS indexes."""
