@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": ("search_env.cli.eval", "Run scripted agents on every question once; show scores."),
     "play": ("search_env.cli.play", "Play the policy yourself: read a question, search, answer."),
     "index": ("search_env.cli.index", "Build a BM25 index of a corpus, to be used as corpus=."),
+    "serve": ("search_env.cli.serve", "Serve a retriever to trainers, in their wire formats."),
     "replay": ("search_env.cli.replay", "Execute recorded episodes again and compare."),
     "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),

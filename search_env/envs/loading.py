@@ -62,7 +62,7 @@ TOY_OPTIONS = tuple(field.name for field in fields(ToyOptions))
 """The ``dataset_options`` of the toy."""
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
-_CHECKED_WHEN_BUILT = ("cassette:", "http:", "https:")  # nothing is sent yet
+_CHECKED_WHEN_BUILT = ("cassette:", "http:", "https:", "mcp:")  # nothing is sent yet
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
 
 

@@ -1,8 +1,8 @@
 """Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
 
 A name is plain (``"bm25"``) or a scheme with the rest (``"cassette:PATH"``). This module registers
-the schemes ``cassette``, ``http`` and ``https``, :mod:`search_env.envs.loading` the retrievers over
-a dataset's documents.
+the schemes ``cassette``, ``http``, ``https`` and ``mcp``, :mod:`search_env.envs.loading` the
+retrievers over a dataset's documents.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from search_env.registry import Registry
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.cassette import Cassette
 from search_env.retrieval.http.client import HttpRetriever
+from search_env.retrieval.mcp_client import McpRetriever
 from search_env.validation import check_choice
 
 
@@ -129,3 +130,4 @@ def _http(scheme: str) -> Callable[[str], Retriever]:
 register_retriever_scheme("cassette", Cassette)
 register_retriever_scheme("http", _http("http"))
 register_retriever_scheme("https", _http("https"))
+register_retriever_scheme("mcp", McpRetriever)

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from search_env.errors import ConfigurationError
 from search_env.redaction import redacted
-from search_env.retrieval.http.dialect import Dialect
+from search_env.retrieval.http.dialect import Dialect, Key
 from search_env.retrieval.http.dialects import DIALECTS
 from search_env.validation import check_choice
 
@@ -56,22 +56,26 @@ class Address:
             ConfigurationError: The dialect needs a key and its variable is not set, or the key
                 would travel without encryption.
         """
-        key = self.dialect.key
-        value = os.environ.get(key.variable, "")
-        if not value and not key.required:
-            return {}
-        if not value or not (value.isascii() and value.isprintable()):
-            got = "something that is no line of ASCII" if value else "none"
-            raise ConfigurationError(
-                f"Expected the key of dialect {self.dialect.name!r} in ${key.variable}, got {got}. "
-                "Set it in the environment; it never stands in the address."
-            )
-        if self.url.startswith("http:") and not _is_here(urlsplit(self.url).hostname or ""):
-            raise ConfigurationError(
-                f"Expected https for a server that gets the key in ${key.variable}, got "
-                f"{self.url}. Write https://, or unset the variable."
-            )
-        return {key.header: f"{key.prefix}{value}"}
+        return key_header(self.dialect.key, self.url, f"dialect {self.dialect.name!r}")
+
+
+def key_header(key: Key, url: str, user: str) -> dict[str, str]:
+    """Return the header of a key for a server; ``user`` says in an error whose key it is."""
+    value = os.environ.get(key.variable, "")
+    if not value and not key.required:
+        return {}
+    if not value or not (value.isascii() and value.isprintable()):
+        got = "something that is no line of ASCII" if value else "none"
+        raise ConfigurationError(
+            f"Expected the key of {user} in ${key.variable}, got {got}. Set it in the environment; "
+            "it never stands in the address."
+        )
+    if url.startswith("http:") and not _is_here(urlsplit(url).hostname or ""):
+        raise ConfigurationError(
+            f"Expected https for a server that gets the key in ${key.variable}, got {url}. Write "
+            "https://, or unset the variable."
+        )
+    return {key.header: f"{key.prefix}{value}"}
 
 
 def parse_address(name: str) -> Address:
@@ -91,8 +95,8 @@ def parse_address(name: str) -> Address:
 'flashrag', 'r1-searcher', 'ragen', 'gem', 'searxng', 'serper', 'brave', 'tavily', 'litellm'], got \
 'serch-r1'. Did you mean 'search-r1'? Choose one of them.
     """
-    base, path = _server(name)
-    options = _options(name)
+    base, path = split_server(name)
+    options = read_options(name)
     if "dialect" not in options:
         raise ConfigurationError(
             f"Expected a dialect in {redacted(name)}, got none. Add ?dialect= with one of "
@@ -112,15 +116,15 @@ def parse_address(name: str) -> Address:
         base + _prefix(path, dialect),
         dialect,
         {option: value for option, value in options.items() if option not in COMMON},
-        _number("timeout", options.get("timeout", "30"), least=0.001),
-        _count("retries", options.get("retries", "3"), least=0),
-        _count("batch", options.get("batch", "64"), least=1),
-        _count("connections", options.get("connections", "8"), least=1),
+        check_number("timeout", options.get("timeout", "30"), least=0.001),
+        check_whole("retries", options.get("retries", "3"), least=0),
+        check_whole("batch", options.get("batch", "64"), least=1),
+        check_whole("connections", options.get("connections", "8"), least=1),
     )
 
 
-def _server(name: str) -> tuple[str, str]:
-    """Return scheme with host and port, and the path."""
+def split_server(name: str) -> tuple[str, str]:
+    """Return scheme, host and port, and the path; an address with a password is refused."""
     try:
         parts = urlsplit(name)
         host, port = parts.hostname, parts.port
@@ -139,7 +143,8 @@ def _server(name: str) -> tuple[str, str]:
     return f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else ""), parts.path
 
 
-def _options(name: str) -> dict[str, str]:
+def read_options(name: str) -> dict[str, str]:
+    """Return the options after the question mark; each may occur once."""
     pairs = parse_qsl(urlsplit(name).query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) != len(pairs):
@@ -153,12 +158,17 @@ def _options(name: str) -> dict[str, str]:
 def _check_option(option: str, dialect: Dialect) -> None:
     if option in COMMON or option in dialect.options:
         return
+    refuse_key(option, dialect.key.variable)
+    check_choice(f"an option of dialect {dialect.name!r}", option, [*COMMON, *dialect.options])
+
+
+def refuse_key(option: str, variable: str) -> None:
+    """Raise if an option is a key by its name; ``variable`` is where keys belong."""
     if any(word in option.lower() for word in _KEYS):
         raise ConfigurationError(
-            f"Expected no key in an address, got the option {option!r}. Set "
-            f"${dialect.key.variable} in the environment; names are stored in files and shown."
+            f"Expected no key in an address, got the option {option!r}. Set ${variable} in the "
+            "environment; names are stored in files and shown."
         )
-    check_choice(f"an option of dialect {dialect.name!r}", option, [*COMMON, *dialect.options])
 
 
 def _prefix(path: str, dialect: Dialect) -> str:
@@ -168,7 +178,8 @@ def _prefix(path: str, dialect: Dialect) -> str:
     return path[: len(path) - len(own)]
 
 
-def _number(name: str, value: str, least: float) -> float:
+def check_number(name: str, value: str, least: float) -> float:
+    """Return an option that is a number."""
     try:
         number = float(value)
     except ValueError:
@@ -180,7 +191,8 @@ def _number(name: str, value: str, least: float) -> float:
     return number
 
 
-def _count(name: str, value: str, least: int) -> int:
+def check_whole(name: str, value: str, least: int) -> int:
+    """Return an option that is an integer."""
     if not (value.isascii() and value.isdigit() and least <= int(value[:9])):
         raise ConfigurationError(
             f"Expected {name} to be an integer of at least {least}, got {value!r}. Change it."
