@@ -20,11 +20,11 @@ from tests.work import HANGS_AFTER
 
 
 @contextmanager
-def serving(retriever: Retriever, **settings) -> Iterator[str]:
-    """Yield the address of a server over a retriever."""
+def serving(retriever: Retriever, port: int = 0, **settings) -> Iterator[str]:
+    """Yield the address of a server over a retriever; in the end all connections are closed."""
     import uvicorn
 
-    listening = open_socket("127.0.0.1", 0)
+    listening = open_socket("127.0.0.1", port)
     app = create_app(lambda: retriever, ServerSettings(**settings))
     config = uvicorn.Config(app, lifespan="on", log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
