@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import urllib.error
 import urllib.request
 
@@ -15,6 +16,7 @@ pytest.importorskip("urllib3")
 pytest.importorskip("msgpack")
 
 from search_env.retrieval.http.client import HttpRetriever
+from search_env.retrieval.server.run import open_socket
 from search_env.testing import check_retriever
 from tests.retrieval.http.corpus import QUERIES, retriever
 from tests.retrieval.http.peers import CLIENTS
@@ -110,6 +112,15 @@ def test_unknown_paths_and_methods(server):
             post(server + path, body)
         assert error.value.code == code
         error.value.close()
+
+
+def test_replies_do_not_wait_for_acknowledgements():
+    """A reply is sent in two pieces: with Nagle's algorithm the second comes 40 ms later."""
+    with open_socket("127.0.0.1", 0) as listening:
+        peer = socket.create_connection(listening.getsockname())
+        accepted, _ = listening.accept()
+        with peer, accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_health_and_metrics(index):

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
@@ -200,7 +201,7 @@ def refuses(url):
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 def test_killed_workers_are_replaced_and_no_answer_is_lost_or_wrong(folder):
     with serving_processes(*ARGUMENTS, "--workers", "2", cwd=folder) as (url, process):
-        ask = client(url, "&retries=20")
+        ask = client(url, "&retries=1000", sleep=lambda _: time.sleep(0.05))
         seen: set[int] = set()
         killed: set[int] = set()
         for turn in range(200):
