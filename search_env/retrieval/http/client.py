@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from textwrap import shorten
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_env.errors import (
     ConfigurationError,
@@ -120,6 +120,17 @@ def _spread(
     return results
 
 
+class _Reply(NamedTuple):
+    """A reply's body, and whether a cut would have been noticed.
+
+    http.client takes the end of a connection for the end of the headers, so a reply that is cut
+    there looks like one of an old server, which ends where its connection does.
+    """
+
+    body: bytes
+    says_its_end: bool
+
+
 class _Exchange:
     """One request and its reply: a retriever without retries, for as many queries as it takes."""
 
@@ -155,10 +166,16 @@ class _Exchange:
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Ask once."""
         dialect = self._address.dialect
-        body = self._post(queries, k)
+        reply = self._post(queries, k)
         try:
-            found = dialect.documents(body, len(queries))
+            found = dialect.documents(reply.body, len(queries))
         except WrongReplyError as error:
+            if not reply.says_its_end:
+                raise RetrievalConnectionError(
+                    f"Expected {error.expected} from {self._address.url}, got "
+                    f"{self._told(error.got)}, in a reply that may be cut off: it states no "
+                    "length. Check the server and what stands in front of it."
+                ) from None
             raise self._invalid(error.expected, error.got) from None
         if dialect.cuts:
             return [documents[:k] for documents in found]
@@ -168,8 +185,8 @@ class _Exchange:
                 raise self._invalid(f"at most {k} documents", got)
         return found
 
-    def _post(self, queries: Sequence[str], k: int) -> bytes:
-        """Send the queries and return the body of the reply."""
+    def _post(self, queries: Sequence[str], k: int) -> _Reply:
+        """Send the queries and return the reply."""
         address, errors = self._address, self._urllib3.exceptions
         sent = address.dialect.request(queries, k, address.options)
         deadline = time.monotonic() + address.timeout
@@ -199,7 +216,8 @@ class _Exchange:
                 "server, or correct the address."
             ) from None
         self._check_status(reply, body)
-        return body
+        ends = "Content-Length" in reply.headers or "Transfer-Encoding" in reply.headers
+        return _Reply(body, ends)
 
     def _read(self, reply: Any, deadline: float) -> bytes:
         """Return the whole body; a server that sends it byte by byte does not hold the thread."""

@@ -16,7 +16,6 @@ slow, 503 with Retry-After for a full queue, 504 and 500 for a retriever that fa
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -110,21 +109,18 @@ class SearchServer:
 
     async def _body(self, request: Request) -> bytes:
         """Return the whole body, unless it is too long or takes too long."""
+        from anyio import fail_after
+
         pieces: list[bytes] = []
-        size = 0
-
-        async def read() -> None:
-            nonlocal size
-            async for piece in request.stream():
-                pieces.append(piece)
-                size += len(piece)
-                if size > self.settings.max_body:
-                    limit = self.settings.max_body
-                    raise _Refused(413, f"Expected a request of at most {limit} bytes.")
-
+        size, most = 0, self.settings.max_body
         try:
-            await asyncio.wait_for(read(), self.settings.body_timeout)
-        except asyncio.TimeoutError:
+            with fail_after(self.settings.body_timeout):
+                async for piece in request.stream():
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > most:
+                        raise _Refused(413, f"Expected a request of at most {most} bytes.")
+        except TimeoutError:
             seconds = self.settings.body_timeout
             raise _Refused(408, f"Expected a whole request within {seconds:g} s.") from None
         return b"".join(pieces)

@@ -137,10 +137,9 @@ class Batcher:
         oldest = next(iter(self._waiting.values())).since
         left = oldest + self._settings.window - self._loop.time()
         if left > 0 and not self._full.is_set():
-            try:
-                await asyncio.wait_for(self._full.wait(), left)
-            except asyncio.TimeoutError:
-                return
+            end = self._loop.call_later(left, self._full.set)
+            await self._full.wait()
+            end.cancel()
 
     def _take(self) -> tuple[list[str], int]:
         """Move the oldest queries, of one k, from the queue to those that are searched."""

@@ -150,6 +150,10 @@ def test_a_server_that_is_not_there_is_one_error_for_all_queries():
         b"",
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.0 200 OK\r\n\r\n{",
         b"SSH-2.0-OpenSSH\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
     ],
@@ -162,6 +166,12 @@ def test_a_cut_connection_is_tried_again(raw):
     replies.append(Reply(raw=raw))
     with serving(lambda sent: replies.pop(0)) as server, pytest.raises(RetrievalConnectionError):
         ask(server)
+
+
+def test_an_old_server_that_ends_a_reply_with_the_connection_is_understood():
+    raw = b"HTTP/1.0 200 OK\r\n\r\n" + json.dumps(RIGHT).encode()
+    with serving(lambda sent: Reply(raw=raw)) as server:
+        assert ask(server) == [[Document("1", "Ulm", "A city.", 1.0)]]
 
 
 def test_a_reply_may_be_compressed_or_in_chunks():
