@@ -28,6 +28,7 @@ from search_env.retrieval.http.client import HttpRetriever
 from search_env.types import Document
 from tests.retrieval.server.running import serving, serving_processes, wait_until
 from tests.retrieval.server.test_batching import Gated
+from tests.work import HANGS_AFTER
 
 ULM = FakeRetriever({"Ulm": [Document("1", "Ulm", "A city.", 1.0)]})
 
@@ -221,6 +222,29 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost_or_wrong(folder):
         assert sum(float(line.split()[1]) for line in answered) >= 200  # also of killed workers
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+BROKEN = """
+import multiprocessing
+import search_env
+
+def load():
+    if multiprocessing.parent_process() is not None:
+        raise RuntimeError("only in the workers")
+    return search_env.FakeRetriever()
+
+search_env.register_retriever("broken", load)
+"""
+
+
+def test_workers_that_cannot_start_end_the_server(tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    arguments = ("--retriever", "broken", "--import", "broken", "--workers", "2")
+    with serving_processes(*arguments, cwd=tmp_path) as (_, process):
+        assert process.wait(HANGS_AFTER) == 2
+        said = process.stderr.read()
+    assert "only in the workers" in said
+    assert "Expected the server to start" in said
 
 
 @pytest.mark.parametrize(
