@@ -56,6 +56,7 @@ class Plan:
         slow: Clients that send and read in pieces, ``pause`` seconds apart.
         kill_every: Answers between two kills of a worker.
         cut_bytes: Mean bytes of replies on a connection before the relay cuts it.
+        longest_pause: Seconds between two tries of a call at most.
     """
 
     clients: int = 64
@@ -67,6 +68,7 @@ class Plan:
     cut_bytes: float = 1e6
     pause: float = 0.01
     retries: int = 8
+    longest_pause: float = 30.0
 
 
 @dataclass
@@ -122,7 +124,10 @@ class _Run:
         """One client, until the run is over."""
         draw = random.Random(number)
         options = f"dialect=search-r1&connections=1&timeout=60&retries={self.plan.retries}"
-        retriever = HttpRetriever(f"{url}?{options}")
+        longest = self.plan.longest_pause
+        retriever = HttpRetriever(
+            f"{url}?{options}", sleep=lambda seconds: time.sleep(min(seconds, longest))
+        )
         while not self.is_over:
             asked = draw.sample(self.texts, draw.randint(1, 8))
             begun = time.perf_counter()

@@ -53,7 +53,8 @@ RetrieverName = Annotated[
     str | None,
     typer.Option(
         "--retriever",
-        help="bm25, lookup, cassette:PATH, or one that --import registers.",
+        help="bm25, lookup, cassette:PATH, http://HOST:PORT?dialect=NAME, mcp:URL, or one that "
+        "--import registers.",
         rich_help_panel=TASK,
     ),
 ]

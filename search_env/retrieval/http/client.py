@@ -145,8 +145,7 @@ class _Exchange:
         self._urllib3, self._address = urllib3, address
         self._headers = address.key()
         self._secrets = frozenset(os.environ.get(address.dialect.key.variable, "").split()) - {""}
-        self._lock = threading.Lock()
-        self._pid, self._pool = os.getpid(), self._new_pool()
+        self._pool = os.getpid(), self._new_pool()
 
     @property
     def name(self) -> str:
@@ -157,11 +156,15 @@ class _Exchange:
         return self._urllib3.PoolManager(num_pools=1, maxsize=count, retries=False)
 
     def _connections(self) -> Any:
-        """Return the pool; in a forked process a new one, for two must not share a connection."""
-        with self._lock:
-            if self._pid != os.getpid():
-                self._pid, self._pool = os.getpid(), self._new_pool()
-            return self._pool
+        """Return the pool; in a forked process a new one, for two must not share a connection.
+
+        Without a lock, which a fork could copy while it is held; at worst two threads make a pool.
+        """
+        process, pool = self._pool
+        if process != os.getpid():
+            pool = self._new_pool()
+            self._pool = os.getpid(), pool
+        return pool
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Ask once."""

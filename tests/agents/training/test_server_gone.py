@@ -1,4 +1,4 @@
-"""A search server that goes away in the middle of training, and comes back.
+"""A search server that training uses: it goes away and comes back, and two runs share it.
 
 Episodes whose search failed are truncated and kept out of the loss; training goes on meanwhile with
 the others, and with all of them when the server is back.
@@ -7,8 +7,12 @@ the others, and with all of them when the server is back.
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import urllib.request
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +22,7 @@ pytest.importorskip("prometheus_client")
 pytest.importorskip("urllib3")
 pytest.importorskip("torch")
 
+import torch
 from safetensors.torch import load_file
 
 from search_env.agents.reporting.logs import Silent
@@ -28,6 +33,7 @@ from search_env.worlds.toy import ToyOptions, toy_retriever
 from tests.agents.toy_runs import SMALL, tiny_model, toy_config
 from tests.retrieval.server.running import serving
 
+ROOT = Path(__file__).parents[3]
 GONE, BACK, STEPS = 2, 4, 6  # it is gone in steps 3 and 4
 
 
@@ -88,3 +94,34 @@ def test_training_goes_on_without_the_server_and_with_it_again(tmp_path, monkeyp
         assert math.isfinite(step["policy/loss"]) == (step["policy/updates"] > 0)
     weights = load_file(tmp_path / "model" / "model.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
+
+
+RUN = """
+import sys
+from tests.agents.toy_runs import tiny_model, toy_config, train
+out, url = sys.argv[1:]
+config = toy_config(out, env_options={"retriever": url}, steps=2)
+train(config, model=tiny_model())
+"""
+
+
+@pytest.mark.slow
+def test_two_runs_share_a_server_and_end_as_one_without_it(tmp_path):
+    with serving(toy_retriever("train", ToyOptions()), cache=0) as url:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", RUN, str(tmp_path / dialect), f"{url}?dialect={dialect}"],
+                cwd=ROOT,
+            )
+            for dialect in ("search-r1", "gem")
+        ]
+        train(toy_config(tmp_path / "alone", steps=2), model=tiny_model())
+        assert [process.wait() for process in processes] == [0, 0]
+        with urllib.request.urlopen(f"{url}/metrics", timeout=60) as reply:
+            metrics = reply.read().decode()
+    alone = load_file(tmp_path / "alone" / "model" / "model.safetensors")
+    for dialect in ("search-r1", "gem"):
+        assert f'search_env_requests_total{{dialect="{dialect}",status="200"}}' in metrics
+        weights = load_file(tmp_path / dialect / "model" / "model.safetensors")
+        assert weights.keys() == alone.keys()
+        assert all(torch.equal(weights[name], alone[name]) for name in alone)

@@ -205,7 +205,7 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost_or_wrong(folder):
         ask = client(url, "&retries=1000", sleep=lambda _: time.sleep(0.05))
         seen: set[int] = set()
         killed: set[int] = set()
-        for turn in range(200):
+        for turn in range(60):
             query = f"q{turn}"
             (documents,) = ask.search([query], 1)
             assert documents[0].text == query
@@ -219,7 +219,7 @@ def test_killed_workers_are_replaced_and_no_answer_is_lost_or_wrong(folder):
         assert process.pid not in seen
         lines = status_of(f"{url}/metrics", None)[2].decode().splitlines()
         answered = [line for line in lines if line.startswith("search_env_queries_total{")]
-        assert sum(float(line.split()[1]) for line in answered) >= 200  # also of killed workers
+        assert sum(float(line.split()[1]) for line in answered) >= 60  # also of killed workers
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
 
