@@ -125,7 +125,7 @@ class RetryingRetriever:
             if future.done():  # at the last moment, or with the backend's own TimeoutError
                 return future.result()
             raise RetrievalTimeoutError(
-                f"Expected {type(self.inner).__name__} to answer within {self.timeout:g} s, got "
+                f"Expected {self.name} to answer within {self.timeout:g} s, got "
                 f"nothing for {len(queries)} queries. Raise timeout, or check the backend."
             ) from None
 

@@ -47,7 +47,7 @@ class HttpRetriever:
     """
 
     def __init__(self, name: str, *, sleep: Callable[[float], object] = time.sleep) -> None:
-        self._name, self._sleep = name, sleep
+        self._name = name
         self.address = parse_address(name)
         self._exchange = _Exchange(self.address)
         self._retrying = RetryingRetriever(
@@ -211,6 +211,8 @@ class _Exchange:
                 redirect=False,
             )
             body = self._read(reply, deadline)
+        except RetrievalError:  # ours, of which one is an OSError
+            raise
         except errors.ReadTimeoutError:
             raise self._late() from None
         except (errors.HTTPError, OSError) as error:

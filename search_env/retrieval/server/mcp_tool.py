@@ -8,6 +8,7 @@ some forty times more there.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -46,12 +47,14 @@ def mcp_routes(
         if not 1 <= k <= MOST_DOCUMENTS:
             raise ToolError(f"Expected k from 1 to {MOST_DOCUMENTS}, got {k}.")
         asked = Asked("mcp", [query], k, lambda results: {"results": _entries(results[0])})
+        started, status = time.perf_counter(), 200
         try:
             value: dict[str, Any] = await answer(asked)
         except RetrievalError as error:
-            metrics.request("mcp", 500, 0.0)
+            status = 500
             raise ToolError(redacted(str(error))) from None
-        metrics.request("mcp", 200, 0.0)
+        finally:
+            metrics.request("mcp", status, time.perf_counter() - started)
         return value
 
     describe = tools.tool(name="search", description="Search passages; the best come first.")

@@ -21,9 +21,11 @@ from search_env.errors import (
     RetrievalTimeoutError,
 )
 from search_env.retrieval.base import retrieve_each
-from search_env.retrieval.http.client import HttpRetriever
+from search_env.retrieval.http.address import parse_address
+from search_env.retrieval.http.client import HttpRetriever, _Exchange
 from search_env.types import Document
 from tests.retrieval.http.small_server import Reply, serving
+from tests.work import HANGS_AFTER
 
 ULM = {"document": {"id": "1", "contents": '"Ulm"\nA city.'}, "score": 1.0}
 RIGHT = {"result": [[ULM]]}
@@ -194,29 +196,28 @@ def test_a_server_that_does_not_answer_is_left():
 
 def test_a_reply_byte_by_byte_does_not_hold_a_thread_for_ever():
     """Each read takes less than the limit, the reply takes longer."""
-    listener = socket.create_server(("127.0.0.1", 0))
     stop = threading.Event()
 
-    def drip():
-        peer, _ = listener.accept()
-        with peer:
-            peer.recv(65536)
-            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-            try:
+    def drip(listener):
+        try:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
                 while not stop.wait(0.01):
                     peer.sendall(b" ")
-            except OSError:  # what the client does at its limit
-                stop.set()
+        except OSError:  # what the client does at its limit
+            stop.set()
 
-    thread = threading.Thread(target=drip, daemon=True)
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    client = HttpRetriever(f"{url}?dialect=search-r1&timeout=0.3&retries=0")
-    with pytest.raises(RetrievalTimeoutError):
-        client.search(["q"], 1)
-    thread.join(60)
-    assert not thread.is_alive()
-    listener.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        exchange = _Exchange(parse_address(f"{url}?dialect=search-r1&timeout=0.3"))
+        with pytest.raises(RetrievalTimeoutError, match=r"within 0\.3 s"):
+            exchange.search(["q"], 1)
+        assert stop.wait(HANGS_AFTER), "the client holds the connection"
+        thread.join()
 
 
 def test_no_error_says_the_key(monkeypatch):
