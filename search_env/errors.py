@@ -104,6 +104,20 @@ class RetrievalTimeoutError(RetrievalError, TimeoutError):
     """A retriever did not answer in time."""
 
 
+class RetrievalConnectionError(RetrievalError, ConnectionError):
+    """A server was not reached, went away or is too busy, whatever the query; try again later.
+
+    Attributes:
+        retry_after: Seconds that the server asks to wait, None where it does not say.
+    """
+
+    retry_after: float | None = None
+
+
+class RetrievalRefusedError(RetrievalError, ValueError):
+    """A server refuses a request, as 400, 401 or 404 say: the same one would be refused again."""
+
+
 class InvalidRetrievalError(RetrievalError, ValueError):
     """A retriever returned something other than lists of documents.
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "play": ("search_env.cli.play", "Play the policy yourself: read a question, search, answer."),
     "index": ("search_env.cli.index", "Build a BM25 or a dense index of a corpus."),
     "embed": ("search_env.cli.embed", "Write the vectors of a corpus, for a dense index."),
+    "serve": ("search_env.cli.serve", "Serve a retriever to trainers, in their wire formats."),
     "replay": ("search_env.cli.replay", "Execute recorded episodes again and compare."),
     "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),

@@ -54,7 +54,7 @@ RetrieverName = Annotated[
     typer.Option(
         "--retriever",
         help="bm25, lookup, faiss:FOLDER, hybrid:bm25+faiss:FOLDER, rerank:MODEL:bm25, "
-        "cassette:PATH, or one that --import registers.",
+        "http://HOST:PORT?dialect=NAME, mcp:URL, cassette:PATH, or one that --import registers.",
         rich_help_panel=TASK,
     ),
 ]

@@ -63,7 +63,7 @@ TOY_OPTIONS = tuple(field.name for field in fields(ToyOptions))
 """The ``dataset_options`` of the toy."""
 
 _LOOKUP = ("toy", *DIAGNOSTIC_DATASETS)  # their retriever answers exact queries
-_CHECKED_WHEN_BUILT = ("cassette:", "faiss:")  # fast to open
+_CHECKED_WHEN_BUILT = ("cassette:", "faiss:", "http:", "https:", "mcp:")  # fast to open
 _CACHE_INDEX_FROM = 20_000  # passages; fewer are indexed in a moment
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from search_env.errors import InvalidRetrievalError, RetrievalError
+from search_env.errors import InvalidRetrievalError, RetrievalConnectionError, RetrievalError
 from search_env.redaction import redacted
 from search_env.types import Document
 from search_env.validation import checked_documents, describe
@@ -87,7 +87,7 @@ def retrieve_each(
     """Return the documents of each query, or the error that it raised.
 
     Equal queries are searched once. Where a call with several queries fails, each is searched by
-    itself, so that one failing query does not fail the others.
+    itself, so that one failing query does not fail the others; where the server is gone, none is.
 
     Example:
         >>> fake = FakeRetriever({"Ulm": [Document("1", "Ulm", "A city.")]})
@@ -102,6 +102,8 @@ def retrieve_each(
         found = _search(retriever, distinct, k)
     except RetrievalError as error:
         alone = len(distinct) == 1
+        if isinstance(error, RetrievalConnectionError):
+            return [error] * len(queries)
         results = [error] if alone else [retrieve_each(retriever, [q], k)[0] for q in distinct]
     else:
         name = f"{type(retriever).__name__}.search"

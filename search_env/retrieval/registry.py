@@ -1,8 +1,8 @@
 """Retrievers by name, so that the JSON of an ``EnvSpec`` can hold them.
 
 A name is plain (``"bm25"``) or a scheme with the rest (``"cassette:PATH"``). This module registers
-the schemes ``cassette`` and ``faiss``, :mod:`search_env.envs.loading` the retrievers over a
-dataset's documents.
+the schemes ``cassette``, ``faiss``, ``http``, ``https`` and ``mcp``,
+:mod:`search_env.envs.loading` the retrievers over a dataset's documents.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from search_env.paths import FileKey, file_key
 from search_env.registry import Registry
 from search_env.retrieval.base import Retriever
 from search_env.retrieval.cassette import Cassette
+from search_env.retrieval.http.client import HttpRetriever
+from search_env.retrieval.mcp_client import McpRetriever
 from search_env.validation import check_choice
 
 
@@ -147,5 +149,12 @@ def _faiss(rest: str) -> Retriever:
     return dense_retriever(rest)
 
 
+def _http(scheme: str) -> Callable[[str], Retriever]:
+    return lambda rest: HttpRetriever(f"{scheme}:{rest}")
+
+
 register_retriever_scheme("cassette", Cassette)
 register_retriever_scheme("faiss", _faiss)
+register_retriever_scheme("http", _http("http"))
+register_retriever_scheme("https", _http("https"))
+register_retriever_scheme("mcp", McpRetriever)

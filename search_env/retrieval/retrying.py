@@ -13,21 +13,29 @@ from search_env.errors import (
     ConfigurationError,
     IndexFormatError,
     InvalidRetrievalError,
+    RetrievalConnectionError,
     RetrievalError,
+    RetrievalRefusedError,
     RetrievalTimeoutError,
 )
 from search_env.retrieval.base import Retriever, backend_name, retrieve
 from search_env.types import Document
 
-_PERMANENT = (InvalidRetrievalError, CassetteMissError, IndexFormatError)
+_PERMANENT = (
+    InvalidRetrievalError,
+    CassetteMissError,
+    IndexFormatError,
+    RetrievalRefusedError,
+)
 
 
 class RetryingRetriever:
     """Limits the time of a retriever and retries after a failure that may be temporary.
 
     The pause before retry ``i`` (from 0) is ``backoff * 2**i`` seconds, at most ``max_backoff``;
-    it has no random part, so that runs are reproducible. An invalid answer, a cassette miss, a
-    damaged index and a rejected argument are not retried.
+    it has no random part, so that runs are reproducible. A server that asks for a longer pause gets
+    it; one that asks for more than ``max_backoff`` is not asked again. An invalid answer, a
+    cassette miss, a damaged index, a refused request and a rejected argument are not retried.
 
     Each attempt runs in its own daemon thread (0.1 ms). A hanging attempt is abandoned: it keeps
     its thread until the backend returns, its result is dropped, and it does not keep the
@@ -93,9 +101,10 @@ class RetryingRetriever:
                 return self._attempt(queries, k)
             except RetrievalError as error:
                 rejected = isinstance(error.__cause__, ConfigurationError)
-                if rejected or isinstance(error, _PERMANENT):
+                asked = _retry_after(error)
+                if rejected or isinstance(error, _PERMANENT) or asked > self.max_backoff:
                     raise
-            self._sleep(min(self.backoff * 2**attempt, self.max_backoff))
+            self._sleep(max(asked, min(self.backoff * 2**attempt, self.max_backoff)))
         return self._attempt(queries, k)
 
     def _attempt(self, queries: Sequence[str], k: int) -> list[list[Document]]:
@@ -116,6 +125,11 @@ class RetryingRetriever:
             if future.done():  # at the last moment, or with the backend's own TimeoutError
                 return future.result()
             raise RetrievalTimeoutError(
-                f"Expected {type(self.inner).__name__} to answer within {self.timeout:g} s, got "
+                f"Expected {self.name} to answer within {self.timeout:g} s, got "
                 f"nothing for {len(queries)} queries. Raise timeout, or check the backend."
             ) from None
+
+
+def _retry_after(error: RetrievalError) -> float:
+    """Return the seconds that a server asks to wait, 0 where it asks for none."""
+    return (error.retry_after or 0.0) if isinstance(error, RetrievalConnectionError) else 0.0
