@@ -62,9 +62,12 @@ def test_b5_a_server_that_echoes_a_secret():
     )
 
 
-def test_b5_names_of_retrievers_are_redacted_in_errors():
-    with pytest.raises(ConfigurationError, match="retriever among") as caught:
-        SearchQAEnv(dataset="toy", retriever=f"http://me:{SECRET}@host/retrieve?key={SECRET}")
+@pytest.mark.parametrize(
+    ("scheme", "message"), [("http", "without a name and password"), ("ftp", "retriever among")]
+)
+def test_b5_names_of_retrievers_are_redacted_in_errors(scheme, message):
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        SearchQAEnv(dataset="toy", retriever=f"{scheme}://me:{SECRET}@host/retrieve?key={SECRET}")
     assert SECRET not in str(caught.value)
 
 
