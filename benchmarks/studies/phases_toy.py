@@ -158,11 +158,11 @@ def plot(results: Mapping[Job, Result], path: Path) -> None:
     for column, (axis, name) in enumerate(zip(axes, ("search rate", "F1"), strict=False), 1):
         for arm in ARMS:
             curves = np.array([result.curve for result in Cell(results, early, arm).seeds])
-            steps, values = curves[0, :, 0], curves[:, :, column]
+            steps, values = curves[0, :, 0] / 1000, curves[:, :, column]
             (line,) = axis.plot(steps, values.mean(0), label=arm)
             low, high = values.min(0), values.max(0)
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, lw=0)
-        axis.set(title=f"{name} where a guess is worth .43", xlabel="environment steps")
+        axis.set(title=f"{name} where a guess is worth .43", xlabel="thousand environment steps")
     shares = sorted({job.common for job in results})
     worth = [share + (1 - share) / 8 for share in shares]
     for arm, marker, colour in (("phase 2 alone", "o", "C1"), ("both phases", "s", "C2")):
