@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from search_env.benchmarks.studies.toy_learning import BudgetEnds
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule
 from search_env.wrappers.staged_reward import R1_SEARCHER_PHASES, StagedReward
 from search_env.wrappers.token_window import TokenWindow, VectorTokenWindow
@@ -89,16 +90,9 @@ def options(seed: int, common: float) -> dict[str, Any]:
 def make(seed: int, common: float, phases: Sequence[str]) -> gym.Env[Any, Any]:
     """Return an environment of one table of the train split; a spent budget is an end."""
     env = gym.make("SearchQA-Toy-v0", dataset_options=options(seed, common))
-    return Ends(StagedReward(TokenWindow(env, WINDOW, keep="last"), phases, after_episodes=None))
-
-
-class Ends(gym.Wrapper[Any, Any, Any, Any]):
-    """Calls a spent budget an end; see ``docs/toy.md``."""
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step; every end is a termination."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated or truncated, False, info
+    return BudgetEnds(
+        StagedReward(TokenWindow(env, WINDOW, keep="last"), phases, after_episodes=None)
+    )
 
 
 def demonstrate(env: gym.Env[Any, Any], random: np.random.Generator) -> Iterator[tuple[Any, int]]:

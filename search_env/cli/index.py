@@ -88,8 +88,8 @@ def index_command(
 
 
 def _check(folder: Path) -> None:
-    from search_env.retrieval.bm25.array_folder import DENSE, kind_of
     from search_env.retrieval.bm25.retriever import BM25Retriever
+    from search_env.retrieval.storage.array_folder import DENSE, kind_of
 
     if kind_of(folder) == DENSE:
         from search_env.retrieval.dense.index import open_dense_index

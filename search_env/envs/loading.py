@@ -343,8 +343,8 @@ def _bm25_of_world(articles: int, seed: int, split: str, known: float) -> Retrie
 @functools.lru_cache(maxsize=4)
 def _bm25_from_files(path: Path, files: FileKey) -> Retriever:
     from search_env.datasets.detect import corpus_files, read_documents
-    from search_env.retrieval.bm25.array_folder import is_index
     from search_env.retrieval.bm25.retriever import BM25Retriever
+    from search_env.retrieval.storage.array_folder import is_index
 
     if is_index(path):
         return BM25Retriever.load(path)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.retrieval.bm25.string_table import StringTable
 from search_env.retrieval.bm25.terms import EnglishTerms
 from search_env.retrieval.bm25.topk import PostingList
+from search_env.retrieval.storage.string_table import StringTable
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from search_env.errors import ConfigurationError, IndexFormatError
-from search_env.retrieval.bm25.array_folder import (
+from search_env.retrieval.bm25.postings import Postings, build_postings
+from search_env.retrieval.bm25.terms import EnglishTerms
+from search_env.retrieval.bm25.topk import Scores, top_k
+from search_env.retrieval.digests import digest
+from search_env.retrieval.storage.array_folder import (
     Array,
     check_ends,
     map_array,
@@ -29,13 +33,9 @@ from search_env.retrieval.bm25.array_folder import (
     rejected,
     write_index,
 )
-from search_env.retrieval.bm25.array_folder import verify as verify_files
-from search_env.retrieval.bm25.passages import Passages
-from search_env.retrieval.bm25.postings import Postings, build_postings
-from search_env.retrieval.bm25.string_table import StringTable
-from search_env.retrieval.bm25.terms import EnglishTerms
-from search_env.retrieval.bm25.topk import Scores, top_k
-from search_env.retrieval.digests import digest
+from search_env.retrieval.storage.array_folder import verify as verify_files
+from search_env.retrieval.storage.passages import Passages
+from search_env.retrieval.storage.string_table import StringTable
 from search_env.types import Document
 from search_env.validation import check_count, check_queries
 

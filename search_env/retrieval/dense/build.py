@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError, DataFormatError
-from search_env.retrieval.bm25.passages import Passages
 from search_env.retrieval.dense.card import EncoderCard, fingerprint
 from search_env.retrieval.dense.embeddings import Embeddings, in_blocks
 from search_env.retrieval.dense.encoder import Vectors
@@ -36,6 +35,7 @@ from search_env.retrieval.dense.index import (
     write_dense_index,
 )
 from search_env.retrieval.dense.nearest import Ids, Rows, nearest, rows_of
+from search_env.retrieval.storage.passages import Passages
 from search_env.types import Document
 from search_env.validation import check_choice, check_count
 

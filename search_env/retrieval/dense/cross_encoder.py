@@ -12,18 +12,16 @@ from numpy.typing import NDArray
 from search_env.errors import ConfigurationError, RetrievalError
 from search_env.retrieval.dense.card import EncoderCard, fingerprint, longest_of
 from search_env.retrieval.dense.encoder import (
-    DTYPES,
-    as_device,
     as_tensors,
     batches,
+    device_and_dtype,
     load_parts,
-    need_packages,
     token_ids,
     torch_dtype,
 )
 from search_env.retrieval.dense.memo import Memo
 from search_env.types import Document
-from search_env.validation import check_choice, check_count
+from search_env.validation import check_count
 
 _BATCH_TOKENS = 16_384
 _REMEMBERED = 20_000  # pairs, of about 1 kB
@@ -65,13 +63,9 @@ class CrossEncoder:
         self.max_length = longest if max_length is None else min(longest, max_length)
         check_count("max_length", self.max_length, 8)
         self.batch_tokens = check_count("batch_tokens", batch_tokens, 1)
-        check_choice("dtype", dtype, DTYPES)
-        need_packages()
+        self.device, dtype = device_and_dtype(device, dtype)
         from transformers import AutoModelForSequenceClassification
 
-        self.device = as_device(device)
-        if dtype == "auto":
-            dtype = "fp32" if self.device.type == "cpu" else "fp16"
         self._tokenizer, self._model = load_parts(
             self.folder,
             AutoModelForSequenceClassification.from_pretrained,

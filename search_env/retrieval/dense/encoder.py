@@ -68,17 +68,12 @@ class Encoder:
         self.folder = Path(folder).expanduser().absolute()
         self.card = read_card(self.folder) if card is None else card
         self.batch_tokens = check_count("batch_tokens", batch_tokens, 1)
-        check_choice("dtype", dtype, DTYPES)
-        need_packages()
+        self.device, self.dtype = device_and_dtype(device, dtype)
         import torch
         from transformers import AutoModel
 
-        self.device = as_device(device)
-        if dtype == "auto":
-            dtype = "fp32" if self.device.type == "cpu" else "fp16"
-        self.dtype = dtype
         self._tokenizer, self._model = load_parts(
-            self.folder, AutoModel.from_pretrained, torch_dtype(dtype), self.device
+            self.folder, AutoModel.from_pretrained, torch_dtype(self.dtype), self.device
         )
         config = self._model.config
         if config.is_encoder_decoder:
@@ -168,6 +163,20 @@ def need_packages() -> None:
                 f"Expected torch, transformers and faiss for dense retrieval, got no {name}. Run "
                 '`pip install "search-env[dense]"`.'
             )
+
+
+def device_and_dtype(device: str, dtype: str) -> tuple[torch.device, str]:
+    """Return where and in which type to compute, ``"auto"`` resolved.
+
+    Raises:
+        ConfigurationError: An unknown name, a GPU that is not there, or a package that is missing.
+    """
+    check_choice("dtype", dtype, DTYPES)
+    need_packages()
+    place = as_device(device)
+    if dtype == "auto":
+        dtype = "fp32" if place.type == "cpu" else "fp16"
+    return place, dtype
 
 
 def as_device(name: str) -> torch.device:

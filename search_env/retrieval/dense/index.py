@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.errors import DataFormatError, DataNotFoundError, IndexFormatError
-from search_env.retrieval.bm25.array_folder import (
+from search_env.retrieval.dense.card import EncoderCard, card_from, fingerprint
+from search_env.retrieval.dense.nearest import Rows, rows_of
+from search_env.retrieval.digests import digest
+from search_env.retrieval.storage.array_folder import (
     DENSE,
     map_table,
     read_manifest,
@@ -26,10 +29,7 @@ from search_env.retrieval.bm25.array_folder import (
     verify,
     write_index,
 )
-from search_env.retrieval.bm25.passages import Passages
-from search_env.retrieval.dense.card import EncoderCard, card_from, fingerprint
-from search_env.retrieval.dense.nearest import Rows, rows_of
-from search_env.retrieval.digests import digest
+from search_env.retrieval.storage.passages import Passages
 
 FILE = "index.faiss"
 VECTORS = "vectors.npy"

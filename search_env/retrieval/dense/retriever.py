@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from search_env.errors import IndexFormatError
-from search_env.retrieval.bm25.array_folder import DENSE, rejected
 from search_env.retrieval.dense.card import EncoderCard
 from search_env.retrieval.dense.encoder import Encoder, need_packages
 from search_env.retrieval.dense.index import (
@@ -19,6 +18,7 @@ from search_env.retrieval.dense.index import (
     open_dense_index,
 )
 from search_env.retrieval.dense.nearest import Hits, nearest
+from search_env.retrieval.storage.array_folder import DENSE, rejected
 from search_env.types import Document
 from search_env.validation import check_choice, check_count, check_queries
 

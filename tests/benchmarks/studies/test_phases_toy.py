@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("stable_baselines3")
+pytest.importorskip("sb3_contrib")
 
 from search_env.benchmarks.studies import phases_toy, phases_toy_runs
 from search_env.benchmarks.studies.phases_toy import ARMS, BETWEEN, COMMON, Job, Result, plan

@@ -194,7 +194,7 @@ def test_an_environment_refuses_a_missing_index_when_it_is_made(tmp_path):
 
 def edit(folder, change):
     """Change the manifest of an index and its checksum with it."""
-    from search_env.retrieval.bm25 import array_folder
+    from search_env.retrieval.storage import array_folder
 
     file = folder / "format.json"
     content = json.loads(file.read_text())

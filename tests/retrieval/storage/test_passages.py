@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from search_env.errors import ConfigurationError, DataFormatError
-from search_env.retrieval.bm25.passages import Passages
+from search_env.retrieval.storage.passages import Passages
 from search_env.types import Document
 
 DOCUMENTS = [Document("b", "Ulm", "A city."), Document("a", "", ""), Document("c", "K\ud800", "é")]

@@ -5,7 +5,7 @@ import pickle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_env.retrieval.bm25.string_table import StringTable
+from search_env.retrieval.storage.string_table import StringTable
 
 # Lone surrogates included: JSON can contain them.
 TEXTS = st.text(st.characters(exclude_categories=()))

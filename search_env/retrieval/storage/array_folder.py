@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from search_env.errors import ConfigurationError, IndexFormatError
 from search_env.paths import atomic_folder
-from search_env.retrieval.bm25.string_table import StringTable
 from search_env.retrieval.digests import file_digest
+from search_env.retrieval.storage.string_table import StringTable
 
 _MANIFEST = "format.json"
 _MANIFEST_BYTES = 1 << 20

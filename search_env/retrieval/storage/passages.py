@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from search_env.errors import ConfigurationError, DataFormatError
-from search_env.retrieval.bm25.string_table import StringTable
+from search_env.retrieval.storage.string_table import StringTable
 from search_env.types import Document
 
 _FIELDS = 3  # id, title, text
