@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
+from search_env.benchmarks.harness.dense_settings import BGE_KILT
 from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
 from search_env.benchmarks.harness.spec import QuestionSet
 from search_env.datasets.locate import find_questions
@@ -50,7 +51,7 @@ SET = QuestionSet(
             "of them the evidence was joined by title, which favours what a retriever finds; see "
             "the rows by origin.",
         ),
-        r1_selection("musique-500", "musique_500.jsonl", "3fe3b72cf618"),
+        *r1_selection("musique-500", "musique_500.jsonl", "3fe3b72cf618", BGE_KILT),
     ),
     reported=("musique-dev/r1-searcher/bm25-pool81k/v1",),
     groups={

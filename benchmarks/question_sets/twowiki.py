@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from search_env.benchmarks.harness.dense_settings import BGE_KILT
 from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
 from search_env.benchmarks.harness.spec import QuestionSet
 
@@ -14,7 +15,7 @@ SET = QuestionSet(
             questions_digest="2bab73a9bb25",
             note="510 of the 12,576 questions, those with evidence in the sample corpus.",
         ),
-        r1_selection("2wikimultihopqa-500", "2wiki_500.jsonl", "4617f791159d"),
+        *r1_selection("2wikimultihopqa-500", "2wiki_500.jsonl", "4617f791159d", BGE_KILT),
     ),
     reported=("2wikimultihopqa-dev/r1-searcher/bm25-pool81k/v1",),
     groups={"type": lambda record: record.kind},
