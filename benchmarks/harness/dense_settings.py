@@ -9,7 +9,7 @@ checksums of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from search_env.benchmarks.harness.errors import DigestMismatchError
@@ -91,18 +91,15 @@ E5_WIKI18 = DenseSetting(
 )
 """Search-R1's (``search_r1/search/retrieval_server.py`` of PeterGriffinJin/Search-R1@a14dc3a)."""
 
-_BGE = {
-    "model": "BAAI/bge-large-en-v1.5",
-    "dimension": 1024,
-    "pooling": "cls",
-    "query_prefix": "Represent this sentence for searching relevant passages: ",
-}
 BGE_KILT = DenseSetting(
-    name="bge-kilt", corpus="KILT's Wikipedia of 2019 in chunks of 100 words", **_BGE
+    name="bge-kilt",
+    model="BAAI/bge-large-en-v1.5",
+    corpus="KILT's Wikipedia of 2019 in chunks of 100 words",
+    dimension=1024,
+    pooling="cls",
+    query_prefix="Represent this sentence for searching relevant passages: ",
 )
 """R1-Searcher's for 2Wiki, MuSiQue, Bamboogle (``train/wiki_corpus_load.py`` of
 RUCAIBox/R1-Searcher@631167c)."""
-BGE_ABSTRACTS = DenseSetting(
-    name="bge-abstracts2017", corpus="HotpotQA's abstracts of 2017", **_BGE
-)
+BGE_ABSTRACTS = replace(BGE_KILT, name="bge-abstracts2017", corpus="HotpotQA's abstracts of 2017")
 """R1-Searcher's for HotpotQA: its released outputs hold these abstracts, not KILT's chunks."""
