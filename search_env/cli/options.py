@@ -50,7 +50,8 @@ DatasetOptions = Annotated[
     list[str] | None,
     typer.Option(
         "--dataset-option",
-        help="NAME=VALUE, repeatable. Of published sets and files: kinds, apart_from, most_yes_no.",
+        help="NAME=VALUE, repeatable. Of published sets and files: kinds, apart_from, "
+        "most_yes_no, most_questions.",
         rich_help_panel=TASK,
     ),
 ]

@@ -15,7 +15,7 @@ from search_env.datasets.rows import one_line
 from search_env.errors import ConfigurationError
 from search_env.metrics.answers import R1_SEARCHER
 from search_env.types import Question
-from search_env.validation import check_choice, check_text, is_real
+from search_env.validation import check_choice, check_limit, check_text, is_real
 
 _CLOSED = ("yes", "no")
 
@@ -28,6 +28,7 @@ class QuestionFilter:
         kinds: Kinds of questions to keep, such as ``("compositional", "inference")``; None for all.
         apart_from: Questions, written as a dataset (``"hotpotqa:dev+musique:dev"``): what shares a
             supporting passage or the text with one of them is left out. None for nothing.
+        most_questions: Largest number of questions, spread evenly, taken last; None for all.
         most_yes_no: Largest share of questions whose answer is yes or no, from 0 to 1. Those that
             are left out are spread evenly over them, and yes and no are kept equally often as far
             as there are enough of both. None for all.
@@ -36,6 +37,7 @@ class QuestionFilter:
     kinds: tuple[str, ...] | None = None
     apart_from: str | None = None
     most_yes_no: float | None = None
+    most_questions: int | None = None
 
     @classmethod
     def of(cls, dataset: str, options: Mapping[str, Any]) -> QuestionFilter:
@@ -61,7 +63,9 @@ class QuestionFilter:
         if options.get("apart_from") is not None:
             advice = "Name a dataset, such as 'hotpotqa:dev'."
             check_text("apart_from", options["apart_from"], advice)
-        return cls(None if kinds is None else tuple(kinds), options.get("apart_from"), share)
+        most = check_limit("most_questions", options.get("most_questions"))
+        chosen = None if kinds is None else tuple(kinds)
+        return cls(chosen, options.get("apart_from"), share, most)
 
     def check_kinds(self, questions: Sequence[Question]) -> None:
         """Check that each kind is one of these questions', which are those of all parts.
@@ -81,7 +85,9 @@ class QuestionFilter:
         passages = {passage for other in others for passage in other.supporting}
         texts = {_plain(other) for other in others}
         kept = [q for q in kept if passages.isdisjoint(q.supporting) and _plain(q) not in texts]
-        return tuple(kept if self.most_yes_no is None else _limited(kept, self.most_yes_no))
+        kept = kept if self.most_yes_no is None else _limited(kept, self.most_yes_no)
+        count = len(kept) if self.most_questions is None else min(self.most_questions, len(kept))
+        return tuple(kept[i * len(kept) // count] for i in range(count))
 
 
 def _plain(question: Question) -> str:

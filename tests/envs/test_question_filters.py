@@ -54,6 +54,13 @@ def test_what_is_left_out_is_spread_evenly():
     assert len(kept) == 10
 
 
+def test_so_many_questions_are_spread_evenly_over_what_is_left():
+    questions = _questions(["no", "Ulm"] * 10)
+    kept = QuestionFilter(most_yes_no=0, most_questions=3).select(questions, ())
+    assert [q.id for q in kept] == ["1", "7", "13"]
+    assert len(QuestionFilter(most_questions=50).select(questions, ())) == 20
+
+
 def test_a_shared_passage_or_text_counts_and_a_shared_distractor_does_not():
     own = [Question(str(i), f"What is {i}?", ("a",), supporting=(f"p{i}", "q")) for i in range(4)]
     others = [
@@ -107,6 +114,7 @@ def test_an_environment_of_a_filtered_mixture(tmp_path):
         ({"kinds": ["brigde"]}, "Did you mean 'bridge'"),
         ({"most_yes_no": 1.5}, "from 0 to 1"),
         ({"most_yes_no": True}, "from 0 to 1"),
+        ({"most_questions": 0}, "at least 1"),
         ({"apart_from": 3}, "a string"),
         ({"apart_from": "hotpotq"}, "Did you mean 'hotpotqa'"),
     ],

@@ -89,7 +89,7 @@ def test_what_was_found_and_searched_is_measured(records):
     ("name", "joined", "native"), [("musique", 1070, 347), ("2wikimultihopqa", 346, 164)]
 )
 def test_questions_fall_into_origins(records, name, joined, native):
-    (protocol,) = [p for p in registry.QUESTION_SETS[name].protocols[:1]]
+    protocol = registry.QUESTION_SETS[name].protocols[0]
     assert f"{joined:,}" in protocol.note
     key = registry.QUESTION_SETS[name].groups["origin"]
     rows = [replace(records[0], question_id=q.id) for q in load_questions(name, "dev", None)]
