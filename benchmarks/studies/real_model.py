@@ -116,7 +116,7 @@ def start_examples(study: Study, start: str) -> list[Example]:
 
     if start == "strong":
         return list(searching(recipe.strong_episodes, recipe.strong_bridges))
-    examples = list(searching(recipe.weak_searching, 0.0))
+    examples = list(searching(recipe.weak_searching, recipe.weak_bridges))
     examples += [
         play_script(env, _next(order, env), closed_book)[0] for _ in range(recipe.weak_closed)
     ]

@@ -79,6 +79,7 @@ class Recipe:
     strong_episodes: int = 224
     strong_bridges: float = 0.75  # share of them that search for later hops
     weak_searching: int = 24
+    weak_bridges: float = 0.0
     weak_closed: int = 120
     # Reinforcement learning.
     label_questions: int = 0  # 0 for no labels: all questions are drawn alike

@@ -33,7 +33,14 @@ FILMS, SETS = 24, ("hotpotqa", "2wikimultihopqa", "musique")
 SMALL = {
     **{"top_k": 1, "max_tokens": 1536, "max_policy_tokens": 96, "dtype": "fp32", "lora_rank": 2},
     **{"read_steps": 2, "read_tokens": 512, "start_tokens": 1024, "strong_episodes": 4},
-    **{"weak_searching": 2, "weak_closed": 3, "steps": 2, "prompts": 2, "group_size": 2},
+    **{
+        "weak_searching": 2,
+        "weak_bridges": 1.0,
+        "weak_closed": 3,
+        "steps": 2,
+        "prompts": 2,
+        "group_size": 2,
+    },
     **{"num_envs": 4, "label_questions": 3, "label_rollouts": 2, "levels": ["easy", "difficult"]},
     **{"eval_questions": 3, "checkpoint_every": 1},
 }
@@ -98,7 +105,7 @@ def test_cards_end_with_an_answer_that_their_documents_say(study):
         assert answer.startswith("</think>\n\n<answer>")
         assert not any(f"Film {number} is" in text for number in range(10, 16))
         asked.add(text.partition("<|begin_of_query|> ")[2].split()[0])
-    assert asked == {"Where", "When", "Who", "What", "Which"}
+    assert {"When", "Who", "What", "Which"} <= asked  # by rules, and the whole question
 
 
 def test_facts_are_read_out_of_passages():
@@ -131,15 +138,14 @@ def test_all_stages_and_the_report(study, tmp_path, capsys):
         call(*words, folder=folder)
     labels = (folder / "weak" / "difficulties.jsonl").read_text().splitlines()
     assert len(labels) == 3
-    for words in (("weak", "both", 0), ("weak", "phase-2", 0), ("weak", "reinforce-pp", 1)):
-        call("train", *words, folder=folder)
+    call("train", "weak", "both", 0, folder=folder)
     assert (folder / "weak-both-0" / "adapter.safetensors").stat().st_size < 1 << 20
     capsys.readouterr()
     call("train", "weak", "both", 0, folder=folder)  # nothing is left to do
     call("start", "weak", folder=folder)
     assert capsys.readouterr().out == "weak-both-0: done before\nweak: done before\n"
 
-    models = ("base", "weak", "weak-both-0")
+    models = ("weak", "weak-both-0")
     call("evaluate", *models, "--sets", "2wiki", folder=folder)
     files = sorted(file.stem for file in (folder / "eval" / "2wiki").glob("*.jsonl"))
     assert len(files) == 1 + len(models) * 4
@@ -153,6 +159,21 @@ def test_all_stages_and_the_report(study, tmp_path, capsys):
     rows = [line for line in text.splitlines() if line.startswith("| weak-both |")]
     assert rows
     assert rows[0].split("|")[2].strip() == "1"
+
+
+def test_conditions_change_what_they_name_and_nothing_else(study):
+    standard = real_model.configure(study, "strong", "both", 3).to_json()
+    expected = {"both": set(), "phase-2": {"phases"}, "reinforce-pp": {"algorithm"}}
+    for condition, names in expected.items():
+        other = real_model.configure(study, "strong", condition, 3).to_json()
+        assert {name for name in other if other[name] != standard[name]} == {*names, "out"} - (
+            {"out"} if condition == "both" else set()
+        )
+    assert standard["env_options"]["dataset_options"]["most_yes_no"] == 0.1
+    assert [phase["reward"] for phase in standard["phases"]] == [
+        "r1-searcher-stage1",
+        "r1-searcher-stage2",
+    ]
 
 
 def test_models_are_made_again_from_adapters(study):
@@ -179,7 +200,7 @@ def test_a_folder_keeps_its_recipe(study, tmp_path):
 
 
 def test_rows_are_of_questions_that_all_seeds_have(study):
-    base = read_results(study.folder / "eval/2wiki/base.jsonl")
+    base = read_results(study.folder / "eval/2wiki/weak.jsonl")
     record = replace(base.records[0], kind="inference", document_ids=(("a", "b"), ("c", "d")))
     seeds = []
     for ids in (("1", "2"), ("2", "3")):
