@@ -355,7 +355,10 @@ def evaluate_stage(
         if model == SCRIPT:
             agent = make_agent(SCRIPT, protocol, seed=0)
         else:
-            options = {"num_envs": recipe.num_envs, "dtype": resolve_dtype(recipe.dtype)}
+            options: dict[str, Any] = {
+                "num_envs": recipe.num_envs,
+                "dtype": resolve_dtype(recipe.dtype),
+            }
             options |= {"forced": how.get("forced"), "max_tokens": recipe.max_tokens}
             assemble_if_kept(study, model)
             name_or_folder = f"model:{study.model(model)}"

@@ -104,7 +104,7 @@ class Recipe:
 
     def environment(self) -> dict[str, Any]:
         """Return the arguments of the environment that training and evaluation share."""
-        named = {"top_k": self.top_k, "max_policy_tokens": self.max_policy_tokens}
+        named: dict[str, Any] = {"top_k": self.top_k, "max_policy_tokens": self.max_policy_tokens}
         named |= {"max_searches": self.max_searches, "protocol": "r1-searcher"}
         corpus = {} if self.corpus is None else {"corpus": self.corpus}
         return {**named, **corpus}

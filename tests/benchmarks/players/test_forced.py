@@ -51,7 +51,8 @@ def test_it_writes_what_it_is_made_to_and_the_rest_itself(episodes):
         elif name == "search":
             assert written.startswith(query.open)
         else:
-            assert queries[0] == transcript.question.text.replace('"', "")
+            asked = transcript.question.text.replace('"', "")  # R1-Searcher's query has none
+            assert queries[0].replace('"', "") == asked
         if name == "question-as-query":
             rest = written.partition(query.close)[2]
             thought = pairs[TagRole.REASON].close
