@@ -35,6 +35,7 @@ def label_command(
     dtype: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     corpus: options.Corpus = None,
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
@@ -66,7 +67,7 @@ def label_command(
         "train",
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
         **{"top_k": top_k, "protocol": protocol, "prompt": prompt, "tokenizer": tokenizer},
-        max_tokens=max_tokens,
+        **{"dataset_options": options.named_values(dataset_options), "max_tokens": max_tokens},
     )
     check_arguments(env_id, named, "the options")
     check_output(out)
@@ -98,7 +99,9 @@ def label_command(
         raise typer.Exit(exit_code(error)) from None
     levels = [label.level for label in labels.values()]
     shares = ", ".join(f"{levels.count(level):,} {level}" for level in LEVELS)
-    questions = "" if dataset is None else f"--dataset {shlex.quote(dataset)} "
+    words = ["--dataset", dataset] if dataset is not None else []
+    words += [word for text in dataset_options or () for word in ("--dataset-option", text)]
+    questions = f"{shlex.join(words)} " if words else ""
     say(
         f"{len(levels):,} questions: {shares}.\n"
         f"Use it: search-env train {env_id} {questions}--difficulties {shlex.quote(str(out))}"

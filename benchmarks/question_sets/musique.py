@@ -6,39 +6,10 @@ questions whose evidence a retriever finds; the others are native records of 20 
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
 from search_env.benchmarks.harness.dense_settings import BGE_KILT
 from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
 from search_env.benchmarks.harness.spec import QuestionSet
-from search_env.datasets.locate import find_questions
-from search_env.datasets.streaming import iter_rows
-from search_env.errors import DataError
-from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import FileKey, file_key
-
-JOINED = "peterbaile/lag"  # how the ``source`` of a joined record begins
-
-
-def origin(record: EpisodeMeasures) -> str | None:
-    """Return where a question's evidence comes from; None without the data."""
-    try:
-        path, _ = find_questions("musique")
-    except DataError:
-        return None
-    joined = _joined_ids(path, file_key(path))
-    return "joined by title" if record.question_id in joined else "native records"
-
-
-@functools.lru_cache(maxsize=1)
-def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
-    return frozenset(
-        record.data["id"]
-        for record in iter_rows(path)
-        if str(record.data.get("source", "")).startswith(JOINED)
-    )
-
+from search_env.benchmarks.question_sets.origins import origin_of
 
 SET = QuestionSet(
     "musique",
@@ -57,6 +28,6 @@ SET = QuestionSet(
     groups={
         "hops": lambda record: record.hops,
         "shape": lambda record: record.kind,
-        "origin": origin,
+        "origin": origin_of("musique"),
     },
 )

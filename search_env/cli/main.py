@@ -35,6 +35,7 @@ COMMANDS = {
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
     "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
+    "convert": ("search_env.agents.cli.convert", "Make a folder of a model in a .gguf file."),
     "doctor": ("search_env.agents.cli.doctor", "Try every part of a training run once, before it."),
     "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
     "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
