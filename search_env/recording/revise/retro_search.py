@@ -33,7 +33,7 @@ from search_env.recording.revise.steps import (
     policy_tokens,
 )
 from search_env.tokens.tokenizer import Tokenizer
-from search_env.types import Source, Transcript
+from search_env.types import Transcript
 
 _LEAST_TOKENS = 64  # that a roll-out may have, however short the tail that it would replace
 _HIGHEST = 700.0  # the logarithm of the highest gain that is a number
@@ -236,12 +236,20 @@ def retro_search(
         return revision
 
 
-def figures(search: RetroSearch, revision: Revision) -> dict[str, list[float]]:
-    """Return searches, steps, policy tokens and cost of a trace before and after."""
-    sides = (revision.before, revision.after)
-    return {
-        "searches": [len(trace.searches) for trace in sides],
-        "steps": [search.steps.read(trace).count for trace in sides],
-        "tokens": [int(np.count_nonzero(trace.sources == Source.POLICY)) for trace in sides],
-        "cost": [search.steps.cost(trace) for trace in sides],
-    }
+class Figures(NamedTuple):
+    """Counts of a trace before and after its revision."""
+
+    searches: tuple[int, int]
+    steps: tuple[int, int]
+    tokens: tuple[int, int]  # of the policy
+
+
+def figures(search: RetroSearch, revision: Revision) -> Figures:
+    """Return searches, steps and policy tokens of a trace before and after."""
+    before, after = revision.before, revision.after
+    steps = search.steps
+    return Figures(
+        (len(before.searches), len(after.searches)),
+        (len(steps.read(before).steps), len(steps.read(after).steps)),
+        (policy_tokens(before), policy_tokens(after)),
+    )

@@ -51,11 +51,6 @@ class Steps(NamedTuple):
     steps: tuple[Step, ...]
     transitions: tuple[Transition, ...]
 
-    @property
-    def count(self) -> int:
-        """Number of steps."""
-        return len(self.steps)
-
 
 class StepReader:
     r"""Reads the steps of traces of one tokenizer.
@@ -67,7 +62,7 @@ class StepReader:
         >>> text = "Two and two.\n\nWait, is it?\n\nYes, four."
         >>> trace = plain_trace(byte, "2 + 2?", text, "four")
         >>> steps = StepReader(byte, PLAIN).read(trace)
-        >>> steps.count, [t.position - len("2 + 2?") for t in steps.transitions]
+        >>> len(steps.steps), [t.position - len("2 + 2?") for t in steps.transitions]
         (3, [14])
     """
 

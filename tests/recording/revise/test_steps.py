@@ -111,7 +111,7 @@ def test_steps_are_what_a_regular_expression_finds(text, tokenizer):
     trace = plain_trace(tokenizer, "?", text)
     steps = StepReader(tokenizer, PLAIN).read(trace)
     expected = [chunk for chunk in text.split("\n\n") if chunk.strip()]
-    assert steps.count == len(expected)
+    assert len(steps.steps) == len(expected)
     words = "|".join(sorted(KEYWORDS, key=len, reverse=True))
     begins = [re.match(rf"\s*(?:{words})(?![A-Za-z0-9_])", chunk, re.I) for chunk in expected]
     assert [step.has_keyword for step in steps.steps] == [match is not None for match in begins]
