@@ -9,12 +9,13 @@ else is a field here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
 from search_env.errors import ConfigurationError
-from search_env.validation import check_amount, check_choice, check_count, check_flag, is_real
+from search_env.typed_values import build, check_fields
+from search_env.validation import check_amount, check_choice, check_count
 
 Operator = Literal["continue", "skip", "stop"]
 OPERATORS: tuple[Operator, ...] = ("continue", "skip", "stop")
@@ -102,18 +103,16 @@ class RevisionSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
+        check_fields(self)
         for operator in self.operators:
             check_choice("operators", operator, OPERATORS)
         check_choice("skip_from", self.skip_from, ("step", "query"))
         check_choice("matcher", self.matcher, MATCHERS)
         check_choice("grounding", self.grounding, GROUNDINGS)
-        for name in ("skip_bans", "partial", "reexamine"):
-            check_flag(name, getattr(self, name))
-        check_count("ban_from", self.ban_from, 1)
-        check_count("rollouts", self.rollouts, 1)
-        check_count("least_right", self.least_right, 1)
-        check_amount("search_cost", self.search_cost)
-        check_amount("token_cost", self.token_cost)
+        for name in ("ban_from", "rollouts", "least_right"):
+            check_count(name, getattr(self, name), 1)
+        for name in ("search_cost", "token_cost"):
+            check_amount(name, getattr(self, name))
         self._check_texts()
         self._check_numbers()
 
@@ -143,7 +142,7 @@ class RevisionSettings:
             ("least_score", self.least_score, 1.0, "above 0 and at most 1"),
             ("longest", self.longest, 1e9, "above 0, or None"),
         ):
-            if value is not None and not (is_real(value) and 0.0 < value <= high):
+            if value is not None and not 0.0 < value <= high:
                 raise ConfigurationError(
                     f"Expected {name} to be a number {expected}, got {value!r}. Set it within."
                 )
@@ -158,14 +157,7 @@ class RevisionSettings:
         Raises:
             ConfigurationError: No such field, or a value out of its range.
         """
-        known = self.to_json()
-        for name in changes:
-            check_choice("a setting of the revision", name, list(known))
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in changes.items()
-        }
-        return replace(self, **values)
+        return build(RevisionSettings, {**self.to_json(), **changes})
 
 
 PLAIN = RevisionSettings(operators=("continue",), rollouts=1, least_right=1, grounding="off")
