@@ -5,7 +5,8 @@ each hop they may go astray: search again for what they know, search for what no
 doubt what they have read. The oracle that goes on from any point of such an episode
 (:class:`OracleContinuation`) needs one search for each hop that is left.
 
-Chains of thought have the hops' articles in front of them, among others, and search for nothing.
+Chains of thought have notes in front of them, what the hops of the question and of others found,
+and search for nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 
 from search_env.agents.baselines.scripted import ScriptedAgent
 from search_env.agents.imitation.demonstrations import hop_steps, result_text, steps_text
-from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.metrics.answers import exact_match
 from search_env.protocols.grammar import open_thoughts
@@ -25,8 +25,10 @@ from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.recording.revise.playback import Playback
 from search_env.recording.revise.retro_search import Branch
 from search_env.recording.revise.steps import plain_trace
-from search_env.types import Document, Hop, Question, TagRole, Transcript
+from search_env.types import Hop, Question, TagRole, Transcript
 
+OTHERS = 3
+"""Questions whose hops are among the notes of a chain of thought, beside its own."""
 DOUBTS = ("Wait", "Hmm", "However")
 """What a doubt begins with; transition keywords."""
 
@@ -145,26 +147,20 @@ class OracleContinuation:
 
 
 def chain_prompt(env: SearchQAEnv, index: int, random: np.random.Generator) -> list[int]:
-    """Return the ids of a question's prompt with the articles of its hops among others."""
+    """Return the ids of a question's prompt with notes: what its hops and those of others found."""
     env.reset(options={"index": index})
-    question, prompt = env.questions[index], env.transcript().tokens
-    documents: dict[str, Document] = {}
-    for hop in question.hops:
-        found = env.retriever.search([hop.query], env.protocol.top_k)[0]
-        for document in found[: 1 + int(random.integers(2))]:
-            documents.setdefault(document.id, document)
-    order = random.permutation(len(documents))
-    shuffled = [list(documents.values())[place] for place in order]
-    block = DocumentBlockWriter(env.protocol, env.tokenizer).write(
-        shuffled, env.protocol.max_tokens
-    )
-    return [*prompt.tolist(), *([] if block is None else block.tolist())]
+    prompt = env.transcript().tokens
+    others = [env.questions[int(random.integers(len(env.questions)))] for _ in range(OTHERS)]
+    hops = [hop for question in (env.questions[index], *others) for hop in question.hops]
+    notes = list(dict.fromkeys(map(read_text, hops)))
+    shuffled = "".join(notes[place] for place in random.permutation(len(notes)))
+    return [*prompt.tolist(), *env.tokenizer.encode(f"\n{shuffled}").tolist()]
 
 
 def chain_text(
     env: SearchQAEnv, question: Question, random: np.random.Generator, waste: Waste
 ) -> str:
-    """Return a right chain of thought: what each article says, with detours, and the answer."""
+    """Return a right chain of thought: the note of each hop, with detours, and the answer."""
     hops, steps = question.hops, list(hop_steps(question.hops))
     text = steps_text(steps)
     for number, hop in enumerate(hops):
