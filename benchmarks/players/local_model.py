@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from search_env.agents.inference.engine import Engine
 from search_env.agents.inference.opening import ScriptedEngine
 from search_env.agents.inference.rollout_engine import RolloutEngine
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.precision import TORCH_DTYPES, resolve_dtype
-from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
+from search_env.agents.models import (
+    check_fits,
+    count_ids,
+    load_model,
+    weights_digest,
+    with_tokenizer,
+)
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
@@ -122,12 +126,3 @@ class ModelAgent:
         config = self._model.config.get_text_config(decoder=True)
         longest = evaluation.protocol.environment()["max_tokens"]
         return int(min(longest, getattr(config, "max_position_embeddings", None) or longest))
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """Return the first 12 hexadecimal digits of the SHA-256 over all weights, names in order."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:12]

@@ -40,6 +40,7 @@ COMMANDS = {
     "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
     "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
     "sample": ("search_env.benchmarks.cli.sample", "Play rollouts; keep the good ones to imitate."),
+    "revise": ("search_env.agents.cli.revise", "Revise right episodes into shorter ones."),
     "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),
     "sft": ("search_env.agents.cli.imitate", "Fine-tune a model on episodes."),
 }
