@@ -7,6 +7,7 @@
     * CheckpointError (ValueError)
     * DeviceMemoryError (MemoryError)
     * NonFiniteError (ArithmeticError)
+    * RewriterError (ConnectionError)
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class DeviceMemoryError(SearchEnvError, MemoryError):
 
 class NonFiniteError(SearchEnvError, ArithmeticError):
     """A loss, gradient or log-probability is NaN or infinite; no weight was changed."""
+
+
+class RewriterError(SearchEnvError, ConnectionError):
+    """An endpoint that rewrites rollouts cannot be reached, refuses, or replies with no text."""
 
 
 @contextmanager

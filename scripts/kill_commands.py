@@ -184,6 +184,7 @@ def _check_index(out: Path) -> None:
 _TOY = ["SearchQA-Toy-v0", "--model", "model", "--tokenizer", "toy", "--max-tokens", "16"]
 _SETTINGS = ["prompts=4", "group_size=4", "minibatch=8", "eval_every=2", "eval_questions=8"]
 _SETTINGS += ["checkpoint_every=1", "record_every=2", "learning_rate=0.001"]
+_MEMORY = ["memorisation.source=oracle", 'memorisation.keep=["all"]']  # nothing is right here
 
 COMMANDS = {
     command.name: command
@@ -194,6 +195,18 @@ COMMANDS = {
                 *("train", *_TOY, "--num-envs", "8", "--preset", "grpo", "--steps", "4"),
                 *("--threads", "1", "--processes", "1", "--test-questions", "4", "--dtype", "fp32"),
                 *("--out", "run", *(word for s in _SETTINGS for word in ("--set", s))),
+            ],
+            "run",
+            ["train", "--resume", "--out", "run", "--test-questions", "4"],
+            check=_check_run,
+        ),
+        Command(
+            "train-plus",
+            [
+                *("train", *_TOY, "--num-envs", "8", "--preset", "r1-searcher++", "--steps", "3"),
+                *("--threads", "1", "--processes", "1", "--test-questions", "4", "--dtype", "fp32"),
+                *("--protocol", "toy", "--out", "run"),
+                *(word for s in (*_SETTINGS, *_MEMORY) for word in ("--set", s)),
             ],
             "run",
             ["train", "--resume", "--out", "run", "--test-questions", "4"],

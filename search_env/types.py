@@ -167,7 +167,9 @@ class TagPair:
     """Two tags of a protocol and what they enclose.
 
     ``name`` is unique in the protocol, in lower case. ``tool`` is the tool that closing the pair
-    runs, set for the role ``TOOL`` only.
+    runs, set for the role ``TOOL`` only. ``bracket`` is set where ``close`` is a bracket, for the
+    role ``ANSWER`` only: it is the opening one, and ``close`` is then a tag only where it matches
+    ``open``, plain text elsewhere.
 
     Example:
         >>> pair = TagPair("query", TagRole.TOOL, "<q>", "</q>", tool=SEARCH)
@@ -180,6 +182,7 @@ class TagPair:
     open: str
     close: str
     tool: str = ""
+    bracket: str = ""
 
     @property
     def opening(self) -> Tag:

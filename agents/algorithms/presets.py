@@ -195,6 +195,19 @@ R1_SEARCHER_LLAMA_STAGE2 = replace(
 )
 """R1-Searcher, Llama-3.1-8B, second stage: ``llama_reinforce_plus_train_stage2.sh``."""
 
+R1_SEARCHER_PLUS_PLUS = replace(
+    R1_SEARCHER,  # whose estimator, clipping and sampling it shares; there is no code of its own
+    minibatch=None,  # [notes] train batch 1024: one update of a rollout set
+    kl="reward",  # the form is that of r1-searcher-llama-*; [paper] names the term
+    kl_estimator="k1",
+    kl_coefficient=1e-4,  # [notes]
+)
+"""R1-Searcher++ (arXiv 2505.17005), Qwen2.5-7B-Instruct, with 64 x 16 rollouts and rate 2e-6.
+
+[paper] is its figures, [notes] are notes on it that agree with them. The paper says REINFORCE++,
+as R1-Searcher's does, whose code subtracts the group's mean first: that is what stands here.
+"""
+
 SEARCH_R1_PPO = Algorithm(
     advantage="gae",
     surrogate="ppo",
@@ -257,6 +270,7 @@ PRESETS: Registry[Algorithm] = Registry(
         "r1-searcher": R1_SEARCHER,
         "r1-searcher-llama-stage1": R1_SEARCHER_LLAMA_STAGE1,
         "r1-searcher-llama-stage2": R1_SEARCHER_LLAMA_STAGE2,
+        "r1-searcher++": R1_SEARCHER_PLUS_PLUS,
         "search-r1-ppo": SEARCH_R1_PPO,
         "search-r1-grpo": SEARCH_R1_GRPO,
     },

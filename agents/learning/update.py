@@ -9,6 +9,9 @@ one optimizer step per set they come from the same pass as the gradient.
 
 No value is estimated for the state after a truncation: budgets are part of the task.
 
+Examples to imitate may join: each optimizer step's loss is then that of its minibatch plus a weight
+times the mean negative log-probability of its part of the examples' tokens.
+
 Shapes, here and in the comment at each tensor: B episodes of this rank, P policy tokens of the
 longest, b and p the same of one micro-batch, T tokens of one episode.
 """
@@ -38,7 +41,7 @@ from search_env.agents.algorithms.losses import (
 )
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.micro_batches import Outputs
-from search_env.agents.types import Trajectory, by_group, learnable
+from search_env.agents.types import Example, Trajectory, by_group, learnable
 from search_env.types import Source
 
 __all__ = ["update"]
@@ -56,6 +59,8 @@ def update(
     *,
     seed: int = 0,
     on_advantages: OnAdvantages | None = None,
+    examples: Sequence[Example] | None = None,
+    example_weight: float = 0.0,
 ) -> dict[str, float]:
     """Learn from one rollout set: advantages, then minibatches for the algorithm's epochs.
 
@@ -65,10 +70,13 @@ def update(
         algorithm: The algorithm.
         seed: Seed of the order of minibatches.
         on_advantages: Called with this rank's advantages before the first optimizer step.
+        examples: Examples of this rank whose negative log-probability joins the loss, in equal
+            parts for the steps of an epoch; None where there never are any.
+        example_weight: Its weight.
 
     Returns:
         Metrics over all ranks; those of the loss are means over tokens with a loss, NaN where
-        there are none.
+        there are none. Those of the examples begin with ``memory/``.
 
     Raises:
         NonFiniteError: A loss or gradient is not finite; the last completed update's weights stay.
@@ -82,16 +90,22 @@ def update(
         on_advantages(batch.trajectories, batch.token_advantages())
     scored = time.perf_counter()
     random = np.random.default_rng(seed)
+    imitation = _Imitation(learner, examples or (), example_weight, batch.steps, seed)
     sums: Counter[str] = Counter()
-    norms = []
+    norms, policy_steps = [], 0
     for _ in range(algorithm.epochs):
-        for rows in np.array_split(random.permutation(len(trajectories)), batch.steps):
-            norms += batch.learn(rows, sums)
+        minibatches = np.array_split(random.permutation(len(trajectories)), batch.steps)
+        for rows, part in zip(minibatches, imitation.parts, strict=True):
+            learner.clear()
+            has_gradient = batch.accumulate(rows, sums)
+            policy_steps += has_gradient
+            if imitation.accumulate(part) or has_gradient:
+                norms.append(learner.step())
     names = ("tokens", "clipped", "kl", "value_loss", "loss", "log_ratio_k3")
     totals = dict(zip(names, learner.ranks.sum([sums[name] for name in names]), strict=True))
     tokens = totals["tokens"] or math.nan
     metrics = {
-        "policy/loss": totals["loss"] / (len(norms) or math.nan),
+        "policy/loss": totals["loss"] / (policy_steps or math.nan),
         "policy/clip_fraction": totals["clipped"] / tokens,
         "policy/update_kl": totals["log_ratio_k3"] / tokens,
         "policy/grad_norm": sum(norms) / (len(norms) or math.nan),
@@ -105,7 +119,7 @@ def update(
         metrics["policy/kl"] = batch.distance()
     if algorithm.uses_values:
         metrics["policy/value_loss"] = totals["value_loss"] / tokens
-    return metrics
+    return metrics if examples is None else {**metrics, **imitation.metrics()}
 
 
 def useful(trajectories: Sequence[Trajectory], algorithm: Algorithm) -> list[Trajectory]:
@@ -159,11 +173,8 @@ class _Batch:
         if not self._on_any_rank(self.live.any()):  # the drift is measured all the same
             self._score(everything[: math.ceil(_DRIFT_SAMPLE / learner.ranks.size)])
 
-    def learn(self, rows: NDArray[np.intp], sums: Counter[str]) -> list[float]:
-        """Take one optimizer step on a minibatch of rows; return the gradient's norm.
-
-        Without a gradient on any rank, no step is taken and the list is empty.
-        """
+    def accumulate(self, rows: NDArray[np.intp], sums: Counter[str]) -> bool:
+        """Add the gradient of a minibatch of rows; return whether any rank has one."""
         learner, algorithm = self.learner, self.algorithm
         mask = self.mask[rows]  # (len(rows), P)
         live = rows[self.live[rows].numpy()]
@@ -171,7 +182,7 @@ class _Batch:
             [float(mask.sum()), float(mask.any(-1).sum()), float(len(live))]
         )
         if not live_rows:
-            return []
+            return False
         weights = torch.zeros_like(self.rollout)  # (B, P)
         aggregation, horizon = algorithm.aggregation, algorithm.horizon
         weights[rows] = token_weights(
@@ -181,9 +192,8 @@ class _Batch:
         def loss_fn(outputs: Outputs, index: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self._loss(outputs, torch.from_numpy(live)[index.cpu()], weights)
 
-        learner.clear()
         sums.update(learner.accumulate([self.trajectories[i] for i in live], loss_fn))
-        return [learner.step()]
+        return True
 
     def drift(self) -> dict[str, float]:
         """Return the distance between the learner's log-probabilities and the rollouts'."""
@@ -286,6 +296,48 @@ class _Batch:
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         total = self.learner.ranks.sum(sums.double().flatten().tolist())
         return torch.tensor(total, dtype=torch.float64).view_as(sums)
+
+
+class _Imitation:
+    """Examples beside a rollout set, in a part for each optimizer step of an epoch."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        examples: Sequence[Example],
+        weight: float,
+        steps: int,
+        seed: int,
+    ) -> None:
+        # Order and parts leave the draws of minibatches as they are without examples.
+        order = np.random.default_rng((seed, 1)).permutation(len(examples))
+        self.parts = [[examples[i] for i in part] for part in np.array_split(order, steps)]
+        self._learner, self._weight = learner, weight
+        self._count = len(examples)
+        self._tokens = self._loss = self._seconds = 0.0  # of all epochs
+
+    def accumulate(self, part: Sequence[Example]) -> bool:
+        """Add the weighted gradient of a part; return whether any rank has one."""
+        if not self._weight:
+            return False
+        started = time.perf_counter()
+        tokens = self._learner.ranks.sum([sum(float(e.weights[1:].sum()) for e in part)])[0]
+        if not tokens:
+            return False
+        loss = self._learner.accumulate_examples(part, tokens / self._weight)
+        self._loss += loss * tokens / self._weight  # this rank's sum over tokens
+        self._tokens += tokens
+        self._seconds += time.perf_counter() - started
+        return True
+
+    def metrics(self) -> dict[str, float]:
+        """Return loss, in nats a token as each part had it before its step, and counts."""
+        loss, count = self._learner.ranks.sum([self._loss, float(self._count)])
+        return {
+            "memory/loss": loss / (self._tokens or math.nan),
+            "memory/examples": count,
+            "time/memory_loss": self._seconds,
+        }
 
 
 def _unmasked(trajectory: Trajectory) -> Trajectory:

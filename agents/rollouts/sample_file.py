@@ -23,6 +23,7 @@ from search_env.protocols.grammar import format_violations
 from search_env.recording.files import EpisodeWriter, is_torn
 from search_env.recording.record import Recordable, RecordedGroup, common_fields, decode
 from search_env.rewards import Reward
+from search_env.rewards.r1_searcher_plus_plus import covers_briefly, has_right_format
 from search_env.types import Transcript
 from search_env.validation import check_choice, check_count, check_limit, is_real
 
@@ -36,9 +37,11 @@ RULES: Mapping[str, Callable[[Transcript], bool]] = MappingProxyType(
             cover_exact_match(episode.answer, episode.question.answers) == 1.0
         ),
         "well-formed": lambda episode: not format_violations(episode),
+        "r1-searcher++": lambda episode: covers_briefly(episode) and has_right_format(episode),
     }
 )
-"""Conditions by name: every episode, exact match, cover exact match, no fault of the format."""
+"""Conditions by name: every episode, exact match, cover exact match, no fault of the format, and
+R1-Searcher++'s: cover exact match in few words, tags and form right, nothing garbled."""
 
 
 @dataclass(frozen=True, slots=True)

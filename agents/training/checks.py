@@ -6,8 +6,10 @@ from pathlib import Path
 
 import torch
 
+from search_env.agents.inference.openai_client import OpenAIClient
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.rollouts.curriculum import read_difficulties
+from search_env.agents.rollouts.memorisation import ORACLE, MemorisationConfig
 from search_env.agents.training.config import TrainConfig
 from search_env.envs.checks import check_arguments, check_names, check_readable
 from search_env.envs.config import EnvConfig
@@ -38,6 +40,7 @@ def check_run(config: TrainConfig) -> None:
     protocol = get_protocol(arguments.get("protocol", EnvConfig.protocol))
     for phase in config.phases:
         check_readable(protocol, *phase.rewards())
+    _check_memorisation(config.memorisation)
     for purpose in ("train", "evaluation", "test"):
         options = config.options_for(purpose)
         given = "env_options" if purpose == "train" else "eval_options"
@@ -47,8 +50,29 @@ def check_run(config: TrainConfig) -> None:
                 "Expected questions with known hops for a schedule of hops, got some without. "
                 "Leave hops out, or label the questions' difficulty (search-env label)."
             )
+        if (
+            purpose == "train"
+            and _rewrites_by_oracle(config)
+            and not any(q.hops for q in questions)
+        ):
+            raise ConfigurationError(
+                "Expected questions with known hops for memorisation by the oracle, got none. Set "
+                "memorisation.source to 'model' or an endpoint."
+            )
     if config.difficulties is not None:
         read_difficulties(config.difficulties)
+
+
+def _check_memorisation(memorisation: MemorisationConfig) -> None:
+    """Check that an endpoint that rewrites could be asked; none is."""
+    if memorisation.weight and memorisation.uses_endpoint:
+        OpenAIClient(
+            memorisation.source, timeout=memorisation.timeout, retries=memorisation.retries
+        )
+
+
+def _rewrites_by_oracle(config: TrainConfig) -> bool:
+    return config.memorisation.weight > 0.0 and config.memorisation.source == ORACLE
 
 
 def _check_gpu(device: str) -> None:

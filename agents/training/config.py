@@ -14,6 +14,7 @@ from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import Dtype
 from search_env.agents.rollouts.curriculum import LEVELS, USED_LEVELS
+from search_env.agents.rollouts.memorisation import MemorisationConfig
 from search_env.envs.mixtures import for_purpose, parts_of
 from search_env.envs.registration import arguments_of
 from search_env.envs.splits import GENERATED
@@ -64,6 +65,9 @@ PHASES = (
 )
 """R1-Searcher's two: learn to search, then to answer."""
 
+PLUS_PLUS_PHASES = (Phase(reward="r1-searcher++", group_reward="r1-searcher++-group"),)
+"""R1-Searcher++'s one, after a cold start: answer, with as few searches as it takes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
@@ -89,6 +93,7 @@ class TrainConfig:
         hops: ``(from_step, most_hops)``: questions from easy to hard.
         difficulties: File of ``search-env label``; None draws all questions alike.
         optimizer: The optimizer; learning rates and warm-up are the algorithm's.
+        memorisation: Imitation of search-free paths beside the policy loss; none by default.
         steps: Number of steps.
         minutes: Time limit, resumed parts included; None: no limit.
         num_envs: Episodes side by side.
@@ -129,6 +134,7 @@ class TrainConfig:
     hops: tuple[tuple[int, int], ...] = ()
     difficulties: str | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    memorisation: MemorisationConfig = field(default_factory=MemorisationConfig)
     steps: int = 100
     minutes: float | None = None
     num_envs: int = 64
@@ -317,6 +323,9 @@ class TrainConfig:
             for name, value in settings["algorithm"].items()
             if name not in _NEW or value != default[name]
         }
+        # Checkpoints of before 2026-12 do not have it; a run without it needs none of its fields.
+        if not self.memorisation.weight:
+            settings["memorisation"] = None
         return settings
 
 

@@ -37,7 +37,7 @@ from search_env.agents.models import (
     with_lora,
     with_tokenizer,
 )
-from search_env.agents.rollouts.collect import collect, make_envs
+from search_env.agents.rollouts.collect import OnEpisode, collect, make_envs
 from search_env.agents.rollouts.curriculum import Curriculum, make_curriculum, read_difficulties
 from search_env.agents.rollouts.lm_agent import play_questions, spread
 from search_env.agents.rollouts.metrics import evaluation_metrics, rollout_metrics
@@ -45,13 +45,15 @@ from search_env.agents.training import checkpoints
 from search_env.agents.training.base_test import opening_of, stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
+from search_env.agents.training.memory import Memory
 from search_env.agents.training.record_episodes import Recording
 from search_env.agents.training.run_folder import holds_run
-from search_env.agents.types import Trajectory, by_group
+from search_env.agents.types import Example, Trajectory, by_group
 from search_env.envs.mixtures import Purpose
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import ConfigurationError, StorageError
 from search_env.rewards.phases import EpisodeOutcome, PhaseRule, PhaseState, PhaseSwitch
+from search_env.types import Transcript
 
 
 class FinalTest(NamedTuple):
@@ -83,6 +85,7 @@ class Rollout(NamedTuple):
     chosen: list[Trajectory]  # those to learn from
     measured: dict[str, float]
     recording: Recording | None
+    examples: list[Example] | None  # to imitate beside; None in a run without memorisation
 
 
 class TrainingRun:
@@ -130,6 +133,7 @@ class TrainingRun:
         )
         self.engine = self._engine_for(self.envs, sampling)
         check_engine(self.engine, sampling, algorithms)
+        self.memory = Memory(config.memorisation, self.envs, self.engine, config.out, ranks)
         self.curricula = _curricula(config, self.envs)
         self.rule = PhaseRule(
             len(config.phases),
@@ -154,9 +158,12 @@ class TrainingRun:
         started = time.perf_counter()
         every = self.config.record_every
         recording = Recording(self.envs) if every and (self.step + 1) % every == 0 else None
-        played, chosen, measured = self._play(self.algorithm, recording)
+        right = self.memory.collector(self.step)
+        observers = [watcher.played for watcher in (recording, right) if watcher is not None]
+        played, chosen, measured = self._play(self.algorithm, observers)
         measured["time/rollout"] = time.perf_counter() - started
-        return Rollout(started, played, chosen, measured, recording)
+        examples, rewritten = self.memory.rewrite(right, self._seed(3))
+        return Rollout(started, played, chosen, {**measured, **rewritten}, recording, examples)
 
     def learn(self, rollout: Rollout) -> tuple[dict[str, float], list[Trajectory], list[str]]:
         """Learn and measure; return metrics, the episodes of all ranks, and warnings."""
@@ -167,6 +174,8 @@ class TrainingRun:
             self.algorithm,
             seed=self._seed(1),
             on_advantages=None if recording is None else recording.learnt,
+            examples=rollout.examples,
+            example_weight=self.config.memorisation.weight,
         )
         self.publish_weights()
         episodes = [t for part in self.ranks.gather(rollout.played) for t in part]
@@ -190,9 +199,14 @@ class TrainingRun:
         return self.config.algorithm_of(self.phases.phase)
 
     def _play(
-        self, algorithm: Algorithm, recording: Recording | None
+        self, algorithm: Algorithm, observers: Sequence[OnEpisode]
     ) -> tuple[list[Trajectory], list[Trajectory], dict[str, float]]:
         """Return this rank's episodes, those to learn from, and metrics."""
+
+        def on_episode(question: int, transcript: Transcript, trajectory: Trajectory) -> None:
+            for observer in observers:
+                observer(question, transcript, trajectory)
+
         played: list[Trajectory] = []
         chosen: list[Trajectory] = []
         measured: defaultdict[str, float] = defaultdict(float)
@@ -209,7 +223,7 @@ class TrainingRun:
                 seed=self._seed(2, number),
                 shard=(self.ranks.rank, self.ranks.size),
                 wait_for_all=self.config.wait_for_all,
-                on_episode=None if recording is None else recording.played,
+                on_episode=on_episode,
             )
             played += rollouts.trajectories
             chosen += useful(rollouts.trajectories, algorithm)

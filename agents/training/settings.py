@@ -22,8 +22,15 @@ from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.algorithms.presets import PRESETS, get_preset
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.precision import resolve_dtype
+from search_env.agents.rollouts.memorisation import MemorisationConfig
 from search_env.agents.training import default_run, run_folder
-from search_env.agents.training.config import FORMER_NAMES, PHASES, Phase, TrainConfig
+from search_env.agents.training.config import (
+    FORMER_NAMES,
+    PHASES,
+    PLUS_PLUS_PHASES,
+    Phase,
+    TrainConfig,
+)
 from search_env.datasets.json_stream import unique_keys
 from search_env.envs.config import EnvConfig
 from search_env.errors import ConfigurationError, DataNotFoundError, nearest
@@ -34,9 +41,12 @@ DEFAULT_PRESET = "tiny"
 PRESET_NAMES = (DEFAULT_PRESET, *PRESETS)
 """Names of presets: that of the default run, and the published algorithms."""
 
+PLUS_PLUS = "r1-searcher++"
+"""The preset that also has a protocol, phases and a memorisation."""
+
 _PARTS = {"algorithm": Algorithm, "optimizer": OptimizerConfig}
 _OPTIONS = ("env_options", "eval_options")
-_LATER = frozenset({"imports"})  # fields that the files of earlier runs may lack
+_LATER = frozenset({"imports", "memorisation"})  # fields that the files of earlier runs may lack
 
 
 def configure(
@@ -269,6 +279,8 @@ def named_phases(preset: str) -> dict[str, tuple[Phase, ...]]:
     """Return the phases that ``both``, ``1`` and ``2`` stand for with a preset."""
     if preset == DEFAULT_PRESET:
         return dict(default_run.PHASES)
+    if preset == PLUS_PLUS:
+        return {"both": PLUS_PLUS_PHASES}
     return {"both": PHASES, "1": PHASES[:1], "2": PHASES[1:]}
 
 
@@ -277,7 +289,7 @@ def setting_names() -> list[str]:
     names = [field.name for field in fields(TrainConfig)]
     for part, cls in _PARTS.items():
         names += [name for field in fields(cls) for name in (field.name, f"{part}.{field.name}")]
-    return names
+    return names + [f"memorisation.{field.name}" for field in fields(MemorisationConfig)]
 
 
 def _base(preset: str) -> TrainConfig:
@@ -285,7 +297,14 @@ def _base(preset: str) -> TrainConfig:
     check_choice("preset", preset, PRESET_NAMES)
     if preset == DEFAULT_PRESET:
         return default_run.tiny_run()
-    return TrainConfig(model="tiny-base", algorithm=get_preset(preset))
+    config = TrainConfig(model="tiny-base", algorithm=get_preset(preset))
+    if preset == PLUS_PLUS:
+        memorisation = MemorisationConfig(weight=0.1)  # [paper] mu
+        options = {"protocol": PLUS_PLUS}
+        config = replace(
+            config, phases=PLUS_PLUS_PHASES, env_options=options, memorisation=memorisation
+        )
+    return config
 
 
 def _is_whole(content: Mapping[str, Any]) -> bool:

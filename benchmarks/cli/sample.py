@@ -35,7 +35,8 @@ _MAX_TOKENS = 4096  # of an id that says nothing of it
 Keep = Annotated[
     list[str] | None,
     typer.Option(
-        help="right (the default), cover-right, well-formed or all; repeatable: all must hold."
+        help="right (the default), cover-right, well-formed, r1-searcher++ (right and well formed "
+        "by its rules) or all; repeatable: all must hold."
     ),
 ]
 

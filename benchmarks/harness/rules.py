@@ -17,7 +17,7 @@ from search_env.core.document_block import DocumentBlockWriter
 from search_env.metrics.answers import R1_SEARCHER, contiguous_cover_exact_match, score_answer
 from search_env.protocols.protocol import Consequence, Protocol
 from search_env.tokens.tokenizer import load_tokenizer
-from search_env.types import Document, FaultKind
+from search_env.types import Document, FaultKind, TagPair
 
 DIGITS = 12  # hexadecimal digits of a digest that ids and tables show
 
@@ -49,6 +49,10 @@ _PROBES = (
     *("Zo\u00eb", "Zoe\u0308", "\u6771\u4eac", "\U0001f30d", "UPPER lower", "a-b, c; d. e!"),
     *("<search> x </search>", "<|begin_of_query|>x", "</answer>", "{question}", "\\n"),
 )
+_ANSWER_PROBES = (
+    *(r"\text{ two words }", r"\textbf{a} b", r"\mathrm{x}", "{a}", r"\boxed{a}"),
+    *("The end.", "a, b", "1,000"),
+)
 _DOCUMENTS = (
     Document("1", "Zo\u00eb {text}", "First {title} \u201cline\u201d.\nSecond <answer> line.  "),
     Document("2", "", "Untitled, ends in \u6771\u4eac"),
@@ -65,7 +69,7 @@ def rules_facts(protocol: Protocol, max_tokens: int) -> tuple[tuple[str, Any], .
     """Return what a protocol's rules do, as named JSON values in a fixed order."""
     return (
         ("version", RULES_VERSION),
-        ("tags", [[pair.role.value, pair.open, pair.close, pair.tool] for pair in protocol.tags]),
+        ("tags", [_tag_facts(pair) for pair in protocol.tags]),
         ("prompts", [protocol.prompt_pieces(_QUESTION, style) for style in _STYLES]),
         ("documents", _blocks(protocol)),
         ("notice", protocol.notice),
@@ -81,6 +85,7 @@ def rules_facts(protocol: Protocol, max_tokens: int) -> tuple[tuple[str, Any], .
         ("cleaned questions", list(map(protocol.clean_question, _PROBES))),
         ("cleaned queries", list(map(protocol.clean_query, _PROBES))),
         ("scores", _scores()),
+        *_answer_facts(protocol),
     )
 
 
@@ -93,6 +98,18 @@ def json_digest(content: object) -> str:
     """Return the SHA-256 over a value's JSON text, as 64 hexadecimal digits."""
     text = json.dumps(content, ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _tag_facts(pair: TagPair) -> list[str]:
+    """Return what a pair is; a bracket only where there is one, as digests before it had none."""
+    return [pair.role.value, pair.open, pair.close, pair.tool, *filter(None, [pair.bracket])]
+
+
+def _answer_facts(protocol: Protocol) -> tuple[tuple[str, list[str]], ...]:
+    """Return cleaned answers where more than white space is taken off."""
+    cleaned = [protocol.clean_answer(probe) for probe in (*_PROBES, *_ANSWER_PROBES)]
+    stripped = [probe.strip() for probe in (*_PROBES, *_ANSWER_PROBES)]
+    return () if cleaned == stripped else (("cleaned answers", cleaned),)
 
 
 def _blocks(protocol: Protocol) -> list[str]:

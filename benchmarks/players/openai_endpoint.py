@@ -10,44 +10,31 @@
                    token, with the model's own tokenizer in the environment
 =================  ===========================================================================
 
-Time limits are for whole replies (:mod:`search_env.benchmarks.players.patience`).
+Time limits are for whole replies (:mod:`search_env.agents.inference.openai_client`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import logging
-import math
-import os
 from collections.abc import Mapping
 from textwrap import shorten
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from search_env.agents.inference.openai_client import KEY, OpenAIClient
 from search_env.benchmarks.harness.errors import (
     EndpointError,
     EndpointRefusedError,
     EndpointReplyError,
     EndpointTimeoutError,
 )
-from search_env.benchmarks.players.patience import Patience
 from search_env.benchmarks.players.text import Completion, CompletionRequest, TextAgent
 from search_env.datasets.rows import whole_text
-from search_env.errors import ConfigurationError
 from search_env.protocols.protocol import Protocol
-from search_env.redaction import RedactingFilter, redacted, secrets_of, without
 from search_env.types import Source
-from search_env.validation import check_choice, check_count
+from search_env.validation import check_choice
 
 APIS = ("completions", "chat", "tokens")
-KEY = "OPENAI_API_KEY"
-
-_BUSY = (408, 409, 429)
 _NO_COMPLETION = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
-_LOGGERS = ("httpx", "httpx2", "openai._base_client")
-"""They log the addresses of requests."""
-_LOG_FILTER = RedactingFilter()
 
 
 class Endpoint:
@@ -72,25 +59,9 @@ class Endpoint:
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         check_choice("api", api, APIS)
-        check_count("retries", retries)
-        if not timeout > 0 or not math.isfinite(timeout):
-            raise ConfigurationError(
-                f"Expected a time limit of more than 0 seconds, got {timeout!r}. Raise --timeout."
-            )
-        try:
-            import openai
-        except ImportError as error:
-            raise ConfigurationError(
-                "Expected the openai package for an endpoint, got none. Run "
-                '`pip install "search-env[endpoints]"`.'
-            ) from error
-        self._openai, self._url, self._model, self._api = openai, redacted(url), model, api
+        self._client = OpenAIClient(url, timeout=timeout, retries=retries)
+        self._url, self._model, self._api = self._client.url, model, api
         self._protocol, self._extra = protocol, dict(extra or {})
-        self._timeout = timeout
-        key = os.environ.get(KEY)
-        self._secrets = secrets_of(url) | ({key} if key else set())
-        self._client = _client(openai, url, key or "none", timeout)
-        self._patience = Patience(timeout, retries, self._pause_after, self._client.close)
 
     def __call__(self, request: CompletionRequest) -> Completion:
         """Return the next piece; errors of the client become those of ``harness.errors``."""
@@ -100,52 +71,43 @@ class Endpoint:
         return result
 
     def _piece(self, request: CompletionRequest) -> Completion | EndpointError:
-        openai = self._openai
+        openai = self._client.openai
         try:
             return self._chat(request) if self._api == "chat" else self._complete(request)
         except EndpointError as error:
-            return type(error)(without(str(error), self._secrets))
+            return type(error)(self._client.without_secrets(str(error)))
         except (openai.APITimeoutError, asyncio.TimeoutError):
             return EndpointTimeoutError(
-                f"Expected a whole reply from {self._url} within {self._timeout:g} s, got none. "
-                "Raise --timeout, or lower --concurrency."
+                f"Expected a whole reply from {self._url} within {self._client.timeout:g} s, got "
+                "none. Raise --timeout, or lower --concurrency."
             )
         except openai.APIConnectionError as error:
-            cause = without(str(error.__cause__), self._secrets)
+            cause = self._client.without_secrets(str(error.__cause__))
             return EndpointError(
                 f"Expected an endpoint at {self._url}, got no connection ({cause}). "
                 "Start it, or correct the address; it usually ends in /v1."
             )
         except openai.APIStatusError as error:
             kind = EndpointRefusedError if error.status_code < 500 else EndpointError
-            message = shorten(without(error.message, self._secrets), 200)
+            message = shorten(self._client.without_secrets(error.message), 200)
             return kind(
                 f"Expected {self._url} to go on with a text, got status {error.status_code}: "
                 f"{message} {_remedy(error.status_code)}"
             )
         except (*_NO_COMPLETION, openai.OpenAIError) as error:
-            message = shorten(without(str(error), self._secrets), 200)
+            message = shorten(self._client.without_secrets(str(error)), 200)
             return EndpointReplyError(
                 f"Expected a completion from {self._url}, got something else "
                 f"({type(error).__name__}: {message}). Check that the address is "
                 "that of an OpenAI-compatible API, and --api."
             )
 
-    def _pause_after(self, error: BaseException) -> float | None:
-        """Return the pause that a server asks for, 0 for the usual one, None for no further try."""
-        openai = self._openai
-        if isinstance(error, openai.APIStatusError):
-            if error.status_code not in _BUSY and error.status_code < 500:
-                return None
-            return _seconds(error.response.headers.get("retry-after", ""))
-        return 0.0 if isinstance(error, openai.APIConnectionError | asyncio.TimeoutError) else None
-
     def _complete(self, request: CompletionRequest) -> Completion:
         by_tokens = self._api == "tokens"
         extra = {"return_token_ids": True, "include_stop_str_in_output": True} if by_tokens else {}
         prompt = request.tokens.tolist() if by_tokens else request.prompt
         fields = {"model": self._model, "prompt": prompt, **self._common(request, extra)}
-        reply = self._patience.call(lambda: self._client.completions.create(**fields))
+        reply = self._client.call(lambda: self._client.api.completions.create(**fields))
         choice = _first(reply)
         ids = getattr(choice, "token_ids", None)
         if by_tokens and ids is None:
@@ -163,7 +125,7 @@ class Endpoint:
     def _chat(self, request: CompletionRequest) -> Completion:
         messages = self._messages(request)
         fields = {"model": self._model, "messages": messages, **self._common(request, {})}
-        reply = self._patience.call(lambda: self._client.chat.completions.create(**fields))
+        reply = self._client.call(lambda: self._client.api.chat.completions.create(**fields))
         choice = _first(reply)
         # A refusal is what the model has to say: it ends the episode without an answer.
         return self._completion(choice, choice.message.content or "", reply, None)
@@ -241,45 +203,6 @@ def endpoint_agent(
     return TextAgent(
         endpoint, description, tokenizer=tokenizer, concurrency=concurrency, max_tokens=max_tokens
     )
-
-
-def _client(openai: Any, url: str, key: str, timeout: float) -> Any:
-    """Return a client whose address has no credentials: they go as a header and parameters."""
-    parts = urlsplit(url)
-    user, _, host = parts.netloc.rpartition("@")
-    if not host:
-        raise ConfigurationError(
-            f"Expected the address of an endpoint, got {redacted(url)!r}. Write it as "
-            "http://HOST/v1."
-        )
-    headers = {}
-    if user:
-        pair = base64.b64encode(unquote(user).encode()).decode()
-        headers["Authorization"] = f"Basic {pair}"
-    for name in _LOGGERS if parts.query else ():
-        logging.getLogger(name).addFilter(_LOG_FILTER)  # parameters are part of what is logged
-    return openai.AsyncOpenAI(
-        base_url=urlunsplit((parts.scheme, host, parts.path, "", "")),
-        api_key=key,
-        default_headers=headers,
-        default_query=dict(parse_qsl(parts.query, keep_blank_values=True)),
-        timeout=timeout,
-        max_retries=0,
-    )
-
-
-def _seconds(text: str) -> float:
-    """Return the seconds that a header asks for, 0 where it asks for none.
-
-    Example:
-        >>> _seconds("2"), _seconds("Mon, 01 Jan 2029"), _seconds("nan"), _seconds("-1")
-        (2.0, 0.0, 0.0, 0.0)
-    """
-    try:
-        seconds = float(text)
-    except ValueError:
-        return 0.0
-    return seconds if 0 < seconds < math.inf else 0.0
 
 
 def _first(reply: Any) -> Any:

@@ -223,8 +223,12 @@ def with_stop(before: str, text: str, env: SearchQAEnv) -> str:
 
 
 def _stops(env: SearchQAEnv) -> tuple[TagPair, ...]:
-    """Return the pairs of tags whose closing the environment acts on."""
-    return env.protocol.pairs(TagRole.TOOL) + env.protocol.pairs(TagRole.ANSWER)
+    """Return the pairs of tags whose closing the environment acts on, wherever it stands.
+
+    A bracket closes an answer only where it matches: the environment finds it in the text.
+    """
+    pairs = env.protocol.pairs(TagRole.TOOL) + env.protocol.pairs(TagRole.ANSWER)
+    return tuple(pair for pair in pairs if not pair.bracket)
 
 
 def _write(env: SearchQAEnv, ids: Sequence[int]) -> tuple[float, bool]:

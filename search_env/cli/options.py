@@ -75,7 +75,8 @@ RewardName = Annotated[
 ProtocolName = Annotated[
     str | None,
     typer.Option(
-        help="Tags, prompt and limits: r1-searcher, search-r1 or toy.", rich_help_panel=TASK
+        help="Tags, prompt and limits: r1-searcher, r1-searcher++, search-r1 or toy.",
+        rich_help_panel=TASK,
     ),
 ]
 PromptStyle = Annotated[

@@ -12,7 +12,7 @@ indices are set to 0. Episodes are only read.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -35,13 +35,16 @@ class _MaskState(NamedTuple):
     """All that determines a mask, except the text of an open query.
 
     ``opened`` holds the names of the queries and answers that are open in the environment: the one
-    that is open in the grammar, unless the grammar was violated before.
+    that is open in the grammar, unless the grammar was violated before. ``depth`` is the number of
+    brackets that an answer in brackets has to close before its own; one more than any id closes
+    stands for all above.
     """
 
     automaton: int
     grammar: GrammarState
     opened: frozenset[str]
     searches: int  # queries that may still be closed and run, at most 2
+    depth: int
 
 
 class _Closing(NamedTuple):
@@ -68,6 +71,11 @@ class ActionMasks:
         self._protocol, self._tokenizer = dynamics.protocol, dynamics.tokenizer
         self._tags = tuple(pairs_by_tag(self._protocol.tags).items())
         self._tools = {pair.name: pair for pair in self._protocol.pairs(TagRole.TOOL)}
+        self._answer = self._protocol.pair(TagRole.ANSWER)
+        self._deepest = 0
+        if self._answer.bracket:
+            closing = self._answer.close.encode()
+            self._deepest = max(text.count(closing) for text in self._tokenizer.token_bytes)
         self._grammar = grammar_of(self._protocol.markup)
         automaton = load_tag_automaton(self._tokenizer, self._protocol.tag_texts)
         self._classes, self._ends = automaton.classes, automaton.events
@@ -117,7 +125,14 @@ class ActionMasks:
         grammar = self._follow(dynamics, row)
         opened = frozenset(episode.opened) if episode.opened else _NOTHING
         searches = self._searches_left(dynamics, row)
-        return _MaskState(dynamics.automaton_state(row), grammar, opened, searches)
+        depth = self._depth(dynamics, row) if self._answer.bracket else 0
+        return _MaskState(dynamics.automaton_state(row), grammar, opened, searches, depth)
+
+    def _depth(self, dynamics: Dynamics, row: int) -> int:
+        """Return how many brackets an open answer has to close before its own."""
+        inside = dynamics.written_inside(row, self._answer.name) or b""
+        opening, closing = self._answer.bracket.encode(), self._answer.close.encode()
+        return min(inside.count(opening) - inside.count(closing), self._deepest)
 
     def _follow(self, dynamics: Dynamics, row: int) -> GrammarState:
         """Return the row's grammar state; only events since the last call are read."""
@@ -186,11 +201,11 @@ class ActionMasks:
     def _compute_masked(self, state: _MaskState, blanks: tuple[bool, ...]) -> Indices | None:
         """Return the ids with text to mask out, or None where those would be all."""
         masked: list[int] = []
-        for ends, ids in self._ending_ids(state.automaton):
+        for ends, ids in self._tag_ids(state):
             if self._accepts(state, ends):
-                masked += [i for i in ids.tolist() if self._has_blank_query(i, ends)]
+                masked += [i for i in ids if self._has_blank_query(i, ends)]
             else:
-                masked += ids.tolist()
+                masked += ids
         if blanks:
             closings = self._closings(state.automaton, state.grammar.open)
             for closing, blank in zip(closings, blanks, strict=True):
@@ -198,9 +213,41 @@ class ActionMasks:
         indices = np.unique(np.array(masked, np.int64))
         return None if self._has_text[indices].sum() == self._has_text.sum() else indices
 
+    def _tag_ids(self, state: _MaskState) -> Iterable[tuple[Ends, list[int]]]:
+        """Return the ids that end tags or the sequence, by those of their ends that are tags."""
+        if not self._answer.bracket:
+            return [(ends, ids.tolist()) for ends, ids in self._ending_ids(state.automaton)]
+        by_ends: dict[Ends, list[int]] = {}
+        for ends, ids in self._ending_ids(state.automaton):
+            for token in ids.tolist():
+                by_ends.setdefault(self._without_plain(state, token, ends), []).append(token)
+        return by_ends.items()
+
+    def _without_plain(self, state: _MaskState, token: int, ends: Ends) -> Ends:
+        """Return the ends of an id without the brackets that do not close the answer."""
+        text, answer, kept = self._tokenizer.token_bytes[token], self._answer, []
+        depth = state.depth if answer.name in state.opened else None
+        done = 0  # brackets up to here are counted
+        for end in ends:
+            tag, pair = self._tags[end.tag] if end.tag >= 0 else (None, None)
+            stop = len(text) - end.bytes_after
+            if tag == answer.opening:
+                depth, done = 0, stop
+            elif pair is not None and pair.role is TagRole.TOOL and tag == pair.closing:
+                depth = None  # an answer that is open is dropped
+            elif tag == answer.closing:
+                if depth is not None:
+                    depth += text[done:stop].count(answer.bracket.encode())
+                    done = stop
+                if depth != 0:
+                    depth = None if depth is None else depth - 1
+                    continue
+            kept.append(end)
+        return tuple(kept)
+
     def _accepts(self, mask_state: _MaskState, ends: Ends) -> bool:
         """Return whether the rules allow all ends of an id, in order, whatever the texts."""
-        _, state, opened, searches = mask_state
+        _, state, opened, searches, _ = mask_state
         closed = False
         for end in ends:
             if end.tag < 0:

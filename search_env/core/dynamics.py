@@ -299,6 +299,8 @@ class Dynamics:
     def _on_tag(self, row: int, tag: Tag, pair: TagPair, bytes_after: int) -> None:
         """Handle a tag that ended ``bytes_after`` before the end of the row's last token."""
         episode = self.episodes[row]
+        if pair.bracket and tag.side == "close" and not self._matches(row, pair, bytes_after):
+            return  # plain text
         episode.events.append(TagWritten(self.length(row) - 1, tag))
         if pair.role is TagRole.DOCUMENTS:
             self._fault(row, FaultKind.FORGED_DOCUMENTS)
@@ -312,8 +314,16 @@ class Dynamics:
                 if pair.role is TagRole.TOOL:
                     self._close_query(row, text, pair.tool)
                 else:
-                    episode.events.append(Answered(self.length(row) - 1, text.strip()))
+                    answer = self.protocol.clean_answer(text)
+                    episode.events.append(Answered(self.length(row) - 1, answer))
                     self._end(row, StopReason.ANSWERED)
+
+    def _matches(self, row: int, pair: TagPair, bytes_after: int) -> bool:
+        """Return whether the bracket that just ended is that of the pair's opening tag."""
+        if pair.name not in self.episodes[row].opened:
+            return False
+        inside = self._inside(row, pair, bytes_after)
+        return inside.count(pair.bracket) == inside.count(pair.close)
 
     def _record_opening(self, row: int, pair: TagPair, bytes_after: int) -> None:
         """Record where a query or an answer begins."""

@@ -3,7 +3,7 @@
 ===================  ==========================================================================
 searches and answer  written by
 ===================  ==========================================================================
-tags of a protocol   R1-Searcher, Search-R1
+tags of a protocol   R1-Searcher, R1-Searcher++, Search-R1
 other tags           ReSearch (``<result>``), Search-o1 and SimpleDeepSearcher
 tool calls           verl's tools and other frameworks: ``<tool_call>`` around JSON, results in
                      ``<tool_response>``
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from search_env.datasets.rows import one_line
 from search_env.protocols.protocol import Protocol
 from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS, without_style
 from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.types import TagRole
 
@@ -60,6 +61,7 @@ def _of(protocol: Protocol) -> _Tags:
 _TAGS = (
     _of(SEARCH_R1),
     _of(R1_SEARCHER),
+    _of(R1_SEARCHER_PLUS_PLUS),
     _Tags(("<search>", "</search>"), ("<result>", "</result>")),
     _Tags(
         ("<|begin_search_query|>", "<|end_search_query|>"),
@@ -70,7 +72,7 @@ _TOOL_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response
 _ANSWER = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 _MENTION = re.compile(r"[\s`'\"]*(?:and|or|\.{3}|…|[,/&])[\s`'\"]*", re.IGNORECASE)
 """What stands between two tags that are only spoken of: "write it in <answer> and </answer>"."""
-_POLICY_TAG = re.compile(r"</?(?:think|answer)>")
+_POLICY_TAG = re.compile(r"</?(?:think|internal|answer)>")
 _OTHER_SEARCH = re.compile(
     r"<[|/]*\w*(?:search|query|tool|retriev|lookup|action|observation)\w*\|?>", re.IGNORECASE
 )
@@ -122,7 +124,8 @@ def _shows_tags(policy: str, prompt: str, tags: _Tags) -> bool:
     """Return whether a text without a search is known to have none: its tags are known ones."""
     others = {tag for tag in _OTHER_SEARCH.findall(policy) if tag not in tags.texts}
     named = any(each.query[0] in prompt for each in _TAGS)
-    return not others and (named or "<answer>" in policy or any(t in policy for t in tags.texts))
+    known = ("<answer>", "<internal>", *tags.texts)
+    return not others and (named or any(tag in policy for tag in known))
 
 
 def _tagged_searches(text: str, tags: _Tags) -> tuple[tuple[Search, ...], str]:
@@ -160,7 +163,6 @@ def _answer(text: str) -> str | None:
 
 
 _BOXED = re.compile(r"\\f?boxed\s*\{")
-_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{(.*)\}", re.DOTALL)
 
 
 def _boxed(text: str) -> str | None:
@@ -170,9 +172,7 @@ def _boxed(text: str) -> str | None:
         for brace in re.finditer(r"[{}]", text[start.end() :]):
             depth += 1 if brace[0] == "{" else -1
             if not depth:
-                content = text[start.end() :][: brace.start()].strip()
-                styled = _STYLED.fullmatch(content)
-                return (styled[1] if styled else content).strip()
+                return without_style(text[start.end() :][: brace.start()])
     return None
 
 

@@ -69,6 +69,7 @@ class Protocol:
         chat_tail: Text that follows the chat template's generation prompt.
         clean_question: Applied to the question before it is put into a prompt.
         clean_query: Applied to the text between the query tags; empty means no query.
+        clean_answer: Applied to the text between the answer tags.
         documents_prefix: Begins an inserted block; holds the documents-open tag.
         document_rank: Begins a document; holds ``{rank}``, which counts from 1.
         document_body: The document; holds ``{text}``, optionally preceded by ``{title}``.
@@ -104,6 +105,7 @@ class Protocol:
     first_opening: bool = False
     clean_question: Callable[[str], str] = str.strip
     clean_query: Callable[[str], str] = str.strip
+    clean_answer: Callable[[str], str] = str.strip
     top_k: int = 3
     max_tokens: int = 4096
     max_policy_tokens: int | None = None
@@ -177,6 +179,24 @@ class Protocol:
                     f"{pair.tool!r} for {pair.name!r} of role {pair.role.name} in protocol "
                     f"{self.name!r}. Set tool={SEARCH!r} for a search, or omit tool=."
                 )
+            if pair.bracket:
+                self._check_bracket(pair)
+
+    def _check_bracket(self, pair: TagPair) -> None:
+        """Check a pair whose closing tag is a bracket; brackets are counted in bytes."""
+        both = pair.bracket, pair.close
+        are_brackets = all(len(text) == 1 and text.isascii() for text in both)
+        if (
+            pair.role is not TagRole.ANSWER
+            or not are_brackets
+            or pair.bracket == pair.close
+            or not pair.open.endswith(pair.bracket)
+        ):
+            raise ProtocolError(
+                f"Expected bracket= for an answer whose opening tag ends with it and whose closing "
+                f"tag is its counterpart, two different ASCII characters, got {pair} in protocol "
+                f"{self.name!r}. Change it, or leave bracket= out."
+            )
 
     def pairs(self, role: TagRole) -> tuple[TagPair, ...]:
         """Return the pairs of a role, in order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from search_env.errors import ProtocolError
 from search_env.protocols.protocol import Protocol
 from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS
 from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.protocols.toy import TOY
 from search_env.registry import Registry
@@ -12,7 +13,7 @@ from search_env.registry import Registry
 _PROTOCOLS = Registry(
     "protocol",
     "Register your own with register_protocol().",
-    {protocol.name: protocol for protocol in (R1_SEARCHER, SEARCH_R1, TOY)},
+    {p.name: p for p in (R1_SEARCHER, R1_SEARCHER_PLUS_PLUS, SEARCH_R1, TOY)},
     error=ProtocolError,
 )
 

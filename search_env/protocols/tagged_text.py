@@ -61,12 +61,15 @@ def close_thoughts(protocol: Protocol, thoughts: Sequence[str]) -> str:
 def without_tags(protocol: Protocol, text: str) -> str:
     """Return a text without any of the protocol's tags, its white space collapsed.
 
+    Brackets of an answer in brackets are removed too.
+
     Example:
         >>> from search_env.protocols.search_r1 import SEARCH_R1
         >>> without_tags(SEARCH_R1, "a <sea<answer>rch> b")
         'a b'
     """
-    tags = re.compile("|".join(re.escape(tag) for tag in protocol.tag_texts))
+    brackets = [pair.bracket for pair in protocol.tags if pair.bracket]
+    tags = re.compile("|".join(map(re.escape, [*protocol.tag_texts, *brackets])))
     removed = 1
     while removed:  # removing one tag may join the two halves of another
         text, removed = tags.subn("", text)

@@ -1,6 +1,7 @@
 """Rewards: scores of episodes, computed from transcripts. See :mod:`search_env.rewards.base`."""
 
-import search_env.rewards.r1_searcher_released  # noqa: F401 - registers its rewards
+import search_env.rewards.r1_searcher_plus_plus
+import search_env.rewards.r1_searcher_released  # noqa: F401 - these register their rewards
 from search_env.rewards.answer import F1
 from search_env.rewards.base import Reward, Score, get_reward, register_reward, reward_names
 from search_env.rewards.evidence import answer_found, evidence_recall

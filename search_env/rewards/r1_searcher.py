@@ -77,13 +77,14 @@ def r1_searcher_stage2(
 
 
 @dataclass(frozen=True, slots=True)
-class _FormatRules:
-    """Whether an episode's format is right."""
+class FormatRules:
+    """Whether an episode's format is right: its tags, and the policy's text as far as checked."""
 
     max_answer_words: int | None
     forbidden: tuple[str, ...]
 
     def __call__(self, transcript: Transcript) -> bool:
+        """Return whether it is."""
         if format_violations(transcript):
             return False
         limit, words = self.max_answer_words, (transcript.answer or "").split()
@@ -97,7 +98,7 @@ class _FormatRules:
 class _Stage1:
     retrieval: float
     format: float
-    has_format: _FormatRules
+    has_format: FormatRules
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
         return {
@@ -109,7 +110,7 @@ class _Stage1:
 @dataclass(frozen=True, slots=True)
 class _Stage2:
     penalty: float
-    has_format: _FormatRules
+    has_format: FormatRules
 
     def __call__(self, transcript: Transcript) -> dict[str, float]:
         return {
@@ -118,7 +119,7 @@ class _Stage2:
         }
 
 
-def _format_rules(max_answer_words: int | None, forbidden: Sequence[str]) -> _FormatRules:
+def _format_rules(max_answer_words: int | None, forbidden: Sequence[str]) -> FormatRules:
     if max_answer_words is not None:
         check_count("max_answer_words", max_answer_words, least=1)
     if isinstance(forbidden, str) or not all(isinstance(t, str) and t for t in forbidden):
@@ -126,7 +127,7 @@ def _format_rules(max_answer_words: int | None, forbidden: Sequence[str]) -> _Fo
             f"Expected forbidden to be a sequence of non-empty strings, got {forbidden!r}. Pass "
             "a tuple, also where there is only one text."
         )
-    return _FormatRules(max_answer_words, tuple(forbidden))
+    return FormatRules(max_answer_words, tuple(forbidden))
 
 
 R1_SEARCHER_STAGE1 = register_reward(r1_searcher_stage1())

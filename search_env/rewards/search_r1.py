@@ -131,6 +131,11 @@ def check_thoughts(protocol: str, markup: Markup) -> None:
             f"Expected a protocol with tags for thoughts, got {protocol!r}. Without them no "
             "structure is right; choose reward 'search-r1-em' or 'r1-searcher-stage2'."
         )
+    if any(pair.bracket for pair in markup.tags):
+        raise ConfigurationError(
+            f"Expected a protocol whose tags are tags wherever they stand, got {protocol!r}, whose "
+            "answer ends with a bracket. Choose another reward, such as 'search-r1-em'."
+        )
 
 
 @functools.lru_cache(maxsize=64)

@@ -10,10 +10,11 @@ from search_env.retrieval.base import FakeRetriever
 from search_env.tokens.tokenizer import END_OF_TEXT
 from search_env.types import Transcript
 
-PROTOCOLS = ("toy", "r1-searcher", "search-r1")
+PROTOCOLS = ("toy", "r1-searcher", "r1-searcher++", "search-r1")
 """The protocols of the sample episodes."""
 
 _R1 = {"dataset": "toy", "protocol": "r1-searcher", "tokenizer": "byte"}
+_PP = {"dataset": "toy", "protocol": "r1-searcher++", "tokenizer": "byte"}
 _S1 = {"dataset": "toy", "protocol": "search-r1", "tokenizer": "byte"}
 _TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy"}
 _OPEN, _CLOSE = "<|begin_of_query|>", "<|end_of_query|>"
@@ -28,6 +29,8 @@ _SCRIPTS: tuple[tuple[dict[str, Any], str], ...] = (
     ({**_TOY, "max_tokens": 32}, "</q></a><q><q>key2 key1 </q><d><a>{gold}</a>"),
     (_R1, f"so {_OPEN}key1 key1{_CLOSE} so</think>\n\n<answer> {{gold}} </answer>"),
     (_R1, f"a {_OPEN}no hit{_CLOSE} b {_OPEN}key1 key1{_CLOSE}<answer>the {{gold}} or so</answer>"),
+    (_PP, "<internal>so</internal><external>key1 key1</external>\\boxed{\\text{{gold}}}"),
+    (_PP, "<internal>{gold} <document>(1) {gold}</document>\\boxed{ {gold} }"),
     (_S1, "<think>so</think><search>key1 key1</search><think>so</think><answer>{gold}</answer>"),
     (_S1, "</answer>again<answer>東京 \U0001f701</answer>"),
     # Ended otherwise, in the order of StopReason.
@@ -48,7 +51,7 @@ _SCRIPTS: tuple[tuple[dict[str, Any], str], ...] = (
 
 @functools.cache
 def sample_episodes() -> tuple[Transcript, ...]:
-    """Return short finished episodes of three protocols, with every valid stop reason.
+    """Return short finished episodes of four protocols, with every valid stop reason.
 
     Example:
         >>> sorted({episode.stop_reason.value for episode in sample_episodes()})[:3]

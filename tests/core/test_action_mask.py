@@ -41,7 +41,7 @@ BUDGETS = {
     StopReason.MAX_POLICY_TOKENS,
     StopReason.MAX_SEGMENT_TOKENS,
 }
-R1, SR1, TOY = (get_protocol(name) for name in ("r1-searcher", "search-r1", "toy"))
+R1, PP, SR1, TOY = map(get_protocol, ("r1-searcher", "r1-searcher++", "search-r1", "toy"))
 
 
 def tight(protocol: Protocol, **limits: int | None) -> Protocol:
@@ -173,6 +173,7 @@ LIMITS = st.fixed_dictionaries(
 def vocabularies(draw: st.DrawFn, protocol: Protocol) -> Tokenizer:
     """Tokens made of tags and their halves: many end several tags, some vocabularies none."""
     parts = [*protocol.tag_texts, " ", "x", '"', "\u00e9"]
+    parts += ["{", "{x}", "}}", "}" + protocol.tag_texts[1]] if protocol.name == PP.name else []
     for tag in protocol.tag_texts:
         parts += [tag[: len(tag) // 2], tag[len(tag) // 2 :], tag[:-1], tag[-1]]
     token = st.lists(st.sampled_from(parts), max_size=4).map("".join)
@@ -186,7 +187,7 @@ def vocabularies(draw: st.DrawFn, protocol: Protocol) -> Tokenizer:
 
 @given(st.data())
 def test_an_id_is_refused_exactly_if_trying_it_breaks_the_grammar(data):
-    protocol = tight(data.draw(st.sampled_from([R1, SR1, TOY])), **data.draw(LIMITS))
+    protocol = tight(data.draw(st.sampled_from([R1, PP, SR1, TOY])), **data.draw(LIMITS))
     tokenizer = data.draw(vocabularies(protocol))
     dynamics = rules(protocol, tokenizer)
     masks = ActionMasks(dynamics)
@@ -204,10 +205,10 @@ def test_an_id_is_refused_exactly_if_trying_it_breaks_the_grammar(data):
 @given(st.data())
 @pytest.mark.parametrize("name", ["toy", "byte"])
 def test_so_also_with_bundled_tokenizers(name, data):
-    protocol = TOY if name == "toy" else data.draw(st.sampled_from([R1, SR1, TOY]))
+    protocol = TOY if name == "toy" else data.draw(st.sampled_from([R1, PP, SR1, TOY]))
     limits = {"max_tokens": 16} if name == "toy" else {"max_tokens": 200, "max_searches": 2}
     dynamics = rules(tight(protocol, **limits), load_tokenizer(name))
-    texts = st.sampled_from([*protocol.tag_texts, "key1 ", " ", "\n"])
+    texts = st.sampled_from([*protocol.tag_texts, "key1 ", " ", "\n", "{"])
     for text in data.draw(st.lists(texts, max_size=8)):
         ids = dynamics.tokenizer.encode(text).tolist()
         # The last byte of a tag is where it matters: stop before it as often as not.
@@ -238,6 +239,23 @@ def test_the_toy_by_hand():
     assert allowed(dynamics) == ["</a>", *words]
     write(dynamics, "</a>")
     assert len(allowed(dynamics)) == 24  # the episode is over
+
+
+def test_a_bracket_closes_the_answer_where_it_matches():
+    vocabulary = ("<internal>", "</internal>", "\\boxed{", "{", "}", "}}", "}</internal>", "x", "E")
+    dynamics = rules(tight(PP, max_tokens=99), made(*vocabulary))
+    plain = ["{", "}", "}}"]
+    assert allowed(dynamics) == ["<internal>", "\\boxed{", *plain, "x"]
+    write(dynamics, "<internal>}{")
+    assert allowed(dynamics) == ["</internal>", *plain, "}</internal>", "x"]
+    write(dynamics, "</internal>\\boxed{{{")
+    assert allowed(dynamics) == [*plain, "x"]  # }</internal> does not close the answer first
+    write(dynamics, "}}")
+    assert dynamics.episodes[0].stop_reason is None
+    assert allowed(dynamics) == [*plain, "}</internal>", "x"]
+    step(dynamics, 6)
+    assert dynamics.transcript(0).answer == "{{}}"
+    assert not format_violations(dynamics.transcript(0))
 
 
 def test_a_token_may_end_several_tags():
@@ -406,6 +424,7 @@ CASES = {
         "max_tokens": 1800,
         "max_policy_tokens": 400,
     },
+    "r1-searcher++": {"protocol": "r1-searcher++", "max_tokens": 1800, "max_policy_tokens": 400},
     "search-r1": {"protocol": "search-r1", "max_tokens": 2500, "max_policy_tokens": 1100},
 }
 

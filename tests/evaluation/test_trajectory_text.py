@@ -30,7 +30,7 @@ def response(text):
         max_size=4,
     ),
     answer=st.none() | st.sampled_from(["Ulm", "a <b> c", "42"]),
-    tags=st.sampled_from(["search-r1", "r1-searcher", "research", "search-o1"]),
+    tags=st.sampled_from(["search-r1", "r1-searcher", "r1-searcher++", "research", "search-o1"]),
 )
 def test_a8_what_was_written_is_read(blocks, answer, tags):
     query, documents = {
@@ -40,6 +40,7 @@ def test_a8_what_was_written_is_read(blocks, answer, tags):
             ("<|begin_of_query|>", "<|end_of_query|>"),
             ("<|begin_of_documents|>", "<|end_of_documents|>"),
         ),
+        "r1-searcher++": (("<external>", "</external>"), ("<document>", "</document>")),
         "search-o1": (
             ("<|begin_search_query|>", "<|end_search_query|>"),
             ("<|begin_search_result|>", "<|end_search_result|>"),

@@ -19,6 +19,7 @@ from search_env.envs.config import EnvComponents, EnvConfig
 from search_env.errors import ProtocolError
 from search_env.protocols.protocol import Consequence, Protocol
 from search_env.protocols.r1_searcher import without_quotes
+from search_env.protocols.r1_searcher_plus_plus import without_style
 from search_env.protocols.registry import get_protocol, register_protocol
 from search_env.protocols.search_r1 import with_question_mark
 from search_env.retrieval.registry import register_retriever
@@ -65,7 +66,8 @@ def draw(rng: random.Random, *, large: bool = True) -> Drawn:
         except ProtocolError:  # of two random tags, one holds the other
             continue
     else:
-        protocol = get_protocol(rng.choice(("toy", "r1-searcher", "search-r1")))
+        names = ("toy", "r1-searcher", "r1-searcher++", "search-r1")
+        protocol = get_protocol(rng.choice(names))
     if custom:
         register_protocol(protocol, replace=True)
     dataset = rng.choice(("toy", "world", *DIAGNOSTIC_DATASETS))
@@ -103,7 +105,11 @@ def _draw_protocol(rng: random.Random) -> Protocol:
         name = f"{role.value}_{number}"
         opening, closing = _draw_tags(rng, style, number)
         tool = SEARCH if role is TagRole.TOOL else ""
-        pairs.append(TagPair(name, role, opening, closing, tool=tool))
+        if role is TagRole.ANSWER and rng.random() < 0.25:
+            opening, closing = rng.choice(("\\boxed{", "a{", "{")), "}"
+            pairs.append(TagPair(name, role, opening, closing, bracket="{"))
+        else:
+            pairs.append(TagPair(name, role, opening, closing, tool=tool))
     documents = next(pair for pair in pairs if pair.role is TagRole.DOCUMENTS)
     thoughts = [pair.open for pair in pairs if pair.role is TagRole.REASON]
     consequences = {kind: rng.choice(tuple(Consequence)) for kind in FaultKind}
@@ -124,6 +130,7 @@ def _draw_protocol(rng: random.Random) -> Protocol:
         first_opening=rng.random() < 0.5,
         clean_question=rng.choice((str.strip, with_question_mark)),
         clean_query=rng.choice((str.strip, without_quotes, str.upper)),
+        clean_answer=rng.choice((str.strip, str.strip, without_style)),
         top_k=rng.randint(1, 4),
         max_tokens=4096,
         max_policy_tokens=_maybe(rng, 1, 300),

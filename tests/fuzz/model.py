@@ -107,6 +107,8 @@ class Model:
 
     def _on_tag(self, match: re.Match[bytes]) -> None:
         tag, pair = self._tags[(match.lastindex or 0) - 1]
+        if pair.bracket and tag.side == "close" and self._is_text(pair, match):
+            return
         self.events.append(TagWritten(len(self.tokens) - 1, tag))
         if pair.role is TagRole.DOCUMENTS:
             self._fault(FaultKind.FORGED_DOCUMENTS)
@@ -120,6 +122,15 @@ class Model:
             inside = self._bytes[self._opened[pair.name] : match.start()].decode("utf-8", "replace")
             self._close(pair, inside)
 
+    def _is_text(self, pair: TagPair, match: re.Match[bytes]) -> bool:
+        """Return whether a bracket is not the one that closes the answer."""
+        if pair.name not in self._opened:
+            return True
+        depth = 1
+        for byte in self._bytes[self._opened[pair.name] : match.end()].decode("utf-8", "replace"):
+            depth += {pair.bracket: 1, pair.close: -1}.get(byte, 0)
+        return depth > 0
+
     def _open(self, pair: TagPair, end: int) -> None:
         if self._opened:
             self._fault(FaultKind.NESTED_OPEN)
@@ -130,7 +141,8 @@ class Model:
 
     def _close(self, pair: TagPair, inside: str) -> None:
         if pair.role is TagRole.ANSWER:
-            self.events.append(Answered(len(self.tokens) - 1, inside.strip()))
+            answer = self.protocol.clean_answer(inside)
+            self.events.append(Answered(len(self.tokens) - 1, answer))
             self._end(StopReason.ANSWERED)
             return
         self._begin_segment()

@@ -9,6 +9,7 @@ from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Question, TagRole
 
 _WORDS = ("so ", "key1 ", "key2 ", "value3 ", "Norway", "東京", "\U0001f701", "<", "</", ">", "\n")
+_WORDS += ("{", "}", "\\text{")
 
 
 class Writer:
@@ -50,7 +51,8 @@ class Writer:
         rng, protocol = self._rng, self._protocol
         if rng.random() < self._patience:
             pair = protocol.pair(TagRole.ANSWER)
-            answer = rng.choice((*question.answers, "", " Ada ", question.text, _words(rng)))
+            answers = (*question.answers, "", " Ada ", "\\text{Ada}", question.text, _words(rng))
+            answer = rng.choice(answers)
             return f"{self._close_thoughts()}{pair.open}{answer}{pair.close}"
         pair = rng.choice(protocol.pairs(TagRole.TOOL))
         kind = rng.random()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from search_env import Question, SearchQAEnv, Source, TagRole, Transcript
 from search_env.protocols.grammar import format_violations, open_thoughts, prompt_thoughts
 from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS
 from search_env.protocols.registry import register_protocol
 from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.protocols.tagged_text import answer_text, query_text, without_tags
 from search_env.protocols.toy import TOY
 from search_env.tokens.tokenizer import load_tokenizer
 
-PROTOCOLS = [R1_SEARCHER, SEARCH_R1, TOY]
+PROTOCOLS = [R1_SEARCHER, R1_SEARCHER_PLUS_PLUS, SEARCH_R1, TOY]
 
 
 def pieces(protocol):
@@ -36,11 +38,11 @@ def test_no_tag_is_left_and_other_words_stay(protocol, data):
     assert not any(tag in clean for tag in protocol.tag_texts)
     assert clean == " ".join(clean.split())
     assert without_tags(protocol, clean) == clean
-    plain = text.replace("<", "").replace(">", "")
+    plain = re.sub("[<>{}]", "", text)
     assert without_tags(protocol, plain) == " ".join(plain.split())
 
 
-@pytest.mark.parametrize("name", ["r1-searcher", "search-r1"])
+@pytest.mark.parametrize("name", ["r1-searcher", "r1-searcher++", "search-r1"])
 @given(data=st.data())
 def test_whatever_a_query_holds_it_is_one_query(name, data):
     env = SearchQAEnv(dataset="toy", protocol=name, tokenizer="byte")

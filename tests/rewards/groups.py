@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.metrics.answers import cover_exact_match
 from search_env.rewards import GroupReward, register_group_reward
+from search_env.rewards.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS_GROUP
 from search_env.types import Transcript
 
 TOY = {"dataset": "toy", "protocol": "toy", "tokenizer": "toy", "max_tokens": 64, "max_searches": 4}
@@ -35,20 +36,11 @@ def fewest_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
     ]
 
 
-def spread_of_searches(group: Sequence[Transcript]) -> list[dict[str, float]]:
-    """Pay min(2 var, 2) to right members with the fewest, as R1-Searcher++ does."""
-    counts = [len(member.searches) for member in group if right(member)]
-    mean = sum(counts) / max(len(counts), 1)
-    variance = sum((count - mean) ** 2 for count in counts) / max(len(counts), 1)
-    worth = min(2 * variance, 2.0)
-    return [{"group": worth if right(m) and len(m.searches) == min(counts) else 0.0} for m in group]
-
-
 FEWEST = register_group_reward(
     GroupReward("test-fewest-searches", ("frugal",), fewest_searches),
     replace=True,  # doctests import this module by another name, too
 )
-SPREAD = GroupReward("test-spread-of-searches", ("group",), spread_of_searches)
+SPREAD = R1_SEARCHER_PLUS_PLUS_GROUP
 
 
 def ids_of(script: str, transcript: Transcript, tokenizer) -> list[int]:

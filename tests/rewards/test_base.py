@@ -30,6 +30,7 @@ RANGES = {
     "cover-exact-match": (0, 1),
     "r1-searcher-stage1": (0, 1),
     "r1-searcher-stage2": (-2, 1),
+    "r1-searcher++": (-2, 1),
     "r1-searcher-text-stage1-paper": (0, 1),
     "r1-searcher-text-stage1-released": (-1, 2),
     "r1-searcher-text-stage2-paper": (-2, 1),

@@ -22,7 +22,7 @@ def test_the_examples_run(capsys):
 
 
 def test_the_table_of_presets():
-    table = re.findall(r"^\| `([a-z0-9-]+)`.*? \| (`.*?`) \| (.*?) \|", PAGE, re.MULTILINE)
+    table = re.findall(r"^\| `([a-z0-9+-]+)`.*? \| (`.*?`) \| (.*?) \|", PAGE, re.MULTILINE)
     rows = {name: (parts.replace("`", "").split(", "), span) for name, parts, span in table}
     for reward in PRESETS:
         parts, span = rows[reward.name]

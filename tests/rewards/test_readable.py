@@ -82,7 +82,7 @@ def test_c5_group_rewards_are_asked_too():
 
 def test_c5_every_reward_scores_an_answer_of_each_protocol_that_it_accepts():
     """What passes the check at construction does not fail when an episode ends."""
-    for protocol in ("toy", "search-r1", "r1-searcher"):
+    for protocol in ("toy", "search-r1", "r1-searcher++", "r1-searcher"):
         env = SearchQAEnv(dataset="toy", protocol=protocol, tokenizer="byte", max_tokens=4000)
         answer = env.protocol.pair(TagRole.ANSWER)
         for name in NAMES:

@@ -9,6 +9,7 @@ import pytest
 from search_env.errors import ConfigurationError, ConformanceError
 from search_env.rewards import F1, GroupReward, Score
 from search_env.testing import check_group_reward, failed_episode, sample_episodes
+from search_env.testing.episodes import PROTOCOLS
 from tests.rewards.groups import FEWEST, SPREAD, played
 
 
@@ -16,7 +17,7 @@ from tests.rewards.groups import FEWEST, SPREAD, played
 def test_valid_ones_pass(reward):
     scores = check_group_reward(reward)
     assert {len(group) for group in scores} >= {1, 2}
-    assert sum(map(len, scores)) == 2 * len(sample_episodes()) + 2 * 3
+    assert sum(map(len, scores)) == 2 * len(sample_episodes()) + 2 * len(PROTOCOLS)
 
 
 def test_own_groups_come_first_without_failed_episodes():

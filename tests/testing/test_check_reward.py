@@ -41,6 +41,7 @@ def test_the_samples_have_every_valid_stop_reason():
     assert {episode.protocol for episode in sample_episodes()} == {
         "toy",
         "r1-searcher",
+        "r1-searcher++",
         "search-r1",
     }
     assert {len(episode.searches) for episode in sample_episodes()} >= {0, 1, 2, 4}

@@ -109,6 +109,11 @@ def test_updates_of_a_rollout_set(fields, updates):
                                       "group_size": 16, "minibatch": 260, "updates": 4,
                                       "kl": "reward", "kl_coefficient": 1e-4,
                                       "learning_rate": 2e-6, "uses_reference": True}),
+        # r1_searcher.md 19: one update of 64 x 16 rollouts, KL 1e-4
+        ("r1-searcher++", {"advantage": "reinforce_pp_baseline", "prompts": 64, "group_size": 16,
+                           "updates": 1, "kl": "reward", "kl_estimator": "k1",
+                           "kl_coefficient": 1e-4, "learning_rate": 2e-6, "gamma": 1.0,
+                           "temperature": 1.0, "uses_reference": True}),
         # search_r1.md 1.6
         ("search-r1-ppo", {"advantage": "gae", "prompts": 512, "group_size": 1, "minibatch": 256,
                            "gamma": 1.0, "lam": 1.0, "eps_low": 0.2, "value_clip": 0.5,

@@ -3,9 +3,11 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from search_env.agents.baselines.scripted import make_baseline
+from search_env.agents.cli.imitate import _recorded
 from search_env.agents.learning.learner import Learner
 from search_env.agents.models import load_model, save_model
 from search_env.agents.reporting.logs import read_log
@@ -13,6 +15,7 @@ from search_env.cli.main import app
 from search_env.errors import RetrievalError
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.registry import register_retriever
+from search_env.tokens.tokenizer import load_tokenizer
 from search_env.wrappers.record_episodes import RecordEpisodes
 from tests.agents.toy_runs import tiny_model
 
@@ -63,6 +66,30 @@ def test_episodes_in_which_retrieval_failed_are_not_imitated(tmp_path, base):
     done = _run("sft", path, "--model", base, "--tokenizer", "toy", "--out", tmp_path / "sft")
     assert done.exit_code == 2
     assert "Expected episodes to imitate, got none" in " ".join(done.stderr.split())
+
+
+def test_a_cold_starts_loss_leaves_documents_out(tmp_path):
+    """The mean over the policy's tokens of -log p, as a plain pass of the model has it."""
+    arguments = {"protocol": "r1-searcher++", "tokenizer": "byte", "max_tokens": 1500}
+    path = _record(tmp_path / "cold.jsonl", **arguments)
+    examples = list(_recorded([path], None, None, load_tokenizer("byte")))
+    assert len(examples) == 12
+    text = load_tokenizer("byte").decode(examples[0].tokens[examples[0].weights > 0])
+    assert "<external>" in text
+    assert "\\boxed{" in text
+    assert "<document>" not in text
+    model = tiny_model(vocabulary=257)
+    model.config.max_position_embeddings = 1500
+    total = count = 0.0
+    for example in examples[:2]:
+        ids = torch.from_numpy(example.tokens).long()
+        with torch.no_grad():
+            log_probs = model(ids[None]).logits[0, :-1].log_softmax(-1)
+        kept = torch.from_numpy(example.weights[1:]) > 0
+        total -= float(log_probs[kept, ids[1:][kept]].sum())
+        count += float(kept.sum())
+    loss = Learner(model).accumulate_examples(examples[:2])
+    assert loss == pytest.approx(total / count, rel=1e-4)
 
 
 def test_b4_an_interrupted_sft_goes_on_to_the_same_model(tmp_path, base, monkeypatch):

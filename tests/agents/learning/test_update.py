@@ -15,6 +15,7 @@ from search_env.agents.learning.distributed import Ranks
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.learning.update import update
+from search_env.agents.types import Example
 from search_env.types import Source
 from tests.agents.toy_runs import tiny_model, toy_trajectories
 
@@ -287,3 +288,103 @@ def test_without_the_mask_only_what_was_drawn_is_corrected(episodes, correction)
     corrected, metrics = _gradient(episodes, replace(bare, importance_correction=correction))
     assert np.isfinite(metrics["policy/loss"])
     _assert_same(corrected[0], plain[0])  # in float32 both say the same of every token drawn
+
+
+# Examples to imitate beside the policy loss.
+
+MU = 0.1
+
+
+@pytest.fixture(scope="module")
+def paths(episodes):
+    """Examples with weights of their own: the policy's tokens of some episodes, one token each."""
+    return [t.example() for t in episodes[:5]] + [
+        Example(t.tokens, (np.arange(len(t.tokens)) == 3).astype(np.float32)) for t in episodes[5:7]
+    ]
+
+
+def _imitated(paths):
+    """Return the mean of -log p over the weighted tokens, and its gradient, by transformers."""
+    model, total = tiny_model(), sum(float(p.weights[1:].sum()) for p in paths)
+    loss = torch.zeros(())
+    for path in paths:
+        tokens = torch.from_numpy(path.tokens).long()[None]
+        log_probs = model(input_ids=tokens).logits[0, :-1].log_softmax(-1)
+        chosen = log_probs.gather(-1, tokens[0, 1:, None])[:, 0]
+        loss = loss - (chosen * torch.from_numpy(path.weights[1:])).sum() / total
+    loss.backward()
+    return float(loss.detach()), {
+        n: p.grad for n, p in model.named_parameters() if p.grad is not None
+    }
+
+
+def _added(one, other, weight):
+    names = one.keys() | other.keys()
+    return {n: one.get(n, 0.0) + weight * other.get(n, torch.zeros(())) for n in names}
+
+
+def _with_paths(trajectories, algorithm, paths, weight=MU, **options):
+    learner = _Recorder(tiny_model(), **options)
+    metrics = update(learner, trajectories, algorithm, examples=paths, example_weight=weight)
+    return getattr(learner, "gradients", []), metrics
+
+
+def test_the_loss_of_examples_joins_the_policys(episodes, paths):
+    rewards = np.array([t.reward for t in episodes]).reshape(-1, 4)
+    centred = (rewards - rewards.mean(1, keepdims=True)) / (
+        rewards.std(1, ddof=1, keepdims=True) + 1e-6
+    )
+    tokens = sum(t.num_policy_tokens for t in episodes)
+    policy = _independent_gradient(episodes, centred.ravel() / tokens)
+    loss, imitation = _imitated(paths)
+    (got,), metrics = _with_paths(episodes, PLAIN, paths, max_tokens_per_micro_batch=48)
+    _assert_same(got, _added(policy, imitation, MU))
+    plain, plain_metrics = _gradient(episodes, PLAIN)
+    assert metrics["memory/loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["memory/examples"] == len(paths)
+    assert metrics["policy/loss"] == pytest.approx(plain_metrics["policy/loss"], abs=1e-7)
+    assert not any(name.startswith("memory/") for name in plain_metrics)
+    (unweighted,), none = _with_paths(episodes, PLAIN, paths, weight=0.0)
+    _assert_same(unweighted, plain[0], 0.0)
+    assert math.isnan(none["memory/loss"])
+
+
+def test_every_step_has_a_part_of_the_examples(episodes, paths):
+    algorithm = replace(PLAIN, minibatch=5, epochs=2)
+    plain, _ = _gradient(episodes, algorithm)
+    got, metrics = _with_paths(episodes, algorithm, paths)
+    assert len(plain) == len(got) == 8
+    # Four parts an epoch, of two examples or one; the order is the same in both epochs.
+    order = np.random.default_rng((0, 1)).permutation(len(paths))
+    losses, tokens = [], []
+    for step, part in enumerate(np.array_split(order, 4) * 2):
+        loss, imitation = _imitated([paths[i] for i in part])
+        _assert_same(got[step], _added(plain[step], imitation, MU))
+        losses.append(loss)
+        tokens.append(sum(float(paths[i].weights[1:].sum()) for i in part))
+    assert metrics["memory/loss"] == pytest.approx(np.average(losses, weights=tokens), rel=1e-5)
+
+
+def test_examples_alone_are_a_step(episodes, paths):
+    equal = [replace(t, reward=0.5) for t in episodes]
+    (got,), metrics = _with_paths(equal, PLAIN, paths)
+    _assert_same(got, {n: MU * g for n, g in _imitated(paths)[1].items()})
+    assert metrics["policy/updates"] == 1
+    assert math.isnan(metrics["policy/loss"])
+    none, metrics = _with_paths(equal, PLAIN, [])
+    assert none == []
+    assert metrics["memory/examples"] == 0
+
+
+def test_two_ranks_share_the_mean_over_examples(episodes, paths):
+    whole, _ = _with_paths(episodes, PLAIN, paths)
+    episodes_of = [[t for t in episodes if t.group % 2 == rank] for rank in range(2)]
+    paths_of = [paths, []]  # all on one rank, which the mean may not depend on
+    totals: dict[int, dict[int, list[float]]] = {}
+    parts = []
+    for _ in range(3):
+        parts = [
+            _with_paths(episodes_of[r], PLAIN, paths_of[r], ranks=_Half(r, totals))[0][0]
+            for r in (0, 1)
+        ]
+    _assert_same(whole[0], {name: parts[0][name] + parts[1][name] for name in whole[0]})

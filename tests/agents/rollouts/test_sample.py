@@ -19,6 +19,7 @@ from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.recording.files import read_episodes
 from search_env.retrieval.base import FakeRetriever
 from search_env.rewards import get_reward
+from search_env.types import Source
 from tests.agents.scripted_engine import ScriptedEngine
 
 EVERY = KeepRule(("all",))
@@ -72,6 +73,39 @@ def rollouts(tmp_path_factory):
     assert [group.id for group in by_question] == [f"all/{index}" for index in range(9)]
     assert {group.size for group in by_question} == {5}
     return list(by_question.values())
+
+
+def _short_plus_plus(path, rule, **arguments):
+    """Sample rollouts under the protocol of R1-Searcher++: right, wrong, in a wrong form."""
+    make = partial(gym.make_vec, "SearchQA-Toy-v0", autoreset_mode="Disabled")
+    options = {"protocol": "r1-searcher++", "tokenizer": "byte", "max_tokens": 1500}
+    envs = make(num_envs=4, **options).unwrapped
+    engine = _PlansEngine(envs)
+    engine.max_tokens = 1500
+    protocol, gold = envs.protocol, envs.questions[0].answers[0]
+    query = query_text(protocol, envs.questions[0].hops[0].query)
+    texts = [
+        f"<internal>so</internal>{answer_text(protocol, gold)}",
+        query + answer_text(protocol, f"\\text {gold}"),
+        query + answer_text(protocol, f"one of these many words is right here I think {gold}"),
+        f"<document>{gold}</document>" + answer_text(protocol, gold),
+        "<internal>" + answer_text(protocol, gold),
+        query + answer_text(protocol, "wrong"),
+        f"<answer>{gold}</answer><external></external>",
+    ]
+    engine.plans = [envs.tokenizer.encode(text).tolist() for text in texts]
+    counts = sample_episodes(envs, engine, path, rule, rollouts=30, indices=[0])
+    texts = {e.transcript.text(Source.POLICY) for e in read_episodes(path)}
+    return counts, texts, engine
+
+
+def test_a_cold_start_keeps_what_is_right_in_answer_tags_and_form(tmp_path):
+    counts, written, engine = _short_plus_plus(tmp_path / "all.jsonl", EVERY)
+    assert (counts.kept, len(written)) == (30, len(engine.plans))
+    kept, texts, _ = _short_plus_plus(tmp_path / "kept.jsonl", KeepRule(("r1-searcher++",)))
+    assert len(texts) == 2
+    assert 0 < kept.kept < 30
+    assert all("<document>" not in text and "many words" not in text for text in texts)
 
 
 def _right(episode):

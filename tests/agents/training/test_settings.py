@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from search_env.agents.algorithms.config import Algorithm
 from search_env.agents.learning.optimizers import OptimizerConfig
+from search_env.agents.rollouts.memorisation import MemorisationConfig
 from search_env.agents.training.config import Phase, TrainConfig
 from search_env.agents.training.default_run import tiny_run
 from search_env.agents.training.settings import configure
@@ -98,6 +99,24 @@ OTHER = {
     "optimizer.floor": 0.1,
     "optimizer.total_steps": 70,
     "optimizer.optimizer": "muon",
+    "memorisation.weight": 0.1,
+    "memorisation.source": "oracle",
+    "memorisation.endpoint_model": "m",
+    "memorisation.keep": ["right", "well-formed"],
+    "memorisation.min_searches": 1,
+    "memorisation.per_question": 2,
+    "memorisation.share": 0.5,
+    "memorisation.first_step": 4,
+    "memorisation.last_step": 40,
+    "memorisation.every": 2,
+    "memorisation.tries": 3,
+    "memorisation.max_tokens": 64,
+    "memorisation.prompt": "{question} {documents}",
+    "memorisation.statement": "{query} is {answer}",
+    "memorisation.temperature": 0.5,
+    "memorisation.timeout": 7.0,
+    "memorisation.retries": 1,
+    "memorisation.concurrency": 2,
 }
 """A valid value of every field, not the default run's."""
 
@@ -106,29 +125,30 @@ BESIDE = {
     "algorithm.gdpo_whitening": {"algorithm.advantage": "gdpo"},
     "algorithm.kl_coefficient": {"algorithm.kl": "loss"},
     "optimizer.schedule": {"optimizer.total_steps": 70},
+    "memorisation.endpoint_model": {"memorisation.source": "http://host/v1"},
     "sharded": {"processes": 1},
 }
 """What else must be set with a field."""
 
 
+PARTS = ("algorithm", "optimizer", "memorisation")
+
+
 def names() -> list[str]:
     parts = {"algorithm.": Algorithm, "optimizer.": OptimizerConfig, "": TrainConfig}
+    parts["memorisation."] = MemorisationConfig
     return [
         prefix + field.name
         for prefix, cls in parts.items()
         for field in fields(cls)
-        if field.name not in ("algorithm", "optimizer") or prefix
+        if field.name not in PARTS or prefix
     ]
 
 
 def plain(config: TrainConfig) -> dict:
     """Return the settings by dotted name."""
     settings = config.to_json()
-    flat = {
-        f"{part}.{name}": value
-        for part in ("algorithm", "optimizer")
-        for name, value in settings.pop(part).items()
-    }
+    flat = {f"{part}.{name}": value for part in PARTS for name, value in settings.pop(part).items()}
     return {**settings, **flat}
 
 

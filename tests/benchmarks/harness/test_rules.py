@@ -14,12 +14,13 @@ from search_env.benchmarks.question_sets.registry import all_benchmarks
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.protocols.protocol import Consequence, Protocol
 from search_env.protocols.r1_searcher import R1_SEARCHER
+from search_env.protocols.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS
 from search_env.protocols.search_r1 import SEARCH_R1
 from search_env.tokens.tokenizer import Tokenizer
 from search_env.types import Document, FaultKind, Searched, Source, TagRole, TagWritten, Transcript
 
 DATA = Path(__file__).parent / "data"
-PROTOCOLS = ("r1-searcher", "search-r1", "toy")
+PROTOCOLS = ("r1-searcher", "r1-searcher++", "search-r1", "toy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,10 @@ def changes(protocol: Protocol) -> list[Protocol]:
         replace(protocol, **change)
         for change in (
             {"clean_query": str.lower},
-            {"clean_query": str.strip if protocol is R1_SEARCHER else str},
+            {"clean_query": str if protocol is SEARCH_R1 else str.strip},
             {"clean_question": str.title},
+            {"clean_answer": str.lower},
+            {"clean_answer": str},
             {"tags": (replace(query, open="<find>"), *others)},
             {"tags": (replace(query, tool="images"), *others)},
             {"tags": (*protocol.tags[1:], protocol.tags[0])},
@@ -84,12 +87,20 @@ def changes(protocol: Protocol) -> list[Protocol]:
     ]
 
 
-@pytest.mark.parametrize("protocol", [R1_SEARCHER, SEARCH_R1], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "protocol", [R1_SEARCHER, R1_SEARCHER_PLUS_PLUS, SEARCH_R1], ids=lambda p: p.name
+)
 def test_every_rule_is_in_the_digest(protocol):
     changed = changes(protocol)
     digests = {rules_digest(other, 4096) for other in (protocol, *changed)}
     digests.add(rules_digest(protocol, 4095))
     assert len(digests) == len(changed) + 2
+
+
+def test_a_bracket_is_in_the_digest():
+    tags = tuple(replace(pair, bracket="") for pair in R1_SEARCHER_PLUS_PLUS.tags)
+    plain = replace(R1_SEARCHER_PLUS_PLUS, tags=tags)
+    assert rules_digest(plain, 4096) != rules_digest(R1_SEARCHER_PLUS_PLUS, 4096)
 
 
 def test_scoring_is_in_the_digest(monkeypatch):
