@@ -149,7 +149,7 @@ class StaticDecoder:
             return self._forward_pass.sample(logits, values, self._uniforms[chosen])
         return Sampled(sampled.ids[chosen], sampled.log_probs[chosen], values)
 
-    def _run(self, width: int, draws: bool) -> Sampled:
+    def _run(self, width: int, draws: bool = True) -> Sampled:
         """Decode from the buffers, reading the first W = ``width`` pages; draw, or keep logits."""
         rows = self._rows
         ids, positions, write_pages, write_places, shares = self._integers[: 5 * rows].view(5, rows)
