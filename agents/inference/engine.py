@@ -251,14 +251,13 @@ class Engine:
             empty = np.zeros(0, np.float32)
             values = None if self._forward_pass.value_head is None else empty
             return Decoded(np.zeros(0, np.int64), empty, values)
-        # Static steps decode one token of each row and nothing else; they forbid no id.
-        static = self._static if forbidden is None else None
-        remaining = self._prefill_chunk if static is None else 0
+        # Static steps decode one token of each row and nothing else.
+        remaining = self._prefill_chunk if self._static is None else 0
         self._prefill(index, self.lengths[index] - 1, remaining)
         start = time.perf_counter()
         pending = int((self.lengths[index] - self._written[index]).sum())
         with self._memory_errors():
-            sampled = self._decode(index, static, forbidden)
+            sampled = self._decode(index, forbidden)
             decoded = Decoded(
                 sampled.ids.cpu().numpy(),
                 sampled.log_probs.cpu().numpy(),
@@ -361,15 +360,10 @@ class Engine:
                 torch.cuda.synchronize(self._device)  # else the time would count as decoding
             self.timings.add(time.perf_counter() - start, int(counts.sum()), 0, None)
 
-    def _decode(
-        self,
-        index: Index,
-        static: StaticDecoder | None,
-        forbidden: Sequence[AnyTokenIds] | None,
-    ) -> Sampled:
+    def _decode(self, index: Index, forbidden: Sequence[AnyTokenIds] | None) -> Sampled:
         """Forward the remaining tokens of the rows, and sample after the last token of each."""
         uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])  # (n,)
-        if static is None:
+        if self._static is None:
             counts = self.lengths[index] - self._written[index]
             last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)  # (n,)
             logits, values = self._forward(index, counts, last)
@@ -379,7 +373,7 @@ class Engine:
         self._plan = None
         self._cache.reserve(index, positions + 1)
         ids = self._tokens[index, positions]
-        sampled = static.decode(index, ids, positions, uniforms)
+        sampled = self._static.decode(index, ids, positions, uniforms, forbidden)
         self._written[index] += 1
         return sampled
 

@@ -4,7 +4,7 @@
 
 Both play the same model in the same rows on the same questions, sampled alike: plain rollouts from
 the prompts, in groups of as many as a branch has roll-outs; revision from the prefixes of wasteful
-episodes (:mod:`search_env.benchmarks.studies.wasteful`), with bans, judgement and files. Tokens are
+episodes (:mod:`search_env.benchmarks.players.wasteful`), with bans, judgement and files. Tokens are
 the policy's.
 """
 
@@ -27,8 +27,8 @@ from search_env.agents.learning.precision import TORCH_DTYPES
 from search_env.agents.models import load_model
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.rollouts.revise import revise_episodes
+from search_env.benchmarks.players.wasteful import Waste, wasteful_episode
 from search_env.benchmarks.reports.measurement_page import measure, parser, table
-from search_env.benchmarks.studies.wasteful import Waste, wasteful_episode
 from search_env.envs.search_qa import bare_env
 from search_env.recording.revise.guards import episode_verifier, what_is_wrong
 from search_env.recording.revise.retro_search import RetroSearch

@@ -5,7 +5,7 @@
     benchmarks/results/retro_search.md
 
 ``run`` does what is not there yet; ``report`` writes the page. Wasteful episodes are those of an
-oracle that searches more than it needs (:mod:`search_env.benchmarks.studies.wasteful`), revised by
+oracle that searches more than it needs (:mod:`search_env.benchmarks.players.wasteful`), revised by
 the oracle's own continuation; others by a student of them (weak to strong); the student's right
 episodes by itself. Students of revised episodes are compared with students of the same ones as they
 were, equally many in equally many updates. Chains of thought without searches are revised as in the

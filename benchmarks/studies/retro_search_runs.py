@@ -34,7 +34,7 @@ from search_env.agents.rollouts.sample import sample_episodes
 from search_env.agents.rollouts.sample_file import KeepRule
 from search_env.agents.rollouts.texts import Ends, continue_texts, revise_traces
 from search_env.agents.types import Example
-from search_env.benchmarks.studies.wasteful import (
+from search_env.benchmarks.players.wasteful import (
     OracleContinuation,
     Waste,
     chain_is_right,

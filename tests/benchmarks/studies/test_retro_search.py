@@ -9,10 +9,10 @@ import json
 import numpy as np
 import pytest
 
+from search_env.benchmarks.players.wasteful import Waste, chain_is_right, wasteful_chain
 from search_env.benchmarks.studies import retro_search, retro_search_runs
 from search_env.benchmarks.studies.retro_search import PAIRS, PARTS, outcomes, page, read_results
 from search_env.benchmarks.studies.retro_search_runs import Imitation, run_part
-from search_env.benchmarks.studies.wasteful import Waste, chain_is_right, wasteful_chain
 from search_env.recording.revise.retro_search import RetroSearch
 from search_env.recording.revise.steps import plain_trace
 from tests.recording.revise.episodes import world

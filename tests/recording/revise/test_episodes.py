@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from search_env.benchmarks.studies.wasteful import OracleContinuation, Waste, wasteful_episode
+from search_env.benchmarks.players.wasteful import OracleContinuation, Waste, wasteful_episode
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.metrics.answers import exact_match
 from search_env.protocols.grammar import format_violations
