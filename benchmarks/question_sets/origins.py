@@ -14,7 +14,7 @@ from search_env.datasets.locate import find_questions
 from search_env.datasets.streaming import iter_rows
 from search_env.errors import DataError
 from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import FileKey, file_key
+from search_env.paths import data_dir
 
 JOINED = "peterbaile/lag"
 """How the ``source`` of a joined record begins."""
@@ -27,19 +27,23 @@ def origin_of(dataset: str) -> Callable[[EpisodeMeasures], str | None]:
     """
 
     def origin(record: EpisodeMeasures) -> str | None:
-        try:
-            path, _ = find_questions(dataset)
-        except DataError:
+        joined = _joined_ids(dataset, data_dir())
+        if joined is None:
             return None
-        joined = _joined_ids(path, file_key(path))
         id_ = record.question_id.rpartition("/")[2]
         return "joined by title" if id_ in joined else "native records"
 
     return origin
 
 
-@functools.lru_cache(maxsize=4)
-def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
+@functools.lru_cache(maxsize=8)
+def _joined_ids(dataset: str, folder: Path | None) -> frozenset[str] | None:
+    """Return the ids of a data folder, which are looked up for each record; None without it."""
+    del folder  # find_questions looks there; it only keys the cache
+    try:
+        path, _ = find_questions(dataset)
+    except DataError:
+        return None
     return frozenset(
         record.data["id"]
         for record in iter_rows(path)
