@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -99,7 +99,7 @@ def revise_command(
     check_output(output)
     if threads is not None:
         torch.set_num_threads(threads)
-    episodes = check_episodes(_read(trajectories, torn_tail), chosen, wrong=wrong)[:limit]
+    episodes = check_episodes(_read(trajectories, torn_tail), chosen, wrong=wrong, limit=limit)
     model, description = _load(reviser, dtype, episodes[0])
     envs = _envs(model, episodes[0], num_envs, max_tokens, reviser)
     plan = _Plan(output, chosen, sampling, reviser, keep, seed, description)
@@ -139,10 +139,10 @@ def _values(settings: Sequence[str] | None) -> dict[str, Any]:
     return values
 
 
-def _read(files: Sequence[Path], torn_tail: str) -> list[RecordedEpisode]:
+def _read(files: Sequence[Path], torn_tail: str) -> Iterator[RecordedEpisode]:
     from search_env.recording.files import read_episodes
 
-    return [episode for file in files for episode in read_episodes(file, torn_tail=torn_tail)]
+    return (episode for file in files for episode in read_episodes(file, torn_tail=torn_tail))
 
 
 def _load(

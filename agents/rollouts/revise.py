@@ -24,6 +24,7 @@ from search_env.agents.rollouts.revision_file import RevisionFile
 from search_env.errors import ConfigurationError
 from search_env.recording.files import read_episodes
 from search_env.recording.revise.playback import Playback
+from search_env.recording.revise.records import revision_record
 from search_env.recording.revise.retro_search import RetroSearch, Revision
 from search_env.types import Transcript
 
@@ -144,17 +145,11 @@ def count_revisions(path: str | Path) -> RevisionCounts:
     """
     sums, tried = Counter[str](), Counter[str]()
     for episode in read_episodes(path):
-        record = episode.revision
-        if record is None:
-            raise ConfigurationError(
-                f"{episode.place}: expected an episode that was revised, got another. Name a file "
-                "of search-env revise."
-            )
-        fields = record._asdict()
-        sums.update({name: n for name, n in fields.items() if name.endswith(("_before", "_after"))})
-        sums.update(episodes=1, revised=bool(record.ops_accepted))
-        sums.update(memory=bool(record.ops_accepted) and not record.grounded)
-        tried.update(record.tried)
+        record = revision_record(episode)
+        revised = bool(record["ops_accepted"])
+        sums.update({name: n for name, n in record.items() if name.endswith(("_before", "_after"))})
+        sums.update(episodes=1, revised=revised, memory=revised and not record["grounded"])
+        tried.update(record["tried"])
     return RevisionCounts(
         episodes=sums["episodes"],
         revised=sums["revised"],

@@ -22,7 +22,11 @@ _FREE = ("reward", "action_mask", "on_retrieval_error", "box_length", "stable_in
 
 
 def check_episodes(
-    episodes: Iterable[RecordedEpisode], settings: RevisionSettings, *, wrong: str = "raise"
+    episodes: Iterable[RecordedEpisode],
+    settings: RevisionSettings,
+    *,
+    wrong: str = "raise",
+    limit: int | None = None,
 ) -> list[RecordedEpisode]:
     """Return the episodes that are revised: all of them, or the right ones of them.
 
@@ -31,6 +35,7 @@ def check_episodes(
         settings: What counts as right.
         wrong: Treatment of episodes with a wrong answer or a fault of the format: ``"raise"``, or
             ``"skip"`` to leave them out.
+        limit: How many right ones are taken, the first ones; those after them are not looked at.
 
     Raises:
         ConfigurationError: No episode, a wrong one, one of another environment or protocol, or one
@@ -53,6 +58,8 @@ def check_episodes(
             )
         if not problem:
             right.append(episode)
+        if len(right) == limit:
+            break
     if not right:
         raise ConfigurationError(
             f"Expected right episodes to revise, got {'wrong ones alone' if first else 'none'}. "

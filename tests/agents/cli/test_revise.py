@@ -75,6 +75,15 @@ def test_episodes_are_revised_then_imitated(tmp_path, reviser):
         assert sft.exit_code == 0, sft.output
 
 
+def test_a_reviser_may_have_more_logits_than_the_episodes_ids(tmp_path):
+    padded = save_model(tiny_model(vocabulary=32), tmp_path / "padded")
+    path, out = _record(tmp_path / "episodes.jsonl", count=2), tmp_path / "out.jsonl"
+    done = _run("revise", path, "--reviser", padded, "--output", out, *FAST)
+    assert done.exit_code == 0, done.output
+    assert [e.tokenizer.size for e in read_episodes(out)] == [32, 32]
+    assert sum(1 for _ in replay_episodes(read_episodes(out))) == 2
+
+
 def test_only_revised_ones_may_be_none(tmp_path, reviser):
     path = _record(tmp_path / "episodes.jsonl", count=2)
     done = _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from search_env.recording.files import EpisodeWriter, read_episodes
 from search_env.recording.record import RecordedRevision
 from search_env.recording.replay import recorded_envs
 from search_env.recording.revise.checks import check_episodes
+from search_env.recording.revise.records import revision_record
 from search_env.recording.revise.settings import RevisionSettings
 from search_env.retrieval.base import FakeRetriever
 from search_env.retrieval.registry import register_retriever
@@ -138,6 +140,32 @@ def test_what_was_made_of_an_episode_is_recorded(tmp_path):
     assert first.revision == REVISION
     assert second.revision is None
     assert first.transcript.tokens.tolist() == second.transcript.tokens.tolist()
+
+
+def test_a_limit_looks_at_the_first_ones_only(tmp_path):
+    path = tmp_path / "a.jsonl"
+    recorded(path)
+    recorded(path, top_k=2)
+    assert len(check(path, limit=2)) == 2
+
+
+def test_records_have_ids_and_a_loss_mask(tmp_path):
+    path = tmp_path / "a.jsonl"
+    env = SearchQAEnv(**TOY)
+    writer = EpisodeWriter(path, env)
+    writer.write(right(env), revision=REVISION)
+    writer.write(right(env))
+    revised, other = read_episodes(path)
+    record = json.loads(json.dumps(revision_record(revised)))
+    transcript = revised.transcript
+    assert record["token_ids"] == transcript.tokens.tolist()
+    learnt = [i for i, m in zip(record["token_ids"], record["loss_mask"], strict=True) if m]
+    assert learnt == revised.actions.tolist()
+    assert record["question_id"] == transcript.question.id
+    assert (record["n_search_before"], record["n_search_after"]) == (2, 1)
+    assert (record["ops_accepted"], record["reviser"]) == (["skip"], "tiny")
+    with pytest.raises(ConfigurationError, match=r"line 2: expected an episode that was revised"):
+        revision_record(other)
 
 
 def test_recorded_arguments_make_rows(tmp_path):
