@@ -68,21 +68,25 @@ ROWS = 32
 
 
 class Imitation(NamedTuple):
-    """How students learn: number of updates, tokens of each (about), highest learning rate."""
+    """How students learn.
+
+    Those that are compared see as many examples as often, in as many updates; shorter ones are
+    fewer tokens.
+    """
 
     updates: int
-    tokens: int
-    rate: float
+    epochs: int
+    rate: float  # the highest
 
 
-TRAINED = 256  # episodes of the oracle that students imitate
-REVISED = 40  # episodes that a model revises, and students of those imitate
-TESTED = 120  # questions
-CHAINS_TRAINED = 400
+TRAINED = 160  # episodes of the oracle that students imitate
+REVISED = 32  # episodes that a model revises, and students of those imitate
+TESTED = 100  # questions
+CHAINS_TRAINED = 320
 CHAIN_TOKENS = 1024  # context, notes included
-EPISODES = Imitation(24, 8192, 5e-4)
-FEW_EPISODES = Imitation(12, 8192, 5e-4)
-THOUGHTS = Imitation(48, 4096, 1e-3)
+EPISODES = Imitation(24, 1, 5e-4)
+FEW_EPISODES = Imitation(12, 2, 5e-4)
+THOUGHTS = Imitation(40, 1, 1e-3)
 
 
 @lru_cache
@@ -123,11 +127,7 @@ def oracle_episodes(seed: int) -> tuple[Transcript, ...]:
 def train_student(
     base: Path | str, traces: Sequence[Transcript], folder: Path, how: Imitation, seed: int
 ) -> Path:
-    """Imitate traces, each as often as the updates allow; return the model's folder.
-
-    Students that are compared see as many examples in as many updates: shorter ones are fewer
-    tokens, not more epochs.
-    """
+    """Imitate traces; return the model's folder."""
     examples = [
         Example(trace.tokens, (trace.sources == Source.POLICY).astype(np.float32))
         for trace in traces
@@ -139,9 +139,8 @@ def train_student(
         total_steps=how.updates,
     )
     learner = Learner(load_model(base), optimizer, dtype="fp32")
-    tokens = sum(len(example.tokens) for example in examples)
-    epochs = max(1, round(how.updates * how.tokens / tokens))
-    each = max(1, epochs * tokens // how.updates)
+    tokens = how.epochs * sum(len(example.tokens) for example in examples)
+    each = max(1, tokens // how.updates)
     fit(learner, examples, SupervisedConfig(how.updates, each, seed))
     return save_model(learner.model, folder, learner.weights())
 

@@ -122,7 +122,7 @@ def test_parts_in_small(tmp_path, monkeypatch):
     ):
         monkeypatch.setattr(retro_search_runs, name, value)
     for name in ("EPISODES", "FEW_EPISODES", "THOUGHTS"):
-        monkeypatch.setattr(retro_search_runs, name, Imitation(2, 2048, 1e-5))
+        monkeypatch.setattr(retro_search_runs, name, Imitation(2, 1, 1e-5))
     monkeypatch.setitem(retro_search_runs.ENV["dataset_options"], "questions", 40)
     monkeypatch.setitem(retro_search_runs.ENV["dataset_options"], "articles", 200)
     for cached in ("make", "oracle_episodes", "oracle_revisions", "chains"):
