@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import itertools
 import json
 import os
@@ -237,6 +238,15 @@ def save_model(
 def count_ids(model: PreTrainedModel) -> int:
     """Return the number of ids that a model samples from."""
     return len(model.get_output_embeddings().weight)  # type: ignore[no-untyped-call]
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 over all weights, names in order."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:12]
 
 
 def own_tokenizer(model: str | Path | PreTrainedModel) -> str | None:

@@ -18,14 +18,17 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from search_env.agents.models import save_model
 from search_env.agents.training import checkpoints
 from search_env.agents.training.run_folder import holds_run
+from search_env.envs.search_qa import bare_env
 from search_env.errors import SearchEnvError
+from search_env.recording.files import EpisodeWriter
 from search_env.retrieval.bm25.retriever import BM25Retriever
 from search_env.types import Document
 
 for _module in (  # so that a forked run does not import them anew
-    *("agents.cli.imitate", "agents.cli.label", "agents.cli.train", "agents.imitation.sft"),
-    *("agents.imitation.demonstrations", "agents.reporting.plots", "agents.reporting.summary"),
-    *("agents.rollouts.sample", "agents.training.supervised_saves", "agents.training.train"),
+    *("agents.cli.imitate", "agents.cli.label", "agents.cli.revise", "agents.cli.train"),
+    *("agents.imitation.demonstrations", "agents.imitation.sft", "agents.reporting.plots"),
+    *("agents.reporting.summary", "agents.rollouts.revise", "agents.rollouts.sample"),
+    *("agents.training.supervised_saves", "agents.training.train"),
     *("benchmarks.cli.bench", "benchmarks.cli.sample", "benchmarks.players.local_model"),
     *("benchmarks.players.factory", "benchmarks.reports.tables", "cli.eval", "cli.index"),
     *("cli.main", "evaluation.tables"),
@@ -59,8 +62,22 @@ def prepare(base: Path) -> Path:
     ]
     (base / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     BM25Retriever.build([Document("old", "old", "old text")]).save(base / "index")
-    gym.make("SearchQA-Toy-v0").close()  # what is cached in the process is so in every run
+    _write_episodes(base / "wasteful.jsonl")  # caches what the process has of the toy, too
     return base
+
+
+def _write_episodes(path: Path) -> None:
+    """Write right episodes of the toy with a search more than they need."""
+    env = bare_env(gym.make("SearchQA-Toy-v0", max_tokens=24))
+    writer = EpisodeWriter(path, env)
+    for index in range(8):
+        env.reset(options={"index": index})
+        hop, other = env.questions[index].hops[0], env.questions[index + 9].hops[0]
+        text = f"<q>{hop.query} </q><q>{other.query} </q><a>{hop.answer} </a>"
+        for token in env.tokenizer.encode(text).tolist():
+            env.step(token)
+        writer.write(env.transcript())
+    env.close()
 
 
 @dataclass(frozen=True)
@@ -241,6 +258,15 @@ COMMANDS = {
                 *("--out", "kept.jsonl"),
             ],
             "kept.jsonl",
+        ),
+        Command(
+            "revise",
+            [
+                *("revise", "wasteful.jsonl", "--reviser", "model", "--output", "revised.jsonl"),
+                *("--num-envs", "8", "--rollouts", "4", "--least-right", "1", "--dtype", "fp32"),
+                *("--set", "gamma=0.2", "--threads", "1"),
+            ],
+            "revised.jsonl",
         ),
     )
 }

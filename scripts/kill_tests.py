@@ -1,13 +1,13 @@
 """Kill commands at every moment, go on, and compare with a run that nobody disturbed.
 
 ``python -m scripts.kill_tests COUNT [COMMAND ...]``: each command (``train``, ``train-plus``,
-``sft``, ``bench``, ``eval``, ``index``, ``label``, ``sample``) runs for about a second, COUNT times
-with SIGINT, COUNT times with SIGTERM and three times COUNT with SIGKILL; then SIGKILL before and
-after each of its renames. Half of the moments are write points (opening, appending, forcing to the
-disk, renaming, removing; before, after and, for an append, in the middle), the others lie between
-two of them. The run is then gone on with as its message says, and must leave the same files:
-nothing lost, doubled or left behind. A table is printed; the exit code is the number of kills that
-went wrong, at most 100.
+``sft``, ``bench``, ``eval``, ``index``, ``label``, ``sample``, ``revise``) runs for about a second,
+COUNT times with SIGINT, COUNT times with SIGTERM and three times COUNT with SIGKILL; then SIGKILL
+before and after each of its renames. Half of the moments are write points (opening, appending,
+forcing to the disk, renaming, removing; before, after and, for an append, in the middle), the
+others lie between two of them. The run is then gone on with as its message says, and must leave the
+same files: nothing lost, doubled or left behind. A table is printed; the exit code is the number of
+kills that went wrong, at most 100.
 
 Runs are forked from a process that has imported everything. POSIX only; single-threaded.
 """

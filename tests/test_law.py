@@ -27,6 +27,7 @@ LAW = {
         "evaluation wrappers",
         "viewer testing",
         "cli",
+        "__main__",
         FACE,
     ),
     "agents": (

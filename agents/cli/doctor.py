@@ -41,6 +41,7 @@ def doctor_command(
     preset: Annotated[str | None, typer.Option(help="Algorithm, as of train.")] = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     eval_dataset: Annotated[
         str | None, typer.Option(help="Questions to evaluate on.", rich_help_panel=options.TASK)
     ] = None,
@@ -74,6 +75,7 @@ def doctor_command(
         **{"model": model, "env_id": env_id, "max_tokens": max_tokens, "phases": reward},
         **{"num_envs": num_envs, "dtype": dtype, "imports": modules},
         **{"env_options.dataset": dataset, "env_options.split": split},
+        "env_options.dataset_options": options.named_values(dataset_options),
         **{"env_options.corpus": corpus, "env_options.retriever": retriever},
         **{"env_options.top_k": top_k, "env_options.protocol": protocol},
         **{"env_options.prompt": prompt, "env_options.tokenizer": tokenizer},

@@ -101,6 +101,7 @@ def sft_command(
     reward: options.RewardName = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     corpus: options.Corpus = None,
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
@@ -127,6 +128,7 @@ def sft_command(
     task = {
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
         **{"top_k": top_k, "protocol": protocol, "max_tokens": max_tokens},
+        "dataset_options": options.named_values(dataset_options),
     }
     if episodes:
         source = _check_recorded(episodes, least, reward, task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def label_command(
     dtype: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     corpus: options.Corpus = None,
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
@@ -55,7 +57,7 @@ def label_command(
     from search_env.agents.learning.precision import TORCH_DTYPES, dtype_in_words, resolve_dtype
     from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
     from search_env.agents.rollouts.collect import make_envs
-    from search_env.agents.rollouts.curriculum import LEVELS, RIGHT, label_difficulty
+    from search_env.agents.rollouts.curriculum import RIGHT, label_difficulty
     from search_env.envs.checks import check_arguments
 
     options.import_modules(modules)
@@ -66,7 +68,7 @@ def label_command(
         "train",
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
         **{"top_k": top_k, "protocol": protocol, "prompt": prompt, "tokenizer": tokenizer},
-        max_tokens=max_tokens,
+        **{"dataset_options": options.named_values(dataset_options), "max_tokens": max_tokens},
     )
     check_arguments(env_id, named, "the options")
     check_output(out)
@@ -96,10 +98,17 @@ def label_command(
     except KeyboardInterrupt as error:
         say(f"Interrupted. Run the same command to go on with {out}.", "yellow", stderr=True)
         raise typer.Exit(exit_code(error)) from None
-    levels = [label.level for label in labels.values()]
+    words = ["--dataset", dataset] if dataset is not None else []
+    words += [word for text in dataset_options or () for word in ("--dataset-option", text)]
+    _show([label.level for label in labels.values()], [env_id, *words], out)
+
+
+def _show(levels: Sequence[str], words: Sequence[str], out: Path) -> None:
+    """Print the totals, and the command that uses them; ``words`` name its questions."""
+    from search_env.agents.rollouts.curriculum import LEVELS
+
     shares = ", ".join(f"{levels.count(level):,} {level}" for level in LEVELS)
-    questions = "" if dataset is None else f"--dataset {shlex.quote(dataset)} "
     say(
         f"{len(levels):,} questions: {shares}.\n"
-        f"Use it: search-env train {env_id} {questions}--difficulties {shlex.quote(str(out))}"
+        f"Use it: search-env train {shlex.join(words)} --difficulties {shlex.quote(str(out))}"
     )

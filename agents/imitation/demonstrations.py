@@ -104,7 +104,7 @@ def reading_examples(
         for index in random.permutation(len(questions))[:_CARD_QUESTIONS]:
             question, hop = questions[index], questions[index].hops[0]
             prompt = encode(f"{question.text}\n<answer>" if in_words else f" {hop.query}:")
-            answer = encode(f" {question.answers[0]} </answer>\n" if in_words else _result(hop))
+            answer = encode(f" {question.answers[0]} </answer>\n" if in_words else result_text(hop))
             pieces += [prompt, answer]
             weights += [np.full(len(prompt), _CONTEXT_WEIGHT), np.ones(len(answer))]
             weights[-1][:2] = 3.0
@@ -197,7 +197,7 @@ def thinking_example(
     prompt = env.transcript().tokens
     done = len(question.hops) if searches is None else searches
     pieces = _pieces(env, done, _answer_after(question, done), recounts)
-    results = {_result(hop) for hop in question.hops}
+    results = {result_text(hop) for hop in question.hops}
     tokens = [prompt, *(env.tokenizer.encode(piece.text) for piece in pieces)]
     weights = [np.zeros(len(prompt))]
     for piece in pieces:
@@ -281,18 +281,18 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
         zip(*(env.tokenizer.encode(text).tolist() for text in (opening, closing)), strict=False),
     )
     decides = len(list(same)) + 1
-    steps = list(_steps(hops))
-    pieces = [_Piece(_steps_text(steps), decides=1)] if searches else []
+    steps = list(hop_steps(hops))
+    pieces = [_Piece(steps_text(steps), decides=1)] if searches else []
     for number, hop in enumerate(hops[:searches]):
         pieces += [
             _Piece(opening, is_tag=True, decides=decides if number else 0, is_later=True),
             _Piece(f" {hop.query}", copied=True),
             _Piece(f" {query.close}", is_tag=True),
             _Piece(f" {hop.query}:", copied=True),
-            _Piece(_result(hop), copied=True),
+            _Piece(result_text(hop), copied=True),
         ]
         if recounts:
-            pieces.append(_Piece(_steps_text(steps[number + 1 :])))
+            pieces.append(_Piece(steps_text(steps[number + 1 :])))
     return [
         *pieces,
         _Piece(closing, is_tag=True, decides=decides if searches else 1, is_later=searches > 0),
@@ -301,7 +301,7 @@ def _pieces(env: SearchQAEnv, searches: int, answer: str, recounts: bool) -> lis
     ]
 
 
-def _steps(hops: Sequence[Hop]) -> Iterator[str]:
+def hop_steps(hops: Sequence[Hop]) -> Iterator[str]:
     """Yield the step of each hop: its query without the names that only earlier hops give."""
     earlier: list[str] = []
     for hop in hops:
@@ -312,9 +312,11 @@ def _steps(hops: Sequence[Hop]) -> Iterator[str]:
         earlier.append(hop.answer)
 
 
-def _steps_text(steps: Sequence[str]) -> str:
+def steps_text(steps: Sequence[str]) -> str:
+    """Return the line of a thought that has the steps that are left."""
     return f" Steps: {'; '.join(steps) or 'none'}.\n"
 
 
-def _result(hop: Hop) -> str:
+def result_text(hop: Hop) -> str:
+    """Return the end of the line that reads a hop's result, after its query and a colon."""
     return f" {hop.answer}.\n"

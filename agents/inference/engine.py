@@ -49,7 +49,7 @@ from search_env.agents.inference.forward import (
 )
 from search_env.agents.inference.paged_cache import Index, RaggedCache
 from search_env.agents.inference.rollout_engine import AnyTokenIds, Decoded, Rows, Weights
-from search_env.agents.inference.sampling import Sampling
+from search_env.agents.inference.sampling import Sampling, without
 from search_env.agents.inference.shapes import are_rounded, rounded
 from search_env.errors import ConfigurationError
 from search_env.validation import check_count
@@ -221,21 +221,31 @@ class Engine:
             self._tokens[row, length : length + ids.size] = ids
             self.lengths[row] = length + ids.size
 
-    def decode(self, rows: Rows) -> Decoded:
+    def decode(self, rows: Rows, forbidden: Sequence[AnyTokenIds] | None = None) -> Decoded:
         """Sample the next token of each row and append it.
+
+        Args:
+            rows: Those that decode.
+            forbidden: Ids that each of them may not sample, possibly none; None for no row. The
+                log-probability is that of the distribution without them.
 
         Raises:
             ContextLengthError: A row is full.
             DeviceMemoryError: Memory ran out. The rows are unchanged.
             NonFiniteError: The model's weights are not finite. The rows are unchanged.
-            ConfigurationError: A row has not begun.
+            ConfigurationError: A row has not begun, all its ids are forbidden, or rows and
+                forbidden ids do not match.
         """
-        index = self._checked(rows, begun=True)
+        index = self._checked(rows, None if forbidden is None else len(forbidden), begun=True)
         full = index[self.lengths[index] >= self.max_tokens]
         if full.size:
             raise ContextLengthError(
                 f"Expected room for a token in row {full[0]}, got a row that has all "
                 f"{self.max_tokens} tokens. Release it, or raise max_tokens."
+            )
+        if max(map(len, forbidden or ()), default=0) >= self._vocabulary:
+            raise ConfigurationError(
+                "Expected an id that is allowed, got all forbidden. Forbid fewer."
             )
         if not index.size:
             empty = np.zeros(0, np.float32)
@@ -247,7 +257,7 @@ class Engine:
         start = time.perf_counter()
         pending = int((self.lengths[index] - self._written[index]).sum())
         with self._memory_errors():
-            sampled = self._decode(index)
+            sampled = self._decode(index, forbidden)
             decoded = Decoded(
                 sampled.ids.cpu().numpy(),
                 sampled.log_probs.cpu().numpy(),
@@ -350,19 +360,20 @@ class Engine:
                 torch.cuda.synchronize(self._device)  # else the time would count as decoding
             self.timings.add(time.perf_counter() - start, int(counts.sum()), 0, None)
 
-    def _decode(self, index: Index) -> Sampled:
+    def _decode(self, index: Index, forbidden: Sequence[AnyTokenIds] | None) -> Sampled:
         """Forward the remaining tokens of the rows, and sample after the last token of each."""
         uniforms = torch.from_numpy(self._uniforms[index, self.lengths[index]])  # (n,)
         if self._static is None:
             counts = self.lengths[index] - self._written[index]
             last = torch.from_numpy(np.cumsum(counts) - 1).to(self._device)  # (n,)
             logits, values = self._forward(index, counts, last)
+            logits = without(logits, forbidden)
             return self._forward_pass.sample(logits, values, uniforms.to(self._device))
         positions = self._written[index]
         self._plan = None
         self._cache.reserve(index, positions + 1)
         ids = self._tokens[index, positions]
-        sampled = self._static.decode(index, ids, positions, uniforms)
+        sampled = self._static.decode(index, ids, positions, uniforms, forbidden)
         self._written[index] += 1
         return sampled
 

@@ -15,19 +15,20 @@ Shapes, here and in the comment at each tensor:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from search_env.agents.errors import ContextLengthError, ModelMismatchError
 from search_env.agents.inference.attention import HIDDEN_POSITION, Plan, ragged_model
 from search_env.agents.inference.paged_cache import Index, RaggedCache
-from search_env.agents.inference.sampling import Sampling
+from search_env.agents.inference.sampling import Sampling, without
 
 _WIDTHS = 16
 """Number of values of W, and so of graphs: one for each sixteenth of the cache in use."""
@@ -108,13 +109,22 @@ class StaticDecoder:
         # One buffer, so that one copy brings a step's integers to the device.
         self._integers = torch.zeros(5 * rows + 2 * pages, dtype=torch.int64, device=device)
         self._uniforms = torch.zeros(rows, device=device)  # (R,)
-        self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
+        self._logits: Tensor | None = None  # (R, V) of the last step in which ids were forbidden
+        self._graphs: dict[tuple[int, int, bool], tuple[torch.cuda.CUDAGraph, Sampled]] = {}
 
-    def decode(self, index: Index, ids: Index, positions: Index, uniforms: Tensor) -> Sampled:
+    def decode(
+        self,
+        index: Index,
+        ids: Index,
+        positions: Index,
+        uniforms: Tensor,
+        forbidden: Sequence[NDArray[np.integer]] | None = None,
+    ) -> Sampled:
         """Forward one token of some rows and draw the next, in the order of ``index``.
 
         All arrays are ``(n,)``: rows, the token of each, its position, whose page is reserved, and
-        on the CPU the uniforms.
+        on the CPU the uniforms. ``forbidden`` has ids of each row; the draw is then no part of the
+        graph.
         """
         cache, rows = self._forward_pass.cache, self._rows
         width = min(-(-cache.used_pages // self._step) * self._step, len(cache.owners))  # W
@@ -131,12 +141,16 @@ class StaticDecoder:
         chosen = torch.from_numpy(index).to(self._uniforms.device)  # (n,)
         self._integers[: len(integers)].copy_(integers)
         self._uniforms[chosen] = uniforms.to(self._uniforms.device)
-        sampled = self._replay(width) if self._capture else self._run(width)
+        draws = forbidden is None
+        sampled = self._replay(width, draws) if self._capture else self._run(width, draws)
         values = None if sampled.values is None else sampled.values[chosen]
+        if self._logits is not None and not draws:
+            logits = without(self._logits[chosen], forbidden)  # (n, V)
+            return self._forward_pass.sample(logits, values, self._uniforms[chosen])
         return Sampled(sampled.ids[chosen], sampled.log_probs[chosen], values)
 
-    def _run(self, width: int) -> Sampled:
-        """Decode from the buffers, reading the first W = ``width`` pages."""
+    def _run(self, width: int, draws: bool = True) -> Sampled:
+        """Decode from the buffers, reading the first W = ``width`` pages; draw, or keep logits."""
         rows = self._rows
         ids, positions, write_pages, write_places, shares = self._integers[: 5 * rows].view(5, rows)
         slots, firsts = self._integers[5 * rows : 5 * rows + 2 * width].view(2, width)  # (W,)
@@ -154,21 +168,27 @@ class StaticDecoder:
             firsts=firsts[common:],
         )
         logits, values = self._forward_pass.forward(ids[:, None], plan, 1)
-        return self._forward_pass.sample(logits, values, self._uniforms)
+        if draws:
+            return self._forward_pass.sample(logits, values, self._uniforms)
+        with torch.inference_mode():
+            if self._logits is None:
+                self._logits = torch.empty_like(logits)
+            self._logits.copy_(logits)  # where all graphs leave them
+        return Sampled(ids, self._uniforms, values)
 
-    def _replay(self, width: int) -> Sampled:
+    def _replay(self, width: int, draws: bool) -> Sampled:
         """Do the same with a graph, captured at the first step of its shape."""
-        shape = self._forward_pass.cache.common, width
+        shape = self._forward_pass.cache.common, width, draws
         if shape not in self._graphs:
             stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):  # libraries initialise themselves before the capture
-                self._run(width)
+                self._run(width, draws)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             pool = next(iter(self._graphs.values()))[0].pool() if self._graphs else None
             with torch.cuda.graph(graph, pool=pool):
-                sampled = self._run(width)
+                sampled = self._run(width, draws)
             self._graphs[shape] = graph, sampled
         graph, sampled = self._graphs[shape]
         graph.replay()

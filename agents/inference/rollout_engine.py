@@ -125,6 +125,17 @@ class RolloutEngine(Protocol):
         """
 
 
+class ForbiddingEngine(RolloutEngine, Protocol):
+    """An engine that can keep rows from sampling some ids, as the built-in one."""
+
+    def decode(self, rows: Rows, forbidden: Sequence[AnyTokenIds] | None = None) -> Decoded:
+        """Sample and append the next token of rows that have begun; return them in that order.
+
+        ``forbidden`` has ids for each of the rows, possibly none, that the row may not sample; its
+        log-probabilities are those of the distribution without them.
+        """
+
+
 class EngineFactory(Protocol):
     """Makes the engines of a run: a class like the built-in ``Engine``, or a function."""
 

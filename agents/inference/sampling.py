@@ -11,10 +11,12 @@ Shapes in the comments: N rows, V ids of the vocabulary, ``...`` any leading dim
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from search_env.agents.algorithms.config import check_field
@@ -129,6 +131,17 @@ def _least_of_nucleus(logits: Tensor, top_p: float) -> Tensor:
     before = probabilities.cumsum(-1) - probabilities  # (..., V)
     kept = (before < top_p).sum(-1, keepdim=True)  # (..., 1)
     return ordered.gather(-1, (kept - 1).clamp_min(0))
+
+
+@torch.inference_mode()
+def without(logits: Tensor, forbidden: Sequence[NDArray[np.integer]] | None) -> Tensor:
+    """Return logits ``(N, V)`` with minus infinity for the ids that each row may not sample."""
+    counts = [len(ids) for ids in forbidden or ()]
+    if forbidden is None or not any(counts):
+        return logits
+    rows = torch.repeat_interleave(torch.tensor(counts)).to(logits.device)  # (all ids,)
+    ids = torch.from_numpy(np.concatenate(forbidden).astype(np.int64)).to(logits.device)
+    return logits.index_put((rows, ids), logits.new_tensor(-torch.inf))
 
 
 def _is_on_host(logits: Tensor) -> bool:

@@ -1,27 +1,24 @@
 """The files of rejection sampling: what was kept as recorded episodes, and what is done.
 
-``NAME`` holds the kept episodes, nothing else. ``NAME.progress`` beside it holds the settings in
-its first line, then a line for each question of which all rollouts are played, whether any was kept
-or not. The line also says how long ``NAME`` is with the question's episodes, which are written
-first: what a run that was killed between the two left after that is removed, and the question is
-sampled again. So the same command goes on where it was, and loses or doubles nothing.
+``NAME`` holds the kept episodes, nothing else; ``NAME.progress`` beside it
+(:mod:`search_env.agents.rollouts.progress_file`) has a line for each question of which all rollouts
+are played, whether any was kept or not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any
 
-from search_env.errors import ConfigurationError, DataFormatError, EpisodeFileError, StorageError
+from search_env.agents.rollouts.progress_file import ProgressFile, size_of
+from search_env.errors import ConfigurationError, DataFormatError, EpisodeFileError
 from search_env.metrics.answers import cover_exact_match, exact_match
-from search_env.paths import append, busy, lock, storage_errors
 from search_env.protocols.grammar import format_violations
 from search_env.recording.files import EpisodeWriter, is_torn
 from search_env.recording.record import Recordable, RecordedGroup, common_fields, decode
@@ -30,7 +27,7 @@ from search_env.rewards.r1_searcher_plus_plus import covers_briefly, has_right_f
 from search_env.types import Transcript
 from search_env.validation import check_choice, check_count, check_limit, is_real
 
-_MARK, _VERSION = "search_env_sample", 1
+_KIND = ("search_env_sample", 1)
 
 RULES: Mapping[str, Callable[[Transcript], bool]] = MappingProxyType(
     {
@@ -150,19 +147,16 @@ class SampleFile(AbstractContextManager["SampleFile"]):
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self.path = Path(path)
-        self.progress_path = self.path.with_name(f"{self.path.name}.progress")
         self._env, self._rule = env, rule
         self._rollouts = check_count("rollouts", rollouts, 1)
-        self._settings = self._all_settings(settings)
         self.done: dict[int, SampledQuestion] = {}
-        with storage_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._progress: BinaryIO = self.progress_path.open("a+b", buffering=0)
+        self._progress = ProgressFile(self.path, _KIND, self._all_settings(settings))
         try:
-            if not lock(self._progress):
-                raise StorageError(busy(self.path))
-            self._read_progress()
-            self._remove_unfinished()
+            for question in self._progress.items(_parse):
+                self._check_question(question)
+                self.done[question.index] = question
+            end = max((question.size for question in self.done.values()), default=0)
+            self._progress.remove_unfinished(end, self._is_unfinished)
             self._writer = EpisodeWriter(self.path, env)
         except BaseException:
             self.close()
@@ -193,24 +187,20 @@ class SampleFile(AbstractContextManager["SampleFile"]):
             self._writer.write(episode, group=group)
         failed = sum(map(_failed, rollouts))
         id_ = rollouts[0].question.id
-        question = SampledQuestion(index, id_, len(kept), failed, _size(self.path))
-        header = [] if self.done else [{_MARK: _VERSION, **self._settings}]
-        rows = [*header, dataclasses.asdict(question)]
-        append(self.progress_path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+        question = SampledQuestion(index, id_, len(kept), failed, size_of(self.path))
+        self._progress.append(dataclasses.asdict(question), is_first=not self.done)
         self.done[index] = question
 
     def close(self) -> None:
         """Close the files; a progress without a question is removed."""
         self._progress.close()
-        if not _size(self.progress_path):
-            self.progress_path.unlink(missing_ok=True)
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _all_settings(self, further: Mapping[str, Any]) -> dict[str, Any]:
         common = common_fields(self._env)
-        settings = {
+        return {
             "environment": common["spec"]["id"],
             "arguments": common["spec"]["kwargs"],
             "tokenizer": common["tokenizer"]["digest"],
@@ -220,36 +210,9 @@ class SampleFile(AbstractContextManager["SampleFile"]):
             "most": self._rule.most,
             **further,
         }
-        result: dict[str, Any] = json.loads(json.dumps(settings))
-        return result
 
     def _group_id(self, index: int) -> str:
         return f"{self.path.stem}/{index}"
-
-    def _read_progress(self) -> None:
-        """Read what is done; cut off an incomplete last line."""
-        self._progress.seek(0)
-        content = self._progress.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        lines = whole.splitlines()
-        begun = _parse_settings(self.progress_path, lines[0]) if lines else {}
-        if len(lines) > 1:
-            self._check_settings(begun)
-        else:  # settings without a question commit to nothing
-            whole = b""
-        with storage_errors(self.progress_path):
-            self._progress.truncate(len(whole))
-        for number, line in enumerate(lines[1:], 2):
-            question = _parse(self.progress_path, number, line)
-            self._check_question(question)
-            self.done[question.index] = question
-
-    def _check_settings(self, begun: Mapping[str, Any]) -> None:
-        for name, before, now in _differences(begun, self._settings):
-            raise ConfigurationError(
-                f"Expected to go on with {self.path} as it was begun, with {name} "
-                f"{json.dumps(before)}, got {json.dumps(now)}. Set it back, or choose another file."
-            )
 
     def _check_question(self, question: SampledQuestion) -> None:
         questions = self._env.components.questions
@@ -260,28 +223,6 @@ class SampleFile(AbstractContextManager["SampleFile"]):
                 f"Expected question {index} to be {question.question_id!r} as when {self.path} was "
                 f"begun, got {got!r}. Restore the questions, or choose another file."
             )
-
-    def _remove_unfinished(self) -> None:
-        """Remove what was written of a question before the run was killed."""
-        end = max((question.size for question in self.done.values()), default=0)
-        size = _size(self.path)
-        if size < end:
-            raise ConfigurationError(
-                f"Expected {self.path} to hold the {end} bytes of episodes that "
-                f"{self.progress_path.name} tells of, got {size}. Restore it, or remove both to "
-                "begin anew."
-            )
-        if size == end:
-            return
-        if not self._is_unfinished(end):
-            raise ConfigurationError(
-                f"Expected a new file or one that was begun with {self.progress_path.name} beside "
-                f"it, got {self.path} with other content after byte {end}. Choose another file."
-            )
-        with storage_errors(self.path):
-            os.truncate(self.path, end)
-            if not end:
-                self.path.unlink()
 
     def _is_unfinished(self, end: int) -> bool:
         """Return whether all that follows is of one question that is not done."""
@@ -303,34 +244,6 @@ class SampleFile(AbstractContextManager["SampleFile"]):
 def _failed(episode: Transcript) -> bool:
     """Return whether retrieval failed in a finished episode."""
     return episode.stop_reason is not None and not episode.stop_reason.valid
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _differences(
-    begun: Mapping[str, Any], settings: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any, Any]]:
-    """Yield the dotted name and both values of each setting that differs."""
-    for name in {**begun, **settings}:
-        before, now = begun.get(name), settings.get(name)
-        if isinstance(before, dict) and isinstance(now, dict):
-            yield from _differences(before, now, f"{prefix}{name}.")
-        elif before != now:
-            yield f"{prefix}{name}", before, now
-
-
-def _parse_settings(path: Path, line: bytes) -> dict[str, Any]:
-    try:
-        begun = json.loads(line)
-    except (ValueError, RecursionError):
-        begun = None
-    if not isinstance(begun, dict) or begun.pop(_MARK, None) != _VERSION:
-        expected = f"the settings of a sample of version {_VERSION}"
-        remedy = "Choose another file for the episodes, or remove both."
-        raise DataFormatError.at(path, 1, "", expected, line, remedy)
-    return begun
 
 
 def _parse(path: Path, number: int, line: bytes) -> SampledQuestion:

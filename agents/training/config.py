@@ -17,6 +17,7 @@ from search_env.agents.rollouts.curriculum import LEVELS, USED_LEVELS
 from search_env.agents.rollouts.memorisation import MemorisationConfig
 from search_env.envs.mixtures import for_purpose, parts_of
 from search_env.envs.registration import arguments_of
+from search_env.envs.splits import GENERATED
 from search_env.errors import ConfigurationError
 from search_env.registry import import_module
 from search_env.rewards import GroupReward, Reward, get_group_reward, get_reward
@@ -238,8 +239,9 @@ class TrainConfig:
     def options_for(self, purpose: Literal["train", "evaluation", "test"]) -> dict[str, Any]:
         """Return the arguments of the environment for training, evaluation or the final test.
 
-        A split of the id or in ``env_options`` is used for training only, one in ``eval_options``
-        for evaluation only; the test is on the dataset's own test split.
+        A split of the id or in ``env_options``, and a filter of files' questions, are used for
+        training only, those in ``eval_options`` for evaluation only; the test is on the dataset's
+        own test split.
 
         Raises:
             ConfigurationError: No such id or dataset, or one without a split to train on.
@@ -250,6 +252,7 @@ class TrainConfig:
         options |= self.env_options
         if purpose != "train":
             options |= {**self.eval_options, "split": None}
+            options |= self._without_filter({**registered, **options})
         if purpose == "evaluation":
             options["split"] = self.eval_options.get("split")
         if options["split"] is None:
@@ -260,6 +263,17 @@ class TrainConfig:
                 options["dataset"] = chosen
         return options
 
+    def _without_filter(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what takes a filter of files' training questions out of an evaluation's options.
+
+        Options of generated datasets are those of a world, in which training and test are.
+        """
+        if options.get("dataset_options") is None or "dataset_options" in self.eval_options:
+            return {}
+        parts = parts_of(options.get("dataset", "world"))
+        is_generated = any(part.dataset in GENERATED for part in parts)
+        return {} if is_generated else {"dataset_options": None}
+
     def is_held_out(self, purpose: Literal["evaluation", "test"]) -> bool:
         """Return whether evaluation or test have no set of questions that is trained on."""
         return self._sets("train").isdisjoint(self._sets(purpose))
@@ -269,7 +283,12 @@ class TrainConfig:
         dataset = options.get("dataset", registered.get("dataset", "world"))
         world = str(options.get("dataset_options", registered.get("dataset_options")))
         return {
-            (part.dataset, str(part.split or options["split"]), world) for part in parts_of(dataset)
+            (
+                part.dataset,
+                str(part.split or options["split"]),
+                world if part.dataset in GENERATED else "",
+            )
+            for part in parts_of(dataset)
         }
 
     def to_json(self) -> dict[str, Any]:

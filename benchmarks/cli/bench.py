@@ -60,6 +60,13 @@ Prompt = Annotated[
 ]
 NumEnvs = Annotated[int | None, Option(help="Episodes side by side.", rich_help_panel=_MODEL)]
 Dtype = Annotated[str | None, Option(help="auto, fp32 or bf16.", rich_help_panel=_MODEL)]
+Forced = Annotated[
+    str | None,
+    Option(
+        help="What it is made to write: closed-book, search, question-first, question-as-query.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Model = Annotated[str | None, Option(help="Name of its model.", rich_help_panel=_ENDPOINT)]
 Api = Annotated[str | None, Option(help="completions, chat or tokens.", rich_help_panel=_ENDPOINT)]
 Concurrency = Annotated[int | None, Option(help="Episodes at a time.", rich_help_panel=_ENDPOINT)]
@@ -107,6 +114,7 @@ def bench_command(
     prompt: Prompt = None,
     num_envs: NumEnvs = None,
     dtype: Dtype = None,
+    forced: Forced = None,
     model: Model = None,
     api: Api = None,
     concurrency: Concurrency = None,
@@ -132,12 +140,13 @@ def bench_command(
     _warn_of_overlap(protocol, trained_on or [])
     decoding = Decoding(temperature, top_p, samples)
     if agent.startswith("model:"):
-        where = out or default_path(protocol, agent[6:], decoding.label, ablation, limit)
+        called = agent[6:] if forced is None else f"{agent[6:]}, {forced}"
+        where = out or default_path(protocol, called, decoding.label, ablation, limit)
         dtype = _dtype_of_model(dtype, where)
     agent_options = {
         **{"tokenizer": tokenizer, "max_tokens": max_tokens, "prompt": prompt, "dtype": dtype},
         **{"num_envs": num_envs, "model": model, "api": api, "concurrency": concurrency},
-        **{"timeout": timeout, "retries": retries},
+        **{"timeout": timeout, "retries": retries, "forced": forced},
     }
     benchmark_agent = make_agent(agent, protocol, seed=seed, **agent_options)
     name = str(benchmark_agent.description["name"])
@@ -292,6 +301,8 @@ def _show(results: Results, name: str) -> None:
 
     console = open_console()
     say(f"{results.header['protocol']}\n", "bold")
+    if note := tables.protocol_note(results.header):
+        say(f"{note}\n", "dim")
     console.print(tables.score_table({name: results}))
     say(tables.endings_line(results), "dim")
     if line := tables.cost_line(results):

@@ -72,6 +72,7 @@ def sample_command(
     top_p: Annotated[float, typer.Option(help="Share of the probability that is kept.")] = 1.0,
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     corpus: options.Corpus = None,
     retriever: options.RetrieverName = None,
     top_k: options.TopK = None,
@@ -108,6 +109,7 @@ def sample_command(
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
         **{"top_k": top_k, "reward": reward, "protocol": protocol, "prompt": prompt},
         **{"tokenizer": tokenizer, "max_tokens": max_tokens},
+        dataset_options=options.named_values(dataset_options),
     )
     check_arguments(env_id, named, "the options")
     check_output(out)

@@ -22,15 +22,21 @@ MEASURES: Mapping[str, Callable[[EpisodeMeasures], float | None]] = {
     "F1": lambda record: record.f1,
     "cover EM": lambda record: record.cover_exact_match,
     "cover EM in a row": lambda record: record.contiguous_cover_exact_match,
+    "EM given recall": lambda record: record.exact_match if record.answer_recall else None,
     "judged right": lambda record: record.judged,
     "answer recall": lambda record: record.answer_recall,
     "support recall": lambda record: record.supporting_recall,
     "all supports": lambda record: record.all_supports,
+    "search rate": lambda record: None if record.searches is None else float(record.searches > 0),
     "searches": lambda record: record.searches,
     "policy tokens": lambda record: record.policy_tokens,
     "format faults": lambda record: float(bool(record.format_faults)),
 }
-"""What is measured, by the name that tables show; the last is the share of episodes with any."""
+"""What is measured, by the name that tables show; the last is the share of episodes with any.
+
+*EM given recall* is the exact match where a gold answer stood in a retrieved document: what is lost
+there is lost in reading. The *search rate* is the share of episodes with a search.
+"""
 
 Groups = Mapping[str, Sequence[EpisodeResult]]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from search_env.benchmarks.harness.dense_settings import DenseSetting
 from search_env.benchmarks.harness.errors import DigestMismatchError
 from search_env.benchmarks.harness.rules import DIGITS, json_digest, rules_digest
 from search_env.envs.config import EnvComponents, EnvConfig
@@ -42,6 +43,7 @@ class BenchmarkProtocol:
     questions_digest: str = ""
     corpus_digest: str = ""
     rules_digest: str = ""
+    dense: DenseSetting | None = None  # a published retriever, which is the user's to bring
     note: str = ""
 
     @property
@@ -60,6 +62,10 @@ class BenchmarkProtocol:
         if self.retrieval == NO_CORPUS:
             raise ConfigurationError(
                 f"Expected a corpus for {self.id}, got none. Pass one as --corpus."
+            )
+        if self.dense is not None and "retriever" not in arguments:
+            raise ConfigurationError(
+                f"Expected the retriever of {self.id}, got none. {self.dense.remedy}"
             )
         if arguments.get("dataset", "").startswith(_IN_DATA):
             arguments["dataset"] = str(data_folder() / arguments["dataset"].removeprefix(_IN_DATA))
@@ -93,13 +99,25 @@ class BenchmarkProtocol:
     def over_corpus(self, corpus: str) -> BenchmarkProtocol:
         """Return the protocol over somebody's own corpus or index, with an id of its own."""
         arguments = {**self.arguments, "corpus": corpus}
-        protocol = replace(self, retrieval="bm25", arguments=arguments, corpus_digest="")
+        protocol = replace(
+            self, retrieval="bm25", arguments=arguments, corpus_digest="", dense=None
+        )
         digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
         return replace(protocol, retrieval=f"bm25-{digest[:DIGITS]}", corpus_digest=digest)
 
     def over_retriever(self, name: str) -> BenchmarkProtocol:
-        """Return the protocol with a registered retriever, or ``cassette:PATH``, and another id."""
+        """Return the protocol with a retriever by its name, and another id.
+
+        A protocol of a published dense retriever keeps its id over an index that agrees with the
+        setting. A server cannot be looked into: ``-served`` in the id says so.
+
+        Raises:
+            DigestMismatchError: The index is not the published retriever's.
+            ConfigurationError: The retriever is neither an index nor a server.
+        """
         arguments = {**self.arguments, "retriever": name}
+        if self.dense is not None:
+            return _with_published_retriever(replace(self, arguments=arguments), self.dense, name)
         kind = name.partition(":")[0]
         protocol = replace(self, retrieval=kind, arguments=arguments, corpus_digest="")
         digest = protocol.digests(EnvComponents(EnvConfig(**protocol.environment())))["corpus"]
@@ -129,6 +147,21 @@ class QuestionSet:
     groups: Mapping[str, Callable[[EpisodeMeasures], object]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+
+
+def _with_published_retriever(
+    protocol: BenchmarkProtocol, setting: DenseSetting, name: str
+) -> BenchmarkProtocol:
+    scheme = name.partition(":")[0]
+    if scheme in ("http", "https"):
+        return replace(protocol, retrieval=f"{setting.name}-served")
+    if scheme != "faiss":
+        raise ConfigurationError(
+            f"Expected an index or a server for {protocol.id}, got {name!r}. {setting.remedy}"
+        )
+    retriever = EnvComponents(EnvConfig(**protocol.environment())).retriever
+    setting.check(getattr(retriever, "card", {}), name)
+    return replace(protocol, corpus_digest=str(getattr(retriever, "digest", "")))
 
 
 _IN_DATA = f"${DATA_VARIABLE}/"

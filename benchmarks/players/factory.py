@@ -34,7 +34,7 @@ def make_agent(
     if kind == "model":
         from search_env.benchmarks.players.local_model import ModelAgent
 
-        _check_options(agent, options, "tokenizer prompt num_envs max_tokens dtype device")
+        _check_options(agent, options, "tokenizer prompt num_envs max_tokens dtype device forced")
         return ModelAgent(name, **options)
     if kind == "python":
         from search_env.benchmarks.players.text import function_agent

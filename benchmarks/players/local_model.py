@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from search_env.agents.inference.engine import Engine
+from search_env.agents.inference.opening import ScriptedEngine
+from search_env.agents.inference.rollout_engine import RolloutEngine
 from search_env.agents.inference.sampling import Sampling
 from search_env.agents.learning.precision import TORCH_DTYPES, resolve_dtype
-from search_env.agents.models import check_fits, count_ids, load_model, with_tokenizer
+from search_env.agents.models import (
+    check_fits,
+    count_ids,
+    load_model,
+    weights_digest,
+    with_tokenizer,
+)
 from search_env.agents.rollouts.collect import collect, make_envs
 from search_env.agents.types import Trajectory
 from search_env.benchmarks.harness.results_file import EpisodeResult
 from search_env.benchmarks.players.base import EpisodeKey, EpisodeToRecord, Evaluation, OnEpisode
+from search_env.benchmarks.players.forced import FORCED, forced_script
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.evaluation.evaluate import measure_episode
 from search_env.tokens.tokenizer import load_tokenizer
 from search_env.types import Transcript
-from search_env.validation import check_count
+from search_env.validation import check_choice, check_count
 
 
 class ModelAgent:
@@ -31,7 +38,8 @@ class ModelAgent:
     ``name`` is a bundled name, folder or hub id; ``tokenizer`` None is the one beside the model
     (``world-1k`` for bundled ones), ``prompt`` ``"base"`` or the chat template of the model's
     family, ``max_tokens`` None the shorter of the protocol's and the model's, ``dtype`` as of
-    :func:`~search_env.agents.learning.precision.resolve_dtype`.
+    :func:`~search_env.agents.learning.precision.resolve_dtype`, ``forced`` one of
+    :data:`~search_env.benchmarks.players.forced.FORCED`, what it is made to write, or None.
     """
 
     def __init__(
@@ -44,31 +52,39 @@ class ModelAgent:
         max_tokens: int | None = None,
         dtype: str = "auto",
         device: str | None = None,
+        forced: str | None = None,
     ) -> None:
+        check_choice("forced", forced, [None, *FORCED])
         check_count("num_envs", num_envs, 1)
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         precision = resolve_dtype(dtype, chosen)
         self._model = load_model(name, dtype=TORCH_DTYPES[precision], device=chosen)
         self._ids = count_ids(self._model)
-        self._num_envs, self._max_tokens = num_envs, max_tokens
+        self._num_envs, self._max_tokens, self._forced = num_envs, max_tokens, forced
         self._options = with_tokenizer({"tokenizer": tokenizer}, self._model)
         if prompt != "base":
             self._options["prompt"] = prompt
         self.description: Mapping[str, Any] = {
-            "name": name,
+            "name": name if forced is None else f"{name}, {forced}",
             "kind": "model",
             "weights": weights_digest(self._model),
             "dtype": precision,
             "prompt": prompt,
             "tokenizer": self._tokenizer_digest(),
             "max_tokens": max_tokens,
+            **({} if forced is None else {"forced": forced}),
         }
 
     def play(
         self, evaluation: Evaluation, keys: Sequence[EpisodeKey], on_episode: OnEpisode
     ) -> None:
         """Play the episodes, as many side by side as there are rows."""
-        envs, engine = self.make_rows(evaluation, len(keys))
+        envs, inner = self.make_rows(evaluation, len(keys))
+        engine: RolloutEngine = inner
+        if self._forced is not None:
+            played = [index for index, _ in keys]
+            script = forced_script(self._forced, envs.components, played)
+            engine = ScriptedEngine(inner, script)
         for sample in sorted({sample for _, sample in keys}):
             start = time.perf_counter()
 
@@ -110,12 +126,3 @@ class ModelAgent:
         config = self._model.config.get_text_config(decoder=True)
         longest = evaluation.protocol.environment()["max_tokens"]
         return int(min(longest, getattr(config, "max_position_embeddings", None) or longest))
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """Return the first 12 hexadecimal digits of the SHA-256 over all weights, names in order."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(name.encode())
-        total.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:12]

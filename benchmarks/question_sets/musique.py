@@ -6,38 +6,10 @@ questions whose evidence a retriever finds; the others are native records of 20 
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
-
+from search_env.benchmarks.harness.dense_settings import BGE_KILT
 from search_env.benchmarks.harness.published_settings import over_the_pool, r1_selection
 from search_env.benchmarks.harness.spec import QuestionSet
-from search_env.datasets.locate import find_questions
-from search_env.datasets.streaming import iter_rows
-from search_env.errors import DataError
-from search_env.evaluation.evaluate import EpisodeMeasures
-from search_env.paths import FileKey, file_key
-
-JOINED = "peterbaile/lag"  # how the ``source`` of a joined record begins
-
-
-def origin(record: EpisodeMeasures) -> str | None:
-    """Return where a question's evidence comes from; None without the data."""
-    try:
-        path, _ = find_questions("musique")
-    except DataError:
-        return None
-    joined = _joined_ids(path, file_key(path))
-    return "joined by title" if record.question_id in joined else "native records"
-
-
-@functools.lru_cache(maxsize=1)
-def _joined_ids(path: Path, files: FileKey) -> frozenset[str]:
-    return frozenset(
-        record.data["id"]
-        for record in iter_rows(path)
-        if str(record.data.get("source", "")).startswith(JOINED)
-    )
-
+from search_env.benchmarks.question_sets.origins import origin_of
 
 SET = QuestionSet(
     "musique",
@@ -50,12 +22,12 @@ SET = QuestionSet(
             "of them the evidence was joined by title, which favours what a retriever finds; see "
             "the rows by origin.",
         ),
-        r1_selection("musique-500", "musique_500.jsonl", "3fe3b72cf618"),
+        *r1_selection("musique-500", "musique_500.jsonl", "3fe3b72cf618", BGE_KILT),
     ),
     reported=("musique-dev/r1-searcher/bm25-pool81k/v1",),
     groups={
         "hops": lambda record: record.hops,
         "shape": lambda record: record.kind,
-        "origin": origin,
+        "origin": origin_of("musique"),
     },
 )

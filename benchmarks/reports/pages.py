@@ -14,7 +14,6 @@ from pathlib import Path
 
 from search_env.benchmarks.harness.results_file import Results
 from search_env.benchmarks.harness.scores import MEASURES, question_scores, score
-from search_env.benchmarks.question_sets.registry import all_benchmarks
 from search_env.benchmarks.reports.figures import as_png, hops_figure, retrieval_figure
 from search_env.benchmarks.reports.measurement_page import code_block, plain
 from search_env.benchmarks.reports.measurement_page import table as markdown_table
@@ -25,6 +24,7 @@ from search_env.benchmarks.reports.tables import (
     digests_line,
     endings_line,
     judge_line,
+    protocol_note,
     rows_of,
     sample_line,
     score_rows,
@@ -99,8 +99,7 @@ def _tables(agents: Mapping[str, Results]) -> Iterator[tuple[str, list[list[str]
 def _note(agents: Mapping[str, Results]) -> str:
     """Return what a reader must know of the protocol, and what was played."""
     header = next(iter(agents.values())).header
-    protocol = all_benchmarks().get(header["protocol"].partition("@")[0])
-    return f"{protocol.note if protocol else ''} {digests_line(header)}".strip()
+    return f"{protocol_note(header)} {digests_line(header)}".strip()
 
 
 def _commands(agents: Mapping[str, Results]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from search_env.benchmarks.harness.results_file import Results, by_question
 from search_env.benchmarks.harness.rules import DIGITS
 from search_env.benchmarks.harness.scores import MEASURES, Scores, group, majority, pass_at, score
-from search_env.benchmarks.question_sets.registry import question_set_of
+from search_env.benchmarks.question_sets.registry import all_benchmarks, question_set_of
 from search_env.evaluation.tables import count_cell, score_cell
 from search_env.metrics.statistics import Interval
 from search_env.rendering.spans import one_line
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 Row: TypeAlias = tuple[str, int, Mapping[str, Interval | None]]
 COUNTS = ("searches", "policy tokens")  # measures that are no shares
 _LONGEST_NAME = 80
-_BELOW = ("cover EM in a row", "policy tokens", "format faults")  # not in the table of agents
-GROUPED = ("EM", "F1", "support recall", "all supports", "answer recall", "searches")
+_BELOW = ("cover EM in a row", "policy tokens", "format faults")
+_NARROW = (*_BELOW, "EM given recall", "search rate")  # not in the terminal's table of agents
+GROUPED = (
+    *("EM", "F1", "cover EM", "EM given recall", "answer recall", "support recall"),
+    *("all supports", "search rate", "searches"),
+)
 """Measures that are shown of groups of questions."""
 
 
@@ -42,10 +46,16 @@ def digests_line(header: Mapping[str, Any]) -> str:
     return f"Digests: {', '.join(parts)}."
 
 
+def protocol_note(header: Mapping[str, Any]) -> str:
+    """Return what a reader must know of a registered protocol; "" of others."""
+    protocol = all_benchmarks().get(str(header["protocol"]).partition("@")[0])
+    return protocol.note if protocol else ""
+
+
 def score_table(results: Mapping[str, Results]) -> Table:
     """Return agents as rows, each mean above its interval."""
     scores = {name: score(own.episodes) for name, own in results.items()}
-    return _table("agent", scores, [name for name in MEASURES if name not in _BELOW])
+    return _table("agent", scores, [name for name in MEASURES if name not in _NARROW])
 
 
 def breakdowns(results: Results) -> dict[str, dict[str, Scores]]:
@@ -60,7 +70,8 @@ def breakdowns(results: Results) -> dict[str, dict[str, Scores]]:
 
 def breakdown_tables(results: Results) -> list[Table]:
     """Return a table for each way in which a question set falls into groups."""
-    return [_table(title, scores, GROUPED) for title, scores in breakdowns(results).items()]
+    narrow = [name for name in GROUPED if name != "all supports"]
+    return [_table(title, scores, narrow) for title, scores in breakdowns(results).items()]
 
 
 def endings_line(results: Results) -> str:
@@ -70,6 +81,10 @@ def endings_line(results: Results) -> str:
     parts = [f"{why} {count:,}" for why, count in scores.stop_reasons.items()]
     if tokens is not None and faults is not None:
         parts.append(f"{tokens.mean:.0f} tokens written; format faults in {faults.mean:.1%}")
+    if (rate := scores.measures["search rate"]) is not None:
+        parts[-1] += f"; searched in {rate.mean:.1%}"
+    if (reading := scores.measures["EM given recall"]) is not None:
+        parts[-1] += f"; EM {reading.mean:.3f} where an answer was found"
     return "Endings: " + ", ".join(parts)
 
 
@@ -104,7 +119,7 @@ def score_rows(scores: Sequence[Row], first: str, measures: Sequence[str]) -> li
     """Return header and rows of a table, ``first`` above the labels, without empty columns."""
     columns = _measured(scores, measures)
     rows = [
-        [label, f"{count:,}", *(cell(values[m], m) for m in columns)]
+        [label, f"{count:,}", *(cell(values.get(m), m) for m in columns)]
         for label, count, values in scores
     ]
     return [[first, "questions", *columns], *rows]
@@ -125,7 +140,7 @@ def cell(value: Interval | None, measure: str = "") -> str:
 
 def _measured(scores: Sequence[Row], measures: Sequence[str]) -> list[str]:
     """Return those measures that some scores have, in order."""
-    return [m for m in MEASURES if m in measures and any(values[m] for *_, values in scores)]
+    return [m for m in MEASURES if m in measures and any(values.get(m) for *_, values in scores)]
 
 
 def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) -> Table:
@@ -137,7 +152,7 @@ def _table(first: str, scores: Mapping[str, Scores], measures: Sequence[str]) ->
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(Text(first), overflow="fold", min_width=10)
     for name in ("n", *columns):
-        table.add_column(name.replace(" ", "\n", 1), justify="right", no_wrap=True)
+        table.add_column("\n".join(name.rsplit(" ", 1)), justify="right", no_wrap=True)
     for name, row in scores.items():
         pairs = [(count_cell if m in COUNTS else score_cell)(row.measures[m]) for m in columns]
         cells = [f"{mean}\n[dim]{interval}[/dim]" for mean, interval in pairs]

@@ -34,6 +34,7 @@ def eval_command(
     ] = None,
     dataset: options.Dataset = None,
     split: options.Split = None,
+    dataset_options: options.DatasetOptions = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N questions.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of environment, agents and bootstrap.")] = 0,
     top_k: options.TopK = None,
@@ -60,6 +61,7 @@ def eval_command(
         **{"dataset": dataset, "split": split, "top_k": top_k, "corpus": corpus},
         **{"retriever": retriever, "reward": reward, "protocol": protocol},
         **{"tokenizer": tokenizer, "max_tokens": max_tokens},
+        dataset_options=options.named_values(dataset_options),
     )
     check_output(out)
     total = len(bare_env(env).questions)

@@ -35,10 +35,12 @@ COMMANDS = {
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
     "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
+    "convert": ("search_env.agents.cli.convert", "Make a folder of a model in a .gguf file."),
     "doctor": ("search_env.agents.cli.doctor", "Try every part of a training run once, before it."),
     "train": ("search_env.agents.cli.train", "Train a language model to search and to answer."),
     "label": ("search_env.agents.cli.label", "Measure how difficult questions are for a model."),
     "sample": ("search_env.benchmarks.cli.sample", "Play rollouts; keep the good ones to imitate."),
+    "revise": ("search_env.agents.cli.revise", "Revise right episodes into shorter ones."),
     "pretrain": ("search_env.agents.cli.imitate", "Teach a model to read, on articles of worlds."),
     "sft": ("search_env.agents.cli.imitate", "Fine-tune a model on episodes."),
 }

@@ -6,6 +6,7 @@ registered names.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from search_env.datasets.locate import DATASETS
 from search_env.envs.mixtures import Purpose, for_purpose
 from search_env.envs.registration import ENVIRONMENTS, arguments_of
 from search_env.envs.splits import GENERATED
+from search_env.errors import ConfigurationError
 from search_env.registry import import_module
 from search_env.rewards import reward_names
 
@@ -41,6 +43,15 @@ Split = Annotated[
     str | None,
     typer.Option(
         help="Split of the questions; by default that of the dataset for this use.",
+        rich_help_panel=TASK,
+    ),
+]
+DatasetOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset-option",
+        help="NAME=VALUE, repeatable. Of published sets and files: kinds, apart_from, "
+        "most_yes_no, most_questions.",
         rich_help_panel=TASK,
     ),
 ]
@@ -100,6 +111,27 @@ def import_modules(names: list[str] | None) -> None:
     """Import the modules of ``--import``."""
     for name in names or ():
         import_module(name)
+
+
+def named_values(texts: list[str] | None) -> dict[str, Any] | None:
+    """Return the values of ``--dataset-option``: JSON, or the text itself; None for none.
+
+    Raises:
+        ConfigurationError: A text has no name, or a name is given twice.
+    """
+    values: dict[str, Any] = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in values:
+            raise ConfigurationError(
+                f"Expected NAME=VALUE, each name once, got {text!r}. Write for example "
+                "--dataset-option most_yes_no=0.1."
+            )
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values or None
 
 
 def without_none(values: Mapping[str, Any]) -> dict[str, Any]:

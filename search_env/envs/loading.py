@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_env.envs.mixtures import Part, mix, parts_of
+from search_env.envs.question_filters import QuestionFilter
 from search_env.envs.splits import GENERATED, published, splits_of
 from search_env.errors import (
     ConfigurationError,
@@ -72,6 +73,8 @@ def load_questions(
 ) -> Sequence[Question]:
     """Return a dataset's questions, in an order that never changes; arguments as of EnvConfig."""
     parts = parts_of(dataset)
+    if options and not any(part.dataset in GENERATED for part in parts):
+        return _filtered_questions(parts, split, QuestionFilter.of(dataset, options))
     if len(parts) == 1:
         return _load_one(parts[0].dataset, _split_of(parts[0], split), options)
     worlds = [part for part in parts if part.dataset == "world"]
@@ -88,6 +91,19 @@ def load_questions(
     )
 
 
+def _filtered_questions(
+    parts: Sequence[Part], split: str | None, chosen: QuestionFilter
+) -> Sequence[Question]:
+    """Return what a filter keeps of a dataset of files, or of each part of a mixture of them."""
+    is_one = len(parts) == 1
+    splits = [_split_of(part, split) if is_one else part.split or split for part in parts]
+    loaded = [_load_one(part.dataset, of, None) for part, of in zip(parts, splits, strict=True)]
+    chosen.check_kinds([question for questions in loaded for question in questions])
+    others = () if chosen.apart_from is None else load_questions(chosen.apart_from, None, None)
+    kept = [chosen.select(questions, others) for questions in loaded]
+    return kept[0] if is_one else mix(list(zip(parts, kept, strict=True)))
+
+
 def _split_of(part: Part, split: str | None) -> str | None:
     """Return the split of the only part of a dataset's name."""
     if part.split is not None and split not in (None, part.split):
@@ -100,8 +116,8 @@ def _split_of(part: Part, split: str | None) -> str | None:
 
 def _no_options(dataset: str, options: Mapping[str, Any]) -> ConfigurationError:
     return ConfigurationError(
-        f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only 'world' "
-        "and 'toy' have options."
+        f"Expected no dataset_options for dataset {dataset!r}, got {dict(options)}. Only 'world', "
+        "'toy' and datasets of files have options."
     )
 
 

@@ -153,7 +153,7 @@ def mix(parts: Sequence[tuple[Part, Sequence[Question]]]) -> tuple[Question, ...
         if not count:
             raise ConfigurationError(
                 f"Expected questions of every part of a mixture, got none of {part}. Change the "
-                "shares."
+                "shares, or what is left out (dataset_options)."
             )
         for i in range(count):
             question = found[i * len(found) // count]

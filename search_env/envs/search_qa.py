@@ -110,7 +110,7 @@ class SearchQAEnv(gym.Env[Observation, "int | np.integer[Any]"]):
     |---|---|---|---|
     | `dataset` | str | `"world"` | `world`, `toy`, a published dataset or a file |
     | `split` | str or None | None | None: train if generated, else the evaluation split |
-    | `dataset_options` | dict or None | None | options of `world` or `toy` |
+    | `dataset_options` | dict or None | None | of `world`, `toy`; of files: a filter |
     | `corpus` | str or None | None | corpus file or saved index; None: the dataset's own |
     | `retriever` | str or None | None | `bm25`, `cassette:PATH`, a registered name or scheme |
     | `protocol` | str | `"r1-searcher"` | tags, prompt, layout, limits |

@@ -85,7 +85,8 @@ class SearchQAVectorEnv(VectorEnv[Observation, NDArray[np.int64], NDArray[Any]])
 
     ## Reset Arguments
     `options` may hold `question_id` or `index`, one for all rows or a sequence with one for each,
-    and `reset_mask`, bool `(N,)`, to reset some rows only.
+    and `reset_mask`, bool `(N,)`, to reset some rows only. `state`, in the same way, holds states
+    of a single environment (`get_state()`) that rows continue from, or None.
 
     ## Episode End
     As in the single environment; what follows depends on `autoreset_mode`:

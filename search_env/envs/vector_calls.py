@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_env.envs.config import EnvComponents, check_seed
+from search_env.envs.config import EnvComponents, check_origin, check_seed
+from search_env.envs.search_qa import EnvState
 from search_env.errors import ConfigurationError, InvalidActionError
 
 Rows = NDArray[np.intp]
@@ -90,3 +91,20 @@ def row_options(options: Mapping[str, Any], row: int, count: int) -> dict[str, A
             value = value[row]
         chosen[key] = value
     return chosen
+
+
+def check_running(state: object, components: EnvComponents) -> EnvState:
+    """Return the state of a single environment that a row may continue from."""
+    if not isinstance(state, EnvState):
+        raise ConfigurationError(
+            f"Expected options['state'] to be a state of get_state() of a single environment or "
+            f"None, for each row, got {type(state).__name__}. Pass one."
+        )
+    check_origin(state.origin, components.origin)
+    episode = state.episode.episode
+    if not state.running or episode.stop_reason is not None or episode.pending is not None:
+        raise ConfigurationError(
+            f"Expected options['state'] of a running episode, got one of question "
+            f"{episode.question.id!r} that cannot step. Save it before the episode ends."
+        )
+    return state

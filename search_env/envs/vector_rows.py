@@ -25,7 +25,7 @@ from search_env.envs.config import (
 )
 from search_env.envs.infos import stable_infos
 from search_env.envs.search_qa import Observation
-from search_env.envs.vector_calls import Rows, row_options
+from search_env.envs.vector_calls import Rows, check_running, row_options
 from search_env.envs.vector_groups import Groups, GroupsState
 from search_env.errors import EpisodeOverError, RetrievalError
 from search_env.rewards import Reward
@@ -112,21 +112,30 @@ class VectorRows:
                 self.random[row] = seeding.np_random(seed)[0]
 
     def begin(self, row: int, options: Mapping[str, Any]) -> None:
-        """Start an episode with the question that the options of ``reset`` choose for the row."""
+        """Start an episode with the question, or in the state, that ``reset`` chooses for it."""
         random = self.random[row]
         if random is None:
             raise EpisodeOverError("Expected reset() before a row can begin. Call reset().")
-        question = self.components.choose(row_options(options, row, self.count), random)
+        chosen = row_options(options, row, self.count)
+        state = chosen.pop("state", None)
+        if state is None:
+            question = self.components.choose(chosen, random)
+        else:
+            question = check_running(state, self.components).episode.episode.question
         if self.groups is not None:
             self.groups.begin(row, question)
-        self.dynamics.begin(row, question)
-        self._question_id[row], self._num_searches[row] = question.id, 0
+        if state is None:
+            self.dynamics.begin(row, question)
+        else:
+            self.dynamics.restore(row, state.episode)
+        episode = self.dynamics.episodes[row]
+        self._question_id[row], self._num_searches[row] = question.id, episode.num_searches
         self._stop_reason[row] = ""
         if self._ended[row]:
             self._ended[row] = False
             self._num_ended -= 1
         self.serial[row] += 1
-        self._reported_faults[row] = 0
+        self._reported_faults[row] = episode.num_faults
         self._search_infos.pop(row, None)
 
     def advance(self, rows: Rows | None, tokens: NDArray[np.int64]) -> list[Query]:

@@ -27,6 +27,7 @@ from search_env.recording.record import (
     Recordable,
     RecordedEpisode,
     RecordedGroup,
+    RecordedRevision,
     common_fields,
     decode,
     encode,
@@ -144,6 +145,7 @@ class EpisodeWriter:
         reward: Reward | None = None,
         signals: Mapping[str, NDArray[np.float32]] | None = None,
         group: RecordedGroup | None = None,
+        revision: RecordedRevision | None = None,
         unless_last: bool = False,
     ) -> None:
         """Append one finished episode.
@@ -155,6 +157,7 @@ class EpisodeWriter:
             signals: Values per policy token by name, such as ``log_prob``; rounded to four
                 significant digits.
             group: Group that the episode was played in; None for an episode played alone.
+            revision: What Retro-Search made of it; None for an episode as it was played.
             unless_last: Append nothing if the file's last line is the same: a run that was stopped
                 had recorded the episode, and plays it again.
 
@@ -166,7 +169,13 @@ class EpisodeWriter:
         """
         reward = self._env.reward if reward is None else reward
         line = encode(
-            self._common, transcript, seed=seed, reward=reward, signals=signals, group=group
+            self._common,
+            transcript,
+            seed=seed,
+            reward=reward,
+            signals=signals,
+            group=group,
+            revision=revision,
         )
         if not (unless_last and _ends_with(self.path, line)):
             append(self.path, line)

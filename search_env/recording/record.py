@@ -91,6 +91,25 @@ class RecordedGroup(NamedTuple):
     size: int  # number of members, including those whose retrieval failed
 
 
+class RecordedRevision(NamedTuple):
+    """What Retro-Search made of an episode; see :mod:`search_env.recording.revise`.
+
+    Counts before and after are of searches, steps and the policy's tokens.
+    """
+
+    trajectory: int  # number of the episode among those that were revised
+    n_search_before: int
+    n_search_after: int
+    steps_before: int
+    steps_after: int
+    tokens_before: int
+    tokens_after: int
+    ops_accepted: tuple[str, ...]  # operators of the branches that were taken, in order
+    tried: Mapping[str, int]  # number of branches by operator and outcome, as "skip taken"
+    grounded: bool  # whether the documents hold the answer or its support; else it is from memory
+    reviser: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedEpisode:
     """One line of an episode file.
@@ -108,6 +127,7 @@ class RecordedEpisode:
         versions: Versions of Python and of the packages involved, by name.
         signals: By name, such as ``log_prob``: float32 ``(policy tokens,)``.
         group: None for an episode played alone.
+        revision: None for an episode that Retro-Search did not write.
     """
 
     place: str
@@ -122,6 +142,7 @@ class RecordedEpisode:
     versions: dict[str, str]
     signals: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     group: RecordedGroup | None = None
+    revision: RecordedRevision | None = None
 
     @property
     def actions(self) -> NDArray[np.int32]:
@@ -155,6 +176,7 @@ def encode(
     reward: Reward,
     signals: Mapping[str, NDArray[np.float32]] | None = None,
     group: RecordedGroup | None = None,
+    revision: RecordedRevision | None = None,
 ) -> bytes:
     """Return the line of a finished episode, newline included.
 
@@ -184,6 +206,8 @@ def encode(
         row["signals"] = {k: _signal_row(k, values, transcript) for k, values in signals.items()}
     if group is not None:
         row["group"] = _group_row(*group)
+    if revision is not None:
+        row["revision"] = {**revision._asdict(), "tried": dict(revision.tried)}
     return _dump({**row, "sha256": _checksum(row)}) + b"\n"
 
 
@@ -375,6 +399,7 @@ def _episode(place: str, row: Mapping[str, Any]) -> RecordedEpisode:
         versions={name: _text(version) for name, version in row["versions"].items()},
         signals=signals,
         group=_group(*row["group"]) if "group" in row else None,
+        revision=_revision(**row["revision"]) if "revision" in row else None,
     )
 
 
@@ -384,6 +409,18 @@ def _tokenizer(name: str, size: int, digest: str) -> RecordedTokenizer:
 
 def _group(id: str, size: int) -> RecordedGroup:
     return RecordedGroup(_text(id), _natural(size))
+
+
+def _revision(**fields: Any) -> RecordedRevision:
+    revision = RecordedRevision(**fields)
+    for name in fields.keys() - {"ops_accepted", "tried", "grounded", "reviser"}:
+        _natural(fields[name])
+    operators = tuple(map(_text, revision.ops_accepted))
+    tried = {_text(name): _natural(count) for name, count in revision.tried.items()}
+    if not isinstance(revision.grounded, bool):
+        raise TypeError(f"{revision.grounded!r} where true or false belongs")
+    _text(revision.reviser)
+    return revision._replace(ops_accepted=operators, tried=tried)
 
 
 def _markup(protocol: str) -> Markup | None:

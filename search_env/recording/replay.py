@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_env.envs.search_qa import Observation, SearchQAEnv, bare_env
+from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.errors import (
     ConfigurationError,
     EpisodeFileError,
@@ -186,15 +188,42 @@ def recorded_env(episode: RecordedEpisode) -> SearchQAEnv:
         DataError: A file among the arguments is missing or damaged.
     """
     arguments = {**episode.arguments, **_OVERRIDES}
+    with _recorded_arguments(episode):
+        if episode.env_id is None:
+            return SearchQAEnv(**arguments)
+        return bare_env(gym.make(episode.env_id, disable_env_checker=True, **arguments))
+
+
+def recorded_envs(episode: RecordedEpisode, num_envs: int, **changes: Any) -> SearchQAVectorEnv:
+    """Return a new vector environment with the recorded arguments, for rollouts.
+
+    It has ``autoreset_mode="Disabled"`` and no copies; ``changes`` are to the arguments. Errors are
+    those of :func:`recorded_env`.
+    """
+    arguments = {**episode.arguments, **_OVERRIDES, **changes}
+    arguments |= {"autoreset_mode": "Disabled", "copy": False}
+    with _recorded_arguments(episode):
+        if episode.env_id is None:
+            return SearchQAVectorEnv(num_envs, **arguments)
+        envs = gym.make_vec(episode.env_id, num_envs=num_envs, **arguments).unwrapped
+    if isinstance(envs, SearchQAVectorEnv):
+        return envs
+    raise ConfigurationError(
+        f"{episode.place}: expected {episode.env_id!r} to be a SearchQAVectorEnv, got "
+        f"{type(envs).__name__}. Register the id with one as its vector_entry_point."
+    )
+
+
+@contextmanager
+def _recorded_arguments(episode: RecordedEpisode) -> Iterator[None]:
+    """Raise errors of an id or of arguments that are not known here as such of the episode."""
     if episode.env_id is not None and episode.env_id not in gym.registry:
         raise ConfigurationError(
             f"{episode.place}: expected a registered id, got {episode.env_id!r}. Import the module "
             "that registers it first (--import MODULE)."
         )
     try:
-        if episode.env_id is None:
-            return SearchQAEnv(**arguments)
-        return bare_env(gym.make(episode.env_id, disable_env_checker=True, **arguments))
+        yield
     except TypeError as error:
         if "unexpected keyword argument" not in str(error):
             raise

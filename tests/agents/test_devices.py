@@ -71,6 +71,25 @@ def test_decoding_sees_weights_that_changed_in_place(device):
     assert journal.check(model) == 6
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_forbidden_ids_and_graphs_take_turns(device):
+    """Steps with and without forbidden ids, which have graphs of their own, in wider caches."""
+    model, _ = build("qwen2")
+    engine, _ = engine_of(model, device)
+    prompt = np.arange(1, 30)
+    engine.begin([0, 1, 4], [prompt] * 3, [7, 7, 9])
+    none, most = np.zeros(0, np.int64), np.arange(40)
+    alone = Engine(model, rows=2, max_tokens=150, graphs=False)
+    alone.begin([0, 1], [prompt] * 2, [7, 9])
+    for step in range(60):
+        forbidden = [none, most, none] if step % 3 else None
+        decoded = engine.decode([4, 1, 0], forbidden)
+        expected = alone.decode([1, 0])
+        assert decoded.ids[[0, 2]].tolist() == expected.ids.tolist()
+        assert np.allclose(decoded.log_probs[[0, 2]], expected.log_probs, atol=1e-3)
+        assert forbidden is None or decoded.ids[1] >= 40
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_decoding_never_waits_for_the_device(name, monkeypatch):
     """With fake tensors, reading a value, which a graph must not do, is an error."""

@@ -275,7 +275,7 @@ def test_bad_names():
         load_questions("must-serch", None, None)
     with pytest.raises(ConfigurationError, match="Did you mean 'test'"):
         load_questions("must-search", "tst", None)
-    with pytest.raises(ConfigurationError, match="Only 'world' and 'toy'"):
+    with pytest.raises(ConfigurationError, match="Only 'world', 'toy' and datasets of files"):
         load_questions("must-search", None, {"hops": [1]})
     with pytest.raises(ConfigurationError, match="Pass corpus="):
         load_retriever("bm25", dataset="distractors", split=None, options=None, corpus=None)

@@ -506,3 +506,38 @@ def test_adapters_of_peft_are_part_of_the_model():
     decoded = engine.decode([1])
     expected = model(torch.arange(20)[None]).logits[0, -1].log_softmax(-1)
     assert decoded.log_probs[0] == pytest.approx(expected[decoded.ids[0]].item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(top_p=0.9)])
+def test_forbidden_ids_are_left_out_of_the_distribution(models, static, sampling):
+    model = models["qwen2"]
+    prompt, banned = np.array([1, 5, 9, 4]), [np.array([], np.int64), np.arange(0, 50)]
+    engine = Engine(model, rows=2, max_tokens=32, sampling=sampling, graphs=static)
+    engine.begin([0, 1], [prompt, prompt], [3, 3])
+    free = Engine(model, rows=1, max_tokens=32, sampling=sampling)
+    free.begin([0], [prompt], [3])
+    for step in range(8):
+        rows = [0, 1] if step % 2 else [1, 0]
+        decoded = engine.decode(rows, banned[:: 1 if step % 2 else -1])
+        first, second = rows.index(0), rows.index(1)
+        assert decoded.ids[first] == free.decode([0]).ids[0]  # the row without a ban is as it was
+        assert decoded.ids[second] >= 50
+        text = engine._tokens[1, : engine.lengths[1] - 1]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(text)[None]).logits[0, -1]
+        logits[:50] = -torch.inf
+        expected = sampling.log_probs(logits)[decoded.ids[second]]
+        assert decoded.log_probs[second] == pytest.approx(float(expected), abs=2e-4)
+    engine.decode([0, 1])  # and on without
+
+
+def test_bans_that_leave_nothing_or_do_not_match_are_refused(models):
+    engine = Engine(models["qwen2"], rows=2, max_tokens=32)
+    engine.begin([0, 1], [np.array([1, 2])] * 2, [0, 1])
+    with pytest.raises(ConfigurationError, match="all forbidden"):
+        engine.decode([0, 1], [np.array([], np.int64), np.arange(VOCABULARY)])
+    with pytest.raises(ConfigurationError, match="for each of 2 rows, got 1"):
+        engine.decode([0, 1], [np.array([3])])
+    assert engine.lengths.tolist() == [2, 2]
+    engine.decode([0, 1])

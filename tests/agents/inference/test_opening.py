@@ -9,7 +9,7 @@ import torch
 
 from search_env.agents.imitation.demonstrations import oracle_example, search_opening
 from search_env.agents.inference.engine import Engine
-from search_env.agents.inference.opening import OpeningEngine
+from search_env.agents.inference.opening import OpeningEngine, ScriptedEngine
 from search_env.agents.inference.rollout_engine import RolloutEngine
 from search_env.agents.inference.sampling import GREEDY, Sampling
 from search_env.agents.rollouts.collect import make_envs
@@ -74,3 +74,26 @@ def test_the_opening_is_what_oracles_begin_with(protocol):
     for index in (20, 30):
         example = oracle_example(env, index, tags=1.0)
         assert example.tokens[example.weights > 0][: len(opening)].tolist() == opening.tolist()
+
+
+def test_pieces_follow_the_prompt_and_what_is_inserted(model):
+    engine = ScriptedEngine(
+        Engine(model, rows=3, max_tokens=16, sampling=GREEDY),
+        lambda prompt: {1: [[5, 6], [7]], 2: [], 3: [[], [8]]}[int(prompt[0])],
+    )
+    engine.begin([2, 0, 1], [[1], [2], [3]], [0, 0, 0])
+    plain = Engine(model, rows=3, max_tokens=16, sampling=GREEDY)
+    plain.begin([0, 1, 2], [[2], [3], [1, 5, 6]], [0, 0, 0])
+    assert engine.decode([0, 1, 2]).ids[2] == 5
+    assert engine.decode([2]).ids.tolist() == [6]
+    free = plain.decode([0, 1, 2]).ids
+    assert engine.decode([2]).ids[0] == free[2]
+    engine.insert([1, 2, 0], [[9, 9], [9], []])
+    plain.insert([1, 2, 0], [[9, 9], [9], []])
+    got = engine.decode([0, 1, 2])
+    assert got.ids[1:].tolist() == [8, 7]
+    assert got.log_probs[1:].tolist() == [0.0, 0.0]
+    assert got.ids[0] == plain.decode([0]).ids[0]
+    engine.insert([1], [[9]])  # no piece is left
+    plain.insert([1], [[8, 9]])
+    assert engine.decode([1]).ids[0] == plain.decode([1]).ids[0]

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from search_env.benchmarks.studies import sweep
 from search_env.benchmarks.studies.sweep import play_row
 from search_env.cli.console import open_table
 from search_env.cli.main import app
-from search_env.envs.loading import _published_questions
+from search_env.envs.loading import _published_questions, load_questions
+from search_env.paths import data_dir
 
 ID = "world-2hop/r1-searcher/bm25-world1k/v1"
 WORLD = get_benchmark(ID)
@@ -65,6 +67,35 @@ def sampled(records, *right):
         for index, samples in enumerate(right)
         for sample, ok in enumerate(samples)
     ]
+
+
+def test_what_was_found_and_searched_is_measured(records):
+    """Two of three questions were searched for, one gold was found, and that answer was wrong."""
+    base = replace(records[0], exact_match=1.0)
+    rows = [
+        replace(base, searches=0, answer_recall=0.0),
+        replace(base, searches=2, answer_recall=1.0, exact_match=0.0),
+        replace(base, searches=1, answer_recall=None),  # yes or no is not looked for
+    ]
+    measures = score([EpisodeResult(i, 0, row) for i, row in enumerate(rows)]).measures
+    assert measures["search rate"].mean == pytest.approx(2 / 3)
+    assert measures["EM given recall"].mean == 0.0
+    assert measures["EM given recall"].count == 1
+    assert measures["EM"].mean == pytest.approx(2 / 3)
+
+
+@pytest.mark.skipif(data_dir() is None, reason="needs $SEARCH_ENV_DATA")
+@pytest.mark.parametrize(
+    ("name", "joined", "native"), [("musique", 1070, 347), ("2wikimultihopqa", 346, 164)]
+)
+def test_questions_fall_into_origins(records, name, joined, native):
+    protocol = registry.QUESTION_SETS[name].protocols[0]
+    assert f"{joined:,}" in protocol.note
+    key = registry.QUESTION_SETS[name].groups["origin"]
+    rows = [replace(records[0], question_id=q.id) for q in load_questions(name, "dev", None)]
+    assert Counter(map(key, rows)) == {"joined by title": joined, "native records": native}
+    in_a_mixture = replace(rows[0], question_id=f"{name}/{rows[0].question_id}")
+    assert key(in_a_mixture) == key(rows[0])
 
 
 @pytest.fixture(scope="module")

@@ -159,3 +159,18 @@ def test_rollouts_and_generate_do_the_same_work():
     assert seconds.shape == (1, 2)
     assert len(episodes) == 2
     assert 0 < policy_tokens < sum(map(len, episodes))
+
+
+def test_revision_and_rollouts_are_timed_in_turn(tmp_path):
+    pytest.importorskip("torch")
+    from search_env.agents.models import save_model, tiny_config, untrained
+    from search_env.benchmarks.speed.revision import TIMES, play_in_turn
+
+    model = save_model(untrained(tiny_config()), tmp_path / "model")
+    args = Namespace(model=str(model), dtype="fp32", rows=4, questions=1, repeats=1)
+    args.max_tokens = 1400
+    tokens, seconds, times = play_in_turn(args)
+    assert tokens.shape == seconds.shape == (1, 2)
+    assert (tokens > 0).all()
+    assert (seconds > 0).all()
+    assert set(times[0]) == set(times[1]) == set(TIMES)
