@@ -1,12 +1,13 @@
-"""Does R1-Searcher++ learn when not to search? A small world in which half of the facts are known.
+"""Does R1-Searcher++ learn when not to search? A world of which a base has read a part.
 
     python -m search_env.benchmarks.studies.internal_knowledge run --seeds 0 1 2 3 4
     python -m search_env.benchmarks.studies.internal_knowledge report --output FILE.md
 
-For each seed ``run`` makes a world, a base that has read about half of its entities, and a cold
-start (rejection sampling, then masked imitation), and trains every condition from them; what is
-there already is not made again. ``report`` writes the tables and what came of the claims. World,
-base and protocol are described in ``internal_knowledge_world.py``.
+For each seed ``run`` makes a world, a base that has read a part of it, and a cold start (rejection
+sampling, then masked imitation), and trains every condition from them; what is there already is not
+made again. ``report`` writes the tables and what came of the claims. Worlds and bases are described
+in ``internal_knowledge_world.py`` (``--world small``, the default) and, for the encyclopaedia with
+the bundled base, in ``internal_knowledge_encyclopaedia.py``.
 """
 
 from __future__ import annotations
@@ -24,16 +25,20 @@ import torch
 
 from search_env.agents.reporting.logs import read_log
 from search_env.benchmarks.reports.measurement_page import heading, interval, publish, table
+from search_env.benchmarks.studies.internal_knowledge_encyclopaedia import EncyclopaediaHome
 from search_env.benchmarks.studies.internal_knowledge_runs import (
     COLD,
     CONDITIONS,
+    NO_COLD_START,
+    NO_GROUP,
+    NO_MEMORY,
     PLAIN,
     PLUS,
-    STEPS,
     Home,
     Scores,
     run_one,
 )
+from search_env.benchmarks.studies.internal_knowledge_world import SmallHome
 from search_env.metrics.statistics import Interval, t_quantile
 
 CLAIMS = """\
@@ -56,13 +61,16 @@ all rollouts of a group are wrong alike, nothing speaks against the paths that a
 """
 
 
+WORLDS: Mapping[str, type[Home]] = {"small": SmallHome, "encyclopaedia": EncyclopaediaHome}
+
+
 def run(args: argparse.Namespace) -> None:
     """Make all that is not there."""
     torch.set_num_threads(1)
     for seed in args.seeds:
-        home = Home.of(seed, args.folder)
+        home = WORLDS[args.world](args.folder / f"seed-{seed}", seed)
         for condition in args.conditions:
-            run_one(home, condition, seed)
+            run_one(home, condition)
             print(f"seed {seed}, {condition}: done", flush=True)
 
 
@@ -122,8 +130,8 @@ class Gap(NamedTuple):
 def early_format(folder: Path, condition: str, seed: int) -> float:
     """Return the share of well-formed rollouts in the first third of the steps."""
     log = read_log(folder / f"seed-{seed}" / condition.replace(" ", "-") / "metrics.jsonl")
-    rows = [row.metrics["format/well_formed"] for row in log.steps[: STEPS // 3]]
-    return float(np.mean(rows))
+    rows = [row.metrics["format/well_formed"] for row in log.steps]
+    return float(np.mean(rows[: max(1, len(rows) // 3)]))
 
 
 def outcomes(results: Results, folder: Path) -> str:
@@ -134,13 +142,12 @@ def outcomes(results: Results, folder: Path) -> str:
         over_seeds([mean_of(r, "test", "searches", known) for r in results[PLUS]]).mean
         for known in (False, True)
     ]
-    more = Gap(results, "without group reward", PLUS).of("test", "searches")
+    more = Gap(results, NO_GROUP, PLUS).of("test", "searches")
     rise = Gap(results, PLUS, COLD).of("train", "recalled", False)
-    apart = Gap(results, PLUS, "without memorisation").of("train", "recalled", False)
-    seeds = [record["seed"] for record in results["without cold start"]]
+    apart = Gap(results, PLUS, NO_MEMORY).of("train", "recalled", False)
+    seeds = [record["seed"] for record in results[NO_COLD_START]]
     formed = [
-        [early_format(folder, name, seed) for seed in seeds]
-        for name in ("without cold start", PLUS)
+        [early_format(folder, name, seed) for seed in seeds] for name in (NO_COLD_START, PLUS)
     ]
     later = all(one < other for one, other in zip(*formed, strict=True))
     found = (
@@ -226,12 +233,15 @@ def report(args: argparse.Namespace) -> None:
     results = read_results(args.folder)
     seeds = sorted({record["seed"] for records in results.values() for record in records})
     module = "python -m search_env.benchmarks.studies.internal_knowledge"
-    command = f"{module} run --seeds {' '.join(map(str, seeds))}; {module} report"
+    world = f"--world {args.world}"
+    numbers = " ".join(map(str, seeds))
+    command = f"{module} run {world} --seeds {numbers}; {module} report {world}"
     packages = ("search-env", "torch", "transformers", "numpy")
     text = heading("When not to search", command, packages)
-    text += f"\n{_LEGEND}\n{table_of(results, _COLUMNS)}\n## Closed book\n\n{_CLOSED}\n"
-    text += f"{table_of(results, _MEMORY)}\n## Seconds of a step, first seed\n\n"
-    text += f"{costs(results, args.folder)}\n## What was claimed, before the runs\n\n{CLAIMS}\n"
+    text += f"\n{WORLDS[args.world].legend}\n\n{table_of(results, _COLUMNS)}\n"
+    text += f"## Closed book\n\n{_CLOSED}\n{table_of(results, _MEMORY)}\n"
+    text += f"## Seconds of a step, first seed\n\n{costs(results, args.folder)}\n"
+    text += f"## What was claimed, before the runs\n\n{CLAIMS}\n"
     if {COLD, *CONDITIONS} <= results.keys():
         text += f"## What came\n\n{outcomes(results, args.folder)}\n"
     publish(text, args.output)
@@ -239,15 +249,8 @@ def report(args: argparse.Namespace) -> None:
         args.episodes.write_bytes(gzip.compress(json.dumps(results).encode(), mtime=0))
 
 
-_LEGEND = """\
-A model of a quarter of a million parameters in a world of 48 entities with six facts each. The base
-has read the sentences about half of them. Of each entity three facts are asked in training, the
-others tested: what is tested was never asked, and of unknown entities never seen. Greedy episodes,
-means over seeds with 95 % t intervals.
-"""
 _CLOSED = """\
-Exact match where episodes begin with recall and cannot search, by what could be known: a guess is
-right in 4 % of cases.
+Exact match where episodes begin with recall and cannot search, by what could be known.
 """
 
 
@@ -265,8 +268,10 @@ def main() -> None:
     reporting.add_argument("--episodes", type=Path, help="compressed results by question")
     reporting.set_defaults(function=report)
     for command in (running, reporting):
-        command.add_argument("--folder", type=Path, default=Path("runs/internal_knowledge"))
+        command.add_argument("--world", default="small", choices=WORLDS)
+        command.add_argument("--folder", type=Path, help="by default, of runs/internal_knowledge")
     args = parser.parse_args()
+    args.folder = args.folder or Path("runs/internal_knowledge") / args.world
     args.function(args)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from search_env.agents.inference.opening import OpeningEngine
 from search_env.agents.inference.sampling import GREEDY, Sampling
 from search_env.agents.learning.learner import Learner
 from search_env.agents.learning.optimizers import OptimizerConfig
-from search_env.agents.models import load_model, save_model, tiny_config, untrained
+from search_env.agents.models import load_model, save_model
 from search_env.agents.reporting.logs import JsonLinesLog, Observers
 from search_env.agents.rollouts.collect import make_envs
 from search_env.agents.rollouts.lm_agent import play_questions
@@ -32,145 +33,129 @@ from search_env.agents.training import checkpoints
 from search_env.agents.training.config import PHASES, PLUS_PLUS_PHASES, Phase, TrainConfig
 from search_env.agents.training.train import train
 from search_env.agents.types import Example, Trajectory
-from search_env.benchmarks.studies import internal_knowledge_world as worlds
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.paths import atomic_path
 from search_env.recording.files import read_episodes
-from search_env.types import Source
-
-STEPS = 80
-SETTINGS = Algorithm(
-    advantage="grpo",
-    aggregation="token_mean",
-    prompts=32,
-    group_size=8,
-    kl="loss",
-    kl_coefficient=0.02,  # else what is not asked is forgotten
-    learning_rate=3e-4,
-    warmup_steps=4,
-    top_p=0.95,  # as in the default run: the model is small
-)
-"""The same for every condition; the rate falls to 0 at the last step."""
-
-SWITCH: dict[str, Any] = {
-    "phase_episodes": SETTINGS.sequences * STEPS // 3,
-    "phase_search_rate": 0.95,
-    "phase_format_rate": 0.9,
-    "phase_window": 512,
-}
-MEMORY = MemorisationConfig(
-    weight=0.1, prompt=worlds.REWRITING, statement=worlds.STATEMENT, max_tokens=32
-)
-NO_GROUP = (Phase(reward="r1-searcher++"),)
+from search_env.tokens.tokenizer import Tokenizer
+from search_env.types import Question, Source, TagRole
 
 COLD, PLAIN, PLUS = "cold start", "R1-Searcher", "R1-Searcher++"
-CONDITIONS: Mapping[str, Mapping[str, Any]] = {
-    PLAIN: {"phases": PHASES},
-    PLUS: {"phases": PLUS_PLUS_PHASES, "memorisation": MEMORY},
-    "without group reward": {"phases": NO_GROUP, "memorisation": MEMORY},
-    "without memorisation": {"phases": PLUS_PLUS_PHASES},
-    "without cold start": {"phases": PLUS_PLUS_PHASES, "memorisation": MEMORY},
-}
+NO_GROUP, NO_MEMORY = "without group reward", "without memorisation"
+NO_COLD_START = "without cold start"
+CONDITIONS = (PLAIN, PLUS, NO_GROUP, NO_MEMORY, NO_COLD_START)
 """All from the cold start of their seed, but for the last one, which begins with the base."""
 
-SCHOOL: dict[str, Any] = {"examples": 40_000, "steps": 500, "learning_rate": 3e-3}
-COLD_START: dict[str, Any] = {"rollouts": 8, "epochs": 6, "learning_rate": 8e-4, "most": None}
-_TOKENS = 96  # of an episode
-_BATCH = 2048  # tokens of an update by imitation
-_ROWS = 64
+ROWS = 64
 
 Bits = NDArray[np.bool_]
 
 
-class Home(NamedTuple):
-    """The folder of a seed, and what is in it."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How the models of a world are trained; the same for every condition.
 
-    folder: Path
-    world: worlds.World
-    tokenizer: str
+    Attributes:
+        protocol: Its name, which ``module`` registers.
+        module: Module of the world.
+        algorithm: Of all conditions; its rate falls to 0 at the last step.
+        steps: Steps of a run, of which R1-Searcher's first phase has a third at most.
+        memory: The memorisation of R1-Searcher++.
+        max_tokens: Tokens of an episode.
+        batch: Tokens of an update by imitation.
+        rollouts: Rollouts of each question for the cold start, of which all good ones are kept.
+        epochs: Of the cold start.
+        cold_rate: Its learning rate.
+    """
 
-    @classmethod
-    def of(cls, seed: int, root: Path) -> Home:
-        """Return the home of a seed, with its world and tokenizer written."""
-        folder, world = root / f"seed-{seed}", worlds.World.drawn(seed)
-        if not (folder / "corpus.jsonl").exists():
-            world.write(folder)
-        worlds.make_tokenizer(world, folder / "tokenizer")
-        return cls(folder, world, str(folder / "tokenizer" / "tokenizer.json"))
+    protocol: str
+    module: str
+    algorithm: Algorithm
+    steps: int
+    memory: MemorisationConfig
+    max_tokens: int
+    batch: int = 2048
+    rollouts: int = 8
+    epochs: int = 6  # as published
+    cold_rate: float = 8e-4
 
-    def options(self, questions: str, **more: Any) -> dict[str, Any]:
-        """Return the environment's arguments for questions to train or to test on."""
-        return {
-            "dataset": str(self.folder / f"{questions}.jsonl"),
-            "corpus": str(self.folder / "corpus.jsonl"),
-            "protocol": worlds.BARE.name,
-            "tokenizer": self.tokenizer,
-            "max_tokens": _TOKENS,
-            **more,
-        }
+    def changes(self, condition: str) -> dict[str, Any]:
+        """Return the settings in which a condition differs from a run without anything."""
+        group = (Phase(reward="r1-searcher++"),)
+        phases = {PLAIN: PHASES, NO_GROUP: group}.get(condition, PLUS_PLUS_PHASES)
+        memory = {} if condition in (PLAIN, NO_MEMORY) else {"memorisation": self.memory}
+        return {"phases": phases, **memory}
+
+
+class Home(ABC):
+    """The folder of a seed, with its world and its models.
+
+    Args:
+        folder: The folder.
+        seed: The seed.
+
+    Attributes:
+        plan: How models are trained.
+        legend: What a reader of the tables has to know.
+        tokenizer: Of all models.
+    """
+
+    plan: Plan
+    legend: str
+    tokenizer: Tokenizer
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.folder, self.seed = folder, seed
+
+    @abstractmethod
+    def options(self, questions: str) -> dict[str, Any]:
+        """Return the environment's arguments for the questions ``train`` or ``test``."""
+
+    @abstractmethod
+    def is_known(self, question: Question) -> bool:
+        """Return whether the base has read the answer."""
+
+    @abstractmethod
+    def make_base(self) -> Path:
+        """Return the folder of the base, which is made if it is not there."""
 
     def envs(self, questions: str, **more: Any) -> SearchQAVectorEnv:
         """Return the vector environment of some questions."""
-        size = worlds.make_tokenizer(self.world, self.folder / "tokenizer").size
-        options = self.options(questions, **more)
-        return make_envs("SearchQA-v0", num_envs=_ROWS, vocabulary=size, options=options)
+        options = {**self.options(questions), **more}
+        size = self.tokenizer.size
+        return make_envs("SearchQA-v0", num_envs=ROWS, vocabulary=size, options=options)
+
+    def imitate(
+        self, model: Any, examples: Sequence[Example], out: Path, *, steps: int, rate: float
+    ) -> None:
+        """Fit a model to examples and save it."""
+        optimizer = OptimizerConfig(
+            learning_rate=rate,
+            warmup_steps=min(10, steps // 4),
+            schedule="linear",
+            total_steps=steps,
+        )
+        learner = Learner(model, optimizer)
+        fit(learner, examples, SupervisedConfig(steps, self.plan.batch, self.seed))
+        save_model(learner.model, out, learner.weights(), tokenizer=self.tokenizer)
 
 
-# The base and the cold start.
-
-
-def make_base(home: Home, seed: int) -> Path:
-    """School a new model; return its folder."""
-    folder = home.folder / "base"
-    if not folder.exists():
-        tokenizer = worlds.make_tokenizer(home.world, home.folder / "tokenizer")
-        school = worlds.School(home.world, tokenizer, seed)
-        examples = list(school.examples(SCHOOL["examples"]))
-        config = tiny_config(tokenizer.size, hidden_size=96, intermediate_size=256, layers=2)
-        steps, rate = SCHOOL["steps"], SCHOOL["learning_rate"]
-        model = untrained(config, seed)
-        imitate(model, examples, seed, folder, home, steps=steps, learning_rate=rate)
-    return folder
-
-
-def make_cold_start(home: Home, base: Path, seed: int) -> Path:
+def make_cold_start(home: Home, base: Path) -> Path:
     """Sample the base, keep what is right in answer, tags and form, and imitate it."""
-    folder, kept = home.folder / "cold", home.folder / "cold.jsonl"
+    folder, kept, plan = home.folder / "cold", home.folder / "cold.jsonl", home.plan
     if not folder.exists():
         envs, model = home.envs("train"), load_model(base)
-        engine = Engine(model, rows=_ROWS, max_tokens=_TOKENS, sampling=Sampling())
-        rule = KeepRule(("r1-searcher++",), most=COLD_START["most"])
-        sample_episodes(envs, engine, kept, rule, rollouts=COLD_START["rollouts"], seed=seed)
+        engine = Engine(model, rows=ROWS, max_tokens=plan.max_tokens, sampling=Sampling())
+        rule = KeepRule(("r1-searcher++",))
+        sample_episodes(envs, engine, kept, rule, rollouts=plan.rollouts, seed=home.seed)
         examples = []
         for episode in read_episodes(kept):
             transcript = episode.transcript
             weights = (transcript.sources == Source.POLICY).astype(np.float32)
             examples.append(Example(transcript.tokens, weights))
         tokens = sum(len(example.tokens) for example in examples)
-        steps = max(1, COLD_START["epochs"] * tokens // _BATCH)
-        rate = COLD_START["learning_rate"]
-        imitate(model, examples, seed, folder, home, steps=steps, learning_rate=rate)
+        steps = max(1, plan.epochs * tokens // plan.batch)
+        home.imitate(model, examples, folder, steps=steps, rate=plan.cold_rate)
     return folder
-
-
-def imitate(
-    model: Any,
-    examples: Sequence[Example],
-    seed: int,
-    folder: Path,
-    home: Home,
-    *,
-    steps: int,
-    learning_rate: float,
-) -> None:
-    """Fit a model to examples and save it."""
-    optimizer = OptimizerConfig(
-        learning_rate=learning_rate, warmup_steps=10, schedule="linear", total_steps=steps
-    )
-    learner = Learner(model, optimizer)
-    fit(learner, examples, SupervisedConfig(steps, _BATCH, seed))
-    tokenizer = worlds.make_tokenizer(home.world, home.folder / "tokenizer")
-    save_model(learner.model, folder, learner.weights(), tokenizer=tokenizer)
 
 
 # Scores.
@@ -208,15 +193,16 @@ def score(home: Home, model: Path, questions: str) -> Scores:
         searches=np.array([episode.num_searches for episode in episodes]),
         formed=np.array([episode.well_formed for episode in episodes]),
         recalled=_right(closed_book(home, loaded, questions)),
-        known=np.array([question.kind == "known" for question in envs.questions]),
+        known=np.array([home.is_known(question) for question in envs.questions]),
     )
 
 
 def closed_book(home: Home, model: Any, questions: str) -> list[Trajectory]:
     """Return greedy episodes that begin with recall and cannot search."""
     envs = home.envs(questions, max_searches=0)
-    opening = envs.tokenizer.encode(worlds.BARE.tags[0].open)
-    engine = Engine(model, rows=_ROWS, max_tokens=_TOKENS, sampling=GREEDY)
+    opening = envs.tokenizer.encode(envs.protocol.pair(TagRole.REASON).open)
+    size = envs.protocol.max_tokens
+    engine = Engine(model, rows=ROWS, max_tokens=size, sampling=GREEDY)
     return play_questions(OpeningEngine(engine, opening), envs)
 
 
@@ -227,37 +213,41 @@ def _right(episodes: Sequence[Trajectory]) -> Bits:
 # Runs.
 
 
-def configure(home: Home, condition: str, seed: int, start: Path, out: Path) -> TrainConfig:
+def configure(home: Home, condition: str, start: Path, out: Path) -> TrainConfig:
     """Return the run of a condition."""
-    config = TrainConfig(
+    plan = home.plan
+    return TrainConfig(
         model=str(start),
-        algorithm=SETTINGS,
-        optimizer=OptimizerConfig(schedule="linear", total_steps=STEPS),
-        imports=(worlds.__name__,),
+        algorithm=plan.algorithm,
+        optimizer=OptimizerConfig(schedule="linear", total_steps=plan.steps),
+        imports=(plan.module,),
         env_options=home.options("train"),
-        max_tokens=_TOKENS,
-        steps=STEPS,
-        num_envs=_ROWS,
+        max_tokens=plan.max_tokens,
+        phase_episodes=plan.algorithm.sequences * plan.steps // 3,
+        phase_search_rate=0.95,
+        phase_format_rate=0.9,
+        phase_window=2 * plan.algorithm.sequences,
+        steps=plan.steps,
+        num_envs=ROWS,
         dtype="fp32",
         eval_every=0,
-        checkpoint_every=20,
+        checkpoint_every=10,
         keep_checkpoints=1,
         threads=1,
-        seed=seed,
+        seed=home.seed,
         out=str(out),
-        **SWITCH,
+        **plan.changes(condition),
     )
-    return replace(config, **CONDITIONS[condition])
 
 
-def run_one(home: Home, condition: str, seed: int) -> None:
+def run_one(home: Home, condition: str) -> None:
     """Train and score one condition, or score the cold start; leave ``result.json``."""
     out = home.folder / condition.replace(" ", "-")
     if (out / "result.json").exists():
         return
     started = time.process_time()
-    base = make_base(home, seed)
-    start = base if condition == "without cold start" else make_cold_start(home, base, seed)
+    base = home.make_base()
+    start = base if condition == NO_COLD_START else make_cold_start(home, base)
     seconds = {"start": time.process_time() - started}
     out.mkdir(parents=True, exist_ok=True)
     model = start
@@ -270,10 +260,10 @@ def run_one(home: Home, condition: str, seed: int) -> None:
             (out / "metrics.jsonl").unlink(missing_ok=True)
         step = None if newest is None else checkpoints.step_of(newest)
         log = JsonLinesLog(out / "metrics.jsonl", resume_step=step)
-        config = configure(home, condition, seed, start, place)
+        config = configure(home, condition, start, place)
         model = train(config, observer=Observers([log]), resume=newest is not None).model
         seconds["train"] = time.process_time() - started
     scores = {name: score(home, model, name).to_json() for name in ("train", "test")}
-    record = {"condition": condition, "seed": seed, "seconds": seconds, "scores": scores}
+    record = {"condition": condition, "seed": home.seed, "seconds": seconds, "scores": scores}
     with atomic_path(out / "result.json") as temporary:
         temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")

@@ -18,14 +18,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from search_env.agents.algorithms.config import Algorithm
+from search_env.agents.models import tiny_config, untrained
+from search_env.agents.rollouts.memorisation import MemorisationConfig
 from search_env.agents.rollouts.rewriters import oracle_path
 from search_env.agents.types import Example
+from search_env.benchmarks.studies.internal_knowledge_runs import Home, Plan
 from search_env.protocols.r1_searcher_plus_plus import R1_SEARCHER_PLUS_PLUS
 from search_env.protocols.registry import register_protocol
 from search_env.protocols.tagged_text import answer_text, query_text
@@ -53,6 +58,27 @@ BARE = dataclasses.replace(
     max_segment_tokens=None,
 )
 register_protocol(BARE, replace=True)
+
+PLAN = Plan(
+    protocol=BARE.name,
+    module=__name__,
+    algorithm=Algorithm(
+        advantage="grpo",
+        aggregation="token_mean",
+        prompts=32,
+        group_size=8,
+        kl="loss",
+        kl_coefficient=0.02,  # else what is not asked is forgotten
+        learning_rate=3e-4,
+        warmup_steps=4,
+        top_p=0.95,  # as in the default run: the model is small
+    ),
+    steps=80,
+    memory=MemorisationConfig(weight=0.1, prompt=REWRITING, statement=STATEMENT, max_tokens=32),
+    max_tokens=96,
+)
+SCHOOL = {"examples": 40_000, "steps": 500}
+_RATE = 3e-3  # of the schooling
 
 _SYLLABLES = ("ba", "do", "ke", "li", "mu", "na", "po", "ri", "sa", "tu", "ve", "zo")
 _DEFECTS = ("unclosed", "no box", "own document")
@@ -272,3 +298,47 @@ class School:
 
     def _pick(self, items: Sequence[str]) -> str:
         return items[int(self._random.integers(len(items)))]
+
+
+class SmallHome(Home):
+    """A seed's home in this world."""
+
+    plan = PLAN
+    legend = """\
+A model of a quarter of a million parameters in a world of 48 entities with six facts each. The base
+has read the sentences about half of them. Of each entity three facts are asked in training, the
+others tested: what is tested was never asked, and of unknown entities never seen. Greedy episodes,
+means over seeds with 95 % t intervals; a guess is right in 4 % of cases."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder, seed)
+        self.world = World.drawn(seed)
+        if not (folder / "corpus.jsonl").exists():
+            self.world.write(folder)
+        self.tokenizer = make_tokenizer(self.world, folder / "tokenizer")
+
+    def options(self, questions: str) -> dict[str, Any]:
+        """Return the environment's arguments."""
+        return {
+            "dataset": str(self.folder / f"{questions}.jsonl"),
+            "corpus": str(self.folder / "corpus.jsonl"),
+            "protocol": BARE.name,
+            "tokenizer": str(self.folder / "tokenizer" / "tokenizer.json"),
+            "max_tokens": PLAN.max_tokens,
+        }
+
+    def is_known(self, question: Question) -> bool:
+        """Return whether the base has read the answer."""
+        return question.kind == "known"
+
+    def make_base(self) -> Path:
+        """School a new model."""
+        folder = self.folder / "base"
+        if not folder.exists():
+            school = School(self.world, self.tokenizer, self.seed)
+            examples = list(school.examples(SCHOOL["examples"]))
+            size = self.tokenizer.size
+            config = tiny_config(size, hidden_size=96, intermediate_size=256, layers=2)
+            model = untrained(config, self.seed)
+            self.imitate(model, examples, folder, steps=SCHOOL["steps"], rate=_RATE)
+        return folder

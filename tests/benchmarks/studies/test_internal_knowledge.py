@@ -13,13 +13,16 @@ import pytest
 from search_env.agents.reporting.logs import JsonLinesLog
 from search_env.agents.rollouts.sample_file import KeepRule
 from search_env.benchmarks.studies import internal_knowledge as study
+from search_env.benchmarks.studies import internal_knowledge_encyclopaedia as encyclopaedia
 from search_env.benchmarks.studies import internal_knowledge_runs as runs
 from search_env.benchmarks.studies.internal_knowledge_runs import (
     COLD,
     CONDITIONS,
+    NO_COLD_START,
+    NO_GROUP,
+    NO_MEMORY,
     PLAIN,
     PLUS,
-    Home,
     Scores,
     configure,
     run_one,
@@ -27,7 +30,9 @@ from search_env.benchmarks.studies.internal_knowledge_runs import (
 from search_env.benchmarks.studies.internal_knowledge_world import (
     BARE,
     RELATIONS,
+    SCHOOL,
     School,
+    SmallHome,
     World,
     make_tokenizer,
     sentence,
@@ -38,7 +43,7 @@ from search_env.retrieval.base import retrieve
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return Home.of(3, tmp_path_factory.mktemp("study"))
+    return SmallHome(tmp_path_factory.mktemp("study"), 3)
 
 
 def test_the_world_is_its_seeds_and_halves_are_known_and_tested(home):
@@ -96,13 +101,13 @@ def test_the_schooling_recalls_no_fact_that_is_tested_or_unknown(home):
 
 
 def test_conditions_change_what_they_name(home, tmp_path):
-    made = {c: configure(home, c, 1, tmp_path, tmp_path / "run").to_json() for c in CONDITIONS}
+    made = {c: configure(home, c, tmp_path, tmp_path / "run").to_json() for c in CONDITIONS}
     for condition, other in made.items():
         changed = {n for n, value in other.items() if value != made[PLUS][n]}
         expected = {
             PLAIN: {"phases", "memorisation"},
-            "without group reward": {"phases"},
-            "without memorisation": {"memorisation"},
+            NO_GROUP: {"phases"},
+            NO_MEMORY: {"memorisation"},
         }
         assert changed == expected.get(condition, set())
     assert made[PLUS]["memorisation"]["weight"] == 0.1
@@ -130,9 +135,9 @@ def results(folder, seeds=(0, 1, 2), **changes):
         COLD: scores(searches=(0.6, 1.0)),
         PLAIN: scores(searches=(1.0, 1.0)),
         PLUS: scores(recalled=(1.0, 0.3)),
-        "without group reward": scores(searches=(0.5, 1.0), recalled=(1.0, 0.3)),
-        "without memorisation": scores(),
-        "without cold start": scores(),
+        NO_GROUP: scores(searches=(0.5, 1.0), recalled=(1.0, 0.3)),
+        NO_MEMORY: scores(),
+        NO_COLD_START: scores(),
     }
     for seed in seeds:
         for condition, made in {**usual, **changes}.items():
@@ -144,7 +149,7 @@ def results(folder, seeds=(0, 1, 2), **changes):
             if condition == COLD:
                 continue
             log, formed = JsonLinesLog(out / "metrics.jsonl"), 0.9
-            formed = 0.5 if condition == "without cold start" else 0.9
+            formed = 0.5 if condition == NO_COLD_START else 0.9
             log.begin(60, {})
             for step in range(1, 61):
                 parts = {"time/step": 1.0, "time/rewrite": 0.1, "time/memory_loss": 0.1}
@@ -155,7 +160,10 @@ def results(folder, seeds=(0, 1, 2), **changes):
 def test_claims_that_hold_and_the_page(tmp_path):
     results(tmp_path)
     args = argparse.Namespace(
-        folder=tmp_path, output=tmp_path / "page.md", episodes=tmp_path / "e.json.gz"
+        folder=tmp_path,
+        world="small",
+        output=tmp_path / "page.md",
+        episodes=tmp_path / "e.json.gz",
     )
     study.report(args)
     page = args.output.read_text()
@@ -171,8 +179,8 @@ def test_claims_that_hold_and_the_page(tmp_path):
         ({PLUS: scores(right=0.9, recalled=(1.0, 0.3))}, {1}),
         ({PLUS: scores(searches=(0.5, 1.0), recalled=(1.0, 0.3))}, {1, 2, 3}),
         ({PLUS: scores(searches=(0.0, 0.5), recalled=(1.0, 0.3))}, {2}),
-        ({"without group reward": scores(searches=(0.05, 1.0))}, {3}),
-        ({"without memorisation": scores(recalled=(1.0, 0.3))}, {4}),
+        ({NO_GROUP: scores(searches=(0.05, 1.0))}, {3}),
+        ({NO_MEMORY: scores(recalled=(1.0, 0.3))}, {4}),
         ({COLD: scores(recalled=(1.0, 0.25))}, {4}),
     ],
 )
@@ -189,29 +197,72 @@ def test_scores_go_through_json():
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_small_run_is_made_once(tmp_path, monkeypatch):
-    """The real thing in small: base, cold start, training, scores."""
-    monkeypatch.setitem(runs.SCHOOL, "examples", 1500)
-    monkeypatch.setitem(runs.SCHOOL, "steps", 30)
-    monkeypatch.setitem(runs.COLD_START, "rollouts", 2)
-    small = runs.configure
+def small_runs(monkeypatch, school):
+    """Make schooling, cold start and training short."""
+    for name, number in {"examples": 600, "steps": 12}.items():
+        monkeypatch.setitem(school, name, number)
+    everything = KeepRule(("all",))  # such a base is never right
+    monkeypatch.setattr(runs, "KeepRule", lambda *_: everything)
+    configured = runs.configure
 
     def shorter(*arguments):
-        config = small(*arguments)
-        algorithm = replace(config.algorithm, prompts=4, group_size=4)
+        config = configured(*arguments)
+        algorithm = replace(config.algorithm, prompts=2, group_size=4)
         return replace(config, steps=2, algorithm=algorithm, phase_episodes=1000)
 
     monkeypatch.setattr(runs, "configure", shorter)
-    everything = KeepRule(("all",))  # a base of 30 updates is never right
-    monkeypatch.setattr(runs, "KeepRule", lambda *_, **__: everything)
-    home = Home.of(0, tmp_path)
-    for condition in (COLD, PLUS, "without cold start"):
-        run_one(home, condition, 0)
+
+
+def test_a_small_run_is_made_once(tmp_path, monkeypatch):
+    """The real thing in small: base, cold start, training, scores."""
+    small_runs(monkeypatch, SCHOOL)
+    home = SmallHome(tmp_path / "seed-0", 0)
+    home.plan = replace(home.plan, rollouts=1, epochs=1)
+    for condition in (COLD, PLUS, NO_COLD_START):
+        run_one(home, condition)
     found = study.read_results(tmp_path)
-    assert set(found) == {COLD, PLUS, "without cold start"}
-    record = found[PLUS][0]
-    assert len(record["scores"]["test"]["right"]) == 144
-    monkeypatch.setattr(runs, "make_base", None)
-    run_one(home, PLUS, 0)  # not again
-    monkeypatch.undo()
+    assert set(found) == {COLD, PLUS, NO_COLD_START}
+    assert len(found[PLUS][0]["scores"]["test"]["right"]) == 144
+    monkeypatch.setattr(SmallHome, "make_base", None)
+    run_one(home, PLUS)  # not again
     assert study.read_results(tmp_path) == found
+
+
+def test_the_encyclopaedia_is_known_in_part(tmp_path, monkeypatch):
+    """Known facts are read, those of the train split recalled; other worlds teach to search."""
+    home = encyclopaedia.EncyclopaediaHome(tmp_path / "seed-0", 0)
+    train, test = (home.envs(name).questions for name in ("train", "test"))
+    known = [{q.id for q in questions if home.is_known(q)} for questions in (train, test)]
+    assert min(map(len, known)) > 60
+    assert not known[0] & known[1]
+    facts, others = home._facts()
+    taught = {f.question.id for f in facts if f.taught}
+    assert taught == known[0]
+    assert not any(f.taught or home.is_known(f.question) for f in others)
+    monkeypatch.setitem(encyclopaedia.SCHOOL, "examples", 400)
+    answers = {f.question.text: f for f in facts}
+    decode, seen = home.tokenizer.decode, 0
+    for example in home._schooling():
+        text = decode(example.tokens)
+        learnt = decode(example.tokens[example.weights > 0])
+        fact = answers.get(text.partition("\n")[0])
+        if fact is not None and "<internal>" in text:
+            stated = f": {fact.question.hops[0].answer}."
+            assert (stated in learnt) == fact.taught
+            seen += 1
+        if "<external>" in learnt:
+            assert "<document>" not in learnt
+            assert "<document>" in text
+    assert seen > 20
+
+
+def test_the_encyclopaedia_in_small(tmp_path, monkeypatch):
+    small_runs(monkeypatch, encyclopaedia.SCHOOL)
+    monkeypatch.setattr(encyclopaedia, "QUESTIONS", 8)
+    monkeypatch.setattr(encyclopaedia, "_SCHOOL_WORLDS", [20_000])
+    home = encyclopaedia.EncyclopaediaHome(tmp_path / "seed-0", 0)
+    home.plan = replace(home.plan, rollouts=1, epochs=1)
+    run_one(home, PLUS)
+    (record,) = study.read_results(tmp_path)[PLUS]
+    assert len(record["scores"]["test"]["known"]) == 8
+    assert 0 < sum(record["scores"]["test"]["known"]) < 8
