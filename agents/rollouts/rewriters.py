@@ -133,7 +133,7 @@ class RewritingTask:
             base_prompt="{question}" + tail if own else f"{self._rules}\n\n{{question}}{tail}",
             chat_system="" if own else self._rules,
             chat_user="{question}",
-            clean_question=str.strip,
+            clean_question=str,  # it is cleaned already
             faults=ends,
             max_searches=0,
             max_policy_tokens=max_policy_tokens,
