@@ -7,8 +7,8 @@
     python -m search_env.benchmarks.studies.real_model evaluate strong weak-both-0
     python -m search_env.benchmarks.studies.real_model report --output results.md
 
-``read`` practises single-hop reading, ``start`` imitates episodes (``strong``: all of them search,
-for later hops too; ``weak``: a few search among many that answer at once), ``label`` measures which
+``read`` practises single-hop reading, ``start`` imitates episodes (``strong``: all of them search
+for each hop; ``weak``: a few search among many that answer at once), ``label`` measures which
 questions have anything to learn from, ``train`` is one run of reinforcement learning, ``evaluate``
 plays models and what they are compared with, ``report`` writes the tables. Each command goes on
 where it was stopped, and skips what is done. The first one writes the recipe into the folder; all
@@ -56,11 +56,15 @@ from search_env.benchmarks.players.factory import make_agent
 from search_env.benchmarks.question_sets.registry import get_benchmark
 from search_env.benchmarks.run import run
 from search_env.benchmarks.studies.real_model_data import (
-    bridge_search,
+    chains,
     closed_book,
-    plain_search,
+    corpus_of,
+    hops_of,
     play_script,
-    reading_cards,
+    quoting,
+    single_facts,
+    steps_of,
+    write_questions,
 )
 from search_env.benchmarks.studies.real_model_recipe import (
     ANSWER,
@@ -80,75 +84,97 @@ from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
 from search_env.paths import append, atomic_path
 from search_env.typed_values import build
+from search_env.types import Document, Question
 
 # Reading practice and cold starts.
 
 
-def reading_examples(study: Study) -> list[Example]:
-    """Return cards for all updates, none of them twice."""
-    recipe, env = study.recipe, study.env()
-    cards = reading_cards(
-        env,
-        load_questions(HELD_OUT, None, None),
-        np.random.default_rng(recipe.seed),
-        whole=recipe.read_whole,
-    )
-    needed, examples = recipe.read_steps * recipe.read_tokens, []
-    while needed > 0:
-        examples.append(next(cards))
-        needed -= len(examples[-1].tokens)
-    return examples
+def practice_questions(study: Study) -> list[Question]:
+    """Return questions of one hop: facts of passages, and steps of training questions."""
+    env, recipe = study.env(), study.recipe
+    made = [*single_facts(usable_passages(env)), *steps_of(env.questions)]
+    order = np.random.default_rng((recipe.seed, 0)).permutation(len(made))
+    return [made[i] for i in order[: 2 * recipe.read_episodes]]  # some are not found
+
+
+def searching_questions(study: Study) -> list[Question]:
+    """Return questions of several hops: training questions in turn with chains of facts."""
+    env, recipe = study.env(), study.recipe
+    random = np.random.default_rng((recipe.seed, 1))
+    passages = {document.id: document for document in corpus_of(env)}
+    found = [(question, hops_of(question, passages)) for question in env.questions]
+    asked = [replace(question, hops=hops) for question, hops in found if hops is not None]
+    made = list(chains(usable_passages(env), random))
+    kept = [made[i] for i in random.permutation(len(made))]
+    return [
+        question
+        for pair in itertools.zip_longest([asked[i] for i in random.permutation(len(asked))], kept)
+        for question in pair
+        if question is not None
+    ]
+
+
+def usable_passages(env: SearchQAEnv) -> Iterator[Document]:
+    """Yield the passages that support no question of evaluation."""
+    held_out = {id_ for q in load_questions(HELD_OUT, None, None) for id_ in q.supporting}
+    return (document for document in corpus_of(env) if document.id not in held_out)
+
+
+def played(study: Study, name: str, questions: Sequence[Question]) -> Iterator[Example]:
+    """Yield the quoting episodes of questions, which are written to a file of the folder."""
+    path = study.folder / f"{name}.jsonl"
+    write_questions(path, questions)
+    env = study.env(path)
+    examples = (play_script(env, index, quoting) for index in range(len(env.questions)))
+    return (example for example in examples if example is not None)
 
 
 def start_examples(study: Study, start: str) -> list[Example]:
-    """Return the episodes of a cold start; those whose documents lack the answer are left out."""
-    recipe, env = study.recipe, study.env()
-    random = np.random.default_rng((recipe.seed, STARTS.index(start)))
-    order = iter(random.permutation(len(env.questions)).tolist())
-
-    def searching(count: int, bridges: float) -> Iterator[Example]:
-        while count:
-            script = bridge_search if random.random() < bridges else plain_search
-            example, is_readable = play_script(env, _next(order, env), script)
-            if is_readable:
-                count -= 1
-                yield example
-
+    """Return the episodes of a cold start."""
+    recipe = study.recipe
+    count = recipe.strong_episodes if start == "strong" else recipe.weak_searching
+    episodes = played(study, f"{start}-questions", searching_questions(study))
+    examples = list(itertools.islice(episodes, count))
+    if len(examples) < count:
+        raise ConfigurationError(
+            f"Expected questions for {count} episodes that search, got {len(examples)}. Lower "
+            "their number in the recipe."
+        )
     if start == "strong":
-        return list(searching(recipe.strong_episodes, recipe.strong_bridges))
-    examples = list(searching(recipe.weak_searching, recipe.weak_bridges))
-    examples += [
-        play_script(env, _next(order, env), closed_book)[0] for _ in range(recipe.weak_closed)
-    ]
+        return examples
+    env, random = study.env(), np.random.default_rng((recipe.seed, 2))
+    for index in random.permutation(len(env.questions))[: recipe.weak_closed].tolist():
+        example = play_script(env, index, closed_book)
+        examples += [] if example is None else [example]
     return [examples[i] for i in random.permutation(len(examples))]
 
 
-def _next(order: Iterator[int], env: SearchQAEnv) -> int:
-    index = next(order, None)
-    if index is None:
-        raise ConfigurationError(
-            f"Expected enough questions for the cold start, got {len(env.questions)}. Lower the "
-            "numbers of episodes."
-        )
-    return index
-
-
-def imitate(study: Study, name: str, examples: Sequence[Example], config: OptimizerConfig) -> None:
-    """Train a stage's model on examples, or go on with it; leave ``model`` and its adapter."""
+def imitate(study: Study, name: str, examples: Sequence[Example], rate: float) -> None:
+    """Train a stage's model on examples once, or go on with it; leave ``model`` and its adapter."""
     recipe, out = study.recipe, study.folder / name
     if (out / "adapter.safetensors").is_file():
         print(f"{name}: done before", flush=True)
         return
+    tokens = sum(len(example.tokens) for example in examples)
+    steps = max(1, round(tokens / recipe.imitated_tokens))
+    config = OptimizerConfig(
+        learning_rate=rate, warmup_steps=min(5, steps // 4), schedule="linear", total_steps=steps
+    )
     base = load_model(study.model(study.parent(name)))
     model = with_lora(base, recipe.lora_rank, 2 * recipe.lora_rank) if recipe.lora_rank else base
-    learner = Learner(model, config, dtype=resolve_dtype(recipe.dtype, model.device))
-    steps = config.total_steps or 1
-    tokens = recipe.read_tokens if name == READ else recipe.start_tokens
+    learner = Learner(
+        model,
+        config,
+        dtype=resolve_dtype(recipe.dtype, model.device),
+        max_tokens_per_micro_batch=2 * recipe.max_tokens,
+    )
     settings = {**asdict(config), "stage": name, "examples": digest_examples(examples)}
     saves = SupervisedSaves(learner, out, settings)
     log = JsonLinesLog(out / "metrics.jsonl", resume_step=saves.step)
     log.begin(steps, {"stage": name, "examples": str(len(examples))})
-    supervised = SupervisedConfig(steps, tokens, recipe.seed, save_every=max(1, steps // 10))
+    supervised = SupervisedConfig(
+        steps, recipe.imitated_tokens, recipe.seed, save_every=max(1, steps // 10)
+    )
     try:
         fit(learner, examples, supervised, observer=Observers([log]), save=saves.save)
     finally:
@@ -189,29 +215,14 @@ def assemble(study: Study, name: str) -> Path:
 def read_stage(study: Study) -> None:
     """Practise reading."""
     recipe = study.recipe
-    steps = recipe.read_steps
-    config = OptimizerConfig(
-        learning_rate=recipe.read_rate,
-        warmup_steps=min(10, steps // 4),
-        schedule="linear",
-        total_steps=steps,
-    )
-    imitate(study, READ, reading_examples(study), config)
+    episodes = played(study, "read-questions", practice_questions(study))
+    examples = list(itertools.islice(episodes, recipe.read_episodes))
+    imitate(study, READ, examples, recipe.read_rate)
 
 
 def start_stage(study: Study, start: str) -> None:
     """Imitate the episodes of a cold start."""
-    recipe, examples = study.recipe, start_examples(study, start)
-    tokens = sum(len(example.tokens) for example in examples)
-    steps = max(1, round(recipe.start_epochs * tokens / recipe.start_tokens))
-    config = OptimizerConfig(
-        learning_rate=recipe.start_rate,
-        warmup_steps=min(5, steps // 4),
-        schedule="linear",
-        floor=0.1,
-        total_steps=steps,
-    )
-    imitate(study, start, examples, config)
+    imitate(study, start, start_examples(study, start), study.recipe.start_rate)
 
 
 # Reinforcement learning.

@@ -1,92 +1,109 @@
-"""Examples for the study of a real model: reading cards, and episodes that scripts play.
+"""Questions with hops made of real passages, and the episodes that a real model imitates.
 
-A *card* is the end of an episode without its prompt, which is the longest part: a query, documents,
-an answer. Only the answer has weight. Its question has one hop: of MuSiQue's decompositions, or
-made by a rule from a passage ("... directed by Jane Roe" answers "Who directed ...?"); some cards
-have the training question itself with all of its evidence. Passages are those that training
-questions are about or find, without those that support a question of evaluation.
+A model of 135 million parameters reads better what it has just written. In these episodes each
+search is followed by the sentence that the next query or the answer is taken from:
+
+    <query> Boden's Boy <documents> Boden's Boy: ... romance film directed by Henry Edwards ...
+    <query> Henry Edwards <documents> Henry Edwards (actor): He was born in Weston-super-Mare ...
+
+Three kinds of questions have hops: single facts that rules read out of passages, chains of two such
+facts, and published questions, whose supporting passages are put in order. They are written as a
+file of questions, over which an environment plays the episodes.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from search_env.agents.baselines.scripted import ScriptedAgent
 from search_env.agents.types import Example
-from search_env.core.document_block import DocumentBlockWriter
 from search_env.envs.search_qa import SearchQAEnv
 from search_env.errors import ConfigurationError
-from search_env.metrics.golds_in_text import any_gold_in
+from search_env.paths import atomic_path
 from search_env.protocols.grammar import open_thoughts
-from search_env.protocols.tagged_text import answer_text, query_text, without_tags
+from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.retrieval.bm25.retriever import BM25Retriever
-from search_env.types import Document, Question, Source, TokenIds
+from search_env.types import Document, Hop, Question, Source
 
-_CARD_TOKENS = 1024
-_FIRST = 3.0  # weight of an answer's first two tokens, which decide where to copy from
-_WORD = r"(?:(?:[A-Z]\.)+|[A-Z][\w'-]+)"
-_NAME = rf"({_WORD}(?: (?:de |van |von |of |the )?{_WORD}){{0,3}})"
-_DATE = r"(\d{1,2} [A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})"
-_PLACE = r"([A-Z][\w'-]+(?: [A-Z][\w'-]+){0,2}(?:, [A-Z][\w'-]+(?: [A-Z][\w'-]+)?)?)"
+UNKNOWN = "?"
+"""Answer of a hop that is only compared with others: its passage's beginning is quoted."""
 
-RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (rf"\bfilm\b[^.]*\bdirected (?:and \w+ )?by {_NAME}", ("Who directed the film {}?",
-     "Who is the director of film {}?")),
-    (rf"\b(?:song|single|album)\b[^.]* by (?:the )?(?:[A-Z][a-z]+ )?(?:[a-z-]+ )+{_NAME}",
-     ("Who is the performer of {}?",)),
-    (rf"\(born {_DATE}", ("When was {} born?", "What is the date of birth of {}?")),
-    (rf"\({_DATE} ?[-–] ?", ("When was {} born?", "What is the date of birth of {}?")),
-    (rf"[-–] ?{_DATE}\)", ("When did {} die?", "What is the date of death of {}?")),
-    (rf"\bwas born (?:on [^.,]* )?in {_PLACE}", ("Where was {} born?",
-     "What is the place of birth of {}?")),
-    (rf"\bdied (?:on [^.,]* )?(?:in|at) {_PLACE}", ("Where did {} die?",
-     "What is the place of death of {}?")),
-    (r"\b(?:is|was) an? ([A-Z][a-z]+(?:-[A-Z][a-z]+)?) (?:[a-z]+ ){0,2}(?:actor|actress|writer|"
-     r"politician|director|singer|footballer|author|composer|painter)",
-     ("What nationality is {}?",)),
-    (r"\bis an? (\d{4}) (?:[A-Z][\w-]+ )*(?:[a-z-]+ )*film\b", ("When was the film {} released?",
-     "Which year did the film {} come out?")),
-    (rf"\bmarried (?:to )?(?:the )?(?:[a-z]+ ){{0,2}}{_NAME}", ("Who is the spouse of {}?",)),
-    (rf"\b(?:son|daughter) of (?:the )?(?:[a-z]+ ){{0,3}}{_NAME}", ("Who is a parent of {}?",)),
-)  # fmt: skip
-"""Patterns of a passage's text, whose group is the answer, and questions about its title."""
+_WORDS = 22  # of a quotation at most
+_WORD = r"(?:[A-Z]\.|[A-Z][\w'’-]+)"
+_NAME = rf"({_WORD}(?: (?:{_WORD}|de|van|von|of|da|del|la|al))*(?: {_WORD})?)"
+_DATE = r"((?:\d{1,2} )?[A-Z][a-z]+ \d{4}|[A-Z][a-z]+ \d{1,2}, \d{4})"
+_MONTH = re.compile(
+    r"(January|February|March|April|May|June|July|August|September|October|November|December)\b"
+)
+_WORK = re.compile(r"\b(film|album|song|series|novel|game|magazine|company|band|team|city)\b")
 
 
-class Fact(NamedTuple):
-    """A question of one hop, its answer, and the passage that says so."""
+class Relation(NamedTuple):
+    """How a passage says something of its title, and how one asks for it.
 
-    question: str
-    answer: str
-    document: Document
+    Attributes:
+        pattern: Of the text; its last group is the answer.
+        asked: A question with ``{}`` for the title.
+        phrase: The answer in words, with ``{}`` for the title; "" where no chain goes through it.
+        of_person: Whether only persons have it.
+    """
+
+    pattern: str
+    asked: str
+    phrase: str = ""
+    of_person: bool = False
 
 
-def facts_of(document: Document) -> list[Fact]:
-    """Return what the rules read out of a passage.
+RELATIONS = (
+    Relation(rf"directed by {_NAME}", "Who directed {}?", "the director of film {}"),
+    Relation(rf"composed by {_NAME}", "Who composed {}?", "the composer of {}"),
+    Relation(
+        r"(?:song|single|album)\b[^.]*? by (?:[\w\- ]*? (?:singer|band|rapper|artist|group) )"
+        + _NAME,
+        "Who is the performer of {}?",
+        "the performer of song {}",
+    ),
+    Relation(rf"\b(?:son|daughter) of {_NAME}", "Who is a parent of {}?", "{}'s father", True),
+    Relation(
+        rf"\bmarried (?:to )?(?:[a-z]+ )*{_NAME}", "Who is the spouse of {}?", "{}'s spouse", True
+    ),
+    Relation(rf"\([^();]*?born (?:on )?{_DATE}", "When was {} born?", of_person=True),
+    Relation(rf"^[^(]{{3,60}}\({_DATE} ?[–-]", "When was {} born?", of_person=True),
+    Relation(rf"^[^(]{{3,60}}\([^()]*[–-] ?{_DATE}\s*\)", "When did {} die?", of_person=True),
+    Relation(rf"\bborn (?:on [^.]*? )?in {_NAME}", "Where was {} born?", of_person=True),
+    Relation(rf"\bdied (?:on [^.]*? )?(?:in|at) {_NAME}", "Where did {} die?", of_person=True),
+    Relation(r"\bis an? ([A-Z][a-z]+(?:ese|ish|ian|an|ch|ic))\b", "What nationality is {}?"),
+)
+
+
+def names(text: str, name: str) -> bool:
+    """Return whether a text holds a name as whole words, cases and punctuation aside.
 
     Example:
-        >>> text = "Nova is a 1961 film directed by Jane Roe. She was born in Ulm."
-        >>> for fact in facts_of(Document("1", "Nova (film)", text)):
-        ...     print(fact.question, fact.answer)
-        Who directed the film Nova? Jane Roe
-        When was the film Nova released? 1961
+        >>> names("Directed by Henry Edwards.", "henry edwards"), names("Henry", "Hen")
+        (True, False)
     """
-    title, found = bare_title(document), []
-    for number, (pattern, forms) in enumerate(RULES):
-        match = re.search(pattern, document.text)
-        is_film = re.search(r"\bis an? [^.]*\b(?:film|song|single|album)\b", document.text)
-        if match is None or (is_film and "born" in pattern) or title in match[1]:
-            continue
-        form = forms[(len(document.text) + number) % len(forms)]
-        found.append(Fact(form.format(title), match[1].strip(" ,."), document))
-    return found
+    wanted = _folded(name)
+    return bool(wanted.strip()) and f" {wanted} " in f" {_folded(text)} "
 
 
-def passage(env: SearchQAEnv, id_: str) -> Document:
-    """Return a passage of the environment's corpus.
+def _folded(text: str) -> str:
+    return re.sub(r"[^a-z0-9 ]", "", text.casefold())
+
+
+def bare_title(document: Document) -> str:
+    """Return a passage's title without what tells it from others of the same name."""
+    return re.sub(r"\s*\([^)]*\)$", "", document.title)
+
+
+def corpus_of(env: SearchQAEnv) -> Iterator[Document]:
+    """Iterate over the passages of an environment.
 
     Raises:
         ConfigurationError: Its retriever does not hold the passages.
@@ -96,145 +113,201 @@ def passage(env: SearchQAEnv, id_: str) -> Document:
             f"Expected an environment with retriever='bm25', got {type(env.retriever).__name__}, "
             "which does not hold the passages. Make the examples with bm25."
         )
-    return env.retriever.document(id_)
+    return env.retriever.documents()
 
 
-def bare_title(document: Document) -> str:
-    """Return a passage's title without what tells it from others of the same name."""
-    return re.sub(r"\s*\([^)]*\)$", "", document.title)
+def hops_of(question: Question, passages: Mapping[str, Document]) -> tuple[Hop, ...] | None:
+    """Return a question's hops: titles to search for, in an order in which a reader learns them.
 
-
-def reading_cards(
-    env: SearchQAEnv,
-    others: Sequence[Question],
-    random: np.random.Generator,
-    *,
-    whole: float = 0.25,
-    context_weight: float = 0.0,
-) -> Iterator[Example]:
-    """Yield cards without end.
-
-    Args:
-        env: Its questions are those of training.
-        others: Questions of evaluation, whose passages are left out.
-        random: Chooses questions, distractors and the order of documents.
-        whole: Share of cards with a training question and all of its evidence.
-        context_weight: Weight of the tokens before the answer.
+    A title is searched for if the question names it, or a passage before. Returns None where that
+    is not possible, or where the last passage does not say the answer (comparisons apart).
     """
-    held_out = {passage for question in others for passage in question.supporting}
-    questions = [q for q in env.questions if q.supporting]
-    writer = DocumentBlockWriter(env.protocol, env.tokenizer)
-    while True:
-        question = questions[int(random.integers(len(questions)))]
-        gold = [passage(env, id_) for id_ in question.supporting]
-        retrieved = env.retriever.search([question.text], env.protocol.top_k + 3)[0]
-        usable = [d for d in (*gold, *retrieved) if d.id not in held_out]
-        facts = [*_hops(question, usable), *(fact for d in usable for fact in facts_of(d))]
-        if random.random() < whole or not facts:
-            asked, answer, needed = question.text, question.answers[0], gold
-        else:
-            fact = facts[int(random.integers(len(facts)))]
-            asked, answer, needed = fact.question, fact.answer, [fact.document]
-        ids = {document.id for document in needed}
-        distractors = [d for d in usable if d.id not in ids and not _says(d, answer)]
-        count = max(0, env.protocol.top_k - len(needed))
-        documents = [*needed, *distractors[:count]]
-        order = random.permutation(len(documents))
-        block = writer.write([documents[i] for i in order], _CARD_TOKENS)
-        if block is not None:  # the limit has room for the frame
-            yield _card(env, asked, answer, block, context_weight)
-
-
-def _hops(question: Question, documents: Sequence[Document]) -> list[Fact]:
-    by_id = {document.id: document for document in documents}
-    return [
-        Fact(hop.query, hop.answer, by_id[hop.document_id])
-        for hop in question.hops
-        if hop.document_id in by_id
-    ]
-
-
-def _says(document: Document, answer: str) -> bool:
-    return bool(any_gold_in([f"{document.title} {document.text}"], [answer]))
-
-
-def _card(
-    env: SearchQAEnv,
-    asked: str,
-    answer: str,
-    block: TokenIds,
-    context_weight: float,
-) -> Example:
-    """Return a query, documents and an answer as an episode would have them."""
-    env.reset(options={"index": 0})
-    thoughts = open_thoughts(env.transcript())
-    query = env.tokenizer.encode(query_text(env.protocol, asked))
-    final = env.tokenizer.encode(answer_text(env.protocol, answer, thoughts=thoughts))
-    head = env.tokenizer.encode(
-        answer_text(env.protocol, "", thoughts=thoughts).rpartition("  ")[0]
+    if question.hops:
+        return question.hops
+    order = _in_order(question, [passages[id_] for id_ in question.supporting])
+    if order is None:
+        return None
+    answer, is_comparison = question.answers[0], "comparison" in question.kind
+    last, _ = order[-1]
+    if not is_comparison and not names(f"{last.title} {last.text}", answer):
+        return None
+    found = [*(query for _, query in order[1:]), UNKNOWN if is_comparison else answer]
+    return tuple(
+        Hop(
+            query, next_ if next_ == answer or names(document.text, next_) else UNKNOWN, document.id
+        )
+        for (document, query), next_ in zip(order, found, strict=True)
     )
-    before = np.concatenate([query, block])
-    weights = np.ones(len(final), np.float32)
-    weights[len(head) : len(head) + 2] = _FIRST
-    context = np.full(len(before), context_weight, np.float32)
-    return Example(np.concatenate([before, final]), np.concatenate([context, weights]))
+
+
+def _in_order(
+    question: Question, passages: Sequence[Document]
+) -> list[tuple[Document, str]] | None:
+    """Return passages with their queries, each after one that names it."""
+    rest = sorted(passages, key=lambda d: not names(question.text, bare_title(d)))
+    order: list[tuple[Document, str]] = []
+    while rest:
+        named = [
+            d
+            for d in rest
+            if order
+            and names(order[-1][0].text, bare_title(d))
+            and not names(question.text, bare_title(d))
+        ]
+        document = (named or rest)[0]
+        rest.remove(document)
+        title = bare_title(document)
+        if names(question.text, title) or any(names(d.text, title) for d, _ in order):
+            order.append((document, title))
+        elif not order:
+            order.append((document, question.text))
+        else:
+            return None
+    return order
+
+
+def facts(document: Document) -> Iterator[tuple[Relation, str]]:
+    """Yield what the relations find in a passage, each with its answer."""
+    text, title = " ".join(document.text.split()), bare_title(document)
+    is_person = bool(re.search(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er)\b", text))
+    is_person = is_person and not _WORK.search(text[:140])
+    for relation in RELATIONS:
+        match = re.search(relation.pattern, text)
+        if match is None or (relation.of_person and not is_person):
+            continue
+        answer = match[match.lastindex or 0].strip(" .,")
+        is_month = relation.asked.startswith("Where") and _MONTH.match(answer)
+        if len(answer) >= 4 and answer not in title and not is_month:
+            yield relation, answer
+
+
+def chains(documents: Iterable[Document], random: np.random.Generator) -> Iterator[Question]:
+    """Yield questions of two hops: a fact of a passage about the answer of another one."""
+    by_title = {bare_title(document): document for document in documents}
+    for title, document in by_title.items():
+        for relation, bridge in facts(document):
+            if not relation.phrase or bridge not in by_title:
+                continue
+            later = [(r, a) for r, a in facts(by_title[bridge]) if a not in (bridge, title)]
+            if not later:
+                continue
+            second, answer = later[int(random.integers(len(later)))]
+            yield Question(
+                f"chain-{document.id}-{by_title[bridge].id}",
+                second.asked.format(relation.phrase.format(title)),
+                (answer,),
+                kind="chain",
+                supporting=(document.id, by_title[bridge].id),
+                hops=(Hop(title, bridge), Hop(bridge, answer)),
+            )
+
+
+def single_facts(documents: Iterable[Document]) -> Iterator[Question]:
+    """Yield questions of one hop, one for each fact."""
+    for document in documents:
+        title = bare_title(document)
+        for number, (relation, answer) in enumerate(facts(document)):
+            yield Question(
+                f"fact-{document.id}-{number}",
+                relation.asked.format(title),
+                (answer,),
+                kind="fact",
+                supporting=(document.id,),
+                hops=(Hop(title, answer, document.id),),
+            )
+
+
+def steps_of(questions: Iterable[Question]) -> Iterator[Question]:
+    """Yield the annotated hops of questions as questions of their own."""
+    for question in questions:
+        for number, hop in enumerate(question.hops):
+            yield Question(
+                f"{question.id}-step-{number}", hop.query, (hop.answer,), kind="step", hops=(hop,)
+            )
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """Write questions with their hops as a file that environments read."""
+    rows = [
+        {
+            **{"id": q.id, "dataset": q.dataset or "made", "split": "train", "kind": q.kind},
+            **{"question": q.text, "answers": list(q.answers), "supporting": list(q.supporting)},
+            "decomposition": [{"question": hop.query, "answer": hop.answer} for hop in q.hops],
+        }
+        for q in questions
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def quotation(documents: Sequence[Document], hop: Hop) -> str | None:
+    """Return the sentence that says a hop's answer, after its passage's title.
+
+    Of an :data:`UNKNOWN` answer the beginning of the passage that was searched for. None where no
+    document has it.
+    """
+    for document in documents:
+        words = document.text.split()
+        if hop.answer == UNKNOWN:
+            if names(document.title, hop.query):
+                return f"{document.title}: {' '.join(words[:_WORDS])}"
+            continue
+        for sentence in re.split(r"(?<=[a-z)\]\"]\.) (?=[A-Z\"])", " ".join(words)):
+            if names(sentence, hop.answer):
+                return f"{document.title}: {_around(sentence, hop.answer)}"
+    return None
+
+
+def _around(sentence: str, answer: str) -> str:
+    """Return the words of a sentence around an answer."""
+    words = sentence.split()
+    if len(words) <= _WORDS:
+        return sentence
+    count = len(answer.split())
+    at = next(
+        (i for i in range(len(words)) if names(" ".join(words[i : i + count]), answer)),
+        0,
+    )
+    first = min(at, max(0, at + count + 4 - _WORDS), len(words) - _WORDS)
+    return " ".join(words[first : first + _WORDS])
 
 
 Script = Callable[[SearchQAEnv], Iterator[str]]
 
 
-def plain_search(env: SearchQAEnv) -> Iterator[str]:
-    """Search once for the question as it stands, then give the right answer."""
-    yield query_text(env.protocol, env.transcript().question.text)
-    yield _answer(env)
-
-
-def bridge_search(env: SearchQAEnv, most: int = 3) -> Iterator[str]:
-    """Search for the question, then for evidence that is missing and named in what was found.
-
-    The later queries are titles of supporting passages that occur in a document retrieved before: a
-    reader could have written them.
-    """
+def quoting(env: SearchQAEnv) -> Iterator[str]:
+    """Search for each hop and quote what says its answer; end where nothing does."""
     question = env.transcript().question
-    yield query_text(env.protocol, question.text)
-    for _ in range(most - 1):
-        found = env.transcript().documents
-        texts = [f"{document.title} {document.text}" for document in found.values()]
-        missing = [passage(env, id_) for id_ in question.supporting if id_ not in found]
-        named = [d for d in missing if any_gold_in(texts, [bare_title(d)])]
-        named = [d for d in named if without_tags(env.protocol, d.title)]
-        if not named:
-            break
-        yield query_text(env.protocol, named[0].title)
-    yield _answer(env)
+    for hop in question.hops:
+        yield query_text(env.protocol, hop.query)
+        quoted = quotation(env.transcript().searches[-1].documents, hop)
+        if quoted is None:
+            return
+        yield f" {quoted}\n"
+    yield from closed_book(env)
 
 
 def closed_book(env: SearchQAEnv) -> Iterator[str]:
     """Give the right answer at once."""
-    yield _answer(env)
-
-
-def _answer(env: SearchQAEnv) -> str:
     transcript = env.transcript()
     answer = transcript.question.answers[0]
-    return answer_text(env.protocol, answer, thoughts=open_thoughts(transcript))
+    yield answer_text(env.protocol, answer, thoughts=open_thoughts(transcript))
 
 
-def play_script(env: SearchQAEnv, index: int, script: Script) -> tuple[Example, bool]:
-    """Return a question's episode, and whether its documents say the answer or it needs none.
+def play_script(env: SearchQAEnv, index: int, script: Script) -> Example | None:
+    """Return a question's episode, in which the policy's tokens count.
 
-    Every token of the policy has weight 1.
+    None for one without an answer, because a search did not find what is to be quoted.
     """
     observation, _ = env.reset(options={"index": index})
     agent = ScriptedAgent(script)
     agent.begin(env, observation)
-    over = False
-    while not over:
+    is_over = False
+    while not is_over:
         observation, _, terminated, truncated, _ = env.step(agent.act(observation))
-        over = terminated or truncated
+        is_over = terminated or truncated
     transcript = env.transcript()
-    texts = [f"{d.title} {d.text}" for d in transcript.documents.values()]
-    said = any_gold_in(texts, transcript.question.answers[:1])
+    if transcript.answer is None:
+        return None
     weights = (transcript.sources == Source.POLICY).astype(np.float32)
-    example = Example(transcript.tokens.copy(), weights)
-    return example, said is not False or not transcript.searches
+    return Example(transcript.tokens.copy(), weights)

@@ -59,8 +59,8 @@ class Recipe:
     model: str
     corpus: str | None = None  # None: that of the data folder
     top_k: int = 2
-    max_tokens: int = 1536
-    max_policy_tokens: int = 160
+    max_tokens: int = 2560
+    max_policy_tokens: int = 320  # quotations included
     max_searches: int = 4
     prompt: str = "base"
     most_yes_no: float = 0.1
@@ -68,18 +68,13 @@ class Recipe:
     lora_rank: int = 16
     seed: int = 0
     num_envs: int = 16
-    # Reading practice and cold starts.
-    read_steps: int = 120
-    read_tokens: int = 4096  # an update
+    # Reading practice and cold starts: numbers of episodes, each imitated once.
+    imitated_tokens: int = 7000  # an update
+    read_episodes: int = 270
     read_rate: float = 5e-4
-    read_whole: float = 0.25  # share of cards with a training question and all of its evidence
     start_rate: float = 3e-4
-    start_tokens: int = 4096
-    start_epochs: int = 1
-    strong_episodes: int = 224
-    strong_bridges: float = 0.75  # share of them that search for later hops
+    strong_episodes: int = 340
     weak_searching: int = 24
-    weak_bridges: float = 0.0
     weak_closed: int = 120
     # Reinforcement learning.
     label_questions: int = 0  # 0 for no labels: all questions are drawn alike
@@ -152,10 +147,12 @@ class Study:
             return "base"
         return READ if name in STARTS else name.partition("-")[0]
 
-    def env(self) -> SearchQAEnv:
-        """Return the environment of training, single."""
+    def env(self, questions: Path | None = None) -> SearchQAEnv:
+        """Return the single environment of training, or over a file of questions."""
         loaded = load_tokenizer_options(self.recipe)
         arguments = {**self.recipe.training(), "max_tokens": self.recipe.max_tokens, **loaded}
+        if questions is not None:
+            arguments |= {"dataset": str(questions), "dataset_options": None}
         return bare_env(gym.make("SearchQA-v0", disable_env_checker=True, **arguments))
 
 

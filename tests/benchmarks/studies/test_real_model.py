@@ -3,44 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from search_env.agents.models import load_model, save_model, tiny_config, untrained
 from search_env.benchmarks.harness.results_file import read_results
 from search_env.benchmarks.studies import real_model, real_model_report
-from search_env.benchmarks.studies.real_model_data import (
-    bridge_search,
-    facts_of,
-    play_script,
-    reading_cards,
-)
 from search_env.benchmarks.studies.real_model_recipe import HELD_OUT, Recipe, Study
 from search_env.benchmarks.studies.real_model_report import Row, Slice, later_recall, values_of
 from search_env.envs.loading import load_questions
 from search_env.errors import ConfigurationError
 from search_env.tokens.tokenizer import load_tokenizer
-from search_env.types import Document, Source
 
 # Of peft: it reads an old name of transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 
 FILMS, SETS = 24, ("hotpotqa", "2wikimultihopqa", "musique")
 SMALL = {
-    **{"top_k": 1, "max_tokens": 1536, "max_policy_tokens": 96, "dtype": "fp32", "lora_rank": 2},
-    **{"read_steps": 2, "read_tokens": 512, "start_tokens": 1024, "strong_episodes": 4},
-    **{
-        "weak_searching": 2,
-        "weak_bridges": 1.0,
-        "weak_closed": 3,
-        "steps": 2,
-        "prompts": 2,
-        "group_size": 2,
-    },
+    **{"top_k": 1, "max_tokens": 1536, "max_policy_tokens": 160, "dtype": "fp32", "lora_rank": 2},
+    **{"imitated_tokens": 1024, "read_episodes": 4, "strong_episodes": 4, "weak_searching": 2},
+    **{"weak_closed": 3, "steps": 2, "prompts": 2, "group_size": 2},
     **{"num_envs": 4, "label_questions": 3, "label_rollouts": 2, "levels": ["easy", "difficult"]},
     **{"eval_questions": 3, "checkpoint_every": 1},
 }
@@ -90,46 +76,38 @@ def call(*words, folder):
     real_model.main([*map(str, words), "--folder", str(folder), "--threads", "1"])
 
 
-def test_cards_end_with_an_answer_that_their_documents_say(study):
-    env = study.env()
+def test_nothing_is_practised_on_passages_of_evaluation(study):
     others = load_questions(HELD_OUT, None, None)
-    held_out = {f"{kind}{q.id.rpartition('q')[2]}" for q in others for kind in "fp"}
+    held_out = {id_ for question in others for id_ in question.supporting}
     assert len(held_out) == 12
-    cards = reading_cards(env, others, np.random.default_rng(0), whole=0.3)
-    asked = set()
-    for card in (next(cards) for _ in range(40)):
-        text = env.tokenizer.decode(card.tokens[card.weights == 0])
-        answer = env.tokenizer.decode(card.tokens[card.weights > 0])
-        gold = answer.partition("<answer>")[2].partition("</answer>")[0].strip()
-        assert gold in text.partition("<|begin_of_documents|>")[2]
-        assert answer.startswith("</think>\n\n<answer>")
-        assert not any(f"Film {number} is" in text for number in range(10, 16))
-        asked.add(text.partition("<|begin_of_query|> ")[2].split()[0])
-    assert {"When", "Who", "What", "Which"} <= asked  # by rules, and the whole question
+    practice = real_model.practice_questions(study)
+    searching = real_model.searching_questions(study)
+    for question in (*practice, *searching):
+        assert held_out.isdisjoint(question.supporting)
+    assert {question.kind for question in practice} == {"fact"}
+    assert {question.kind for question in searching[:2]} == {"compositional", "chain"}
+    assert {len(question.hops) for question in searching} == {2}
 
 
-def test_facts_are_read_out_of_passages():
-    text = (
-        "Ann Lee (12 May 1901 – 3 June 1980) was an English actress. She was born in Ulm, Bavaria."
-    )
-    facts = {fact.question: fact.answer for fact in facts_of(Document("1", "Ann Lee", text))}
-    assert set(facts.values()) == {"12 May 1901", "3 June 1980", "English", "Ulm, Bavaria"}
-    assert facts["What nationality is Ann Lee?"] == "English"
-    assert not facts_of(Document("2", "Ulm", "Ulm is a city on the Danube."))
-
-
-def test_a_bridge_is_searched_for_by_the_name_that_was_found(study):
+def test_cold_starts_search_or_do_not(study):
     env = study.env()
-    for index in range(3):
-        example, is_readable = play_script(env, index, bridge_search)
-        question = env.questions[index]
-        queries = [search.query for search in env.transcript().searches]
-        number = int(question.id.rpartition("q")[2])
-        assert queries == [question.text, f"{name(number)} (writer)"]
-        assert is_readable
-        policy = env.transcript().sources == Source.POLICY
-        assert np.array_equal(example.weights > 0, policy)
-        assert env.transcript().answer == question.answers[0]
+
+    def queries(example):
+        written = env.tokenizer.decode(example.tokens[example.weights > 0])
+        return re.findall(r"begin_of_query\|> (.*?) <\|end", written)
+
+    strong = [queries(example) for example in real_model.start_examples(study, "strong")]
+    assert len(strong) == 4
+    assert all(first.startswith("Film ") and second.endswith(" Roe") for first, second in strong)
+    weak = [len(queries(example)) for example in real_model.start_examples(study, "weak")]
+    assert sorted(weak) == [0, 0, 0, 2, 2]
+
+
+def test_too_few_questions_for_a_start(study):
+    study = Study(study.folder)
+    study.recipe = replace(study.recipe, strong_episodes=1000)
+    with pytest.raises(ConfigurationError, match="for 1000 episodes that search, got"):
+        real_model.start_examples(study, "strong")
 
 
 def test_all_stages_and_the_report(study, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -10,17 +11,23 @@ import pytest
 
 pytest.importorskip("torch")
 
-from search_env.benchmarks.studies.real_model_quotes import (
+from search_env.benchmarks.studies.real_model_data import (
     UNKNOWN,
-    as_row,
     chains,
+    closed_book,
+    corpus_of,
     facts,
     hops_of,
     names,
+    play_script,
     quotation,
-    quoted_example,
+    quoting,
+    single_facts,
+    steps_of,
+    write_questions,
 )
 from search_env.envs.search_qa import bare_env
+from search_env.errors import ConfigurationError
 from search_env.types import Document, Hop, Question
 
 FILM = Document("f", "Nova (film)", "Nova is a 1961 film directed by Jane Roe. It won a prize.")
@@ -76,7 +83,7 @@ def test_what_no_reader_could_follow_has_no_hops():
 def test_facts_and_chains():
     assert [answer for _, answer in facts(FILM)] == ["Jane Roe"]
     assert [answer for _, answer in facts(ROE)] == ["4 May 1920", "Bonn", "English"]
-    made = chains([FILM, ROE, OTHER, MOE], np.random.default_rng(0))
+    made = list(chains([FILM, ROE, OTHER, MOE], np.random.default_rng(0)))
     assert [q.hops for q in made][1] == (Hop("Vega", "Max Moe"), Hop("Max Moe", "Kiel"))
     assert made[1].text == "Where was the director of film Vega born?"
     assert [q.supporting for q in made] == [("f", "r"), ("o", "m")]
@@ -97,23 +104,51 @@ def test_quotations():
         assert " ".join(said) in long.text
 
 
-def test_episodes_quote_what_they_go_on_with(tmp_path):
+def test_facts_and_steps_are_questions_of_one_hop():
+    made = list(single_facts([FILM, ROE]))
+    assert [(q.text, q.answers) for q in made][:2] == [
+        ("Who directed Nova?", ("Jane Roe",)),
+        ("When was Jane Roe born?", ("4 May 1920",)),
+    ]
+    assert made[0].hops == (Hop("Nova", "Jane Roe", "f"),)
+    assert len({q.id for q in made}) == len(made)
+    hops = (Hop("who directed Nova?", "Jane Roe"), Hop("where was Jane Roe born?", "Bonn"))
+    steps = list(steps_of([question("?", "Bonn", hops=hops)]))
+    assert [(q.text, q.answers, q.hops) for q in steps] == [
+        (hop.query, (hop.answer,), (hop,)) for hop in hops
+    ]
+
+
+@pytest.fixture
+def env(tmp_path):
+    """An environment over two questions, of which the second looks for what is not there."""
     corpus, file = tmp_path / "corpus.jsonl", tmp_path / "questions.jsonl"
     rows = [{"id": d.id, "title": d.title, "text": d.text} for d in PASSAGES.values()]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     asked = question("Where was the director of film Nova born?", "Bonn", "f", "r")
-    lost = question("Where was the director of film Nova born?", "Bonn", "f", "r")
-    lines = [
-        as_row(asked, hops_of(asked, PASSAGES)),
-        as_row(lost, [Hop("Nova", "Somebody Else")]) | {"id": "2"},
-    ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-    env = bare_env(gym.make("SearchQA-v0", dataset=str(file), corpus=str(corpus), top_k=2))
-    example = quoted_example(env, 0)
-    written = env.tokenizer.decode(example.tokens[example.weights > 0])
-    assert written == (
+    found = replace(asked, hops=hops_of(asked, PASSAGES))
+    lost = replace(asked, id="2", hops=(Hop("Nova", "Somebody Else"),))
+    write_questions(file, [found, lost])
+    return bare_env(gym.make("SearchQA-v0", dataset=str(file), corpus=str(corpus), top_k=2))
+
+
+def written(env, example):
+    return env.tokenizer.decode(example.tokens[example.weights > 0])
+
+
+def test_episodes_quote_what_they_go_on_with(env):
+    assert list(corpus_of(env)) == list(PASSAGES.values())
+    assert written(env, play_script(env, 0, quoting)) == (
         "<|begin_of_query|> Nova <|end_of_query|> Nova (film): Nova is a 1961 film directed by "
         "Jane Roe.\n<|begin_of_query|> Jane Roe <|end_of_query|> Jane Roe: She was born in Bonn.\n"
         "</think>\n\n<answer> Bonn </answer>"
     )
-    assert quoted_example(env, 1) is None
+    assert play_script(env, 1, quoting) is None
+    answer = "</think>\n\n<answer> Bonn </answer>"
+    assert written(env, play_script(env, 0, closed_book)) == answer
+
+
+def test_another_retriever_has_no_passages():
+    env = bare_env(gym.make("SearchQA-Toy-v0"))
+    with pytest.raises(ConfigurationError, match="Make the examples with bm25"):
+        corpus_of(env)
