@@ -109,13 +109,12 @@ def sample_command(
         **{"dataset": dataset, "split": split, "corpus": corpus, "retriever": retriever},
         **{"top_k": top_k, "reward": reward, "protocol": protocol, "prompt": prompt},
         **{"tokenizer": tokenizer, "max_tokens": max_tokens},
-        dataset_options=options.named_values(dataset_options),
+        **{"dataset_options": options.named_values(dataset_options)},
     )
     check_arguments(env_id, named, "the options")
     check_output(out)
     evaluation = Evaluation(_questions(env_id, named), seed=seed, decoding=decoding)
-    if agent is None:
-        agent, model = f"model:{model or 'tiny-base'}", None
+    agent, model = (agent, model) if agent else (f"model:{model or 'tiny-base'}", None)
     player = _make_player(
         agent,
         evaluation,
