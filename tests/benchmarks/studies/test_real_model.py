@@ -177,8 +177,10 @@ def test_a_folder_keeps_its_recipe(study, tmp_path):
     assert Recipe(model="m").training()["dataset_options"]["apart_from"] == HELD_OUT
 
 
-def test_rows_are_of_questions_that_all_seeds_have(study):
-    base = read_results(study.folder / "eval/2wiki/weak.jsonl")
+def test_rows_are_of_questions_that_all_seeds_have(study, tmp_path):
+    Study.begin(tmp_path, study.recipe)
+    call("evaluate", "base", "--variants", "", "--sets", "2wiki", folder=tmp_path)
+    base = read_results(tmp_path / "eval/2wiki/base.jsonl")
     record = replace(base.records[0], kind="inference", document_ids=(("a", "b"), ("c", "d")))
     seeds = []
     for ids in (("1", "2"), ("2", "3")):
