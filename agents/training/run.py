@@ -45,7 +45,7 @@ from search_env.agents.training import checkpoints
 from search_env.agents.training.base_test import opening_of, stored_episodes
 from search_env.agents.training.collapse_monitors import DRIFT_LIMITS, Limits, Monitors
 from search_env.agents.training.config import TrainConfig
-from search_env.agents.training.memory import Memory
+from search_env.agents.training.memorisation import Memorisation
 from search_env.agents.training.record_episodes import Recording
 from search_env.agents.training.run_folder import holds_run
 from search_env.agents.types import Example, Trajectory, by_group
@@ -133,7 +133,9 @@ class TrainingRun:
         )
         self.engine = self._engine_for(self.envs, sampling)
         check_engine(self.engine, sampling, algorithms)
-        self.memory = Memory(config.memorisation, self.envs, self.engine, config.out, ranks)
+        self.memorisation = Memorisation(
+            config.memorisation, self.envs, self.engine, config.out, ranks
+        )
         self.curricula = _curricula(config, self.envs)
         self.rule = PhaseRule(
             len(config.phases),
@@ -158,11 +160,11 @@ class TrainingRun:
         started = time.perf_counter()
         every = self.config.record_every
         recording = Recording(self.envs) if every and (self.step + 1) % every == 0 else None
-        right = self.memory.collector(self.step)
+        right = self.memorisation.collector(self.step)
         observers = [watcher.played for watcher in (recording, right) if watcher is not None]
         played, chosen, measured = self._play(self.algorithm, observers)
         measured["time/rollout"] = time.perf_counter() - started
-        examples, rewritten = self.memory.rewrite(right, self._seed(3))
+        examples, rewritten = self.memorisation.rewrite(right, self._seed(3))
         return Rollout(started, played, chosen, {**measured, **rewritten}, recording, examples)
 
     def learn(self, rollout: Rollout) -> tuple[dict[str, float], list[Trajectory], list[str]]:

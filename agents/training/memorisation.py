@@ -28,14 +28,14 @@ from search_env.envs.search_qa_vector import SearchQAVectorEnv
 REPLIES = "rewrites.jsonl"
 
 
-class Memories(NamedTuple):
+class MemorisedStep(NamedTuple):
     """The examples of a step on this rank, and metrics over all ranks."""
 
     examples: list[Example] | None  # None in a run without memorisation
     measured: dict[str, float]
 
 
-class Memory:
+class Memorisation:
     """Rewrites the right rollouts of a step where the configuration asks for it."""
 
     def __init__(
@@ -56,10 +56,10 @@ class Memory:
         """Return what collects the rollouts of a step, None where none are rewritten."""
         return RightRollouts(self.config) if self.config.is_due(step) else None
 
-    def rewrite(self, rollouts: RightRollouts | None, seed: int) -> Memories:
+    def rewrite(self, rollouts: RightRollouts | None, seed: int) -> MemorisedStep:
         """Return the examples of a step; all ranks call it together."""
         if self._rewriter is None:
-            return Memories(None, {})
+            return MemorisedStep(None, {})
         started = time.perf_counter()
         examples: list[Example] = []
         counts = [0.0, 0.0, 0.0, 0.0]
@@ -72,7 +72,7 @@ class Memory:
         names = ("right", "chosen", "written", "kept")
         totals = zip(names, self._ranks.sum(counts), strict=True)
         measured = {f"memory/{name}": total for name, total in totals}
-        return Memories(examples, {**measured, "time/rewrite": time.perf_counter() - started})
+        return MemorisedStep(examples, {**measured, "time/rewrite": time.perf_counter() - started})
 
 
 def make_rewriter(

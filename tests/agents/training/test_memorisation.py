@@ -20,7 +20,7 @@ from search_env.agents.learning.optimizers import OptimizerConfig
 from search_env.agents.models import save_model
 from search_env.agents.reporting.logs import Silent
 from search_env.agents.rollouts.memorisation import MemorisationConfig
-from search_env.agents.training import memory
+from search_env.agents.training import memorisation
 from search_env.agents.training.checks import check_run
 from search_env.agents.training.config import PLUS_PLUS_PHASES, TrainConfig
 from search_env.agents.training.settings import configure
@@ -133,7 +133,7 @@ def test_a_run_that_fails_in_a_step_asks_an_endpoint_nothing_twice(tmp_path, bas
         value = replies[-1].split()[-1]
         return chat_reply(f"<a>{value}</a>")
 
-    update, calls = memory.memorise, []
+    update, calls = memorisation.memorise, []
 
     def killed(*arguments):
         found = update(*arguments)
@@ -149,7 +149,7 @@ def test_a_run_that_fails_in_a_step_asks_an_endpoint_nothing_twice(tmp_path, bas
         metrics, whole = run(tmp_path / "whole", base, by_endpoint, steps=2)
         asked = len(requests)
         assert asked == sum(row["memory/chosen"] for row in metrics) > 0
-        monkeypatch.setattr(memory, "memorise", killed)
+        monkeypatch.setattr(memorisation, "memorise", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run(tmp_path / "parts", base, by_endpoint, steps=2)
         monkeypatch.undo()
