@@ -34,6 +34,7 @@ COMMANDS = {
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
+    "suite": ("search_env.benchmarks.cli.suite", "Rank algorithms in ten small experiments."),
     "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
     "convert": ("search_env.agents.cli.convert", "Make a folder of a model in a .gguf file."),
     "doctor": ("search_env.agents.cli.doctor", "Try every part of a training run once, before it."),
