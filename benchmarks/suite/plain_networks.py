@@ -132,7 +132,7 @@ class Network(nn.Module):
 def cleanrl_ppo(task: Task) -> Act:
     """Train PPO in the manner of CleanRL: one function, to be read from top to bottom."""
     torch.manual_seed(task.seed)
-    empty, rows, steps, rate = task.num_actions, 64, 32, 3e-4
+    empty, rows, steps, rate = task.num_actions, 64, 32, 1e-3
     network = Network(task.num_actions)
 
     def imitation(windows: Tensor, actions: Tensor) -> Tensor:
@@ -170,7 +170,7 @@ def cleanrl_ppo(task: Task) -> Act:
                 following = values[t]
             flat = [torch.cat(x) for x in (windows, actions, log_probs, values, gains)]
             for _ in range(4):  # learn
-                for chosen in torch.split(torch.randperm(rows * steps), 512):
+                for chosen in torch.split(torch.randperm(rows * steps), 256):
                     seen, did, old, was, gain = (x[chosen] for x in flat)
                     logits, value = network(seen)
                     ratio = (logits.gather(1, did[:, None]).squeeze(1) - old).exp()
