@@ -123,13 +123,13 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             ),
             Experiment(
                 "distractors",
-                "read the document that the question is about, of four",
+                "read the document that the question is about, of two",
                 worlds.distractors,
-                Habits(read=0.1),
+                Habits(read=0.7),
                 budget=40_000,
-                chance=1 / 4 + 3 / 4 * _GUESS,
-                max_tokens=36,
-                top_k=4,
+                chance=1 / 2 + 1 / 2 * _GUESS,
+                max_tokens=24,
+                top_k=2,
             ),
             Experiment(
                 "long-documents",

@@ -119,12 +119,12 @@ class Reference:
 
 REFERENCES: Mapping[str, Reference] = MappingProxyType(
     {
-        "reinforce++": Reference("reinforce++", 3e-4),
+        "reinforce++": Reference("reinforce++", 1e-3),
         "grpo": Reference("grpo", 3e-4),
-        "rloo": Reference("rloo", 3e-4),
+        "rloo": Reference("rloo", 1e-3),
         "ppo": Reference("ppo", 3e-4),
         "dapo": Reference("dapo", 3e-4),
-        "gspo": Reference("gspo", 3e-4),
+        "gspo": Reference("gspo", 1e-3),
         "broken-no-mask": Reference("grpo", 3e-4, every_token),
         "broken-late-mask": Reference("grpo", 3e-4, one_token_late),
     }

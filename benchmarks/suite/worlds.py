@@ -88,13 +88,16 @@ def long_documents(random: np.random.Generator, filler: int = 24) -> World:
 
 
 def distractors(random: np.random.Generator) -> World:
-    """Return a lookup where a search returns four documents that name their keys, in any order."""
+    """Return a lookup where a search returns two documents that begin with a key, in any order.
+
+    The question's last key tells which of them is about it.
+    """
     values, documents = _values(random), {}
     for keys in TRIPLES:
         *first, last = keys.split()
-        others = random.choice([k for k in range(KEYS) if f"key{k}" != last], 3, replace=False)
-        order = random.permutation([keys, *(" ".join([*first, f"key{k}"]) for k in others)])
-        documents[keys] = [f"{own} {values[str(own)]}" for own in order]
+        other = f"key{random.choice([k for k in range(KEYS) if f'key{k}' != last])}"
+        order = [last, other] if random.random() < 0.5 else [other, last]
+        documents[keys] = [f"{key} {values[' '.join([*first, key])]}" for key in order]
     return World(_cases(values), documents)
 
 

@@ -117,13 +117,16 @@ def test_chains_take_one_to_four_searches_equally_often():
         assert len(set(path) | {last}) == len(case.queries)
 
 
-def test_a_distractor_names_other_keys_and_each_rank_is_right_equally_often():
+def test_the_last_key_tells_documents_apart_and_each_rank_is_right_equally_often():
     world = worlds.distractors(np.random.default_rng(0))
-    ranks = [
-        [text.rsplit(maxsplit=1)[0] for text in world.documents[query]].index(query)
-        for query in worlds.TRIPLES
-    ]
-    assert min(np.bincount(ranks)) > 90
+    ranks = []
+    for case in world.cases:
+        texts = world.documents[case.queries[0]]
+        last = case.text.split()[-1]
+        ranks.append([text.split()[0] for text in texts].index(last))
+        assert texts[ranks[-1]] == f"{last} {case.answer}"
+        assert texts[0].split()[0] != texts[1].split()[0]
+    assert 200 < sum(ranks) < 312
 
 
 @pytest.mark.parametrize(
