@@ -44,6 +44,7 @@ LAW = {
         "harness",
         "players question_sets",
         "run reports",
+        "suite",
         "cli speed",
         "studies",
         FACE,

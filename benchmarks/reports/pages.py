@@ -58,8 +58,8 @@ def score_tab(results: Mapping[str, Mapping[str, Results]]) -> Tab:
         parts.append(f"<h2>{html.escape(id)}</h2>")
         parts.append(f'<p class="note">{html.escape(_note(agents))}</p>')
         parts += [_line(name, own) for name, own in agents.items()]
-        parts += [_html(rows, caption) for caption, rows in _tables(agents)]
-        parts += [_image(picture) for picture in _pictures(agents)]
+        parts += [html_table(rows, caption) for caption, rows in _tables(agents)]
+        parts += [html_image(picture) for picture in _pictures(agents)]
         parts.append(f"<pre>{html.escape(_commands(agents))}</pre>")
     return Tab("Scores", "\n".join(parts))
 
@@ -69,7 +69,7 @@ def training_tab(folders: Sequence[Path]) -> Tab:
     parts = []
     for folder in folders:
         parts.append(f"<h2>{html.escape(folder.name)}</h2>")
-        parts.append(_image(_training_png(folder / "metrics.jsonl")))
+        parts.append(html_image(_training_png(folder / "metrics.jsonl")))
     return Tab("Training", "\n".join(parts))
 
 
@@ -131,8 +131,8 @@ LEGEND = (
 )
 
 
-def _html(rows: Sequence[Sequence[str]], caption: str = "") -> str:
-    """Return a table; the interval of a cell goes on a line of its own."""
+def html_table(rows: Sequence[Sequence[str]], caption: str = "") -> str:
+    """Return a table as HTML; the interval of a cell goes on a line of its own."""
     head, *body = rows
     lines = [f"<tr>{''.join(f'<th>{html.escape(c)}</th>' for c in head)}</tr>"]
     for row in body:
@@ -161,7 +161,8 @@ def _pictures(agents: Mapping[str, Results]) -> list[bytes]:
     return [as_png(figure) for figure in figures if figure is not None]
 
 
-def _image(png: bytes) -> str:
+def html_image(png: bytes) -> str:
+    """Return a picture as HTML that needs no other file."""
     return f'<img class="plot" alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 

@@ -3,16 +3,17 @@
 A command is a module with ``register(app)`` and ``<name>_command``, imported when it is called; its
 dependencies are imported inside its functions, so that ``--help`` is fast. This table is the only
 place where ``search_env`` refers to its agents and benchmarks. Exit codes: 0, 2 after an expected
-error with a message, 130 after Ctrl-C, 143 after
-SIGTERM. Results go to standard output, progress and errors to
-standard error.
+error with a message, 130 after Ctrl-C, 143 after SIGTERM. Results go to standard output, progress
+and errors to standard error.
 """
 
 from __future__ import annotations
 
 import importlib
 import shlex
-from typing import Any
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import gymnasium as gym
 import typer
@@ -34,6 +35,7 @@ COMMANDS = {
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),
     "view": ("search_env.cli.view", "Make a page that shows recorded episodes."),
     "bench": ("search_env.benchmarks.cli.bench", "Score an agent under a comparable protocol."),
+    "suite": ("search_env.benchmarks.cli.suite", "Rank algorithms in ten small experiments."),
     "report": ("search_env.benchmarks.cli.report", "Make a page of scores, curves and episodes."),
     "convert": ("search_env.agents.cli.convert", "Make a folder of a model in a .gguf file."),
     "doctor": ("search_env.agents.cli.doctor", "Try every part of a training run once, before it."),
@@ -93,14 +95,24 @@ app = typer.Typer(
     help="Search-augmented question answering as a Gymnasium environment.",
     epilog="Example: search-env eval",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        say(f"search-env {version('search-env')}, Python {sys.version.split()[0]}")
+        raise typer.Exit
+
+
 @app.callback()
-def _about() -> None:
+def _about(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
     """Search-augmented question answering as a Gymnasium environment."""
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import gymnasium as gym
 import pytest
 from typer.testing import CliRunner
 
+import search_env
 from search_env.cli.main import COMMANDS, app
 from search_env.recording.record import _checksum
 from search_env.retrieval.base import FakeRetriever
@@ -25,6 +27,24 @@ PASSAGES = '{"id": "u", "title": "Ulm", "text": "A city."}\n{"id": "p", "title":
 
 def run(*arguments, stdin=None):
     return CliRunner().invoke(app, [str(a) for a in arguments], input=stdin)
+
+
+def test_the_version_is_shown():
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output.startswith(f"search-env {search_env.__version__}, Python 3.")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [("search-env su", "suite"), ("search-env bench --ag", "--agent"), ("search-env xyz", "")],
+)
+def test_shells_complete_commands_and_their_options(words, found):
+    place = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    environment = {**os.environ, "_SEARCH_ENV_COMPLETE": "complete_bash", **place}
+    program = "from search_env.cli.main import app; app(prog_name='search-env')"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
+    assert done.stdout.decode().split() == found.split()
 
 
 def refused(result, *parts):

@@ -221,8 +221,8 @@ class _Exchange:
                 "server, or correct the address."
             ) from None
         self._check_status(reply, body)
-        ends = "Content-Length" in reply.headers or "Transfer-Encoding" in reply.headers
-        return _Reply(body, ends)
+        length = reply.headers.get("Content-Length", "")  # the cut can be inside this header too
+        return _Reply(body, length.isdecimal() or "Transfer-Encoding" in reply.headers)
 
     def _read(self, reply: Any, deadline: float) -> bytes:
         """Return the whole body; a server that sends it byte by byte does not hold the thread."""
