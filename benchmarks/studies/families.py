@@ -328,8 +328,9 @@ def report(results: Sequence[Result]) -> str:
 def write_rows(path: Path, results: Sequence[Result]) -> None:
     """Write every question's answer and return, by world, seed and policy."""
     rows = [result._asdict() for result in results]
-    with gzip.GzipFile(path, "wb", mtime=0) as file:  # the same bytes for the same rows
-        file.write(json.dumps(rows, indent=1).encode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without time and name: the same bytes for the same rows.
+    path.write_bytes(gzip.compress(json.dumps(rows, indent=1).encode(), mtime=0))
 
 
 def page(args: argparse.Namespace) -> str:
