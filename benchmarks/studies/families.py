@@ -209,7 +209,7 @@ def imitate(
         shown = np.take_along_axis(names.shown, did[:, None], 1)[:, 0]
         loss = -distribution.log_prob(torch.as_tensor(shown)).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 
@@ -227,7 +227,7 @@ def improve(
             value_loss = 0.5 * (values - flat.values[i] - gains[i]).square().mean()
             loss = policy_loss + value_loss - how.entropy * distribution.entropy().mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
             optimizer.step()
 

@@ -235,7 +235,8 @@ def causal_evidence(
     for index, record in zip(asked, plain, strict=True):
         documents.swap = swaps.get(record.question_id)
         if documents.swap is not None:
-            pairs.append((record, *evaluate(swapped_env, agent, [index], seed=seed)))
+            (swapped,) = evaluate(swapped_env, agent, [index], seed=seed)
+            pairs.append((record, swapped))
     return compare_swapped(pairs, swaps, asked=len(asked))
 
 
