@@ -95,14 +95,21 @@ def _digest(episodes: Demonstrations, seed: int) -> str:
     return hashlib.sha256(facts + arrays).hexdigest()[:32]
 
 
-def imitate(policy: Policy, episodes: Demonstrations, seed: int) -> None:
-    """Train on what the base wrote."""
+def imitate(
+    policy: Policy,
+    episodes: Demonstrations,
+    seed: int,
+    *,
+    epochs: int = CLONING_EPOCHS,
+    rate: float = CLONING_RATE,
+) -> None:
+    """Train on what was written in some episodes."""
     tokens, written = map(torch.as_tensor, (episodes.tokens, episodes.written))  # (E, L)
-    optimizer = torch.optim.AdamW(policy.parameters(), CLONING_RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), rate, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
-    steps = CLONING_EPOCHS * -(-len(tokens) // CLONING_BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, CLONING_RATE, total_steps=steps)
-    for _ in range(CLONING_EPOCHS):
+    steps = epochs * -(-len(tokens) // CLONING_BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps))
+    for _ in range(epochs):
         order = torch.randperm(len(tokens), generator=generator)
         for rows in torch.split(order, CLONING_BATCH):
             width = int((tokens[rows] != 0).any(0).nonzero().max()) + 1

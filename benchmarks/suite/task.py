@@ -195,17 +195,20 @@ class Task:
 
     def measure(self, act: Act) -> NDArray[np.float64]:
         """Return the return of each question of a world that nobody trained in. Costs nothing."""
+        return np.array([self.experiment.reward(episode).total for episode in self.play(act)])
+
+    def play(self, act: Act) -> list[Transcript]:
+        """Return an episode of each of the questions that a policy is measured on."""
         count, arguments = TEST_QUESTIONS, self.arguments(TEST)
-        with contextlib.closing(
-            SearchQAVectorEnv(count, autoreset_mode="SameStep", **arguments)
-        ) as envs:
+        envs = SearchQAVectorEnv(count, autoreset_mode="SameStep", **arguments)
+        with contextlib.closing(envs):
             asked = self._random(TEST, 0, 2).choice(len(envs.questions), count, replace=False)
             observation, _ = envs.reset(seed=self.seed, options={"index": asked.tolist()})
             ended: dict[int, Transcript] = {}
             while len(ended) < count:
                 observation, *_ = envs.step(np.asarray(act(observation), np.int64))
                 ended = envs.transcripts | ended  # a row's first episode stays
-        return np.array([self.experiment.reward(ended[row]).total for row in range(count)])
+        return [ended[row] for row in range(count)]
 
     def world(self, kind: int, number: int = 0) -> World:
         """Return a world of a kind: TRAIN, TEST, or one of those of the BASE."""
