@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby, product
+from operator import itemgetter
 from pathlib import Path
 
-from search_env.benchmarks.harness.ablations import ABLATIONS, ablated_retriever
+from search_env.benchmarks.harness.ablations import ABLATIONS, SWAPPED, ablated_retriever
 from search_env.benchmarks.harness.results_file import (
     EpisodeResult,
     Results,
@@ -14,13 +15,21 @@ from search_env.benchmarks.harness.results_file import (
     read_results,
 )
 from search_env.benchmarks.harness.spec import BenchmarkProtocol
-from search_env.benchmarks.players.base import BenchmarkAgent, Decoding, EpisodeToRecord, Evaluation
+from search_env.benchmarks.players.base import (
+    BenchmarkAgent,
+    Decoding,
+    EpisodeKey,
+    EpisodeToRecord,
+    Evaluation,
+)
 from search_env.datasets.rows import one_line
 from search_env.envs.config import EnvComponents, EnvConfig
+from search_env.evaluation.causal_evidence import Swap, SwappedDocuments, plan_swaps
 from search_env.interrupts import watch_signals
 from search_env.provenance import run_provenance
 from search_env.recording.files import EpisodeWriter
 from search_env.redaction import redacted
+from search_env.retrieval.base import Retriever
 from search_env.retrieval.registry import register_retriever
 from search_env.types import Question
 from search_env.validation import check_choice
@@ -54,7 +63,8 @@ def run(
         protocol: Fixes everything but the agent.
         agent: Plays the episodes.
         path: File of results: a new one, or one that the same run has begun.
-        ablation: One of :data:`~search_env.benchmarks.harness.ablations.ABLATIONS`, or None.
+        ablation: One of :data:`~search_env.benchmarks.harness.ablations.ABLATIONS`, or None. Under
+            ``swapped-documents`` questions are played one at a time, those that have a swap.
         decoding: How a model's tokens are chosen, and how often.
         limit: Only the first questions; None for all. The id then says so.
         seed: Seed of environment and agent.
@@ -72,7 +82,11 @@ def run(
     protocol.check(components)
     count = len(components.questions) if limit is None else min(limit, len(components.questions))
     keys = list(product(range(count), range(decoding.samples)))
-    retriever = _registered(ablation, protocol, components) if ablation else None
+    swaps = plan_swaps(components.questions) if ablation == SWAPPED else None
+    if swaps is not None:
+        keys = [key for key in keys if components.questions[key[0]].id in swaps]
+    ablated = ablated_retriever(ablation, components.retriever, components.questions)
+    retriever = _registered(ablation, protocol, ablated) if ablation else None
     header = {
         "protocol": result_id(protocol, decoding, limit, len(components.questions)),
         "digests": protocol.digests(components),
@@ -98,9 +112,26 @@ def run(
             if progress is not None:
                 progress(result)
 
-        if missing:
-            agent.play(Evaluation(protocol, retriever, seed, decoding), missing, on_episode)
+        evaluation = Evaluation(protocol, retriever, seed, decoding)
+        for some in _at_a_time(missing, ablated, swaps, components.questions):
+            agent.play(evaluation, some, on_episode)
     return read_results(path)
+
+
+def _at_a_time(
+    missing: Sequence[EpisodeKey],
+    ablated: Retriever,
+    swaps: Mapping[str, Swap] | None,
+    questions: Sequence[Question],
+) -> Iterator[Sequence[EpisodeKey]]:
+    """Yield what is played at a time: everything, or one question with its own swap."""
+    if swaps is None or not isinstance(ablated, SwappedDocuments):
+        if missing:
+            yield missing
+        return
+    for index, some in groupby(missing, key=itemgetter(0)):
+        ablated.swap = swaps[questions[index].id]
+        yield list(some)
 
 
 def result_id(
@@ -146,10 +177,9 @@ class _Recorder:
         self._is_first = False
 
 
-def _registered(ablation: str, protocol: BenchmarkProtocol, components: EnvComponents) -> str:
+def _registered(ablation: str, protocol: BenchmarkProtocol, retriever: Retriever) -> str:
     """Make an ablation's retriever known by name, so that recorded episodes can say what it was."""
     name = f"{ablation} of {protocol.id}"
-    retriever = ablated_retriever(ablation, components.retriever, components.questions)
     register_retriever(name, lambda: retriever)
     return name
 

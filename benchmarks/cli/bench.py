@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from search_env.benchmarks.harness.ablations import ABLATIONS
+from search_env.benchmarks.harness.ablations import ABLATIONS, SWAPPED
 from search_env.benchmarks.harness.results_file import agent_of
 from search_env.cli.console import check_output, open_console, progress_bar, say
 from search_env.cli.options import Modules, import_modules
@@ -97,7 +97,9 @@ def bench_command(
     out: Annotated[Path | None, Option(help="File of results; by default in runs/bench.")] = None,
     episodes: Annotated[Path | None, Option(help="File to record episodes in, to view.")] = None,
     limit: Annotated[int | None, Option(min=1, help="Only the first N questions.")] = None,
-    ablation: Annotated[str | None, Option(help="no-documents or shuffled-documents.")] = None,
+    ablation: Annotated[
+        str | None, Option(help="no-documents, shuffled-documents or swapped-documents.")
+    ] = None,
     samples: Annotated[int, Option(min=1, help="Episodes of each question.")] = 1,
     temperature: Annotated[float, Option(min=0.0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, Option(help="Share of the probability that is kept.")] = 1.0,
@@ -152,16 +154,14 @@ def bench_command(
     name = str(benchmark_agent.description["name"])
     path = out or default_path(protocol, name, decoding.label, ablation, limit)
     check_output(path)
-    results = play(
-        protocol,
-        benchmark_agent,
-        path,
-        **{"ablation": ablation, "decoding": decoding, "limit": limit, "seed": seed},
-        **{"command": context.obj or "", "episodes": episodes},
-    )
+    how = {"decoding": decoding, "limit": limit, "seed": seed, "command": context.obj or ""}
+    results = play(protocol, benchmark_agent, path, ablation=ablation, episodes=episodes, **how)
     if judge is not None and judge_model is not None:
         results = _judge(results, judge, judge_model)
     _show(results, name)
+    if ablation == SWAPPED:
+        plain = default_path(protocol, name, decoding.label, None, limit)
+        _show_evidence(protocol, play(protocol, benchmark_agent, plain, **how), results)
 
 
 def _dtype_of_model(dtype: str | None, path: Path) -> str:
@@ -293,6 +293,16 @@ def default_path(
         digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
         stem = f"{stem[: _LONGEST_STEM // 4]}-{digest}"
     return Path("runs", "bench", *protocol.id.split("/")) / f"{stem}.jsonl"
+
+
+def _show_evidence(protocol: BenchmarkProtocol, plain: Results, swapped: Results) -> None:
+    """Print what the answers rest on, by the episodes with and without swapped documents."""
+    from search_env.benchmarks.reports import tables
+    from search_env.envs.config import EnvComponents, EnvConfig
+
+    questions = EnvComponents(EnvConfig(**protocol.environment())).questions
+    say(f"\nBeside {plain.path}, the same with the documents as they are:\n")
+    open_console().print(tables.evidence_table(plain, swapped, questions))
 
 
 def _show(results: Results, name: str) -> None:

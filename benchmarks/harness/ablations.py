@@ -1,8 +1,9 @@
-"""Ablations: the same agent with evidence taken away, to see what it owes to searching.
+"""Ablations: the same agent with other evidence, to see what it owes to searching.
 
 An agent that scores as well without documents did not need them: it knew, guessed or read the
 answer out of the question. One that scores as well with documents of another question does not
-read.
+read. One whose answers do not follow where documents state another answer does not rest on them
+(:mod:`search_env.evaluation.causal_evidence`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from search_env.retrieval.base import Retriever
+from search_env.errors import ConfigurationError
+from search_env.evaluation.causal_evidence import SwappedDocuments
+from search_env.retrieval.base import FakeRetriever, Retriever
 from search_env.types import Document, Question
 
-ABLATIONS = ("no-documents", "shuffled-documents")
+SWAPPED = "swapped-documents"
+ABLATIONS = ("no-documents", "shuffled-documents", SWAPPED)
 
 
 class NoDocuments:
@@ -25,11 +29,26 @@ class NoDocuments:
 
 
 class ShuffledDocuments:
-    """A retriever that finds what another of at least two questions would; the query decides."""
+    """A retriever that finds what another question would; the query decides which.
 
-    def __init__(self, retriever: Retriever, questions: Sequence[Question]) -> None:
+    What it searches for is the question as it stands, or the query of its first step where
+    ``exact`` retrievers know no other.
+
+    Raises:
+        ConfigurationError: There are not two questions.
+    """
+
+    def __init__(
+        self, retriever: Retriever, questions: Sequence[Question], *, exact: bool = False
+    ) -> None:
         self._retriever = retriever
-        self._texts = tuple(question.text for question in questions)
+        asked = (q.hops[0].query if exact and q.hops else q.text for q in questions)
+        self._texts = tuple(dict.fromkeys(asked))
+        if len(self._texts) < 2:
+            raise ConfigurationError(
+                f"Expected at least two questions to shuffle the documents of, got "
+                f"{len(self._texts)}. Pass more questions, or another ablation."
+            )
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Document]]:
         """Return the documents of some other question for each query."""
@@ -46,9 +65,15 @@ class ShuffledDocuments:
 def ablated_retriever(
     ablation: str | None, retriever: Retriever, questions: Sequence[Question]
 ) -> Retriever:
-    """Return the retriever of one of :data:`ABLATIONS`; without one, the retriever itself."""
+    """Return the retriever of one of :data:`ABLATIONS`; without one, the retriever itself.
+
+    That of ``swapped-documents`` changes nothing until it is told the swap of a question.
+    """
     if ablation == "no-documents":
         return NoDocuments()
     if ablation == "shuffled-documents":
-        return ShuffledDocuments(retriever, questions)
+        exact = isinstance(retriever, FakeRetriever)  # of the toy and the diagnostic worlds
+        return ShuffledDocuments(retriever, questions, exact=exact)
+    if ablation == SWAPPED:
+        return SwappedDocuments(retriever)
     return retriever

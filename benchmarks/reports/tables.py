@@ -10,9 +10,11 @@ from search_env.benchmarks.harness.results_file import Results, by_question
 from search_env.benchmarks.harness.rules import DIGITS
 from search_env.benchmarks.harness.scores import MEASURES, Scores, group, majority, pass_at, score
 from search_env.benchmarks.question_sets.registry import all_benchmarks, question_set_of
+from search_env.evaluation.causal_evidence import CausalEvidence, compare_swapped, plan_swaps
 from search_env.evaluation.tables import count_cell, score_cell
 from search_env.metrics.statistics import Interval
 from search_env.rendering.spans import one_line
+from search_env.types import Question
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,6 +58,42 @@ def score_table(results: Mapping[str, Results]) -> Table:
     """Return agents as rows, each mean above its interval."""
     scores = {name: score(own.episodes) for name, own in results.items()}
     return _table("agent", scores, [name for name in MEASURES if name not in _NARROW])
+
+
+def evidence_of(plain: Results, swapped: Results, questions: Sequence[Question]) -> CausalEvidence:
+    """Return what answers rest on, from a run under ``swapped-documents`` and one as it is."""
+    before = {(result.index, result.sample): result.record for result in plain.episodes}
+    pairs = [
+        (before[result.index, result.sample], result.record)
+        for result in swapped.episodes
+        if (result.index, result.sample) in before
+    ]
+    return compare_swapped(pairs, plan_swaps(questions), asked=len(before))
+
+
+def evidence_table(plain: Results, swapped: Results, questions: Sequence[Question]) -> Table:
+    """Return :func:`evidence_of` as a table, each share above its interval."""
+    from rich import box
+    from rich.table import Table
+
+    evidence = evidence_of(plain, swapped, questions)
+    shares = {
+        "EM as it is": evidence.exact_match,
+        "answer follows": evidence.follows,
+        "stays": evidence.unchanged,
+        "becomes another": evidence.other,
+        "right answers that rest on evidence": evidence.rests,
+    }
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    cells = [f"{len(evidence.outcomes):,}", f"{evidence.left_out:,}"]
+    for name in ("n", "no swap"):
+        table.add_column(name, justify="right")
+    for name, share in shares.items():
+        table.add_column(name, justify="right", min_width=12)
+        mean, interval = score_cell(share)
+        cells.append(f"{mean}\n[dim]{interval}[/dim]")
+    table.add_row(*cells)
+    return table
 
 
 def breakdowns(results: Results) -> dict[str, dict[str, Scores]]:

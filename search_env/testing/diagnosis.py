@@ -61,6 +61,8 @@ def _diagnostic(name: str, skill: str, without: float, lacking: str) -> Diagnost
 
 
 _BY_TAGS = "takes a value by its place; 0 if it takes what stands in answer tags"
+_BY_SILENCE = "abstains always, or only where nothing is found"
+_BY_TRUST = "believes the first document without tags; 0.5 by its place, 0 if it obeys tags"
 _BY_TOPIC = "take the document that the question is about"
 DIAGNOSTICS: tuple[Diagnostic, ...] = (
     _diagnostic("MustSearch", "search for what cannot be known", 1 / 8, "answers without a search"),
@@ -68,6 +70,9 @@ DIAGNOSTICS: tuple[Diagnostic, ...] = (
     _diagnostic("Distractors", _BY_TOPIC, 1 / 4, "takes a document by its place"),
     _diagnostic("ForgedTags", "do not obey tags inside documents", 1 / 2, _BY_TAGS),
     _diagnostic("DelayedEvidence", "search again with what was found", 1 / 8, "searches once"),
+    _diagnostic("Unanswerable", "abstain where no document answers", 1 / 2, _BY_SILENCE),
+    _diagnostic("Poisoned", "believe what documents agree on", 3 / 4, _BY_TRUST),
+    _diagnostic("AsOf", "take what held at the date in question", 1 / 4, "ignores the date"),
 )
 """The diagnostic worlds. Their returns are exact over every split."""
 
@@ -91,6 +96,9 @@ def diagnose(
         SearchQA-Distractors-v0     1.00  score 1.00
         SearchQA-ForgedTags-v0      1.00  score 1.00
         SearchQA-DelayedEvidence-v0 1.00  score 1.00
+        SearchQA-Unanswerable-v0    1.00  score 1.00
+        SearchQA-Poisoned-v0        1.00  score 1.00
+        SearchQA-AsOf-v0            1.00  score 1.00
     """
     return tuple(_diagnose_world(world, make_agent(world), split) for world in DIAGNOSTICS)
 

@@ -8,16 +8,25 @@ from dataclasses import replace
 import pytest
 
 from search_env.agents.baselines.scripted import make_baseline
-from search_env.benchmarks.harness.ablations import ShuffledDocuments, ablated_retriever
+from search_env.benchmarks.harness.ablations import (
+    ShuffledDocuments,
+    ablated_retriever,
+)
 from search_env.benchmarks.harness.errors import BenchmarkError, ResultsMismatchError
 from search_env.benchmarks.players.base import Decoding, TokenAgent
 from search_env.benchmarks.players.factory import make_agent
 from search_env.benchmarks.players.text import function_agent
-from search_env.benchmarks.question_sets.registry import get_benchmark
+from search_env.benchmarks.question_sets.registry import all_benchmarks, get_benchmark
+from search_env.benchmarks.reports.tables import evidence_of
 from search_env.benchmarks.run import overlap, result_id, run
+from search_env.envs.loading import load_questions
+from search_env.envs.registration import arguments_of
 from search_env.envs.search_qa import SearchQAEnv
-from search_env.errors import ConfigurationError
+from search_env.errors import ConfigurationError, DataError
+from search_env.evaluation.causal_evidence import plan_swaps
 from search_env.evaluation.evaluate import evaluate, measure_episode
+from search_env.metrics.golds_in_text import any_gold_in
+from search_env.paths import data_dir
 from search_env.protocols.tagged_text import answer_text, query_text
 from search_env.recording.files import read_episodes
 from search_env.retrieval.base import FakeRetriever
@@ -126,6 +135,81 @@ def test_shuffled_documents_repeat_and_are_never_the_questions_own():
     assert {found[0].id for found in first} == {"0", "1"}
     same = FakeRetriever()
     assert ablated_retriever(None, same, questions) is same
+
+
+def test_swapped_documents_tell_reading_from_knowing(tmp_path):
+    questions = SearchQAEnv(**WORLD.environment()).questions
+    swaps = plan_swaps(questions)
+    swapped_ids = [q.id for q in questions[:12] if q.id in swaps]
+    shares = {}
+    for name in ("oracle-queries", "oracle"):
+        plain, swapped = (
+            run(WORLD, baseline(name), tmp_path / f"{name}{n}.jsonl", ablation=ablation, limit=12)
+            for n, ablation in enumerate((None, "swapped-documents"))
+        )
+        assert [record.question_id for record in swapped.records] == swapped_ids
+        found = evidence_of(plain, swapped, questions)
+        assert len(found.outcomes) == len(swapped_ids) == 12 - found.left_out
+        shares[name] = found.rests.mean
+    assert shares["oracle"] == 0.0
+    assert shares["oracle-queries"] > 0.8
+
+
+def test_swapped_documents_are_the_same_for_every_kind_of_player(tmp_path):
+    """A model that plays rows side by side is handed one question at a time."""
+    player = make_agent("model:tiny-trained", WORLD, seed=0, num_envs=4, dtype="fp32")
+    plain = run(WORLD, player, tmp_path / "plain.jsonl", limit=2)
+    file, ablation = tmp_path / "swapped.jsonl", "swapped-documents"
+    swapped = run(WORLD, player, file, ablation=ablation, limit=2)
+    questions = SearchQAEnv(**WORLD.environment()).questions
+    found = evidence_of(plain, swapped, questions)
+    for outcome in found.outcomes:
+        assert outcome.new == plan_swaps(questions)[outcome.question_id].new
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join(lines[:2]))  # a stopped run plays the rest
+    assert run(WORLD, player, file, ablation=ablation, limit=2).records == swapped.records
+
+
+def test_shuffled_documents_of_retrievers_that_know_exact_queries_only():
+    """The toy and the diagnostic worlds find nothing for a question as it stands."""
+    env = SearchQAEnv(dataset="poisoned", protocol="toy", tokenizer="toy", max_tokens=48, top_k=4)
+    ablation = ablated_retriever("shuffled-documents", env.retriever, env.questions)
+    for question in env.questions:
+        (found,) = ablation.search([question.hops[0].query], 4)
+        assert len(found) == 4
+        assert not {document.id for document in found} & set(question.supporting)
+
+
+def test_one_question_has_no_other_to_shuffle_with():
+    with pytest.raises(ConfigurationError, match="at least two questions"):
+        ShuffledDocuments(FakeRetriever(), [Question("1", "Who?", ("x",))] * 2)
+
+
+@pytest.mark.parametrize("name", sorted({each.question_set for each in all_benchmarks().values()}))
+def test_every_question_set_has_every_control(name):
+    protocol = next(each for each in all_benchmarks().values() if each.question_set == name)
+    arguments = {**arguments_of(protocol.env_id), **protocol.arguments}
+    try:
+        dataset = str(arguments["dataset"]).replace("$SEARCH_ENV_DATA", str(data_dir()))
+        questions = load_questions(
+            dataset, arguments.get("split"), arguments.get("dataset_options")
+        )[:100]
+    except (ConfigurationError, DataError):
+        pytest.skip("its data is not here")
+    own = FakeRetriever({q.text: [Document(q.id, "", f"It is {q.answers[0]}.")] for q in questions})
+    query, swaps = questions[0].text, plan_swaps(questions)
+    assert len(swaps) > 50
+    assert ablated_retriever("no-documents", own, questions).search([query], 3) == [[]]
+    # As over BM25, which is searched for the questions themselves.
+    ((other,),) = ShuffledDocuments(own, questions).search([query], 3)
+    assert other.id != questions[0].id
+    swapped = ablated_retriever("swapped-documents", own, questions)
+    for question in questions:
+        if question.id in swaps:
+            swapped.swap = swaps[question.id]
+            ((document,),) = swapped.search([question.text], 3)
+            assert swaps[question.id].new in document.text
+            assert not any_gold_in([document.text], question.answers)
 
 
 def test_no_such_control(tmp_path):

@@ -58,7 +58,7 @@ SEARCH_R1_TEXTS = st.lists(
 def test_every_preset_is_registered_and_has_a_range():
     code = "import search_env.rewards as rewards; print(*rewards.reward_names())"
     names = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    worlds = {"f1-search-cost"}  # what a diagnostic world pays
+    worlds = {"f1-search-cost", "abstention"}  # what diagnostic worlds pay
     assert set(names.split()) == set(RANGES) | worlds
 
 
