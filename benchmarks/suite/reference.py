@@ -29,7 +29,7 @@ from search_env.agents.algorithms.losses import (
     token_weights,
 )
 from search_env.agents.algorithms.presets import get_preset
-from search_env.benchmarks.suite.policy import Policy, clone, frozen
+from search_env.benchmarks.suite.policy import Decoder, Policy, clone, frozen
 from search_env.benchmarks.suite.task import Act, BudgetSpentError, Task
 from search_env.envs.search_qa_vector import SearchQAVectorEnv
 from search_env.types import Source
@@ -266,8 +266,9 @@ def collect(
     observation, _ = envs.reset(seed=seed)
     rows, rewards = np.arange(envs.num_envs), np.zeros(envs.num_envs)
     truncated = np.zeros(envs.num_envs, bool)
+    decoder = Decoder(policy, envs.num_envs)
     while len(rows):
-        probs = policy.at_ends(observation, rows).softmax(-1)
+        probs = decoder(observation, rows).softmax(-1)
         actions = torch.multinomial(probs, 1, generator=random).squeeze(1).numpy()
         envs.send(actions, rows)
         observation, paid, over, cut, _ = envs.recv(min_ready=len(rows))

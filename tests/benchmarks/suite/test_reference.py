@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from search_env.benchmarks.suite import policy as policies
+from search_env.benchmarks.suite import reference
 from search_env.benchmarks.suite.experiments import EXPERIMENTS
-from search_env.benchmarks.suite.policy import Policy, clone
+from search_env.benchmarks.suite.policy import Decoder, Policy, clone
 from search_env.benchmarks.suite.reference import (
     REFERENCES,
     Reference,
@@ -46,6 +47,25 @@ def test_later_tokens_change_nothing_before_them():
     before, after = model(tokens).logits, model(changed).logits
     assert torch.allclose(before[:, :9], after[:, :9], atol=1e-6)
     assert not torch.allclose(before[:, 9:], after[:, 9:])
+
+
+def test_a_decoder_says_what_the_whole_forward_says(task, policy):
+    envs, seen = task.make_vec(16), []
+
+    class Watched(Decoder):
+        def __call__(self, observation, rows):
+            logits = super().__call__(observation, rows)
+            seen.append((rows, np.ravel(observation["length"])[rows].copy(), logits))
+            return logits
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "Decoder", Watched)
+        rollouts = collect(envs, policy, torch.Generator().manual_seed(0), 0)
+    with torch.no_grad():
+        whole = policy(rollouts.tokens).logits
+    assert len(seen) > 8
+    for rows, lengths, logits in seen:
+        assert torch.allclose(logits, whole[rows, lengths - 1], atol=1e-4)
 
 
 def test_a_clone_behaves_as_its_base(task, policy):
