@@ -130,7 +130,8 @@ class Decoder:
                 return keys, values
 
             x = block(x, mask, remember)
-        return x
+        hidden: Tensor = x
+        return hidden
 
 
 def clone(task: Task) -> Policy:

@@ -63,7 +63,7 @@ def test_a_decoder_says_what_the_whole_forward_says(task, policy):
         rollouts = collect(envs, policy, torch.Generator().manual_seed(0), 0)
     with torch.no_grad():
         whole = policy(rollouts.tokens).logits
-    assert len(seen) > 8
+    assert len(seen) >= 8
     for rows, lengths, logits in seen:
         assert torch.allclose(logits, whole[rows, lengths - 1], atol=1e-4)
 
