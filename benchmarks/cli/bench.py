@@ -125,7 +125,10 @@ def bench_command(
     judge: Annotated[str | None, Option(help="Chat endpoint that judges, http://HOST/v1.")] = None,
     judge_model: Annotated[str | None, Option(help="Name of the judge's model.")] = None,
 ) -> None:
-    """Score an agent under a protocol; a run that was stopped goes on where it was."""
+    """Score an agent under a protocol; a run that was stopped goes on where it was.
+
+    For scripted agents in any environment, without an id, use search-env eval.
+    """
     if protocol_id is None:
         _list()
         return

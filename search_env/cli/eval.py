@@ -47,7 +47,11 @@ def eval_command(
     modules: options.Modules = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
 ) -> None:
-    """Run scripted agents on every question once; show scores and retrieval."""
+    """Run scripted agents on every question once; show scores and retrieval.
+
+    It plays any environment id with any argument. For models and endpoints, and for scores that
+    are comparable under an id, use search-env bench.
+    """
     from search_env.agents.baselines.scripted import BASELINES, make_baseline
     from search_env.envs.search_qa import bare_env
     from search_env.evaluation import tables
