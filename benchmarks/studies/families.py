@@ -341,7 +341,7 @@ def page(args: argparse.Namespace) -> str:
         write_rows(args.rows, results)
     return f"""Mean return of the greedy policy over the 64 questions of `test`, whose answers,
 places and dates are not those of `train`; mean over seeds, and each seed. What a constant answer
-and policies without the skill return is exact ([diagnostics](../../docs/diagnostics.md)).
+and policies without the skill return is exact (`docs/diagnostics.md`).
 
 {report(results)}
 

@@ -49,8 +49,7 @@ def eval_command(
 ) -> None:
     """Run scripted agents on every question once; show scores and retrieval.
 
-    It plays any environment id with any argument. For models and endpoints, and for scores that
-    are comparable under an id, use search-env bench.
+    For models, endpoints and comparable scores, use search-env bench.
     """
     from search_env.agents.baselines.scripted import BASELINES, make_baseline
     from search_env.envs.search_qa import bare_env
