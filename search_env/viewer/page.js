@@ -143,7 +143,9 @@ async function select(place, how = "replace", token = null) {
 
 // ------------------------------------------------------------------------------ an episode
 async function drawPanes() {
-  const selected = [state.pinned, state.shown[state.at] ?? null].filter((n) => n !== null);
+  // The table of a group has the pinned episode in it.
+  const pinned = state.view === "group" ? null : state.pinned;
+  const selected = [pinned, state.shown[state.at] ?? null].filter((n) => n !== null);
   const numbers = [...new Set(selected)];
   const panes = await Promise.all(numbers.map(drawPane));
   const current = state.shown[state.at] ?? null;

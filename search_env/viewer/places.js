@@ -18,7 +18,8 @@ async function route() {
   if (link.has("tab")) show(link.get("tab"));
   if (!link.has("episode")) {
     $("viewer").classList.remove("reading");
-    if (!link.has("tab")) show(document.querySelector("nav button[data-tab]")?.dataset.tab ?? "viewer");
+    if (!link.has("tab")) show(document.querySelector("section.tab").id);
+    if (matchMedia("(min-width: 46.01rem)").matches && !$("viewer").hidden) select(0, null);
     return false;
   }
   const place = Number(link.get("episode"));
@@ -98,28 +99,27 @@ function toggleView(view) {
 }
 // All rollouts of a question: the mean is that of the recorded group, or else of the run.
 function group(number) {
-  const own = data.episodes[number], key = keyOf(own), node = make("div", "scroll"), table = make("table");
+  const own = data.episodes[number], key = keyOf(own), node = make("div", "scroll group"), table = make("table");
   const rows = data.episodes.filter((row) => keyOf(row) === key);
   const fellows = (row) => rows.filter((other) => other.run === row.run && other.group === row.group && other.valid);
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
   const recorded = rows.some((row) => row.advantage !== null);
   const count = `${rows.length} ${rows.length === 1 ? "rollout" : "rollouts"} of this question`;
-  const head = ["episode", "outcome", "reward", "above its group", "searches", "tokens", "answer", ""];
+  const head = ["episode", "outcome", "reward", "above group", "searches", "tokens", "answer"];
   if (recorded) head.splice(4, 0, "advantage");
   table.append(make("caption", "", `${count}; mean reward ${mean(rows.map((row) => row.reward)).toFixed(3)}`), line("th", head));
   for (const row of rows) {
     const above = row.valid ? row.reward - mean(fellows(row).map((other) => other.reward)) : null;
-    const cells = [`${row.run}, ${row.place}`, outcome(row), row.reward.toFixed(3), signed(above)];
+    const cells = ["", outcome(row), row.reward.toFixed(3), signed(above)];
     if (recorded) cells.push(signed(row.advantage));
     cells.push(String(row.searches), String(row.policy), row.answer ?? "none");
-    const tr = line("td", cells), last = make("td", "tools"), open = make("button", "", "Open");
+    const tr = line("td", cells), open = make("button", "", `${row.run}, ${row.place}`);
     open.addEventListener("click", () => openEpisode(data.episodes.indexOf(row)));
-    last.append(open);
-    tr.append(last);
+    tr.firstChild.append(open);
     if (row === own) tr.className = "own";
     table.append(tr);
   }
-  node.append(table, make("p", "note", "“above its group” is the reward less the mean of the same group " +
+  node.append(table, make("p", "note", "“above group” is the reward less the mean of the same group " +
     "(where none was recorded: of the same run); “advantage” is the mean of what the run recorded."));
   return node;
 }
@@ -259,8 +259,7 @@ async function begin() {
   if (!data.episodes.length) return;
   if (await restoreView()) return;
   filter();
-  if (location.hash && (await route())) return;
-  if (matchMedia("(min-width: 46.01rem)").matches && !$("viewer").hidden) select(0, null);
+  route();
 }
 begin();
 document.documentElement.dataset.ready = "yes";
