@@ -107,7 +107,7 @@ def test_a_group_has_rewards_and_advantages(window, files, tmp_path):
     base = next(read_episodes(files[1]))
     group = RecordedGroup("1", 4)
     many = [
-        PageEntry("run", replace(base, group=group, score=replace(base.score, total=total)))
+        PageEntry("run", replace(base, group=group, score=base.score._replace(total=total)))
         for total in (1.0, 0.0, 0.0, 0.6)
     ]
     write_page(tmp_path / "p.html", "Group", many)
