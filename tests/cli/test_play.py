@@ -79,6 +79,7 @@ def test_each_line_says_what_it_did():
     _, _, screen = played(["? key1 key1", "</answer>", "! x y"])
     assert "[searched for 'key1 key1': 1 document]" in screen
     assert "[format fault: unopened close]" in screen
+    _, _, screen = played(["! x y"])
     assert "[answered 'x y']" in screen
 
 
