@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, TextIO
@@ -14,9 +18,12 @@ from search_env.envs.search_qa import SearchQAEnv, bare_env
 from search_env.protocols.grammar import open_thoughts
 from search_env.protocols.tagged_text import answer_text, query_text, without_tags
 from search_env.rendering.live import LiveTerminal
-from search_env.types import TagRole, Transcript
+from search_env.rendering.spans import one_line
+from search_env.types import Answered, Event, FormatFault, Searched, TagRole, Transcript
 
 _SEARCH_SIGN, _ANSWER_SIGN = "?", "!"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_PIECES = re.compile(r"\n|[^\S\n]+|(?:\x1b\[[0-9;]*m|[^\s])+")  # break, spaces, word
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +57,8 @@ def play_command(
         )
     )
     env.reset(seed=seed, options={} if question_id is None else {"question_id": question_id})
-    if _play(env, _read_line, sys.stdout).stop_reason is None:
+    screen = _Wrapped(sys.stdout, shutil.get_terminal_size().columns) if _is_terminal() else None
+    if _play(env, _read_line, screen or sys.stdout).stop_reason is None:
         say("\nLeft before the end.", "yellow", stderr=True)
 
 
@@ -58,7 +66,8 @@ def _play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO)
     """Play an episode until it ends or ``read_line`` returns None; return the transcript.
 
     A line ``? words`` searches and ``! words`` answers; any other line is written unchanged, with
-    its line break, and may contain the tags itself.
+    its line break, and may contain the tags itself. An empty line and a lone ``?`` show what can be
+    written. After each line stands what it did.
     """
     terminal = LiveTerminal(stream)
     terminal.show(env.frame())
@@ -68,16 +77,34 @@ def _play(env: SearchQAEnv, read_line: Callable[[], str | None], stream: TextIO)
         stream.flush()
         if (line := read_line()) is None:
             break
+        if line.strip() in ("", _SEARCH_SIGN):
+            stream.write(_help(env))
+            continue
         text = _text_of(env, line)
         if text is None:
             stream.write(f"Write something after {line.strip()}\n")
             continue
+        before = len(env.transcript().events)
         for token in env.tokenizer.encode(text).tolist():
             _, _, terminated, truncated, _ = env.step(token)
             if terminated or truncated:
                 break
         terminal.show(env.frame())
+        effects = map(_effect, env.transcript().events[before:])
+        stream.write("".join(f"\n[{effect}]" for effect in effects if effect))
     return env.transcript()
+
+
+def _effect(event: Event) -> str | None:
+    """Return what an event did, in words; None for tags and the end, which the screen shows."""
+    if isinstance(event, Searched):
+        count = len(event.documents)
+        return f"searched for {one_line(event.query)!r}: {count} document{'s' * (count != 1)}"
+    if isinstance(event, Answered):
+        return f"answered {one_line(event.text)!r}"
+    if isinstance(event, FormatFault):
+        return f"format fault: {event.kind.value.replace('_', ' ')}"
+    return None
 
 
 def _instructions(env: SearchQAEnv) -> str:
@@ -86,7 +113,18 @@ def _instructions(env: SearchQAEnv) -> str:
     return (
         f"{_SEARCH_SIGN} words   searches, the same as {query.open} words {query.close}\n"
         f"{_ANSWER_SIGN} words   answers, the same as {answer.open} words {answer.close}\n"
-        "Anything else is written unchanged. Ctrl-D leaves.\n"
+        f"Anything else is written unchanged. {_SEARCH_SIGN} alone shows help, Ctrl-D leaves.\n"
+    )
+
+
+def _help(env: SearchQAEnv) -> str:
+    """Return what can be written, what tags do, and what is left of each budget."""
+    budgets = (f"{budget.name} {budget}" for budget in env.frame().budgets)
+    return (
+        _instructions(env)
+        + "Text without tags is thinking: it costs tokens and changes nothing else. A query's closing "
+        "tag searches, and documents follow; an answer's closing tag ends the episode, and the score "
+        f"is shown.\nUsed: {', '.join(budgets)}.\n"
     )
 
 
@@ -107,3 +145,49 @@ def _read_line() -> str | None:
         return input("> ")
     except EOFError:
         return None
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+class _Wrapped(io.TextIOBase):
+    """A terminal whose words are not split at its right edge; what is written is not changed else.
+
+    Text may come in pieces: the place in the line is kept, and colours (``ESC [ ... m``) take no
+    room. A word that is still open when the stream is flushed is written as it is.
+    """
+
+    def __init__(self, stream: TextIO, width: int) -> None:
+        self._stream, self._width = stream, max(width, 20)
+        self._column = 0
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def write(self, text: str) -> int:
+        from rich.cells import cell_len
+
+        written = []
+        for piece in _PIECES.findall(text):
+            visible = cell_len(_COLOURS.sub("", piece))
+            if piece == "\n":
+                self._column = 0
+            elif self._column + visible <= self._width:
+                self._column += visible
+            elif piece.isspace():  # a space at the edge becomes the line break
+                piece, self._column = "\n", 0
+            elif self._column and visible <= self._width:
+                piece, self._column = f"\n{piece}", visible
+            else:  # longer than a line: the terminal breaks it
+                self._column = (self._column + visible) % self._width
+            written.append(piece)
+        self._stream.write("".join(written))
+        return len(text)

@@ -7,11 +7,25 @@ const make = (name, className = "", textContent = "") =>
   Object.assign(document.createElement(name), { className, textContent });
 const ROW = 58;
 const SOURCES = ["padding", "prompt", "policy", "retrieved", "notice"];
-const state = { shown: [], at: -1, pinned: null, color: "source", open: false };
+const state = {
+  shown: [], at: -1, pinned: null, color: "source", open: false,
+  view: "tokens", // or "raw", "group"
+  token: null, // position that the address names
+  beside: null, // run whose episode on the same question is shown beside
+};
+// Episodes are named by their run and their place in it, which stay when a run records more.
+const places = new Map();
+for (const row of data.episodes) {
+  row.place = (places.get(row.run) ?? 0) + 1;
+  places.set(row.run, row.place);
+}
 
 // ---------------------------------------------------------------------------------- tabs, theme
 for (const button of document.querySelectorAll("nav button[data-tab]")) {
-  button.addEventListener("click", () => show(button.dataset.tab));
+  button.addEventListener("click", () => {
+    show(button.dataset.tab);
+    history.pushState(null, "", `#tab=${button.dataset.tab}`);
+  });
 }
 function show(tab) {
   for (const section of document.querySelectorAll("section.tab")) {
@@ -59,6 +73,7 @@ function outcome(row) {
 function options(id, values, all) {
   $(id).replaceChildren(new Option(all, ""), ...values.map((v) => new Option(v, v)));
 }
+const FILTERS = ["f-text", "f-outcome", "f-stop", "f-searches", "f-run", "f-phase"];
 const distinct = (get) => [...new Set(data.episodes.map(get))];
 if (data.episodes.length) {
   const order = ["right", "partly", "wrong", "no answer", "invalid"];
@@ -66,16 +81,15 @@ if (data.episodes.length) {
   options("f-stop", distinct((e) => e.stop).sort(), "any ending");
   options("f-searches", distinct((e) => e.searches).sort((a, b) => a - b).map(String), "any searches");
   options("f-run", distinct((e) => e.run), "all runs");
-  $("f-run").hidden = distinct((e) => e.run).length < 2;
-  for (const id of ["f-text", "f-outcome", "f-stop", "f-searches", "f-run"]) {
-    $(id).addEventListener("input", filter);
-  }
+  options("f-phase", distinct((e) => e.phase).sort(), "any phase");
+  for (const id of ["f-run", "f-phase"]) $(id).hidden = $(id).options.length < 3;
+  for (const id of FILTERS) $(id).addEventListener("input", filter);
 }
 function filter() {
   const text = $("f-text").value.trim().toLowerCase();
   const is = (id, value) => $(id).value === "" || $(id).value === value;
   const fits = (row) =>
-    is("f-outcome", outcome(row)) && is("f-stop", row.stop) && is("f-run", row.run) &&
+    is("f-outcome", outcome(row)) && is("f-stop", row.stop) && is("f-run", row.run) && is("f-phase", row.phase) &&
     is("f-searches", String(row.searches)) && row.text.includes(text);
   state.shown = [...data.episodes.keys()].filter((number) => fits(data.episodes[number]));
   const shown = state.shown.length.toLocaleString("en"), all = data.episodes.length.toLocaleString("en");
@@ -105,15 +119,19 @@ function rowOf(place) {
     make("div", "q", row.question),
     make("div", "a", `${runs}${kind} · ${row.answer ?? row.stop} · ${row.searches} ${row.searches === 1 ? "search" : "searches"}`),
   );
-  node.addEventListener("click", () => select(place));
+  node.addEventListener("click", () => select(place, "push"));
   return node;
 }
 $("list").addEventListener("scroll", () => requestAnimationFrame(drawList));
 addEventListener("resize", drawList);
 
-async function select(place) {
+// "push" adds a step to the browser's history, "replace" changes the last one, null neither.
+async function select(place, how = "replace", token = null) {
   if (place < 0 || place >= state.shown.length) return;
   state.at = place;
+  state.token = token;
+  if (state.beside !== null) state.pinned = sameQuestion(state.shown[place], state.beside);
+  if (how) remember(how);
   const list = $("list"), top = place * ROW;
   if (top < list.scrollTop) list.scrollTop = top;
   else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
@@ -125,19 +143,25 @@ async function select(place) {
 
 // ------------------------------------------------------------------------------ an episode
 async function drawPanes() {
-  const selected = [state.pinned, state.shown[state.at] ?? null].filter((n) => n !== null);
+  // The table of a group has the pinned episode in it.
+  const pinned = state.view === "group" ? null : state.pinned;
+  const selected = [pinned, state.shown[state.at] ?? null].filter((n) => n !== null);
   const numbers = [...new Set(selected)];
   const panes = await Promise.all(numbers.map(drawPane));
   const current = state.shown[state.at] ?? null;
   if (numbers.length && ![state.pinned, current].includes(numbers.at(-1))) return; // outdated
   $("panes").replaceChildren(...panes);
+  showToken();
 }
 async function drawPane(number) {
   const row = data.episodes[number], episode = await unpack(number);
   const pane = make("article", state.open ? "pane open" : "pane");
   pane.tabIndex = 0;
+  pane.dataset.number = number;
   pane.append(make("h2", "", row.question), facts(row, episode), tools(number, episode));
-  pane.append(timeline(row, episode), stream(row, episode));
+  if (state.view === "raw") pane.append(raw(row, episode));
+  else if (state.view === "group") pane.append(group(number));
+  else pane.append(timeline(row, episode), legend(), stream(row, episode));
   return pane;
 }
 function facts(row, episode) {
@@ -154,7 +178,8 @@ function facts(row, episode) {
   add("searches", String(row.searches));
   add("tokens", `${row.policy} of ${episode.tokens.length}`);
   if (row.faults.length) add("format faults", row.faults.join(", "), "bad");
-  add("run", row.run);
+  add("run", `${row.run}, episode ${row.place}`);
+  add("reward", `${row.reward.toFixed(3)} (${row.phase})`);
   add("question", row.id);
   return node;
 }
@@ -169,13 +194,25 @@ function tools(number, episode) {
   color.append(...colors.map((name) => new Option(`colour: ${name.replace("_", "-")}`, name)));
   color.value = colors.includes(state.color) ? state.color : "source";
   color.addEventListener("change", () => { state.color = color.value; drawPanes(); });
-  const pin = make("button", "", state.pinned === number ? "Unpin" : "Pin for comparison");
-  pin.setAttribute("aria-pressed", String(state.pinned === number));
-  pin.addEventListener("click", () => togglePin(number));
-  const open = make("button", "", "Whole documents");
-  open.setAttribute("aria-pressed", String(state.open));
-  open.addEventListener("click", toggleOpen);
-  node.append(back, color, pin, open);
+  const button = (text, title, action, pressed = null) => {
+    const made = make("button", "", text);
+    made.title = title;
+    if (pressed !== null) made.setAttribute("aria-pressed", String(pressed));
+    made.addEventListener("click", action);
+    node.append(made);
+  };
+  node.append(back, color);
+  button("◂ Turn", "Previous turn ( [ )", () => turn(-1, number));
+  button("Turn ▸", "Next turn ( ] )", () => turn(1, number));
+  button("Whole documents", "( e )", toggleOpen, state.open);
+  button("Group", "All rollouts of this question ( g )", () => toggleView("group"), state.view === "group");
+  button("Raw", "The exact text and ids ( r )", () => toggleView("raw"), state.view === "raw");
+  if (otherRuns(number).length) {
+    const name = state.beside === null ? "Other policy" : `Beside: ${state.beside}`;
+    button(name, "The same question by another policy ( s )", nextBeside, state.beside !== null);
+  }
+  button(state.pinned === number ? "Unpin" : "Pin", "Keep it beside others ( p )", () => togglePin(number), state.pinned === number);
+  button("Export", "Download as a JSON line ( x )", () => exportLine(number));
   const scale = scaleOf(episode);
   if (scale) {
     const legend = make("span", "legend", `${format(scale.low)} `);
@@ -187,6 +224,7 @@ function tools(number, episode) {
   return node;
 }
 function togglePin(number) {
+  state.beside = null;
   state.pinned = state.pinned === number ? null : number;
   drawPanes();
 }
@@ -214,21 +252,30 @@ function stream(row, episode) {
   const node = make("div", "stream"), words = texts(episode.tokens, vocabularies[row.vocabulary]);
   const scale = scaleOf(episode), faults = new Set(episode.faults), tags = tagTokens(episode);
   const searches = new Map(episode.searches.map((search) => [search.start, search]));
-  let policy = 0, i = 0;
+  let policy = 0, turns = 0, i = 0;
   while (i < words.length) {
     const source = SOURCES[episode.sources[i]];
     if (source === "prompt") {
       const end = runEnd(episode.sources, i), fold = make("details", "prompt");
       fold.append(make("summary", "", `prompt, ${end - i} tokens`), words.slice(i, end).join(""));
+      [fold.dataset.from, fold.dataset.to] = [i, end];
       node.append(fold);
       i = end;
     } else if (searches.has(i)) {
       const search = searches.get(i);
-      node.append(card(search));
+      const shown = card(search);
+      [shown.dataset.from, shown.dataset.to] = [i, search.end];
+      node.append(shown);
       i = Math.max(search.end, i + 1);
     } else {
       const token = make("span", faults.has(i) ? "fault" : tags.has(i) ? "tag" : source, words[i]);
       token.dataset.i = i;
+      if (source === "policy" && SOURCES[episode.sources[i - 1]] !== "policy") {
+        turns += 1;
+        const sign = make("span", "turn", `turn ${turns}`);
+        sign.dataset.turn = i;
+        node.append(sign);
+      }
       if (source === "policy") {
         token.dataset.p = policy;
         if (scale) token.style.background = shade(scale, episode.signals[state.color][policy]);
@@ -240,6 +287,10 @@ function stream(row, episode) {
   }
   node.addEventListener("pointermove", (event) => tip(event, episode, words));
   node.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+  node.addEventListener("click", (event) => {
+    const token = event.target.closest("span[data-i]");
+    if (token) goToken(Number(token.closest(".pane").dataset.number), Number(token.dataset.i), "push");
+  });
   return node;
 }
 function runEnd(sources, start) {
@@ -264,6 +315,11 @@ function card(search) {
     const body = make("div", "text");
     body.append(...marked(text));
     doc.append(body);
+    // A passage that holds a gold answer is shown whole: the mark may be far down.
+    if (text.length > 1) doc.classList.add("whole");
+    doc.addEventListener("click", () => {
+      if (getSelection().isCollapsed) doc.classList.toggle("whole");
+    });
     node.append(doc);
   });
   return node;
@@ -316,37 +372,3 @@ function timeline(row, episode) {
   }
   return node;
 }
-
-// ------------------------------------------------------------------------------ keyboard
-addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || $("viewer")?.hidden !== false) return;
-  if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
-    if (event.key === "Escape") event.target.blur();
-    return;
-  }
-  const keys = {
-    j: () => select(state.at + 1), ArrowDown: () => select(state.at + 1),
-    k: () => select(state.at - 1), ArrowUp: () => select(state.at - 1),
-    Home: () => select(0), End: () => select(state.shown.length - 1),
-    "/": () => $("f-text").focus(),
-    c: nextColor, e: toggleOpen, p: () => state.at >= 0 && togglePin(state.shown[state.at]),
-    "?": () => $("help").showModal(),
-    Escape: () => $("viewer").classList.remove("reading"),
-  };
-  const action = keys[event.key];
-  if (!action || event.target.closest?.(".pane") && event.key.startsWith("Arrow")) return;
-  event.preventDefault();
-  action();
-});
-function nextColor() {
-  const select = document.querySelector(".tools select");
-  if (!select) return;
-  state.color = select.options[(select.selectedIndex + 1) % select.options.length].value;
-  drawPanes();
-}
-
-if (data.episodes.length) {
-  filter();
-  if (matchMedia("(min-width: 46.01rem)").matches && !$("viewer").hidden) select(0);
-}
-document.documentElement.dataset.ready = "yes";

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search_env.evaluation.evaluate import measure_episode
 from search_env.metrics.golds_in_text import gold_spans, marked_parts
@@ -46,16 +47,22 @@ class PageEntry:
 
 
 def write_page(
-    path: Path, title: str, episodes: Iterable[PageEntry], tabs: Sequence[Tab] = ()
+    path: Path,
+    title: str,
+    episodes: Iterable[PageEntry],
+    tabs: Sequence[Tab] = (),
+    *,
+    refresh: float | None = None,
 ) -> int:
     """Write a page atomically and return its number of episodes, which keep their order.
 
-    The tabs come before the viewer; the first one is open.
+    The tabs come before the viewer; the first one is open. With ``refresh``, an open page loads
+    itself again after so many seconds, and keeps its place: for pages that are written repeatedly.
 
     Raises:
         TokenizerError: The tokenizer of an episode is missing or has changed.
     """
-    index = _Index()
+    index = _Index(refresh)
     with tempfile.TemporaryFile("w+", encoding="ascii") as blocks:
         for entry in episodes:
             blocks.write(f"{index.add(entry)}\n")
@@ -71,7 +78,8 @@ def write_page(
 class _Index:
     """The rows of the list, and the bytes of the ids that occur."""
 
-    def __init__(self) -> None:
+    def __init__(self, refresh: float | None) -> None:
+        self._refresh = refresh
         self.rows: list[dict[str, Any]] = []
         self._ranges: dict[str, tuple[float, float]] = {}  # of signals, over all episodes
         self._vocabularies: dict[str, tuple[Tokenizer, set[int]]] = {}
@@ -95,7 +103,12 @@ class _Index:
             {str(i): base64.b64encode(tokenizer.token_bytes[i]).decode() for i in sorted(used)}
             for tokenizer, used in self._vocabularies.values()
         ]
-        return {"episodes": self.rows, "vocabularies": words, "ranges": self._ranges}
+        return {
+            "episodes": self.rows,
+            "vocabularies": words,
+            "ranges": self._ranges,
+            "refresh": self._refresh,
+        }
 
 
 def _row(entry: PageEntry, vocabulary: int) -> dict[str, Any]:
@@ -116,9 +129,18 @@ def _row(entry: PageEntry, vocabulary: int) -> dict[str, Any]:
         "policy": record.policy_tokens,
         "faults": list(record.format_faults),
         "parts": {name: round(value, 4) for name, value in episode.score.parts.items()},
+        "phase": episode.reward,
+        "reward": round(episode.score.total, 4),
+        "group": None if episode.group is None else episode.group.id,
+        "advantage": _mean(episode.signals.get("advantage")),
+        "seed": episode.seed,
         "vocabulary": vocabulary,
         "text": "\n".join(texts).lower(),
     }
+
+
+def _mean(values: NDArray[np.float32] | None) -> float | None:
+    return None if values is None or not len(values) else round(float(values.mean()), 4)
 
 
 def _block(
@@ -179,7 +201,7 @@ def _packed(content: Mapping[str, Any]) -> str:
 def _write(file: TextIO, title: str, index: _Index, blocks: TextIO, tabs: Sequence[Tab]) -> None:
     sections = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
     sections += [("viewer", "Episodes")] if index.rows else []
-    buttons = "".join(
+    buttons = "" if len(sections) < 2 else "".join(
         f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
         f"{html.escape(text)}</button>"
         for n, (name, text) in enumerate(sections)
@@ -191,7 +213,8 @@ def _write(file: TextIO, title: str, index: _Index, blocks: TextIO, tabs: Sequen
         f"<title>{html.escape(title)}</title>\n<style>{_asset('page.css')}</style></head><body>\n"
         f'<header class="top"><h1>{html.escape(title)}</h1>'
         f'<nav role="tablist">{buttons}</nav><span class="spacer"></span>'
-        '<nav><button id="theme">Light or dark</button></nav></header>\n'
+        '<nav><button id="live" aria-pressed="true" hidden>Live</button>'
+        '<button id="keys">Keys</button><button id="theme">Light or dark</button></nav></header>\n'
     )
     for n, tab in enumerate(tabs):
         hidden = " hidden" if n else ""
@@ -200,7 +223,7 @@ def _write(file: TextIO, title: str, index: _Index, blocks: TextIO, tabs: Sequen
     # Without any "<": a text could otherwise end the script or open a comment in it.
     safe = content.encode("utf-8", "replace").decode().replace("<", "\\u003c")
     file.write(f'<script type="application/json" id="index">{safe}</script>\n')
-    file.write(f"<script>{_asset('page.js')}</script>\n")
+    file.write(f"<script>{_asset('page.js')}{_asset('places.js')}</script>\n")
     file.write('<script type="text/plain" id="blocks">\n')
     shutil.copyfileobj(blocks, file)
     file.write("</script>\n</body></html>\n")
@@ -217,15 +240,25 @@ _VIEWER = """<section class="tab" id="viewer" HIDDEN>
 <select id="f-outcome" aria-label="Outcome"></select>
 <select id="f-stop" aria-label="Ending"></select>
 <select id="f-searches" aria-label="Number of searches"></select>
-<select id="f-run" aria-label="Run"></select></div>
+<select id="f-run" aria-label="Run"></select>
+<select id="f-phase" aria-label="Phase, by its reward"></select></div>
 <div id="count" role="status"></div>
 <div id="list" role="listbox" tabindex="0" aria-label="Episodes"></div></div>
 <div id="panes"><p class="pane note">Choose an episode. <kbd>?</kbd> shows the keys.</p></div>
 </section>
 <div id="tip" hidden></div>
-<dialog id="help"><form method="dialog"><p><kbd>j</kbd> <kbd>k</kbd> next, previous episode<br>
-<kbd>/</kbd> search<br><kbd>c</kbd> colour tokens by the next signal<br>
-<kbd>e</kbd> whole documents<br>
-<kbd>p</kbd> pin, to see two side by side<br><kbd>Esc</kbd> back to the list on a small screen</p>
+<dialog id="help"><form method="dialog"><dl>
+<dt><kbd>j</kbd> <kbd>k</kbd></dt><dd>next, previous episode</dd>
+<dt><kbd>]</kbd> <kbd>[</kbd></dt><dd>next, previous turn</dd>
+<dt><kbd>/</kbd></dt><dd>search questions, answers, queries</dd>
+<dt><kbd>c</kbd></dt><dd>colour tokens by the next signal</dd>
+<dt><kbd>e</kbd></dt><dd>whole documents; a click opens one</dd>
+<dt><kbd>g</kbd></dt><dd>group: all rollouts of the question</dd>
+<dt><kbd>s</kbd></dt><dd>the same question by another policy, beside</dd>
+<dt><kbd>p</kbd></dt><dd>pin, to see any two side by side</dd>
+<dt><kbd>r</kbd></dt><dd>raw: the exact text and ids</dd>
+<dt><kbd>x</kbd></dt><dd>export the episode as a JSON line</dd>
+<dt><kbd>Esc</kbd></dt><dd>back to the list on a small screen</dd></dl>
+<p class="note">A click on a token puts it into the address, which can be sent to others.</p>
 <button>Close</button></form></dialog>
 """

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from search_env import SearchQAEnv, Source, StopReason
-from search_env.cli.play import _instructions, _play, _text_of
+from search_env.cli.play import _instructions, _play, _text_of, _Wrapped
 
 
 def played(lines, **arguments):
@@ -45,7 +45,7 @@ def test_without_more_lines_the_episode_stays_open():
     assert transcript.num_policy_tokens == len("well\n")
 
 
-@pytest.mark.parametrize("line", ["?", " ! ", "?   ", "? </answer>"])
+@pytest.mark.parametrize("line", [" ! ", "!", "? </answer>"])
 def test_a_sign_without_words_writes_nothing(line):
     _, transcript, screen = played([line])
     assert transcript.num_policy_tokens == 0
@@ -64,3 +64,43 @@ def test_signs_by_protocol():
     assert _text_of(env, "!a") == "<answer> a </answer>"
     assert _text_of(env, "why? !") == "why? !\n"
     assert "<search> words </search>" in _instructions(env)
+
+
+@pytest.mark.parametrize("line", ["", "?", "  ?  "])
+def test_help_shows_what_can_be_written_and_costs_nothing(line):
+    env, transcript, screen = played([line])
+    assert transcript.num_policy_tokens == 0
+    assert screen.count(_instructions(env)) == 2  # at the start, and as help
+    assert "ends the episode" in screen
+    assert "Used: tokens " in screen
+
+
+def test_each_line_says_what_it_did():
+    _, _, screen = played(["? key1 key1", "</answer>", "! x y"])
+    assert "[searched for 'key1 key1': 1 document]" in screen
+    assert "[format fault: unopened close]" in screen
+    _, _, screen = played(["! x y"])
+    assert "[answered 'x y']" in screen
+
+
+class Screen(io.StringIO):
+    encoding = "utf-8"
+
+
+def test_words_are_not_split_at_the_edge():
+    screen = Screen()
+    wrapped = _Wrapped(screen, 20)
+    wrapped.write("\x1b[31mone two three\x1b[0m ")
+    wrapped.write("four five six\n")
+    wrapped.write("\u5317\u4eac " * 5 + "\n" + "x" * 45 + " end")  # two columns each
+    lines = screen.getvalue().split("\n")
+    assert lines == [
+        "\x1b[31mone two three\x1b[0m four ",
+        "five six",
+        "\u5317\u4eac " * 4,
+        "\u5317\u4eac ",
+        "x" * 45 + " end",
+    ]
+    assert "".join(screen.getvalue().split()) == "".join(
+        ("\x1b[31mone two three\x1b[0m four five six" + "\u5317\u4eac " * 5 + "x" * 45 + " end").split()
+    )
