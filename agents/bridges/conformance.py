@@ -7,8 +7,7 @@ that plays the same case its own way; :func:`check` compares.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
-from types import MappingProxyType
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import gymnasium as gym
@@ -31,7 +30,7 @@ class Case:
     seed: int = 0
     index: int | None = None
     split: str = "train"
-    arguments: Mapping[str, Any] = MappingProxyType({})
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the environment, its split among them."""
@@ -167,11 +166,11 @@ def check(door: str, play: Callable[[Case], Outcome], cases: Iterable[Case] = CA
     lines = []
     for case in cases:
         expected, got = reference(case), play(case)
-        for field in fields(Outcome):
-            right, wrong = getattr(expected, field.name), getattr(got, field.name)
+        for part in fields(Outcome):
+            right, wrong = getattr(expected, part.name), getattr(got, part.name)
             if right != wrong:
                 raise ConformanceError(
-                    f"Expected {door} to give the environment's {field.name} in {case.name!r}, "
+                    f"Expected {door} to give the environment's {part.name} in {case.name!r}, "
                     f"{right!r:.200}, got {wrong!r:.200}. The bridge changes the episode."
                 )
         ending = expected.stop_reason or "runs"

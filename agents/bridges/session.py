@@ -90,7 +90,7 @@ class EnvironmentPool:
     Example:
         >>> pool = EnvironmentPool("SearchQA-Toy-v0")
         >>> pool.splits, pool.count("test"), pool.task("test", 9)["question"]
-        (('train', 'validation', 'test'), 64, 'key1 key1')
+        (('train', 'validation', 'test'), 64, 'find key1 key1')
     """
 
     def __init__(
@@ -129,12 +129,11 @@ class EnvironmentPool:
     def task(self, split: str | None, index: int) -> dict[str, Any]:
         """Return a question as plain values, without its answers, which a policy must not see."""
         questions = self._environment(split).questions
-        place = check_index("index", index, len(questions))
-        question = questions[place]
+        question = questions[check_index("index", index, len(questions))]
         return {
             "id": question.id,
             "split": self.default_split if split is None else split,
-            "index": place % len(questions),
+            "index": index,
             "question": question.text,
             "dataset": question.dataset,
             "kind": question.kind,

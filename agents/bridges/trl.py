@@ -44,7 +44,7 @@ class SearchTools:
     Example:
         >>> tools = SearchTools(EnvironmentPool("SearchQA-Toy-v0"))
         >>> tools.reset(split="train", index=9)
-        'key1 key1'
+        'find key1 key1'
         >>> tools.search("key1 key1")
         'value0'
         >>> tools.answer("value0"), tools.get_reward()
@@ -54,15 +54,6 @@ class SearchTools:
     def __init__(self, pool: EnvironmentPool) -> None:
         self._session = Session(pool)
         self._reward, self._done = 0.0, True
-
-    @classmethod
-    def factory(
-        cls,
-        env_id: str = "SearchQA-v0",
-        arguments: Mapping[str, Any] = MappingProxyType({}),
-    ) -> Callable[[], SearchTools]:
-        """Return what ``GRPOTrainer(environment_factory=...)`` takes; all share one pool."""
-        return partial(cls, EnvironmentPool(env_id, arguments))
 
     def reset(self, **row: Any) -> str:
         """Begin an episode of the task that a row names; return its question.
@@ -127,6 +118,13 @@ class SearchTools:
         self._reward += turn.reward
         self._done = turn.done
         return turn
+
+
+def search_tools(
+    env_id: str = "SearchQA-v0", arguments: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[], SearchTools]:
+    """Return what ``GRPOTrainer(environment_factory=...)`` takes; all share one pool."""
+    return partial(SearchTools, EnvironmentPool(env_id, arguments))
 
 
 class ExactRollouts:

@@ -1,0 +1,268 @@
+"""The bridges against the packages of other trainers, each where its package is installed.
+
+``python scripts/test_bridges.py --only NAME`` makes an environment that has one and runs its tests,
+whose names begin with it. With $BRIDGE_LINES the lines of the conformance check are appended there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import os
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from scripts.test_bridges import block
+from search_env.agents.bridges.conformance import CASES, Case, Outcome, check, reference
+from search_env.agents.bridges.session import EnvironmentPool
+from search_env.errors import ConfigurationError, EpisodeOverError, InvalidActionError
+from search_env.types import Source
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages, when they are imported
+TOY = "SearchQA-Toy-v0"
+TOY_CASES = [case for case in CASES if case.env_id == TOY]
+ENDING = [case for case in CASES if reference(case).stop_reason]
+
+
+def needed(name: str):
+    """Return a package, or skip where it cannot be imported."""
+    return pytest.importorskip(name, exc_type=ImportError)
+
+
+def conforms(door: str, play, cases=CASES) -> None:
+    """Check a door, and note the lines for the report."""
+    lines = check(door, play, cases)
+    place = os.environ.get("BRIDGE_LINES")
+    if place:
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+def run_block(name: str, **names) -> dict:
+    """Run the page's example; return what it defined."""
+    code = block(name)
+    assert code, f"docs/bridges.md has no block {name}"
+    assert code.count("\n") <= 30
+    namespace = {"__name__": "page", **names}
+    exec(compile(code, f"docs/bridges.md, {name}", "exec"), namespace)
+    return namespace
+
+
+# ------------------------------------------------------------------------------------ OpenEnv
+
+
+@contextmanager
+def openenv_server(env_id: str = TOY, arguments=None, **options):
+    """Serve in a thread; yield the address and the application."""
+    import uvicorn
+
+    from search_env.agents.bridges.openenv import create_app
+    from search_env.retrieval.server.run import open_socket
+
+    app = create_app(EnvironmentPool(env_id, arguments or {}), **options)
+    listening = open_socket("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+def openenv_client(url: str):
+    """Return a client that blocks."""
+    from openenv.core import GenericEnvClient
+
+    client = GenericEnvClient(base_url=url)
+    return client.sync() if hasattr(client, "sync") else client
+
+
+def outcome_of_openenv(results) -> Outcome:
+    """Return the outcome of what a client received."""
+    tokens = [t for r in results for t in r.observation["tokens"]]
+    sources = [s for r in results for s in r.observation["sources"]]
+    last = results[-1]
+    metadata = last.observation["metadata"]
+    truncated = metadata["truncated"]
+    return Outcome(
+        tokens=tuple(tokens),
+        mask=tuple(int(s == Source.POLICY) for s in sources),
+        reward=sum(r.reward or 0.0 for r in results),
+        terminated=last.done and not truncated,
+        truncated=truncated,
+        stop_reason=metadata["stop_reason"],
+    )
+
+
+def play_openenv(client, case: Case) -> Outcome:
+    results = [client.reset(seed=case.seed, split=case.split, index=case.index)]
+    for segment in case.ids():
+        if results[-1].done:
+            break
+        results.append(client.step({"tokens": segment}))
+    return outcome_of_openenv(results)
+
+
+def test_openenv_page():
+    needed("openenv")
+    run_block("openenv", serving=openenv_server)
+
+
+def test_openenv_conforms_in_process_and_over_sockets():
+    needed("openenv")
+    from search_env.agents.bridges.openenv import openenv_types
+
+    types = openenv_types()
+
+    def direct(case: Case) -> Outcome:
+        env = types.environment(EnvironmentPool(case.env_id, case.arguments))
+        results = [env.reset(seed=case.seed, split=case.split, index=case.index)]
+        for segment in case.ids():
+            if results[-1].done:
+                break
+            results.append(env.step(types.action(tokens=segment)))
+        shown = [
+            SimpleNamespace(observation=r.model_dump(), reward=r.reward, done=r.done)
+            for r in results
+        ]
+        return outcome_of_openenv(shown)
+
+    def served(case: Case) -> Outcome:
+        with (
+            openenv_server(case.env_id, case.arguments) as url,
+            openenv_client(url) as client,
+        ):
+            return play_openenv(client, case)
+
+    conforms("OpenEnv in process", direct)
+    conforms("OpenEnv over a WebSocket", served)
+
+
+def test_openenv_http_is_stateless_and_plays_from_the_task():
+    needed("openenv")
+    import requests
+
+    case = CASES[2]
+    with openenv_server() as url:
+
+        def play(case: Case) -> Outcome:
+            ids = case.ids()[0]
+            task = {"seed": case.seed, "split": case.split, "index": case.index}
+            body = {"action": {"tokens": ids}, **{k: v for k, v in task.items() if v is not None}}
+            reply = requests.post(f"{url}/step", json=body, timeout=20).json()
+            result = SimpleNamespace(
+                observation=reply["observation"], reward=reply["reward"], done=reply["done"]
+            )
+            return outcome_of_openenv([result])
+
+        first = [Case(c.name, c.env_id, c.segments[:1], c.seed, c.index) for c in TOY_CASES]
+        conforms("OpenEnv over HTTP, one step", play, first)
+        reply = requests.post(f"{url}/step", json={"action": {"tokens": case.ids()[0]}}, timeout=20)
+        assert reply.status_code == 422
+        assert reply.json()["error"] == "EpisodeOverError"
+
+
+def test_openenv_tasks_have_no_answers():
+    needed("openenv")
+    import requests
+
+    with openenv_server() as url:
+        names = requests.get(f"{url}/{TOY}/splits", timeout=20).json()
+        assert [split["name"] for split in names] == ["train", "validation", "test"]
+        count = requests.post(f"{url}/{TOY}/num_tasks", json={"split": "test"}, timeout=20).json()
+        assert count["num_tasks"] == 64
+        body = {"split": "train", "index": 9}
+        task = requests.post(f"{url}/{TOY}/task", json=body, timeout=20).json()["task"]
+        assert task["question"] == "find key1 key1"
+        assert "answers" not in task
+        body = {"split": "train", "index": 64}
+        assert requests.post(f"{url}/{TOY}/task", json=body, timeout=20).status_code == 400
+        wrong = requests.post(f"{url}/{TOY}/num_tasks", json={"split": "tset"}, timeout=20)
+        assert wrong.status_code == 422
+        assert "Did you mean 'test'" in wrong.json()["detail"]
+        with openenv_client(url) as client:
+            result = client.reset(split="train", index=9)
+            assert result.observation["metadata"]["question_id"] == task["id"]
+
+
+def test_openenv_names_errors_and_goes_on():
+    needed("openenv")
+    with openenv_server() as url, openenv_client(url) as client:
+        for action, name in (
+            ({"tokens": [0]}, "EpisodeOverError"),
+            ({"tokens": ["a"]}, "VALIDATION_ERROR"),
+            ({"tokens": [True]}, "VALIDATION_ERROR"),
+            ({"words": "x"}, "VALIDATION_ERROR"),
+        ):
+            with pytest.raises(Exception, match=name):
+                client.step(action)
+        with pytest.raises(Exception, match=r"ConfigurationError.*Did you mean 'index'"):
+            client.reset(indx=9)
+        with pytest.raises(Exception, match="ConfigurationError.*seed"):
+            client.reset(seed=-1)
+        client.reset(split="train", index=9)
+        for action in ({"tokens": [99]}, {"tokens": []}, {}, {"text": "a", "tokens": [1]}):
+            with pytest.raises(Exception, match="InvalidActionError"):
+                client.step(action)
+        assert client.step({"text": "<q>key1 key1 </q>"}).observation["text"] == "<d>value0 </d>"
+        assert client.step({"text": "<a>value0 </a>"}).reward == 1.0
+        with pytest.raises(Exception, match="EpisodeOverError"):
+            client.step({"tokens": [0]})
+
+
+def test_openenv_refuses_one_session_too_many_and_frees_those_that_vanish():
+    needed("openenv")
+    from websockets.sync.client import connect
+
+    def reset(socket) -> dict:
+        socket.send(json.dumps({"type": "reset", "data": {"seed": 0}}))
+        return json.loads(socket.recv(timeout=20))
+
+    with openenv_server(sessions=2) as url:
+        address = url.replace("http", "ws") + "/ws"
+        first, second = connect(address), connect(address)
+        assert reset(first)["type"] == reset(second)["type"] == "observation"
+        with connect(address) as third:
+            refused = json.loads(third.recv(timeout=20))
+        assert refused["data"]["code"] == "CAPACITY_REACHED"
+        first.socket.shutdown(2)  # no closing handshake: the client is gone
+        first.socket.close()
+        for _ in range(200):
+            with connect(address) as again:
+                reply = reset(again)
+            if reply["type"] == "observation":
+                break
+            time.sleep(0.05)
+        assert reply["type"] == "observation"
+        second.close()
+
+
+def test_openenv_validates():
+    needed("openenv")
+    from openenv.cli._validation import validate_running_environment
+
+    with openenv_server() as url:
+        found = validate_running_environment(url)
+    assert found["passed"], found["summary"]
+
+
+def test_openenv_of_another_version_is_named(monkeypatch):
+    import search_env.agents.bridges.openenv as bridge
+
+    module = pytest.MonkeyPatch()
+    with module.context() as patch:
+        bridge.openenv_types.cache_clear()
+        patch.setitem(__import__("sys").modules, "openenv.core.env_server.interfaces", None)
+        with pytest.raises(ConfigurationError, match=r"search-env\[openenv\]"):
+            bridge.openenv_types()
+    bridge.openenv_types.cache_clear()
