@@ -22,7 +22,7 @@ from search_env.types import Source
 
 @dataclass(frozen=True)
 class Case:
-    """An episode to play: what begins it, and the texts whose ids are its segments."""
+    """An episode to play: what begins it, and its segments as texts, or as ids in ``tokens``."""
 
     name: str
     env_id: str
@@ -31,13 +31,16 @@ class Case:
     index: int | None = None
     split: str = "train"
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    tokens: tuple[tuple[int, ...], ...] = ()
 
     def options(self) -> dict[str, Any]:
         """Return the arguments of the environment, its split among them."""
         return {"on_retrieval_error": "truncate", **self.arguments, "split": self.split}
 
     def ids(self) -> list[list[int]]:
-        """Return the ids of each segment, by the environment's tokenizer."""
+        """Return the ids of each segment; of texts, by the environment's tokenizer."""
+        if self.tokens:
+            return [list(segment) for segment in self.tokens]
         env = bare_env(gym.make(self.env_id, disable_env_checker=True, **self.options()))
         return [env.tokenizer.encode(text, special=True).tolist() for text in self.segments]
 

@@ -50,12 +50,15 @@ def openenv_types() -> OpenEnvTypes:
     try:
         from openenv.core.env_server.interfaces import Environment
         from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
-        from pydantic import Field, StrictInt
+        from pydantic import ConfigDict, Field, StrictInt
     except ImportError as error:
         raise ConfigurationError(NEEDS.format(error)) from error
 
     class SearchAction(Action):  # type: ignore[misc]
         """What the policy writes: a text, or the ids that it sampled. Exactly one of the two."""
+
+        # Clients that have a plain reply put it into the one field that the schema requires.
+        model_config = ConfigDict(json_schema_extra={"required": ["text"]})
 
         text: str | None = Field(default=None, description="Encoded once by the environment.")
         tokens: list[StrictInt] | None = Field(

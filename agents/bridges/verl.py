@@ -7,8 +7,8 @@ verl reads a YAML file (``actor_rollout_ref.rollout.agent.agent_loop_config_path
       env_id: SearchQA-v0
       env_options: {tokenizer: Qwen/Qwen2.5-7B, vocab_size: 152064, max_tokens: 4096}
 
-and each row of the data names ``agent_name: search_qa`` and its task, ``split`` and ``index``.
-verl makes one loop for each sample and asks only for ``run``, so no base class is imported here;
+and each row of the data names ``agent_name: search_qa`` and its task, ``extra_info: {split: train,
+index: 7}``. verl makes one loop for each sample and asks only for ``run``, so no base class is imported here;
 ``tests/clients/test_bridges.py`` compares the signatures with verl's where it is installed.
 """
 
@@ -42,6 +42,8 @@ class SearchAgentLoop:
         processor: Not used.
         dataset_cls: Not used.
         data_config: Not used.
+        hf_model_type: Not used.
+        tools: Not used.
         env_id: A registered id.
         env_options: Arguments of the environment.
 
@@ -58,11 +60,13 @@ class SearchAgentLoop:
         processor: Any = None,
         dataset_cls: Any = None,
         data_config: Any = None,
+        hf_model_type: str | None = None,
+        tools: Any = None,
         *,
         env_id: str = "SearchQA-v0",
         env_options: Mapping[str, Any] | None = None,
     ) -> None:
-        del processor, dataset_cls, data_config  # verl passes them to every loop
+        del processor, dataset_cls, data_config, hf_model_type, tools  # passed to every loop
         self._server = server_manager
         self._pool = _pool(env_id, json.dumps(dict(env_options or {}), sort_keys=True))
         rollout = trainer_config.config.actor_rollout_ref.rollout
@@ -99,7 +103,7 @@ class SearchAgentLoop:
             seconds += time.perf_counter() - start
             return Sampled(output.token_ids, output.log_probs or None)
 
-        return await play(session, sample, **row_fields(row)), seconds
+        return await play(session, sample, **_task(row)), seconds
 
     def fields(self, episode: PlayedEpisode, seconds: float) -> dict[str, Any]:
         """Return the fields of verl's output."""
@@ -126,6 +130,18 @@ class SearchAgentLoop:
                 **scores,
             },
         }
+
+
+def _task(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task of a row; its own ``index`` is not asked, which verl sets to 0."""
+    task = row_fields(dict(row.get("extra_info") or {}))
+    if not task.keys() & {"index", "question_id", "seed"}:
+        raise ConfigurationError(
+            "Expected extra_info of a row with index, question_id or seed, got "
+            f"{row.get('extra_info')!r:.80}. Without one, the rollouts of a group would have "
+            "different questions."
+        )
+    return task
 
 
 @functools.lru_cache(maxsize=4)

@@ -266,3 +266,214 @@ def test_openenv_of_another_version_is_named(monkeypatch):
         with pytest.raises(ConfigurationError, match=r"search-env\[openenv\]"):
             bridge.openenv_types()
     bridge.openenv_types.cache_clear()
+
+
+# ------------------------------------------------------------------------------ TorchRL, RLlib
+
+
+def test_torchrl_page():
+    needed("torchrl")
+    run_block("torchrl")
+
+
+def test_torchrl_conforms():
+    needed("torchrl")
+    import torch
+
+    from search_env.agents.bridges.flat import torchrl_env
+
+    def play(case: Case) -> Outcome:
+        env = torchrl_env(case.env_id, case.options(), mask=case.env_id == TOY)
+        if case.index is not None:  # TorchRL passes options on as keywords of reset
+            data = env.reset(seed=case.seed, options={"index": case.index})
+        else:
+            data = env.reset(seed=case.seed)
+        total, over = 0.0, False
+        bare = env.base_env._env.unwrapped
+        for segment in case.ids():
+            for token in segment:
+                before = int(data["length"])
+                data = env.step(data.set("action", torch.tensor(token)))["next"]
+                total += float(data["reward"])
+                over = bool(data["done"])
+                if over or int(data["length"]) > before + 1:
+                    break
+            if over:
+                break
+        length = int(data["length"])
+        stop = bare.transcript().stop_reason
+        return Outcome(
+            tokens=tuple(data["tokens"][:length].tolist()),
+            mask=tuple((data["sources"][:length] == int(Source.POLICY)).int().tolist()),
+            reward=total,
+            terminated=bool(data["terminated"]),
+            truncated=bool(data["truncated"]),
+            stop_reason="" if stop is None else stop.value,
+        )
+
+    conforms("TorchRL", play)
+
+
+def test_torchrl_random_actions_follow_the_mask():
+    needed("torchrl")
+    from torchrl.envs.utils import check_env_specs
+
+    from search_env.agents.bridges.flat import torchrl_env
+
+    env = torchrl_env(TOY)
+    check_env_specs(env)
+    rollout = env.rollout(50, break_when_any_done=False)
+    masks, actions = rollout["action_mask"], rollout["action"]
+    assert masks.gather(-1, actions.unsqueeze(-1)).all()
+    assert not masks.all()
+
+
+def test_rllib_page():
+    needed("ray.rllib")
+    run_block("rllib")
+
+
+def test_rllib_conforms():
+    needed("ray.rllib")
+    import numpy as np
+
+    from search_env.agents.bridges.flat import rllib_env
+
+    def play(case: Case) -> Outcome:
+        config = {"env_id": case.env_id, "arguments": case.options(), "mask": case.env_id == TOY}
+        env = rllib_env(config)
+        bare = env.unwrapped
+        options = {} if case.index is None else {"index": case.index}
+        observation, _ = env.reset(seed=case.seed, options=options)
+        total, terminated, truncated = 0.0, False, False
+        for segment in case.ids():
+            for token in segment:
+                before = len(bare.transcript().tokens)
+                observation, reward, terminated, truncated, _ = env.step(token)
+                total += float(reward)
+                if terminated or truncated or len(bare.transcript().tokens) > before + 1:
+                    break
+            if terminated or truncated:
+                break
+        vector = observation["observations"] if isinstance(observation, dict) else observation
+        categories = bare.components.size + 1
+        window = vector.reshape(-1, categories).argmax(1)
+        transcript = bare.transcript()
+        stop = transcript.stop_reason
+        return Outcome(
+            tokens=tuple(window[window < categories - 1].tolist()),
+            mask=tuple((np.asarray(transcript.sources) == Source.POLICY).astype(int).tolist()),
+            reward=total,
+            terminated=terminated,
+            truncated=truncated,
+            stop_reason="" if stop is None else stop.value,
+        )
+
+    conforms("RLlib", play, TOY_CASES)
+
+
+# -------------------------------------------------------------------------------------- TRL
+
+
+def test_trl_page():
+    needed("trl")
+    run_block("trl")
+
+
+def test_trl_tools_conform():
+    """A text clock: the case's texts are those that the tools write."""
+    needed("trl")
+    from search_env.agents.bridges.trl import SearchTools
+    from search_env.protocols.registry import get_protocol
+    from search_env.protocols.tagged_text import answer_text, query_text
+
+    def case_of(name, env_id, query, answer, **more) -> Case:
+        protocol = get_protocol(more.get("arguments", {}).get("protocol", "toy"))
+        texts = (query_text(protocol, query), answer_text(protocol, answer))
+        return Case(name, env_id, texts, **more)
+
+    searched = {"protocol": "search-r1", "max_tokens": 4096}
+    cases = [
+        case_of("tools on the toy", TOY, "key1 key1", "value0", index=9),
+        case_of("tools, Search-R1", "SearchQA-v0", "river", "x", index=4, arguments=searched),
+    ]
+    calls = {cases[0].name: ("key1 key1", "value0"), cases[1].name: ("river", "x")}
+
+    def play(case: Case) -> Outcome:
+        tools = SearchTools(EnvironmentPool(case.env_id, case.arguments))
+        tools.reset(prompt="x", seed=case.seed, split=case.split, index=case.index)
+        query, answer = calls[case.name]
+        tools.search(query=query)
+        tools.answer(text=answer)
+        transcript = tools._session.env.transcript()
+        stop = transcript.stop_reason
+        return Outcome(
+            tokens=tuple(transcript.tokens.tolist()),
+            mask=tuple((transcript.sources == Source.POLICY).astype(int).tolist()),
+            reward=tools.get_reward(),
+            terminated=stop.terminated,
+            truncated=not stop.terminated,
+            stop_reason=stop.value,
+        )
+
+    conforms("TRL environment_factory", play, cases)
+
+
+def trl_rollouts(prompts, limit=64):
+    """Return the columns of exact rollouts of a random model on the toy."""
+    from accelerate import Accelerator
+
+    from search_env.agents.bridges.trl import ExactRollouts
+    from search_env.agents.models import tiny_config
+    from transformers import AutoModelForCausalLM
+    import torch
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(tiny_config(24))
+    trainer = SimpleNamespace(
+        model=model, accelerator=Accelerator(cpu=True), args=SimpleNamespace(max_completion_length=limit)
+    )
+    return ExactRollouts(TOY, {"split": "train"}, num_envs=4)(prompts, trainer)
+
+
+def test_trl_rollouts_conform():
+    needed("trl")
+    prompts = ["toy-train-09"] * 4 + ["toy-train-00"] * 4
+    columns = trl_rollouts(prompts)
+    played = zip(*(columns[n] for n in ("prompt_ids", "completion_ids", "env_mask", "env_reward", "logprobs")))
+    seen = {}
+    cases = []
+    for number, (prompt, completion, mask, reward, logs) in enumerate(played):
+        own = tuple((t,) for t, m in zip(completion, mask, strict=True) if m)
+        case = Case(f"rollout {number}", TOY, (), index=9 if number < 4 else 0, tokens=own)
+        cases.append(case)
+        right = reference(case)
+        seen[case.name] = Outcome(
+            tokens=(*prompt, *completion),
+            mask=(*[0] * len(prompt), *mask),
+            reward=reward,
+            terminated=right.terminated,  # TRL has neither
+            truncated=right.truncated,
+            stop_reason=right.stop_reason,
+        )
+        assert right.stop_reason
+        assert all(log < 0 for log, m in zip(logs, mask, strict=True) if m)
+    conforms("TRL rollout_func", lambda case: seen[case.name], cases)
+    assert len({tuple(ids) for ids in columns["completion_ids"]}) > 1
+
+
+def test_trl_rollouts_refuse_what_cannot_be_learnt():
+    needed("trl")
+    with pytest.raises(ConfigurationError, match="task_rows"):
+        trl_rollouts(["what is this?"])
+    with pytest.raises(ConfigurationError, match="max_completion_length=1 "):
+        trl_rollouts(["toy-train-09"] * 4, limit=1)
+
+
+def test_trl_trains_two_updates():
+    needed("trl")
+    from search_env.agents.examples import trl_search
+
+    curve = trl_search.train(2, questions=2, group_size=4)
+    assert len(curve) == 1
+    assert 0.0 <= curve[0]["reward"] <= 1.0
