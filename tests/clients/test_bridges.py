@@ -7,9 +7,11 @@ whose names begin with it. With $BRIDGE_LINES the lines of the conformance check
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import inspect
 import json
 import os
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -18,7 +20,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from scripts.test_bridges import block
 from search_env.agents.bridges.conformance import CASES, Case, Outcome, check, reference
 from search_env.agents.bridges.session import EnvironmentPool
 from search_env.errors import ConfigurationError, EpisodeOverError, InvalidActionError
@@ -26,7 +27,19 @@ from search_env.types import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the packages, when they are imported
 TOY = "SearchQA-Toy-v0"
+ROOT = Path(__file__).parents[2]
 TOY_CASES = [case for case in CASES if case.env_id == TOY]
+
+
+def loaded(path: Path):
+    """Return a script as a module; some packages install a package called scripts themselves."""
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_script", path)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+block = loaded(ROOT / "scripts" / "test_bridges.py").block
 ENDING = [case for case in CASES if reference(case).stop_reason]
 
 
@@ -115,7 +128,8 @@ def play_openenv(client, case: Case) -> Outcome:
 
 def test_openenv_page():
     needed("openenv")
-    run_block("openenv", serving=openenv_server)
+    with openenv_server() as url:
+        run_block("openenv", url=url)
 
 
 def test_openenv_conforms_in_process_and_over_sockets():
@@ -375,9 +389,9 @@ def test_rllib_conforms():
 # -------------------------------------------------------------------------------------- TRL
 
 
-def test_trl_page():
+def test_trl_page(tmp_path):
     needed("trl")
-    run_block("trl")
+    run_block("trl", folder=str(tmp_path))
 
 
 def test_trl_tools_conform():
@@ -477,3 +491,269 @@ def test_trl_trains_two_updates():
     curve = trl_search.train(2, questions=2, group_size=4)
     assert len(curve) == 1
     assert 0.0 <= curve[0]["reward"] <= 1.0
+
+
+# -------------------------------------------------------------------------------------- verl
+
+
+class VerlServer:
+    """Speaks what verl's server does: samples the segments of a case, then ends the sequence."""
+
+    def __init__(self, segments: list[list[int]], log_probs: bool = True) -> None:
+        self.segments, self.log_probs, self.calls = iter(segments), log_probs, []
+
+    async def generate(self, request_id, *, prompt_ids, sampling_params):
+        self.calls.append((request_id, list(prompt_ids), sampling_params))
+        ids = next(self.segments)
+        logs = [-0.25] * len(ids) if self.log_probs else None
+        return SimpleNamespace(token_ids=ids, log_probs=logs)
+
+
+def verl_loop(case: Case, server, prompt=4096, response=4096, tokenizer=None):
+    """Return a loop as verl's worker instantiates it."""
+    from search_env.agents.bridges.verl import SearchAgentLoop
+
+    rollout = SimpleNamespace(prompt_length=prompt, response_length=response)
+    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=rollout))
+    own = EnvironmentPool(case.env_id, case.arguments).environment().tokenizer
+    encode = lambda text, add_special_tokens: own.encode(text).tolist()  # noqa: E731
+    return SearchAgentLoop(
+        trainer_config=SimpleNamespace(config=config),
+        server_manager=server,
+        tokenizer=tokenizer or SimpleNamespace(encode=encode),
+        processor=None,
+        dataset_cls=None,
+        data_config=None,
+        hf_model_type="qwen2",
+        tools=None,
+        env_id=case.env_id,
+        env_options=dict(case.arguments),
+    )
+
+
+def task_of(case: Case) -> dict:
+    task = {"seed": case.seed, "split": case.split, "index": case.index}
+    return {"extra_info": {k: v for k, v in task.items() if v is not None}, "index": 0, "uid": "u"}
+
+
+def play_verl(case: Case, fields_only: bool) -> Outcome:
+    server = VerlServer(case.ids())
+    loop = verl_loop(case, server, prompt=30_000, response=30_000)
+    if fields_only:
+        episode, seconds = asyncio.run(loop.play({"temperature": 1.0}, task_of(case)))
+        fields = loop.fields(episode, seconds)
+    else:
+        fields = asyncio.run(loop.run({"temperature": 1.0}, **task_of(case))).model_dump()
+    assert len({request for request, _, _ in server.calls}) == 1
+    assert server.calls[0][1] == fields["prompt_ids"]
+    assert "stop" in server.calls[0][2]
+    logs = fields["response_logprobs"]
+    assert logs == [-0.25 if own else 0.0 for own in fields["response_mask"]]
+    extra = fields["extra_fields"]
+    return Outcome(
+        tokens=(*fields["prompt_ids"], *fields["response_ids"]),
+        mask=(*[0] * len(fields["prompt_ids"]), *fields["response_mask"]),
+        reward=fields["reward_score"],
+        terminated=not extra["truncated"],
+        truncated=extra["truncated"],
+        stop_reason=extra["stop_reason"],
+    )
+
+
+def test_verl_contract_without_verl():
+    """What verl's classes ask for, as version 0.9.1 declares it; no verl needed."""
+    check("verl agent loop", lambda case: play_verl(case, fields_only=True), ENDING)
+
+
+def test_verl_refuses_what_would_train_wrongly():
+    case = CASES[0]
+    with pytest.raises(ConfigurationError, match="prompt_length"):
+        verl_loop(case, None, prompt=4, response=8)
+    other = SimpleNamespace(encode=lambda text, add_special_tokens: [1, 2, 3])
+    with pytest.raises(ConfigurationError, match="verl's tokenizer"):
+        verl_loop(case, None, tokenizer=other)
+    loop = verl_loop(case, VerlServer(case.ids()))
+    with pytest.raises(ConfigurationError, match="different questions"):
+        asyncio.run(loop.play({}, {"index": 3}))
+
+
+def test_verl_page(tmp_path):
+    needed("pandas")
+    needed("pyarrow")
+    run_block("verl", folder=str(tmp_path))
+
+
+def test_verl_conforms():
+    """With verl's own output class, and the signatures of its base class."""
+    needed("verl")
+    loops = needed("verl.experimental.agent_loop.agent_loop")
+    from search_env.agents.bridges.verl import SearchAgentLoop
+
+    asked = set(inspect.signature(loops.AgentLoopBase.__init__).parameters) - {"self", "kwargs"}
+    assert asked <= set(inspect.signature(SearchAgentLoop.__init__).parameters)
+    conforms("verl agent loop", lambda case: play_verl(case, fields_only=False), ENDING)
+
+
+# ---------------------------------------------------------------------------------- the others
+
+
+def test_tinker_page():
+    needed("tinker_cookbook.rl.types")
+    SearchEnv = run_block("tinker")["SearchEnv"]
+
+    def play(case: Case) -> Outcome:
+        async def run() -> Outcome:
+            pool = EnvironmentPool(case.env_id, case.arguments)
+            env = SearchEnv(pool, seed=case.seed, split=case.split, index=case.index)
+            observation, _ = await env.initial_observation()
+            reward, ended, metrics = 0.0, False, {}
+            own = []
+            for segment in case.ids():
+                if ended:
+                    break
+                before = observation.length
+                result = await env.step(segment)
+                observation, ended, metrics = result.next_observation, result.episode_done, result.metrics
+                reward += result.reward
+                own.append((before, segment))
+            ids = observation.to_ints()
+            transcript = env.session.env.transcript()
+            stop = transcript.stop_reason
+            assert metrics == ({f"end/{stop.value}": 1.0} if stop else {})
+            return Outcome(
+                tokens=tuple(ids),
+                mask=tuple((transcript.sources == Source.POLICY).astype(int).tolist()),
+                reward=reward,
+                terminated=bool(stop and stop.terminated),
+                truncated=bool(stop and not stop.terminated),
+                stop_reason=stop.value if stop else "",
+            )
+
+        return asyncio.run(run())
+
+    conforms("tinker", play)
+
+
+def test_areal_contract():
+    """AReaL's engine as its documentation declares it: agenerate(request) -> response."""
+    needed("torch")
+    namespace = run_block("areal")
+
+    def play(case: Case) -> Outcome:
+        segments = iter(case.ids())
+
+        class Engine:
+            async def agenerate(self, request):
+                ids = next(segments)
+                return SimpleNamespace(
+                    output_tokens=ids,
+                    output_logprobs=[-0.5] * len(ids),
+                    output_versions=[0] * len(ids),
+                )
+
+        pool = EnvironmentPool(case.env_id, case.arguments)
+        workflow = namespace["SearchWorkflow"](pool, request=lambda ids: ids)
+        row = asyncio.run(workflow.arun_episode(Engine(), task_of(case)["extra_info"]))
+        right = reference(case)
+        logs = [-0.5 if own else 0.0 for own in row["loss_mask"][0].tolist()]
+        assert row["logprobs"][0].tolist() == logs
+        return Outcome(
+            tokens=tuple(row["input_ids"][0].tolist()),
+            mask=tuple(row["loss_mask"][0].tolist()),
+            reward=float(row["rewards"][0]),
+            terminated=right.terminated,  # AReaL has neither
+            truncated=right.truncated,
+            stop_reason=right.stop_reason,
+        )
+
+    check("AReaL", play, ENDING)
+
+
+def test_verifiers_page(monkeypatch):
+    needed("verifiers.v1")
+    monkeypatch.syspath_prepend(str(ROOT / "registries" / "environments_hub" / "search_qa"))
+    run_block("verifiers")
+
+
+def test_verifiers_plays_an_episode(monkeypatch):
+    """The taskset's environment with an agent that writes two turns."""
+    needed("verifiers.v1")
+    monkeypatch.syspath_prepend(str(ROOT / "registries" / "environments_hub" / "search_qa"))
+    from search_qa.taskset import SearchQAConfig, SearchQAEnv, SearchQATaskset
+
+    replies = iter(["<q>key1 key1 </q>", "<a>value0 </a>"])
+    recorded, turns = {}, []
+
+    class Interaction:
+        trace = SimpleNamespace(
+            info={},
+            record_reward=lambda name, value, weight=1.0: recorded.update({name: value}),
+            record_metric=lambda name, value: recorded.update({name: value}),
+        )
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *exc):
+            return False
+
+        async def turn(self, text=None):
+            turns.append(text)
+            return SimpleNamespace(terminated=False, last_reply=next(replies))
+
+    taskset = SearchQATaskset(SearchQAConfig(env_id=TOY, split="train"))
+    tasks = list(taskset.take(10))
+    assert len(tasks) == 10
+    agents = SimpleNamespace(player=SimpleNamespace(interaction=lambda task: Interaction()))
+    env = SearchQAEnv.__new__(SearchQAEnv)  # its constructor loads a taskset by its installed name
+    asyncio.run(env.run(tasks[9], agents))
+    assert turns == [None, "<d>value0 </d>"]
+    assert recorded["search_qa_reward"] == 1.0
+    assert Interaction.trace.info["stop_reason"] == "answered"
+
+
+def test_skyrl_gym_page():
+    needed("skyrl_gym")
+    run_block("skyrl-gym")
+    import skyrl_gym
+
+    env = skyrl_gym.make("search-qa", extras={"task": {"split": "train", "index": 9}})
+    messages, _ = env.init([])
+    assert messages[0]["content"] == "find key1 key1 "
+    output = env.step("<q>key1 key1 </q>")
+    assert output["observations"][0]["content"] == "<d>value0 </d>"
+    output = env.step("<a>value0 </a>")
+    assert output["done"]
+    assert output["reward"] == 1.0
+    assert output["metadata"]["truncated"] is False
+
+
+def test_gem_page():
+    needed("gem")
+    env = run_block("gem")["env"]
+    env.reset(seed=7)
+    text, reward, terminated, truncated, info = env.step("<q>key1 key2 </q>")
+    assert "<d>" in text
+    assert not (terminated or truncated)
+
+
+def test_minari_page(tmp_path, monkeypatch):
+    needed("minari")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    run_block("minari")
+
+
+def test_datasets_page(tmp_path):
+    needed("datasets")
+    run_block("datasets", folder=str(tmp_path))
+
+
+def test_wandb_page(tmp_path, monkeypatch):
+    needed("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run_block("wandb", folder=str(tmp_path))
+
+
+def test_mlflow_page(tmp_path):
+    needed("mlflow")
+    run_block("mlflow", folder=str(tmp_path))
