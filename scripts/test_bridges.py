@@ -144,7 +144,17 @@ def run(name: str, work: Path, python: str) -> Outcome:
     outcome.versions = json.loads(shown.stdout or "{}")
     lines = folder / "conformance.txt"
     lines.unlink(missing_ok=True)
-    command = [own, "-m", "pytest", "-q", "-o", "addopts=", "--noconftest", "-p", "no:cacheprovider"]
+    command = [
+        own,
+        "-m",
+        "pytest",
+        "-q",
+        "-o",
+        "addopts=",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+    ]
     command += ["-rs", TESTS, "-k", f"{name.replace('-', '_')}_"]
     environment = {**os.environ, "BRIDGE_LINES": str(lines), "RAY_DEDUP_LOGS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
@@ -185,7 +195,13 @@ def report(work: Path) -> str:
         text.append(
             f"| {o['name']} | {versions or '-'} | {lines} | {o['result']} | {o['seconds']:.0f} | {place} |"
         )
-    text += ["", "## Conformance", "", "The same seed and ids, compared with the bare environment:", ""]
+    text += [
+        "",
+        "## Conformance",
+        "",
+        "The same seed and ids, compared with the bare environment:",
+        "",
+    ]
     text += ["```text", *(line for o in outcomes for line in o["lines"]), "```"]
     for part in sorted(work.glob("*.part.md")):
         text += ["", part.read_text("utf-8").strip()]
@@ -204,7 +220,9 @@ def main() -> int:
     parser.add_argument("--only", choices=BRIDGES, action="append", help="a bridge; all by default")
     parser.add_argument("--work", type=Path, help="folder for environments and outcomes; kept")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the environments")
-    parser.add_argument("--report", type=Path, help="write this page from the outcomes, run nothing")
+    parser.add_argument(
+        "--report", type=Path, help="write this page from the outcomes, run nothing"
+    )
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.gettempdir()) / "search-env-bridges"
     work.mkdir(parents=True, exist_ok=True)

@@ -103,9 +103,7 @@ def torchrl_env(
         GymWrapper(gym.make(env_id, **options), categorical_action_encoding=True, device=device)
     )
     if mask:
-        env.append_transform(
-            DTypeCastTransform(torch.int8, torch.bool, in_keys=["action_mask"])
-        )
+        env.append_transform(DTypeCastTransform(torch.int8, torch.bool, in_keys=["action_mask"]))
         env.append_transform(ActionMask())
     return env
 

@@ -176,7 +176,9 @@ class ExactRollouts:
         engine.update_weights(model.state_dict, self._calls)
         for prompt, group in groupby(prompts):
             # A seed of its own for each group: a rank may play half of another's.
-            seed = int(np.random.SeedSequence([self._calls, rank, len(played)]).generate_state(1)[0])
+            seed = int(
+                np.random.SeedSequence([self._calls, rank, len(played)]).generate_state(1)[0]
+            )
             size = len(list(group))
             played += collect(
                 envs, engine, [self._question(prompt)], group_size=size, seed=seed

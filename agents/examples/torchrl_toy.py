@@ -116,7 +116,14 @@ def train(steps: int = 400_000, seed: int = 0, *, score_every: int = 10) -> Iter
         return_log_prob=True,
     )
     critic = Module(values, keys, ["state_value"])
-    losses = ClipPPOLoss(actor, critic, clip_epsilon=0.2, entropy_coeff=0.03, critic_coeff=0.5, normalize_advantage=True)
+    losses = ClipPPOLoss(
+        actor,
+        critic,
+        clip_epsilon=0.2,
+        entropy_coeff=0.03,
+        critic_coeff=0.5,
+        normalize_advantage=True,
+    )
     advantages = GAE(gamma=1.0, lmbda=0.95, value_network=critic)
     optimizer = torch.optim.Adam(losses.parameters(), lr=3e-3, eps=1e-5)
     size = ROWS * LENGTH

@@ -445,7 +445,9 @@ def trl_rollouts(prompts, limit=64):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(tiny_config(24))
     trainer = SimpleNamespace(
-        model=model, accelerator=Accelerator(cpu=True), args=SimpleNamespace(max_completion_length=limit)
+        model=model,
+        accelerator=Accelerator(cpu=True),
+        args=SimpleNamespace(max_completion_length=limit),
     )
     return ExactRollouts(TOY, {"split": "train"}, num_envs=4)(prompts, trainer)
 
@@ -454,7 +456,12 @@ def test_trl_rollouts_conform():
     needed("trl")
     prompts = ["toy-train-09"] * 4 + ["toy-train-00"] * 4
     columns = trl_rollouts(prompts)
-    played = zip(*(columns[n] for n in ("prompt_ids", "completion_ids", "env_mask", "env_reward", "logprobs")))
+    played = zip(
+        *(
+            columns[n]
+            for n in ("prompt_ids", "completion_ids", "env_mask", "env_reward", "logprobs")
+        )
+    )
     seen = {}
     cases = []
     for number, (prompt, completion, mask, reward, logs) in enumerate(played):
@@ -613,7 +620,11 @@ def test_tinker_page():
                     break
                 before = observation.length
                 result = await env.step(segment)
-                observation, ended, metrics = result.next_observation, result.episode_done, result.metrics
+                observation, ended, metrics = (
+                    result.next_observation,
+                    result.episode_done,
+                    result.metrics,
+                )
                 reward += result.reward
                 own.append((before, segment))
             ids = observation.to_ints()

@@ -29,7 +29,13 @@ from search_env.agents.bridges.episodes import (
 )
 from search_env.agents.bridges.flat import FloatWindow, rllib_env
 from search_env.agents.bridges.session import ALL, EnvironmentPool, Session
-from search_env.agents.bridges.trl import ExactRollouts, SearchTools, env_reward, search_tools, task_rows
+from search_env.agents.bridges.trl import (
+    ExactRollouts,
+    SearchTools,
+    env_reward,
+    search_tools,
+    task_rows,
+)
 from search_env.errors import (
     ConfigurationError,
     ConformanceError,
