@@ -30,6 +30,7 @@ COMMANDS = {
     "index": ("search_env.cli.index", "Build a BM25 or a dense index of a corpus."),
     "embed": ("search_env.cli.embed", "Write the vectors of a corpus, for a dense index."),
     "serve": ("search_env.cli.serve", "Serve a retriever to trainers, in their wire formats."),
+    "serve-env": ("search_env.agents.cli.serve_env", "Serve the environment to other trainers."),
     "replay": ("search_env.cli.replay", "Execute recorded episodes again and compare."),
     "rescore": ("search_env.cli.replay", "Score recorded episodes by other rewards."),
     "score": ("search_env.cli.score", "Score outputs of other systems and compare them."),

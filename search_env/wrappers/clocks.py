@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from numpy.typing import NDArray
 
 from search_env.envs.config import Info
 from search_env.envs.search_qa import bare_env
@@ -45,22 +46,46 @@ class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
         The result is that of a step, and the number of ids that were used.
         """
-        total_reward, faults = 0.0, []
+        total_reward, faults = 0.0, _Faults()
         for used, token in enumerate(ids, 1):
             observation, reward, terminated, truncated, info = self.env.step(token)
             total_reward += float(reward)
-            faults += info.get("format_faults", ())
+            faults.add(info)
             if terminated or truncated or used == len(ids) or self._has_written(info):
                 break
-        if faults:
-            info["format_faults"] = faults
+        faults.put_into(info)
         return observation, total_reward, terminated, truncated, info, used
 
     def _has_written(self, info: Info) -> bool:
         """Return whether the environment wrote in the last step: documents or a notice."""
-        if "format_faults" in info and "document_ids" not in info:
+        if self._bare.components.stable_infos:  # all keys are there in every step
+            searched, faulty = info["query"] != "", bool(info["format_faults"].any())
+        else:
+            searched, faulty = "document_ids" in info, "format_faults" in info
+        if faulty and not searched:
             return bool(self._bare.transcript().sources[-1] != Source.POLICY)
-        return "document_ids" in info
+        return searched
+
+
+class _Faults:
+    """The format faults of several steps: names, or counts where infos are stable."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._counts: NDArray[np.int64] | None = None
+
+    def add(self, info: Info) -> None:
+        faults = info.get("format_faults", ())
+        if isinstance(faults, np.ndarray):
+            self._counts = faults if self._counts is None else self._counts + faults
+        else:
+            self._names += faults
+
+    def put_into(self, info: Info) -> None:
+        if self._counts is not None:
+            info["format_faults"] = self._counts
+        elif self._names:
+            info["format_faults"] = self._names
 
 
 class SegmentAction(_CoarseAction):
@@ -263,16 +288,15 @@ class EpisodeAction(_CoarseAction):
                 "reset()."
             )
         (observation,), self._first = self._first, None
-        actions, rewards, faults = [], [], []
+        actions, rewards, faults = [], [], _Faults()
         terminated = truncated = False
         while not (terminated or truncated):
             token = action(observation)
             observation, reward, terminated, truncated, info = self.env.step(token)
             actions.append(as_integer(token))
             rewards.append(float(reward))
-            faults += info.get("format_faults", ())
-        if faults:
-            info["format_faults"] = faults
+            faults.add(info)
+        faults.put_into(info)
         transcript = self._bare.transcript()
         stop = transcript.stop_reason
         info["trajectory"] = {

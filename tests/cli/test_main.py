@@ -282,7 +282,7 @@ def test_modules_of_the_user_are_imported(episodes, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_follows_the_convention_and_has_help_with_an_example(command):
     module = importlib.import_module(COMMANDS[command][0])
-    assert callable(getattr(module, f"{command}_command"))
+    assert callable(getattr(module, f"{command.replace('-', '_')}_command"))
     result = run(command, "--help")
     assert result.exit_code == 0, result.output
     assert f"Example: search-env {command}" in " ".join(result.stdout.split())

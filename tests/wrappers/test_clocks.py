@@ -234,3 +234,19 @@ def test_real_text_with_a_real_tokenizer(data_dir):
         *_, info = plain.step(token)
     np.testing.assert_array_equal(plain.unwrapped.transcript().tokens, ids.tokens)
     assert info["answer"] == "value0"
+
+
+@pytest.mark.parametrize("ids", [[1, 8, 8, 2, 0], [2, 2, 8, 1, 2], [5, 5, 0]])
+def test_stable_infos_stop_at_the_same_places(ids):
+    """There every key is in every info: what the environment wrote shows in the values."""
+    plain = SegmentAction(gym.make("SearchQA-Toy-v0"))
+    stable = SegmentAction(gym.make("SearchQA-Toy-v0", stable_infos=True))
+    for env in (plain, stable):
+        env.reset(seed=0, options={"index": 9})
+    _, reward, *ends, info = plain.step(ids)
+    _, stable_reward, *stable_ends, stable_info = stable.step(ids)
+    assert (stable_reward, stable_ends) == (reward, ends)
+    assert stable_info["unused_actions"] == info["unused_actions"]
+    assert stable_info["format_faults"].sum() == len(info.get("format_faults", ()))
+    written = [env.unwrapped.transcript().tokens.tolist() for env in (plain, stable)]
+    assert written[0] == written[1]

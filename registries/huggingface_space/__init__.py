@@ -1,0 +1,1 @@
+"""Search-augmented question answering; clients need openenv alone: ``GenericEnvClient``."""
