@@ -4,8 +4,8 @@
     python scripts/test_bridges.py --report benchmarks/results/bridges.md
 
 Needs a package index, and Python 3.11 or later for some of the packages. One that cannot be
-installed is a row of the table, not an error. Environments and outcomes stay in ``--work``; a second
-run uses them again. ``--report`` writes the page from all outcomes that lie there.
+installed is a row of the table, not an error. Environments and outcomes stay in ``--work``; a
+second run uses them again. ``--report`` writes the page from all outcomes that lie there.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def run(name: str, work: Path, python: str) -> Outcome:
     names += ["gymnasium", "numpy", "torch"]
     code = (
         "import importlib.metadata as m, json, sys\n"
-        "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
+        "have = {d.metadata['Name'].lower().replace('_', '-'): d.version\n"
+        "        for d in m.distributions()}\n"
         "print(json.dumps({n: have[n.lower()] for n in sys.argv[1:] if n.lower() in have}))"
     )
     shown = subprocess.run([own, "-c", code, *names], capture_output=True, text=True)
@@ -176,13 +177,13 @@ def report(work: Path) -> str:
     text = [
         "# Bridges",
         "",
-        "The environment through the doors of other trainers, each in a virtual environment of its own.",
+        "The environment through the doors of other trainers, each in a venv of its own.",
         "",
         "* Command: `python scripts/test_bridges.py --report benchmarks/results/bridges.md`",
         f"* Date: {datetime.date.today()}",
         f"* Machine: {_processor()}, {os.cpu_count()} cores",
         "",
-        "Lines of glue are those of the example in docs/bridges.md without blank ones, comments and",
+        "Lines of glue are those of the example in `docs/bridges.md` without blanks, comments and",
         "checks.",
         "",
         "| bridge | versions | lines | tests | seconds | date, Python |",
@@ -192,9 +193,8 @@ def report(work: Path) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in o["versions"].items())
         place = f"{o['date']}, {o['python']}"
         lines = glue_lines(o["name"]) or "-"
-        text.append(
-            f"| {o['name']} | {versions or '-'} | {lines} | {o['result']} | {o['seconds']:.0f} | {place} |"
-        )
+        cells = [o["name"], versions or "-", str(lines), o["result"], f"{o['seconds']:.0f}", place]
+        text.append(f"| {' | '.join(cells)} |")
     text += [
         "",
         "## Conformance",

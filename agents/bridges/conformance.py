@@ -1,7 +1,7 @@
 """The same seed and ids through any door: the same ids, mask, reward and ending.
 
-:func:`reference` plays a case token by token in the bare Gymnasium environment. A door is a function
-that plays the same case its own way; :func:`check` compares.
+:func:`reference` plays a case token by token in the bare Gymnasium environment. A door is a
+function that plays the same case its own way; :func:`check` compares.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from search_env.wrappers.token_window import TokenWindow
 
 
 class FloatWindow(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Observes a window of tokens, one-hot in one float32 vector, and on request the mask beside it.
+    """Observes a window of tokens, one-hot in one float32 vector, and on request the mask.
 
     Without a mask the space is ``Box(0, 1, (size * (n + 1),))``, for any network over numbers. With
     ``mask=True`` it is ``Dict(observations=Box, action_mask=Box(0, 1, (n,)))``, the names that
@@ -82,8 +82,8 @@ def torchrl_env(
 ) -> Any:
     """Return the environment as TorchRL's ``TransformedEnv``: ids, categorical actions, the mask.
 
-    The tensordict has ``tokens``, ``length``, ``sources`` and, with ``mask``, ``action_mask``, which
-    its action spec follows, so that random actions and ``MaskedCategorical`` are well formed.
+    The tensordict has ``tokens``, ``length``, ``sources`` and, with ``mask``, ``action_mask``,
+    which its action spec follows, so that random actions and ``MaskedCategorical`` are well formed.
 
     Raises:
         ConfigurationError: TorchRL is missing.
@@ -112,7 +112,7 @@ def rllib_env(config: Mapping[str, Any]) -> gym.Env[Any, Any]:
     """Return the environment for ``tune.register_env("SearchQA", rllib_env)``.
 
     ``config`` may have ``env_id``, ``arguments``, and ``size``, ``keep``, ``mask`` of
-    :class:`FloatWindow`; RLlib's own entries (``worker_index`` and others) are attributes, not keys.
+    :class:`FloatWindow`; RLlib's own entries (``worker_index`` and others) are no keys of it.
 
     Raises:
         ConfigurationError: Another key.

@@ -40,6 +40,146 @@ class OpenEnvTypes(NamedTuple):
     state: type[Any]
 
 
+class SessionEnvironment:
+    """One session: episodes of any split, and the tasks to choose from.
+
+    All of OpenEnv's ``Environment`` but its base class, which :func:`openenv_types` adds, with the
+    classes of what it returns.
+    """
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+    observation_type: type[Any]
+    state_type: type[Any]
+    metadata_type: type[Any]
+
+    def __init__(self, pool: EnvironmentPool) -> None:
+        super().__init__()
+        self._pool, self._session = pool, Session(pool)
+        self._state = self.state_type()
+
+    def reset(
+        self,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        split: str | None = None,
+        index: int | None = None,
+        question_id: str | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Begin an episode; see :meth:`Session.begin`."""
+        with _named_errors():
+            _refuse(unknown)
+            turn = self._session.begin(seed=seed, split=split, index=index, question_id=question_id)
+        self._state = self.state_type(episode_id=episode_id)
+        return self._observed(turn)
+
+    def step(
+        self,
+        action: Any,
+        timeout_s: float | None = None,
+        seed: int | None = None,
+        split: str | None = None,
+        index: int | None = None,
+        question_id: str | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Write; with a task named, in a new episode.
+
+        ``timeout_s`` is not used: retrievers have time limits of their own.
+        """
+        del timeout_s
+        task = {"seed": seed, "split": split, "index": index, "question_id": question_id}
+        with _named_errors():
+            _refuse({k: v for k, v in unknown.items() if k != "request_id"})
+            begun = None
+            if any(value is not None for value in task.values()):
+                begun = self._session.begin(**task)  # type: ignore[arg-type]
+            turn = self._write(action)
+        self._state.step_count += 1
+        observation = self._observed(turn)
+        if begun is not None:  # one request shows the whole episode
+            observation.tokens = begun.tokens + observation.tokens
+            observation.sources = begun.sources + observation.sources
+        return observation
+
+    @property
+    def state(self) -> Any:
+        """Where the episode is."""
+        return self._state
+
+    def list_splits(self) -> list[str]:
+        """Return the names of the splits."""
+        return list(self._pool.splits)
+
+    def num_tasks(self, split: str) -> int:
+        """Return the number of questions of a split."""
+        with _named_errors():
+            return self._pool.count(split)
+
+    def get_task(self, split: str, index: int) -> dict[str, Any]:
+        """Return a question without its answers; ``reset(split=, index=)`` begins it.
+
+        Raises:
+            IndexError: There is no such question, which OpenEnv's route answers with 400.
+        """
+        count = self.num_tasks(split)
+        if not 0 <= index < count:
+            raise IndexError(f"Expected index from 0 to {count - 1}, got {index}.")
+        return self._pool.task(split, index)
+
+    def get_task_range(
+        self, split: str, start: int | None = None, stop: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return some of the questions, as a slice does."""
+        indices = range(self.num_tasks(split))[slice(start, stop)]
+        return [self._pool.task(split, index) for index in indices]
+
+    def list_tasks(self, split: str) -> list[dict[str, Any]]:
+        """Return the first thousand questions of a split; ``get_task_range`` has all."""
+        return self.get_task_range(split, 0, _PREVIEW)
+
+    def get_metadata(self) -> Any:
+        """Return what OpenEnv's pages show."""
+        return self.metadata_type(
+            name=self._pool.env_id,
+            description="Search-augmented question answering, exact to the token.",
+            version=_version(),
+        )
+
+    def close(self) -> None:
+        """End the session's episode."""
+        self._session.close()
+
+    def _write(self, action: Any) -> Turn:
+        if (action.text is None) == (action.tokens is None):
+            raise InvalidActionError(
+                "Expected an action with text or with tokens, got "
+                f"{'both' if action.text is not None else 'neither'}. Send one of the two."
+            )
+        if action.text is not None:
+            return self._session.write_text(action.text)
+        return self._session.write(action.tokens or [])
+
+    def _observed(self, turn: Turn) -> Any:
+        self._state.question_id = turn.info["question_id"]
+        self._state.num_searches = turn.info["num_searches"]
+        self._state.stop_reason = turn.stop_reason
+        return self.observation_type(
+            text=turn.text,
+            tokens=turn.tokens,
+            sources=turn.sources,
+            reward=turn.reward,
+            done=turn.done,
+            metadata={
+                "truncated": turn.truncated,
+                "valid": turn.valid,
+                "stop_reason": turn.stop_reason,
+                "unused_actions": turn.unused,
+                **turn.info,
+            },
+        )
+
+
 @functools.cache
 def openenv_types() -> OpenEnvTypes:
     """Return the classes; the environment's constructor takes an :class:`EnvironmentPool`.
@@ -84,139 +224,12 @@ def openenv_types() -> OpenEnvTypes:
         num_searches: int = 0
         stop_reason: str = ""
 
-    class SearchEnvironment(Environment):  # type: ignore[misc]
-        """One session: episodes of any split, and the tasks to choose from."""
+    class SearchEnvironment(SessionEnvironment, Environment):  # type: ignore[misc]
+        """A session of OpenEnv's server."""
 
-        SUPPORTS_CONCURRENT_SESSIONS = True
-
-        def __init__(self, pool: EnvironmentPool) -> None:
-            super().__init__()
-            self._pool, self._session = pool, Session(pool)
-            self._state = SearchState()
-
-        def reset(
-            self,
-            seed: int | None = None,
-            episode_id: str | None = None,
-            split: str | None = None,
-            index: int | None = None,
-            question_id: str | None = None,
-            **unknown: Any,
-        ) -> SearchObservation:
-            """Begin an episode; see :meth:`Session.begin`."""
-            with _named_errors():
-                _refuse(unknown)
-                turn = self._session.begin(
-                    seed=seed, split=split, index=index, question_id=question_id
-                )
-            self._state = SearchState(episode_id=episode_id)
-            return self._observed(turn)
-
-        def step(
-            self,
-            action: SearchAction,
-            timeout_s: float | None = None,
-            seed: int | None = None,
-            split: str | None = None,
-            index: int | None = None,
-            question_id: str | None = None,
-            **unknown: Any,
-        ) -> SearchObservation:
-            """Write; with a task named, in a new episode.
-
-            ``timeout_s`` is not used: retrievers have time limits of their own.
-            """
-            del timeout_s
-            task = {"seed": seed, "split": split, "index": index, "question_id": question_id}
-            with _named_errors():
-                _refuse({k: v for k, v in unknown.items() if k != "request_id"})
-                begun = None
-                if any(value is not None for value in task.values()):
-                    begun = self._session.begin(**task)  # type: ignore[arg-type]
-                turn = self._write(action)
-            self._state.step_count += 1
-            observation = self._observed(turn)
-            if begun is not None:  # one request shows the whole episode
-                observation.tokens = begun.tokens + observation.tokens
-                observation.sources = begun.sources + observation.sources
-            return observation
-
-        @property
-        def state(self) -> SearchState:
-            """Where the episode is."""
-            return self._state
-
-        def list_splits(self) -> list[str]:
-            """Return the names of the splits."""
-            return list(self._pool.splits)
-
-        def num_tasks(self, split: str) -> int:
-            """Return the number of questions of a split."""
-            with _named_errors():
-                return self._pool.count(split)
-
-        def get_task(self, split: str, index: int) -> dict[str, Any]:
-            """Return a question without its answers; ``reset(split=, index=)`` begins it.
-
-            Raises:
-                IndexError: There is no such question, which OpenEnv's route answers with 400.
-            """
-            count = self.num_tasks(split)
-            if not 0 <= index < count:
-                raise IndexError(f"Expected index from 0 to {count - 1}, got {index}.")
-            return self._pool.task(split, index)
-
-        def get_task_range(
-            self, split: str, start: int | None = None, stop: int | None = None
-        ) -> list[dict[str, Any]]:
-            """Return some of the questions, as a slice does."""
-            indices = range(self.num_tasks(split))[slice(start, stop)]
-            return [self._pool.task(split, index) for index in indices]
-
-        def list_tasks(self, split: str) -> list[dict[str, Any]]:
-            """Return the first thousand questions of a split; ``get_task_range`` has all."""
-            return self.get_task_range(split, 0, _PREVIEW)
-
-        def get_metadata(self) -> EnvironmentMetadata:
-            """Return what OpenEnv's pages show."""
-            return EnvironmentMetadata(
-                name=self._pool.env_id,
-                description="Search-augmented question answering, exact to the token.",
-                version=_version(),
-            )
-
-        def close(self) -> None:
-            """End the session's episode."""
-            self._session.close()
-
-        def _write(self, action: SearchAction) -> Turn:
-            if (action.text is None) == (action.tokens is None):
-                raise InvalidActionError(
-                    "Expected an action with text or with tokens, got "
-                    f"{'both' if action.text is not None else 'neither'}. Send one of the two."
-                )
-            if action.text is not None:
-                return self._session.write_text(action.text)
-            return self._session.write(action.tokens or [])
-
-        def _observed(self, turn: Turn) -> SearchObservation:
-            self._state.question_id = turn.info["question_id"]
-            self._state.num_searches = turn.info["num_searches"]
-            self._state.stop_reason = turn.stop_reason
-            return SearchObservation(
-                text=turn.text,
-                tokens=turn.tokens,
-                sources=turn.sources,
-                reward=turn.reward,
-                done=turn.done,
-                metadata={
-                    "truncated": turn.truncated,
-                    "valid": turn.valid,
-                    "stop_reason": turn.stop_reason,
-                    "unused_actions": turn.unused,
-                    **turn.info,
-                },
-            )
+        observation_type = SearchObservation
+        state_type = SearchState
+        metadata_type = EnvironmentMetadata
 
     return OpenEnvTypes(SearchEnvironment, SearchAction, SearchObservation, SearchState)
 

@@ -1,6 +1,6 @@
 """The environment in TRL's GRPOTrainer: as tools of a chat model, or exact to the id.
 
-Two doors. :class:`SearchTools` is an ``environment_factory``: TRL writes the conversation, the model
+Two doors. :class:`SearchTools` is an ``environment_factory``: TRL writes the conversation, a model
 calls ``search`` and ``answer``, and the environment sees texts. :class:`ExactRollouts` is a
 ``rollout_func``: the environment's own prompt, the ids that were sampled, the mask of the policy's
 tokens and their log-probabilities; nothing is decoded and encoded again.

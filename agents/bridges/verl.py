@@ -8,7 +8,8 @@ verl reads a YAML file (``actor_rollout_ref.rollout.agent.agent_loop_config_path
       env_options: {tokenizer: Qwen/Qwen2.5-7B, vocab_size: 152064, max_tokens: 4096}
 
 and each row of the data names ``agent_name: search_qa`` and its task, ``extra_info: {split: train,
-index: 7}``. verl makes one loop for each sample and asks only for ``run``, so no base class is imported here;
+index: 7}``. verl makes one loop for each sample and asks only for ``run``, so no base class is
+imported here;
 ``tests/clients/test_bridges.py`` compares the signatures with verl's where it is installed.
 """
 

@@ -3,9 +3,10 @@
     python -m search_env.agents.examples.torchrl_toy [--steps 400000] [--seed 0]
 
 The policy sees the last four tokens and samples well-formed actions only. Rewards are the phases of
-:mod:`~search_env.agents.examples.ppo_toy`, and so are the settings; the second phase begins after a fifth of the steps. A spent budget is a rule of the
-task, so episodes that ran out of tokens are ends, not bootstrapped. Scores are of the greedy policy:
-mean F1 on all questions of `train`, and of `validation`, whose answers it never saw.
+:mod:`~search_env.agents.examples.ppo_toy`, and so are the settings; the second phase begins after
+a fifth of the steps. A spent budget is a rule of the task, so episodes that ran out of tokens are
+ends, not bootstrapped. Scores are of the greedy policy: mean F1 on all questions of `train`, and of
+`validation`, whose answers it never saw.
 """
 
 from __future__ import annotations

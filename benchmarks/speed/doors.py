@@ -6,8 +6,8 @@ The same questions, in turn, each asked once, of the generated world's BM25 inde
 
 * by the retriever in process, behind ``/retrieve`` (one query a request, and 64), and as MCP's tool
   ``search`` in memory and over HTTP;
-* as a step of the environment: in process, and of an OpenEnv server in process, over a WebSocket and
-  over HTTP, where a request begins an episode of its own.
+* as a step of the environment: in process, and of an OpenEnv server in process, over a WebSocket
+  and over HTTP, where a request begins an episode of its own.
 
 Doors whose packages are missing are left out. openenv and the MCP SDK of this package cannot share
 an environment, so ``--also`` runs the rest with another interpreter, within the same run. Servers
@@ -265,8 +265,8 @@ def page(arguments: argparse.Namespace) -> str:
         [
             "## Costs",
             "",
-            f"One search through each door, {arguments.rounds} questions of the generated world, three "
-            "documents. The environment's steps also insert the documents as tokens.",
+            f"One search through each door, {arguments.rounds} questions of the generated world, "
+            "three documents. The environment's steps also insert the documents as tokens.",
             "",
             "* Command: `python -m search_env.benchmarks.speed.doors --also PYTHON`",
             f"* Date: {datetime.date.today()}",

@@ -101,7 +101,7 @@ async def _play(pool: EnvironmentPool, url: str, number: int, end: float, counts
         while time.monotonic() < end and not vanished:
             try:
                 vanished = await _episode(socket, mirror, random, counts)
-            except _NoPlaceError:
+            except _NoPlaceError:  # noqa: PERF203
                 await asyncio.sleep(0.2)  # the place of a client that vanished is not free yet
                 break
         if vanished:
@@ -118,7 +118,7 @@ async def _connected(url: str) -> Any:
     for _ in range(120):
         try:
             return await connect(url, open_timeout=60)
-        except OSError:
+        except OSError:  # noqa: PERF203 - it is being started
             await asyncio.sleep(0.5)
     raise TimeoutError(f"Expected a server at {url} within a minute, got none.")
 

@@ -122,9 +122,9 @@ def _help(env: SearchQAEnv) -> str:
     budgets = (f"{budget.name} {budget}" for budget in env.frame().budgets)
     return (
         _instructions(env)
-        + "Text without tags is thinking: it costs tokens and changes nothing else. A query's closing "
-        "tag searches, and documents follow; an answer's closing tag ends the episode, and the score "
-        f"is shown.\nUsed: {', '.join(budgets)}.\n"
+        + "Text without tags is thinking: it costs tokens and changes nothing else. A query's "
+        "closing tag searches, and documents follow; an answer's closing tag ends the episode, and "
+        f"the score is shown.\nUsed: {', '.join(budgets)}.\n"
     )
 
 

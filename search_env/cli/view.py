@@ -37,8 +37,8 @@ def view_command(
         bool,
         typer.Option(
             "--follow",
-            help="Write the page again whenever a run has recorded more, until Ctrl-C; an open page "
-            "loads itself again and keeps its place.",
+            help="Write the page again whenever a run has recorded more, until Ctrl-C; an open "
+            "page loads itself again and keeps its place.",
         ),
     ] = False,
     every: Annotated[

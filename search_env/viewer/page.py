@@ -201,10 +201,14 @@ def _packed(content: Mapping[str, Any]) -> str:
 def _write(file: TextIO, title: str, index: _Index, blocks: TextIO, tabs: Sequence[Tab]) -> None:
     sections = [(f"tab-{n}", tab.title) for n, tab in enumerate(tabs)]
     sections += [("viewer", "Episodes")] if index.rows else []
-    buttons = "" if len(sections) < 2 else "".join(
-        f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
-        f"{html.escape(text)}</button>"
-        for n, (name, text) in enumerate(sections)
+    buttons = (
+        ""
+        if len(sections) < 2
+        else "".join(
+            f'<button role="tab" data-tab="{name}" aria-selected="{str(not n).lower()}">'
+            f"{html.escape(text)}</button>"
+            for n, (name, text) in enumerate(sections)
+        )
     )
     content = json.dumps(index.content(), ensure_ascii=False, separators=(",", ":"))
     file.write(

@@ -102,5 +102,7 @@ def test_words_are_not_split_at_the_edge():
         "x" * 45 + " end",
     ]
     assert "".join(screen.getvalue().split()) == "".join(
-        ("\x1b[31mone two three\x1b[0m four five six" + "\u5317\u4eac " * 5 + "x" * 45 + " end").split()
+        (
+            "\x1b[31mone two three\x1b[0m four five six" + "\u5317\u4eac " * 5 + "x" * 45 + " end"
+        ).split()
     )

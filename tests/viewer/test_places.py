@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -46,9 +47,13 @@ def test_links_name_episode_and_token_and_back_returns(window, path, files):
     (second, third) = [e.transcript.question.text for e in read_episodes(files[0])][1:3]
     window.goto(path.as_uri())
     window.locator("#list .row").nth(1).click()
-    window.wait_for_function("q => document.querySelector('.pane h2')?.textContent === q", arg=second)
+    window.wait_for_function(
+        "q => document.querySelector('.pane h2')?.textContent === q", arg=second
+    )
     window.locator("#list .row").nth(2).click()
-    window.wait_for_function("q => document.querySelector('.pane h2')?.textContent === q", arg=third)
+    window.wait_for_function(
+        "q => document.querySelector('.pane h2')?.textContent === q", arg=third
+    )
     assert fragment(window) == "#run=oracle&episode=3"
     token = window.locator(".stream span[data-i]").nth(4)
     position = token.get_attribute("data-i")
@@ -57,7 +62,9 @@ def test_links_name_episode_and_token_and_back_returns(window, path, files):
     assert window.locator(".target").get_attribute("data-i") == position
     window.go_back()
     window.go_back()
-    window.wait_for_function("q => document.querySelector('.pane h2')?.textContent === q", arg=second)
+    window.wait_for_function(
+        "q => document.querySelector('.pane h2')?.textContent === q", arg=second
+    )
     window.goto("about:blank")
     window.goto(f"{path.as_uri()}#run=plain&episode=3&token={position}")
     read_pane(window)
@@ -126,7 +133,7 @@ def test_a_group_has_rewards_and_advantages(window, files, tmp_path):
 
 
 def test_raw_text_and_export_are_exact(window, path, files):
-    episode = [e for e in read_episodes(files[0])][1]
+    episode = list(read_episodes(files[0]))[1]
     window.goto(f"{path.as_uri()}#run=oracle&episode=2")
     read_pane(window)
     window.keyboard.press("r")
@@ -134,7 +141,7 @@ def test_raw_text_and_export_are_exact(window, path, files):
     assert window.locator(".raw .text").text_content() == episode.transcript.text()
     with window.expect_download() as download:
         window.keyboard.press("x")
-    (line,) = open(download.value.path(), encoding="utf-8").read().splitlines()
+    (line,) = Path(download.value.path()).read_text("utf-8").splitlines()
     content = json.loads(line)
     assert content["tokens"] == episode.transcript.tokens.tolist()
     assert content["text"] == episode.transcript.text()
