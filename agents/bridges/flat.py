@@ -49,7 +49,7 @@ class FloatWindow(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
         window = TokenWindow(env, size, keep=keep)
         gym.ObservationWrapper.__init__(self, env)
         self._window, self._mask, self._bare = window, mask, bare_env(env)
-        nvec = window.observation_space.nvec  # type: ignore[attr-defined]
+        nvec = window.observation_space.nvec  # type: ignore[union-attr]
         self._categories = int(nvec[0])
         box = spaces.Box(0.0, 1.0, (len(nvec) * self._categories,), np.float32)
         if mask:

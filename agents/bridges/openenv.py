@@ -248,13 +248,14 @@ def create_app(
         ConfigurationError: The package openenv is missing, or has another interface.
     """
     types = openenv_types()
+    make: Any = types.environment
     try:
         from openenv.core.env_server.http_server import create_fastapi_app
         from openenv.core.env_server.types import ConcurrencyConfig
         from starlette.responses import JSONResponse
 
         app = create_fastapi_app(
-            functools.partial(types.environment, pool),
+            functools.partial(make, pool),
             types.action,
             types.observation,
             concurrency_config=ConcurrencyConfig(

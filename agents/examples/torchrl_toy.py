@@ -141,7 +141,7 @@ def train(steps: int = 400_000, seed: int = 0, *, score_every: int = 10) -> Iter
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - (number - 1) / batches)
         flat = batch.reshape(-1)
         for _ in range(8):
-            for part in torch.randperm(len(flat)).split(512):
+            for part in torch.split(torch.randperm(len(flat)), 512):
                 loss = losses(flat[part])
                 optimizer.zero_grad()
                 sum(loss[f"loss_{name}"] for name in ("objective", "critic", "entropy")).backward()

@@ -62,7 +62,7 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     asset = files("search_env.tokens") / "world_1k.json"
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=Tokenizer.from_str(asset.read_text("utf-8")),
         eos_token="<|endoftext|>",
         pad_token="<|endoftext|>",

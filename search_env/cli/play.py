@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -57,8 +57,10 @@ def play_command(
         )
     )
     env.reset(seed=seed, options={} if question_id is None else {"question_id": question_id})
-    screen = _Wrapped(sys.stdout, shutil.get_terminal_size().columns) if _is_terminal() else None
-    if _play(env, _read_line, screen or sys.stdout).stop_reason is None:
+    screen: Any = sys.stdout
+    if _is_terminal():
+        screen = _Wrapped(screen, shutil.get_terminal_size().columns)
+    if _play(env, _read_line, screen).stop_reason is None:
         say("\nLeft before the end.", "yellow", stderr=True)
 
 
@@ -163,7 +165,7 @@ class _Wrapped(io.TextIOBase):
         self._column = 0
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]
         return self._stream.encoding
 
     def isatty(self) -> bool:

@@ -64,7 +64,7 @@ class _CoarseAction(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             searched, faulty = "document_ids" in info, "format_faults" in info
         if faulty and not searched:
             return bool(self._bare.transcript().sources[-1] != Source.POLICY)
-        return searched
+        return bool(searched)
 
 
 class _Faults:
