@@ -17,7 +17,6 @@ run in processes of their own, without caches and without waiting for a batch.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import datetime
 import importlib.util
 import json
@@ -168,6 +167,7 @@ def http_doors(texts: list[str], stack: ExitStack) -> dict[str, Door]:
 
 def memory_door(texts: list[str], stack: ExitStack) -> Door:
     """Return the SDK's own client before a server of it, without a network; one session."""
+    from anyio.from_thread import start_blocking_portal
     from mcp import Client
     from mcp.server.mcpserver import MCPServer
 
@@ -178,11 +178,9 @@ def memory_door(texts: list[str], stack: ExitStack) -> Door:
         return {"results": [{"id": d.id, "title": d.title, "text": d.text} for d in found]}
 
     server.tool(name="search", description="Search passages.")(search)
-    runner = stack.enter_context(asyncio.Runner())
-    client = Client(server)
-    runner.run(client.__aenter__())
-    stack.callback(lambda: runner.run(client.__aexit__(None, None, None)))
-    return Door(lambda n: runner.run(client.call_tool("search", {"query": texts[n], "k": K})))
+    portal = stack.enter_context(start_blocking_portal())  # a session lives in one task
+    client = stack.enter_context(portal.wrap_async_context_manager(Client(server)))
+    return Door(lambda n: portal.call(client.call_tool, "search", {"query": texts[n], "k": K}))
 
 
 def openenv_doors(ids: list[list[int]], stack: ExitStack) -> dict[str, Door]:

@@ -114,7 +114,8 @@ def _experiments() -> list[list[str]]:
 def radar(runs: Runs) -> Figure:
     """Return the scores of all experiments as one polygon for each algorithm."""
     figure = _figure(7.0, 5.2)
-    axis = figure.add_subplot(projection="polar")
+    figure.set_layout_engine("none")
+    axis = figure.add_axes((0.13, 0.09, 0.58, 0.78), projection="polar")
     names = list(EXPERIMENTS)
     angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
     for algorithm, own in runs.items():
@@ -122,13 +123,17 @@ def radar(runs: Runs) -> Figure:
         means = np.array([math.nan if v is None else v.mean for v in values])
         line = axis.plot(np.append(angles, angles[0]), np.append(means, means[0]), marker=".")[0]
         line.set_label(f" {algorithm}")
-        axis.fill(angles, means, alpha=0.05, color=line.get_color())
-    axis.set_xticks(angles, names, fontsize=8)
+    axis.set_xticks(angles, [name.replace("-", "\n") for name in names], fontsize=8)
+    for label, side in zip(axis.get_xticklabels(), np.cos(angles), strict=True):
+        label.set_horizontalalignment("center" if abs(side) < 0.4 else _SIDES[int(side > 0)])
     axis.set_ylim(0, 1)
     axis.set_yticks([0.25, 0.5, 0.75, 1.0], ["", ".5", "", "1"], fontsize=7)
     axis.set_title("Score by experiment, 0 chance, 1 best")
-    figure.legend(loc="outside right upper", fontsize=8)
+    figure.legend(loc="upper right", fontsize=8)
     return figure
+
+
+_SIDES = ("right", "left")
 
 
 def curves(runs: Runs) -> Figure:
