@@ -125,15 +125,14 @@ def radar(runs: Runs) -> Figure:
         line.set_label(f" {algorithm}")
     axis.set_xticks(angles, [name.replace("-", "\n") for name in names], fontsize=8)
     for label, side in zip(axis.get_xticklabels(), np.cos(angles), strict=True):
-        label.set_horizontalalignment("center" if abs(side) < 0.4 else _SIDES[int(side > 0)])
+        label.set_horizontalalignment(
+            "center" if abs(side) < 0.4 else "left" if side > 0 else "right"
+        )
     axis.set_ylim(0, 1)
     axis.set_yticks([0.25, 0.5, 0.75, 1.0], ["", ".5", "", "1"], fontsize=7)
     axis.set_title("Score by experiment, 0 chance, 1 best")
     figure.legend(loc="upper right", fontsize=8)
     return figure
-
-
-_SIDES = ("right", "left")
 
 
 def curves(runs: Runs) -> Figure:
